@@ -1,0 +1,192 @@
+"""The nouns: Target, Users, Arrivals, Workload, and the columns of the timeline.
+
+A YAML file in `params/` maps to one `Workload`, one to one; `Workload.from_mapping` refuses what it
+does not know. Everything here is plain data: no I/O, no clock, no event loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
+
+import msgspec
+
+from perfkit.errors import BadInput, unknown
+
+SCHEMA_VERSION = 1
+
+#: Only rows of phase `measure` enter statistics.
+PHASES = ("setup", "warmup", "measure", "drain", "teardown")
+
+#: Why a request failed; null in the timeline when it did not.
+ERRORS = ("timeout", "connect", "reset", "http_4xx", "http_5xx", "protocol", "check", "cutoff")
+
+#: Instants of a row, int64 nanoseconds since the run's start on the monotonic clock; null = never reached.
+INSTANTS = ("planned", "started", "sent", "first_byte", "done")
+
+#: Every fixed column of timeline.parquet, in order. `server_*` columns follow as they are found.
+COLUMNS = (
+    *INSTANTS,
+    *("seq", "worker", "user", "step"),
+    *("scenario", "operation", "phase"),
+    *("status", "error", "error_text"),
+    *("bytes_sent", "bytes_received", "attempt"),
+    *("chunks", "request_id"),
+)
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The server under test and how a client speaks to it."""
+
+    url: str | None = None  #: base URL; without one perfkit starts its own reference server for the run
+    transport: Literal["wire", "httpx"] = "wire"
+    http2: bool = False  #: httpx only
+    proxy: str | None = None  #: httpx only
+    timeout_s: Positive = 60.0  #: from taking the request up to its last byte
+    connect_timeout_s: Positive = 10.0
+    connections: Count = 500  #: at most so many open connections a process; waiting for one is client queue
+    keepalive_s: NotNegative = 4.0  #: an idle connection older than this is not used again
+    headers: dict[str, str] = field(default_factory=dict)
+    token_env: str | None = None  #: environment variable whose value is sent as `Authorization: Bearer …`
+    verify_tls: bool = True
+    ca_file: str | None = None
+    follow_redirects: bool = False
+    retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 0  #: after connect, reset and http_5xx
+    max_header_kb: Count = 64
+    max_body_mb: Count = 64
+    probes_url: str | None = None
+    metrics_url: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Users:
+    """Closed model: `count` virtual users, each starting its next step when the last one has ended."""
+
+    count: Count = 1
+    iterations: Count | None = None  #: steps of all users together
+    duration_s: Positive | None = None
+    think_time_s: NotNegative | tuple[NotNegative, ...] = 0.0  #: fixed, or uniform between two
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrivals:
+    """Open model: steps start at planned times, whatever the server does (see `perfkit.schedule`)."""
+
+    shape: Literal["constant", "poisson", "ramp", "steps", "spike", "soak"] = "constant"
+    rate_per_s: Positive = 10.0  #: the rate; ramp: the last rate; spike: the rate outside the spike
+    duration_s: Positive = 10.0
+    spacing: Literal["even", "poisson"] = "even"
+    start_rate_per_s: NotNegative = 0.0  #: ramp: the first rate
+    step_rates_per_s: tuple[NotNegative, ...] = ()  #: steps: one rate for each equal part of the duration
+    spike_rate_per_s: Positive | None = None  #: spike: the rate inside the spike (default 5 × rate)
+    spike_at_s: NotNegative | None = None  #: spike: when it starts (default 40 % of the duration)
+    spike_for_s: Positive | None = None  #: spike: how long it lasts (default 20 % of the duration)
+    ramp_s: NotNegative | None = None  #: soak: linear rise and fall at the ends (default 5 % of the duration)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much the generator may disturb what it measures (METHOD.md, "Generator health").
+
+    A delay of the generator's own making may reach `delay_ms`, or `delay_share` of the median response
+    when that is more.
+    """
+
+    delay_ms: Positive = 10.0
+    delay_share: NotNegative = 0.1
+    cpu_share: Positive = 0.9  #: of one core, for the busiest worker
+    gc_pause_ms: Positive = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a run does: a scenario with its parameters, under users or arrivals, against a target."""
+
+    scenario: str
+    params: dict[str, Any] = field(default_factory=dict)
+    target: Target = field(default_factory=Target)
+    users: Users | None = None
+    arrivals: Arrivals | None = None
+    warmup_s: NotNegative = 0.0  #: before the measured part, under the same load, not in statistics
+    drain_s: NotNegative = 30.0  #: how long requests under way may take to end; then they are cut off
+    seed: int = 1
+    repeats: Count = 1
+    processes: Count = 1
+    budget: Budget = field(default_factory=Budget)
+    thresholds: tuple[str, ...] = ()
+    server: dict[str, Any] = field(default_factory=dict)  #: options of the server perfkit starts
+    tags: tuple[str, ...] = ()
+
+    @classmethod
+    def from_mapping(cls, given: Mapping[str, Any], where: str = "workload") -> Workload:
+        """Build and check a workload; BadInput names what is wrong, what is allowed and the nearest name."""
+        workload = convert(cls, given, where)
+        if workload.users is not None and workload.arrivals is not None:
+            raise BadInput(f"{where}: both users and arrivals given; a run has one of them, remove the other")
+        users = workload.users
+        if users is not None:
+            if users.iterations is None and users.duration_s is None:
+                raise BadInput(f"{where}: users needs iterations or duration_s, else the run never ends")
+            think = users.think_time_s
+            if isinstance(think, tuple) and not (len(think) == 2 and think[0] <= think[1]):
+                raise BadInput(f"{where}: users.think_time_s takes seconds or [low, high], not {list(think)}")
+        return workload
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The inverse of `from_mapping`: plain dicts, lists and numbers."""
+        return cast(dict[str, Any], msgspec.to_builtins(dataclasses.asdict(self)))
+
+
+def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:
+    """Turn a mapping into the dataclass `cls`, refusing unknown names and wrong types in one line each."""
+    if not isinstance(given, Mapping):
+        raise BadInput(f"{where}: expected names with values, got {type(given).__name__} {given!r:.80}")
+    refuse_unknown_names(cls, given, where)
+    try:
+        return msgspec.convert(given, type=cls)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at ")
+        name = path.strip("`").removeprefix("$").lstrip(".")
+        if what.startswith("Invalid enum value"):
+            raise unknown(f"value for {where}, {name}:", *_enum_at(cls, given, name)) from None
+        value = _value_at(given, name)
+        raise BadInput(f"{where}: {name + ': ' if name else ''}{what}{value}") from None
+
+
+def refuse_unknown_names(cls: type, given: Mapping[str, Any], where: str) -> None:
+    """Raise BadInput for a key of `given`, at any depth, that is no field of `cls`."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key, value in given.items():
+        if key not in fields:
+            raise unknown(f"parameter in {where}:", str(key), fields)
+        inner = _SECTIONS.get(key) if cls is Workload else None
+        if inner is not None and isinstance(value, Mapping):
+            refuse_unknown_names(inner, value, f"{where}, {key}")
+
+
+_SECTIONS: dict[str, type] = {"target": Target, "users": Users, "arrivals": Arrivals, "budget": Budget}
+
+
+def _enum_at(cls: type, given: Any, dotted: str) -> tuple[str, tuple[str, ...]]:
+    """The refused value and the allowed ones of the Literal field at `dotted`."""
+    *sections, name = dotted.split(".")
+    for section in sections:
+        cls, given = _SECTIONS[section], given[section]
+    return str(given[name]), get_args(get_type_hints(cls)[name])
+
+
+def _value_at(given: Any, dotted: str) -> str:
+    for part in dotted.replace("[", ".").replace("]", "").split("."):
+        try:
+            given = given[int(part)] if isinstance(given, list | tuple) else given[part]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return ""
+    return f" (given: {given!r:.80})"

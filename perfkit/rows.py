@@ -1,0 +1,117 @@
+"""Rows on their way to Parquet: packed as they happen, turned into Arrow columns elsewhere.
+
+The load path only packs a fixed-size record (half a microsecond); everything of variable size (error
+texts, stream chunks, Server-Timing) goes to a side dict that most rows never touch.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from perfkit.model import ERRORS, INSTANTS, PHASES, SCHEMA_VERSION
+
+#: Stands for "never reached" in the five instants until they become null.
+NEVER = -(2**63)
+
+_FIELDS = (
+    *((name, "q") for name in INSTANTS),
+    *(("seq", "q"), ("step", "q"), ("bytes_sent", "q"), ("bytes_received", "q")),
+    *(("user", "i"), ("status", "h"), ("operation", "H")),
+    *(("phase", "B"), ("error", "B"), ("attempt", "B")),
+)
+_RECORD = struct.Struct("<" + "".join(code for _, code in _FIELDS))
+_DTYPE = np.dtype([(name, f"<{code}" if code != "B" else "u1") for name, code in _FIELDS])
+assert _DTYPE.itemsize == _RECORD.size
+
+pack_row = _RECORD.pack
+
+#: Codes of the dictionary columns; an error code of 0 means none.
+PHASE_CODE = {name: code for code, name in enumerate(PHASES)}
+ERROR_CODE: dict[str | None, int] = {None: 0, **{name: code for code, name in enumerate(ERRORS, 1)}}
+
+_TEXT = pa.dictionary(pa.int32(), pa.string())
+
+
+class Extra(NamedTuple):
+    """What only some rows have."""
+
+    error_text: str | None
+    chunks: list[int] | None
+    server_ms: dict[str, float] | None
+
+
+class Batch(NamedTuple):
+    """Rows handed from the load path to the writer; `extras` is keyed by the row's place in the batch."""
+
+    packed: bytearray
+    extras: dict[int, Extra]
+    operations: tuple[str, ...]
+
+
+class RowBuffer:
+    """Collects rows on the load path; `take` hands over what there is and starts afresh."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.failed = 0
+        self._packed = bytearray()
+        self._extras: dict[int, Extra] = {}
+        self._operations: dict[str, int] = {}
+
+    def operation_code(self, name: str) -> int:
+        """The small number that stands for an operation's name in a packed row."""
+        return self._operations.setdefault(name, len(self._operations))
+
+    def add(self, packed: bytes, extra: Extra | None = None) -> None:
+        """Append one record made by `pack_row`."""
+        if extra is not None:
+            self._extras[len(self._packed) // _RECORD.size] = extra
+        self._packed += packed
+        self.count += 1
+
+    def take(self) -> Batch:
+        """Everything added since the last call."""
+        batch = Batch(self._packed, self._extras, tuple(self._operations))
+        self._packed, self._extras = bytearray(), {}
+        return batch
+
+
+def to_table(batch: Batch, *, scenario: str, worker: int, id_prefix: str) -> pa.Table:
+    """A batch as an Arrow table with the timeline's columns (design §4)."""
+    rows = np.frombuffer(batch.packed, _DTYPE)
+    n = len(rows)
+    extras = [batch.extras.get(i) for i in range(n)] if batch.extras else [None] * n
+    columns: dict[str, pa.Array] = {
+        name: pa.array(rows[name], mask=rows[name] == NEVER, type=pa.int64()) for name in INSTANTS
+    }
+    columns["seq"] = pa.array(rows["seq"])
+    columns["worker"] = pa.array(np.full(n, worker, np.int32))
+    columns["user"] = pa.array(rows["user"])
+    columns["step"] = pa.array(rows["step"])
+    columns["scenario"] = _text(np.zeros(n, np.int32), (scenario,))
+    columns["operation"] = _text(rows["operation"], batch.operations)
+    columns["phase"] = _text(rows["phase"], PHASES)
+    columns["status"] = pa.array(rows["status"], mask=rows["status"] == 0, type=pa.int16())
+    columns["error"] = _text(rows["error"].astype(np.int32) - 1, ERRORS)
+    columns["error_text"] = pa.array([e.error_text if e else None for e in extras], pa.string())
+    columns["bytes_sent"] = pa.array(rows["bytes_sent"])
+    columns["bytes_received"] = pa.array(rows["bytes_received"])
+    columns["attempt"] = pa.array(rows["attempt"])
+    columns["chunks"] = pa.array([e.chunks if e else None for e in extras], pa.list_(pa.int32()))
+    columns["request_id"] = pa.array([f"{id_prefix}{seq}" for seq in rows["seq"].tolist()], pa.string())
+    for name in sorted({key for e in extras if e and e.server_ms for key in e.server_ms}):
+        values = [e.server_ms.get(name) if e and e.server_ms else None for e in extras]
+        columns[f"server_{name}"] = pa.array(values, pa.float64())
+    return pa.table(columns, metadata={"perfkit_schema": str(SCHEMA_VERSION)})
+
+
+def _text(codes: np.ndarray, words: tuple[str, ...]) -> pa.Array:
+    """Codes and their words as a dictionary column; a negative code is null."""
+    codes = codes.astype(np.int32)
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), pa.array(words, pa.string())).cast(
+        _TEXT
+    )

@@ -1,0 +1,272 @@
+"""Run folders: segments written while a run is on, one Parquet timeline at its end, readable at any moment.
+
+data/runs/20261123-101500-agent_mass_creation-3f2a/
+    run.json            what was run, where, with what; state and generator health
+    run.lock            held (flock) by the running process, so a killed run is known to be dead
+    segments/*.parquet  rows, about once a second, each by temporary name, fsync and rename
+    timeline.parquet    all segments merged, at the end
+    report/             executed notebooks and HTML
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from perfkit.errors import BadInput, PerfkitError, nearest
+from perfkit.model import COLUMNS, INSTANTS, SCHEMA_VERSION
+
+_TEXT_COLUMNS = ("scenario", "operation", "phase", "error")
+_ROW_GROUP = 512 * 1024
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder opened for reading; nothing is cached, so a running run shows what it has so far."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The folder's name: sortable by time."""
+        return self.path.name
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """run.json as it was when first asked for."""
+        try:
+            meta = json.loads((self.path / "run.json").read_text())
+        except FileNotFoundError:
+            raise BadInput(f"{self.path} is no run: it has no run.json; `perfkit ls` lists runs") from None
+        except (OSError, ValueError) as error:
+            raise PerfkitError(f"cannot read {self.path / 'run.json'}: {error}") from None
+        if meta.get("schema", 0) > SCHEMA_VERSION:
+            raise BadInput(
+                f"{self.id} has schema {meta['schema']}, this perfkit reads up to {SCHEMA_VERSION}; upgrade perfkit"
+            )
+        return dict(meta)
+
+    @property
+    def state(self) -> str:
+        """`running`, `complete` or `aborted`; a run whose process died while running is aborted."""
+        state = str(self.meta["state"])
+        return "aborted" if state == "running" and not self._is_alive() else state
+
+    @property
+    def reason(self) -> str | None:
+        """Why the run was aborted, if it was."""
+        if self.state == "aborted" and self.meta["state"] == "running":
+            return "its process ended without closing the run (killed?)"
+        reason = self.meta.get("reason")
+        return str(reason) if reason else None
+
+    def _is_alive(self) -> bool:
+        try:
+            with open(self.path / "run.lock") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows, from timeline.parquet or else from the segments; a column that is not there is null."""
+        for _ in range(3):  # segments may be merged away between listing and reading
+            try:
+                tables = [_read(file, columns) for file in self.files()]
+                break
+            except FileNotFoundError:
+                continue
+        else:
+            raise PerfkitError(f"{self.path}: its files keep changing; try again when the run has ended")
+        if not tables:
+            tables = [_EMPTY if columns is None else _EMPTY.select([c for c in columns if c in COLUMNS])]
+        table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
+        for name in columns or ():
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(len(table), pa.float64()))
+        return table if columns is None else table.select(list(columns))
+
+    def rows(self) -> int:
+        """How many rows there are, without reading them."""
+        return sum(pq.read_metadata(file).num_rows for file in self.files())
+
+    def files(self) -> list[Path]:
+        """The Parquet files that hold the rows now."""
+        merged = self.path / "timeline.parquet"
+        return [merged] if merged.exists() else sorted((self.path / "segments").glob("*.parquet"))
+
+
+def _read(file: Path, columns: Sequence[str] | None) -> pa.Table:
+    if columns is not None:
+        there = set(pq.read_schema(file).names)
+        columns = [name for name in columns if name in there]
+    return pq.read_table(file, columns=columns)
+
+
+def _empty() -> pa.Table:
+    text = pa.dictionary(pa.int32(), pa.string())
+    types: dict[str, pa.DataType] = dict.fromkeys(COLUMNS, pa.int64())
+    types |= dict.fromkeys(_TEXT_COLUMNS, text)
+    types |= {"worker": pa.int32(), "user": pa.int32(), "status": pa.int16(), "attempt": pa.uint8()}
+    types |= {"error_text": pa.string(), "request_id": pa.string(), "chunks": pa.list_(pa.int32())}
+    return pa.schema(types).empty_table()
+
+
+_EMPTY = _empty()
+
+
+# -- finding runs ----------------------------------------------------------------------------------
+
+
+def list_runs(data_dir: Path) -> list[Run]:
+    """All runs below data_dir/runs, oldest first."""
+    folder = data_dir / "runs"
+    return [Run(p) for p in sorted(folder.glob("*")) if (p / "run.json").exists()] if folder.is_dir() else []
+
+
+def find_run(name: str, data_dir: Path) -> Run:
+    """The run meant by a path, an id, the start or end of an id, or `latest`; BadInput when none or several."""
+    if (Path(name) / "run.json").exists():
+        return Run(Path(name).resolve())
+    runs = {run.id: run for run in list_runs(data_dir)}
+    if name == "latest" and runs:
+        return runs[max(runs)]
+    found = [i for i in runs if i == name] or [i for i in runs if i.startswith(name) or i.endswith(name)]
+    if len(found) == 1:
+        return runs[found[0]]
+    if found:
+        raise BadInput(f"{name!r} could be {', '.join(found)}; give more of the id")
+    close = nearest(name, runs)
+    hint = f"did you mean {close}?" if close else "`perfkit ls` lists runs"
+    raise BadInput(f"no run {name!r} in {data_dir / 'runs'}; {hint}")
+
+
+def remove_run(run: Run) -> None:
+    """Delete a run folder; a run that is still running is refused."""
+    if run.state == "running":
+        raise BadInput(f"{run.id} is still running; stop it first, nothing was removed")
+    shutil.rmtree(run.path)
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+class RunFolder:
+    """The writing side of a run folder, held by the coordinating process."""
+
+    def __init__(self, path: Path, lock: IO[str]) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def create(cls, data_dir: Path, scenario: str) -> RunFolder:
+        """Make a new, locked run folder; PerfkitError in one line when the place cannot be written."""
+        run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{scenario}-{secrets.token_hex(2)}"
+        path = data_dir / "runs" / run_id
+        try:
+            (path / "segments").mkdir(parents=True)
+            lock = open(path / "run.lock", "w")  # noqa: SIM115  held as long as the run lives
+        except OSError as error:
+            raise PerfkitError(
+                f"cannot write runs to {data_dir}: {error.strerror}; choose --data-dir"
+            ) from None
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return cls(path, lock)
+
+    def write_meta(self, meta: dict[str, Any]) -> None:
+        """Replace run.json in one step."""
+        write_atomically(self.path / "run.json", (json.dumps(meta, indent=1, default=str) + "\n").encode())
+
+    def merge(self) -> None:
+        """Turn the segments into timeline.parquet; a crash at any moment leaves all rows in one or the other."""
+        segments = sorted((self.path / "segments").glob("*.parquet"))
+        merged = self.path / "timeline.parquet"
+        temporary = merged.with_name(".timeline.parquet.part")
+        schema = _unified_schema(segments)
+        options = _parquet_options(schema)
+        with pq.ParquetWriter(temporary, schema, **options) as writer:
+            for table in _row_groups(segments, schema):
+                writer.write_table(table)
+        _fsync(temporary)
+        os.replace(temporary, merged)
+        shutil.rmtree(self.path / "segments")
+
+    def close(self) -> None:
+        """Release the lock; whoever reads the state from now on sees what run.json says."""
+        self._lock.close()
+
+
+def write_segment(folder: Path, name: str, table: pa.Table) -> None:
+    """Write one segment so that a reader, or a crash, never meets half of it."""
+    final = folder / "segments" / f"{name}.parquet"
+    temporary = final.with_name(f".{name}.part")
+    pq.write_table(table, temporary, **_parquet_options(table.schema))
+    _fsync(temporary)
+    os.replace(temporary, final)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file by temporary name, fsync and rename."""
+    temporary = path.with_name(f".{path.name}.part")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    delta = [name for name in (*INSTANTS, "seq", "step") if name in schema.names]
+    return {
+        "compression": "zstd",
+        "use_dictionary": [name for name in _TEXT_COLUMNS if name in schema.names],
+        "column_encoding": dict.fromkeys(delta, "DELTA_BINARY_PACKED"),
+    }
+
+
+def _unified_schema(segments: Iterable[Path]) -> pa.Schema:
+    schemas = [_EMPTY.schema, *map(pq.read_schema, segments)]
+    unified = pa.unify_schemas(schemas, promote_options="permissive")
+    return unified.with_metadata({"perfkit_schema": str(SCHEMA_VERSION)})
+
+
+def _row_groups(segments: Iterable[Path], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Tables of `schema` large enough to be worth a row group each."""
+    pending: list[pa.Table] = []
+    for segment in segments:
+        pending.append(_with_schema(pq.read_table(segment), schema))
+        if sum(map(len, pending)) >= _ROW_GROUP:
+            yield pa.concat_tables(pending)
+            pending = []
+    if pending:
+        yield pa.concat_tables(pending)
+
+
+def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    there = set(table.column_names)
+    return pa.table(
+        [table[f.name].cast(f.type) if f.name in there else pa.nulls(len(table), f.type) for f in schema],
+        schema=schema,
+    )
