@@ -80,13 +80,13 @@ class RowBuffer:
         return batch
 
 
-def to_table(batch: Batch, *, scenario: str, worker: int, id_prefix: str) -> pa.Table:
-    """A batch as an Arrow table with the timeline's columns (design §4)."""
+def to_table(batch: Batch, *, scenario: str, worker: int, id_prefix: str, origin_ns: int) -> pa.Table:
+    """A batch as an Arrow table with the timeline's columns; instants become nanoseconds since the origin."""
     rows = np.frombuffer(batch.packed, _DTYPE)
     n = len(rows)
     extras = [batch.extras.get(i) for i in range(n)] if batch.extras else [None] * n
     columns: dict[str, pa.Array] = {
-        name: pa.array(rows[name], mask=rows[name] == NEVER, type=pa.int64()) for name in INSTANTS
+        name: pa.array(rows[name] - origin_ns, mask=rows[name] == NEVER, type=pa.int64()) for name in INSTANTS
     }
     columns["seq"] = pa.array(rows["seq"])
     columns["worker"] = pa.array(np.full(n, worker, np.int32))

@@ -54,7 +54,7 @@ class Run:
             raise PerfkitError(f"cannot read {self.path / 'run.json'}: {error}") from None
         if meta.get("schema", 0) > SCHEMA_VERSION:
             raise BadInput(
-                f"{self.id} has schema {meta['schema']}, this perfkit reads up to {SCHEMA_VERSION}; upgrade perfkit"
+                f"{self.id} has schema {meta['schema']}; perfkit reads up to {SCHEMA_VERSION}, upgrade it"
             )
         return dict(meta)
 
@@ -139,7 +139,7 @@ def list_runs(data_dir: Path) -> list[Run]:
 
 
 def find_run(name: str, data_dir: Path) -> Run:
-    """The run meant by a path, an id, the start or end of an id, or `latest`; BadInput when none or several."""
+    """The run meant by a path, an id, an id's start or end, or `latest`; BadInput when none or several."""
     if (Path(name) / "run.json").exists():
         return Run(Path(name).resolve())
     runs = {run.id: run for run in list_runs(data_dir)}
@@ -192,17 +192,21 @@ class RunFolder:
         write_atomically(self.path / "run.json", (json.dumps(meta, indent=1, default=str) + "\n").encode())
 
     def merge(self) -> None:
-        """Turn the segments into timeline.parquet; a crash at any moment leaves all rows in one or the other."""
+        """Turn the segments into timeline.parquet; a crash leaves all rows in one or the other."""
         segments = sorted((self.path / "segments").glob("*.parquet"))
         merged = self.path / "timeline.parquet"
         temporary = merged.with_name(".timeline.parquet.part")
         schema = _unified_schema(segments)
         options = _parquet_options(schema)
-        with pq.ParquetWriter(temporary, schema, **options) as writer:
-            for table in _row_groups(segments, schema):
-                writer.write_table(table)
-        _fsync(temporary)
-        os.replace(temporary, merged)
+        try:
+            with pq.ParquetWriter(temporary, schema, **options) as writer:
+                for table in _row_groups(segments, schema):
+                    writer.write_table(table)
+            _fsync(temporary)
+            os.replace(temporary, merged)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         shutil.rmtree(self.path / "segments")
 
     def close(self) -> None:
@@ -214,9 +218,13 @@ def write_segment(folder: Path, name: str, table: pa.Table) -> None:
     """Write one segment so that a reader, or a crash, never meets half of it."""
     final = folder / "segments" / f"{name}.parquet"
     temporary = final.with_name(f".{name}.part")
-    pq.write_table(table, temporary, **_parquet_options(table.schema))
-    _fsync(temporary)
-    os.replace(temporary, final)
+    try:
+        pq.write_table(table, temporary, **_parquet_options(table.schema))
+        _fsync(temporary)
+        os.replace(temporary, final)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_atomically(path: Path, content: bytes) -> None:

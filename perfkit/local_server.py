@@ -1,0 +1,69 @@
+"""Start the reference agent server for a run, in a process of its own, and end it with the run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from perfkit.errors import BadInput, PerfkitError
+
+_READY = re.compile(r"ready at (http://\S+)")
+_START_S = 90.0
+_STOP_S = 20.0
+
+
+@contextmanager
+def reference_server(options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the URL of a fresh `perfkit serve`, with `options` as its command-line options."""
+    command = [sys.executable, "-m", "perfkit.server", "--port", "0", "--stop-with-parent"]
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        command += (
+            [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+        )
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    complaints: list[str] = []
+    listener = threading.Thread(target=_listen, args=(process, complaints), daemon=True)
+    listener.start()
+    try:
+        yield _wait_for_url(process, complaints)
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _listen(process: subprocess.Popen[str], complaints: list[str]) -> None:
+    """Drain stderr, so that a chatty server never blocks on a full pipe; keep the last lines."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        complaints.append(line.strip())
+        del complaints[:-20]
+
+
+def _wait_for_url(process: subprocess.Popen[str], complaints: list[str]) -> str:
+    assert process.stdout is not None
+    timer = threading.Timer(_START_S, process.kill)
+    timer.start()
+    try:
+        for line in process.stdout:
+            ready = _READY.search(line)
+            if ready:
+                threading.Thread(target=process.stdout.read, daemon=True).start()
+                return ready[1]
+    finally:
+        timer.cancel()
+    code = process.wait()
+    said = next((line for line in reversed(complaints) if line), "it said nothing")
+    kind = BadInput if code == 2 else PerfkitError
+    raise kind(f"the reference server did not start (exit {code}): {said}")

@@ -1,0 +1,115 @@
+"""The thread that turns row batches into segment files, and looks whether the run should go on."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+
+from perfkit.rows import Batch, to_table
+from perfkit.store import write_segment
+
+#: Rows are handed over this often; with the time a flush takes, a killed run loses less than a second.
+FLUSH_S = 0.8
+_LOOK_S = 0.1
+
+
+class SegmentWriter:
+    """Writes one worker's segments. `put` never blocks; a failure is kept in `error` and stops the run.
+
+    `should_stop` is asked several times a second, away from the event loop; when it says yes, or a segment
+    cannot be written, `on_stop` is called once, from this thread.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        scenario: str,
+        worker: int,
+        name: str,
+        id_prefix: str,
+        origin_ns: int,
+        should_stop: Callable[[], bool] = lambda: False,
+        on_stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._folder, self._name = folder, name
+        self._scenario, self._worker = scenario, worker
+        self._id_prefix, self._origin_ns = id_prefix, origin_ns
+        self._should_stop, self._on_stop = should_stop, on_stop
+        self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._kept: list[pa.Table] = []
+        self._number = 0
+        self._stopped = False
+        self.error: OSError | None = None
+        self.rows_written = 0
+        self._thread = threading.Thread(target=self._work, name="perfkit-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, batch: Batch) -> None:
+        """Hand rows over."""
+        if batch.packed:
+            self._batches.put(batch)
+
+    def close(self) -> None:
+        """Write what was handed over and end the thread."""
+        self._batches.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            try:
+                batch = self._batches.get(timeout=_LOOK_S)
+            except queue.Empty:
+                self._look()
+                continue
+            if batch is None:
+                return
+            self._write(batch)
+            self._look()
+
+    def _look(self) -> None:
+        if not self._stopped and (self.error is not None or self._should_stop()):
+            self._stopped = True
+            self._on_stop()
+
+    def _write(self, batch: Batch) -> None:
+        table = to_table(
+            batch,
+            scenario=self._scenario,
+            worker=self._worker,
+            id_prefix=self._id_prefix,
+            origin_ns=self._origin_ns,
+        )
+        table = pa.concat_tables([*self._kept, table], promote_options="permissive")
+        try:
+            write_segment(self._folder, f"{self._name}-{self._number:06}", table)
+        except OSError as error:
+            self.error = error
+            self._kept = [table]  # the disk may have room again at the next flush
+        else:
+            self._number += 1
+            self.rows_written += len(table)
+            self._kept = []
+
+
+def parent_watch(parent_pid: int, stop_file: Path) -> Callable[[], bool]:
+    """Says stop when the coordinating process is gone or has left a stop file."""
+    return lambda: os.getppid() != parent_pid or stop_file.exists()
+
+
+def monotonic_unix_ns() -> tuple[int, int]:
+    """The monotonic and the Unix clock read together, the closest of five tries."""
+    tries = []
+    for _ in range(5):
+        before = time.monotonic_ns()
+        unix = time.time_ns()
+        after = time.monotonic_ns()
+        tries.append((after - before, (before + after) // 2, unix))
+    _, monotonic, unix = min(tries)
+    return monotonic, unix
