@@ -38,6 +38,8 @@ _MEASURE, _DRAIN = PHASE_CODE["measure"], PHASE_CODE["drain"]
 _encode_json = msgspec.json.Encoder().encode
 _NOTHING = msgspec.UNSET
 
+#: A request to send at teardown: method, path, headers.
+Undo = tuple[str, str, tuple[tuple[str, str], ...]]
 Check = Callable[["Response"], bool | str | None]
 
 
@@ -80,7 +82,7 @@ class Recorder:
     buffer: RowBuffer = field(default_factory=RowBuffer)
     seed: int = 0
     measure_ends: int = 2**63 - 1  #: requests a step begins after this instant are of phase drain
-    undo: list[tuple[str, str, tuple[tuple[str, str], ...]]] = field(default_factory=list)
+    undo: list[Undo] = field(default_factory=list)
     _codes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -136,6 +138,11 @@ class Session:
     def seed(self) -> int:
         """The workload's seed, for random choices in `setup`."""
         return self._recorder.seed
+
+    @property
+    def run_tag(self) -> str:
+        """A few letters no other run has, for names on a shared server."""
+        return self._recorder.id_prefix.rstrip("-")
 
     def begin_step(self, iteration: int, planned: int, phase_code: int) -> None:
         """Called by the engine: the next request was planned for this instant."""

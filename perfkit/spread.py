@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import multiprocessing
 import pickle
 import time
@@ -28,7 +29,7 @@ from perfkit.errors import BadInput, PerfkitError, RequestFailed
 from perfkit.health import judge
 from perfkit.model import SCHEMA_VERSION, Workload
 from perfkit.scenarios import Scenario
-from perfkit.session import Recorder, Session, is_secret_name
+from perfkit.session import Recorder, Session, Undo, is_secret_name
 from perfkit.store import Run, RunFolder
 from perfkit.worker import (
     Outcome,
@@ -88,7 +89,7 @@ class _Execution:
         self.meta = _first_meta(workload, scenario, params, folder.path, monotonic, unix)
         self.start_ns = monotonic
         self.outcomes: list[Outcome] = []
-        self.undo: list[tuple[str, str, tuple[tuple[str, str], ...]]] = []
+        self.undo: list[Undo] = []
 
     def save(self, **changes: Any) -> None:
         self.meta.update(changes)
@@ -149,17 +150,19 @@ class _Execution:
                 await recorder.transport.close()
 
     async def _send_undo(self, recorder: Recorder) -> None:
-        """Send the requests that remove what the run made, latest first."""
-        remaining = recorder.undo
+        """Send the requests that remove what the run made, latest first; things of one kind side by side."""
+        kinds = itertools.groupby(reversed(recorder.undo), key=lambda undo: undo[1].rpartition("/")[0])
+        for _, group in kinds:
+            remaining = list(group)
 
-        async def worker(user: int) -> None:
-            session = Session(recorder, user, phase="teardown")
-            while remaining:
-                method, path, headers = remaining.pop()
-                session.headers = dict(headers)
-                await session.request(method, path)
+            async def worker(user: int, remaining: list[Undo] = remaining) -> None:
+                session = Session(recorder, user, phase="teardown")
+                while remaining:
+                    method, path, headers = remaining.pop()
+                    session.headers = dict(headers)
+                    await session.request(method, path)
 
-        await asyncio.gather(*(worker(user) for user in range(_UNDO_WORKERS)))
+            await asyncio.gather(*(worker(user) for user in range(_UNDO_WORKERS)))
 
     @contextmanager
     def _rows(self, name: str, first_seq: int) -> Iterator[Recorder]:

@@ -18,7 +18,7 @@ from perfkit.health import HealthWatch
 from perfkit.load import Drive
 from perfkit.model import Target, Workload
 from perfkit.scenarios import load_scenario
-from perfkit.session import Recorder, Redactor
+from perfkit.session import Recorder, Redactor, Undo
 from perfkit.transport import Transport, loop_clock
 from perfkit.writer import FLUSH_S, SegmentWriter, parent_watch
 
@@ -58,7 +58,7 @@ class Outcome:
     """What a worker reports back; rows are in its segments."""
 
     health: dict[str, Any]
-    undo: list[tuple[str, str, tuple[tuple[str, str], ...]]]
+    undo: list[Undo]
     step_errors: dict[str, int]
     steps_done: int
     stopped: bool

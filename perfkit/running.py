@@ -1,0 +1,190 @@
+"""What `perfkit run`, `ls` and `show` do: repeats with progress and thresholds, and runs told in words."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from perfkit import frames, thresholds
+from perfkit.local_server import reference_server
+from perfkit.model import Workload
+from perfkit.spread import execute
+from perfkit.store import Run, write_atomically
+from perfkit.workloads import complete, refuse_stranger, token_of, with_url
+
+
+def run_repeats(
+    given: Mapping[str, Any], where: str, data_dir: Path, allow_targets: Iterable[str], *, show_progress: bool
+) -> list[Run]:
+    """Carry out a workload as often as its `repeats` say; every input is checked before the first request.
+
+    Raises BadInput for anything that cannot be run, PerfkitError when a run breaks down.
+    """
+    workload, scenario, params = complete(given, where)
+    wanted = [thresholds.parse(text) for text in workload.thresholds]
+    token = token_of(workload)
+    if workload.target.url is not None:
+        refuse_stranger(workload, allow_targets)
+    runs = []
+    for repeat in range(workload.repeats):
+        label = scenario.name if workload.repeats == 1 else f"{scenario.name} {repeat + 1}/{workload.repeats}"
+        with _target_of(workload) as aimed, _progress(aimed, label, show_progress) as on_progress:
+            run = execute(aimed, scenario, params, data_dir=data_dir, token=token, on_progress=on_progress)
+        _apply_thresholds(run, wanted)
+        runs.append(Run(run.path))
+        if runs[-1].state != "complete":
+            break
+    return runs
+
+
+@contextlib.contextmanager
+def _target_of(workload: Workload) -> Iterator[Workload]:
+    """The workload with a URL: its own, or that of a reference server started for this run."""
+    if workload.target.url is not None:
+        yield workload
+        return
+    with reference_server(workload.server) as url:
+        yield with_url(workload, url)
+
+
+def _apply_thresholds(run: Run, wanted: list[thresholds.Threshold]) -> None:
+    if not wanted or run.state != "complete":
+        return
+    frame = frames.timeline(run)
+    results = []
+    for threshold in wanted:
+        value, ok = threshold.evaluate(frame)
+        results.append({"text": threshold.text, "value": value, "ok": ok})
+    meta = run.meta | {"thresholds": results}
+    write_atomically(run.path / "run.json", (json.dumps(meta, indent=1, default=str) + "\n").encode())
+
+
+# -- progress --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _progress(workload: Workload, label: str, show: bool) -> Iterator[Any]:
+    """A bar that counts steps when their number is known, seconds otherwise."""
+    from tqdm import tqdm
+
+    load = workload.users or workload.arrivals
+    assert load is not None
+    steps = workload.users.iterations if workload.users and workload.users.duration_s is None else None
+    total = steps or workload.warmup_s + (load.duration_s or 0)
+    unit = " steps" if steps else " s"
+    bar_format = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f}{unit} [{elapsed}{postfix}]"
+    with tqdm(total=total, desc=label, unit=unit, disable=not show, bar_format=bar_format) as bar:
+        seen = _Seen()
+
+        def on_progress(run: Run) -> None:
+            seen.look(run)
+            reached = seen.steps if steps else min(total, seen.seconds)
+            bar.set_postfix_str(f"{seen.rows} requests, {seen.failed} failed", refresh=False)
+            bar.update(max(0, reached - bar.n))
+
+        yield on_progress
+
+
+class _Seen:
+    """What the segments written so far tell; each is read once."""
+
+    def __init__(self) -> None:
+        self.rows = self.failed = self.steps = 0
+        self.seconds = 0.0
+        self._read: set[str] = set()
+
+    def look(self, run: Run) -> None:
+        for file in run.files():
+            if file.name in self._read or file.name.startswith("setup"):
+                continue
+            self._read.add(file.name)
+            with contextlib.suppress(OSError):
+                self._add(pq.read_table(file, columns=["step", "error", "started"]), run)
+
+    def _add(self, table: Any, run: Run) -> None:
+        self.rows += len(table)
+        self.failed += len(table) - table["error"].null_count
+        if len(table):
+            self.steps = max(self.steps, pc.max(table["step"]).as_py() + 1)
+            start = run.meta.get("load_started_ns", 0)
+            self.seconds = max(self.seconds, (pc.max(table["started"]).as_py() - start) / 1e9)
+
+
+# -- runs in words ---------------------------------------------------------------------------------
+
+
+def brief(run: Run) -> dict[str, Any]:
+    """A run in one line: id, state, validity, rows, errors, tags."""
+    errors = run.table(["error"])["error"]
+    health = run.meta.get("health")
+    return {
+        "id": run.id,
+        "state": run.state,
+        "valid": health["valid"] if health else None,
+        "rows": len(errors),
+        "errors": len(errors) - errors.null_count,
+        "scenario": run.meta.get("scenario", {}).get("name"),
+        "created": run.meta.get("created"),
+        "tags": " ".join(run.meta.get("tags", ())),
+    }
+
+
+def details(run: Run) -> dict[str, Any]:
+    """Everything run.json says, the state as it is now, and the summary per operation."""
+    summary = frames.summary(frames.timeline(run))
+    rows = json.loads(summary.reset_index().to_json(orient="records"))
+    return run.meta | {"state": run.state, "reason": run.reason, "path": str(run.path), "summary": rows}
+
+
+def describe_run(run: Run) -> str:
+    """The same for a person."""
+    meta = run.meta
+    health = meta.get("health") or {}
+    lines = [f"run {run.id}: {run.state}{f' ({run.reason})' if run.reason else ''}"]
+    if health and not health["valid"]:
+        lines += [f"  INVALID: {reason}" for reason in health["reasons"]]
+    lines.append(
+        f"  scenario {meta['scenario']['name']} on {meta['target']['url']}, {_load_words(meta['workload'])}"
+    )
+    lines += [f"  scenario error, {one['count']} times: {one['text']}" for one in meta.get("step_errors", ())]
+    lines += ["  " + line for line in _summary_lines(run)]
+    for one in meta.get("thresholds", ()):
+        value = "no value" if one["value"] is None else f"{one['value']:.4g}"
+        lines.append(f"  threshold {one['text']}: {value}, {'ok' if one['ok'] else 'MISSED'}")
+    lines.append(f"  {run.path}")
+    return "\n".join(lines)
+
+
+def _summary_lines(run: Run) -> list[str]:
+    """n, errors, rate and quantiles with their 95 % within-run intervals, a line per operation."""
+    rows = frames.timeline(run)
+    if rows.empty:
+        return ["no measured requests"]
+    lines = ["response time in ms with 95 % within-run intervals; — where too few requests carry it"]
+    for row in frames.summary(rows).to_dict("records"):
+        shown = [f"{name} {_interval(row, str(name))}" for name in ("p50", "p95", "p99")]
+        rate = f"{row['rate_per_s']:.1f}/s"
+        lines.append(f"{row['operation']}: n {row['n']}, failed {row['failed']}, {rate}, {', '.join(shown)}")
+    return lines + [f"note: {text}" for text in frames.warnings(rows)]
+
+
+def _interval(row: Mapping[Any, Any], name: str) -> str:
+    point, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    return "—" if math.isnan(low) or math.isnan(high) else f"{point:.4g} [{low:.4g}, {high:.4g}]"
+
+
+def _load_words(workload: Mapping[str, Any]) -> str:
+    users, arrivals = workload.get("users"), workload.get("arrivals")
+    if users:
+        length = f"{users['iterations']} steps" if users.get("iterations") else f"{users['duration_s']:g} s"
+        return f"closed model: {users['count']} users, {length}"
+    if arrivals:
+        return f"open model: {arrivals['shape']}, {arrivals['rate_per_s']:g}/s, {arrivals['duration_s']:g} s"
+    return "no load"

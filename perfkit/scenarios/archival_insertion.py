@@ -1,0 +1,45 @@
+"""One burst of insertions into the archival memory of many agents at once.
+
+Setup makes the agents. Every agent has one worker; they all start together: POST
+`/v1/agents/{id}/archival-memory` with a paragraph of text, which the server embeds and stores.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from perfkit.model import Count
+from perfkit.scenarios._agents import PARAGRAPH, AgentParams, create_agent, sign_up, unique
+from perfkit.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params(AgentParams):
+    agents: Count = 30
+    inserts_per_agent: Count = 1
+
+
+@dataclass(frozen=True)
+class State:
+    headers: dict[str, str]
+    agent_ids: list[str]
+
+
+def load(params: Params) -> dict[str, Any]:
+    return {"users": {"count": params.agents, "iterations": params.agents * params.inserts_per_agent}}
+
+
+async def setup(session: Session, params: Params) -> State:
+    session.headers = await sign_up(session, params, unique(session, "user"))
+    names = [unique(session, f"archive-{i}") for i in range(params.agents)]
+    agents = [await create_agent(session, params, name, include_base_tools=False) for name in names]
+    return State(dict(session.headers), agents)
+
+
+async def step(session: Session, state: State, rng: random.Random) -> None:
+    agent_id = state.agent_ids[session.iteration % len(state.agent_ids)]
+    text = f"{PARAGRAPH}Paragraph {session.iteration}, number {rng.randrange(10**6)}."
+    session.headers = state.headers
+    await session.post(f"/v1/agents/{agent_id}/archival-memory", json={"text": text}, name="insert_passage")

@@ -1,0 +1,108 @@
+"""From a YAML file and command-line options to a checked workload, its scenario and its parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from perfkit.errors import BadInput
+from perfkit.model import Workload
+from perfkit.scenarios import Scenario, load_scenario
+from perfkit.schedule import plan
+from perfkit.transport import split_url
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; BadInput says where it is broken."""
+    try:
+        given = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise BadInput(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(given, dict):
+        raise BadInput(f"{path}: expected names with values, such as `scenario: http_get`")
+    return given
+
+
+def parse_assignments(assignments: Iterable[str], option: str) -> dict[str, Any]:
+    """`a.b=value` texts as a nested mapping; values are read as YAML: `3` is a number."""
+    found: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise BadInput(f"{option} {text!r}: write it as name=value")
+        *sections, last = name.strip().split(".")
+        place = found
+        for section in sections:
+            place = place.setdefault(section, {})
+        try:
+            place[last] = yaml.safe_load(value)
+        except (yaml.YAMLError, TypeError):
+            raise BadInput(f"{option} {text!r}: the value is no number, word or list") from None
+    return found
+
+
+def merged(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` with `changes` laid over it, mapping by mapping."""
+    result = dict(given)
+    for name, value in changes.items():
+        inner = result.get(name)
+        both = isinstance(value, Mapping) and isinstance(inner, Mapping)
+        result[name] = merged(inner, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario, Any]:
+    """Check everything that can be checked before a run: names, types, scenario, its parameters, schedule."""
+    workload = Workload.from_mapping(given, where)
+    scenario = load_scenario(workload.scenario)
+    params = scenario.params(workload.params)
+    if workload.users is None and workload.arrivals is None:
+        workload = Workload.from_mapping(dict(given) | scenario.default_load(params), where)
+    if workload.arrivals is not None:
+        plan(workload.arrivals, workload.seed, workload.warmup_s)
+    return workload, scenario, params
+
+
+def with_url(workload: Workload, url: str) -> Workload:
+    """The same workload against another base URL."""
+    return dataclasses.replace(workload, target=dataclasses.replace(workload.target, url=url))
+
+
+def token_of(workload: Workload) -> str | None:
+    """The secret named by target.token_env, from the environment."""
+    name = workload.target.token_env
+    if name is None:
+        return None
+    token = os.environ.get(name)
+    if not token:
+        raise BadInput(f"target.token_env names {name}, which is not set; export {name}=… first")
+    if not token.isascii() or not token.isprintable():
+        raise BadInput(f"the token in {name} holds characters a header cannot carry")
+    return token
+
+
+def refuse_stranger(workload: Workload, allowed: Iterable[str]) -> None:
+    """BadInput unless the target is this machine or was allowed by name: no slip loads a stranger's."""
+    host = split_url(workload.target).hostname or ""
+    if not is_loopback(host) and host not in {name.lower() for name in allowed}:
+        raise BadInput(f"target {host} is not this machine; if you may load it, add --allow-target {host}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine, without asking a name server."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,101 @@
+"""The layout of the package, read from its imports."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "perfkit"
+
+#: Lower floors first; a module imports only what stands before it.
+FLOORS = (
+    *("errors", "model"),
+    *("rows", "schedule", "stats", "transport", "pacing", "wire", "via_httpx", "session", "scenarios"),
+    *("store", "writer", "health", "load", "worker", "describe"),
+    *("frames", "figures", "thresholds"),
+    *("local_server", "spread", "report", "workloads", "running", "doctor"),
+    "cli",
+)
+ISLANDS = ("probes", "server")
+#: Heavy libraries and the modules that may import them, at the top of the file or inside a function.
+HEAVY = {
+    "papermill": {"report"},
+    "nbconvert": {"report"},
+    "nbformat": {"report"},
+    "matplotlib": {"figures"},
+    "seaborn": {"figures"},
+    "pandas": {"frames", "figures", "thresholds"},
+    "scipy": {"stats", "frames"},
+    "sqlalchemy": {"server"},
+    "fastapi": {"server"},
+    "dask": set(),
+}
+
+
+def imports_of(file: Path) -> set[str]:
+    """Every module a file imports, absolute."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file.name} imports relatively"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def modules() -> dict[str, set[str]]:
+    """Imports by first-level module of the package."""
+    found: dict[str, set[str]] = {}
+    for file in PACKAGE.rglob("*.py"):
+        name = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        found.setdefault(name, set()).update(imports_of(file))
+    return found
+
+
+def inside(imported: str) -> str | None:
+    """The first-level perfkit module an import means."""
+    parts = imported.split(".")
+    return parts[1] if parts[0] == "perfkit" and len(parts) > 1 else None
+
+
+def test_every_module_stands_on_a_floor() -> None:
+    """A new module must say where it belongs."""
+    known = {*FLOORS, *ISLANDS, "__init__", "templates", "_notebooks"}
+    assert set(modules()) <= known
+
+
+@pytest.mark.parametrize("name", [*FLOORS, *ISLANDS])
+def test_imports_go_down_only(name: str) -> None:
+    """A module imports only from floors below it; islands import nothing of perfkit but the probes."""
+    if name not in modules():
+        pytest.skip(f"{name} is not built yet") if name == "probes" else pytest.fail(f"{name} is gone")
+    own = {inside(one) for one in modules()[name]} - {None, name, "__version__"}
+    if name in ISLANDS:
+        assert own <= {"probes"}
+    else:
+        allowed = set(FLOORS[: FLOORS.index(name)])
+        if name == "cli":
+            allowed |= {"server"}  # the one place that mounts the server's own command
+        assert own <= allowed
+
+
+@pytest.mark.parametrize("library", HEAVY)
+def test_heavy_libraries_have_one_place(library: str) -> None:
+    """A heavy library is imported on one floor only."""
+    users = {name for name, found in modules().items() if any(one.split(".")[0] == library for one in found)}
+    assert users <= HEAVY[library]
+
+
+def test_import_perfkit_is_light() -> None:
+    """`import perfkit` and the command line's help load none of the heavy libraries."""
+    code = (
+        "import sys, perfkit, perfkit.cli; perfkit.cli._add_server_command();"
+        f"print(*(m for m in {list(HEAVY)!r} + ['numpy', 'pyarrow', 'httpx'] if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

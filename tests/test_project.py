@@ -1,0 +1,77 @@
+"""The files around the package agree with each other."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from perfkit.workloads import complete, read_yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCK = (ROOT / "requirements.lock").read_text()
+WORKLOADS = sorted((ROOT / "params").glob("*.yaml"))
+
+
+def tracked_files() -> list[Path]:
+    """Every file git knows or would add."""
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [ROOT / name for name in listed if (ROOT / name).is_file()]
+
+
+def test_environment_yml_names_the_same_set() -> None:
+    """conda users get exactly the dependencies pyproject.toml names."""
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (by_pip,) = [one["pip"] for one in environment["dependencies"] if isinstance(one, dict)]
+    assert [one for one in by_pip if one != "-e ."] == PROJECT["project"]["dependencies"]
+    assert "-e ." in by_pip
+    python = PROJECT["project"]["requires-python"].removeprefix(">=")
+    assert f"python={python}" in environment["dependencies"]
+
+
+def test_lock_pins_every_dependency() -> None:
+    """requirements.lock pins, with hashes, whatever pyproject.toml asks for."""
+    wanted = PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]
+    pinned = {name.lower().replace("_", "-") for name in re.findall(r"^([\w.-]+)==", LOCK, re.M)}
+    names = {re.match(r"[\w.-]+", one)[0].lower().replace("_", "-") for one in wanted}  # type: ignore[index]
+    assert names <= pinned
+    assert LOCK.count("--hash=sha256:") > len(pinned)
+
+
+def test_locks_hold_no_addresses() -> None:
+    """A lock file says what, never from where."""
+    for lock in (ROOT / "requirements.lock", ROOT / "benchmarks" / "requirements-peers.lock"):
+        assert not re.search(r"://|--(extra-)?index|--find-links|^-f ", lock.read_text(), re.M)
+
+
+@pytest.mark.parametrize("file", WORKLOADS, ids=lambda file: file.stem)
+def test_every_workload_file_is_valid(file: Path) -> None:
+    """Each YAML of params/ passes all the checks that come before a run."""
+    complete(read_yaml(file), file.name)
+
+
+def test_notebooks_are_stripped() -> None:
+    """Notebooks are committed without outputs and execution counts."""
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert notebooks
+    for notebook in notebooks:
+        for cell in json.loads(notebook.read_text())["cells"]:
+            assert not cell.get("outputs")
+            assert cell.get("execution_count") is None
+
+
+def test_no_machine_path_in_any_file() -> None:
+    """Nothing we commit names a place on somebody's machine."""
+    pattern = re.compile(r"/(?:home|Users|root|work)/\w")
+    for file in tracked_files():
+        if file.suffix in {".parquet", ".png", ".lock"} or file == Path(__file__):
+            continue
+        found = pattern.search(file.read_text(errors="replace"))
+        assert found is None, f"{file.relative_to(ROOT)}: {found}"
