@@ -1,0 +1,80 @@
+"""A real HTTP server for tests of whole runs: answers by path, counts what it was asked."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class SmallServer(ThreadingHTTPServer):
+    """`/status/N`, `/slow/MS`, `/reflect` (a 500 that repeats the request's headers), anything else 200."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: Counter[str] = Counter()
+
+    @property
+    def url(self) -> str:
+        """Its base URL."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    server: SmallServer
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+
+    def handle_one_request(self) -> None:
+        """As the base class, but a client that goes away is no error of ours."""
+        try:
+            super().handle_one_request()
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True
+
+    def answer(self) -> None:
+        """Answer any method."""
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.server.requests[f"{self.command} {self.path}"] += 1
+        kind, _, number = self.path.strip("/").partition("/")
+        status, body = 200, {"id": "thing-1", "path": self.path}
+        if kind == "status":
+            status = int(number)
+        elif kind == "slow":
+            time.sleep(int(number) / 1000)
+        elif kind == "reflect":
+            status, body = 500, {"headers": dict(self.headers.items())}
+        payload = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def small_server() -> Iterator[SmallServer]:
+    """A running SmallServer."""
+    with SmallServer() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

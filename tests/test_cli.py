@@ -1,0 +1,223 @@
+"""The command line as a person or a script meets it: real processes, real exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perfkit.store import list_runs
+from tests.small_server import SmallServer, small_server
+
+SECRET = "sk-not-for-your-eyes-4711"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SmallServer]:
+    with small_server() as running:
+        yield running
+
+
+def perfkit(*arguments: str, data: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a person would."""
+    return subprocess.run(
+        [sys.executable, "-m", "perfkit.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PERFKIT_DATA_DIR": str(data), **environment},
+    )
+
+
+def run_get(server: SmallServer, data: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """A short closed run of http_get."""
+    load = ("-s", "users.count=2", "-s", "users.iterations=40")
+    return perfkit("run", "--scenario", "http_get", "--target", server.url, *load, *more, data=data)
+
+
+@pytest.fixture(scope="module")
+def one_run(server: SmallServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder that holds one complete run."""
+    data = tmp_path_factory.mktemp("data")
+    done = run_get(server, data, "--tag", "first", "--quiet")
+    assert done.returncode == 0, done.stderr
+    return data
+
+
+BAD = {
+    "no such file": (["run", "nowhere.yaml"], "nowhere.yaml"),
+    "nothing to run": (["run"], "--scenario"),
+    "unknown verb": (["rnu"], "did you mean 'run'"),
+    "unknown option": (["run", "--scenari", "x"], "--scenario"),
+    "unknown scenario": (["run", "--scenario", "http_gte"], "did you mean 'http_get'"),
+    "unknown parameter": (["run", "--scenario", "http_get", "-p", "paht=/x"], "did you mean 'path'"),
+    "ill-typed parameter": (["run", "--scenario", "http_get", "-p", "path=3"], "path"),
+    "unknown setting": (["run", "--scenario", "http_get", "-s", "users.cuont=3"], "did you mean 'count'"),
+    "ill-typed setting": (["run", "--scenario", "http_get", "-s", "users.count=many"], "users.count"),
+    "no value": (["run", "--scenario", "http_get", "-p", "path"], "name=value"),
+    "bad threshold": (["run", "--scenario", "http_get", "--threshold", "p95 > fast"], "fast"),
+    "unknown metric": (["run", "--scenario", "http_get", "--threshold", "q95 < 3 ms"], "p95"),
+    "a stranger's server": (
+        ["run", "--scenario", "http_get", "--target", "http://example.com"],
+        "--allow-target example.com",
+    ),
+    "no URL": (["run", "--scenario", "http_get", "--target", "localhost:80"], "http://host:port"),
+    "password in URL": (["run", "--scenario", "http_get", "--target", "http://u:p@localhost"], "token_env"),
+    "token not set": (
+        ["run", "--scenario", "http_get", "--target", "http://localhost", "-s", "target.token_env=NOT_SET_X"],
+        "NOT_SET_X",
+    ),
+    "no such run": (["show", "nothing"], "perfkit ls"),
+    "report of no run": (["report", "nothing"], "perfkit ls"),
+    "remove nothing": (["rm", "nothing"], "perfkit ls"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "says"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_line_and_exit_2(arguments: list[str], says: str, tmp_path: Path) -> None:
+    """What was given wrong is told in one line on stderr, with the way out; nothing is written."""
+    done = perfkit(*arguments, data=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("perfkit: ")
+    assert says in line
+    assert list_runs(tmp_path) == []
+
+
+def test_yaml_mistakes_name_the_line(tmp_path: Path) -> None:
+    """A broken YAML file is named with the line where it breaks."""
+    file = tmp_path / "x.yaml"
+    file.write_text("scenario: http_get\nusers: {count: 1\nseed: 1\n")
+    done = perfkit("run", str(file), data=tmp_path)
+    assert done.returncode == 2
+    assert "x.yaml, line" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_scenario_file_that_does_not_work_is_named(tmp_path: Path) -> None:
+    """A scenario file with a mistake gives one line with the file and the mistake."""
+    file = tmp_path / "mine.py"
+    file.write_text("def step(session): pass\n")
+    done = perfkit("run", "--scenario", str(file), data=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "async def step" in done.stderr
+
+
+def test_run_show_ls_rm(one_run: Path, server: SmallServer, tmp_path: Path) -> None:
+    """A run is listed, shown and removed, as text and as JSON that agree."""
+    (listed,) = json.loads(perfkit("ls", "--json", data=one_run).stdout)
+    assert listed["state"] == "complete"
+    assert (listed["rows"], listed["errors"], listed["tags"]) == (40, 0, "first")
+    assert listed["id"] in perfkit("ls", data=one_run).stdout
+    shown = json.loads(perfkit("show", listed["id"][-4:], "--json", data=one_run).stdout)
+    assert shown["workload"]["users"]["iterations"] == 40
+    assert shown["summary"][-1]["n"] == 40
+    assert "n 40, failed 0" in perfkit("show", data=one_run).stdout
+
+    assert run_get(server, tmp_path, "-q").returncode == 0
+    assert perfkit("rm", "latest", data=tmp_path).returncode == 0
+    assert list_runs(tmp_path) == []
+    assert "no runs" in perfkit("ls", data=tmp_path).stdout
+
+
+def test_thresholds_missed_is_exit_4(server: SmallServer, tmp_path: Path) -> None:
+    """A threshold that does not hold gives exit code 4, is named, and is kept in run.json."""
+    done = run_get(server, tmp_path, "-q", "--threshold", "p50 < 0.001 ms", "--threshold", "error_rate < 1 %")
+    assert done.returncode == 4, done.stderr
+    assert "p50 < 0.001 ms" in done.stdout
+    assert "MISSED" in done.stdout
+    (run,) = list_runs(tmp_path)
+    assert [one["ok"] for one in run.meta["thresholds"]] == [False, True]
+
+
+def test_an_overloaded_generator_is_exit_3(server: SmallServer, tmp_path: Path) -> None:
+    """A scenario that blocks the event loop makes the run invalid, with the reason."""
+    file = tmp_path / "blocking.py"
+    file.write_text(
+        "import time\n\nasync def step(session, state, rng):\n"
+        "    time.sleep(0.05)\n    await session.get('/')\n"
+    )
+    done = perfkit("run", "-q", "--scenario", str(file), "--target", server.url,
+                   "-s", "arrivals.rate_per_s=100", "-s", "arrivals.duration_s=1", data=tmp_path)  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "INVALID: " in done.stdout
+    assert "late" in done.stdout
+
+
+def test_a_server_that_is_not_there_is_data(tmp_path: Path) -> None:
+    """Nobody listens: the run is carried out, every request is a row of class connect."""
+    done = perfkit("run", "-q", "--json", "--scenario", "http_get", "--target", "http://127.0.0.1:9",
+                   "-s", "users.iterations=5", "-s", "users.count=1", data=tmp_path)  # fmt: skip
+    (run,) = list_runs(tmp_path)
+    assert run.table(["error"])["error"].to_pylist() == ["connect"] * 5
+    assert json.loads(done.stdout)[0]["summary"][-1]["failed"] == 5
+
+
+def test_the_exit_codes_are_documented() -> None:
+    """`perfkit --help` and the README tell the exit codes."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    text = subprocess.run([sys.executable, "-m", "perfkit.cli", "--help"], capture_output=True, text=True)
+    for code in ("0 ok", "1 tool error", "2 bad input", "3 run invalid", "4 thresholds missed"):
+        assert code in text.stdout
+        assert code in readme
+
+
+def test_ctrl_c_ends_the_run_readable(server: SmallServer, tmp_path: Path) -> None:
+    """Ctrl-C in a run: aborted as interrupted, the rows so far are kept, exit code 130."""
+    command = [sys.executable, "-m", "perfkit.cli", "run", "-q", "--scenario", "http_get"]
+    command += ["--target", server.url, "-p", "path=/slow/20", "-s", "users.duration_s=60"]
+    command += ["--data-dir", str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not any(run.files() for run in list_runs(tmp_path)):
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    (run,) = list_runs(tmp_path)
+    assert (run.state, run.reason) == ("aborted", "interrupted")
+    assert run.rows() > 0
+
+
+def test_no_artefact_holds_the_secret(server: SmallServer, tmp_path: Path) -> None:
+    """The token is sent, the server repeats it in its errors, and no file or output of the run has it."""
+    settings = ("-s", "target.token_env=MY_TOKEN", "-s", f"target.headers.x-api-key={SECRET}2")
+    scenario = ("--scenario", "http_get", "-p", "path=/reflect", "-s", "users.iterations=30")
+    done = perfkit("run", "-q", "--json", "--target", server.url, *scenario, *settings, data=tmp_path,
+                   MY_TOKEN=SECRET)  # fmt: skip
+    (run,) = list_runs(tmp_path)
+    texts = run.table(["error_text"])["error_text"].to_pylist()
+    assert all("Bearer ***" in text for text in texts), "the server did reflect the header"
+    report = perfkit("report", "-q", data=tmp_path, MY_TOKEN=SECRET)
+    assert report.returncode == 0, report.stderr
+    assert SECRET not in done.stdout + done.stderr + report.stdout + report.stderr
+    artefacts = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert any(file.suffix == ".html" for file in artefacts)
+    for file in artefacts:
+        assert SECRET.encode() not in file.read_bytes(), file.name
+    for column in run.table().to_pylist():
+        assert SECRET not in str(column)
+
+
+def test_repeats_make_runs_of_their_own(server: SmallServer, tmp_path: Path) -> None:
+    """`repeats: 2` makes two runs."""
+    assert run_get(server, tmp_path, "-q", "-s", "repeats=2").returncode == 0
+    assert len(list_runs(tmp_path)) == 2
+
+
+def test_doctor_says_what_it_found(tmp_path: Path) -> None:
+    """`perfkit doctor` names each check; JSON and text agree."""
+    checks = json.loads(perfkit("doctor", "--json", data=tmp_path).stdout)
+    text = perfkit("doctor", data=tmp_path).stdout
+    assert {"packages", "timer", "open files"} <= {check["name"] for check in checks}
+    for check in checks:
+        assert check["name"] in text

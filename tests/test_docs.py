@@ -1,0 +1,77 @@
+"""The documents cannot lie: what they show is run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perfkit import scenarios
+from perfkit.cli import cli
+from perfkit.model import Workload
+from perfkit.store import list_runs
+from tests.small_server import small_server
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / name for name in ("README.md", "METHOD.md", "CONTRIBUTING.md", "benchmarks/README.md")]
+
+
+def blocks(language: str) -> list[str]:
+    """The README's fenced blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def test_the_scenario_of_the_readme_runs(tmp_path: Path) -> None:
+    """The 15-line scenario works as it stands: three operations, nothing failed, notes deleted at the end."""
+    text = next(block for block in blocks("python") if "async def step" in block)
+    assert len(text.strip().splitlines()) <= 17
+    (tmp_path / "notes.py").write_text(text)
+    with small_server() as server:
+        command = [sys.executable, "-m", "perfkit.cli", "run", "-q", "--scenario", str(tmp_path / "notes.py")]
+        command += ["--target", server.url, "-s", "users.count=2", "-s", "users.iterations=10"]
+        done = subprocess.run([*command, "--data-dir", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (run,) = list_runs(tmp_path)
+    rows = run.table(["operation", "phase", "error"]).to_pandas()
+    assert rows["error"].isna().all()
+    counts = rows.groupby(["phase", "operation"], observed=True).size().to_dict()
+    assert counts == {
+        ("measure", "create_note"): 10,
+        ("measure", "read_note"): 10,
+        ("teardown", "DELETE /notes/thing-1"): 10,
+    }
+
+
+def test_every_scenario_is_in_the_readme() -> None:
+    """The table of scenarios is complete."""
+    listed = set(re.findall(r"^\| `(\w+)` \|", README, re.M))
+    assert set(scenarios.names()) <= listed
+
+
+def test_every_workload_name_is_in_the_readme() -> None:
+    """The table of the workload file names every section."""
+    table = README[README.index("## The workload file") : README.index("## Verbs")]
+    for name in Workload.__dataclass_fields__:
+        assert re.search(rf"`{name}\b|{name}`|{name}:", table), name
+
+
+def test_every_verb_is_in_the_readme() -> None:
+    """The list of verbs is complete, and `make` targets named there exist."""
+    for verb in cli.commands:
+        assert re.search(rf"perfkit {verb}|\| {verb}\b", README), verb
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)", README):
+        if target not in {"is"}:
+            assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    """Every relative link and picture exists."""
+    for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if "://" not in link:
+            assert (document.parent / link).exists(), link
