@@ -1,0 +1,36 @@
+"""Runs as pandas frames: the rows with derived columns, and the small frames that figures draw.
+
+`timeline` reads a run once, only the columns it needs, text as categories. Everything else here takes that
+frame and returns a frame of at most a few thousand rows: binned or thinned for drawing, while quantiles are
+computed on every row. `frame.attrs` carries what captions tell: run, latency, n, failed, span_s.
+"""
+
+from perfkit.frames.distribution import boxes, histogram, percentiles, survival
+from perfkit.frames.over_time import calls, concurrency, delays, over_time, waterfall
+from perfkit.frames.rows import LATENCIES, open_run, operations, succeeded, timeline
+from perfkit.frames.streaming import streaming
+from perfkit.frames.tables import NAMES, QUANTILES, TOTAL, errors, summary, warnings
+
+__all__ = [
+    "LATENCIES",
+    "NAMES",
+    "QUANTILES",
+    "TOTAL",
+    "boxes",
+    "calls",
+    "concurrency",
+    "delays",
+    "errors",
+    "histogram",
+    "open_run",
+    "operations",
+    "over_time",
+    "percentiles",
+    "streaming",
+    "succeeded",
+    "summary",
+    "survival",
+    "timeline",
+    "warnings",
+    "waterfall",
+]

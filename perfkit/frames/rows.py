@@ -1,0 +1,113 @@
+"""The rows of a run as one frame with derived columns; everything else of `perfkit.frames` starts from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from perfkit.errors import unknown
+from perfkit.store import Run, find_run, list_runs
+
+LATENCIES = ("response", "service")
+_READ = ("planned", "started", "sent", "first_byte", "done", "user", "worker", "attempt")
+
+
+def open_run(name: str = "latest", data_dir: str | Path = "data") -> Run:
+    """The run meant by a path, an id or `latest`; without any run of one's own, `latest` is the sample."""
+    folder = Path(data_dir)
+    sample = folder / "sample"
+    if name == "latest" and not list_runs(folder):
+        found = sorted(sample.glob("**/run.json"))
+        if found:
+            return Run(found[-1].parent)
+    return find_run(name, folder)
+
+
+def timeline(run: Run, phase: str = "measure", latency: str = "response") -> pd.DataFrame:
+    """One row per request of `phase`, times in ms and s as floats, NaN where an instant was never reached.
+
+    t_s, sent_s, done_s: planned, sent and done in seconds since the measured part began. response_ms = done -
+    planned, service_ms = done - sent, kickoff_ms = started - planned, queue_ms = sent - started, ttft_ms =
+    first_byte - sent; latency_ms: the one of `latency`. operation, error: categories. user, worker, attempt
+    """
+    if latency not in LATENCIES:
+        raise unknown("latency", latency, LATENCIES)
+    table = run.table([*_READ, "operation", "phase", "error"])
+    table = table.filter(pc.equal(table["phase"].cast(pa.string()), phase))
+    window = _window(run, table)
+    origin = window[0]
+    columns: dict[str, Any] = {
+        "t_s": floats(pc.subtract(table["planned"], pa.scalar(origin, pa.int64())), 1e-9),
+        "sent_s": floats(pc.subtract(table["sent"], pa.scalar(origin, pa.int64())), 1e-9),
+        "done_s": floats(pc.subtract(table["done"], pa.scalar(origin, pa.int64())), 1e-9),
+        "response_ms": floats(pc.subtract(table["done"], table["planned"]), 1e-6),
+        "service_ms": floats(pc.subtract(table["done"], table["sent"]), 1e-6),
+        "kickoff_ms": floats(pc.subtract(table["started"], table["planned"]), 1e-6),
+        "queue_ms": floats(pc.subtract(table["sent"], table["started"]), 1e-6),
+        "ttft_ms": floats(pc.subtract(table["first_byte"], table["sent"]), 1e-6),
+        "operation": _categories(table["operation"]),
+        "error": _categories(table["error"]),
+        **{name: _whole(table[name]) for name in ("user", "worker", "attempt")},
+    }
+    frame = pd.DataFrame(columns)
+    frame["latency_ms"] = frame[f"{latency}_ms"]
+    failed = int(frame["error"].notna().sum())
+    frame.attrs = {"run": run.id, "latency": latency, "n": len(frame), "failed": failed}
+    frame.attrs["span_s"] = (window[1] - window[0]) / 1e9
+    return frame
+
+
+def _window(run: Run, table: pa.Table) -> tuple[int, int]:
+    """The measured part on the run's clock, ns: as recorded, else from the first planned to the last done."""
+    try:
+        measured = run.meta["measured"]
+        return int(measured["from_ns"]), int(measured["to_ns"])
+    except (KeyError, TypeError, ValueError):
+        low, high = pc.min(table["planned"]).as_py(), pc.max(table["done"]).as_py()
+        low = 0 if low is None else low
+        return low, low if high is None else high
+
+
+def floats(column: pa.ChunkedArray, scale: float) -> np.ndarray:
+    values = np.asarray(column.cast(pa.float64()).to_numpy())
+    return values * scale if scale >= 1 else values / round(1 / scale)
+
+
+def _whole(column: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(pc.fill_null(column.cast(pa.int32()), 0).to_numpy())
+
+
+def _categories(column: pa.ChunkedArray) -> pd.Categorical:
+    if not pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string()).dictionary_encode()
+    array = column.unify_dictionaries().combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # no chunks at all
+        return pd.Categorical([])
+    words = array.dictionary.to_pylist()
+    codes = np.asarray(pc.fill_null(array.indices, -1).to_numpy())
+    if len(set(words)) < len(words):  # the same word twice, by files merged without unifying
+        return pd.Categorical([None if c < 0 else words[c] for c in codes])
+    return pd.Categorical.from_codes(codes, words).remove_unused_categories()
+
+
+def operations(rows: pd.DataFrame) -> list[str]:
+    """The operations, the most frequent first."""
+    return [str(name) for name, count in rows["operation"].value_counts().items() if count]
+
+
+def succeeded(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that ended well: those latency statistics rest on."""
+    return rows[(rows["error"].isna() & rows["latency_ms"].notna()).to_numpy()]
+
+
+def small(data: Any, rows: pd.DataFrame, **more: Any) -> pd.DataFrame:
+    """A frame for one figure or table, with what its caption must tell of the rows it was made from."""
+    frame = pd.DataFrame(data)
+    frame.attrs = {**rows.attrs, "n": len(rows), "failed": int(rows["error"].notna().sum())}
+    frame.attrs.update(more.items())
+    return frame

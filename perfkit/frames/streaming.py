@@ -1,0 +1,81 @@
+"""Time to first byte and time between chunks of streamed responses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from perfkit import stats
+from perfkit.frames.rows import floats, small
+from perfkit.store import Run
+
+MOST_INTERVALS = 10_000_000
+
+
+def streaming(run: Run, rows: pd.DataFrame, bins: int = 60) -> pd.DataFrame:
+    """Histograms of streamed responses: kind (ttft, inter_chunk), left, right (ms), count; empty without.
+
+    TTFT = first_byte - sent of rows that have chunks; inter-chunk time = the gap between two events of one
+    response. attrs: ttft and inter_chunk, each {n, p50, p95, p99}; read_all (false beyond 10 million gaps).
+    """
+    ttft, gaps, read_all = _streams(run)
+    parts, told = [], {}
+    for kind, x in (("ttft", ttft), ("inter_chunk", gaps)):
+        if not len(x):
+            continue
+        low, high = max(float(x.min()), 0.01), max(float(x.max()), 0.02)
+        log = high > 20 * low
+        grid = np.geomspace(low, high * 1.0001, bins + 1) if log else stats.edges(float(x.min()), high, bins)
+        counts = np.histogram(np.maximum(x, grid[0]), grid)[0]
+        parts.append(pd.DataFrame({"kind": kind, "left": grid[:-1], "right": grid[1:], "count": counts}))
+        told[kind] = {
+            "n": len(x),
+            "log": log,
+            **{f"p{100 * p:g}": stats.quantile(x, p) for p in (0.5, 0.95, 0.99)},
+        }
+    data = pd.concat(parts) if parts else pd.DataFrame(columns=["kind", "left", "right", "count"])
+    return small(data, rows, read_all=read_all, **told)
+
+
+def _streams(run: Run) -> tuple[stats.Floats, stats.Floats, bool]:
+    """TTFT and gaps between chunks in ms, a row group at a time: a long stream has hundreds of chunks."""
+    ttft: list[np.ndarray] = []
+    gaps: list[np.ndarray] = []
+    for file in run.files():
+        source = pq.ParquetFile(file)
+        if "chunks" not in source.schema_arrow.names or not pa.types.is_list(
+            source.schema_arrow.field("chunks").type
+        ):
+            continue
+        for batch in source.iter_batches(65536, columns=["phase", "sent", "first_byte", "chunks"]):
+            if sum(map(len, gaps)) > MOST_INTERVALS:
+                return np.concatenate(ttft), np.concatenate(gaps), False
+            if batch["chunks"].null_count == len(batch):
+                continue
+            table = pa.table(batch)
+            of_interest = pc.and_(
+                pc.equal(table["phase"].cast(pa.string()), "measure"), pc.is_valid(table["chunks"])
+            )
+            table = table.filter(of_interest)
+            first = floats(pc.subtract(table["first_byte"], table["sent"]), 1e-6)
+            ttft.append(first[~np.isnan(first)])
+            gaps.append(_gaps(table["chunks"]))
+    empty: Sequence[np.ndarray] = [np.empty(0)]
+    return np.concatenate(ttft or empty), np.concatenate(gaps or empty), True
+
+
+def _gaps(chunks: pa.ChunkedArray) -> np.ndarray:
+    """Differences between neighbours inside each list, µs to ms."""
+    instants = np.asarray(pc.list_flatten(chunks).to_numpy())
+    lengths = np.asarray(pc.list_value_length(chunks).to_numpy()).astype(np.int64)
+    if len(instants) < 2:
+        return np.empty(0)
+    inside = np.ones(len(instants), bool)
+    starts = np.cumsum(lengths)[:-1]
+    inside[starts[starts < len(instants)]] = False
+    return np.diff(instants)[inside[1:]] / 1e3

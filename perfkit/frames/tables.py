@@ -1,0 +1,107 @@
+"""Frames behind the tables of a report: summary, its warnings, errors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from perfkit import stats
+from perfkit.frames.rows import operations, small, succeeded
+from perfkit.store import Run
+
+QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
+#: The names of the quantile columns: p50 … p99.9.
+NAMES = tuple(f"p{100 * p:g}" for p in QUANTILES)
+TOTAL = "all operations"
+
+
+def summary(rows: pd.DataFrame, level: float = stats.LEVEL) -> pd.DataFrame:
+    """One row per operation, one for all: n, failed, rate_per_s; mean, std, min, p50 … p99.9, max in ms.
+
+    Latencies are those of the requests that succeeded, n counts all; rate_per_s is successes a second of the
+    measured part. `<statistic>_low`, `_high`: the interval at `level`, NaN when too few requests carry it;
+    `unit`: what it takes for independent. Quantiles are exact, numpy's linear method on every row.
+    """
+    names = operations(rows)
+    groups = (
+        [(name, rows[(rows["operation"] == name).to_numpy()]) for name in names] if len(names) > 1 else []
+    )
+    return small([_summary_row(name, part, level) for name, part in [*groups, (TOTAL, rows)]], rows)
+
+
+def _summary_row(name: str, rows: pd.DataFrame, level: float) -> dict[str, Any]:
+    good = succeeded(rows)
+    x, t = good["latency_ms"].to_numpy(), good["t_s"].to_numpy()
+    n, span = len(x), rows.attrs["span_s"]
+    row: dict[str, Any] = {"operation": name, "n": len(rows), "failed": int(rows["error"].notna().sum())}
+    row["ok"] = n
+    row["rate_per_s"] = n / span if span > 0 else math.nan
+    estimates = {"mean": stats.mean(x, t, level)}
+    estimates |= dict(zip(NAMES, stats.quantiles(x, t, QUANTILES, level), strict=True))
+    row["unit"] = estimates["p50"].unit
+    row["std"] = float(np.std(x, ddof=1)) if n > 1 else math.nan
+    row["min"], row["max"] = (float(x.min()), float(x.max())) if n else (math.nan, math.nan)
+    for key, estimate in estimates.items():
+        row[key], row[f"{key}_low"], row[f"{key}_high"] = estimate.point, estimate.low, estimate.high
+    return row
+
+
+def warnings(rows: pd.DataFrame) -> list[str]:
+    """What a reader of the summary must know: quantiles on few requests or between modes, retries."""
+    names = operations(rows)
+    groups = (
+        [(name, rows[(rows["operation"] == name).to_numpy()]) for name in names] if len(names) > 1 else []
+    )
+    found = []
+    for name, part in [(TOTAL, rows), *groups]:
+        x = succeeded(part)["latency_ms"].to_numpy()
+        found += [f"{name}: {told}" for told in (_thin_support(len(x)), *_between_modes(x)) if told]
+    retries = int((rows["attempt"] > 1).sum())
+    if retries:
+        found.append(f"{retries:,} of the rows are retries; each attempt is a row of its own")
+    return found
+
+
+def _thin_support(n: int) -> str:
+    """Which quantiles of n requests rest on few of them, and which are not shown for it."""
+    weak = [(name, stats.support(n, p)) for name, p in zip(NAMES, QUANTILES, strict=True)]
+    weak = [(name, on) for name, on in weak if n and on < stats.GOOD_SUPPORT]
+    shown = [f"{name} of {n:,} requests rests on {on:.0f}" for name, on in weak if on >= stats.MIN_SUPPORT]
+    not_shown = [f"{name} ({on:.2g})" for name, on in weak if on < stats.MIN_SUPPORT]
+    hidden = [f"not shown, because {n:,} requests leave too few beyond them: {', '.join(not_shown)}"]
+    return "; ".join(shown + (hidden if not_shown else []))
+
+
+def _between_modes(x: stats.Floats) -> list[str]:
+    """A quantile in a gap of the distribution jumps from run to run."""
+    if len(x) < stats.SLICES:
+        return []
+    bounds = [(p, *np.quantile(x, [p - 0.05, p + 0.05])) for p in (0.5, 0.9)]
+    return [
+        f"p{100 * p:g} lies between two groups of requests ({low:.3g} ms and {high:.3g} ms within ±5 %), "
+        "it may jump from run to run"
+        for p, low, high in bounds
+        if low > 0 and high / low > 2
+    ]
+
+
+def errors(run: Run, rows: pd.DataFrame, most: int = 50) -> pd.DataFrame:
+    """Failures by class and operation: count, share of the operation's requests, the first words heard."""
+    table = run.table(["phase", "operation", "error", "error_text"])
+    table = table.filter(
+        pc.and_(pc.equal(table["phase"].cast(pa.string()), "measure"), pc.is_valid(table["error"]))
+    )
+    words = pd.DataFrame({name: table[name].cast(pa.string()).to_pylist() for name in table.column_names})
+    grouped = words.groupby(["error", "operation"], sort=False, dropna=False)
+    counts = grouped.agg(count=("phase", "size"), words=("error_text", "first")).reset_index()
+    counts = counts.sort_values("count", ascending=False, kind="stable")
+    of = rows["operation"].value_counts()
+    counts["share"] = [
+        c / max(int(of.get(o, c)), 1) for c, o in zip(counts["count"], counts["operation"], strict=True)
+    ]
+    return small(counts.head(most).reset_index(drop=True), rows, kinds=len(counts))

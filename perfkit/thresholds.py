@@ -1,0 +1,107 @@
+"""Thresholds a run must meet: `p95 < 300 ms`, `p99(create_agent) <= 1.5 s`, `error_rate < 1 %`.
+
+Latencies are response times of the requests that succeeded; `error_rate` is a threshold of its own, because a
+server that fails fast must not look fast. A threshold over no requests at all is missed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import pandas as pd
+
+from perfkit import stats
+from perfkit.errors import BadInput, nearest, unknown
+
+#: Metrics with a fixed name; pNN and ttft_pNN take any percentile.
+METRICS = ("mean", "max", "min", "error_rate", "rate")
+EXAMPLES = "p95 < 300 ms, p99(create_agent) <= 1.5 s, error_rate < 1 %, rate > 50 /s, ttft_p95 < 1 s"
+#: Units of each kind of metric, as multiples of the frame's own (ms, share, per second).
+UNITS = {
+    "latency": {"ms": 1.0, "s": 1000.0, "us": 0.001, "µs": 0.001},
+    "error_rate": {"%": 0.01},
+    "rate": {"/s": 1.0, "/min": 1 / 60},
+}
+_OPERATORS = {"<": float.__lt__, "<=": float.__le__, ">": float.__gt__, ">=": float.__ge__}
+_SHAPE = re.compile(
+    r"\s*(?P<metric>[A-Za-z_]+[\d.]*)\s*(\((?P<operation>[^)]*)\))?\s*(?P<operator>[<>]=?)\s*"
+    r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>\S*)\s*"
+)
+_PERCENTILE = re.compile(r"(ttft_)?p(\d+(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """One threshold, parsed; `text` is what was written."""
+
+    text: str
+    metric: str
+    operation: str | None
+    operator: str
+    limit: float
+    unit: str
+
+    def evaluate(self, frame: pd.DataFrame) -> tuple[float, bool]:
+        """The measured value, in the threshold's own unit, and whether it is met; without rows NaN, missed.
+
+        `frame` is of `frames.timeline`. An operation the run does not have is BadInput, with the nearest one.
+        """
+        if self.operation is not None:
+            names = [str(name) for name in frame["operation"].cat.categories]
+            if self.operation not in names:
+                raise unknown(f"operation in threshold {self.text!r}:", self.operation, names)
+            span = frame.attrs["span_s"]
+            frame = frame[(frame["operation"] == self.operation).to_numpy()]
+            frame.attrs["span_s"] = span
+        value = self._measure(frame) / UNITS[_kind(self.metric)].get(self.unit, 1.0)
+        return value, not math.isnan(value) and bool(_OPERATORS[self.operator](value, self.limit))
+
+    def _measure(self, frame: pd.DataFrame) -> float:
+        good = frame["error"].isna().to_numpy()
+        if self.metric == "error_rate":
+            return 1 - float(good.mean()) if len(frame) else math.nan
+        if self.metric == "rate":
+            span = float(frame.attrs["span_s"])
+            return float(good.sum()) / span if span > 0 else math.nan
+        percentile = _PERCENTILE.fullmatch(self.metric)
+        column = "ttft_ms" if percentile and percentile[1] else "response_ms"
+        x = frame[column].to_numpy()[good]
+        x = x[~pd.isna(x)]
+        if not len(x):
+            return math.nan
+        if percentile:
+            return stats.quantile(x, float(percentile[2]) / 100)
+        return {"mean": float(x.mean()), "max": float(x.max()), "min": float(x.min())}[self.metric]
+
+
+def parse(text: str) -> Threshold:
+    """Read one threshold; BadInput says what is wrong with it, what is allowed and the nearest name."""
+    found = _SHAPE.fullmatch(text)
+    if not found:
+        raise BadInput(f"cannot read threshold {text!r}; write it like {EXAMPLES}")
+    metric, operation, unit = found["metric"], found["operation"], found["unit"]
+    percentile = _PERCENTILE.fullmatch(metric)
+    if metric not in METRICS and not percentile:
+        close = nearest(metric, (*METRICS, "p50", "p90", "p95", "p99", "ttft_p95"))
+        hint = f"did you mean {close!r}?" if close else f"known: pNN, ttft_pNN, {', '.join(METRICS)}"
+        raise BadInput(f"unknown metric {metric!r} in threshold {text!r}; {hint}")
+    if percentile and not 0 < float(percentile[2]) < 100:
+        raise BadInput(f"threshold {text!r}: a percentile lies between 0 and 100, {metric!r} does not")
+    allowed = UNITS[_kind(metric)]
+    if unit not in allowed and not (unit == "" and metric == "error_rate"):
+        bare = " (or none, for a share)" if metric == "error_rate" else ""
+        raise BadInput(
+            f"threshold {text!r}: {metric} takes a unit of {', '.join(allowed)}{bare}, not {unit!r}"
+        )
+    name = operation.strip() if operation is not None else None
+    if name == "":
+        raise BadInput(
+            f"threshold {text!r}: no operation between the brackets; leave them out for all of them"
+        )
+    return Threshold(text.strip(), metric, name, found["operator"], float(found["number"]), unit)
+
+
+def _kind(metric: str) -> str:
+    return metric if metric in UNITS else "latency"
