@@ -1,0 +1,38 @@
+"""Figures and tables of a run: functions from a small frame of `perfkit.frames` to matplotlib Axes or HTML.
+
+`show(axes)` makes what a notebook displays: an inline SVG with alt text and a caption, in the colours of the
+page it stands in. Nothing here reads a run's rows; a figure draws at most a few thousand points.
+"""
+
+from perfkit.figures.distribution import boxes, ecdf, histogram, percentile_plot, streaming
+from perfkit.figures.over_time import (
+    call_latency,
+    concurrency,
+    generator_delays,
+    kickoff_timeline,
+    throughput,
+)
+from perfkit.figures.style import Shown, show, words
+from perfkit.figures.tables import error_table, facts, health_table, notes, summary_table, verdict
+
+__all__ = [
+    "Shown",
+    "boxes",
+    "call_latency",
+    "concurrency",
+    "ecdf",
+    "error_table",
+    "facts",
+    "generator_delays",
+    "health_table",
+    "histogram",
+    "kickoff_timeline",
+    "notes",
+    "percentile_plot",
+    "show",
+    "streaming",
+    "summary_table",
+    "throughput",
+    "verdict",
+    "words",
+]

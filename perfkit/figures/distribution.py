@@ -1,0 +1,199 @@
+"""How long requests took: histogram, box plot, ECDF with censoring, percentile plot, streaming times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+
+from perfkit.figures.style import (
+    FILL,
+    axes_for,
+    caption,
+    colour,
+    latency_axis,
+    latency_name,
+    legend,
+    line,
+    ms,
+    nothing,
+    say,
+    short,
+    style,
+)
+
+NO_SUCCESS = "No request of the measured part succeeded, so there is no latency to show."
+
+
+def histogram(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """How many successes took how long, with p50, p95 and p99."""
+    with style():
+        ax = axes_for(ax)
+        if not frame.attrs["ok"]:
+            return nothing(ax, NO_SUCCESS)
+        _bars(ax, frame, frame.attrs["log"])
+        _marks(ax, frame.attrs)
+        ax.set_xlabel(latency_name(frame))
+        legend(ax)
+        told = ", ".join(f"{p} {ms(frame.attrs[p])}" for p in ("p50", "p95", "p99"))
+        alt = f"Histogram of the latency of {frame.attrs['ok']:,} successful requests: {told}."
+        scale = "bins of equal ratio" if frame.attrs["log"] else "bins of equal width"
+        return say(ax, alt, caption(frame, f"{frame.attrs['ok']:,} successes in {len(frame)} {scale}"))
+
+
+def _bars(ax: Axes, frame: pd.DataFrame, log: bool) -> None:
+    grid = np.append(frame["left"], frame["right"].iloc[-1])
+    ax.stairs(frame["count"], grid, fill=True, color=FILL, alpha=0.9)
+    ax.stairs(frame["count"], grid, color=colour(0), lw=0.8)
+    latency_axis(ax.xaxis, float(grid[0]) if log else 0.0, float(grid[-1]), log)
+    ax.set_ylabel("requests per bin")
+    ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.yaxis.set_major_formatter("{x:,.0f}")
+    ax.grid(axis="x", visible=False)
+    ax.set_xlim(grid[0], grid[-1])
+
+
+def _marks(ax: Axes, at: Mapping[Any, Any]) -> None:
+    for i, name in enumerate(("p50", "p95", "p99")):
+        ax.axvline(at[name], lw=1.3, label=f"{name} {ms(at[name])}", **line(i + 1))
+
+
+def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """A box for each group: median, quartiles, whiskers to p5 and p95, dots at the extremes."""
+    by = str(frame.attrs["by"])
+    with style():
+        ax = axes_for(ax, max(1.3, 0.7 + 0.24 * max(len(frame), 1)))
+        if frame.empty:
+            return nothing(ax, NO_SUCCESS)
+        drawn = [
+            {"med": r.p50, "q1": r.p25, "q3": r.p75, "whislo": r.p5, "whishi": r.p95, "label": short(str(g))}
+            for g, r in zip(frame[by], frame.itertuples(), strict=True)
+        ]
+        ax.bxp(
+            drawn,
+            orientation="horizontal",
+            showfliers=False,
+            patch_artist=True,
+            widths=0.55,
+            boxprops={"facecolor": FILL, "edgecolor": colour(0), "lw": 0.9},
+            medianprops={"color": colour(3), "lw": 2},
+            whiskerprops={"color": colour(0)},
+            capprops={"color": colour(0)},
+        )
+        place = np.arange(len(frame)) + 1
+        ax.plot(frame["min"], place, ".", color=colour(7), ms=4)
+        ax.plot(frame["max"], place, ".", color=colour(7), ms=4)
+        ax.invert_yaxis()
+        ax.grid(axis="y", visible=False)
+        latency_axis(ax.xaxis, float(frame["min"].min()), float(frame["max"].max()))
+        ax.set_xlabel(latency_name(frame))
+        if by == "user":
+            ax.set_ylabel("virtual user")
+        worst, best = frame.iloc[0], frame.iloc[-1]
+        alt = f"Box plot of latency by {by}: slowest median {ms(worst.p50)} ({short(worst[by])}), "
+        alt += f"fastest {ms(best.p50)} ({short(best[by])})."
+        groups = frame.attrs["groups"]
+        of = (
+            f"{len(frame)} of {groups} drawn, the slowest and the fastest"
+            if len(frame) < groups
+            else "all drawn"
+        )
+        return say(
+            ax, alt, caption(frame, "box: quartiles and median, whiskers: p5 and p95, dots: extremes", of)
+        )
+
+
+def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Share of requests answered within a latency, timeouts counted as still waiting (Kaplan–Meier)."""
+    with style():
+        ax = axes_for(ax)
+        if frame.empty:
+            return nothing(ax, NO_SUCCESS)
+        for i, (name, part) in enumerate(frame.groupby("operation", sort=False)):
+            ax.step(part["latency_ms"], part["share"], where="post", label=short(str(name)), **line(i))
+            ax.plot(part["latency_ms"].iloc[-1:], part["share"].iloc[-1:], "o", ms=3, color=colour(i))
+        latency_axis(ax.xaxis, float(frame["latency_ms"].min()), float(frame["latency_ms"].max()))
+        ax.set_xlabel(latency_name(frame))
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
+        ax.set_ylim(0, 1.02)
+        ax.set_ylabel("answered within")
+        legend(ax)
+        reach = frame.groupby("operation", sort=False)["share"].max()
+        alt = "Share of requests answered within a latency: " + ", ".join(
+            f"{short(str(name))} reaches {100 * share:.4g} %" for name, share in reach.items()
+        )
+        late, left_out, n = frame.attrs["censored"], frame.attrs["excluded"], frame.attrs["n"]
+        told = [
+            f"timeouts and cutoffs ({late:,}) are right-censored: a line below 100 % at its end lacks them"
+        ]
+        if left_out:
+            told.append(
+                f"other failures ({left_out:,}, {100 * left_out / n:.2g} %) ended early and are left out"
+            )
+        return say(ax, alt + ".", caption(frame, *told))
+
+
+def percentile_plot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Latency at each percentile on a scale that gives every further nine the same room."""
+    with style():
+        ax = axes_for(ax)
+        if frame.empty:
+            return nothing(ax, NO_SUCCESS)
+        for i, (name, part) in enumerate(frame.groupby("operation", sort=False)):
+            room = 1 / (1 - part["p"])
+            firm = part["firm"].to_numpy()
+            ax.plot(room[firm], part["latency_ms"][firm], label=short(str(name)), **line(i))
+            ax.plot(room[~firm], part["latency_ms"][~firm], color=colour(i), lw=0.7, ls=":")
+        ax.set_xscale("log")
+        most = float((1 / (1 - frame["p"])).max())
+        nines = [1 / (1 - p) for p in (0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)]
+        ax.xaxis.set_major_locator(FixedLocator([x for x in nines if x <= most * 1.05]))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"p{100 * (1 - 1 / x):.6g}"))
+        latency_axis(ax.yaxis, float(frame["latency_ms"].min()), float(frame["latency_ms"].max()))
+        ax.set_xlabel("percentile")
+        ax.set_ylabel("latency")
+        legend(ax)
+        last = frame[frame["firm"]].groupby("operation", sort=False).tail(1)
+        told = ", ".join(
+            f"{short(str(name))} {ms(x)} at p{100 * p:.4g}"
+            for name, x, p in zip(last["operation"], last["latency_ms"], last["p"], strict=True)
+        )
+        alt = f"Latency by percentile, as far as ten requests carry it: {told or 'nowhere'}."
+        dotted = "thin dots: fewer than 10 requests lie beyond, one more run will differ"
+        return say(ax, alt, caption(frame, latency_name(frame), dotted))
+
+
+def streaming(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Time to first byte and time between chunks of streamed responses, as two histograms."""
+    with style():
+        if frame.empty:
+            return nothing(axes_for(ax), "No response of this run was streamed.")
+        names = {"ttft": "time to first byte, from sent", "inter_chunk": "time between two chunks"}
+        kinds = [kind for kind in names if kind in frame.attrs]
+        if ax is None:
+            figure: Figure = axes_for(None, 2.3 * len(kinds)).get_figure(root=True)  # type: ignore[assignment]
+            figure.clear()
+            panels = list(np.atleast_1d(figure.subplots(len(kinds))))
+        else:
+            panels = [ax]
+        for panel, kind in zip(panels, kinds, strict=False):
+            part = frame[frame["kind"] == kind]
+            _bars(panel, part, frame.attrs[kind]["log"])
+            _marks(panel, frame.attrs[kind])
+            panel.set_xlabel(names[kind])
+            panel.spines[["top", "right"]].set_visible(False)
+            legend(panel)
+        told = [
+            f"{names[k]}: p50 {ms(frame.attrs[k]['p50'])}, p99 {ms(frame.attrs[k]['p99'])}" for k in kinds
+        ]
+        counts = [f"{frame.attrs[k]['n']:,} {'responses' if k == 'ttft' else 'gaps'}" for k in kinds]
+        part_read = () if frame.attrs["read_all"] else ("the first of them, more were not read",)
+        return say(
+            panels[0], "Streamed responses; " + "; ".join(told) + ".", caption(frame, *counts, *part_read)
+        )

@@ -1,0 +1,204 @@
+"""What happened when: kick-off timeline, latency of each call, concurrency, throughput, generator delays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+
+from perfkit.figures.style import (
+    BAD,
+    FILL,
+    axes_for,
+    caption,
+    colour,
+    latency_axis,
+    latency_name,
+    legend,
+    line,
+    ms,
+    nothing,
+    say,
+    seconds,
+    short,
+    stacked,
+    style,
+    time_axis,
+)
+
+NO_ROWS = "No requests in the measured part of this run."
+_MARKS = ("o", "s", "^", "D", "v", "P", "<", ">")
+
+
+def _operations(frame: pd.DataFrame) -> list[str]:
+    return [str(name) for name, count in frame["operation"].value_counts().items() if count]
+
+
+def kickoff_timeline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Each request as a line from planned (grey) over sent to done (coloured), in the order they were due."""
+    with style():
+        ax = axes_for(ax, 3.4)
+        if frame.empty:
+            return nothing(ax, NO_ROWS)
+        y = frame["order"].to_numpy() + 1
+        sent = frame["sent_s"].fillna(frame["done_s"]).to_numpy()
+        due, done = frame["t_s"].to_numpy(), frame["done_s"].fillna(frame["t_s"]).to_numpy()
+        waits = np.flatnonzero(sent - due > (done.max() - due.min()) / 2000)
+        ax.add_collection(
+            LineCollection([[(due[i], y[i]), (sent[i], y[i])] for i in waits], colors=FILL, linewidths=1)
+        )
+        for i, name in enumerate(_operations(frame)):
+            pick = np.flatnonzero((frame["operation"] == name).to_numpy())
+            spans = [[(sent[j], y[j]), (done[j], y[j])] for j in pick]  # round ends: seen however short
+            ax.add_collection(
+                LineCollection(
+                    spans,
+                    colors=colour(i),
+                    linewidths=1.3,
+                    capstyle="round",
+                    label=short(name) if i < 8 else None,
+                )
+            )
+        bad = frame["error"].notna().to_numpy()
+        if bad.any():
+            ax.plot(done[bad], y[bad], "x", color=BAD, ms=3.5, mew=0.8, label="failed")
+        ax.autoscale()
+        ax.invert_yaxis()
+        ax.set_ylabel("request, in order of kick-off")
+        ax.yaxis.set_major_formatter("{x:,.0f}")
+        ax.grid(axis="y", visible=False)
+        time_axis(ax, float(done.max()))
+        legend(ax)
+        drawn, n = frame.attrs["drawn"], frame.attrs["n"]
+        what = f"{drawn:,} of {n:,} drawn, evenly and with the slowest" if drawn < n else "all drawn"
+        alt = f"Kick-off timeline of {n:,} requests over {done.max() - due.min():.3g} seconds; "
+        alt += f"the longest took {ms(1e3 * float(np.nanmax(done - due)))} from planned to done."
+        return say(ax, alt, caption(frame, what, "grey: due but not yet sent; colour: sent to done"))
+
+
+def call_latency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Latency over planned time: each call with few, the quantiles of time bins with many."""
+    with style():
+        ax = axes_for(ax)
+        if frame.empty or not frame.attrs["n"]:
+            return nothing(ax, NO_ROWS)
+        return _each_call(frame, ax) if frame.attrs["drawn"] == "calls" else _binned_calls(frame, ax)
+
+
+def _each_call(frame: pd.DataFrame, ax: Axes) -> Axes:
+    good = frame["error"].isna().to_numpy()
+    t, x = frame["t_s"].to_numpy(), frame["latency_ms"].to_numpy()
+    for i, name in enumerate(_operations(frame)[:8]):
+        pick = good & (frame["operation"] == name).to_numpy()
+        ax.plot(
+            t[pick], x[pick], _MARKS[i % 8], color=colour(i), ms=2.6, alpha=0.75, mew=0, label=short(name)
+        )
+    if (~good).any():
+        ax.plot(t[~good], x[~good], "x", color=BAD, ms=5, label="failed, when it ended")
+    latency_axis(ax.yaxis, float(x[x > 0].min(initial=np.inf)), float(x.max(initial=0)))
+    ax.set_ylabel("latency")
+    time_axis(ax, float(t.max(initial=0)))
+    legend(ax)
+    middle = ms(float(np.median(x[good]))) if good.any() else "none"
+    alt = f"Latency of each of {len(x):,} calls over time; median {middle}, "
+    alt += f"largest {ms(float(x[good].max(initial=0)))}."
+    return say(ax, alt, caption(frame, latency_name(frame), "every call drawn at its planned time"))
+
+
+def _binned_calls(frame: pd.DataFrame, ax: Axes) -> Axes:
+    t = frame["t_s"].to_numpy()
+    ax.fill_between(t, frame["min"], frame["max"], color=FILL, alpha=0.45, lw=0, label="least to most")
+    ax.plot(t, frame["p99"], label="p99", **line(1))
+    ax.plot(t, frame["p50"], label="p50", **line(0))
+    latency_axis(ax.yaxis, float(frame["min"].min()), float(frame["max"].max()))
+    ax.set_ylabel("latency")
+    time_axis(ax, float(t.max()))
+    legend(ax)
+    p50 = frame["p50"].dropna()
+    alt = f"Latency over time in {len(frame)} bins: the median of a bin moves between {ms(p50.min())} and "
+    alt += f"{ms(p50.max())}; the slowest call took {ms(float(frame['max'].max()))}."
+    bins = f"{len(frame)} bins of {seconds(frame.attrs['bin_s'])} drawn, each computed from all its successes"
+    return say(ax, alt, caption(frame, latency_name(frame), bins))
+
+
+def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Requests in flight over time, with the range inside each bin, and those due but not yet sent."""
+    with style():
+        ax = axes_for(ax)
+        if not frame.attrs["n"]:
+            return nothing(ax, NO_ROWS)
+        t, width = frame["t_s"].to_numpy(), frame.attrs["bin_s"]
+        t = np.append(t, t[-1] + width)
+        least, most = (np.append(frame[name], frame[name].iloc[-1]) for name in ("least", "most"))
+        ax.fill_between(t, least, most, step="post", color=FILL, alpha=0.5, lw=0, label="least to most")
+        ax.stairs(frame["mean"], t, baseline=None, label="in flight, mean", lw=1.4, **line(0))
+        if frame["waiting"].max() > 0.02 * max(frame["mean"].max(), 1e-9):
+            ax.stairs(
+                frame["waiting"], t, baseline=None, label="due but not yet sent, mean", lw=1.4, **line(1)
+            )
+        ax.set_ylabel("requests")
+        ax.set_ylim(bottom=0)
+        time_axis(ax, float(t[-1]))
+        legend(ax)
+        alt = f"Requests in flight over time: {frame['mean'].mean():.3g} on average, "
+        alt += f"{frame['most'].max():,} at most; "
+        alt += f"due but not yet sent: {frame['waiting'].max():.3g} at most in a bin's mean."
+        return say(
+            ax, alt, caption(frame, f"bins of {seconds(width)}, counted exactly at every start and end")
+        )
+
+
+def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Requests a second: planned and ended well; failures in a panel of their own (or in the given Axes)."""
+    with style():
+        failures = bool(frame.attrs["n"]) and frame["failed_per_s"].max() > 0
+        ax, below = stacked(ax, 3.6) if failures else (axes_for(ax), None)
+        if not frame.attrs["n"]:
+            return nothing(ax, NO_ROWS)
+        t = np.append(frame["t_s"], frame["t_s"].iloc[-1] + frame.attrs["bin_s"])
+        ax.stairs(frame["planned_per_s"], t, baseline=None, label="planned", lw=1.1, **line(7))
+        ax.stairs(frame["ok_per_s"], t, baseline=None, label="succeeded", lw=1.5, color=colour(0))
+        ax.set_ylabel("requests per second")
+        ax.set_ylim(bottom=0)
+        if below is not None:
+            below.stairs(frame["failed_per_s"], t, fill=True, color=BAD, alpha=0.85)
+            below.set_ylabel("failed per second")
+            below.set_ylim(bottom=0)
+        time_axis(ax if below is None or below is ax else below, float(t[-1]))
+        legend(ax)
+        alt = f"Throughput over time: at most {frame['ok_per_s'].max():.3g} successes and "
+        alt += f"{frame['failed_per_s'].max():.3g} failures a second in a bin."
+        width = f"bins of {seconds(frame.attrs['bin_s'])}; planned: when due, the others: when they ended"
+        return say(ax, alt, caption(frame, width))
+
+
+def generator_delays(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """The generator's own delays over time: kick-off delay and client queue in each bin."""
+    with style():
+        ax = axes_for(ax)
+        if not frame.attrs["n"]:
+            return nothing(ax, NO_ROWS)
+        t = frame["t_s"].to_numpy()
+        names = {
+            "kickoff_p50": "kick-off p50",
+            "kickoff_p99": "kick-off p99",
+            "queue_p99": "client queue p99",
+        }
+        for i, (name, label) in enumerate(names.items()):
+            ax.plot(t, frame[name], label=label, **line(i))
+        worst = frame[["kickoff_max", "queue_max"]].max(axis=1)
+        ax.plot(t, worst, ".", color=colour(7), ms=2.5, label="worst of the bin")
+        values = frame[[*names, "kickoff_max"]].to_numpy()
+        positive = values[values > 0]
+        low, high = (float(positive.min()), float(worst.max())) if len(positive) else (0.0, 1.0)
+        latency_axis(ax.yaxis, max(low, 1e-3), high)
+        if high <= 20 * low:
+            ax.set_ylim(bottom=0)
+        ax.set_ylabel("delay")
+        time_axis(ax, float(t[-1]))
+        legend(ax)
+        alt = f"Delays of the generator itself: kick-off at most {ms(float(frame['kickoff_max'].max()))}, "
+        alt += f"client queue at most {ms(float(frame['queue_max'].max()))}."
+        what = "kick-off delay: started - planned; client queue: sent - started"
+        return say(ax, alt, caption(frame, what, f"bins of {seconds(frame.attrs['bin_s'])}"))

@@ -1,0 +1,300 @@
+"""One look for all figures, and the way from Axes to HTML.
+
+The SVG is drawn once in placeholder colours, which then become CSS variables: the page decides whether text
+is dark on light or light on dark. `--pk-*` comes from perfkit's report template, `--jp-*` from JupyterLab.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import itertools
+import math
+import re
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+_TEXT, _DIM, _GRID, _PAPER = "#010203", "#010204", "#010205", "#010206"
+BAD = "#010207"  #: failures, everywhere
+FILL = "#010208"  #: what lies behind: bands, boxes
+#: Seaborn's colour-blind palette without its yellow, which cannot be seen on white.
+_SERIES = [c for i, c in enumerate(sns.color_palette("colorblind").as_hex()) if i != 8]
+LINES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 2)),
+    (0, (1, 1.4)),
+    (0, (6, 2, 1, 2)),
+    (0, (8, 2, 1, 1, 1, 2)),
+    (0, (3, 1)),
+)
+
+_VARIABLES = {
+    _TEXT: "var(--pk-fg, var(--jp-content-font-color1, #222))",
+    _DIM: "var(--pk-dim, var(--jp-content-font-color2, #666))",
+    _GRID: "var(--pk-grid, var(--jp-border-color2, #d8d8d8))",
+    _PAPER: "var(--pk-bg, var(--jp-layout-color0, #fff))",
+    BAD: "var(--pk-bad, #c0262d)",
+    FILL: "var(--pk-fill, #9db8d6)",
+    **{c: f"var(--pk-c{i}, {c})" for i, c in enumerate(_SERIES)},
+}
+_COLOUR = re.compile("|".join(_VARIABLES), re.IGNORECASE)
+_RC: Any = {
+    **sns.axes_style("whitegrid"),
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 8.5,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.linewidth": 0.8,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.5,
+    "text.color": _TEXT,
+    "axes.labelcolor": _TEXT,
+    "xtick.color": _DIM,
+    "ytick.color": _DIM,
+    "xtick.labelcolor": _TEXT,
+    "ytick.labelcolor": _TEXT,
+    "axes.edgecolor": _GRID,
+    "grid.color": _GRID,
+    "legend.frameon": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "perfkit",
+    "path.simplify": True,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw inside this: the theme holds for what is made here and leaves the user's own settings alone."""
+    with matplotlib.rc_context(_RC):
+        yield
+
+
+def axes_for(ax: Axes | None, height: float = 2.9) -> Axes:
+    """The given Axes, or those of a new figure that no pyplot state knows of."""
+    if ax is not None:
+        return ax
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    ax = figure.subplots()
+    sns.despine(ax=ax)
+    return ax
+
+
+def stacked(ax: Axes | None, height: float) -> tuple[Axes, Axes]:
+    """Two panels over one x axis, the lower one small; or the given Axes twice."""
+    if ax is not None:
+        return ax, ax
+    figure: Any = axes_for(None, height).get_figure()
+    figure.clear()
+    top, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    sns.despine(fig=figure)
+    return top, below
+
+
+def colour(i: int) -> str:
+    """The i-th colour of a series."""
+    return str(_SERIES[i % len(_SERIES)])
+
+
+def line(i: int) -> dict[str, Any]:
+    """Colour and line style of the i-th series: nothing is told by colour alone."""
+    return {"color": colour(i), "linestyle": LINES[i % len(LINES)]}
+
+
+# -- words -----------------------------------------------------------------------------------------
+
+_WORDS: weakref.WeakKeyDictionary[Figure, tuple[str, str]] = weakref.WeakKeyDictionary()
+
+
+def say(ax: Axes, alt: str, caption: str) -> Axes:
+    """Give a figure its alt text (what it shows) and caption (what was drawn); `show` reads them."""
+    _WORDS[ax.get_figure(root=True)] = (alt, caption)  # type: ignore[index]
+    return ax
+
+
+def words(ax: Axes) -> tuple[str, str]:
+    """Alt text and caption of a figure."""
+    return _WORDS.get(ax.get_figure(root=True), ("", ""))  # type: ignore[arg-type]
+
+
+def caption(frame: pd.DataFrame, *more: str) -> str:
+    """n, failures, time span and what else must be known, from a frame's attrs."""
+    n, failed, span = (frame.attrs.get(name, 0) for name in ("n", "failed", "span_s"))
+    share = f" ({100 * failed / n:.2g} %)" if failed and n else ""
+    first = f"{n:,} requests, {failed:,} failed{share}, {seconds(span)}"
+    hidden = frame.attrs.get("hidden_operations", 0)
+    if hidden:
+        more = (*more, f"{hidden} less frequent operations not drawn")
+    return "; ".join([first, *more]) + "."
+
+
+def latency_name(frame: pd.DataFrame) -> str:
+    """What the latency of this frame is, for axis labels."""
+    known = {"response": "response time, from planned to done", "service": "service time, from sent to done"}
+    return known.get(str(frame.attrs.get("latency")), "latency")
+
+
+def seconds(value: float) -> str:
+    """A time span a person reads: 35 ms, 35.2 s, 12 min, 3.4 h."""
+    if value < 1:
+        return ms(1000 * value)
+    if value < 180:
+        return f"{value:.3g} s"
+    return f"{value / 60:.3g} min" if value < 3 * 3600 else f"{value / 3600:.3g} h"
+
+
+def ms(value: float) -> str:
+    """A latency a person reads: 0.42 ms, 125 ms, 1.2 s; a dash for none."""
+    if math.isnan(value):
+        return "—"
+    if abs(value) >= 10_000:
+        return f"{value / 1000:.3g} s"
+    if abs(value) >= 1000:
+        return f"{value / 1000:.2f} s"
+    return f"{value:.0f} ms" if abs(value) >= 100 else f"{value:.3g} ms"
+
+
+def short(text: str, most: int = 40) -> str:
+    """A name that may come from anyone, cut and without what matplotlib would take for mathematics."""
+    text = "".join(c if c.isprintable() else " " for c in str(text)).replace("$", r"\$")
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+# -- axes ------------------------------------------------------------------------------------------
+
+
+def nothing(ax: Axes, why: str) -> Axes:
+    """A figure with nothing to draw says so instead of showing an empty panel."""
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes, color=_DIM)
+    ax.get_figure(root=True).set_size_inches(7.2, 0.7)  # type: ignore[union-attr]
+    return say(ax, why, "")
+
+
+def latency_axis(axis: Axis, low: float, high: float, log: bool | None = None) -> None:
+    """Milliseconds with ticks a person reads; logarithmic when the values span more than 20-fold."""
+    log = (low > 0 and high > 20 * low) if log is None else log
+    set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale  # type: ignore[attr-defined]
+    if log:
+        set_scale("log")
+        decades = math.log10(high / low) if low > 0 else 5
+        subs = (1.0, 2.0, 5.0) if decades < 2.4 else (1.0, 3.0) if decades < 3.5 else (1.0,)
+        axis.set_major_locator(LogLocator(subs=subs, numticks=20))
+        axis.set_minor_locator(NullLocator())
+        axis.set_minor_formatter(NullFormatter())
+    else:
+        axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+
+
+def tick(value: float) -> str:
+    """A tick label: 0, 50 µs, 20 ms, 1 s."""
+    if value == 0:
+        return "0"
+    if abs(value) < 0.0999:
+        return f"{value * 1000:g} µs"
+    return f"{value:g} ms" if abs(value) < 999.9 else f"{value / 1000:g} s"
+
+
+def time_axis(ax: Axes, high: float) -> None:
+    """Seconds, or minutes, since the measured part began."""
+    if high > 600:
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 60:g}"))
+        step = next((s for s in (1, 2, 5, 10, 20, 30, 60, 120, 240, 600) if high / 60 / s <= 10), 1440)
+        ax.xaxis.set_major_locator(FixedLocator([60 * step * i for i in range(int(high / 60 / step) + 2)]))
+        ax.set_xlabel("minutes since the measured part began")
+    else:
+        ax.set_xlabel("seconds since the measured part began")
+
+
+def legend(ax: Axes, columns: int = 4) -> None:
+    """A legend above the plot, where it can cover nothing."""
+    handles, labels = ax.get_legend_handles_labels()
+    if handles:
+        columns = min(columns, len(handles))
+        ax.legend(
+            handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2
+        )
+
+
+# -- HTML ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A piece of HTML that a notebook displays; `text` is what a plain terminal shows instead."""
+
+    html: str
+    text: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+_numbers = itertools.count(1)
+
+
+def show(ax: Axes, *, alt: str | None = None, caption: str | None = None) -> Shown:
+    """The figure of `ax` as `<figure>` with inline SVG, alt text and caption."""
+    told = words(ax)
+    if not told[1] and alt is None and caption is None:  # there was nothing to draw
+        return Shown(f'<p class="pk-nothing">{html.escape(told[0])}</p>', told[0])
+    alt = told[0] if alt is None else alt
+    caption = told[1] if caption is None else caption
+    drawing = svg(ax.get_figure(root=True), alt)  # type: ignore[arg-type]
+    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return Shown(
+        f'<figure class="pk-figure">{scroller("figure", drawing)}{below}</figure>', f"{alt}\n{caption}"
+    )
+
+
+def scroller(what: str, inside: str) -> str:
+    """A box that scrolls sideways, by keyboard too, when its content is wider than the page."""
+    return f'<div class="pk-scroll" tabindex="0" role="group" aria-label="{what}">{inside}</div>'
+
+
+def svg(figure: Figure, alt: str) -> str:
+    """An SVG element for a page: own ids, alt text, CSS variables for colours, no date, no reference."""
+    buffer = io.StringIO()
+    with style():
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    prefix = f"pk{next(_numbers)}-"
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}\1"', text)
+    text = re.sub(r'(xlink:href|href)="#([^"]+)"', rf'href="#{prefix}\2"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}\1)", text)
+    text = text.replace("'DejaVu Sans'", "system-ui, 'Segoe UI', 'DejaVu Sans'")
+    text = _COLOUR.sub(lambda found: _VARIABLES[found[0].lower()], text)
+    size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
+    assert size is not None
+    label = html.escape(alt, quote=True)
+    head = (
+        f'<svg viewBox="0 0 {size[1]} {size[2]}" role="img" aria-label="{label}" class="pk-svg" '
+        'xmlns="http://www.w3.org/2000/svg" style="width:100%;max-width:58rem;height:auto">'
+        f"<title>{label}</title>"
+    )
+    return head + re.sub(r"\n\s*", "\n", text[text.index(">", text.index("<svg")) + 1 :]).strip()

@@ -1,0 +1,279 @@
+"""Notebooks executed with parameters by papermill, and made into one HTML file that loads nothing.
+
+`make_report` is the way from a run to its report; `execute` does the same for any notebook. Papermill only
+warns of a parameter it does not know; here that is refused, with the nearest name. A notebook that fails is
+still written, both as .ipynb and as HTML with a link to the cell that broke.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import hashlib
+import html
+import logging
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import perfkit
+from perfkit.errors import BadInput, PerfkitError, unknown
+from perfkit.store import Run
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_ONE_OF = re.compile(r"one of:\s*(.+)")
+_HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a notebook: its name, default, and the values allowed, if its comment lists them."""
+
+    name: str
+    default: object
+    allowed: tuple[str, ...] = ()
+
+
+def notebook_path(name: str) -> Path:
+    """A notebook that comes with perfkit, by name; from the package (wheel) or beside it (repository)."""
+    package = Path(perfkit.__file__).parent
+    folders = [package / "_notebooks", package.parent / "notebooks"]
+    known = {p.stem: p for folder in reversed(folders) for p in sorted(folder.glob("*.ipynb"))}
+    if name.removesuffix(".ipynb") not in known:
+        raise unknown("notebook", name, known)
+    return known[name.removesuffix(".ipynb")]
+
+
+def make_report(
+    run: Run,
+    *,
+    notebook: Path | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    out_dir: Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Execute a notebook (default: run_report) on a run and return the HTML, beside the .ipynb.
+
+    BadInput for a parameter the notebook does not have or a value of the wrong type. PerfkitError, with the
+    HTML's address and the broken cell's anchor, when a cell fails; both files are written all the same.
+    """
+    notebook = notebook or notebook_path("run_report")
+    _ = run.meta  # a folder that is no run is refused before a kernel starts
+    folder = out_dir or run.path / "report"
+    own = _parameters_for(run, folder)
+    given = dict(parameters or {})
+    for name in own.keys() & given.keys():
+        raise BadInput(
+            f"parameter {name!r} is set by the report itself to the run it is made of; leave it out"
+        )
+    there = {p.name for p in parameters_of(notebook)}
+    given |= {name: value for name, value in own.items() if name in there}
+    return execute(notebook, given, folder / f"{notebook.stem}.ipynb", subtitle=run.id, progress=progress)
+
+
+def _parameters_for(run: Run, folder: Path) -> dict[str, str]:
+    """How a notebook that runs in `folder` finds the run: by relative paths, which tell nothing else."""
+    data_dir = os.path.relpath(run.path.parent.parent, folder)
+    return {
+        "run": run.id if run.path.parent.name == "runs" else os.path.relpath(run.path, folder),
+        "data_dir": data_dir,
+    }
+
+
+def execute(
+    notebook: Path,
+    parameters: Mapping[str, Any],
+    output: Path,
+    *,
+    subtitle: str = "",
+    progress: bool = True,
+) -> Path:
+    """Execute any notebook with parameters into `output` (.ipynb) and return the HTML written beside it.
+
+    The kernel runs in the output's folder, under this interpreter. Errors as of `make_report`.
+    """
+    check_parameters(notebook, parameters)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        (output.parent / f".{output.name}.try").touch()
+        (output.parent / f".{output.name}.try").unlink()
+    except OSError as error:
+        raise PerfkitError(
+            f"cannot write the report to {output.parent}: {error.strerror}; choose --out"
+        ) from None
+    broken = _run_cells(notebook, dict(parameters), output, progress)
+    page = render(output, title=str(parameters.get("title") or ""), subtitle=subtitle, broken=broken)
+    if broken:
+        raise PerfkitError(f"{notebook.name} failed: {broken}; see {page.resolve().as_uri()}#broken-cell")
+    return page
+
+
+# -- parameters ------------------------------------------------------------------------------------
+
+
+def parameters_of(notebook: Path) -> list[Parameter]:
+    """The parameters a notebook declares in its cell tagged `parameters`; `# one of: a, b` limits one."""
+    import papermill
+
+    _silence_papermill()
+    try:
+        found = papermill.inspect_notebook(str(notebook))
+    except FileNotFoundError:
+        raise BadInput(f"no notebook {notebook}") from None
+    except Exception as error:
+        raise BadInput(f"{notebook} is no notebook: {str(error).splitlines()[0]:.120}") from None
+    return [_parameter(p) for p in found.values()]
+
+
+def _parameter(found: Mapping[str, Any]) -> Parameter:
+    try:
+        default = ast.literal_eval(str(found["default"]))
+    except (ValueError, SyntaxError):
+        default = None  # an expression: any value goes
+    limits = _ONE_OF.search(str(found.get("help") or ""))
+    allowed = tuple(word.strip() for word in limits[1].split(",")) if limits else ()
+    return Parameter(str(found["name"]), default, allowed)
+
+
+def check_parameters(notebook: Path, given: Mapping[str, Any]) -> None:
+    """BadInput for the first parameter the notebook lacks or whose value does not fit the default."""
+    known = {p.name: p for p in parameters_of(notebook)}
+    for name, value in given.items():
+        if name not in known:
+            raise unknown(f"parameter of {notebook.name}:", str(name), known)
+        _check_value(notebook.name, known[name], value)
+
+
+def _check_value(notebook: str, parameter: Parameter, value: object) -> None:
+    default = parameter.default
+    wanted: tuple[type, ...] = (type(default),)
+    if default is None:
+        return
+    if isinstance(default, float):
+        wanted = (float, int)
+    if isinstance(default, list | tuple):
+        wanted = (list, tuple)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
+        kinds = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
+        kind = kinds.get(type(default), type(default).__name__)
+        raise BadInput(f"{notebook}: {parameter.name} takes {kind} (default {default!r}), not {value!r:.80}")
+    if parameter.allowed and value not in parameter.allowed:
+        raise unknown(f"value of {notebook}, {parameter.name}:", str(value), parameter.allowed)
+
+
+# -- execution -------------------------------------------------------------------------------------
+
+
+def _run_cells(notebook: Path, parameters: dict[str, Any], output: Path, progress: bool) -> str | None:
+    """Execute into `output`; what broke in one line, or None."""
+    import papermill
+
+    _silence_papermill()
+    broken = None
+    with tempfile.TemporaryDirectory(prefix="perfkit-") as folder:
+        try:
+            papermill.execute_notebook(
+                str(notebook),
+                str(output),
+                parameters=parameters,
+                progress_bar={"desc": notebook.stem, "unit": "cell", "leave": False} if progress else False,
+                kernel_manager_class=_own_kernel(folder),
+                resources={"metadata": {"path": str(output.parent)}},
+            )
+        except papermill.PapermillExecutionError as error:
+            broken = f"{error.ename}: {error.evalue}".strip().splitlines()[0][:300]
+        except Exception as error:
+            if not output.exists():
+                raise PerfkitError(f"cannot execute {notebook.name}: {str(error).strip():.200}") from error
+            broken = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:300]
+    _forget_machine(output, notebook)
+    return broken
+
+
+def _own_kernel(folder: str) -> type:
+    """A kernel manager that starts this very interpreter, whatever kernels the user has installed.
+
+    It talks over sockets in `folder`, which only this user can read, not over TCP ports anyone can reach.
+    """
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
+
+    class OwnKernel(AsyncKernelManager):
+        @default("transport")
+        def _own_transport(self) -> str:
+            return "tcp" if sys.platform == "win32" else "ipc"
+
+        @default("connection_file")
+        def _own_connection_file(self) -> str:
+            return str(Path(folder) / "kernel.json")
+
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return KernelSpec(
+                argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                display_name="Python 3",
+                language="python",
+                env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+            )
+
+    return OwnKernel
+
+
+def _silence_papermill() -> None:
+    """Papermill logs paths and, of a parameter it does not know, a warning; both are said better here."""
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+
+
+def _forget_machine(output: Path, notebook: Path) -> None:
+    """Take absolute paths out of an executed notebook: where a report was made is nobody's business."""
+    import nbformat
+
+    nb = nbformat.read(str(output), as_version=4)  # type: ignore[no-untyped-call]
+    told = nb.metadata.get("papermill", {})
+    told["input_path"], told["output_path"] = notebook.name, output.name
+    nbformat.write(nb, str(output))  # type: ignore[no-untyped-call]
+    text = output.read_text()
+    home = str(Path.home())
+    if len(home) > 1 and home in text:
+        output.write_text(text.replace(home, "~"))
+
+
+# -- HTML ------------------------------------------------------------------------------------------
+
+
+def render(notebook: Path, *, title: str = "", subtitle: str = "", broken: str | None = None) -> Path:
+    """An executed notebook as one HTML file beside it: no external request, code folded, light and dark."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    nb = nbformat.read(str(notebook), as_version=4)  # type: ignore[no-untyped-call]
+    script = (_TEMPLATES / "perfkit" / "page.js").read_text().strip()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = {
+        "title": title or nb.metadata.get("title") or notebook.stem.replace("_", " ").capitalize(),
+        "subtitle": subtitle,
+        "broken": broken,
+        "notebook": notebook.name,
+        "made": str(nb.metadata.get("papermill", {}).get("end_time") or "")[:19].replace("T", " ") + " UTC",
+        "version": perfkit.__version__,
+        "script": script,
+        "script_hash": f"sha256-{digest}",
+    }
+    exporter = HTMLExporter(  # type: ignore[no-untyped-call]
+        template_name="perfkit", extra_template_basedirs=[str(_TEMPLATES)]
+    )
+    body, _ = exporter.from_notebook_node(nb, resources={"perfkit": page})
+    toc = "".join(f'<li><a href="#{i}">{_plain(text)}</a></li>' for i, text in _HEADING.findall(body))
+    out = notebook.with_suffix(".html")
+    out.write_text(body.replace("<!--pk-toc-->", toc, 1))
+    return out
+
+
+def _plain(heading: str) -> str:
+    return html.escape(html.unescape(re.sub(r"<[^>]+>", "", heading)).strip())
