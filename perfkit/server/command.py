@@ -1,0 +1,49 @@
+"""The options of `perfkit serve`. Imports click only; the server itself is loaded when it starts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from perfkit.server.settings import Settings
+
+_D = Settings()
+
+
+@click.command("serve")
+@click.option("--host", default=_D.host, show_default=True)
+@click.option(
+    "--port", default=_D.port, show_default=True, type=click.IntRange(0, 65535), help="0: any free one."
+)
+@click.option("--database-url", help="postgresql://… or sqlite:///FILE; default: an embedded PostgreSQL.")
+@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False),
+              help="Folder of the embedded PostgreSQL; default: temporary, removed at the end.")  # fmt: skip
+@click.option("--pool-size", default=_D.pool_size, show_default=True, type=click.IntRange(1))
+@click.option("--max-overflow", default=_D.max_overflow, show_default=True, type=click.IntRange(0))
+@click.option("--pool-timeout-s", default=_D.pool_timeout_s, show_default=True, type=click.FloatRange(0.01))
+@click.option("--agent-cache/--no-agent-cache", default=_D.agent_cache, help="Keep agent states in memory.")
+@click.option("--indexes/--no-indexes", default=_D.indexes, help="Indexes on passages and messages.")
+@click.option("--blocking-ms", default=_D.blocking_ms, show_default=True, type=click.FloatRange(0),
+              help="Block the event loop so long in every message (an experiment).")  # fmt: skip
+@click.option("--model-speed", default=_D.model_speed, show_default=True, type=click.FloatRange(0),
+              help="Of the simulated model: 2 is twice as fast, 0 does not wait.")  # fmt: skip
+@click.option("--seed", default=_D.seed, show_default=True)
+@click.option("--password", envvar="PERFKIT_SERVER_PASSWORD", help="Accepted as a bearer token.")
+@click.option(
+    "--secure/--no-secure", default=_D.secure, help="Refuse requests without a key or the password."
+)
+@click.option("--log-level", default=_D.log_level, show_default=True,
+              type=click.Choice(["debug", "info", "warning", "error"]))  # fmt: skip
+@click.option("--stop-with-parent", is_flag=True, help="End when standard input closes.")
+def serve_command(stop_with_parent: bool, **options: Any) -> None:
+    """Serve the reference agent server: Letta V1's API, a real database, a simulated model."""
+    from perfkit.server.serving import CannotServe, serve
+
+    try:
+        serve(Settings(**options), stop_with_parent=stop_with_parent)
+    except CannotServe as error:
+        click.echo(f"perfkit serve: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,1 @@
+"""Alembic's revisions; `database.migrate` runs them at start-up."""

@@ -1,0 +1,188 @@
+"""Agents: create, read, list, change, delete, attach and detach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from fastapi import APIRouter, HTTPException
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from perfkit.server.agent_state import (
+    agent_state,
+    base_tool_ids,
+    embedding_config,
+    link,
+    llm_config,
+    new_agent,
+    own_rows,
+    read_state,
+    remember,
+    replace_links,
+    state,
+)
+from perfkit.server.routes.blocks import BlockBody, new_block
+from perfkit.server.services import Acting, Actor, Services, Serving, answer, not_found, own
+from perfkit.server.tables import agents, blocks, blocks_agents, now, tools, tools_agents
+
+router = APIRouter(prefix="/agents")
+
+
+class NewAgent(BaseModel):
+    """Body of POST /agents."""
+
+    name: str = Field(default="agent", min_length=1)
+    description: str | None = None
+    agent_type: str = "letta_v1_agent"
+    system: str | None = None
+    memory_blocks: list[BlockBody] = []
+    tool_ids: list[str] = []
+    block_ids: list[str] = []
+    include_base_tools: bool = True
+    model: str | None = None
+    embedding: str | None = None
+    llm_config: dict[str, Any] | None = None
+    embedding_config: dict[str, Any] | None = None
+    tags: list[str] = []
+    metadata: dict[str, Any] = {}
+
+
+class AgentChange(BaseModel):
+    """Body of PATCH /agents/{id}; a list that is given replaces the agent's whole list."""
+
+    name: str | None = Field(default=None, min_length=1)
+    description: str | None = None
+    system: str | None = None
+    tool_ids: list[str] | None = None
+    block_ids: list[str] | None = None
+    tags: list[str] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+@router.post("")
+async def create_agent(body: NewAgent, services: Serving, actor: Acting) -> Response:
+    """Make an agent with its memory blocks, tools and shared blocks, in one transaction."""
+    values = body.model_dump(include={"name", "description", "agent_type", "system", "tags", "metadata"})
+    values["llm_config"] = llm_config(body.model, body.llm_config)
+    values["embedding_config"] = embedding_config(body.embedding, body.embedding_config)
+    agent = new_agent(values, actor)
+    memory = [new_block(block, actor.organization_id) for block in body.memory_blocks]
+    async with services.engine.begin() as connection:
+        base = await base_tool_ids(connection, actor) if body.include_base_tools else []
+        own_tools = await own_rows(connection, tools, "Tool", [*body.tool_ids, *base], actor)
+        shared = await own_rows(connection, blocks, "Block", body.block_ids, actor)
+        await connection.execute(sa.insert(agents).values(agent))
+        if memory:
+            await connection.execute(sa.insert(blocks).values(memory))
+        own_blocks = [*memory, *shared]
+        await link(connection, tools_agents, agent["id"], [row["id"] for row in own_tools])
+        await link(connection, blocks_agents, agent["id"], [row["id"] for row in own_blocks])
+    found = state(agent, own_tools, own_blocks)
+    remember(services, found)
+    return answer(found)
+
+
+@router.get("")
+async def list_agents(services: Serving, actor: Acting, limit: int = 50, name: str | None = None) -> Response:
+    """The organization's agents, newest first."""
+    query = sa.select(agents.c.id).where(agents.c.organization_id == actor.organization_id)
+    query = query if name is None else query.where(agents.c.name == name)
+    async with services.engine.connect() as connection:
+        ids = (await connection.scalars(query.order_by(agents.c.created_at.desc()).limit(limit))).all()
+        return answer([await read_state(connection, agent_id, actor) for agent_id in ids])
+
+
+@router.get("/count")
+async def count_agents(services: Serving, actor: Acting) -> Response:
+    """How many agents the organization has."""
+    query = sa.select(sa.func.count()).where(agents.c.organization_id == actor.organization_id)
+    async with services.engine.connect() as connection:
+        return answer(await connection.scalar(query))
+
+
+@router.get("/{agent_id}")
+async def get_agent(agent_id: str, services: Serving, actor: Acting) -> Response:
+    """One agent's state."""
+    return answer(await agent_state(services, agent_id, actor))
+
+
+@router.patch("/{agent_id}")
+async def change_agent(agent_id: str, body: AgentChange, services: Serving, actor: Acting) -> Response:
+    """Change what is given; `tool_ids` and `block_ids` replace the whole list."""
+    given = body.model_dump(exclude_unset=True)
+    links = {name: given.pop(name) for name in ("tool_ids", "block_ids") if given.get(name) is not None}
+    changes = {key: value for key, value in given.items() if value is not None or key == "description"}
+    changes.pop("tool_ids", None)
+    changes.pop("block_ids", None)
+    async with services.engine.begin() as connection:
+        await _lock(connection, agent_id, actor)
+        if "tool_ids" in links:
+            await own_rows(connection, tools, "Tool", links["tool_ids"], actor)
+            await replace_links(connection, tools_agents, agent_id, links["tool_ids"])
+        if "block_ids" in links:
+            await own_rows(connection, blocks, "Block", links["block_ids"], actor)
+            await replace_links(connection, blocks_agents, agent_id, links["block_ids"])
+        await connection.execute(
+            sa.update(agents).where(agents.c.id == agent_id).values(changes | {"updated_at": now()})
+        )
+        found = await read_state(connection, agent_id, actor)
+    services.agent_states.pop(agent_id, None)
+    return answer(found)
+
+
+@router.delete("/{agent_id}")
+async def delete_agent(agent_id: str, services: Serving, actor: Acting) -> Response:
+    """Delete an agent with its messages and passages."""
+    async with services.engine.begin() as connection:
+        done = await connection.execute(sa.delete(agents).where(own(agents, agent_id, actor)))
+    services.agent_states.pop(agent_id, None)
+    if not done.rowcount:
+        raise not_found("Agent", agent_id)
+    return answer({"message": f"Agent id={agent_id} successfully deleted"})
+
+
+@router.patch("/{agent_id}/tools/{change}/{tool_id}")
+async def attach_tool(agent_id: str, change: str, tool_id: str, services: Serving, actor: Acting) -> Response:
+    """Attach or detach one tool."""
+    return await _attach(services, actor, agent_id, change, tools_agents, tools, "Tool", tool_id)
+
+
+@router.patch("/{agent_id}/core-memory/blocks/{change}/{block_id}")
+async def attach_block(
+    agent_id: str, change: str, block_id: str, services: Serving, actor: Acting
+) -> Response:
+    """Attach or detach one block."""
+    return await _attach(services, actor, agent_id, change, blocks_agents, blocks, "Block", block_id)
+
+
+async def _attach(
+    services: Services,
+    actor: Actor,
+    agent_id: str,
+    change: str,
+    links: sa.Table,
+    table: sa.Table,
+    kind: str,
+    one: str,
+) -> Response:
+    if change not in ("attach", "detach"):
+        raise HTTPException(404, "Not Found")
+    async with services.engine.begin() as connection:
+        await _lock(connection, agent_id, actor)
+        await own_rows(connection, table, kind, [one], actor)
+        if change == "attach":
+            await link(connection, links, agent_id, [one])
+        else:
+            condition = sa.and_(links.c.agent_id == agent_id, links.c[1] == one)
+            await connection.execute(sa.delete(links).where(condition))
+        found = await read_state(connection, agent_id, actor)
+    services.agent_states.pop(agent_id, None)
+    return answer(found)
+
+
+async def _lock(connection: Any, agent_id: str, actor: Actor) -> None:
+    """Hold the agent's row, so that two changes of one agent come one after the other."""
+    query = sa.select(agents.c.id).where(own(agents, agent_id, actor)).with_for_update()
+    if await connection.scalar(query) is None:
+        raise not_found("Agent", agent_id)

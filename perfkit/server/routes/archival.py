@@ -1,0 +1,90 @@
+"""Archival memory: passages with embeddings, searched by vector."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+from starlette.responses import Response
+
+from perfkit.server.agent_state import agent_state
+from perfkit.server.services import Acting, Serving, all_rows, answer, not_found
+from perfkit.server.tables import new_id, now, passages
+
+router = APIRouter(prefix="/agents/{agent_id}/archival-memory")
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+class NewPassage(BaseModel):
+    """Body of POST."""
+
+    text: str = Field(min_length=1)
+    tags: list[str] = []
+
+
+@router.post("")
+async def insert_passage(agent_id: str, body: NewPassage, services: Serving, actor: Acting) -> Response:
+    """Embed a text and store it; answers a list of one passage."""
+    agent = await agent_state(services, agent_id, actor)
+    config = agent["embedding_config"]
+    embedding = await services.model.embed(body.text, config["embedding_dim"])
+    stamp = now()
+    row = {"id": new_id("passage"), "agent_id": agent_id, **body.model_dump(), "embedding": embedding}
+    row |= {"created_at": stamp, "updated_at": stamp}
+    async with services.engine.begin() as connection:
+        await connection.execute(sa.insert(passages).values(row))
+    return answer([row | {"embedding_config": config, "organization_id": actor.organization_id}])
+
+
+@router.get("")
+async def list_passages(agent_id: str, services: Serving, actor: Acting, limit: Limit = 100) -> Response:
+    """The agent's passages, oldest first."""
+    await agent_state(services, agent_id, actor)
+    query = sa.select(passages).where(passages.c.agent_id == agent_id).order_by(passages.c.created_at)
+    async with services.engine.connect() as connection:
+        return answer(await all_rows(connection, query.limit(limit)))
+
+
+@router.get("/search")
+async def search_passages(
+    agent_id: str, query: str, services: Serving, actor: Acting, top_k: Limit = 10
+) -> Response:
+    """The passages nearest in meaning, by cosine distance, nearest first."""
+    agent = await agent_state(services, agent_id, actor)
+    vector = await services.model.embed(query, agent["embedding_config"]["embedding_dim"])
+    async with services.engine.connect() as connection:
+        rows = await _nearest(connection, agent_id, vector, top_k)
+    results = [
+        {"id": r["id"], "timestamp": r["created_at"], "content": r["text"], "tags": r["tags"]} for r in rows
+    ]
+    return answer({"results": results, "count": len(results)})
+
+
+@router.delete("/{passage_id}")
+async def delete_passage(agent_id: str, passage_id: str, services: Serving, actor: Acting) -> Response:
+    """Delete a passage."""
+    await agent_state(services, agent_id, actor)
+    condition = sa.and_(passages.c.id == passage_id, passages.c.agent_id == agent_id)
+    async with services.engine.begin() as connection:
+        done = await connection.execute(sa.delete(passages).where(condition))
+    if not done.rowcount:
+        raise not_found("Passage", passage_id)
+    return answer({"message": f"Passage id={passage_id} successfully deleted"})
+
+
+async def _nearest(
+    connection: AsyncConnection, agent_id: str, vector: list[float], top_k: int
+) -> list[dict[str, Any]]:
+    query = sa.select(passages).where(passages.c.agent_id == agent_id)
+    if connection.dialect.name == "postgresql":
+        distance: Any = passages.c.embedding.op("<=>", return_type=sa.Float)
+        return await all_rows(connection, query.order_by(distance(vector)).limit(top_k))
+    rows = await all_rows(connection, query)
+    return sorted(rows, key=lambda row: -_dot(row["embedding"], vector))[:top_k]
+
+
+def _dot(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))

@@ -1,0 +1,220 @@
+"""Messages to agents: plain, streamed, in the background and in batches; and the runs they make."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+import msgspec
+import sqlalchemy as sa
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.responses import Response, StreamingResponse
+
+from perfkit.server.agent_state import agent_state
+from perfkit.server.jobs import (
+    fail_run,
+    finish_run,
+    reply_to,
+    set_running,
+    start_run,
+    tokens,
+    usage,
+)
+from perfkit.server.services import Acting, Actor, Services, Serving, all_rows, answer, one_row, own
+from perfkit.server.tables import jobs, messages, new_id, now
+
+router = APIRouter()
+
+
+class Message(BaseModel):
+    """One message to an agent."""
+
+    role: Literal["user", "system"] = "user"
+    content: str
+
+
+class MessagesBody(BaseModel):
+    """Body of POST messages."""
+
+    messages: list[Message] = Field(min_length=1)
+    stream_tokens: bool = False
+
+
+class BatchItem(BaseModel):
+    """One request of a batch."""
+
+    agent_id: str
+    messages: list[Message] = Field(min_length=1)
+
+
+class Batch(BaseModel):
+    """Body of POST /messages/batches."""
+
+    requests: list[BatchItem] = Field(min_length=1)
+
+
+def _question(given: list[Message]) -> str:
+    return "\n".join(message.content for message in given)
+
+
+@router.post("/agents/{agent_id}/messages")
+async def send_message(agent_id: str, body: MessagesBody, services: Serving, actor: Acting) -> Response:
+    """Ask an agent and wait for the whole answer."""
+    await agent_state(services, agent_id, actor)
+    question = _question(body.messages)
+    run = await start_run(services, actor, agent_id, question)
+    try:
+        reply = await reply_to(services, question)
+        row = await finish_run(services, run, question, reply)
+    except BaseException as error:
+        await fail_run(services, run["id"], type(error).__name__)
+        raise
+    said = {"id": row["id"], "date": row["created_at"], "message_type": "assistant_message", "content": reply}
+    stop = {"message_type": "stop_reason", "stop_reason": "end_turn"}
+    counts = {"message_type": "usage_statistics", **usage(question, reply), "run_ids": [run["id"]]}
+    return answer({"messages": [said], "stop_reason": stop, "usage": counts})
+
+
+@router.post("/agents/{agent_id}/messages/stream")
+async def stream_message(agent_id: str, body: MessagesBody, services: Serving, actor: Acting) -> Response:
+    """Ask an agent and get the answer as server-sent events."""
+    await agent_state(services, agent_id, actor)
+    question = _question(body.messages)
+    run = await start_run(services, actor, agent_id, question)
+    events = _events(services, run, question, body.stream_tokens)
+    return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+
+
+async def _events(
+    services: Services, run: dict[str, Any], question: str, stream_tokens: bool
+) -> AsyncIterator[bytes]:
+    message_id, said = new_id("message"), []
+    try:
+        async for token in tokens(services, question):
+            said.append(token)
+            if stream_tokens:
+                yield _event(message_type="assistant_message", id=message_id, content=token)
+        reply = "".join(said)
+        await finish_run(services, run, question, reply)
+    except BaseException as error:  # also when the client has gone
+        await fail_run(services, run["id"], type(error).__name__)
+        raise
+    if not stream_tokens:
+        yield _event(message_type="assistant_message", id=message_id, content=reply)
+    yield _event(message_type="stop_reason", stop_reason="end_turn")
+    yield _event(message_type="usage_statistics", **usage(question, reply), run_ids=[run["id"]])
+    yield b"data: [DONE]\n\n"
+
+
+def _event(**data: Any) -> bytes:
+    return b"data: " + msgspec.json.encode(data) + b"\n\n"
+
+
+@router.post("/agents/{agent_id}/messages/async")
+async def send_message_later(agent_id: str, body: MessagesBody, services: Serving, actor: Acting) -> Response:
+    """Ask an agent in the background; answers the run."""
+    await agent_state(services, agent_id, actor)
+    question = _question(body.messages)
+    run = await start_run(services, actor, agent_id, question, background=True)
+    services.spawn(_carry_out(services, run, question))
+    return answer(_shown(run))
+
+
+async def _carry_out(services: Services, run: dict[str, Any], question: str) -> None:
+    try:
+        await set_running(services, run["id"])
+        await finish_run(services, run, question, await reply_to(services, question))
+    except BaseException as error:
+        await fail_run(services, run["id"], type(error).__name__)
+        raise
+
+
+@router.get("/agents/{agent_id}/messages")
+async def list_messages(agent_id: str, services: Serving, actor: Acting, limit: int = 50) -> Response:
+    """The agent's messages, oldest first."""
+    await agent_state(services, agent_id, actor)
+    query = sa.select(messages).where(messages.c.agent_id == agent_id).order_by(messages.c.created_at)
+    async with services.engine.connect() as connection:
+        return answer(await all_rows(connection, query.limit(limit)))
+
+
+# -- runs and batches
+
+
+@router.get("/runs")
+async def list_runs(
+    services: Serving, actor: Acting, agent_id: str | None = None, limit: int = 50
+) -> Response:
+    """The organization's runs, newest first."""
+    query = sa.select(jobs).where(jobs.c.organization_id == actor.organization_id, jobs.c.kind == "run")
+    query = query if agent_id is None else query.where(jobs.c.agent_id == agent_id)
+    async with services.engine.connect() as connection:
+        rows = await all_rows(connection, query.order_by(jobs.c.created_at.desc()).limit(limit))
+    return answer([_shown(row) for row in rows])
+
+
+@router.get("/runs/{run_id}")
+async def get_run(run_id: str, services: Serving, actor: Acting) -> Response:
+    """One run."""
+    return await _job(services, actor, "run", "Run", run_id)
+
+
+@router.post("/messages/batches")
+async def create_batch(body: Batch, services: Serving, actor: Acting) -> Response:
+    """Take a batch of messages; they are carried out in the background, one after the other."""
+    for item in body.requests:
+        await agent_state(services, item.agent_id, actor)
+    stamp = now()
+    row: dict[str, Any] = {
+        "id": new_id("batch"),
+        "organization_id": actor.organization_id,
+        "user_id": actor.user_id,
+    }
+    row |= {"kind": "batch", "status": "created", "background": True, "request": body.model_dump()}
+    row |= {"created_at": stamp, "updated_at": stamp}
+    async with services.engine.begin() as connection:
+        await connection.execute(sa.insert(jobs).values(row))
+    services.spawn(_carry_out_batch(services, actor, row["id"], body.requests))
+    return answer(_shown(row))
+
+
+async def _carry_out_batch(services: Services, actor: Actor, batch_id: str, items: list[BatchItem]) -> None:
+    try:
+        await set_running(services, batch_id)
+        for item in items:
+            question = _question(item.messages)
+            run = await start_run(services, actor, item.agent_id, question, background=True)
+            await _carry_out(services, run, question)
+        async with services.engine.begin() as connection:
+            done = {"status": "completed", "completed_at": now(), "updated_at": now()}
+            await connection.execute(sa.update(jobs).where(jobs.c.id == batch_id).values(done))
+    except BaseException as error:
+        await fail_run(services, batch_id, type(error).__name__)
+        raise
+
+
+@router.get("/messages/batches")
+async def list_batches(services: Serving, actor: Acting, limit: int = 50) -> Response:
+    """The organization's batches, newest first."""
+    query = sa.select(jobs).where(jobs.c.organization_id == actor.organization_id, jobs.c.kind == "batch")
+    async with services.engine.connect() as connection:
+        rows = await all_rows(connection, query.order_by(jobs.c.created_at.desc()).limit(limit))
+    return answer([_shown(row) for row in rows])
+
+
+@router.get("/messages/batches/{batch_id}")
+async def get_batch(batch_id: str, services: Serving, actor: Acting) -> Response:
+    """One batch."""
+    return await _job(services, actor, "batch", "Batch", batch_id)
+
+
+async def _job(services: Services, actor: Actor, kind: str, words: str, job_id: str) -> Response:
+    query = sa.select(jobs).where(own(jobs, job_id, actor), jobs.c.kind == kind)
+    async with services.engine.connect() as connection:
+        return answer(_shown(await one_row(connection, query, words, job_id)))
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    hidden = ("request", "kind", "organization_id")
+    return {"job_type": row["kind"], **{key: value for key, value in row.items() if key not in hidden}}

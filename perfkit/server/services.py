@@ -1,0 +1,130 @@
+"""What every route shares: the database, the model, who is asking, and how answers are written."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+import sqlalchemy as sa
+from fastapi import Depends, Header, HTTPException, Request
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from starlette.responses import Response
+
+from perfkit.server.database import DEFAULT_ORGANIZATION, DEFAULT_USER
+from perfkit.server.model import SimulatedModel
+from perfkit.server.settings import Settings
+from perfkit.server.tables import api_keys, users
+
+
+class Services:
+    """One per application."""
+
+    def __init__(self, settings: Settings, engine: AsyncEngine, model: SimulatedModel) -> None:
+        self.settings, self.engine, self.model = settings, engine, model
+        self.agent_states: dict[str, dict[str, Any]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something after the answer was sent."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def close(self) -> None:
+        """End what still runs in the background."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who is asking; rows are seen by organization."""
+
+    user_id: str
+    organization_id: str
+
+
+def get_services(request: Request) -> Services:
+    """The application's services."""
+    services: Services = request.app.state.services
+    return services
+
+
+async def get_actor(
+    services: Annotated[Services, Depends(get_services)],
+    authorization: Annotated[str | None, Header()] = None,
+    acting: Annotated[str | None, Header(alias="user_id")] = None,
+) -> Actor:
+    """The user of the bearer key, or of the header `user_id`, or the default user; 401 for a bad key."""
+    settings = services.settings
+    query = sa.select(users.c.id, users.c.organization_id)
+    if authorization is not None:
+        scheme, _, key = authorization.partition(" ")
+        password = settings.password
+        if scheme.lower() != "bearer" or not key:
+            raise HTTPException(401, "Unauthorized: send Authorization: Bearer <key>")
+        if password is None or not hmac.compare_digest(key.encode(), password.encode()):
+            found = await _first(services, query.join(api_keys).where(api_keys.c.key == key))
+            if found is None:
+                raise HTTPException(401, "Unauthorized: unknown key")
+            return Actor(found[0], found[1])
+    elif settings.secure:
+        raise HTTPException(401, "Unauthorized: this server wants a key")
+    if acting is None:
+        return Actor(DEFAULT_USER, DEFAULT_ORGANIZATION)
+    found = await _first(services, query.where(users.c.id == acting))
+    if found is None:
+        raise HTTPException(404, f"User with ID {acting} not found")
+    return Actor(found[0], found[1])
+
+
+async def _first(services: Services, query: sa.Select[Any]) -> tuple[str, str] | None:
+    async with services.engine.connect() as connection:
+        row = (await connection.execute(query)).first()
+    return None if row is None else (row[0], row[1])
+
+
+Serving = Annotated[Services, Depends(get_services)]
+Acting = Annotated[Actor, Depends(get_actor)]
+
+
+def answer(content: Any, status: int = 200) -> Response:
+    """A JSON response; rows become objects, times ISO text."""
+    return Response(msgspec.json.encode(content, enc_hook=_plain), status, media_type="application/json")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")
+
+
+async def all_rows(connection: AsyncConnection, query: Any) -> list[dict[str, Any]]:
+    """Every row of a query as a dict."""
+    return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+async def one_row(connection: AsyncConnection, query: Any, kind: str, row_id: str) -> dict[str, Any]:
+    """The row of a query, or 404 in Letta's words."""
+    row = (await connection.execute(query)).mappings().first()
+    if row is None:
+        raise not_found(kind, row_id)
+    return dict(row)
+
+
+def not_found(kind: str, row_id: str) -> HTTPException:
+    """404 `Agent with ID … not found`."""
+    return HTTPException(404, f"{kind} with ID {row_id} not found")
+
+
+def own(table: sa.Table, row_id: str, actor: Actor) -> sa.ColumnElement[bool]:
+    """The condition that a row has this id and belongs to the actor's organization."""
+    return sa.and_(table.c.id == row_id, table.c.organization_id == actor.organization_id)

@@ -1,0 +1,27 @@
+"""What the server can be told; each field is an option of `perfkit serve`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All knobs with their defaults; experiments turn one at a time."""
+
+    host: str = "127.0.0.1"
+    port: int = 8283  #: 0 takes any free one
+    database_url: str | None = None  #: PostgreSQL or SQLite; None: an embedded PostgreSQL
+    data_dir: Path | None = None  #: of the embedded PostgreSQL; None: temporary, removed at the end
+    pool_size: int = 20
+    max_overflow: int = 10
+    pool_timeout_s: float = 30.0
+    agent_cache: bool = True  #: keep agent states in memory between requests
+    indexes: bool = True  #: the indexes on agent_id of passages and messages
+    blocking_ms: float = 0.0  #: block the event loop so long in every message
+    model_speed: float = 1.0  #: 2 is twice as fast; 0 does not wait at all
+    seed: int = 1
+    password: str | None = None  #: accepted as a bearer token beside the users' keys
+    secure: bool = False  #: refuse requests without a key or the password
+    log_level: str = "warning"
