@@ -255,8 +255,9 @@ def render(notebook: Path, *, title: str = "", subtitle: str = "", broken: str |
     nb = nbformat.read(str(notebook), as_version=4)  # type: ignore[no-untyped-call]
     script = (_TEMPLATES / "perfkit" / "page.js").read_text().strip()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    heading = _take_title(nb)
     page = {
-        "title": title or nb.metadata.get("title") or notebook.stem.replace("_", " ").capitalize(),
+        "title": title or heading or notebook.stem.replace("_", " ").capitalize(),
         "subtitle": subtitle,
         "broken": broken,
         "notebook": notebook.name,
@@ -273,6 +274,16 @@ def render(notebook: Path, *, title: str = "", subtitle: str = "", broken: str |
     out = notebook.with_suffix(".html")
     out.write_text(body.replace("<!--pk-toc-->", toc, 1))
     return out
+
+
+def _take_title(nb: Any) -> str:
+    """The `# Heading` a notebook begins with, taken out of it: the page has a place of its own for it."""
+    for cell in nb.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("# "):
+            first, _, rest = cell.source.partition("\n")
+            cell.source = rest.strip()
+            return str(first[2:].strip())
+    return ""
 
 
 def _plain(heading: str) -> str:

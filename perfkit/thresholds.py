@@ -56,12 +56,13 @@ class Threshold:
             frame = frame[(frame["operation"] == self.operation).to_numpy()]
             frame.attrs["span_s"] = span
         value = self._measure(frame) / UNITS[_kind(self.metric)].get(self.unit, 1.0)
-        return value, not math.isnan(value) and bool(_OPERATORS[self.operator](value, self.limit))
+        seen = float(f"{value:.12g}")  # 0.07 / 0.01 is 7.000000000000001, and 7 % is not more than 7 %
+        return value, not math.isnan(value) and bool(_OPERATORS[self.operator](seen, self.limit))
 
     def _measure(self, frame: pd.DataFrame) -> float:
         good = frame["error"].isna().to_numpy()
         if self.metric == "error_rate":
-            return 1 - float(good.mean()) if len(frame) else math.nan
+            return float((~good).sum()) / len(frame) if len(frame) else math.nan
         if self.metric == "rate":
             span = float(frame.attrs["span_s"])
             return float(good.sum()) / span if span > 0 else math.nan

@@ -185,7 +185,6 @@ def nothing(ax: Axes, why: str) -> Axes:
     """A figure with nothing to draw says so instead of showing an empty panel."""
     ax.set_axis_off()
     ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes, color=_DIM)
-    ax.get_figure(root=True).set_size_inches(7.2, 0.7)  # type: ignore[union-attr]
     return say(ax, why, "")
 
 
@@ -283,6 +282,7 @@ def svg(figure: Figure, alt: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
     prefix = f"pk{next(_numbers)}-"
     text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}\1"', text)
     text = re.sub(r'(xlink:href|href)="#([^"]+)"', rf'href="#{prefix}\2"', text)
@@ -294,7 +294,8 @@ def svg(figure: Figure, alt: str) -> str:
     label = html.escape(alt, quote=True)
     head = (
         f'<svg viewBox="0 0 {size[1]} {size[2]}" role="img" aria-label="{label}" class="pk-svg" '
-        'xmlns="http://www.w3.org/2000/svg" style="width:100%;max-width:58rem;height:auto">'
+        'xmlns="http://www.w3.org/2000/svg" '
+        'style="width:100%;max-width:58rem;height:auto;stroke-linejoin:round">'
         f"<title>{label}</title>"
     )
     return head + re.sub(r"\n\s*", "\n", text[text.index(">", text.index("<svg")) + 1 :]).strip()

@@ -134,7 +134,7 @@ def summary_table(summary: pd.DataFrame) -> Shown:
 
 def _failed(row: Any) -> str:
     n, failed = int(row["n"]), int(row["failed"])
-    return f"{failed:,}<small>{100 * failed / n:.2g} %</small>" if failed else "0"
+    return f"{failed:,}<br><small>{100 * failed / n:.2g} %</small>" if failed else "0"
 
 
 def _name(value: object) -> str:
@@ -149,7 +149,7 @@ def _cell(row: Any, name: str) -> str:
     low = float(row.get(f"{name}_low", math.nan))
     if math.isnan(low):
         return ms(value)
-    return f"{ms(value)}<small>{ms(low)} to {ms(float(row[f'{name}_high']))}</small>"
+    return f"{ms(value)}<br><small>{ms(low)} to {ms(float(row[f'{name}_high']))}</small>"
 
 
 def _firm(row: Any, name: str) -> bool:

@@ -19,7 +19,7 @@ def histogram(rows: pd.DataFrame, bins: int = 80, column: str = "latency_ms") ->
 
     attrs: p50, p95, p99 (exact), log.
     """
-    x = succeeded(rows)[column].dropna().to_numpy()
+    x = succeeded(rows, column)[column].dropna().to_numpy()
     low, high = (float(x.min()), float(x.max())) if len(x) else (0.0, 1.0)
     log = low > 0 and high > 20 * low
     grid = np.geomspace(low, high, bins + 1) if log else stats.edges(low, high, bins)
@@ -34,7 +34,7 @@ def boxes(rows: pd.DataFrame, by: str = "operation", most: int = 20) -> pd.DataF
 
     Of more than `most` groups the slowest and the fastest are kept. attrs: groups (how many there are).
     """
-    good = succeeded(rows)
+    good = succeeded(rows, by, "latency_ms")
     codes, names = pd.factorize(good[by])
     ps = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
     counts, values = stats.grouped(codes, good["latency_ms"].to_numpy(), max(len(names), 1), ps)
@@ -79,7 +79,7 @@ def _thin(share: stats.Floats, points: int) -> stats.Ints:
 
 def percentiles(rows: pd.DataFrame, points: int = 200) -> pd.DataFrame:
     """Latency at each percentile, per operation: operation, p, latency_ms, firm (10 or more beyond)."""
-    good = succeeded(rows)
+    good = succeeded(rows, "operation", "latency_ms")
     parts = []
     for name in operations(good)[:MOST_OPERATIONS]:
         x = good["latency_ms"].to_numpy()[(good["operation"] == name).to_numpy()]

@@ -48,7 +48,7 @@ def calls(rows: pd.DataFrame, bins: int = 200) -> pd.DataFrame:
     if len(rows) <= MOST_POINTS:
         part = rows[["t_s", "latency_ms", "operation", "error"]].dropna(subset=["latency_ms"])
         return small(part.reset_index(drop=True), rows, drawn="calls")
-    good = succeeded(rows)
+    good = succeeded(rows, "t_s", "latency_ms")
     grid = _grid(rows, bins)
     counts, values = stats.binned(
         good["t_s"].to_numpy(), good["latency_ms"].to_numpy(), grid, (0, 0.5, 0.99, 1)

@@ -38,7 +38,8 @@ def timeline(run: Run, phase: str = "measure", latency: str = "response") -> pd.
     if latency not in LATENCIES:
         raise unknown("latency", latency, LATENCIES)
     table = run.table([*_READ, "operation", "phase", "error"])
-    table = table.filter(pc.equal(table["phase"].cast(pa.string()), phase))
+    inside = np.asarray(_categories(table["phase"]) == phase)
+    table = table if inside.all() else table.filter(pa.array(inside))
     window = _window(run, table)
     origin = window[0]
     columns: dict[str, Any] = {
@@ -100,9 +101,10 @@ def operations(rows: pd.DataFrame) -> list[str]:
     return [str(name) for name, count in rows["operation"].value_counts().items() if count]
 
 
-def succeeded(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that ended well: those latency statistics rest on."""
-    return rows[(rows["error"].isna() & rows["latency_ms"].notna()).to_numpy()]
+def succeeded(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The rows that ended well, those latency statistics rest on; only these columns, copying no others."""
+    good = (rows["error"].isna() & rows["latency_ms"].notna()).to_numpy()
+    return rows[list(columns)][good] if columns else rows[good]
 
 
 def small(data: Any, rows: pd.DataFrame, **more: Any) -> pd.DataFrame:

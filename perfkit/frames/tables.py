@@ -27,15 +27,20 @@ def summary(rows: pd.DataFrame, level: float = stats.LEVEL) -> pd.DataFrame:
     measured part. `<statistic>_low`, `_high`: the interval at `level`, NaN when too few requests carry it;
     `unit`: what it takes for independent. Quantiles are exact, numpy's linear method on every row.
     """
-    names = operations(rows)
-    groups = (
-        [(name, rows[(rows["operation"] == name).to_numpy()]) for name in names] if len(names) > 1 else []
+    return small(
+        [_summary_row(name, part, level) for name, part in [*_by_operation(rows), (TOTAL, rows)]], rows
     )
-    return small([_summary_row(name, part, level) for name, part in [*groups, (TOTAL, rows)]], rows)
+
+
+def _by_operation(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Each operation with its rows, only what tables need of them; nothing when there is just one."""
+    names = operations(rows)
+    needed = rows[["operation", "error", "latency_ms", "t_s"]]
+    return [(name, needed[(rows["operation"] == name).to_numpy()]) for name in names if len(names) > 1]
 
 
 def _summary_row(name: str, rows: pd.DataFrame, level: float) -> dict[str, Any]:
-    good = succeeded(rows)
+    good = succeeded(rows, "latency_ms", "t_s")
     x, t = good["latency_ms"].to_numpy(), good["t_s"].to_numpy()
     n, span = len(x), rows.attrs["span_s"]
     row: dict[str, Any] = {"operation": name, "n": len(rows), "failed": int(rows["error"].notna().sum())}
@@ -53,13 +58,9 @@ def _summary_row(name: str, rows: pd.DataFrame, level: float) -> dict[str, Any]:
 
 def warnings(rows: pd.DataFrame) -> list[str]:
     """What a reader of the summary must know: quantiles on few requests or between modes, retries."""
-    names = operations(rows)
-    groups = (
-        [(name, rows[(rows["operation"] == name).to_numpy()]) for name in names] if len(names) > 1 else []
-    )
     found = []
-    for name, part in [(TOTAL, rows), *groups]:
-        x = succeeded(part)["latency_ms"].to_numpy()
+    for name, part in [(TOTAL, rows), *_by_operation(rows)]:
+        x = succeeded(part, "latency_ms")["latency_ms"].to_numpy()
         found += [f"{name}: {told}" for told in (_thin_support(len(x)), *_between_modes(x)) if told]
     retries = int((rows["attempt"] > 1).sum())
     if retries:
@@ -93,9 +94,8 @@ def _between_modes(x: stats.Floats) -> list[str]:
 def errors(run: Run, rows: pd.DataFrame, most: int = 50) -> pd.DataFrame:
     """Failures by class and operation: count, share of the operation's requests, the first words heard."""
     table = run.table(["phase", "operation", "error", "error_text"])
-    table = table.filter(
-        pc.and_(pc.equal(table["phase"].cast(pa.string()), "measure"), pc.is_valid(table["error"]))
-    )
+    table = table.filter(pc.is_valid(table["error"]))
+    table = table.filter(pc.equal(table["phase"].cast(pa.string()), "measure"))
     words = pd.DataFrame({name: table[name].cast(pa.string()).to_pylist() for name in table.column_names})
     grouped = words.groupby(["error", "operation"], sort=False, dropna=False)
     counts = grouped.agg(count=("phase", "size"), words=("error_text", "first")).reset_index()

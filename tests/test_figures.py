@@ -1,0 +1,196 @@
+"""Figures: what they say, that they carry no outside reference, and that hostile words stay words."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.make_timeline import make_timeline
+from perfkit import figures, frames
+from perfkit.store import Run
+
+DRAWN: dict[str, Callable[[Run, pd.DataFrame], Axes]] = {
+    "kickoff": lambda run, rows: figures.kickoff_timeline(frames.waterfall(rows)),
+    "calls": lambda run, rows: figures.call_latency(frames.calls(rows)),
+    "concurrency": lambda run, rows: figures.concurrency(frames.concurrency(rows)),
+    "throughput": lambda run, rows: figures.throughput(frames.over_time(rows)),
+    "delays": lambda run, rows: figures.generator_delays(frames.delays(rows)),
+    "histogram": lambda run, rows: figures.histogram(frames.histogram(rows)),
+    "box operation": lambda run, rows: figures.boxes(frames.boxes(rows)),
+    "box user": lambda run, rows: figures.boxes(frames.boxes(rows, "user")),
+    "ecdf": lambda run, rows: figures.ecdf(frames.survival(rows)),
+    "percentiles": lambda run, rows: figures.percentile_plot(frames.percentiles(rows)),
+    "streaming": lambda run, rows: figures.streaming(frames.streaming(run, rows)),
+}
+HOSTILE = ["<img src=x onerror=alert(1)>", "$\\frac{bad}$", "quote\" onload='x' ‮evil", "a" * 300]
+
+
+@pytest.fixture(scope="module", params=[1, 600, 4000])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs of one, some and many rows, with hostile operation names."""
+    folder = tmp_path_factory.mktemp("made")
+    return make_timeline(folder, request.param, operations=HOSTILE, error_rate=0.02, streaming=True)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_figure_is_clean_svg_with_words(run: Run, name: str) -> None:
+    """Each figure is one well-formed SVG with alt text, n, failures and span in its caption, ids of its own,
+    no reference outside, no placeholder colour left."""
+    rows = frames.timeline(run)
+    shown = figures.show(DRAWN[name](run, rows)).html
+    root = ET.fromstring(shown)
+    if "svg" not in shown:
+        assert len(rows) < 10
+        return
+    svg = next(e for e in root.iter() if e.tag.endswith("svg"))
+    assert svg.get("role") == "img"
+    assert len(svg.get("aria-label") or "") > 30
+    assert f"{len(rows):,} requests, " in (root.findtext("figcaption") or "")
+    assert "failed" in (root.findtext("figcaption") or "")
+    ids = [e.get("id") for e in root.iter() if e.get("id")]
+    assert len(ids) == len(set(ids))
+    assert all(i and i.startswith("pk") for i in ids)
+    assert not re.search(r"#0102(03|04|05|06|07|08)", shown)
+    assert "var(--pk-fg, var(--jp-content-font-color1" in shown
+    addresses = [v for e in root.iter() for k, v in e.attrib.items() if k.endswith(("href", "src"))]
+    addresses += [
+        v
+        for e in root.iter()
+        for k in ("style", "clip-path", "fill")
+        for v in re.findall(r"url\(([^)]*)\)", e.get(k) or "")
+    ]
+    assert addresses
+    assert all(address.startswith("#pk") for address in addresses)
+    assert "<metadata" not in shown
+    assert len(shown) < 400_000
+    tags = {e.tag.rsplit("}")[-1] for e in root.iter()}
+    assert not tags & {"script", "img", "foreignObject", "iframe"}
+
+
+def test_two_figures_share_no_id(run: Run) -> None:
+    """The same figure shown twice on one page still has unique ids."""
+    rows = frames.timeline(run)
+    both = "".join(figures.show(DRAWN["concurrency"](run, rows)).html for _ in range(2))
+    ids = re.findall(r'\bid="([^"]+)"', both)
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("name", [n for n in DRAWN if n not in ("streaming",)])
+def test_figures_draw_into_given_axes(run: Run, name: str) -> None:
+    """A figure function draws where it is told, for one's own compositions."""
+    rows = frames.timeline(run)
+    ax: Any = Figure().subplots()
+    build = {
+        "kickoff": lambda: figures.kickoff_timeline(frames.waterfall(rows), ax),
+        "calls": lambda: figures.call_latency(frames.calls(rows), ax),
+        "concurrency": lambda: figures.concurrency(frames.concurrency(rows), ax),
+        "throughput": lambda: figures.throughput(frames.over_time(rows), ax),
+        "delays": lambda: figures.generator_delays(frames.delays(rows), ax),
+        "histogram": lambda: figures.histogram(frames.histogram(rows), ax),
+        "box operation": lambda: figures.boxes(frames.boxes(rows), ax),
+        "box user": lambda: figures.boxes(frames.boxes(rows, "user"), ax),
+        "ecdf": lambda: figures.ecdf(frames.survival(rows), ax),
+        "percentiles": lambda: figures.percentile_plot(frames.percentiles(rows), ax),
+    }[name]
+    assert build() is ax
+
+
+def test_empty_runs_say_so(tmp_path: Any) -> None:
+    """Without rows every figure is one sentence, not an empty panel."""
+    run = make_timeline(tmp_path, 50)
+    rows = frames.timeline(run, phase="teardown")
+    for build in DRAWN.values():
+        assert figures.show(build(run, rows)).html.startswith('<p class="pk-nothing">')
+
+
+def verdict(run: Run) -> str:
+    return figures.verdict(run, frames.summary(frames.timeline(run))).html
+
+
+def test_verdict_names_the_state_first(tmp_path: Any) -> None:
+    """VALID, INVALID with its reasons, ABORTED with its reason: the first word of a report."""
+    assert "<strong>VALID</strong>" in verdict(make_timeline(tmp_path, 500))
+    health = {"valid": False, "reasons": ["kick-off p99 was 31 ms, over 10 ms"], "workers": []}
+    invalid = verdict(make_timeline(tmp_path, 501, meta={"health": health}))
+    assert re.search(r"<p><strong>INVALID</strong> — kick-off p99 was 31 ms, over 10 ms\.", invalid)
+    aborted = verdict(make_timeline(tmp_path, 502, meta={"state": "aborted", "reason": "interrupted"}))
+    assert "<p><strong>ABORTED</strong> — interrupted." in aborted
+    killed = verdict(
+        make_timeline(tmp_path, 503, meta={"state": "running", "health": None, "thresholds": None})
+    )
+    assert "<strong>ABORTED</strong> — its process ended" in killed
+    bare = make_timeline(tmp_path, 504)
+    (bare.path / "run.json").write_text('{"schema": 1, "state": "complete"}')
+    assert "UNCHECKED" in verdict(Run(bare.path))
+
+
+def test_missed_thresholds_are_told(tmp_path: Any) -> None:
+    """A missed threshold is listed with what was measured, in words besides the colour."""
+    told = [
+        {"text": "p95 < 3 ms", "value": 381.25, "ok": False},
+        {"text": "rate > 1 /s", "value": None, "ok": False},
+    ]
+    shown = verdict(make_timeline(tmp_path, 500, meta={"thresholds": told}))
+    assert "0 of 2 met" in shown
+    assert "✗ missed</span>: <code>p95 &lt; 3 ms</code> (measured: 381.2 ms)" in shown
+    assert "no value" in shown
+
+
+def test_tables_withhold_what_few_requests_carry(tmp_path: Any) -> None:
+    """p99 and p99.9 of 700 requests are dashes in the table, and the notes say why."""
+    rows = frames.timeline(make_timeline(tmp_path, 700))
+    table = figures.summary_table(frames.summary(rows)).html
+    cells = dict(re.findall(r'<th scope="row">(p[\d.]+)</th><td class="pk-n">(.*?)</td>', table))
+    assert (cells["p99"], cells["p99.9"]) == ("—", "—")
+    assert " to " in cells["p50"]
+    assert "p99.9 (0.7)" in figures.notes(frames.warnings(rows)).html
+
+
+def test_tables_escape_everything(tmp_path: Any) -> None:
+    """Names, error texts, parameters and reasons come out as text."""
+    bad = "<script>alert(1)</script>"
+    meta = {
+        "note": bad,
+        "tags": [bad],
+        "reason": bad,
+        "state": "aborted",
+        "scenario": {"name": bad, "doc": bad, "params": {bad: [bad]}},
+        "target": {"url": bad},
+        "step_errors": [{"text": bad, "count": bad}],
+        "thresholds": [{"text": bad, "value": bad, "ok": True}],
+        "health": {"valid": False, "reasons": [bad], "workers": [{"worker": bad, "cpu_share": bad}]},
+    }
+    run = make_timeline(tmp_path, 500, operations=HOSTILE, error_rate=0.2, meta=meta)
+    rows = frames.timeline(run)
+    summary = frames.summary(rows)
+    pieces = [figures.verdict(run, summary), figures.summary_table(summary), figures.facts(run)]
+    pieces += [figures.error_table(frames.errors(run, rows)), figures.health_table(run), figures.notes([bad])]
+    for piece in pieces:
+        assert not re.search(r"<(script|img)", piece.html)
+        assert "‮" not in piece.html
+        ET.fromstring(f"<div>{piece.html.replace('<br>', '<br/>')}</div>")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.4213, "0.421 ms"),
+        (12.3456, "12.3 ms"),
+        (456.7, "457 ms"),
+        (1234, "1.23 s"),
+        (61_000, "61 s"),
+        (float("nan"), "—"),
+    ],
+)
+def test_latencies_read_well(value: float, text: str) -> None:
+    """Three figures, a unit, never more."""
+    from perfkit.figures.style import ms
+
+    assert ms(value) == text

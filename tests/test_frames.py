@@ -1,0 +1,204 @@
+"""Frames against the raw rows: every number a report shows can be computed again from the Parquet file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from benchmarks.make_timeline import make_timeline
+from perfkit import frames
+from perfkit.errors import BadInput
+from perfkit.store import Run
+
+ROWS = 12_000
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_timeline(tmp_path_factory.mktemp("made"), ROWS, error_rate=0.02)
+
+
+@pytest.fixture(scope="module")
+def rows(run: Run) -> pd.DataFrame:
+    return frames.timeline(run)
+
+
+@pytest.fixture(scope="module")
+def raw(run: Run) -> pd.DataFrame:
+    """The measured rows as they lie in the file, instants as integers."""
+    frame = run.table().to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    return frame[frame["phase"] == "measure"].reset_index(drop=True)
+
+
+def test_timeline_has_the_measured_rows_and_derived_times(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
+    """Only phase `measure`; every derived column is the difference its docstring says."""
+    assert len(rows) == ROWS == rows.attrs["n"]
+    for name, (end, begin) in {
+        "response_ms": ("done", "planned"),
+        "service_ms": ("done", "sent"),
+        "kickoff_ms": ("started", "planned"),
+        "queue_ms": ("sent", "started"),
+        "ttft_ms": ("first_byte", "sent"),
+    }.items():
+        wanted = (raw[end] - raw[begin]).astype("Float64").to_numpy(float, na_value=np.nan) / 1e6
+        np.testing.assert_array_equal(rows[name].to_numpy(), wanted)
+    assert rows["error"].notna().sum() == raw["error"].notna().sum() == rows.attrs["failed"] > 0
+    assert rows["operation"].astype(str).tolist() == raw["operation"].astype(str).tolist()
+
+
+@pytest.mark.parametrize("latency", ["response", "service"])
+def test_summary_is_numpys_on_the_raw_rows(run: Run, raw: pd.DataFrame, latency: str) -> None:
+    """Every quantile of the summary equals numpy's on the raw rows exactly; so do n and extremes."""
+    summary = frames.summary(frames.timeline(run, latency=latency)).set_index("operation")
+    begin = {"response": "planned", "service": "sent"}[latency]
+    assert set(summary.index) == {*raw["operation"].unique(), frames.TOTAL}
+    for name, row in summary.iterrows():
+        part = raw if name == frames.TOTAL else raw[raw["operation"] == name]
+        good = part[part["error"].isna()]
+        x = (good["done"] - good[begin]).to_numpy(np.int64) / 1e6
+        assert (row["n"], row["failed"]) == (len(part), len(part) - len(good))
+        assert [row[p] for p in frames.NAMES] == np.quantile(x, frames.QUANTILES).tolist()
+        assert (row["min"], row["max"]) == (x.min(), x.max())
+        assert row["mean"] == pytest.approx(x.mean(), rel=1e-12)
+        assert row["std"] == pytest.approx(x.std(ddof=1), rel=1e-12)
+        assert row["p95_low"] < row["p95"] < row["p95_high"]
+
+
+def test_unknown_latency_and_bins_are_refused(run: Run, rows: pd.DataFrame) -> None:
+    """A wrong choice is refused with what is allowed."""
+    with pytest.raises(BadInput, match="did you mean 'response'"):
+        frames.timeline(run, latency="respons")
+    with pytest.raises(BadInput, match="at least 1"):
+        frames.over_time(rows, 0)
+
+
+def test_figures_draw_few_points_but_keep_extremes(rows: pd.DataFrame) -> None:
+    """However many rows, a figure's frame has at most 5,000 rows, and the slowest request is among them."""
+    slowest = rows["response_ms"].max()
+    fall = frames.waterfall(rows)
+    assert len(fall) <= 600
+    assert (1000 * (fall["done_s"] - fall["t_s"])).max() == pytest.approx(slowest)
+    good = frames.succeeded(rows)["latency_ms"]
+    calls = frames.calls(rows, 50)
+    assert (calls["max"].max(), calls["min"].min()) == (good.max(), good.min())
+    assert calls["n"].sum() == len(good)
+    for frame in (
+        frames.survival(rows),
+        frames.percentiles(rows),
+        frames.histogram(rows),
+        frames.boxes(rows, "user"),
+    ):
+        assert 0 < len(frame) <= 5000
+        assert frame.attrs["n"] == ROWS
+
+
+def test_counts_add_up(rows: pd.DataFrame) -> None:
+    """No request is lost by binning, over time or over latency."""
+    over = frames.over_time(rows, 30)
+    width = over.attrs["bin_s"]
+    assert over["planned_per_s"].sum() * width == pytest.approx(ROWS)
+    assert (over["ok_per_s"] + over["failed_per_s"]).sum() * width == pytest.approx(ROWS)
+    assert frames.histogram(rows)["count"].sum() == rows["error"].isna().sum()
+    in_flight = frames.concurrency(rows, 40)
+    busy = (rows["done_s"] - rows["sent_s"]).sum()
+    assert in_flight["mean"].sum() * in_flight.attrs["bin_s"] == pytest.approx(busy)
+
+
+def test_boxes_are_exact(rows: pd.DataFrame) -> None:
+    """The quantiles of a box are numpy's of that operation."""
+    good = frames.succeeded(rows)
+    for row in frames.boxes(rows).itertuples():
+        x = good.loc[good["operation"] == row.operation, "latency_ms"]
+        assert [row.p5, row.p25, row.p50, row.p75, row.p95] == np.quantile(
+            x, [0.05, 0.25, 0.5, 0.75, 0.95]
+        ).tolist()
+
+
+def test_many_users_are_cut_to_slowest_and_fastest(rows: pd.DataFrame) -> None:
+    """Of 40 users 20 boxes are drawn, the slowest first, and the frame says of how many."""
+    boxes = frames.boxes(rows, "user")
+    assert (len(boxes), boxes.attrs["groups"]) == (20, 40)
+    assert boxes["p50"].is_monotonic_decreasing
+
+
+def test_timeouts_hold_the_curve_down(rows: pd.DataFrame) -> None:
+    """Censored requests keep an operation's curve from reaching 100 %, dropped ones would not."""
+    curve = frames.survival(rows)
+    late = rows["error"].isin(["timeout", "cutoff"])
+    assert curve.attrs["censored"] == late.sum() > 0
+    assert curve.attrs["excluded"] == (rows["error"].notna() & ~late).sum()
+    top = curve.groupby("operation")["share"].max()
+    for name, share in top.items():
+        mine = rows["operation"] == name
+        wanted = rows["error"].isna() & mine
+        assert share == pytest.approx(wanted.sum() / (wanted.sum() + (late & mine).sum()), abs=1e-9)
+
+
+def test_errors_are_counted_by_class_and_operation(run: Run, rows: pd.DataFrame, raw: pd.DataFrame) -> None:
+    """The table's counts are those of the raw rows, with words that were really said."""
+    table = frames.errors(run, rows)
+    wanted = raw.groupby(["error", "operation"], observed=True).size()
+    found = {(e, o): c for e, o, c in zip(table["error"], table["operation"], table["count"], strict=True)}
+    assert found == wanted.to_dict()
+    assert set(table["words"]) <= set(raw["error_text"].dropna())
+
+
+def test_streaming(tmp_path: Path) -> None:
+    """Gaps between chunks are differences inside one response, never across two; without streams none."""
+    run = make_timeline(tmp_path, 500, streaming=True)
+    frame = frames.streaming(run, frames.timeline(run))
+    chunks = [
+        c
+        for c, p in zip(run.table()["chunks"].to_pylist(), run.table()["phase"].to_pylist(), strict=True)
+        if c and p == "measure"
+    ]
+    gaps = np.concatenate([np.diff(c) for c in chunks]) / 1000
+    assert frame.attrs["inter_chunk"]["n"] == len(gaps)
+    assert frame.attrs["inter_chunk"]["p99"] == np.quantile(gaps, 0.99)
+    assert frame[frame["kind"] == "inter_chunk"]["count"].sum() == len(gaps)
+    assert frame.attrs["ttft"]["n"] == len(chunks)
+    plain = make_timeline(tmp_path, 100)
+    assert frames.streaming(plain, frames.timeline(plain)).empty
+
+
+def test_a_run_without_rows_or_fields_still_reads(tmp_path: Path) -> None:
+    """A run killed before its first row gives empty frames, not exceptions."""
+    folder = tmp_path / "runs" / "x"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"schema": 1, "state": "running"}))
+    run = Run(folder)
+    rows = frames.timeline(run)
+    assert len(rows) == 0
+    summary = frames.summary(rows)
+    assert summary["n"].tolist() == [0]
+    made = [frames.waterfall, frames.calls, frames.over_time, frames.concurrency, frames.delays]
+    for build in [*made, frames.histogram, frames.boxes, frames.survival, frames.percentiles]:
+        assert build(rows).attrs["n"] == 0
+    assert frames.errors(run, rows).empty
+    assert frames.streaming(run, rows).empty
+    assert frames.warnings(rows) == []
+
+
+def test_all_failed(tmp_path: Path) -> None:
+    """A run in which nothing succeeded has a summary of failures and no latency."""
+    run = make_timeline(tmp_path, 300, error_rate=1.0)
+    rows = frames.timeline(run)
+    total = frames.summary(rows).iloc[-1]
+    assert (total["failed"], total["ok"], total["rate_per_s"]) == (300, 0, 0)
+    assert np.isnan(total["p50"])
+    assert frames.percentiles(rows).empty
+
+
+def test_open_run_falls_back_to_the_sample(tmp_path: Path) -> None:
+    """`latest` is one's own last run, or the sample when there is none."""
+    with pytest.raises(BadInput):
+        frames.open_run("latest", tmp_path)
+    sample = make_timeline(tmp_path / "sample", 50, run_id="20250101-000000-sample-0001")
+    assert frames.open_run("latest", tmp_path).path == sample.path
+    own = make_timeline(tmp_path, 50)
+    assert frames.open_run("latest", tmp_path).path == own.path

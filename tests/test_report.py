@@ -1,0 +1,285 @@
+"""The report as people get it: executed by papermill, opened in a browser, refused for nonsense."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+from playwright.sync_api import Browser
+
+from benchmarks.make_timeline import make_timeline
+from perfkit import report
+from perfkit.errors import BadInput, PerfkitError
+from perfkit.store import Run
+
+HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+FIGURES = 11
+QUESTIONS = 13
+CELLS = 17
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with streams, failures and hostile words wherever words can be."""
+    meta: dict[str, Any] = {
+        "note": HOSTILE,
+        "health": {"valid": False, "reasons": [f"too late {HOSTILE}"], "workers": [{"worker": HOSTILE}]},
+        "step_errors": [{"text": HOSTILE, "count": 3}],
+    }
+    operations = ["create_agent", HOSTILE, "send_message"]
+    folder = tmp_path_factory.mktemp("made")
+    return make_timeline(folder, 3000, operations=operations, error_rate=0.03, streaming=True, meta=meta)
+
+
+@pytest.fixture(scope="module")
+def page(run: Run) -> Path:
+    """Its report, made once, by a user whose own kernelspecs do not work."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+        patch.setenv("JUPYTER_PATH", str(run.path / "jupyter"))
+        spec = run.path / "jupyter" / "kernels" / "python3"
+        spec.mkdir(parents=True)
+        (spec / "kernel.json").write_text(
+            json.dumps({"argv": ["/nonexistent"], "display_name": "x", "language": "python"})
+        )
+        return report.make_report(run, parameters={"bins": 60, "title": f"Agents {HOSTILE}"}, progress=False)
+
+
+def test_files_lie_in_the_run(run: Run, page: Path) -> None:
+    """Executed notebook and HTML are in <run>/report; a broken kernelspec of the user's did no harm."""
+    assert page == run.path / "report" / "run_report.html"
+    assert sorted(p.name for p in page.parent.iterdir()) == ["run_report.html", "run_report.ipynb"]
+    assert page.stat().st_size < 3_000_000
+
+
+def test_page_loads_nothing_and_nothing_hostile_runs(page: Path, chromium: Browser) -> None:
+    """In a real browser: one request (the page itself), no console message, no script but ours."""
+    requests: list[str] = []
+    messages: list[str] = []
+    tab = chromium.new_page()
+    tab.on("request", lambda r: requests.append(r.url))
+    tab.on("console", lambda m: messages.append(m.text))
+    tab.on("pageerror", lambda e: messages.append(str(e)))
+    tab.goto(page.as_uri())
+    assert tab.title() == f"Agents {HOSTILE}"
+    assert [url for url in requests if not url.startswith("data:")] == [page.as_uri()]
+    assert messages == []
+    assert tab.locator("script").count() == 1
+    assert tab.locator("img").count() == 0
+    tab.close()
+
+
+def test_every_figure_has_words(page: Path, chromium: Browser) -> None:
+    """Every drawing has alt text and a caption with n, failures and time span; no id occurs twice."""
+    tab = chromium.new_page()
+    tab.goto(page.as_uri())
+    figures = tab.locator("figure:has(svg)")
+    assert figures.count() == FIGURES
+    for i in range(FIGURES):
+        figure = figures.nth(i)
+        assert len(figure.locator("svg[role=img]").get_attribute("aria-label") or "") > 40
+        caption = figure.locator("figcaption").inner_text()
+        assert re.match(r"3,000 requests, \d+ failed \([\d.]+ %\), 15 s; ", caption), caption
+    ids = tab.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len(set(ids))
+    tab.close()
+
+
+def test_contents_and_structure(page: Path, chromium: Browser) -> None:
+    """A language, one h1, a skip link, and a table of contents in which every link leads somewhere."""
+    tab = chromium.new_page()
+    tab.goto(page.as_uri())
+    assert tab.locator("html[lang=en]").count() == 1
+    assert tab.locator("h1").count() == 1
+    assert tab.locator("a.pk-skip").get_attribute("href") == "#content"
+    links = tab.evaluate("[...document.querySelectorAll('.pk-toc a')].map(a => a.getAttribute('href'))")
+    assert len(links) == QUESTIONS == tab.locator("h2").count()
+    assert all(tab.locator(f"[id='{link[1:]}']").count() == 1 for link in links)
+    first = tab.locator("main > *").first
+    assert first.inner_text().startswith("INVALID — too late")
+    tab.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_readable_in_both_themes(page: Path, chromium: Browser, scheme: Any) -> None:
+    """Text of the page and inside figures contrasts with its background by 4.5 or more; the button works."""
+    tab = chromium.new_page(color_scheme=scheme)
+    tab.goto(page.as_uri())
+
+    def contrasts() -> list[float]:
+        paper = luminance(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
+        inks = tab.evaluate(
+            "[...document.querySelectorAll('p, h2, figcaption, td')].map(e => getComputedStyle(e).color)"
+            ".concat([...document.querySelectorAll('svg text')].map(e => getComputedStyle(e).fill))"
+        )
+        tones = [luminance(ink) for ink in set(inks)]
+        return [(max(tone, paper) + 0.05) / (min(tone, paper) + 0.05) for tone in tones]
+
+    assert min(contrasts()) >= 4.5
+    before = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    tab.locator("#pk-theme").click()
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") != before
+    assert min(contrasts()) >= 4.5
+    tab.close()
+
+
+def luminance(css: str) -> float:
+    """WCAG relative luminance of `rgb(r, g, b)`."""
+    parts = np.array([float(v) for v in re.findall(r"[\d.]+", css)[:3]]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_phone_and_code_toggle(page: Path, chromium: Browser) -> None:
+    """At 390 px the page does not scroll sideways; code is folded until asked for."""
+    tab = chromium.new_page(viewport={"width": 390, "height": 800})
+    tab.goto(page.as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert tab.locator("details.pk-source[open]").count() == 0
+    tab.locator("#pk-code").click()
+    assert tab.locator("details.pk-source:not([open])").count() == 0
+    tab.close()
+
+
+def test_page_holds_no_place_and_no_script_from_outside(run: Run, page: Path) -> None:
+    """Neither HTML nor executed notebook names where they were made; the policy forbids every load."""
+    for file in (page, page.with_suffix(".ipynb")):
+        text = file.read_text()
+        assert str(run.path.parent) not in text
+        assert str(Path(report.__file__).parents[1]) not in text
+    html = page.read_text()
+    assert "default-src 'none'" in html
+    assert not re.search(r"""(?:src|href)=["'](?:https?:)?//""", html)
+
+
+# -- parameters ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"bin": 3}, "unknown parameter of run_report.ipynb: 'bin'; did you mean 'bins'?"),
+        ({"bins": "many"}, "bins takes a whole number (default 100), not 'many'"),
+        ({"bins": True}, "bins takes a whole number"),
+        ({"title": 3}, "title takes text"),
+        (
+            {"latency": "respons"},
+            "unknown value of run_report.ipynb, latency: 'respons'; did you mean 'response'?",
+        ),
+        ({"run": "latest"}, "'run' is set by the report itself"),
+    ],
+)
+def test_parameters_are_refused_before_anything_runs(
+    tmp_path: Path, parameters: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unknown and ill-typed parameters are one line with the nearest name; nothing is written."""
+    run = make_timeline(tmp_path, 20)
+    monkeypatch.setattr(report, "_run_cells", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(BadInput) as caught:
+        report.make_report(run, parameters=parameters)
+    assert words in str(caught.value)
+    assert not (run.path / "report").exists()
+
+
+def test_unknown_notebook_and_folder(tmp_path: Path) -> None:
+    """A notebook nobody knows, or a file that is none, is refused in one line."""
+    with pytest.raises(BadInput, match="did you mean 'run_report'"):
+        report.notebook_path("run_reprt")
+    (tmp_path / "x.ipynb").write_text("no json")
+    for name in ("x.ipynb", "y.ipynb"):
+        with pytest.raises(BadInput, match="no notebook"):
+            report.parameters_of(tmp_path / name)
+
+
+# -- execution -------------------------------------------------------------------------------------
+
+
+def notebook(path: Path, *cells: str) -> Path:
+    """A small notebook whose first cell holds its parameters."""
+    made = [nbformat.v4.new_code_cell(source, id=f"c{i}") for i, source in enumerate(cells)]  # type: ignore[no-untyped-call]
+    made[0].metadata["tags"] = ["parameters"]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=kernel), path)  # type: ignore[no-untyped-call]
+    return path
+
+
+def test_a_broken_notebook_is_still_written(
+    tmp_path: Path, chromium: Browser, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The error names the HTML and its anchor; the page says so first and links to the cell, opened."""
+    bad = notebook(
+        tmp_path / "mine.ipynb",
+        "share = 0.5",
+        "print('before')",
+        "raise ValueError('<b>no</b> rows')",
+        "print('after')",
+    )
+    with pytest.raises(PerfkitError) as caught:
+        report.execute(bad, {"share": 1}, tmp_path / "out" / "mine.ipynb", progress=False)
+    address = re.search(r"file://\S+#broken-cell", str(caught.value))
+    assert address
+    assert "mine.ipynb failed: ValueError: <b>no</b> rows" in str(caught.value)
+    tab = chromium.new_page()
+    tab.goto(address[0])
+    assert tab.locator("main > *").first.inner_text().startswith("BROKEN REPORT")
+    assert tab.locator("main > section a").get_attribute("href") == "#broken-cell"
+    assert tab.locator("#broken-cell details[open]").inner_text().count("raise ValueError") == 1
+    assert tab.locator("b").count() == 0
+    assert "before" in tab.content()
+    tab.close()
+    assert "share = 1" in (tmp_path / "out" / "mine.ipynb").read_text()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_dying_kernel_is_told(tmp_path: Path) -> None:
+    """A kernel that dies is one line too, and what ran before it is kept."""
+    bad = notebook(tmp_path / "mine.ipynb", "x = 1", "print('before')", "import os; os._exit(3)")
+    logging.getLogger("traitlets").setLevel(logging.CRITICAL)
+    with pytest.raises(PerfkitError, match=r"DeadKernelError.*#broken-cell"):
+        report.execute(bad, {}, tmp_path / "mine_out.ipynb", progress=False)
+    assert "before" in (tmp_path / "mine_out.html").read_text()
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    """An unwritable folder is refused with what to do, before a kernel starts."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PerfkitError, match="choose --out"):
+        report.make_report(make_timeline(tmp_path, 20), out_dir=tmp_path / "file")
+
+
+def test_defaults_open_in_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run cell by cell with its defaults, the notebook shows the last run, whatever it lacks."""
+    run = make_timeline(tmp_path / "data", 40)
+    (run.path / "run.json").write_text(json.dumps({"schema": 1, "state": "running"}))
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    space: dict[str, Any] = {}
+    shown = []
+    cells = nbformat.read(report.notebook_path("run_report"), as_version=4).cells  # type: ignore[no-untyped-call]
+    for cell in cells:
+        if cell.cell_type == "code":
+            *before, last = cell.source.strip().splitlines()
+            exec("\n".join(before), space)
+            if "=" in last and "(" not in last:
+                exec(last, space)
+            else:
+                shown.append(eval(last, space)._repr_html_())
+    assert len(shown) == CELLS
+    assert "<strong>ABORTED</strong>" in shown[0]
+
+
+def test_notebook_is_thin() -> None:
+    """No def, class or for; question, one call, figure; committed without outputs."""
+    cells = nbformat.read(report.notebook_path("run_report"), as_version=4).cells  # type: ignore[no-untyped-call]
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert "parameters" in code[0].metadata["tags"]
+    for cell in code:
+        assert not re.search(r"\b(def|class|for|while|lambda)\b", re.sub(r"#.*", "", cell.source))
+        assert cell.outputs == []
+    assert sum(cell.source.startswith("## ") for cell in cells) == QUESTIONS

@@ -1,0 +1,159 @@
+"""Statistics against numpy, scipy and brute force."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from perfkit import stats
+
+values = st.floats(0.001, 1e5, allow_nan=False)
+latencies = st.integers(1, 300).flatmap(lambda n: arrays(np.float64, n, elements=values))
+few = st.integers(1, 60).flatmap(lambda n: arrays(np.float64, n, elements=st.integers(1, 12).map(float)))
+
+
+def autocorrelated(n: int, seed: int, keep: float = 0.999) -> np.ndarray:
+    """Lognormal latencies whose logarithm is an AR(1) series with standard deviation 0.5 plus noise."""
+    from scipy.signal import lfilter
+
+    rng = np.random.default_rng(seed)
+    shocks = rng.normal(0, 0.4 * math.sqrt(1 - keep * keep), n)
+    shocks[0] = rng.normal(0, 0.4)
+    return np.exp(lfilter([1.0], [1.0, -keep], shocks) + rng.normal(0, 0.3, n))
+
+
+@given(latencies, st.floats(0, 1))
+def test_quantile_is_numpys(x: np.ndarray, p: float) -> None:
+    """A quantile is bit for bit numpy's linear one, alone or with an interval."""
+    assert stats.quantile(x, p) == np.quantile(x, p)
+    assert stats.quantiles(x, np.arange(len(x), dtype=float), [p])[0].point == np.quantile(x, p)
+
+
+@given(
+    latencies,
+    st.lists(st.sampled_from([0, 0.05, 0.25, 0.5, 0.9, 0.99, 0.999, 1]), min_size=1),
+    st.integers(1, 9),
+)
+def test_grouped_quantiles_are_numpys(x: np.ndarray, ps: list[float], groups: int) -> None:
+    """The quantiles of each group are bit for bit numpy's of that group alone; an empty group has none."""
+    group = np.random.default_rng(len(x)).integers(-1, groups, len(x))
+    counts, found = stats.grouped(group, x, groups, ps)
+    for g in range(groups):
+        mine = x[group == g]
+        assert counts[g] == len(mine)
+        if len(mine):
+            assert found[:, g].tolist() == np.quantile(mine, ps).tolist()
+        else:
+            assert np.isnan(found[:, g]).all()
+
+
+@given(few, st.integers(0, 2**32 - 1))
+def test_kaplan_meier_is_scipys(x: np.ndarray, seed: int) -> None:
+    """Times and shares agree with scipy.stats.ecdf on right-censored data, ties included."""
+    censored = np.random.default_rng(seed).random(len(x)) < 0.3
+    times, share = stats.kaplan_meier(x, censored)
+    if censored.all():
+        assert not len(times)
+        return
+    data = scipy.stats.CensoredData(uncensored=x[~censored], right=x[censored])
+    theirs = scipy.stats.ecdf(data).cdf
+    pick = np.isin(theirs.quantiles, x[~censored])
+    assert times.tolist() == theirs.quantiles[pick].tolist()
+    np.testing.assert_allclose(share, theirs.probabilities[pick], atol=1e-12)
+
+
+@given(few, few, st.integers(1, 8))
+@settings(max_examples=60)
+def test_concurrency_is_what_counting_gives(start: np.ndarray, length: np.ndarray, bins: int) -> None:
+    """Mean, least and most under way in a cell agree with looking at every instant something changes."""
+    n = min(len(start), len(length))
+    start, end = start[:n], start[:n] + length[:n] - 1  # some last no time at all
+    grid = np.linspace(0.5, 20.25, bins + 1)
+    mean, least, most = stats.concurrency(start, end, grid)
+    for i in range(bins):
+        left, right = grid[i], grid[i + 1]
+        changes = [left, *(t for t in np.concatenate([start, end]) if left <= t < right)]
+        counts = [int(((start <= t) & (end > t)).sum()) for t in changes]
+        assert (least[i], most[i]) == (min(counts), max(counts))
+        overlap = np.clip(np.minimum(end, right) - np.maximum(start, left), 0, None).sum()
+        assert mean[i] == pytest.approx(overlap / (right - left), abs=1e-9)
+
+
+def test_order_statistics_cover_what_they_say() -> None:
+    """The ranks bound the quantile with at least the level, by the binomial distribution."""
+    for n, p in ((30, 0.5), (200, 0.9), (399, 0.95)):
+        low, high = stats.order_statistics(n, p)
+        covered = scipy.stats.binom.cdf(high - 1, n, p) - scipy.stats.binom.cdf(low - 1, n, p)
+        assert 0.95 <= covered < 0.985
+
+
+@pytest.mark.parametrize("p", [0.5, 0.95])
+def test_within_run_interval_covers_under_autocorrelation(p: float) -> None:
+    """On autocorrelated runs the slice interval covers the true quantile about as often as it says;
+    the one that takes requests as independent does not."""
+    truth = math.exp(0.5 * scipy.stats.norm.ppf(p))
+    hits = naive = 0
+    for seed in range(200):
+        x = autocorrelated(20_000, seed)
+        found = stats.quantiles(x, np.arange(len(x), dtype=float), [p])[0]
+        assert found.unit == stats.WITHIN_RUN
+        hits += found.low <= truth <= found.high
+        low, high = stats.order_statistics(len(x), p)
+        ranked = np.sort(x)
+        naive += ranked[low - 1] <= truth <= ranked[high - 1]
+    assert hits >= 0.86 * 200
+    assert naive < 0.6 * 200
+
+
+def test_mean_interval_covers() -> None:
+    """So does the interval of the mean."""
+    truth = math.exp(0.125)
+    runs = [autocorrelated(10_000, seed) for seed in range(200)]
+    found = [stats.mean(x, np.arange(len(x), dtype=float)) for x in runs]
+    assert sum(e.low <= truth <= e.high for e in found) >= 0.86 * 200
+
+
+def test_too_few_requests_give_no_interval() -> None:
+    """With fewer than ten requests beyond a quantile there is no interval, and a warning says why."""
+    x = np.arange(700.0)
+    median, tail = stats.quantiles(x, x, [0.5, 0.999])
+    assert median.low < median.point < median.high
+    assert math.isnan(tail.low)
+    assert tail.unit == stats.NOTHING
+    assert stats.support_warning(700, 0.999) == "p99.9 of 700 requests rests on 0.7 requests; not shown"
+    assert stats.support_warning(3000, 0.99) == "p99 of 3,000 requests rests on 30 requests"
+    assert stats.support_warning(700, 0.5) is None
+
+
+def test_small_runs_say_what_they_take_for_independent() -> None:
+    """Below ten rows a slice the order-statistic interval is used, and named."""
+    x = np.random.default_rng(1).lognormal(size=100)
+    assert stats.quantiles(x, np.arange(100.0), [0.5])[0].unit == stats.INDEPENDENT
+    assert stats.mean(x, np.arange(100.0)).unit == stats.INDEPENDENT
+    assert stats.mean(x[:3], np.arange(3.0)).unit == stats.NOTHING
+
+
+def test_nothing_in_nothing_out() -> None:
+    """No values give NaN or empty arrays, not an exception."""
+    none = np.empty(0)
+    assert math.isnan(stats.quantile(none, 0.5))
+    assert stats.quantiles(none, none, [0.5])[0].n == 0
+    assert stats.mean(none, none).n == 0
+    assert len(stats.kaplan_meier(none, none.astype(bool))[0]) == 0
+    mean, least, most = stats.concurrency(none, none, stats.edges(0, 1, 3))
+    assert not mean.any()
+    assert not least.any()
+    assert not most.any()
+
+
+def test_equal_instants_are_one_slice() -> None:
+    """A burst whose requests were all due at once is no division by zero."""
+    x = np.random.default_rng(1).lognormal(size=1000)
+    found = stats.quantiles(x, np.zeros(1000), [0.5])[0]
+    assert found.point == np.median(x)
