@@ -55,7 +55,7 @@ def timeline(run: Run, phase: str = "measure", latency: str = "response") -> pd.
         "error": _categories(table["error"]),
         **{name: _whole(table[name]) for name in ("user", "worker", "attempt")},
     }
-    frame = pd.DataFrame(columns)
+    frame = pd.DataFrame(columns, copy=False)
     frame["latency_ms"] = frame[f"{latency}_ms"]
     failed = int(frame["error"].notna().sum())
     frame.attrs = {"run": run.id, "latency": latency, "n": len(frame), "failed": failed}
@@ -93,7 +93,10 @@ def _categories(column: pa.ChunkedArray) -> pd.Categorical:
     codes = np.asarray(pc.fill_null(array.indices, -1).to_numpy())
     if len(set(words)) < len(words):  # the same word twice, by files merged without unifying
         return pd.Categorical([None if c < 0 else words[c] for c in codes])
-    return pd.Categorical.from_codes(codes, words).remove_unused_categories()
+    used = np.bincount(codes[codes >= 0], minlength=len(words)) > 0
+    place = np.append(np.cumsum(used) - 1, -1).astype(np.int32)  # the last one is for -1, no word at all
+    kept = pd.Index([w for w, there in zip(words, used, strict=True) if there], dtype="str")
+    return pd.Categorical.from_codes(place[codes], kept)
 
 
 def operations(rows: pd.DataFrame) -> list[str]:
