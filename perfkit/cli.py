@@ -124,9 +124,8 @@ def report_command(run: str, params: tuple[str, ...], notebook: Path | None, qui
     from perfkit.workloads import parse_assignments
 
     found = find_run(run, data_dir)
-    html = make_report(
-        found, notebook=notebook, parameters=parse_assignments(params, "--param"), quiet=quiet or as_json
-    )
+    given = parse_assignments(params, "--param")
+    html = make_report(found, notebook=notebook, parameters=given, progress=not (quiet or as_json))
     click.echo(json.dumps({"run": found.id, "html": str(html)}) if as_json else str(html))
 
 

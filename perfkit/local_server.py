@@ -33,14 +33,15 @@ def reference_server(options: Mapping[str, Any]) -> Iterator[str]:
     listener = threading.Thread(target=_listen, args=(process, complaints), daemon=True)
     listener.start()
     try:
-        yield _wait_for_url(process, complaints)
+        yield _wait_for_url(process, listener, complaints)
     finally:
         process.terminate()
         try:
             process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+        listener.join()
+        process.communicate()
 
 
 def _listen(process: subprocess.Popen[str], complaints: list[str]) -> None:
@@ -51,19 +52,18 @@ def _listen(process: subprocess.Popen[str], complaints: list[str]) -> None:
         del complaints[:-20]
 
 
-def _wait_for_url(process: subprocess.Popen[str], complaints: list[str]) -> str:
+def _wait_for_url(process: subprocess.Popen[str], listener: threading.Thread, complaints: list[str]) -> str:
+    """Read the ready line, the only one the server prints."""
     assert process.stdout is not None
     timer = threading.Timer(_START_S, process.kill)
     timer.start()
-    try:
-        for line in process.stdout:
-            ready = _READY.search(line)
-            if ready:
-                threading.Thread(target=process.stdout.read, daemon=True).start()
-                return ready[1]
-    finally:
-        timer.cancel()
+    ready = _READY.search(process.stdout.readline())
+    timer.cancel()
+    if ready:
+        return ready[1]
+    process.terminate()
     code = process.wait()
+    listener.join()
     said = next((line for line in reversed(complaints) if line), "it said nothing")
     kind = BadInput if code == 2 else PerfkitError
     raise kind(f"the reference server did not start (exit {code}): {said}")

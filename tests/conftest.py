@@ -1,3 +1,5 @@
 """Fixtures shared by the tests."""
 
-from __future__ import annotations
+from tests.server_fixture import agent_server, sqlite_server
+
+__all__ = ["agent_server", "sqlite_server"]
