@@ -43,6 +43,7 @@ class Verbs(click.Group):
 def cli() -> None:
     """Load a server, keep every request as a row, judge runs honestly.
 
+    \b
     Exit codes: 0 ok, 1 tool error, 2 bad input, 3 run invalid, 4 thresholds missed.
     """
 

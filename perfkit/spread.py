@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import itertools
 import multiprocessing
 import pickle
 import time
@@ -150,12 +149,13 @@ class _Execution:
                 await recorder.transport.close()
 
     async def _send_undo(self, recorder: Recorder) -> None:
-        """Send the requests that remove what the run made, latest first; things of one kind side by side."""
-        kinds = itertools.groupby(reversed(recorder.undo), key=lambda undo: undo[1].rpartition("/")[0])
-        for _, group in kinds:
-            remaining = list(group)
+        """Send the requests that remove what the run made, kind by kind: the kind made first goes last."""
+        kinds: dict[str, list[Undo]] = {}
+        for undo in recorder.undo:
+            kinds.setdefault(undo[1].rpartition("/")[0], []).append(undo)
+        for group in reversed(kinds.values()):
 
-            async def worker(user: int, remaining: list[Undo] = remaining) -> None:
+            async def worker(user: int, remaining: list[Undo] = group) -> None:
                 session = Session(recorder, user, phase="teardown")
                 while remaining:
                     method, path, headers = remaining.pop()

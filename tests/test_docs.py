@@ -42,7 +42,7 @@ def test_the_scenario_of_the_readme_runs(tmp_path: Path) -> None:
     assert counts == {
         ("measure", "create_note"): 10,
         ("measure", "read_note"): 10,
-        ("teardown", "DELETE /notes/thing-1"): 10,
+        ("teardown", "DELETE /notes/{id}"): 10,
     }
 
 

@@ -66,9 +66,12 @@ def agent_body(params: AgentParams, name: str, **more: Any) -> dict[str, Any]:
 
 
 async def create_agent(session: Session, params: AgentParams, name: str, **more: Any) -> str:
-    """Create an agent, to be removed at teardown; returns its id."""
+    """Create an agent, to be removed at teardown with its own memory blocks; returns its id."""
     body = agent_body(params, name, **more)
     agent = await ok(session.post("/v1/agents/", json=body, name="create_agent"))
+    for block in agent["memory"]["blocks"]:
+        if block["id"] not in more.get("block_ids", ()):
+            remove_later(session, params, f"/v1/blocks/{block['id']}")
     remove_later(session, params, f"/v1/agents/{agent['id']}")
     return str(agent["id"])
 
