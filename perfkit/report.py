@@ -188,11 +188,21 @@ def _run_cells(notebook: Path, parameters: dict[str, Any], output: Path, progres
         except papermill.PapermillExecutionError as error:
             broken = f"{error.ename}: {error.evalue}".strip().splitlines()[0][:300]
         except Exception as error:
+            what = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0] + _last_words(folder)
             if not output.exists():
-                raise PerfkitError(f"cannot execute {notebook.name}: {str(error).strip():.200}") from error
-            broken = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:300]
+                raise PerfkitError(f"cannot execute {notebook.name}: {what:.300}") from error
+            broken = what[:300]
     _forget_machine(output, notebook)
     return broken
+
+
+def _last_words(folder: str) -> str:
+    """The last line a kernel that died wrote past its notebook."""
+    try:
+        lines = (Path(folder) / "kernel.log").read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((f" ({line.strip()})" for line in reversed(lines) if line.strip()), "")
 
 
 def _own_kernel(folder: str) -> type:
@@ -207,11 +217,17 @@ def _own_kernel(folder: str) -> type:
     class OwnKernel(AsyncKernelManager):
         @default("transport")
         def _own_transport(self) -> str:
-            return "tcp" if sys.platform == "win32" else "ipc"
+            too_long = len(folder) > 80  # a socket's path holds about 100 characters
+            return "tcp" if sys.platform == "win32" or too_long else "ipc"
 
         @default("connection_file")
         def _own_connection_file(self) -> str:
             return str(Path(folder) / "kernel.json")
+
+        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+            """What the kernel writes past the notebook, at its end most often, is kept off the terminal."""
+            with open(Path(folder) / "kernel.log", "w") as log:
+                await self._async_start_kernel(**options, stdout=log, stderr=log)
 
         @property
         def kernel_spec(self) -> KernelSpec:

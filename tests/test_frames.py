@@ -159,7 +159,7 @@ def test_streaming(tmp_path: Path) -> None:
     ]
     gaps = np.concatenate([np.diff(c) for c in chunks]) / 1000
     assert frame.attrs["inter_chunk"]["n"] == len(gaps)
-    assert frame.attrs["inter_chunk"]["p99"] == np.quantile(gaps, 0.99)
+    assert frame.attrs["inter_chunk"]["marks"]["p99"] == np.quantile(gaps, 0.99)
     assert frame[frame["kind"] == "inter_chunk"]["count"].sum() == len(gaps)
     assert frame.attrs["ttft"]["n"] == len(chunks)
     plain = make_timeline(tmp_path, 100)

@@ -239,7 +239,12 @@ def test_a_broken_notebook_is_still_written(
 
 def test_a_dying_kernel_is_told(tmp_path: Path) -> None:
     """A kernel that dies is one line too, and what ran before it is kept."""
-    bad = notebook(tmp_path / "mine.ipynb", "x = 1", "print('before')", "import os; os._exit(3)")
+    bad = notebook(
+        tmp_path / "mine.ipynb",
+        "x = 1",
+        "print('before')",
+        "import os; os.write(2, b'out of luck'); os._exit(3)",
+    )
     logging.getLogger("traitlets").setLevel(logging.CRITICAL)
     with pytest.raises(PerfkitError, match=r"DeadKernelError.*#broken-cell"):
         report.execute(bad, {}, tmp_path / "mine_out.ipynb", progress=False)

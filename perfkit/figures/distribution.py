@@ -27,6 +27,8 @@ from perfkit.figures.style import (
     style,
 )
 
+#: With fewer requests a group has no quartiles worth a box.
+FEW = 5
 NO_SUCCESS = "No request of the measured part succeeded, so there is no latency to show."
 
 
@@ -37,10 +39,10 @@ def histogram(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         if not frame.attrs["ok"]:
             return nothing(ax, NO_SUCCESS)
         _bars(ax, frame, frame.attrs["log"])
-        _marks(ax, frame.attrs)
+        _marks(ax, frame.attrs["marks"])
         ax.set_xlabel(latency_name(frame))
         legend(ax)
-        told = ", ".join(f"{p} {ms(frame.attrs[p])}" for p in ("p50", "p95", "p99"))
+        told = ", ".join(f"{p} {ms(x)}" for p, x in frame.attrs["marks"].items()) or "too few for a quantile"
         alt = f"Histogram of the latency of {frame.attrs['ok']:,} successful requests: {told}."
         scale = "bins of equal ratio" if frame.attrs["log"] else "bins of equal width"
         return say(ax, alt, caption(frame, f"{frame.attrs['ok']:,} successes in {len(frame)} {scale}"))
@@ -59,8 +61,8 @@ def _bars(ax: Axes, frame: pd.DataFrame, log: bool) -> None:
 
 
 def _marks(ax: Axes, at: Mapping[Any, Any]) -> None:
-    for i, name in enumerate(("p50", "p95", "p99")):
-        ax.axvline(at[name], lw=1.3, label=f"{name} {ms(at[name])}", **line(i + 1))
+    for i, (name, x) in enumerate(at.items()):
+        ax.axvline(x, lw=1.3, label=f"{name} {ms(x)}", **line(i + 1))
 
 
 def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -70,24 +72,33 @@ def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax = axes_for(ax, max(1.3, 0.7 + 0.24 * max(len(frame), 1)))
         if frame.empty:
             return nothing(ax, NO_SUCCESS)
+        place = np.arange(len(frame)) + 1
+        many = frame["n"].to_numpy() >= FEW
         drawn = [
-            {"med": r.p50, "q1": r.p25, "q3": r.p75, "whislo": r.p5, "whishi": r.p95, "label": short(str(g))}
-            for g, r in zip(frame[by], frame.itertuples(), strict=True)
+            {"med": r.p50, "q1": r.p25, "q3": r.p75, "whislo": r.p5, "whishi": r.p95}
+            for r in frame[many].itertuples()
         ]
         ax.bxp(
             drawn,
+            positions=place[many],
             orientation="horizontal",
             showfliers=False,
             patch_artist=True,
             widths=0.55,
+            manage_ticks=False,
             boxprops={"facecolor": FILL, "edgecolor": colour(0), "lw": 0.9},
             medianprops={"color": colour(3), "lw": 2},
             whiskerprops={"color": colour(0)},
             capprops={"color": colour(0)},
         )
-        place = np.arange(len(frame)) + 1
-        ax.plot(frame["min"], place, ".", color=colour(7), ms=4)
-        ax.plot(frame["max"], place, ".", color=colour(7), ms=4)
+        ax.plot(frame["p50"][~many], place[~many], "d", color=colour(3), ms=3.5)
+        ax.set_yticks(
+            place, [f"{short(str(g))} · n={n:,}" for g, n in zip(frame[by], frame["n"], strict=True)]
+        )
+        ax.set_ylim(0.4, len(frame) + 0.6)
+        several = frame["n"].to_numpy() > 1
+        for extreme in ("min", "max"):
+            ax.plot(frame[extreme][several], place[several], ".", color=colour(7), ms=4)
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         latency_axis(ax.xaxis, float(frame["min"].min()), float(frame["max"].max()))
@@ -103,9 +114,10 @@ def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             if len(frame) < groups
             else "all drawn"
         )
-        return say(
-            ax, alt, caption(frame, "box: quartiles and median, whiskers: p5 and p95, dots: extremes", of)
-        )
+        what = "box: quartiles and median, whiskers: p5 and p95, dots: extremes"
+        if not many.all():
+            what += f"; a diamond is the median of fewer than {FEW}"
+        return say(ax, alt, caption(frame, what, of))
 
 
 def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -185,12 +197,13 @@ def streaming(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         for panel, kind in zip(panels, kinds, strict=False):
             part = frame[frame["kind"] == kind]
             _bars(panel, part, frame.attrs[kind]["log"])
-            _marks(panel, frame.attrs[kind])
+            _marks(panel, frame.attrs[kind]["marks"])
             panel.set_xlabel(names[kind])
             panel.spines[["top", "right"]].set_visible(False)
             legend(panel)
         told = [
-            f"{names[k]}: p50 {ms(frame.attrs[k]['p50'])}, p99 {ms(frame.attrs[k]['p99'])}" for k in kinds
+            f"{names[k]}: {', '.join(f'{p} {ms(x)}' for p, x in frame.attrs[k]['marks'].items())}"
+            for k in kinds
         ]
         counts = [f"{frame.attrs[k]['n']:,} {'responses' if k == 'ttft' else 'gaps'}" for k in kinds]
         part_read = () if frame.attrs["read_all"] else ("the first of them, more were not read",)

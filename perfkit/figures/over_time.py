@@ -68,7 +68,7 @@ def kickoff_timeline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set_ylabel("request, in order of kick-off")
         ax.yaxis.set_major_formatter("{x:,.0f}")
         ax.grid(axis="y", visible=False)
-        time_axis(ax, float(done.max()))
+        time_axis(ax, frame, float(done.max()))
         legend(ax)
         drawn, n = frame.attrs["drawn"], frame.attrs["n"]
         what = f"{drawn:,} of {n:,} drawn, evenly and with the slowest" if drawn < n else "all drawn"
@@ -98,7 +98,7 @@ def _each_call(frame: pd.DataFrame, ax: Axes) -> Axes:
         ax.plot(t[~good], x[~good], "x", color=BAD, ms=5, label="failed, when it ended")
     latency_axis(ax.yaxis, float(x[x > 0].min(initial=np.inf)), float(x.max(initial=0)))
     ax.set_ylabel("latency")
-    time_axis(ax, float(t.max(initial=0)))
+    time_axis(ax, frame, float(t.max(initial=0)))
     legend(ax)
     middle = ms(float(np.median(x[good]))) if good.any() else "none"
     alt = f"Latency of each of {len(x):,} calls over time; median {middle}, "
@@ -113,7 +113,7 @@ def _binned_calls(frame: pd.DataFrame, ax: Axes) -> Axes:
     ax.plot(t, frame["p50"], label="p50", **line(0))
     latency_axis(ax.yaxis, float(frame["min"].min()), float(frame["max"].max()))
     ax.set_ylabel("latency")
-    time_axis(ax, float(t.max()))
+    time_axis(ax, frame, float(t.max()))
     legend(ax)
     p50 = frame["p50"].dropna()
     alt = f"Latency over time in {len(frame)} bins: the median of a bin moves between {ms(p50.min())} and "
@@ -139,7 +139,7 @@ def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             )
         ax.set_ylabel("requests")
         ax.set_ylim(bottom=0)
-        time_axis(ax, float(t[-1]))
+        time_axis(ax, frame, float(t[-1]))
         legend(ax)
         alt = f"Requests in flight over time: {frame['mean'].mean():.3g} on average, "
         alt += f"{frame['most'].max():,} at most; "
@@ -165,7 +165,7 @@ def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             below.stairs(frame["failed_per_s"], t, fill=True, color=BAD, alpha=0.85)
             below.set_ylabel("failed per second")
             below.set_ylim(bottom=0)
-        time_axis(ax if below is None or below is ax else below, float(t[-1]))
+        time_axis(ax if below is None or below is ax else below, frame, float(t[-1]))
         legend(ax)
         alt = f"Throughput over time: at most {frame['ok_per_s'].max():.3g} successes and "
         alt += f"{frame['failed_per_s'].max():.3g} failures a second in a bin."
@@ -186,7 +186,9 @@ def generator_delays(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             "queue_p99": "client queue p99",
         }
         for i, (name, label) in enumerate(names.items()):
-            ax.plot(t, frame[name], label=label, **line(i))
+            ax.plot(
+                t, frame[name], label=label, marker="." if frame.attrs["n"] < 2000 else "", ms=3, **line(i)
+            )
         worst = frame[["kickoff_max", "queue_max"]].max(axis=1)
         ax.plot(t, worst, ".", color=colour(7), ms=2.5, label="worst of the bin")
         values = frame[[*names, "kickoff_max"]].to_numpy()
@@ -196,7 +198,7 @@ def generator_delays(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         if high <= 20 * low:
             ax.set_ylim(bottom=0)
         ax.set_ylabel("delay")
-        time_axis(ax, float(t[-1]))
+        time_axis(ax, frame, float(t[-1]))
         legend(ax)
         alt = f"Delays of the generator itself: kick-off at most {ms(float(frame['kickoff_max'].max()))}, "
         alt += f"client queue at most {ms(float(frame['queue_max'].max()))}."

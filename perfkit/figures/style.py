@@ -169,6 +169,8 @@ def ms(value: float) -> str:
         return f"{value / 1000:.3g} s"
     if abs(value) >= 1000:
         return f"{value / 1000:.2f} s"
+    if 0 < abs(value) < 0.0995:
+        return f"{1000 * value:.3g} µs"
     return f"{value:.0f} ms" if abs(value) >= 100 else f"{value:.3g} ms"
 
 
@@ -213,8 +215,10 @@ def tick(value: float) -> str:
     return f"{value:g} ms" if abs(value) < 999.9 else f"{value / 1000:g} s"
 
 
-def time_axis(ax: Axes, high: float) -> None:
-    """Seconds, or minutes, since the measured part began."""
+def time_axis(ax: Axes, frame: pd.DataFrame, last: float) -> None:
+    """Seconds, or minutes, since the measured part began; the same stretch in every figure of a run."""
+    high = max(last, float(frame.attrs["span_s"]), 1e-6)
+    ax.set_xlim(-0.015 * high, 1.015 * high)
     if high > 600:
         ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 60:g}"))
         step = next((s for s in (1, 2, 5, 10, 20, 30, 60, 120, 240, 600) if high / 60 / s <= 10), 1440)

@@ -17,16 +17,25 @@ MOST_OPERATIONS = 8
 def histogram(rows: pd.DataFrame, bins: int = 80, column: str = "latency_ms") -> pd.DataFrame:
     """Counts of successes per bin: left, right (ms), count; equal ratios when they span more than 20-fold.
 
-    attrs: p50, p95, p99 (exact), log.
+    attrs: log, ok (successes), marks (exact quantiles).
     """
     x = succeeded(rows, column)[column].dropna().to_numpy()
+    bins = min(bins, max(int(2 * len(x) ** 0.5), 10))  # few rows fill few bins
     low, high = (float(x.min()), float(x.max())) if len(x) else (0.0, 1.0)
     log = low > 0 and high > 20 * low
     grid = np.geomspace(low, high, bins + 1) if log else stats.edges(low, high, bins)
     grid[0], grid[-1] = min(grid[0], low), max(grid[-1], high)
-    marks = {f"p{100 * p:g}": stats.quantile(x, p) for p in (0.5, 0.95, 0.99)}
+    marks = carried(x)
     counts = np.histogram(x, grid)[0]
-    return small({"left": grid[:-1], "right": grid[1:], "count": counts}, rows, log=log, ok=len(x), **marks)
+    return small(
+        {"left": grid[:-1], "right": grid[1:], "count": counts}, rows, log=log, ok=len(x), marks=marks
+    )
+
+
+def carried(x: stats.Floats) -> dict[str, float]:
+    """Those of p50, p95 and p99 that enough requests carry to be shown."""
+    ps = [p for p in (0.5, 0.95, 0.99) if stats.support(len(x), p) >= stats.MIN_SUPPORT]
+    return {f"p{100 * p:g}": stats.quantile(x, p) for p in ps}
 
 
 def boxes(rows: pd.DataFrame, by: str = "operation", most: int = 20) -> pd.DataFrame:

@@ -15,9 +15,12 @@ from perfkit.frames.rows import small, succeeded
 MOST_POINTS = 2000
 
 
-def _grid(rows: pd.DataFrame, bins: int) -> stats.Floats:
+def _grid(rows: pd.DataFrame, bins: int, rows_a_bin: int = 0) -> stats.Floats:
+    """Edges of the bins from the start of the measured part to the last end; few rows get fewer bins."""
     if bins < 1:
         raise BadInput(f"bins: expected at least 1, got {bins}")
+    if rows_a_bin:
+        bins = min(bins, max(len(rows) // rows_a_bin, 8))
     ends = [rows[name].max() for name in ("t_s", "done_s")] if len(rows) else []
     high = max([rows.attrs["span_s"], *(e for e in ends if e == e)])
     low = min(float(rows["t_s"].min()), 0.0) if len(rows) else 0.0
@@ -63,7 +66,7 @@ def calls(rows: pd.DataFrame, bins: int = 200) -> pd.DataFrame:
 
 def over_time(rows: pd.DataFrame, bins: int = 100) -> pd.DataFrame:
     """What ended in each bin: t_s (left edge), ok_per_s, failed_per_s, planned_per_s (what was due)."""
-    grid = _grid(rows, bins)
+    grid = _grid(rows, bins, rows_a_bin=5)
     width = grid[1] - grid[0]
     ended = rows["done_s"].fillna(rows["t_s"]).to_numpy()
     good = rows["error"].isna().to_numpy()
@@ -88,7 +91,7 @@ def concurrency(rows: pd.DataFrame, bins: int = 200) -> pd.DataFrame:
 
 def delays(rows: pd.DataFrame, bins: int = 100) -> pd.DataFrame:
     """The generator's own delays per bin: t_s (middle), kickoff_ and queue_ p50, p99, max in ms."""
-    grid = _grid(rows, bins)
+    grid = _grid(rows, bins, rows_a_bin=5)
     data: dict[str, Any] = {"t_s": (grid[:-1] + grid[1:]) / 2}
     for name in ("kickoff", "queue"):
         known = rows[f"{name}_ms"].notna().to_numpy()

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from perfkit import stats
+from perfkit.frames.distribution import carried
 from perfkit.frames.rows import floats, small
 from perfkit.store import Run
 
@@ -21,7 +22,7 @@ def streaming(run: Run, rows: pd.DataFrame, bins: int = 60) -> pd.DataFrame:
     """Histograms of streamed responses: kind (ttft, inter_chunk), left, right (ms), count; empty without.
 
     TTFT = first_byte - sent of rows that have chunks; inter-chunk time = the gap between two events of one
-    response. attrs: ttft and inter_chunk, each {n, p50, p95, p99}; read_all (false beyond 10 million gaps).
+    response. attrs: ttft and inter_chunk, each {n, log, marks}; read_all (false beyond 10 million gaps).
     """
     ttft, gaps, read_all = _streams(run)
     parts, told = [], {}
@@ -36,7 +37,7 @@ def streaming(run: Run, rows: pd.DataFrame, bins: int = 60) -> pd.DataFrame:
         told[kind] = {
             "n": len(x),
             "log": log,
-            **{f"p{100 * p:g}": stats.quantile(x, p) for p in (0.5, 0.95, 0.99)},
+            "marks": carried(x),
         }
     data = pd.concat(parts) if parts else pd.DataFrame(columns=["kind", "left", "right", "count"])
     return small(data, rows, read_all=read_all, **told)

@@ -28,7 +28,9 @@ def summary(rows: pd.DataFrame, level: float = stats.LEVEL) -> pd.DataFrame:
     `unit`: what it takes for independent. Quantiles are exact, numpy's linear method on every row.
     """
     return small(
-        [_summary_row(name, part, level) for name, part in [*_by_operation(rows), (TOTAL, rows)]], rows
+        [_summary_row(name, part, level) for name, part in [*_by_operation(rows), (TOTAL, rows)]],
+        rows,
+        operations=operations(rows),
     )
 
 
@@ -80,7 +82,7 @@ def _thin_support(n: int) -> str:
 
 def _between_modes(x: stats.Floats) -> list[str]:
     """A quantile in a gap of the distribution jumps from run to run."""
-    if len(x) < stats.SLICES:
+    if len(x) < 20:
         return []
     bounds = [(p, *np.quantile(x, [p - 0.05, p + 0.05])) for p in (0.5, 0.9)]
     return [
