@@ -109,23 +109,24 @@ def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...]
 
 @cli.command("report")
 @click.argument("run", default="latest")
+@click.option("-f", "--file", type=click.Path(path_type=Path), help="YAML with notebook parameters.")
 @click.option("-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A notebook parameter.")
 @click.option("--notebook", type=click.Path(path_type=Path), help="Another notebook than run_report.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @data_dir_option
 @json_option
-def report_command(run: str, params: tuple[str, ...], notebook: Path | None, quiet: bool, data_dir: Path,
-                   as_json: bool) -> None:  # fmt: skip
+def report_command(run: str, file: Path | None, params: tuple[str, ...], notebook: Path | None, quiet: bool,
+                   data_dir: Path, as_json: bool) -> None:  # fmt: skip
     """Execute the report notebook on RUN and print the HTML's path.
 
     RUN is an id, its start or end, a path, or `latest`.
     """
     from perfkit.report import make_report
     from perfkit.store import find_run
-    from perfkit.workloads import parse_assignments
+    from perfkit.workloads import parse_assignments, read_yaml
 
     found = find_run(run, data_dir)
-    given = parse_assignments(params, "--param")
+    given = (read_yaml(file) if file else {}) | parse_assignments(params, "--param")
     html = make_report(found, notebook=notebook, parameters=given, progress=not (quiet or as_json))
     click.echo(json.dumps({"run": found.id, "html": str(html)}) if as_json else str(html))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,10 @@ def run_repeats(
     runs = []
     for repeat in range(workload.repeats):
         label = scenario.name if workload.repeats == 1 else f"{scenario.name} {repeat + 1}/{workload.repeats}"
-        with _target_of(workload) as aimed, _progress(aimed, label, show_progress) as on_progress:
+        with (
+            _target_of(workload, show_progress) as aimed,
+            _progress(aimed, label, show_progress) as on_progress,
+        ):
             run = execute(aimed, scenario, params, data_dir=data_dir, token=token, on_progress=on_progress)
         _apply_thresholds(run, wanted)
         runs.append(Run(run.path))
@@ -45,11 +49,13 @@ def run_repeats(
 
 
 @contextlib.contextmanager
-def _target_of(workload: Workload) -> Iterator[Workload]:
+def _target_of(workload: Workload, tell: bool) -> Iterator[Workload]:
     """The workload with a URL: its own, or that of a reference server started for this run."""
     if workload.target.url is not None:
         yield workload
         return
+    if tell:
+        print("starting the reference agent server", file=sys.stderr)
     with reference_server(workload.server) as url:
         yield with_url(workload, url)
 

@@ -75,6 +75,8 @@ BAD = {
         "NOT_SET_X",
     ),
     "no such run": (["show", "nothing"], "perfkit ls"),
+    "unknown notebook parameter": (["report", "SAMPLE", "-p", "latncy=service"], "did you mean 'latency'"),
+    "ill-typed notebook parameter": (["report", "SAMPLE", "-p", "bins=many"], "bins"),
     "report of no run": (["report", "nothing"], "perfkit ls"),
     "remove nothing": (["rm", "nothing"], "perfkit ls"),
 }
@@ -83,7 +85,8 @@ BAD = {
 @pytest.mark.parametrize(("arguments", "says"), BAD.values(), ids=BAD)
 def test_bad_input_is_one_line_and_exit_2(arguments: list[str], says: str, tmp_path: Path) -> None:
     """What was given wrong is told in one line on stderr, with the way out; nothing is written."""
-    done = perfkit(*arguments, data=tmp_path)
+    sample = Path(__file__).parents[1] / "data" / "sample" / "http_get"
+    done = perfkit(*(str(sample) if one == "SAMPLE" else one for one in arguments), data=tmp_path)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("perfkit: ")

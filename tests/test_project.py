@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from perfkit.report import parameters_of
 from perfkit.workloads import complete, read_yaml
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
+REPORTS = sorted((ROOT / "params" / "report").glob("*.yaml"))
 WORKLOADS = sorted((ROOT / "params").glob("*.yaml"))
 
 
@@ -55,6 +57,13 @@ def test_locks_hold_no_addresses() -> None:
 def test_every_workload_file_is_valid(file: Path) -> None:
     """Each YAML of params/ passes all the checks that come before a run."""
     complete(read_yaml(file), file.name)
+
+
+@pytest.mark.parametrize("file", REPORTS, ids=lambda file: file.stem)
+def test_every_report_file_is_valid(file: Path) -> None:
+    """Each YAML of params/report/ names parameters its notebook has, with their defaults' types."""
+    known = {one.name: one for one in parameters_of(ROOT / "notebooks" / f"{file.stem}.ipynb")}
+    assert set(read_yaml(file)) <= set(known)
 
 
 def test_notebooks_are_stripped() -> None:
