@@ -140,9 +140,9 @@ def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             f"{short(str(name))} reaches {100 * share:.4g} %" for name, share in reach.items()
         )
         late, left_out, n = frame.attrs["censored"], frame.attrs["excluded"], frame.attrs["n"]
-        told = [
-            f"timeouts and cutoffs ({late:,}) are right-censored: a line below 100 % at its end lacks them"
-        ]
+        told = ["no timeouts and no cutoffs"]
+        if late:
+            told = [f"timeouts and cutoffs ({late:,}) are right-censored: a line that ends early lacks them"]
         if left_out:
             told.append(
                 f"other failures ({left_out:,}, {100 * left_out / n:.2g} %) ended early and are left out"
@@ -160,7 +160,7 @@ def percentile_plot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             room = 1 / (1 - part["p"])
             firm = part["firm"].to_numpy()
             ax.plot(room[firm], part["latency_ms"][firm], label=short(str(name)), **line(i))
-            ax.plot(room[~firm], part["latency_ms"][~firm], color=colour(i), lw=0.7, ls=":")
+            ax.plot(room[~firm], part["latency_ms"][~firm], color=colour(i), lw=1, ls=":")
         ax.set_xscale("log")
         most = float((1 / (1 - frame["p"])).max())
         nines = [1 / (1 - p) for p in (0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)]

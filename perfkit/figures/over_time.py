@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.ticker import MaxNLocator
 
 from perfkit.figures.style import (
     BAD,
@@ -138,6 +139,7 @@ def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
                 frame["waiting"], t, baseline=None, label="due but not yet sent, mean", lw=1.4, **line(1)
             )
         ax.set_ylabel("requests")
+        ax.yaxis.set_major_locator(MaxNLocator(7, integer=True))
         ax.set_ylim(bottom=0)
         time_axis(ax, frame, float(t[-1]))
         legend(ax)
