@@ -1,5 +1,6 @@
 """Fixtures shared by the tests."""
 
+from tests.browser_fixture import chromium
 from tests.server_fixture import agent_server, sqlite_server
 
-__all__ = ["agent_server", "sqlite_server"]
+__all__ = ["agent_server", "chromium", "sqlite_server"]
