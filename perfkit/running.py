@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from perfkit import frames, thresholds
+from perfkit.errors import BadInput
 from perfkit.local_server import reference_server
 from perfkit.model import Workload
 from perfkit.spread import execute
@@ -66,8 +67,12 @@ def _apply_thresholds(run: Run, wanted: list[thresholds.Threshold]) -> None:
     frame = frames.timeline(run)
     results = []
     for threshold in wanted:
-        value, ok = threshold.evaluate(frame)
-        results.append({"text": threshold.text, "value": value, "ok": ok})
+        try:
+            value, ok = threshold.evaluate(frame)
+        except BadInput as error:  # an operation the run never had: the run is kept, the threshold missed
+            results.append({"text": f"{threshold.text} ({error})", "value": None, "ok": False})
+            continue
+        results.append({"text": threshold.text, "value": None if math.isnan(value) else value, "ok": ok})
     meta = run.meta | {"thresholds": results}
     write_atomically(run.path / "run.json", (json.dumps(meta, indent=1, default=str) + "\n").encode())
 
@@ -156,9 +161,9 @@ def describe_run(run: Run) -> str:
     lines = [f"run {run.id}: {run.state}{f' ({run.reason})' if run.reason else ''}"]
     if health and not health["valid"]:
         lines += [f"  INVALID: {reason}" for reason in health["reasons"]]
-    lines.append(
-        f"  scenario {meta['scenario']['name']} on {meta['target']['url']}, {_load_words(meta['workload'])}"
-    )
+    scenario, target = meta.get("scenario") or {}, meta.get("target") or {}
+    load = _load_words(meta.get("workload") or {})
+    lines.append(f"  scenario {scenario.get('name')} on {target.get('url')}, {load}")
     lines += [f"  scenario error, {one['count']} times: {one['text']}" for one in meta.get("step_errors", ())]
     lines += ["  " + line for line in _summary_lines(run)]
     for one in meta.get("thresholds", ()):
