@@ -1,41 +1,51 @@
-"""A server that costs next to nothing: answers every request on a keep-alive connection with a small JSON body.
+"""A server that costs next to nothing: answers every request, GET or POST, with the same small JSON body.
 
-    python benchmarks/plain_server.py [PORT]      prints "ready at http://127.0.0.1:PORT"
+python benchmarks/plain_server.py [PORT]      prints "ready at http://127.0.0.1:PORT"
+
+`GET /answered` says how many requests it has answered before and how much CPU it has used, so that a client's
+own count can be checked against it and a busy server is seen.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+import time
 from typing import cast
 
 import httptools
 import uvloop
 
+HEAD = "HTTP/1.1 200 OK\r\nserver: plain\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n"
 BODY = b'{"status":"ok","pad":"' + b"x" * 100 + b'"}'
-ANSWER = (
-    b"HTTP/1.1 200 OK\r\nserver: plain\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
-    % (len(BODY), BODY)
-)
+ANSWER = HEAD.format(len(BODY)).encode() + BODY
 
 
 class Plain(asyncio.Protocol):
     """One connection."""
+
+    answered = 0  #: by all connections
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.parser = httptools.HttpRequestParser(self)
 
     def data_received(self, data: bytes) -> None:
-        self.parser.feed_data(data)
+        if data.startswith(b"GET /answered "):
+            said = json.dumps({"answered": Plain.answered, "cpu_s": time.process_time()}).encode()
+            self.transport.write(HEAD.format(len(said)).encode() + said)
+        else:
+            self.parser.feed_data(data)
 
     def on_message_complete(self) -> None:
+        Plain.answered += 1
         self.transport.write(ANSWER)
 
 
 async def main(port: int) -> None:
     """Serve until killed."""
-    server = await asyncio.get_running_loop().create_server(Plain, "127.0.0.1", port)
+    server = await asyncio.get_running_loop().create_server(Plain, "127.0.0.1", port, backlog=1024)
     print(f"ready at http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
 

@@ -1,0 +1,21 @@
+"""One GET or one POST of a small JSON body: the scenario perfkit is compared with its peers by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from perfkit.session import Session
+
+
+@dataclass(frozen=True)
+class Params:
+    method: str = "GET"
+    body: dict[str, str] = field(default_factory=dict)
+
+
+async def step(session: Session, params: Params, rng: Any) -> None:
+    if params.method == "GET":
+        await session.get("/bench", name="get")
+    else:
+        await session.post("/bench", json=params.body, name="post")
