@@ -30,7 +30,7 @@ def plan(arrivals: Arrivals, seed: int, warmup_s: float = 0.0) -> Floats:
     if warmup_s:
         first = knots[0][1]
         knots = [(0.0, first), *((warmup_s + t, rate) for t, rate in knots)]
-    t, rate = np.array(knots).T
+    t, rate = np.array(knots, dtype=float).T
     mass = np.concatenate([[0.0], np.cumsum(np.diff(t) * (rate[1:] + rate[:-1]) / 2)])
     if mass[-1] > MAX_ARRIVALS:
         raise BadInput(f"arrivals: {mass[-1]:.3g} planned, at most {MAX_ARRIVALS:,}; lower rate or duration")

@@ -107,7 +107,8 @@ class Run:
     def files(self) -> list[Path]:
         """The Parquet files that hold the rows now."""
         merged = self.path / "timeline.parquet"
-        return [merged] if merged.exists() else sorted((self.path / "segments").glob("*.parquet"))
+        segments = sorted((self.path / "segments").glob("*.parquet"))
+        return [merged] if merged.exists() else segments  # in this order: segments go after the merge is there
 
 
 def _read(file: Path, columns: Sequence[str] | None) -> pa.Table:

@@ -9,6 +9,8 @@ import pickle
 import resource
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from perfkit.transport import Transport, loop_clock
 from perfkit.writer import FLUSH_S, SegmentWriter, parent_watch
 
 T = TypeVar("T")
+_LAST_ROWS_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,18 @@ def prepare_process() -> None:
     sys.setswitchinterval(0.0001)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    threading.Thread(target=_end_with, args=(os.getppid(),), name="perfkit-parent", daemon=True).start()
+
+
+def _end_with(parent_pid: int) -> None:
+    """End this process when its parent is gone; the load itself stops by `parent_watch`, and writes its rows.
+
+    An executor's idle worker would wait for its next task for ever.
+    """
+    while os.getppid() == parent_pid:
+        time.sleep(0.2)
+    time.sleep(_LAST_ROWS_S)
+    os._exit(1)
 
 
 def warm_up_process(scenario_ref: str) -> int:

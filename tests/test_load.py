@@ -1,0 +1,298 @@
+"""The engine on a virtual clock: exact instants, hours in seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from perfkit.errors import RequestFailed
+from perfkit.load import Drive
+from perfkit.model import Arrivals, Target, Workload
+from perfkit.rows import to_table
+from perfkit.scenarios import Scenario
+from perfkit.schedule import plan
+from perfkit.session import Recorder, Session
+from tests.virtual_clock import FakeTransport, VirtualLoop, run_virtually
+
+Step = Callable[[Session, Any, Any], Any]
+SECOND = 10**9
+
+
+async def one_get(session: Session, state: Any, rng: Any) -> None:
+    """The simplest step."""
+    await session.get("/", name="get")
+
+
+def drive(
+    step: Step = one_get,
+    *,
+    transport: FakeTransport | None = None,
+    shards: int = 1,
+    stop_after_s: float | None = None,
+    **load: Any,
+) -> tuple[pd.DataFrame, list[Drive]]:
+    """Drive a step on a virtual clock from second 1; rows of all shards, instants in ns from the start."""
+    module = ModuleType("made")
+    module.step = step  # type: ignore[attr-defined]
+    workload = Workload.from_mapping({"scenario": "made", **load})
+    used = transport or FakeTransport()
+
+    async def work() -> tuple[pd.DataFrame, list[Drive]]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        recorders = [
+            Recorder(used, loop.time_ns, Target(), first_seq=i, seq_stride=shards, seed=workload.seed)
+            for i in range(shards)
+        ]
+        drives = [
+            Drive(Scenario("made", "made", module), None, workload, r, start_ns=SECOND, index=i, count=shards)
+            for i, r in enumerate(recorders)
+        ]
+        if stop_after_s is not None:
+            for one in drives:
+                loop.call_later(1 + stop_after_s, one.stop)
+        await asyncio.gather(*(one.run() for one in drives))
+        tables = [
+            to_table(r.buffer.take(), scenario="made", worker=i, id_prefix="x-", origin_ns=SECOND).to_pandas()
+            for i, r in enumerate(recorders)
+        ]
+        return pd.concat(tables, ignore_index=True), drives
+
+    return run_virtually(work())
+
+
+def test_iterations_are_done_once_each() -> None:
+    """Closed model: exactly `iterations` steps, each number once, shared by all users."""
+    rows, (engine,) = drive(users={"count": 7, "iterations": 100})
+    assert sorted(rows["step"]) == list(range(100))
+    assert set(rows["user"]) == set(range(7))
+    assert (rows["phase"] == "measure").all()
+    assert engine.steps_done == 100
+
+
+def test_closed_model_never_has_more_in_flight_than_users() -> None:
+    """N users, at most N requests in flight, and all N busy without think time."""
+    transport = FakeTransport(lambda i: 0.01 + 0.001 * (i % 5))
+    drive(transport=transport, users={"count": 9, "duration_s": 10})
+    assert transport.most_in_flight == 9
+
+
+def test_planned_is_when_the_user_became_ready() -> None:
+    """Closed model: with think time the next step is planned when thinking ends, not when it was sent."""
+    rows, _ = drive(users={"count": 1, "iterations": 5, "think_time_s": 2})
+    assert rows["planned"].tolist() == pytest.approx([i * 2.01 * SECOND for i in range(5)], abs=1000)
+    assert (rows["started"] == rows["planned"]).all()
+
+
+def test_uniform_think_time_is_in_bounds_and_seeded() -> None:
+    """Think times are uniform in their bounds; the same seed gives the same instants."""
+    load = {"count": 3, "iterations": 60, "think_time_s": [1, 5]}
+    rows, _ = drive(users=load, seed=4)
+    again, _ = drive(users=load, seed=4)
+    other, _ = drive(users=load, seed=5)
+    gaps = rows.sort_values("planned").groupby("user")["planned"].diff().dropna() / SECOND - 0.01
+    assert gaps.between(1 - 1e-6, 5 + 1e-6).all()
+    assert 2.4 < gaps.mean() < 3.6
+    assert rows.equals(again)
+    assert not rows["planned"].equals(other["planned"])
+
+
+def test_warm_up_is_marked_and_numbered_below_zero() -> None:
+    """Warm-up steps come first, have phase warmup and negative numbers; measured ones count from 0."""
+    rows, _ = drive(users={"count": 2, "iterations": 50}, warmup_s=1)
+    warm, measured = rows[rows["phase"] == "warmup"], rows[rows["phase"] == "measure"]
+    assert len(warm) == 200
+    assert (warm["step"] < 0).all()
+    assert warm["planned"].max() < SECOND <= measured["planned"].min()
+    assert sorted(measured["step"]) == list(range(50))
+
+
+SHAPES = [
+    {"shape": "constant", "rate_per_s": 40},
+    {"shape": "poisson", "rate_per_s": 40},
+    {"shape": "ramp", "start_rate_per_s": 5, "rate_per_s": 50},
+    {"shape": "steps", "step_rates_per_s": [10, 40, 20]},
+    {"shape": "spike", "rate_per_s": 10},
+    {"shape": "soak", "rate_per_s": 20},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape["shape"])
+def test_open_model_starts_exactly_as_planned(shape: dict[str, Any]) -> None:
+    """Every shape: planned is the schedule, started is planned, whatever the server does."""
+    arrivals = {**shape, "duration_s": 20}
+    rows, _ = drive(transport=FakeTransport(lambda i: 3.0), arrivals=arrivals, seed=2)
+    schedule = plan(Workload.from_mapping({"scenario": "x", "arrivals": arrivals}).arrivals, 2)  # type: ignore[arg-type]
+    assert np.allclose(np.sort(rows["planned"]), schedule * SECOND, atol=1.5)
+    assert (rows["started"] - rows["planned"]).abs().max() <= 1000
+    assert sorted(rows["step"]) == list(range(len(schedule)))
+
+
+def test_no_coordinated_omission() -> None:
+    """A server that stalls for 2 s: arrivals keep their times, and wait for its end."""
+
+    def latency(i: int) -> float:
+        arrived = i * 0.1
+        return max(0.01, 7 - arrived) if 5 <= arrived < 7 else 0.01
+
+    rows, _ = drive(transport=FakeTransport(latency), arrivals={"rate_per_s": 10, "duration_s": 10})
+    response = (rows["done"] - rows["planned"]).sort_index().to_numpy() / SECOND
+    assert len(rows) == 100
+    assert (response > 0.05).sum() == pytest.approx(20, abs=1)
+    assert response.max() == pytest.approx(2, abs=0.01)
+
+
+def test_arrivals_take_the_lowest_free_user() -> None:
+    """Open model: a virtual user is used again when it is free, with what it has learnt in `local`."""
+    learnt: list[int] = []
+
+    async def step(session: Session, state: Any, rng: Any) -> None:
+        session.local["steps"] = session.local.get("steps", 0) + 1
+        learnt.append(session.local["steps"])
+        await session.get("/")
+
+    rows, _ = drive(
+        step, transport=FakeTransport(lambda i: 0.25), arrivals={"rate_per_s": 10, "duration_s": 10}
+    )
+    assert set(rows["user"]) == {0, 1, 2}
+    assert max(learnt) > 30
+
+
+def test_drain_lets_requests_end_and_then_cuts_them_off() -> None:
+    """Measured requests may end within drain_s; those that do not are rows of class cutoff."""
+    rows, _ = drive(
+        transport=FakeTransport(lambda i: 100.0 if i % 10 == 0 else 3.0),
+        arrivals={"rate_per_s": 10, "duration_s": 5},
+        drain_s=4,
+    )
+    assert len(rows) == 50
+    assert (rows["phase"] == "measure").all()
+    cut = rows[rows["error"].notna()]
+    assert set(cut["error"]) == {"cutoff"}
+    assert len(cut) == 5
+    assert (cut["done"] / SECOND).tolist() == pytest.approx([9] * 5, abs=0.001)
+    assert rows[rows["error"].isna()]["done"].max() > 7 * SECOND
+
+
+def test_requests_a_step_begins_after_the_end_are_drain() -> None:
+    """A step under way at the end goes on; what it sends after the end is of phase drain."""
+
+    async def step(session: Session, state: Any, rng: Any) -> None:
+        for _ in range(5):
+            await session.get("/")
+
+    rows, _ = drive(
+        step, transport=FakeTransport(lambda i: 0.3), users={"count": 1, "duration_s": 1}, drain_s=10
+    )
+    phases = rows.sort_values("planned")["phase"].tolist()
+    assert phases == ["measure"] * 4 + ["drain"]
+
+
+def test_stop_ends_the_run_early() -> None:
+    """stop(): no new steps, what is under way is cut off, the drive says that it was stopped."""
+    rows, (engine,) = drive(
+        transport=FakeTransport(lambda i: 0.7), users={"count": 3, "duration_s": 100}, stop_after_s=5
+    )
+    assert engine.stopped
+    assert rows["done"].max() == pytest.approx(5 * SECOND, abs=SECOND / 100)
+    assert (rows["error"] == "cutoff").sum() == 3
+
+
+def test_mistakes_of_a_scenario_are_counted_with_their_place() -> None:
+    """An exception in a step ends that step only, and is told with file and line, counted."""
+
+    async def step(session: Session, state: Any, rng: Any) -> None:
+        await session.get("/")
+        if session.iteration % 2:
+            raise KeyError("nothing here")
+
+    rows, (engine,) = drive(step, users={"count": 2, "iterations": 10})
+    assert len(rows) == 10
+    ((text, count),) = engine.step_errors.items()
+    assert count == 5
+    assert "KeyError" in text
+    assert "test_load.py:" in text
+
+
+def test_stumbling_after_a_failed_request_is_no_mistake() -> None:
+    """A step that stumbles because its request failed is not counted as the scenario's mistake."""
+
+    async def step(session: Session, state: Any, rng: Any) -> None:
+        (await session.get("/")).json()["id"]
+
+    rows, (engine,) = drive(
+        step, transport=FakeTransport(error=lambda i: "reset"), users={"count": 1, "iterations": 5}
+    )
+    assert (rows["error"] == "reset").all()
+    assert not engine.step_errors
+
+
+def test_raise_for_status_ends_the_step() -> None:
+    """RequestFailed ends the step quietly; the row says what happened."""
+    after: list[int] = []
+
+    async def step(session: Session, state: Any, rng: Any) -> None:
+        (await session.get("/")).raise_for_status()
+        after.append(session.iteration)
+
+    _, (engine,) = drive(
+        step,
+        transport=FakeTransport(error=lambda i: "timeout" if i == 2 else None),
+        users={"count": 1, "iterations": 5},
+    )
+    assert after == [0, 1, 3, 4]
+    assert not engine.step_errors
+    assert issubclass(RequestFailed, Exception)
+
+
+def test_a_step_without_a_request_does_not_spin() -> None:
+    """A scenario that sends nothing is told so and cannot hold the loop for ever."""
+
+    async def step(session: Session, state: Any, rng: Any) -> None:
+        return
+
+    rows, (engine,) = drive(step, users={"count": 2, "duration_s": 1})
+    assert rows.empty
+    assert 1000 < engine.step_errors["a step made no request"] < 3000
+
+
+@pytest.mark.parametrize("load", [{"users": {"count": 6, "iterations": 50}},
+                                  {"arrivals": {"rate_per_s": 25, "duration_s": 2}}])  # fmt: skip
+def test_shards_together_are_the_whole(load: dict[str, Any]) -> None:
+    """Two workers do together what one would do: same steps, same planned instants, same choices."""
+    chosen: dict[int, float] = {}
+
+    async def step(session: Session, state: Any, rng: Any) -> None:
+        chosen[session.iteration] = rng.random()
+        await session.get("/")
+
+    whole, _ = drive(step, **load)
+    choices = dict(chosen)
+    chosen.clear()
+    parts, _ = drive(step, shards=2, **load)
+    assert sorted(parts["step"]) == sorted(whole["step"])
+    assert chosen == choices
+    assert parts["seq"].is_unique
+    if "arrivals" in load:
+        assert sorted(parts["planned"]) == sorted(whole["planned"])
+
+
+def test_an_hour_of_load_takes_seconds() -> None:
+    """An hour of a soak on the virtual clock, 18,000 requests, in far less than a minute."""
+    began = time.monotonic()
+    rows, _ = drive(arrivals={"shape": "soak", "rate_per_s": 5, "duration_s": 3600})
+    assert len(rows) == pytest.approx(3600 * 5 * 0.95, rel=0.01)
+    assert time.monotonic() - began < 30
+
+
+def test_schedule_of_a_model() -> None:
+    """Arrivals is plain data; the same data and seed give the same schedule."""
+    arrivals = Arrivals(shape="poisson", rate_per_s=100, duration_s=5)
+    assert np.array_equal(plan(arrivals, 1), plan(arrivals, 1))

@@ -1,0 +1,249 @@
+"""Whole runs in real processes over real sockets: killed, interrupted, out of disk, out of breath."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perfkit.store import Run, list_runs
+from perfkit.writer import FLUSH_S
+from tests.server_fixture import is_alive
+
+ROOT = Path(__file__).parents[1]
+SECOND = 10**9
+
+
+class Logged:
+    """A logging server: its URL and what it has answered."""
+
+    def __init__(self, url: str, log: Path) -> None:
+        self.url, self._log = url, log
+
+    def answered(self) -> dict[str, int]:
+        """Monotonic instant of each answered request by its id."""
+        lines = [line.split() for line in self._log.read_bytes().decode().splitlines()]
+        return {request_id: int(instant) for instant, request_id in lines}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
+    log = tmp_path_factory.mktemp("server") / "log"
+    command = [sys.executable, "-m", "tests.logging_server", str(log)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        yield Logged(process.stdout.readline().strip(), log)
+        process.terminate()
+
+
+def start(server: Logged, data: Path, *more: str, **popen: Any) -> subprocess.Popen[str]:
+    """`perfkit run` in a process group of its own."""
+    command = [sys.executable, "-m", "perfkit.cli", "run", "-q", "--scenario", "http_get"]
+    command += ["--target", server.url, "--data-dir", str(data), *more]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **popen
+    )
+
+
+def wait_for_rows(data: Path, count: int = 1) -> Run:
+    """The run, once it has so many rows."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for run in list_runs(data):
+            if run.rows() >= count:
+                return run
+        time.sleep(0.02)
+    raise AssertionError("no rows in 30 s")
+
+
+def children(pid: int) -> list[int]:
+    """The direct children of a process."""
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def gone(pids: list[int], within_s: float) -> bool:
+    """Whether all processes end in time."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if not any(is_alive(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kill_9_loses_at_most_the_last_second(server: Logged, tmp_path: Path, seed: int) -> None:
+    """Killed at a random moment, the run reads as aborted, and all but the last second are rows."""
+    load = (
+        "-s",
+        "users.count=10",
+        "-s",
+        "users.duration_s=30",
+        "-p",
+        "path=/slow/5",
+        "-s",
+        f"processes={1 + seed % 2}",
+    )
+    process = start(server, tmp_path, *load)
+    wait_for_rows(tmp_path)
+    time.sleep(random.Random(seed).uniform(0.1, 2.5))
+    killed = time.monotonic_ns()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    (run,) = list_runs(tmp_path)
+    assert run.state == "aborted"
+    assert "killed" in (run.reason or "")
+    rows = run.table(["request_id", "done"]).to_pydict()
+    prefix = rows["request_id"][0].split("-")[0]
+    due = {i for i, at in server.answered().items() if i.startswith(prefix) and at < killed - SECOND}
+    assert len(due) > 0 or killed - min(server.answered().values()) < 2 * SECOND
+    missing = due - set(rows["request_id"])
+    assert not missing, f"{len(missing)} of {len(due)} requests answered a second before the kill are missing"
+    for verb in ("ls", "show"):
+        command = [sys.executable, "-m", "perfkit.cli", verb, "--data-dir", str(tmp_path)]
+        assert "aborted" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_flush_leaves_room_within_the_second() -> None:
+    """Rows are handed over more often than once a second, so that writing them fits in as well."""
+    assert FLUSH_S <= 0.85
+
+
+def test_workers_end_with_their_coordinator(server: Logged, tmp_path: Path) -> None:
+    """kill -9 of the coordinator alone: its workers notice, keep their rows, and end."""
+    process = start(server, tmp_path, "-s", "users.count=4", "-s", "users.duration_s=60", "-s", "processes=2",
+                    "-p", "path=/slow/5")  # fmt: skip
+    wait_for_rows(tmp_path)
+    workers = children(process.pid)
+    assert len(workers) >= 2
+    process.kill()
+    process.wait()
+    assert gone(workers, 5), "orphans still load the server"
+    process.communicate()
+    (run,) = list_runs(tmp_path)
+    assert (run.state, run.rows() > 0) == ("aborted", True)
+
+
+def test_a_dead_worker_ends_the_run_with_a_line(server: Logged, tmp_path: Path) -> None:
+    """kill -9 of a worker: exit code 1, one line, the run is aborted and its rows are kept."""
+    process = start(
+        server, tmp_path, "-s", "users.count=4", "-s", "users.duration_s=60", "-p", "path=/slow/5"
+    )
+    wait_for_rows(tmp_path)
+    for pid in children(process.pid):
+        if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
+            os.kill(pid, signal.SIGKILL)
+    _, complaints = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert [
+        line for line in complaints.splitlines() if "worker process died" in line
+    ] == complaints.splitlines()
+    (run,) = list_runs(tmp_path)
+    assert (run.state, run.rows() > 0) == ("aborted", True)
+
+
+def test_rows_can_be_read_while_the_run_is_on(server: Logged, tmp_path: Path) -> None:
+    """The number of rows that can be read grows about every second; the state is running until the end."""
+    process = start(server, tmp_path, "-s", "users.count=2", "-s", "users.duration_s=4", "-p", "path=/slow/5")
+    run = wait_for_rows(tmp_path)
+    counts, states = set(), set()
+    while process.poll() is None:
+        states.add(Run(run.path).state)
+        counts.add(run.rows())
+        time.sleep(0.05)
+    process.communicate()
+    assert len(counts) >= 4
+    assert "running" in states
+    assert Run(run.path).state == "complete"
+
+
+def test_what_was_made_is_removed_after_an_interrupt(server: Logged, tmp_path: Path) -> None:
+    """Ctrl-C: no more steps, the teardown is still carried out, the run is aborted."""
+    scenario = tmp_path / "making.py"
+    scenario.write_text(
+        "async def step(session, state, rng):\n"
+        "    await session.post('/slow/5', name='make')\n"
+        "    session.on_teardown('DELETE', f'/things/{session.iteration}')\n"
+    )
+    process = start(server, tmp_path, "--scenario", str(scenario), "-s", "users.duration_s=60")
+    run = wait_for_rows(tmp_path, 20)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    rows = run.table(["phase", "operation", "error"]).to_pandas()
+    made = ((rows["phase"] == "measure") & rows["error"].isna()).sum()
+    assert (rows["phase"] == "teardown").sum() == made
+
+
+def test_a_full_disk_is_told_and_loses_nothing_written(server: Logged, tmp_path: Path) -> None:
+    """When segments cannot be written any more: one line, exit code 1, the rows before stay readable."""
+
+    def small_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    load = ("-s", "users.count=1", "-s", "arrivals=null", "-s", "users.duration_s=60", "-p", "path=/slow/1")
+    scenario = tmp_path / "growing.py"
+    scenario.write_text(  # a few rows a segment at first, then many with texts that do not compress
+        "import asyncio, os\n"
+        "async def step(session, state, rng):\n"
+        "    long = session.iteration > 100\n"
+        "    await session.get('/', check=lambda r: os.urandom(150).hex() if long else True)\n"
+        "    if not long: await asyncio.sleep(0.02)\n"
+    )
+    process = start(
+        server, tmp_path, "--scenario", str(scenario), *load[:2], *load[4:6], preexec_fn=small_files
+    )
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (line,) = complaints.splitlines()
+    assert "stay readable" in line
+    (run,) = list_runs(tmp_path)
+    assert run.state == "aborted"
+    assert run.rows() >= 50
+
+
+def test_a_data_folder_that_cannot_be_made_is_told(server: Logged, tmp_path: Path) -> None:
+    """A file in place of the data folder: one line that names --data-dir, exit code 1."""
+    (tmp_path / "file").touch()
+    process = start(server, tmp_path / "file", "-s", "users.iterations=1", "-s", "users.count=1")
+    _, complaints = process.communicate(timeout=30)
+    assert process.returncode == 1
+    (line,) = complaints.splitlines()
+    assert "--data-dir" in line
+
+
+def test_two_processes_make_one_run(server: Logged, tmp_path: Path) -> None:
+    """Two workers in an open model: every planned step once, sequence numbers unique, both workers busy."""
+    load = ("-s", "arrivals.rate_per_s=100", "-s", "arrivals.duration_s=2", "-s", "processes=2")
+    process = start(server, tmp_path, *load)
+    process.communicate(timeout=60)
+    (run,) = list_runs(tmp_path)
+    rows = run.table().to_pandas()
+    assert sorted(rows["step"]) == list(range(200))
+    assert rows["seq"].is_unique
+    assert rows["request_id"].is_unique
+    assert rows["worker"].value_counts().to_dict() == {0: 100, 1: 100}
+    assert len(run.meta["health"]["workers"]) == 2
+
+
+def test_an_open_loop_keeps_its_times(server: Logged, tmp_path: Path) -> None:
+    """200 planned starts a second on a real clock: the median is within 2 ms (best of three tries)."""
+    for attempt in range(3):
+        data = tmp_path / str(attempt)
+        start(server, data, "-s", "arrivals.rate_per_s=200", "-s", "arrivals.duration_s=2").communicate()
+        (run,) = list_runs(data)
+        rows = run.table(["planned", "started"]).to_pandas()
+        assert len(rows) == 400
+        if (rows["started"] - rows["planned"]).median() < 2e6:
+            return
+    raise AssertionError("kick-off was late in three runs")
