@@ -65,7 +65,7 @@ def _apply_thresholds(run: Run, wanted: list[thresholds.Threshold]) -> None:
     if not wanted or run.state != "complete":
         return
     frame = frames.timeline(run)
-    results = []
+    results: list[dict[str, Any]] = []
     for threshold in wanted:
         try:
             value, ok = threshold.evaluate(frame)

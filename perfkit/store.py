@@ -108,7 +108,7 @@ class Run:
         """The Parquet files that hold the rows now."""
         merged = self.path / "timeline.parquet"
         segments = sorted((self.path / "segments").glob("*.parquet"))
-        return [merged] if merged.exists() else segments  # in this order: segments go after the merge is there
+        return [merged] if merged.exists() else segments  # read in this order: a merge may end now
 
 
 def _read(file: Path, columns: Sequence[str] | None) -> pa.Table:
