@@ -1,0 +1,79 @@
+"""Workloads: what is refused, in which words, and that the mapping is one to one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfkit.errors import BadInput
+from perfkit.health import judge
+from perfkit.model import Budget, Workload
+
+USERS = {"count": 2, "iterations": 5}
+REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "unknown name": ({"usres": USERS}, ["'usres'", "did you mean 'users'"]),
+    "unknown inner name": ({"users": {"cuont": 2}}, ["users", "did you mean 'count'"]),
+    "far from any name": ({"qqqq": 1}, ["known:", "scenario"]),
+    "wrong type": ({"users": {"count": "two"}}, ["users.count", "int", "'two'"]),
+    "out of range": ({"users": {"count": 0, "iterations": 1}}, ["users.count", ">= 1", "0"]),
+    "unknown word": ({"arrivals": {"shape": "rmap"}}, ["arrivals.shape", "did you mean 'ramp'"]),
+    "unknown transport": ({"target": {"transport": "htpx"}}, ["did you mean 'httpx'"]),
+    "two loads": ({"users": USERS, "arrivals": {}}, ["both users and arrivals"]),
+    "never ends": ({"users": {"count": 1}}, ["iterations or duration_s"]),
+    "think time of three": ({"users": {**USERS, "think_time_s": [1, 2, 3]}}, ["[low, high]"]),
+    "think time upside down": ({"users": {**USERS, "think_time_s": [5, 1]}}, ["[low, high]"]),
+    "a list for a section": ({"users": [1]}, ["users", "object"]),
+    "negative seconds": ({"warmup_s": -1}, ["warmup_s", ">= 0"]),
+    "a number for thresholds": ({"thresholds": 3}, ["thresholds"]),
+}
+
+
+@pytest.mark.parametrize(("given_", "says"), REFUSED.values(), ids=REFUSED)
+def test_what_is_refused(given_: dict[str, Any], says: list[str]) -> None:
+    """One line that names the place, what was given and what is allowed."""
+    with pytest.raises(BadInput) as refused:
+        Workload.from_mapping({"scenario": "http_get", **given_}, "x.yaml")
+    text = str(refused.value)
+    assert "\n" not in text
+    assert "x.yaml" in text
+    for words in says:
+        assert words in text
+
+
+def test_a_workload_needs_a_scenario() -> None:
+    """No scenario: refused by name."""
+    with pytest.raises(BadInput, match="scenario"):
+        Workload.from_mapping({"users": USERS})
+
+
+@given(
+    seed=st.integers(-(2**31), 2**31),
+    count=st.integers(1, 1000),
+    think=st.one_of(st.floats(0, 10), st.lists(st.floats(0, 10), min_size=2, max_size=2).map(sorted)),
+    warmup=st.floats(0, 100),
+    tags=st.lists(st.text(max_size=5), max_size=3),
+)
+def test_mapping_and_back(seed: int, count: int, think: Any, warmup: float, tags: list[str]) -> None:
+    """from_mapping and to_mapping are inverse: a YAML maps to a workload one to one."""
+    users = {"count": count, "duration_s": 3.0, "think_time_s": think}
+    given_ = {"scenario": "x", "users": users, "seed": seed, "warmup_s": warmup, "tags": tags}
+    workload = Workload.from_mapping(given_)
+    plain = workload.to_mapping()
+    assert Workload.from_mapping(plain) == workload
+    assert plain["users"]["count"] == count
+    assert plain["target"]["timeout_s"] == 60.0
+    assert plain["arrivals"] is None
+
+
+def test_health_is_judged_against_the_response() -> None:
+    """A delay may be 10 ms, or a tenth of the median response if that is more; each excess is a reason."""
+    worker = {"worker": 0, "kickoff_p99_ms": 30.0, "cpu_share": 0.5, "loop_lag_p99_ms": 1.0,
+              "client_queue_p99_ms": None, "gc_pause_max_ms": 0.0}  # fmt: skip
+    (reason,) = judge([worker], 50.0, Budget())
+    assert "kick-off delay p99 30.0 ms, budget 10.0 ms (worker 0)" in reason
+    assert judge([worker], 500.0, Budget()) == []
+    assert len(judge([worker | {"cpu_share": 0.95}], 50.0, Budget())) == 2
+    assert judge([], None, Budget()) == []
