@@ -28,6 +28,7 @@ from perfkit.session import Recorder, Session, StepRandom
 
 _WARMUP, _MEASURE = PHASE_CODE["warmup"], PHASE_CODE["measure"]
 _FOREVER = 2**63 - 1
+_NOWHERE = traceback.FrameSummary("unknown", 0, "")
 
 
 class Drive:
@@ -63,6 +64,14 @@ class Drive:
             await (self._run_users(users) if users is not None else self._run_arrivals())
         finally:
             self._pacer.close()
+
+    def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The loop's exception handler: count what went wrong in a callback instead of printing each."""
+        error = context.get("exception")
+        if isinstance(error, Exception):
+            self._note(error)
+        else:
+            self.step_errors[str(context.get("message"))[:200]] += 1
 
     def stop(self) -> None:
         """Start no more steps and cut off what is under way."""
@@ -176,7 +185,7 @@ class Drive:
         self.steps_done += 1
 
     def _note(self, error: Exception) -> None:
-        where = traceback.extract_tb(error.__traceback__)[-1]
+        where = (traceback.extract_tb(error.__traceback__) or [_NOWHERE])[-1]
         text = (
             f"{type(error).__name__}: {str(error)[:200]} ({where.filename.rpartition('/')[2]}:{where.lineno})"
         )

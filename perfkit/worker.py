@@ -176,6 +176,7 @@ async def _run_shard(shard: Shard) -> Outcome:
         index=shard.index,
         count=context.workload.processes,
     )
+    loop.set_exception_handler(drive.on_loop_error)
 
     def stop() -> None:  # called from the writer's thread
         loop.call_soon_threadsafe(drive.stop)

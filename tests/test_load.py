@@ -36,6 +36,7 @@ def drive(
     transport: FakeTransport | None = None,
     shards: int = 1,
     stop_after_s: float | None = None,
+    prepare: Callable[[Drive], None] = lambda engine: None,
     **load: Any,
 ) -> tuple[pd.DataFrame, list[Drive]]:
     """Drive a step on a virtual clock from second 1; rows of all shards, instants in ns from the start."""
@@ -55,6 +56,8 @@ def drive(
             Drive(Scenario("made", "made", module), None, workload, r, start_ns=SECOND, index=i, count=shards)
             for i, r in enumerate(recorders)
         ]
+        for one in drives:
+            prepare(one)
         if stop_after_s is not None:
             for one in drives:
                 loop.call_later(1 + stop_after_s, one.stop)
@@ -296,3 +299,22 @@ def test_schedule_of_a_model() -> None:
     """Arrivals is plain data; the same data and seed give the same schedule."""
     arrivals = Arrivals(shape="poisson", rate_per_s=100, duration_s=5)
     assert np.array_equal(plan(arrivals, 1), plan(arrivals, 1))
+
+
+def test_errors_in_callbacks_are_counted_not_printed() -> None:
+    """What goes wrong in a callback of the loop is counted with its place, like a mistake of the scenario."""
+
+    def broken() -> None:
+        raise RuntimeError("in a callback")
+
+    async def step(session: Session, state: Any, rng: Any) -> None:
+        asyncio.get_running_loop().call_soon(broken)
+        await session.get("/")
+
+    def install(engine: Drive) -> None:
+        asyncio.get_running_loop().set_exception_handler(engine.on_loop_error)
+
+    _, (engine,) = drive(step, prepare=install, users={"count": 1, "iterations": 3})
+    ((text, count),) = engine.step_errors.items()
+    assert count == 3
+    assert "in a callback" in text
