@@ -10,6 +10,7 @@ one has `response.error` set and is a row either way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json as jsonlib
 import random
 import re
@@ -17,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
 
 import msgspec
 
@@ -30,8 +31,13 @@ if TYPE_CHECKING:
     import httpx
 
 ERROR_TEXT_LIMIT = 300
+_LOOKED_AT = 16384  #: of a failed response's body, for its error text
+_NAME_LIMIT = 200
 _MAX_OPERATIONS = 1000
-_ID_LIKE = re.compile(r"(?<=/)(?:[a-z_]+-)?(?:\d+|[0-9a-f]{8}-?[0-9a-f-]{4,})(?=/|$)")
+_MAX_METRICS = 64
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_OTHER_METHOD = re.compile(r"[A-Z][A-Z-]*").fullmatch
+_ID_LIKE = re.compile(r"(?<=/)(?:[a-z_]+-)?(?:\d+|[0-9a-f]{8}-?[0-9a-f-]{4,})(?=/|$)", re.IGNORECASE)
 _SECRET_HEADERS = ("authorization", "cookie", "x-api-key", "x-bare-password", "proxy-authorization")
 _SECRET_NAME = re.compile(r"(?:^|[_-])(?:token|secret|password|passwd|credentials|api[_-]?key)$").search
 _MEASURE, _DRAIN = PHASE_CODE["measure"], PHASE_CODE["drain"]
@@ -57,9 +63,14 @@ class Redactor:
 
 
 def secrets_in(headers: Mapping[str, str]) -> tuple[str, ...]:
-    """Values of headers that carry secrets, with and without their scheme word."""
-    values = [v for name, v in headers.items() if is_secret_name(name)]
-    return tuple({part for value in values for part in (value, value.split(" ")[-1]) if part})
+    """Values of headers that carry secrets, with and without their scheme word or cookie name."""
+    found = set()
+    for name, value in headers.items():
+        if is_secret_name(name):
+            found |= {value, value.split(" ")[-1]}
+            if name.lower() == "cookie":
+                found |= {one.partition("=")[2].strip() for one in value.split(";")}
+    return tuple(found - {""})
 
 
 def is_secret_name(name: str) -> bool:
@@ -84,9 +95,11 @@ class Recorder:
     measure_ends: int = 2**63 - 1  #: requests a step begins after this instant are of phase drain
     undo: list[Undo] = field(default_factory=list)
     _codes: dict[str, int] = field(default_factory=dict)
+    _metrics: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._next = self.first_seq
+        self.own_headers = {name.lower(): value for name, value in self.headers}
 
     def next_seq(self) -> int:
         """A number no other request of the run has."""
@@ -100,8 +113,17 @@ class Recorder:
         code = self._codes.get(name)
         if code is None:
             name = name if len(self._codes) < _MAX_OPERATIONS else "(other operations)"
-            code = self._codes[name] = self.buffer.operation_code(name)
+            code = self._codes[name] = self.buffer.operation_code(_storable(name)[:_NAME_LIMIT])
         return code
+
+    def known_metrics(self, timing: dict[str, float]) -> dict[str, float] | None:
+        """The Server-Timing metrics that are recorded: each name is a column, so there is an end to them."""
+        if not self._metrics.issuperset(timing):
+            for name in timing:
+                if len(self._metrics) < _MAX_METRICS:
+                    self._metrics.add(name)
+            timing = {name: value for name, value in timing.items() if name in self._metrics}
+        return timing or None
 
 
 class Session:
@@ -191,7 +213,8 @@ class Session:
 
         `path` is relative to the target. `name` is the row's operation (default: method and path with ids
         replaced). `check(response)` may return False, or a text, to make the row an error of class `check`.
-        A stream of server-sent events is read to its end, with one instant per event.
+        A stream of server-sent events is read to its end, with one instant per event. Of headers given
+        twice the nearest counts: this request's, then the session's, then the target's.
         """
         recorder = self._recorder
         started = recorder.clock()
@@ -200,44 +223,59 @@ class Session:
             planned = started
             if started >= recorder.measure_ends and self._phase == _MEASURE:
                 self._phase = _DRAIN
-        lines: list[tuple[str, str]] = [*recorder.headers, *self.headers.items()]
+        lines = {**recorder.own_headers}
+        for header, value in self.headers.items():
+            lines[header.lower()] = value
         if json is not _NOTHING:
             content = _encode_json(json)
-            lines.append(("content-type", "application/json"))
+            lines["content-type"] = "application/json"
         elif data is not None:
             content = urlencode(data, doseq=True)
-            lines.append(("content-type", "application/x-www-form-urlencoded"))
+            lines["content-type"] = "application/x-www-form-urlencoded"
         body = content.encode() if isinstance(content, str) else content
         if headers:
-            lines.extend(headers.items())
+            for header, value in headers.items():
+                lines[header.lower()] = value
         if params:
             path = f"{path}{'&' if '?' in path else '?'}{urlencode(params, doseq=True)}"
         if not path.startswith("/"):
             raise ValueError(f"path {path!r} must start with /; it is relative to the target's url")
+        if method not in _METHODS:
+            method = _other_method(method)
         seq = recorder.next_seq()
-        lines.append(("x-request-id", f"{recorder.id_prefix}{seq}"))
+        lines["x-request-id"] = f"{recorder.id_prefix}{seq}"
         operation = recorder.operation_code(name or _default_name(method, path))
         target = recorder.target
         timeout_s = timeout_s or target.timeout_s
-        attempt = 1
+        attempt, retries, hops = 1, target.retries, _MAX_HOPS
         while True:
             row = (planned, started, seq, len(body), operation, attempt)
             try:
-                exchange = await recorder.transport.send(method, path, lines, body, timeout_s)
-            except asyncio.CancelledError:
-                exchange = Exchange()
+                exchange = await recorder.transport.send(method, path, lines.items(), body, timeout_s)
+            except asyncio.CancelledError as cut:
+                got_so_far = cut.args[0] if cut.args else None
+                exchange = got_so_far if isinstance(got_so_far, Exchange) else Exchange()
                 exchange.fail("cutoff", "still under way when the run ended", recorder.clock())
-                self._record(row, exchange, lines)
+                self._record(row, exchange, lines, exchange.error or _judge(exchange))
                 raise
             response = Response(exchange, method, path)
-            response.error = exchange.error or _judge(response, check, target.follow_redirects)
+            response.error = exchange.error or _judge(exchange)
+            hop = None
+            if response.error is None:
+                if exchange.status in _REDIRECTS:
+                    hop = _redirected(method, path, body, exchange, target, hops)
+                    response.error = "check" if hop is None else None
+                elif check is not None:
+                    response.error = _checked(response, check)
             self._record(row, exchange, lines, response.error)
             attempt += 1
-            if response.error in ("connect", "reset", "http_5xx") and attempt <= target.retries + 1:
-                started = recorder.clock()
-            elif target.follow_redirects and exchange.status in _REDIRECTS and attempt <= _MAX_HOPS:
-                method, path, body = _redirected(method, path, body, response, target)
+            if hop is not None:
+                hops -= 1
+                method, path, body = hop
                 planned = started = recorder.clock()
+            elif retries and response.error in ("connect", "reset", "http_5xx"):
+                retries -= 1
+                started = recorder.clock()
             else:
                 return response
 
@@ -245,20 +283,22 @@ class Session:
         self,
         row: tuple[int, int, int, int, int, int],
         exchange: Exchange,
-        lines: list[tuple[str, str]],
-        error: str | None = None,
+        lines: dict[str, str],
+        error: str | None,
     ) -> None:
         planned, started, seq, bytes_sent, operation, attempt = row
-        error = error or exchange.error
         buffer = self._recorder.buffer
         extra = None
         timing = server_timing(exchange.headers)
+        if timing is not None:
+            timing = self._recorder.known_metrics(timing)
         if error is not None:
             buffer.failed += 1
             self.failed = True
-            text = exchange.error_text or exchange.body[: 4 * ERROR_TEXT_LIMIT].decode("utf-8", "replace")
-            text = self._recorder.redact(text, secrets_in(dict(lines)))[:ERROR_TEXT_LIMIT]
-            extra = Extra(text or None, exchange.chunks, timing)
+            text = exchange.error_text or _decoded(exchange, _LOOKED_AT).decode("utf-8", "replace")
+            text = _storable(self._recorder.redact(text, secrets_in(lines)))[:ERROR_TEXT_LIMIT]
+            exchange.error_text = text or None  # what is raised or shown holds no secret either
+            extra = Extra(exchange.error_text, exchange.chunks, timing)
         elif timing is not None or exchange.chunks is not None:
             extra = Extra(None, exchange.chunks, timing)
         self.requests += 1
@@ -299,10 +339,8 @@ class Response:
 
     @property
     def content(self) -> bytes:
-        """The body; gzip and deflate are undone."""
-        encoding = dict(self._exchange.headers).get(b"content-encoding", b"")
-        body = self._exchange.body
-        return zlib.decompress(body, 47) if encoding in (b"gzip", b"deflate") else body
+        """The body; gzip and deflate are undone, as far as they go."""
+        return _decoded(self._exchange)
 
     @property
     def text(self) -> str:
@@ -320,20 +358,23 @@ class Response:
 
     def events(self) -> list[str]:
         """The data of each server-sent event of the body."""
-        blocks = self.text.replace("\r\n", "\n").split("\n\n")
-        lines = [
-            [one[5:].lstrip(" ") for one in block.split("\n") if one.startswith("data:")] for block in blocks
-        ]
-        return ["\n".join(block) for block in lines if block]
+        found: list[str] = []
+        data: list[str] = []
+        *lines, _ = _LINE_END.split(self.text.removeprefix("\ufeff"))  # an unfinished event is none
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name == "data":
+                data.append(value.removeprefix(" "))
+            elif not line and data:
+                found.append("\n".join(data))
+                data.clear()
+        return found
 
     def raise_for_status(self) -> Response:
         """This response, or RequestFailed (which ends the step) when its row has an error."""
         if self.error is not None:
-            text = self._exchange.error_text or self._exchange.body[:ERROR_TEXT_LIMIT].decode(
-                "utf-8", "replace"
-            )
             what = f"answered {self.status_code}" if self.status_code else f"failed ({self.error})"
-            raise RequestFailed(f"{self._method} {self._path} {what}: {text}")
+            raise RequestFailed(f"{self._method} {self._path} {what}: {self._exchange.error_text or ''}")
         return self
 
 
@@ -355,42 +396,81 @@ class StepRandom:
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_HOPS = 10
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
-def _judge(response: Response, check: Check | None, follow_redirects: bool) -> str | None:
+def _judge(exchange: Exchange) -> str | None:
     """The error class of a response that came."""
-    status = response.status_code
-    exchange = response._exchange
-    if status >= 400:
-        return "http_5xx" if status >= 500 else "http_4xx"
-    if status in _REDIRECTS and not follow_redirects:
-        where = dict(exchange.headers).get(b"location", b"").decode("latin-1")
-        exchange.error_text = f"redirected ({status}) to {where}; redirects are off (target.follow_redirects)"
+    if exchange.status < 400:
+        return None
+    return "http_5xx" if exchange.status >= 500 else "http_4xx"
+
+
+def _checked(response: Response, check: Check) -> str | None:
+    """`check` when the scenario's own check says so."""
+    try:
+        verdict = check(response)
+    except Exception as error:
+        verdict = f"check raised {type(error).__name__}: {error}"
+    if verdict is False or isinstance(verdict, str):
+        response._exchange.error_text = verdict or "check failed"
         return "check"
-    if check is not None:
-        try:
-            verdict = check(response)
-        except Exception as error:
-            verdict = f"check raised {type(error).__name__}: {error}"
-        if verdict is False or isinstance(verdict, str):
-            exchange.error_text = verdict or "check failed"
-            return "check"
     return None
 
 
 def _redirected(
-    method: str, path: str, body: bytes, response: Response, target: Target
-) -> tuple[str, str, bytes]:
-    """Where a redirect leads; only to the same target, a load test visits no other server."""
-    location = response.headers.get("location", "")
-    base = (target.url or "").rstrip("/")
-    if location.startswith(base + "/"):
-        location = location[len(base) :]
-    if not location.startswith("/") or location.startswith("//"):
-        raise RequestFailed(f"{method} {path} redirects to {location!r}, outside the target")
-    if response.status_code in (307, 308):
-        return method, location, body
-    return ("HEAD" if method == "HEAD" else "GET"), location, b""
+    method: str, path: str, body: bytes, exchange: Exchange, target: Target, hops: int
+) -> tuple[str, str, bytes] | None:
+    """Where a redirect leads, or None, and the exchange's error text says why: a load test visits no other
+    server, and none at all unless asked to."""
+    location = dict(exchange.headers).get(b"location", b"").decode("latin-1")
+    what = f"redirected ({exchange.status}) to {location}; "
+    here = urlsplit(f"{(target.url or '').rstrip('/')}{path}")
+    base = urlsplit(target.url or "").path.rstrip("/")
+    try:
+        there = urlsplit(urljoin(here.geturl(), location))
+        inside = _origin(there) == _origin(here) and there.path.startswith(base + "/")
+    except ValueError:
+        inside = False
+    if not target.follow_redirects:
+        exchange.error_text = what + "redirects are off (target.follow_redirects)"
+    elif not location or not inside:
+        exchange.error_text = what + "that is outside the target"
+    elif not hops:
+        exchange.error_text = what + f"{_MAX_HOPS} redirects were followed before this one"
+    else:
+        path = there.path[len(base) :] + (f"?{there.query}" if there.query else "")
+        status = exchange.status
+        if status == 303 or (status == 302 and method != "HEAD") or (status == 301 and method == "POST"):
+            return ("HEAD" if method == "HEAD" else "GET"), path, b""
+        return method, path, body
+    return None
+
+
+def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
+    return url.scheme, url.hostname, url.port or {"http": 80, "https": 443}.get(url.scheme)
+
+
+def _decoded(exchange: Exchange, limit: int = 0) -> bytes:
+    """A response's body without its gzip or deflate coding; at most `limit` bytes, unless that is 0."""
+    body = exchange.body
+    encoding = dict(exchange.headers).get(b"content-encoding", b"").strip().lower()
+    if body and encoding in (b"gzip", b"x-gzip", b"deflate"):
+        with contextlib.suppress(zlib.error):
+            return zlib.decompressobj(47).decompress(body, limit)
+    return body[:limit] if limit else body
+
+
+def _storable(text: str) -> str:
+    """The text without what UTF-8 cannot hold (lone surrogates)."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _other_method(method: str) -> str:
+    method = method.upper()
+    if not _OTHER_METHOD(method) or method == "CONNECT":
+        raise ValueError(f"method {method!r} is none perfkit can send")
+    return method
 
 
 def _default_name(method: str, path: str) -> str:

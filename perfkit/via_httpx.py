@@ -7,8 +7,9 @@ of the `wire` transport.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
-from urllib.parse import quote
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, cast
 
 import httpx
 
@@ -18,62 +19,70 @@ from perfkit.transport import (
     EventInstants,
     Exchange,
     Headers,
+    header_lines,
+    headers_size,
     is_event_stream,
     loop_clock,
+    quote_path,
     split_url,
     tls_context,
 )
 
 
 class HttpxTransport:
-    """Sends through one `httpx.AsyncClient`; same limits, same classes of error as `wire`."""
+    """Sends through httpx's transports; same limits, same classes of error as `wire`.
+
+    For HTTP/1.1 each connection is an `httpx.AsyncHTTPTransport` of its own: in httpcore's pool a request
+    cancelled at the wrong moment takes its connection with it for ever, and the pool's cost grows with
+    connections × waiters. Over HTTP/2 one pool carries all.
+    """
 
     def __init__(self, target: Target) -> None:
         url = split_url(target)
         self._target = target
-        self._base = f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}"
+        self._origin = httpx.URL(f"{url.scheme}://{url.netloc}/")
+        self._netloc = url.netloc
+        self._base = quote_path(url.path.rstrip("/") or "/").rstrip("/")
         self._max_body = target.max_body_mb * 1024 * 1024
         self._clock = loop_clock(asyncio.get_running_loop())
-        limits = httpx.Limits(
-            max_connections=target.connections,
-            max_keepalive_connections=target.connections,
-            keepalive_expiry=target.keepalive_s,
+        self._tls = tls_context(target)
+        self._shared = self._open_lane(target.connections) if target.http2 else None
+        self._places = asyncio.Semaphore(target.connections * (100 if target.http2 else 1))
+        self._idle: list[httpx.AsyncHTTPTransport] = []
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def _open_lane(self, connections: int | None) -> httpx.AsyncHTTPTransport:
+        limits = httpx.Limits(max_connections=connections, keepalive_expiry=self._target.keepalive_s)
+        return httpx.AsyncHTTPTransport(
+            verify=self._tls, http2=self._target.http2, limits=limits, proxy=self._target.proxy
         )
-        self._client = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(
-                verify=tls_context(target), http2=target.http2, limits=limits, proxy=target.proxy
-            ),
-            timeout=httpx.Timeout(None, connect=target.connect_timeout_s),
-            trust_env=False,
-        )
-        self._client.headers.clear()
 
     async def send(self, method: str, path: str, headers: Headers, body: bytes, timeout_s: float) -> Exchange:
-        """Send one request and read its whole response. Raises only CancelledError."""
+        """Send one request and read its whole response; see `Transport.send`."""
         exchange = Exchange()
-        url = self._base + quote(path, safe="/?&=%:@!$'()*+,;~[]-._")
-        request = httpx.Request(method, url, headers=list(headers), content=body or None)
-        if not body and method in ("POST", "PUT", "PATCH"):
-            request.headers["content-length"] = "0"
-        request.extensions = {
-            "timeout": httpx.Timeout(None, connect=self._target.connect_timeout_s).as_dict()
+        lines = header_lines(headers, self._netloc).encode("latin-1").split(b"\r\n")[:-1]
+        extensions = {
+            "target": f"{self._base}{quote_path(path)}".encode("ascii"),  # httpx.URL would normalise it
+            "timeout": httpx.Timeout(None, connect=self._target.connect_timeout_s).as_dict(),
+            "trace": self._trace(exchange),
         }
-        request.extensions["trace"] = self._trace(exchange)
+        fields = [(name, value.strip()) for name, _, value in (line.partition(b": ") for line in lines)]
+        request = httpx.Request(
+            method, self._origin, headers=fields, content=body or None, extensions=extensions
+        )
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._exchange(request, exchange)
-        except TimeoutError:
-            exchange.fail("timeout", f"no complete response within {timeout_s:g} s", self._clock())
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-            text = str(error) or f"no connection within {self._target.connect_timeout_s:g} s"
-            exchange.fail("connect", text, self._clock())
-        except (httpx.RemoteProtocolError, httpx.DecodingError) as error:
-            closed = "disconnected" in str(error) or "closed connection" in str(error)
-            exchange.fail("reset" if closed else "protocol", str(error), self._clock())
-        except (httpx.NetworkError, OSError) as error:
-            exchange.fail("reset", str(error) or type(error).__name__, self._clock())
-        except (httpx.LocalProtocolError, httpx.UnsupportedProtocol) as error:
-            raise ValueError(str(error)) from None  # the scenario's fault, not the server's
+            async with asyncio.timeout(timeout_s) as limit, self._places:
+                await self._on_lane(request, exchange)
+        except asyncio.CancelledError:
+            raise asyncio.CancelledError(exchange) from None
+        except Exception as error:  # whatever httpx, httpcore, h11, h2 or anyio make of the network
+            if limit.expired():
+                exchange.fail("timeout", f"no complete response within {timeout_s:g} s", self._clock())
+            elif isinstance(error, httpx.ConnectTimeout):
+                text = f"no connection within {self._target.connect_timeout_s:g} s"
+                exchange.fail("connect", text, self._clock())
+            else:
+                exchange.fail(_class_of(error), _words(error), self._clock())
         return exchange
 
     def _trace(self, exchange: Exchange) -> Any:
@@ -83,15 +92,34 @@ class HttpxTransport:
 
         return trace
 
-    async def _exchange(self, request: httpx.Request, exchange: Exchange) -> None:
-        response = await self._client.send(request, stream=True, follow_redirects=False)
+    async def _on_lane(self, request: httpx.Request, exchange: Exchange) -> None:
+        if self._shared is not None:
+            await self._exchange(self._shared, request, exchange)
+            return
+        lane = self._idle.pop() if self._idle else self._open_lane(None)
         try:
-            exchange.status = response.status_code
+            await self._exchange(lane, request, exchange)
+        except BaseException:
+            closing = asyncio.create_task(lane.aclose())  # of its own: a second cancellation cannot stop it
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            raise
+        self._idle.append(lane)
+
+    async def _exchange(
+        self, lane: httpx.AsyncHTTPTransport, request: httpx.Request, exchange: Exchange
+    ) -> None:
+        response = await lane.handle_async_request(request)
+        try:
             exchange.headers = [(name.lower(), value) for name, value in response.headers.raw]
-            if sum(len(n) + len(v) + 4 for n, v in exchange.headers) > self._target.max_header_kb * 1024:
+            if headers_size(exchange.headers) > self._target.max_header_kb * 1024:
                 text = f"header over {self._target.max_header_kb * 1024} bytes (target.max_header_kb)"
                 exchange.fail("protocol", text, self._clock())
                 return
+            if response.status_code == 101:
+                exchange.fail("protocol", "the server switched protocols", self._clock())
+                return
+            exchange.status = response.status_code
             await self._read_body(response, exchange)
         finally:
             await response.aclose()
@@ -101,24 +129,52 @@ class HttpxTransport:
         parts: list[bytes] = []
         size = 0
         try:
-            async for data in response.aiter_raw():
-                now = self._clock()
-                if exchange.first_byte == NEVER:
-                    exchange.first_byte = now
-                parts.append(data)
-                size += len(data)
-                if events is not None:
-                    events.feed(data, now)
-                if size > self._max_body:
-                    text = f"body over {self._max_body} bytes (target.max_body_mb)"
-                    exchange.fail("protocol", text, now)
-                    return
-            exchange.done = self._clock()
+            async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_raw())) as stream:
+                async for data in stream:
+                    now = self._clock()
+                    if exchange.first_byte == NEVER:
+                        exchange.first_byte = now
+                    parts.append(data)
+                    size += len(data)
+                    if events is not None:
+                        events.feed(data, now)
+                    if size > self._max_body:
+                        text = f"body over {self._max_body} bytes (target.max_body_mb)"
+                        exchange.fail("protocol", text, now)
+                        return
+                exchange.done = self._clock()
         finally:
             exchange.body = b"".join(parts)
             if events is not None:
                 exchange.chunks = events.since(exchange.sent)
 
     async def close(self) -> None:
-        """Close every connection."""
-        await self._client.aclose()
+        """Close every connection; what is under way nevertheless goes on."""
+        for lane in (*self._idle, *([self._shared] if self._shared else ())):
+            await lane.aclose()
+        self._idle.clear()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+
+def _class_of(error: Exception) -> str:
+    """The error class of a row for what httpx raised."""
+    if isinstance(error, (httpx.ConnectError, httpx.ProxyError)):
+        return "connect"
+    if isinstance(error, (httpx.NetworkError, OSError)):
+        return "reset"
+    ended = ("disconnected", "closed connection", "ConnectionClosed", "StreamReset", "ConnectionTerminated")
+    return "reset" if any(word in str(error) for word in ended) else "protocol"
+
+
+def _words(error: BaseException) -> str:
+    """What the operating system or the TLS library said first, else httpx's own words."""
+    text = str(error) or type(error).__name__
+    cause: BaseException | None = error
+    for _ in range(10):
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        elif cause is not None:
+            if isinstance(cause, OSError) and cause.errno is not None:
+                text = f"{type(cause).__name__}: {cause.strerror or cause}"
+            cause = cause.__cause__ or cause.__context__
+    return text

@@ -1,19 +1,19 @@
 """The `wire` transport: HTTP/1.1 over asyncio with the httptools parser, and nothing in between.
 
 Instants are read where things happen: `sent` after the last byte was handed to the socket, the others when
-bytes come out of it, before they are parsed.
+bytes come out of it, before they are parsed. Over TLS `sent` is exact for requests up to 64 KB; for larger
+ones the socket's buffer is looked at every millisecond.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import re
 import socket
 import ssl
 from collections import deque
 from typing import cast
-from urllib.parse import quote
 
 import httptools
 
@@ -25,14 +25,17 @@ from perfkit.transport import (
     EventInstants,
     Exchange,
     Headers,
+    header_lines,
+    headers_size,
     is_event_stream,
     loop_clock,
+    quote_path,
     split_url,
     tls_context,
 )
 
-_PLAIN_PATH = re.compile(r"/[!-\"$-~]*").fullmatch
-_LINE_BREAK = re.compile(r"[\r\n\0]").search
+#: What the kernel takes at once from a connection that has nothing else to send.
+_FITS_SOCKET = 65536
 
 
 class Connection(asyncio.Protocol):
@@ -40,7 +43,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         *("_body_size", "_clock", "_events", "_fd", "_head_size", "_in_head", "_is_head", "_max_body"),
-        *("_max_head", "_now", "_parser", "_parts", "_timer", "exchange", "idle_since", "loop", "on_lost"),
+        *("_max_head", "_now", "_parser", "_parts", "_socket", "_timer", "exchange", "idle_since", "loop"),
         *("reusable", "transport", "waiter"),
     )
 
@@ -58,16 +61,22 @@ class Connection(asyncio.Protocol):
         self.reusable = True
         self.idle_since = 0
         self.transport: asyncio.Transport
+        self._socket: asyncio.Transport  # the same, or what TLS writes to
 
-    def start(self, data: bytes, exchange: Exchange, is_head: bool, timeout_s: float) -> asyncio.Future[None]:
-        """Write a request; the future is done when the exchange has ended, well or badly."""
+    def start(
+        self, data: bytes, exchange: Exchange, is_head: bool, timeout_s: float, left_s: float
+    ) -> asyncio.Future[None]:
+        """Write a request; the future is done when the exchange has ended, well or badly.
+
+        `left_s` is what waiting for the connection has left of `timeout_s`.
+        """
         self.exchange = exchange
         self._in_head, self._is_head = True, is_head
         self._head_size = self._body_size = 0
         self._parts: list[bytes] = []
         self._events: EventInstants | None = None
         self.waiter = self.loop.create_future()
-        self._timer = self.loop.call_later(timeout_s, self._on_timeout, timeout_s)
+        self._timer = self.loop.call_later(left_s, self._on_timeout, timeout_s)
         self._write(data, exchange)
         return self.waiter
 
@@ -80,26 +89,44 @@ class Connection(asyncio.Protocol):
             except BlockingIOError:
                 written = 0
             except OSError as error:
-                self._fail("reset", f"{type(error).__name__}: {error.strerror}")
+                self.fail("reset", f"{type(error).__name__}: {error.strerror}")
                 return
             if written == len(data):
                 exchange.sent = self._clock()
                 return
             data = data[written:]
         self.transport.write(data)
-        if self.transport.get_write_buffer_size() == 0:
-            exchange.sent = self._clock()  # else resume_writing says when
+        if self._all_written() or (self._fd < 0 and len(data) <= _FITS_SOCKET):
+            exchange.sent = self._clock()
+        elif self._fd < 0:
+            self._watch_writing(exchange)
+        # else resume_writing says when
+
+    def _all_written(self) -> bool:
+        return self.transport.get_write_buffer_size() == 0 and self._socket.get_write_buffer_size() == 0
+
+    def _watch_writing(self, exchange: Exchange) -> None:
+        """TLS takes everything at once and says nothing when the socket has taken it too."""
+        if self.exchange is exchange and exchange.sent == NEVER:
+            if self._all_written():
+                exchange.sent = self._clock()
+            else:
+                self.loop.call_later(0.001, self._watch_writing, exchange)
 
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        self.transport = self._socket = cast(asyncio.Transport, transport)  # uvloop's are no subclass
         self.transport.set_write_buffer_limits(high=0)
-        if transport.get_extra_info("ssl_object") is None:
-            self._fd = transport.get_extra_info("socket").fileno()
+        self._fd = transport.get_extra_info("socket").fileno()
+
+    def secured(self, transport: asyncio.Transport) -> None:
+        """From now on everything goes through TLS."""
+        self._socket.set_write_buffer_limits()
+        self.transport, self._fd = transport, -1
 
     def resume_writing(self) -> None:
-        if self.exchange is not None and self.exchange.sent == NEVER:
+        if self._fd >= 0 and self.exchange is not None and self.exchange.sent == NEVER:
             self.exchange.sent = self._clock()
 
     def data_received(self, data: bytes) -> None:
@@ -107,16 +134,14 @@ class Connection(asyncio.Protocol):
         if self.exchange is None:  # nobody asked
             self.abort()
             return
+        if self._in_head:
+            self._head_size += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._fail("protocol", "the server switched protocols")
-        except httptools.HttpParserError as error:
-            self._fail("protocol", f"not HTTP/1.1: {error}")
-        if self._in_head and self.exchange is not None:
-            self._head_size += len(data)
-            if self._head_size > self._max_head:
-                self._fail("protocol", f"header over {self._max_head} bytes (target.max_header_kb)")
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.fail("protocol", f"not HTTP/1.1: {error}")
+        if self._in_head and self._head_size > self._max_head and self.exchange is not None:
+            self._fail_head()
 
     def eof_received(self) -> None:
         self.reusable = False  # before connection_lost comes, so that nobody takes it from the pool
@@ -130,7 +155,7 @@ class Connection(asyncio.Protocol):
                 self._finish()
             else:
                 what = "the server closed the connection before the response was complete"
-                self._fail("reset", f"{type(exc).__name__}: {exc}" if exc else what)
+                self.fail("reset", f"{type(exc).__name__}: {exc}" if exc else what)
 
     # -- httptools callbacks
 
@@ -139,23 +164,31 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.exchange is not None:
+        if self._in_head and self.exchange is not None:  # trailers are dropped
             self.exchange.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         exchange = self.exchange
         if exchange is None:
             return
-        exchange.status = self._parser.get_status_code()
-        if exchange.status < 200:
+        headers = exchange.headers
+        # what came in so far may hold a piece of the body: count only when that is too much already
+        if self._head_size > self._max_head and headers_size(headers) > self._max_head:
+            self._fail_head()
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            if status == 101:
+                self.fail("protocol", "the server switched protocols")
             return
         self._in_head = False
-        headers = exchange.headers
-        if sum(len(name) + len(value) + 4 for name, value in headers) > self._max_head:
-            self._fail("protocol", f"header over {self._max_head} bytes (target.max_header_kb)")
-        elif self._is_head:  # the parser cannot know that no body follows
+        exchange.status = status
+        if exchange.sent == NEVER and self._all_written():
+            exchange.sent = self._now
+        if self._is_head:  # the parser cannot know that no body follows
+            stays = self._parser.get_http_version() == "1.1" and (b"connection", b"close") not in headers
             self._parser = httptools.HttpResponseParser(self)
-            self.reusable = False
+            self.reusable = stays
             self._finish()
         elif is_event_stream(headers):
             self._events = EventInstants()
@@ -169,7 +202,7 @@ class Connection(asyncio.Protocol):
         self._parts.append(data)
         self._body_size += len(data)
         if self._body_size > self._max_body:
-            self._fail("protocol", f"body over {self._max_body} bytes (target.max_body_mb)")
+            self.fail("protocol", f"body over {self._max_body} bytes (target.max_body_mb)")
         elif self._events is not None:
             self._events.feed(data, self._now)
 
@@ -177,7 +210,7 @@ class Connection(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             return
-        if exchange.status < 200:  # 100 Continue, 103 Early Hints: the response is still to come
+        if self._in_head:  # 100 Continue, 103 Early Hints: the response is still to come
             exchange.headers.clear()
             return
         self.reusable = self._parser.should_keep_alive()
@@ -188,16 +221,19 @@ class Connection(asyncio.Protocol):
     def _finish(self) -> None:
         exchange = self.exchange
         assert exchange is not None
-        if exchange.sent == NEVER and self.transport.get_write_buffer_size() == 0:
-            exchange.sent = self._now  # TLS: the last bytes left in this very turn of the loop
+        if exchange.sent == NEVER:
+            self.reusable = False  # answered too early: the request's rest must not mix with the next one
         exchange.done = self._now
         self._release(exchange)
 
-    def _fail(self, error: str, text: str) -> None:
+    def fail(self, error: str, text: str) -> None:
+        """End the exchange under way, if any, and close."""
         if self.exchange is not None:
             self.exchange.fail(error, text, self._clock())
-            self._release(self.exchange)
         self.abort()
+
+    def _fail_head(self) -> None:
+        self.fail("protocol", f"header over {self._max_head} bytes (target.max_header_kb)")
 
     def _release(self, exchange: Exchange) -> None:
         parts = self._parts
@@ -213,16 +249,14 @@ class Connection(asyncio.Protocol):
 
     def _on_timeout(self, timeout_s: float) -> None:
         self._timer = None
-        self._fail("timeout", f"no complete response within {timeout_s:g} s")
+        self.fail("timeout", f"no complete response within {timeout_s:g} s")
 
     def abort(self) -> None:
-        """Close at once; the exchange under way, if any, is the caller's to end."""
-        self.exchange = None
+        """Close at once; an exchange under way stays as it is."""
+        if self.exchange is not None:
+            self._release(self.exchange)
         self.reusable = False
         self._fd = -1
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         self.transport.abort()
 
     def _ends_with_connection(self) -> bool:
@@ -247,49 +281,43 @@ class WireTransport:
         self._target = target
         self._host, self._port = url.hostname, url.port or (443 if url.scheme == "https" else 80)
         self._tls: ssl.SSLContext | None = tls_context(target) if url.scheme == "https" else None
-        self._base = url.path.rstrip("/")
-        self._host_lines = f" HTTP/1.1\r\nhost: {url.netloc}\r\n"
+        self._base = quote_path(url.path.rstrip("/") or "/").rstrip("/")
+        self._netloc = url.netloc
         self._addresses: list[tuple[int, str]] = []
         self._idle: deque[Connection] = deque()
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         self._open: set[Connection] = set()
-        self._opening = 0
+        self._opening = 0  # places taken by who opens a connection, or was told to
         self._loop = asyncio.get_running_loop()
         self._clock = loop_clock(self._loop)
         self._keepalive_ns = int(target.keepalive_s * 1e9)
 
     async def send(self, method: str, path: str, headers: Headers, body: bytes, timeout_s: float) -> Exchange:
-        """Send one request and read its whole response. Raises only CancelledError."""
+        """Send one request and read its whole response; see `Transport.send`."""
         exchange = Exchange()
+        data = self._encode(method, path, headers, body)
+        left_s = timeout_s
         connection = self._take_idle()
         if connection is None:
+            asked = self._clock()
             connection = await self._open_or_wait(exchange, timeout_s)
             if connection is None:
                 return exchange
-        waiter = connection.start(
-            self._encode(method, path, headers, body), exchange, method == "HEAD", timeout_s
-        )
+            left_s = max(0.0, timeout_s - (self._clock() - asked) / 1e9)
+        waiter = connection.start(data, exchange, method == "HEAD", timeout_s, left_s)
         try:
             await waiter
         except asyncio.CancelledError:
             connection.abort()
-            raise
+            raise asyncio.CancelledError(exchange) from None
         finally:
             self._give_back(connection)
         return exchange
 
     def _encode(self, method: str, path: str, headers: Headers, body: bytes) -> bytes:
-        if not _PLAIN_PATH(path):
-            path = quote(path, safe="/?&=%:@!$'()*+,;~[]-._")
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+        lines = header_lines(headers, self._netloc)
         length = f"content-length: {len(body)}\r\n\r\n" if body or method in _WITH_BODY else "\r\n"
-        head = f"{method} {self._base}{path}{self._host_lines}{lines}{length}"
-        if lines.count("\r\n") != len(headers) or _LINE_BREAK(path):
-            raise ValueError("a header holds a line break")
-        try:
-            return head.encode("latin-1") + body
-        except UnicodeEncodeError:
-            raise ValueError("a header holds a character outside latin-1") from None
+        return f"{method} {self._base}{quote_path(path)} HTTP/1.1\r\n{lines}{length}".encode("latin-1") + body
 
     # -- the pool
 
@@ -318,63 +346,71 @@ class WireTransport:
     def _discard(self, connection: Connection) -> None:
         self._open.discard(connection)
         connection.abort()
-        self._wake_one()
+        self._free_place()
 
-    def _wake_one(self) -> None:
+    def _free_place(self) -> None:
+        """One connection less; its place belongs to the first in line, before anyone who comes new."""
         while self._waiting:
             waiting = self._waiting.popleft()
             if not waiting.done():
+                self._opening += 1
                 waiting.set_result(None)
                 return
 
     async def _open_or_wait(self, exchange: Exchange, timeout_s: float) -> Connection | None:
+        lacking = f"free connection (target.connections {self._target.connections})"
         try:
             async with asyncio.timeout(timeout_s):
-                while len(self._open) + self._opening >= self._target.connections:
-                    connection = await self._wait_in_line()
-                    if connection is not None and connection.reusable:
-                        return connection
-                    if connection is not None:
-                        self._discard(connection)
+                if len(self._open) + self._opening < self._target.connections:
+                    self._opening += 1
+                elif connection := await self._wait_in_line():
+                    return connection
+                lacking = "connection"
                 return await self._connect(exchange)
         except TimeoutError:
-            text = (
-                f"no free connection within {timeout_s:g} s (target.connections {self._target.connections})"
-            )
-            exchange.fail("timeout", text, self._clock())
+            exchange.fail("timeout", f"no {lacking} within {timeout_s:g} s", self._clock())
             return None
 
     async def _wait_in_line(self) -> Connection | None:
+        """A connection that was given back, or None: then a place to open one is ours."""
         waiting: asyncio.Future[Connection | None] = self._loop.create_future()
         self._waiting.append(waiting)
         try:
-            return await waiting
+            connection = await waiting
         except asyncio.CancelledError:
-            if waiting.done() and not waiting.cancelled():  # handed over in the same turn: pass it on
-                connection = waiting.result()
-                if connection is not None:
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(waiting)
+            if waiting.done() and not waiting.cancelled():  # ours since this very turn: pass it on
+                if connection := waiting.result():
                     self._give_back(connection)
                 else:
-                    self._wake_one()
+                    self._opening -= 1
+                    self._free_place()
             raise
+        if connection is not None and not connection.reusable:  # died on its way to us
+            self._open.discard(connection)
+            connection.abort()
+            self._opening += 1
+            return None
+        return connection
 
     async def _connect(self, exchange: Exchange) -> Connection | None:
-        self._opening += 1
+        """Open a connection on the place taken by the caller."""
+        connection = None
         try:
             async with asyncio.timeout(self._target.connect_timeout_s):
                 connection = await self._dial()
+            self._open.add(connection)
         except TimeoutError:
             text = f"no connection within {self._target.connect_timeout_s:g} s"
             exchange.fail("connect", text, self._clock())
         except OSError as error:  # ssl.SSLError and socket.gaierror are OSErrors too
             exchange.fail("connect", f"{type(error).__name__}: {error.strerror or error}", self._clock())
-        else:
-            self._open.add(connection)
-            return connection
         finally:
             self._opening -= 1
-        self._wake_one()
-        return None
+            if connection is None:
+                self._free_place()
+        return connection
 
     async def _dial(self) -> Connection:
         if not self._addresses:  # names are looked up once, not for every connection
@@ -383,14 +419,18 @@ class WireTransport:
         error: OSError | None = None
         for family, address in list(self._addresses):
             try:
-                _, connection = await self._loop.create_connection(
+                transport, connection = await self._loop.create_connection(
                     lambda: Connection(self._loop, self._clock, self._target),
                     address,
                     self._port,
                     family=family,
-                    ssl=self._tls,
-                    server_hostname=self._host if self._tls else None,
                 )
+                if self._tls is not None:
+                    secure = await self._loop.start_tls(
+                        transport, connection, self._tls, server_hostname=self._host
+                    )
+                    assert secure is not None
+                    connection.secured(secure)
             except OSError as failed:
                 error = error or failed
             else:
@@ -400,9 +440,11 @@ class WireTransport:
         raise error
 
     async def close(self) -> None:
-        """Close every connection."""
-        for connection in list(self._open):
-            connection.abort()
+        """Close every connection; what is under way nevertheless is cut off."""
+        for waiting in self._waiting:
+            waiting.cancel()
+        for connection in self._open:
+            connection.fail("cutoff", "still under way when the transport was closed")
         self._open.clear()
         self._idle.clear()
         await asyncio.sleep(0)
