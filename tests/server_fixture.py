@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +41,60 @@ def client(url: str, **headers: str) -> Iterator[httpx.Client]:
         yield made
 
 
-def start(*options: str) -> subprocess.Popen[str]:
-    """Start `perfkit serve` and return it when it is ready; the ready line is in `.ready`."""
+@dataclass
+class RunningServer:
+    """A server started by a test."""
+
+    process: subprocess.Popen[bytes]
+    ready: str
+    stderr: Path
+
+    @property
+    def url(self) -> str:
+        """Its base URL, from the ready line."""
+        return self.ready.split()[4]
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    def complaints(self) -> str:
+        """What it wrote to standard error so far."""
+        return self.stderr.read_text()
+
+    def stop(self) -> int:
+        """SIGTERM, by pid; returns the exit code."""
+        self.process.terminate()
+        return self.process.wait(20)
+
+
+@contextmanager
+def running_server(*options: str, start_s: float = 30) -> Iterator[RunningServer]:
+    """`perfkit serve` on a free port as a process of its own, ready within 30 s, stopped at the end.
+
+    Its standard error goes to a file: a pipe nobody reads would stop a chatty server.
+    """
     command = [sys.executable, "-m", "perfkit.server", "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.ready = process.stdout.readline()  # type: ignore[attr-defined]
-    return process
+    with tempfile.TemporaryDirectory() as folder:
+        stderr = Path(folder) / "stderr"
+        with (
+            stderr.open("wb") as out,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=out) as process,
+        ):
+            timer = threading.Timer(start_s, process.kill)
+            timer.start()
+            try:
+                assert process.stdout is not None
+                server = RunningServer(process, process.stdout.readline().decode(), stderr)
+                timer.cancel()
+                assert "ready at" in server.ready, server.complaints()
+                yield server
+            finally:
+                timer.cancel()
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait(20)
 
 
 def is_alive(pid: int) -> bool:

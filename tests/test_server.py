@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 
-from tests.server_fixture import AGENT, client, is_alive, start
+from perfkit.server import Settings
+from perfkit.server.cache import AgentCache
+from perfkit.server.database import async_url, make_engine, migrate
+from perfkit.server.model import SimulatedModel
+from perfkit.server.tables import metadata
+from tests.server_fixture import AGENT, client, is_alive, running_server
 
 TOOL = "def shout(text: str, times: int = 1) -> str:\n    '''Say it.'''\n    return text.upper() * times\n"
 
@@ -242,12 +254,118 @@ def test_background_runs_and_batches_end(http: httpx.Client) -> None:
 
 
 def test_organizations_do_not_see_each_other(http: httpx.Client) -> None:
-    """What belongs to one organization is 404 for another; here seen through a key of no organization's."""
-    orgs = made(http.get("/v1/admin/orgs/"))
-    assert orgs[0]["name"] == "default_org"
-    agent = new_agent(http)
-    assert made(http.delete(f"/v1/agents/{agent['id']}"))["message"].endswith("successfully deleted")
-    assert http.get(f"/v1/agents/{agent['id']}").status_code == 404
+    """What belongs to one organization is 404 for another, whatever the verb; its own members share it."""
+    assert made(http.get("/v1/admin/orgs/"))[0]["name"] == "default_org"
+    other = made(http.post("/v1/admin/orgs/", json={"name": "other"}))["id"]
+    stranger = made(http.post("/v1/admin/users/", json={"name": "eve", "organization_id": other}))["id"]
+    colleague = made(http.post("/v1/admin/users/", json={"name": "bob"}))["id"]
+    block = made(http.post("/v1/blocks/", json={"label": "l", "value": "v"}))["id"]
+    agent = new_agent(http, block_ids=[block])["id"]
+    path = f"/v1/agents/{agent}"
+    assert made(http.get(path, headers={"user_id": colleague}))["id"] == agent
+    eve = {"user_id": stranger}
+    said = {"messages": [{"content": "hello"}]}
+    for method, where, body in (
+        ("GET", path, None),
+        ("PATCH", path, {"name": "mine"}),
+        ("DELETE", path, None),
+        ("GET", f"/v1/blocks/{block}", None),
+        ("POST", f"{path}/messages", said),
+        ("POST", f"{path}/archival-memory", {"text": "t"}),
+        ("POST", "/v1/messages/batches", {"requests": [said | {"agent_id": agent}]}),
+        ("POST", "/v1/agents/", AGENT | {"block_ids": [block]}),
+    ):
+        assert http.request(method, where, json=body, headers=eve).status_code == 404, (method, where)
+    assert made(http.get("/v1/agents/", headers=eve)) == []
+
+
+def test_a_deleted_agent_is_gone_with_its_messages(http: httpx.Client) -> None:
+    """DELETE answers in Letta's words; afterwards the agent is 404, also from the cache."""
+    agent = new_agent(http)["id"]
+    made(http.post(f"/v1/agents/{agent}/messages", json={"messages": [{"content": "hello"}]}))
+    assert made(http.delete(f"/v1/agents/{agent}"))["message"] == f"Agent id={agent} successfully deleted"
+    assert http.get(f"/v1/agents/{agent}").status_code == 404
+    assert made(http.get("/v1/runs/", params={"agent_id": agent})) == []
+
+
+def test_a_list_of_agents_holds_whole_states(http: httpx.Client) -> None:
+    """A list's states are those of single GETs, each with its own blocks; limit and name select."""
+    name = f"listed-{time.monotonic_ns()}"
+    ids = [new_agent(http, name=name)["id"] for _ in range(3)]
+    found = made(http.get("/v1/agents/", params={"name": name}))
+    assert [one["id"] for one in found] == ids[::-1], "newest first"
+    assert {block["id"] for block in found[0]["blocks"]}.isdisjoint(b["id"] for b in found[1]["blocks"])
+    single = made(http.get(f"/v1/agents/{ids[0]}"))
+    assert (single["blocks"], single.keys()) == (found[2]["blocks"], found[2].keys())
+    assert len(made(http.get("/v1/agents/", params={"name": name, "limit": 2}))) == 2
+
+
+def test_changing_a_block_changes_its_agents(http: httpx.Client) -> None:
+    """A shared block's new value is in its agents' states at once, cache or not."""
+    block = made(http.post("/v1/blocks/", json={"label": "shared", "value": "old"}))["id"]
+    agent = new_agent(http, block_ids=[block], memory_blocks=[])["id"]
+    assert made(http.patch(f"/v1/blocks/{block}", json={"value": "new"}))["value"] == "new"
+    assert made(http.get(f"/v1/agents/{agent}"))["blocks"][0]["value"] == "new"
+    assert made(http.delete(f"/v1/blocks/{block}"))
+    assert made(http.get(f"/v1/agents/{agent}"))["blocks"] == []
+
+
+HOSTILE = [
+    rb'{"label": "NUL \u0000", "value": "v"}',
+    rb'{"label": "half a surrogate \ud800", "value": "v"}',
+    rb'{"label": NaN, "value": "v"}',
+    rb'{"label": "l", "value": "v", "metadata": {"x": [NaN]}}',
+    rb'{"label": "l", "value": "v", "limit": 1e30}',
+    rb'{"label": "l", "value": "v", "limit": 4294967296}',
+    b'{"label": "l", "value": "v", "metadata": {"x": ' + b"[" * 500 + b"]" * 500 + b"}}",
+]
+
+
+@pytest.mark.parametrize("body", HOSTILE)
+def test_what_no_database_stores_is_422(http: httpx.Client, body: bytes) -> None:
+    """Text, numbers and nesting that JSON carries and no database does are 422; the connection lives on."""
+    answer = http.post("/v1/blocks/", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert http.get("/v1/health/").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["agents", "blocks", "tools", "runs", "admin/users", "messages/batches"])
+@pytest.mark.parametrize("limit", ["-1", "0", "99999999999999999999", "many"])
+def test_a_bad_limit_is_422(http: httpx.Client, path: str, limit: str) -> None:
+    """A list's limit has bounds, wherever there is a list."""
+    assert http.get(f"/v1/{path}/", params={"limit": limit}).status_code == 422
+
+
+def test_content_may_come_in_parts(http: httpx.Client) -> None:
+    """A message's content is text, or parts of text, as in Letta."""
+    path = f"/v1/agents/{new_agent(http)['id']}/messages"
+    whole = made(http.post(path, json={"messages": [{"content": "one two"}]}))
+    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+    assert (
+        made(http.post(path, json={"messages": [{"content": parts}]}))["messages"][0]["content"]
+        == (whole["messages"][0]["content"])
+    )
+
+
+def test_deleting_while_inserting(http: httpx.Client) -> None:
+    """Passages put into agents that are deleted meanwhile: 200, 404 or 409, never 500."""
+    agents = [new_agent(http)["id"] for _ in range(12)]
+    statuses: list[int] = []
+
+    def each(method: str, path: str, body: Any) -> None:
+        with client(str(http.base_url)) as own:
+            statuses.extend(
+                own.request(method, f"/v1/agents/{agent}{path}", json=body).status_code for agent in agents
+            )
+
+    work = [("POST", "/archival-memory", {"text": "t"})] * 3 + [("DELETE", "", None)]
+    threads = [threading.Thread(target=each, args=one) for one in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(statuses) == 48
+    assert set(statuses) <= {200, 404, 409}
 
 
 def test_concurrent_updates_of_one_agent(agent_server: str) -> None:
@@ -274,21 +392,154 @@ def test_concurrent_updates_of_one_agent(agent_server: str) -> None:
         assert sorted(left) in [sorted(blocks[:n]) for n in (1, 2, 3, 4)]
 
 
+def postmaster(folder: Path) -> int:
+    """The process id of the PostgreSQL on a folder."""
+    return int((folder / "postmaster.pid").read_text().split()[0])
+
+
 def test_data_survive_a_restart(tmp_path: Path) -> None:
-    """Started twice on one folder: migrations run once, rows are still there; SIGTERM leaves no process."""
+    """Started twice on one folder: migrations run once, rows are still there; SIGTERM leaves no process.
+    A second server on the folder while it is in use is refused, and harms nothing."""
+    folder = tmp_path / "pg"
     for attempt in (1, 2):
-        process = start("--data-dir", str(tmp_path / "pg"), "--model-speed", "0")
-        try:
-            assert "embedded PostgreSQL" in process.ready, process.stderr and process.stderr.read()
-            with client(process.ready.split()[4]) as http:
+        with running_server("--data-dir", str(folder), "--model-speed", "0") as server:
+            assert re.search(r"\(PostgreSQL \d+\.\d+ embedded, simulated model\)$", server.ready.strip())
+            command = [sys.executable, "-m", "perfkit.server", "--port", "0", "--data-dir", str(folder)]
+            if attempt == 1:
+                second = subprocess.run(command, capture_output=True, text=True, timeout=30)
+                assert (second.returncode, len(second.stderr.splitlines())) == (1, 1)
+                assert "in use" in second.stderr
+            with client(server.url) as http:
                 new_agent(http)
                 assert made(http.get("/v1/agents/count")) == attempt
-            postmaster = int((tmp_path / "pg" / "postmaster.pid").read_text().split()[0])
-        finally:
-            process.send_signal(signal.SIGTERM)
-            _, complaints = process.communicate(timeout=20)
-        assert (process.returncode, complaints) == (0, "")
-        assert not is_alive(postmaster)
+            pid = postmaster(folder)
+            assert (server.stop(), server.complaints()) == (0, "")
+        assert not is_alive(pid)
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 10) -> None:
+    """Poll until something is true."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_killed_server_takes_its_database_along(tmp_path: Path) -> None:
+    """kill -9: nothing in the server can act, and still its PostgreSQL ends."""
+    with running_server("--data-dir", str(tmp_path / "pg")) as server:
+        pid = postmaster(tmp_path / "pg")
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: not is_alive(pid))
+
+
+def test_a_signal_while_postgresql_starts_waits(tmp_path: Path) -> None:
+    """SIGTERM when initdb or the postmaster is half-way, and again: the server ends, PostgreSQL with it."""
+    folder = tmp_path / "pg"
+    command = [sys.executable, "-m", "perfkit.server", "--port", "0", "--data-dir", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        wait_until(lambda: (folder / "PG_VERSION").exists())
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        assert (process.wait(30), process.stderr.read()) == (0, b"")
+    assert not (folder / "postmaster.pid").exists()
+
+
+def test_an_abandoned_stream_fails_its_run() -> None:
+    """A client that leaves in the middle of a stream: the run ends as failed, and holds no connection."""
+    options = ("--pool-size", "1", "--max-overflow", "0", "--model-speed", "0.5")
+    with running_server(*options) as server, client(server.url) as http:
+        agent = new_agent(http)["id"]
+        body = {"messages": [{"content": "tell me"}], "stream_tokens": True}
+        with http.stream("POST", f"/v1/agents/{agent}/messages/stream", json=body) as response:
+            lines = response.iter_lines()  # kept: a generator that is let go closes its response
+            assert next(lines).startswith("data: ")
+            (run,) = made(http.get("/v1/runs/", params={"agent_id": agent}))
+            assert run["status"] == "running"
+        assert wait_for(http, f"/v1/runs/{run['id']}")["status"] == "failed"
+
+
+def test_the_same_question_takes_another_time() -> None:
+    """The words follow from the question, the times from the seed and the call: repeats are a distribution,
+    and a server with the same seed draws it again."""
+
+    async def first_tokens(seed: int) -> list[float]:
+        model, waits = SimulatedModel(seed, 1), []
+        for _ in range(5):
+            stream = model.stream("hello")
+            began = time.perf_counter()
+            await anext(stream)
+            waits.append(time.perf_counter() - began)
+            await stream.aclose()  # type: ignore[attr-defined]
+        return waits
+
+    first, again = asyncio.run(first_tokens(7)), asyncio.run(first_tokens(7))
+    assert max(first) - min(first) > 0.005
+    assert first == pytest.approx(again, abs=0.02)
+
+
+def test_the_tables_are_what_the_migrations_make(tmp_path: Path) -> None:
+    """Alembic finds no difference between tables.py and a database made by the migrations, run twice."""
+
+    async def differences() -> list[Any]:
+        settings = Settings()
+        engine = make_engine(async_url(f"sqlite:///{tmp_path}/a.db"), settings)
+        await migrate(engine, settings)
+        await migrate(engine, settings)
+        async with engine.connect() as connection:
+            found = await connection.run_sync(
+                lambda c: compare_metadata(MigrationContext.configure(c), metadata)
+            )
+        await engine.dispose()
+        return list(found)
+
+    assert asyncio.run(differences()) == []
+
+
+def test_without_indexes(tmp_path: Path) -> None:
+    """--no-indexes drops them, --indexes makes them again, on the same database."""
+
+    async def indexes(on: bool) -> set[str]:
+        settings = Settings(indexes=on)
+        engine = make_engine(async_url(f"sqlite:///{tmp_path}/b.db"), settings)
+        await migrate(engine, settings)
+        async with engine.connect() as connection:
+            names = await connection.scalars(sa.text("SELECT name FROM sqlite_master WHERE type = 'index'"))
+        await engine.dispose()
+        return {name for name in names if name in ("ix_passages_agent_id", "ix_messages_agent_id")}
+
+    assert [len(asyncio.run(indexes(on))) for on in (True, False, True)] == [2, 0, 2]
+
+
+def test_the_cache_keeps_no_stale_state() -> None:
+    """A state read before a change and put after it is dropped; so is the oldest when there are too many."""
+    cache = AgentCache(enabled=True, capacity=2)
+    version = cache.version
+    cache.forget("a")
+    cache.put({"id": "a"}, version)
+    assert cache.get("a") is None
+    for name in "abc":
+        cache.put({"id": name}, cache.version)
+    assert [cache.get(name) is not None for name in "abc"] == [False, True, True]
+    off = AgentCache(enabled=False)
+    off.put({"id": "a"}, off.version)
+    assert off.get("a") is None
+
+
+def test_an_unexpected_error_is_500_with_an_id(tmp_path: Path) -> None:
+    """500 has a trace id and no traceback, the log has both, and the connection goes on working."""
+    file = tmp_path / "c.db"
+    with running_server("--database-url", f"sqlite:///{file}", "--model-speed", "0") as server:
+        with closing(sqlite3.connect(file)) as database, client(server.url) as http:
+            database.execute("ALTER TABLE passages RENAME TO moved")
+            database.commit()
+            answer = http.post(f"/v1/agents/{new_agent(http)['id']}/archival-memory", json={"text": "t"})
+            assert (answer.status_code, answer.json()["detail"]) == (500, "internal server error")
+            assert "Traceback" not in answer.text
+            assert http.get("/v1/health/").status_code == 200
+        assert answer.json()["trace_id"] in server.complaints()
 
 
 def test_the_server_ends_with_its_parent() -> None:
@@ -304,29 +555,26 @@ def test_the_server_ends_with_its_parent() -> None:
 
 
 def test_an_exhausted_pool_is_503() -> None:
-    """One connection, held by row locks others wait for: who waits too long gets 503, not a traceback."""
+    """One connection and many who want it: who waits too long gets 503 with a detail, not a traceback."""
     options = ("--pool-size", "1", "--max-overflow", "0", "--pool-timeout-s", "0.05", "--no-agent-cache")
-    process = start(*options, "--model-speed", "0")
-    try:
-        url = process.ready.split()[4]
-        with client(url) as http:
+    with running_server(*options, "--model-speed", "0") as server:
+        with client(server.url) as http:
             tool = made(http.put("/v1/tools/", json={"source_code": TOOL}))["id"]
-        statuses: list[int] = []
+        answers: list[httpx.Response] = []
 
         def create() -> None:
-            with client(url) as own:
+            with client(server.url) as own:
                 for _ in range(10):
-                    statuses.append(own.post("/v1/agents/", json=AGENT | {"tool_ids": [tool]}).status_code)
+                    answers.append(own.post("/v1/agents/", json=AGENT | {"tool_ids": [tool]}))
 
         threads = [threading.Thread(target=create) for _ in range(16)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert set(statuses) == {200, 503}
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
+        assert {answer.status_code for answer in answers} == {200, 503}
+        assert "connection" in next(a for a in answers if a.status_code == 503).json()["detail"]
+        assert server.complaints() == ""
 
 
 @pytest.mark.parametrize(
@@ -334,17 +582,22 @@ def test_an_exhausted_pool_is_503() -> None:
     [
         (["--database-url", "mysql://x/y"], 2, "postgresql"),
         (["--database-url", "not a url"], 2, "postgresql"),
+        (["--database-url", "sqlite://"], 2, "in memory"),
+        (["--database-url", "postgresql://u:hunter2@127.0.0.1:9/x"], 1, "does not answer"),
+        (["--pool-size", "500"], 2, "--pool-size"),
+        (["--secure"], 2, "--password"),
         (["--port", "99999"], 2, "port"),
         (["--model-sped", "1"], 2, "--model-speed"),
     ],
 )
 def test_bad_options(options: list[str], code: int, says: str) -> None:
-    """A bad option is told in words, with exit code 2."""
-    command = [sys.executable, "-m", "perfkit.server", *options]
+    """A bad option is told in words, exit code 2; a database that does not answer, 1; no secret is told."""
+    command = [sys.executable, "-m", "perfkit.server", "--port", "0", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == code
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr
 
 
 def test_a_port_in_use_is_told(agent_server: str) -> None:
@@ -357,14 +610,10 @@ def test_a_port_in_use_is_told(agent_server: str) -> None:
 
 
 def test_secure_wants_the_password() -> None:
-    """--secure: without the password 401, with it served; health stays open."""
-    process = start("--secure", "--password", "open sesame", "--model-speed", "0")
-    try:
-        with client(process.ready.split()[4]) as http:
-            assert http.get("/v1/agents/").status_code == 401
-            assert http.get("/v1/health/").status_code == 200
-            answer = http.get("/v1/agents/", headers={"authorization": "Bearer open sesame"})
-            assert answer.status_code == 200
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
+    """--secure: without the password 401, with it (in either of Letta's spellings) served; health is open."""
+    with running_server("--secure", "--password", "open sesame") as server, client(server.url) as http:
+        assert http.get("/v1/agents/").status_code == 401
+        assert http.get("/v1/health/").status_code == 200
+        for good in ({"authorization": "Bearer open sesame"}, {"x-bare-password": "password open sesame"}):
+            assert http.get("/v1/agents/", headers=good).status_code == 200
+        assert http.get("/v1/agents/", headers={"x-bare-password": "password no"}).status_code == 401

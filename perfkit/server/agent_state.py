@@ -10,10 +10,19 @@ from fastapi import HTTPException
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perfkit.server.model import MAX_DIMENSIONS, NAME
-from perfkit.server.services import Actor, Services, all_rows, not_found, own
+from perfkit.server.services import Actor, Services, all_rows, not_found, one_row, own
 from perfkit.server.tables import INSERT, agents, blocks, blocks_agents, new_id, now, tools, tools_agents
 
 _SYSTEM = "You are an agent of perfkit's reference server. Your model is simulated."
+#: Fields of Letta's AgentState for what this server does not have.
+_NOT_SIMULATED: dict[str, Any] = {
+    **{key: [] for key in ("sources", "tool_rules", "message_ids", "identity_ids", "identities", "secrets")},
+    **dict.fromkeys(("project_id", "template_id", "base_template_id", "deployment_id", "entity_id")),
+    **dict.fromkeys(("response_format", "multi_agent_group", "managed_group", "hidden", "last_stop_reason")),
+    **dict.fromkeys(("last_run_completion", "last_run_duration_ms", "max_files_open")),
+    **{"tool_exec_environment_variables": [], "per_file_view_window_char_limit": None},
+    **{"message_buffer_autoclear": False, "enable_sleeptime": False, "timezone": "UTC"},
+}
 _BASE_TOOLS = ("conversation_search", "memory_insert", "memory_replace")
 
 
@@ -96,70 +105,59 @@ async def replace_links(
     await link(connection, table, agent_id, ids)
 
 
-async def read_state(
-    connection: AsyncConnection, agent_id: str, actor: Actor, *, lock: bool = False
-) -> dict[str, Any]:
-    """An agent's state from its rows; `lock` holds the agent's row until the transaction ends."""
-    query = sa.select(agents).where(own(agents, agent_id, actor))
-    query = query.with_for_update() if lock else query
-    row = (await connection.execute(query)).mappings().first()
-    if row is None:
-        raise not_found("Agent", agent_id)
-    own_tools = await all_rows(
-        connection, sa.select(tools).join(tools_agents).where(tools_agents.c.agent_id == agent_id)
-    )
-    own_blocks = await all_rows(
-        connection, sa.select(blocks).join(blocks_agents).where(blocks_agents.c.agent_id == agent_id)
-    )
-    return state(dict(row), own_tools, own_blocks)
+async def read_state(connection: AsyncConnection, agent_id: str, actor: Actor) -> dict[str, Any]:
+    """An agent's state from its rows, or 404."""
+    row = await one_row(connection, sa.select(agents).where(own(agents, agent_id, actor)), "Agent", agent_id)
+    (found,) = await read_states(connection, [row])
+    return found
+
+
+async def read_states(connection: AsyncConnection, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The states of agents whose rows are given: two queries, however many there are."""
+    ids = [row["id"] for row in rows]
+    own_tools = await _linked(connection, tools, tools_agents, ids)
+    own_blocks = await _linked(connection, blocks, blocks_agents, ids)
+    return [state(row, own_tools.get(row["id"], []), own_blocks.get(row["id"], [])) for row in rows]
+
+
+async def _linked(
+    connection: AsyncConnection, table: sa.Table, links: sa.Table, agent_ids: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """The tools or blocks of agents, by agent, oldest first."""
+    query = sa.select(table, links.c.agent_id).join(links).where(links.c.agent_id.in_(agent_ids))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in await all_rows(connection, query.order_by(table.c.created_at, table.c.id)):
+        found.setdefault(row.pop("agent_id"), []).append(row)
+    return found
 
 
 def state(
     agent: dict[str, Any], own_tools: list[dict[str, Any]], own_blocks: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """The JSON of an agent, as Letta's AgentState."""
-    memory = {
-        "agent_type": agent["agent_type"],
-        "blocks": own_blocks,
-        "file_blocks": [],
-        "prompt_template": "",
-    }
+    memory = {"agent_type": agent["agent_type"], "blocks": own_blocks}
     return {
         **agent,
+        **_NOT_SIMULATED,
         "last_updated_by_id": agent["created_by_id"],
-        "memory": memory,
+        "model": agent["llm_config"].get("handle"),
+        "embedding": agent["embedding_config"].get("handle"),
+        "memory": {**memory, "file_blocks": [], "prompt_template": ""},
         "blocks": own_blocks,
         "tools": own_tools,
-        "sources": [],
-        "tool_rules": [],
-        "message_ids": [],
-        "tool_exec_environment_variables": [],
-        "identity_ids": [],
-        "project_id": None,
-        "template_id": None,
-        "response_format": None,
-        "message_buffer_autoclear": False,
-        "enable_sleeptime": False,
-        "multi_agent_group": None,
-        "timezone": "UTC",
     }
 
 
 async def agent_state(services: Services, agent_id: str, actor: Actor) -> dict[str, Any]:
     """An agent's state, from the cache when that is on."""
-    cached = services.agent_states.get(agent_id)
+    cached = services.agent_cache.get(agent_id)
     if cached is not None and cached["organization_id"] == actor.organization_id:
         return cached
+    version = services.agent_cache.version
     async with services.engine.connect() as connection:
         found = await read_state(connection, agent_id, actor)
-    remember(services, found)
+    services.agent_cache.put(found, version)
     return found
-
-
-def remember(services: Services, found: dict[str, Any]) -> None:
-    """Keep a state in the cache, when that is on."""
-    if services.settings.agent_cache:
-        services.agent_states[found["id"]] = found
 
 
 def new_agent(values: dict[str, Any], actor: Actor) -> dict[str, Any]:

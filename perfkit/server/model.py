@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import re
 from collections.abc import AsyncIterator
@@ -31,27 +32,36 @@ _TTFT_MS, _TOKEN_MS, _EMBEDDING_MS = 80.0, 8.0, 15.0  # medians; sigma of the lo
 
 
 class SimulatedModel:
-    """Answers made of a few words, token by token, at times drawn from the seed and the question."""
+    """Answers made of a few words, token by token.
+
+    The words follow from the seed and the question. The times follow from the seed and the number of the
+    call: the same question asked again takes another time, and a run with the same calls meets the same
+    times again (in the order in which the calls arrive).
+    """
 
     def __init__(self, seed: int, speed: float) -> None:
         self._seed, self._speed = seed, speed
+        self._calls = itertools.count()
 
     async def stream(self, question: str) -> AsyncIterator[str]:
         """Yield the answer's tokens, each after its simulated time."""
-        rng = random.Random(f"{self._seed}:{question}")
-        await self._wait(rng, _TTFT_MS)
+        words, times = random.Random(f"{self._seed}:{question}"), self._times()
+        await self._wait(times, _TTFT_MS)
         yield "[simulated model]"
-        for _ in range(rng.randint(20, 60)):
-            await self._wait(rng, _TOKEN_MS)
-            yield " " + rng.choice(_WORDS)
+        for _ in range(words.randint(20, 60)):
+            await self._wait(times, _TOKEN_MS)
+            yield " " + words.choice(_WORDS)
 
     async def embed(self, text: str, dimensions: int) -> list[float]:
         """A unit vector; texts that share words are near each other."""
-        await self._wait(random.Random(f"{self._seed}:{text}"), _EMBEDDING_MS)
+        await self._wait(self._times(), _EMBEDDING_MS)
         words = re.findall(r"\w+", text.lower()) or [""]
         total = np.sum([_direction(word, self._seed, dimensions) for word in words], axis=0)
         unit: list[float] = (total / np.linalg.norm(total)).tolist()
         return unit
+
+    def _times(self) -> random.Random:
+        return random.Random(f"{self._seed}:call {next(self._calls)}")
 
     async def _wait(self, rng: random.Random, median_ms: float) -> None:
         if self._speed > 0:

@@ -15,7 +15,9 @@ from fastapi import Depends, Header, HTTPException, Request
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from starlette.responses import Response
 
+from perfkit.server.cache import AgentCache
 from perfkit.server.database import DEFAULT_ORGANIZATION, DEFAULT_USER
+from perfkit.server.errors import log_error
 from perfkit.server.model import SimulatedModel
 from perfkit.server.settings import Settings
 from perfkit.server.tables import api_keys, users
@@ -26,20 +28,36 @@ class Services:
 
     def __init__(self, settings: Settings, engine: AsyncEngine, model: SimulatedModel) -> None:
         self.settings, self.engine, self.model = settings, engine, model
-        self.agent_states: dict[str, dict[str, Any]] = {}
+        self.agent_cache = AgentCache(enabled=settings.agent_cache)
         self._background: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something after the answer was sent."""
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        """Run something after the answer was sent; it is cancelled when the server stops."""
+        _start(work, self._background)
+
+    def see_through(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something short that must come to its end, whatever becomes of the task that asks for it."""
+        _start(work, self._closing)
 
     async def close(self) -> None:
         """End what still runs in the background."""
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+
+def _start(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    task = asyncio.create_task(work, name=getattr(work, "__qualname__", None))
+    tasks.add(task)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log_error(f"background work {task.get_name()}", error)
+
+    task.add_done_callback(ended)
 
 
 @dataclass(frozen=True)
@@ -59,11 +77,14 @@ def get_services(request: Request) -> Services:
 async def get_actor(
     services: Annotated[Services, Depends(get_services)],
     authorization: Annotated[str | None, Header()] = None,
+    bare_password: Annotated[str | None, Header(alias="X-BARE-PASSWORD")] = None,
     acting: Annotated[str | None, Header(alias="user_id")] = None,
 ) -> Actor:
     """The user of the bearer key, or of the header `user_id`, or the default user; 401 for a bad key."""
     settings = services.settings
     query = sa.select(users.c.id, users.c.organization_id)
+    if authorization is None and bare_password is not None:  # Letta's other spelling: `password <password>`
+        authorization = f"bearer {bare_password.removeprefix('password ')}"
     if authorization is not None:
         scheme, _, key = authorization.partition(" ")
         password = settings.password

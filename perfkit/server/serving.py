@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import os
+import select
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
+import sqlalchemy as sa
 import uvicorn
 
 from perfkit.server.app import create_app
-from perfkit.server.database import async_url
-from perfkit.server.postgres import embedded_postgres
+from perfkit.server.database import CannotUse, async_url, look_at
+from perfkit.server.postgres import MAX_CONNECTIONS, embedded_postgres
 from perfkit.server.settings import Settings
 
 
@@ -34,22 +37,40 @@ def serve(
     """Serve until SIGTERM or SIGINT; `ready(url)` is called when requests are answered.
 
     Without `ready`, one line is printed. Raises CannotServe when the database or the port is not to be had.
+    `stop_with_parent` ends the server when its standard input closes or its parent process ends.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has shut down
+    if settings.secure and settings.password is None:
+        raise CannotServe("--secure needs --password: without it nobody could make the first key", 2)
+    if threading.current_thread() is threading.main_thread():
+        # uvicorn raises the signal again when it has shut down
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if stop_with_parent:
-        threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
+        threading.Thread(target=_stop_with_parent, args=(os.getppid(),), daemon=True).start()
+    logging.getLogger("perfkit.server").setLevel(settings.log_level.upper())
     sock = _bind(settings)
-    url = f"http://{settings.host}:{sock.getsockname()[1]}"
-    with contextlib.suppress(KeyboardInterrupt), _database(settings) as (database_url, words):
-        app = create_app(settings, database_url)
-        config = uvicorn.Config(
-            app, log_level=settings.log_level, access_log=False, timeout_graceful_shutdown=3, lifespan="on"
-        )
-        server = _Server(config)
-        server.when_ready = lambda: _tell(url, words, ready)
-        server.run(sockets=[sock])
-        if not server.started:
-            raise CannotServe("the application did not start; its reason stands above")
+    with contextlib.closing(sock), contextlib.suppress(KeyboardInterrupt), _database(settings) as url:
+        _run(settings, url, sock, ready)
+
+
+def _run(
+    settings: Settings, database_url: sa.URL, sock: socket.socket, ready: Callable[[str], None] | None
+) -> None:
+    try:
+        version = asyncio.run(look_at(database_url))
+    except CannotUse as error:
+        raise CannotServe(str(error)) from error
+    words = f"{version}{'' if settings.database_url else ' embedded'}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{host}:{sock.getsockname()[1]}"
+    app = create_app(settings, database_url)
+    config = uvicorn.Config(
+        app, log_level=settings.log_level, access_log=False, timeout_graceful_shutdown=3, lifespan="on"
+    )
+    server = _Server(config)
+    server.when_ready = lambda: _tell(address, words, ready)
+    server.run(sockets=[sock])
+    if not server.started:
+        raise CannotServe("the application did not start; its reason stands above")
 
 
 class _Server(uvicorn.Server):
@@ -69,7 +90,7 @@ def _tell(url: str, words: str, ready: Callable[[str], None] | None) -> None:
 
 
 @contextmanager
-def _database(settings: Settings) -> Iterator[tuple[Any, str]]:
+def _database(settings: Settings) -> Iterator[sa.URL]:
     if settings.database_url is not None:
         try:
             url = async_url(settings.database_url)
@@ -77,16 +98,18 @@ def _database(settings: Settings) -> Iterator[tuple[Any, str]]:
             raise CannotServe(str(error), 2) from None
         if url.get_backend_name() == "sqlite":
             print("perfkit server: SQLite is for trying things out; measure on PostgreSQL", file=sys.stderr)
-        yield url, url.get_backend_name()
+        yield url
         return
+    if settings.pool_size + settings.max_overflow > MAX_CONNECTIONS:
+        text = f"--pool-size and --max-overflow: the embedded PostgreSQL serves {MAX_CONNECTIONS} connections"
+        raise CannotServe(f"{text}; give fewer, or a --database-url", 2)
     with contextlib.ExitStack() as stack:
         try:
             embedded = stack.enter_context(embedded_postgres(settings.data_dir))
         except Exception as error:
-            raise CannotServe(
-                f"the embedded PostgreSQL did not start: {str(error).splitlines()[0]}"
-            ) from error
-        yield async_url(embedded), "embedded PostgreSQL"
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CannotServe(f"the embedded PostgreSQL did not start: {reason}") from error
+        yield async_url(embedded)
 
 
 def _bind(settings: Settings) -> socket.socket:
@@ -101,8 +124,11 @@ def _bind(settings: Settings) -> socket.socket:
     return sock
 
 
-def _stop_when_stdin_closes() -> None:
+def _stop_with_parent(parent: int) -> None:
+    """Wait for the end of standard input, or for another parent: a pipe may be held open by others."""
     with contextlib.suppress(OSError, ValueError):
-        while os.read(0, 4096):
-            pass
+        while os.getppid() == parent:
+            readable, _, _ = select.select([0], [], [], 0.5)
+            if readable and not os.read(0, 4096):
+                break
     os.kill(os.getpid(), signal.SIGTERM)

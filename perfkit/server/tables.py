@@ -40,11 +40,19 @@ INSERT: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.inse
 metadata = sa.MetaData()
 
 
+class Utc(sa.types.TypeDecorator[datetime]):
+    """A time with its zone; SQLite forgets the zone, so it is said again on the way out."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """See SQLAlchemy."""
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
 def _table(name: str, *columns: Any) -> sa.Table:
-    stamps = [
-        sa.Column(n, sa.DateTime(timezone=True), nullable=False, default=now)
-        for n in ("created_at", "updated_at")
-    ]
+    stamps = [sa.Column(n, Utc, nullable=False, default=now) for n in ("created_at", "updated_at")]
     return sa.Table(name, metadata, sa.Column("id", sa.String, primary_key=True), *columns, *stamps)
 
 
@@ -124,7 +132,7 @@ jobs = _table(
     sa.Column("request", sa.JSON),
     sa.Column("usage", sa.JSON),
     sa.Column("error", sa.Text),
-    sa.Column("completed_at", sa.DateTime(timezone=True)),
+    sa.Column("completed_at", Utc),
 )
 messages = _table(
     "messages",
@@ -139,3 +147,6 @@ AGENT_INDEXES = (
     sa.Index("ix_passages_agent_id", passages.c.agent_id),
     sa.Index("ix_messages_agent_id", messages.c.agent_id),
 )
+
+for _column in (tools_agents.c.tool_id, blocks_agents.c.block_id, jobs.c.agent_id, agents.c.organization_id):
+    sa.Index(f"ix_{_column.table.name}_{_column.name}", _column)

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter
-from pydantic import BaseModel
 from starlette.responses import Response
 
+from perfkit.server.bodies import Body, Limit
 from perfkit.server.database import DEFAULT_ORGANIZATION, DEFAULT_USER
-from perfkit.server.services import Acting, Serving, all_rows, answer, not_found, one_row
+from perfkit.server.services import Acting, Services, Serving, all_rows, answer, not_found, one_row
 from perfkit.server.tables import api_keys, new_id, now, organizations, users
 
 router = APIRouter(prefix="/admin")
 
 
-class NewUser(BaseModel):
+class NewOrganization(Body):
+    """Body of POST /orgs."""
+
+    name: str
+
+
+class NewUser(Body):
     """Body of POST /users."""
 
     name: str
     organization_id: str = DEFAULT_ORGANIZATION
 
 
-class NewKey(BaseModel):
+class NewKey(Body):
     """Body of POST /users/keys."""
 
     user_id: str
@@ -32,12 +37,21 @@ class NewKey(BaseModel):
 
 
 @router.get("/orgs")
-async def list_organizations(services: Serving, actor: Acting) -> Response:
-    """Every organization."""
+async def list_organizations(services: Serving, actor: Acting, limit: Limit = 50) -> Response:
+    """Organizations, oldest first."""
+    query = sa.select(organizations).order_by(organizations.c.created_at).limit(limit)
     async with services.engine.connect() as connection:
-        return answer(
-            await all_rows(connection, sa.select(organizations).order_by(organizations.c.created_at))
-        )
+        return answer(await all_rows(connection, query))
+
+
+@router.post("/orgs")
+async def create_organization(body: NewOrganization, services: Serving, actor: Acting) -> Response:
+    """Make an organization; its users do not see what belongs to others."""
+    stamp = now()
+    row = {"id": new_id("org"), "name": body.name, "created_at": stamp, "updated_at": stamp}
+    async with services.engine.begin() as connection:
+        await connection.execute(sa.insert(organizations).values(row))
+    return answer(row)
 
 
 @router.post("/users")
@@ -53,7 +67,7 @@ async def create_user(body: NewUser, services: Serving, actor: Acting) -> Respon
 
 
 @router.get("/users")
-async def list_users(services: Serving, actor: Acting, limit: int = 100) -> Response:
+async def list_users(services: Serving, actor: Acting, limit: Limit = 100) -> Response:
     """Users, oldest first."""
     async with services.engine.connect() as connection:
         return answer(await all_rows(connection, sa.select(users).order_by(users.c.created_at).limit(limit)))
@@ -83,7 +97,7 @@ async def delete_user(user_id: str, services: Serving, actor: Acting) -> Respons
     return await _delete(user_id, services)
 
 
-async def _delete(user_id: str, services: Any) -> Response:
+async def _delete(user_id: str, services: Services) -> Response:
     async with services.engine.begin() as connection:
         condition = sa.and_(users.c.id == user_id, users.c.id != DEFAULT_USER)
         row = (
@@ -93,4 +107,5 @@ async def _delete(user_id: str, services: Any) -> Response:
         )
     if row is None:
         raise not_found("User", user_id)
+    services.agent_cache.clear()  # states name the user who made the agent
     return answer({**row, "is_deleted": True})

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, HTTPException
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from perfkit.server.agent_state import (
@@ -18,37 +18,38 @@ from perfkit.server.agent_state import (
     new_agent,
     own_rows,
     read_state,
-    remember,
+    read_states,
     replace_links,
     state,
 )
+from perfkit.server.bodies import Body, Limit
 from perfkit.server.routes.blocks import BlockBody, new_block
-from perfkit.server.services import Acting, Actor, Services, Serving, answer, not_found, own
+from perfkit.server.services import Acting, Actor, Services, Serving, all_rows, answer, not_found, own
 from perfkit.server.tables import agents, blocks, blocks_agents, now, tools, tools_agents
 
 router = APIRouter(prefix="/agents")
 
 
-class NewAgent(BaseModel):
+class NewAgent(Body):
     """Body of POST /agents."""
 
     name: str = Field(default="agent", min_length=1)
     description: str | None = None
     agent_type: str = "letta_v1_agent"
     system: str | None = None
-    memory_blocks: list[BlockBody] = []
-    tool_ids: list[str] = []
-    block_ids: list[str] = []
+    memory_blocks: list[BlockBody] = Field(default_factory=list)
+    tool_ids: list[str] = Field(default_factory=list)
+    block_ids: list[str] = Field(default_factory=list)
     include_base_tools: bool = True
     model: str | None = None
     embedding: str | None = None
     llm_config: dict[str, Any] | None = None
     embedding_config: dict[str, Any] | None = None
-    tags: list[str] = []
-    metadata: dict[str, Any] = {}
+    tags: list[str] = Field(default_factory=list)
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
 
-class AgentChange(BaseModel):
+class AgentChange(Body):
     """Body of PATCH /agents/{id}; a list that is given replaces the agent's whole list."""
 
     name: str | None = Field(default=None, min_length=1)
@@ -68,6 +69,7 @@ async def create_agent(body: NewAgent, services: Serving, actor: Acting) -> Resp
     values["embedding_config"] = embedding_config(body.embedding, body.embedding_config)
     agent = new_agent(values, actor)
     memory = [new_block(block, actor.organization_id) for block in body.memory_blocks]
+    version = services.agent_cache.version
     async with services.engine.begin() as connection:
         base = await base_tool_ids(connection, actor) if body.include_base_tools else []
         own_tools = await own_rows(connection, tools, "Tool", [*body.tool_ids, *base], actor)
@@ -79,18 +81,20 @@ async def create_agent(body: NewAgent, services: Serving, actor: Acting) -> Resp
         await link(connection, tools_agents, agent["id"], [row["id"] for row in own_tools])
         await link(connection, blocks_agents, agent["id"], [row["id"] for row in own_blocks])
     found = state(agent, own_tools, own_blocks)
-    remember(services, found)
+    services.agent_cache.put(found, version)
     return answer(found)
 
 
 @router.get("")
-async def list_agents(services: Serving, actor: Acting, limit: int = 50, name: str | None = None) -> Response:
+async def list_agents(
+    services: Serving, actor: Acting, limit: Limit = 50, name: str | None = None
+) -> Response:
     """The organization's agents, newest first."""
-    query = sa.select(agents.c.id).where(agents.c.organization_id == actor.organization_id)
+    query = sa.select(agents).where(agents.c.organization_id == actor.organization_id)
     query = query if name is None else query.where(agents.c.name == name)
     async with services.engine.connect() as connection:
-        ids = (await connection.scalars(query.order_by(agents.c.created_at.desc()).limit(limit))).all()
-        return answer([await read_state(connection, agent_id, actor) for agent_id in ids])
+        rows = await all_rows(connection, query.order_by(agents.c.created_at.desc()).limit(limit))
+        return answer(await read_states(connection, rows))
 
 
 @router.get("/count")
@@ -112,9 +116,8 @@ async def change_agent(agent_id: str, body: AgentChange, services: Serving, acto
     """Change what is given; `tool_ids` and `block_ids` replace the whole list."""
     given = body.model_dump(exclude_unset=True)
     links = {name: given.pop(name) for name in ("tool_ids", "block_ids") if given.get(name) is not None}
+    # an explicit null changes nothing, but a description may be taken away
     changes = {key: value for key, value in given.items() if value is not None or key == "description"}
-    changes.pop("tool_ids", None)
-    changes.pop("block_ids", None)
     async with services.engine.begin() as connection:
         await _lock(connection, agent_id, actor)
         if "tool_ids" in links:
@@ -127,7 +130,7 @@ async def change_agent(agent_id: str, body: AgentChange, services: Serving, acto
             sa.update(agents).where(agents.c.id == agent_id).values(changes | {"updated_at": now()})
         )
         found = await read_state(connection, agent_id, actor)
-    services.agent_states.pop(agent_id, None)
+    services.agent_cache.forget(agent_id)
     return answer(found)
 
 
@@ -136,7 +139,7 @@ async def delete_agent(agent_id: str, services: Serving, actor: Acting) -> Respo
     """Delete an agent with its messages and passages."""
     async with services.engine.begin() as connection:
         done = await connection.execute(sa.delete(agents).where(own(agents, agent_id, actor)))
-    services.agent_states.pop(agent_id, None)
+    services.agent_cache.forget(agent_id)
     if not done.rowcount:
         raise not_found("Agent", agent_id)
     return answer({"message": f"Agent id={agent_id} successfully deleted"})
@@ -177,7 +180,7 @@ async def _attach(
             condition = sa.and_(links.c.agent_id == agent_id, links.c[1] == one)
             await connection.execute(sa.delete(links).where(condition))
         found = await read_state(connection, agent_id, actor)
-    services.agent_states.pop(agent_id, None)
+    services.agent_cache.forget(agent_id)
     return answer(found)
 
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from fastapi import APIRouter
+from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
 from perfkit.server.agent_state import agent_state
+from perfkit.server.bodies import Body, Limit
 from perfkit.server.services import Acting, Serving, all_rows, answer, not_found
 from perfkit.server.tables import new_id, now, passages
 
 router = APIRouter(prefix="/agents/{agent_id}/archival-memory")
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-class NewPassage(BaseModel):
+class NewPassage(Body):
     """Body of POST."""
 
     text: str = Field(min_length=1)
-    tags: list[str] = []
+    tags: list[str] = Field(default_factory=list)
 
 
 @router.post("")
@@ -36,16 +36,17 @@ async def insert_passage(agent_id: str, body: NewPassage, services: Serving, act
     row |= {"created_at": stamp, "updated_at": stamp}
     async with services.engine.begin() as connection:
         await connection.execute(sa.insert(passages).values(row))
-    return answer([row | {"embedding_config": config, "organization_id": actor.organization_id}])
+    return answer([_shown(row, agent)])
 
 
 @router.get("")
 async def list_passages(agent_id: str, services: Serving, actor: Acting, limit: Limit = 100) -> Response:
     """The agent's passages, oldest first."""
-    await agent_state(services, agent_id, actor)
+    agent = await agent_state(services, agent_id, actor)
     query = sa.select(passages).where(passages.c.agent_id == agent_id).order_by(passages.c.created_at)
     async with services.engine.connect() as connection:
-        return answer(await all_rows(connection, query.limit(limit)))
+        rows = await all_rows(connection, query.limit(limit))
+    return answer([_shown(row, agent) for row in rows])
 
 
 @router.get("/search")
@@ -73,6 +74,13 @@ async def delete_passage(agent_id: str, passage_id: str, services: Serving, acto
     if not done.rowcount:
         raise not_found("Passage", passage_id)
     return answer({"message": f"Passage id={passage_id} successfully deleted"})
+
+
+def _shown(row: dict[str, Any], agent: dict[str, Any]) -> dict[str, Any]:
+    """A passage's JSON; every agent has one archive, named after it."""
+    archive = agent["id"].replace("agent-", "archive-")
+    more = {"archive_id": archive, "organization_id": agent["organization_id"], "is_deleted": False}
+    return row | more | {"embedding_config": agent["embedding_config"]}
 
 
 async def _nearest(

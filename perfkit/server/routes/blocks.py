@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.responses import Response
 
+from perfkit.server.bodies import Body, Int32, Limit
 from perfkit.server.services import Acting, Serving, all_rows, answer, not_found, one_row, own
 from perfkit.server.tables import blocks, new_id, now
 
 router = APIRouter(prefix="/blocks")
 
 
-class BlockBody(BaseModel):
+class BlockBody(Body):
     """Body of POST /blocks, and of an agent's own memory blocks."""
 
     label: str
     value: str
     description: str | None = None
-    limit: Annotated[int, Field(gt=0)] = 20_000
-    metadata: dict[str, Any] = {}
+    limit: Int32 = 20_000
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
 
-class BlockChange(BaseModel):
+class BlockChange(Body):
     """Body of PATCH /blocks/{id}."""
 
     label: str | None = None
     value: str | None = None
     description: str | None = None
-    limit: Annotated[int, Field(gt=0)] | None = None
+    limit: Int32 | None = None
     metadata: dict[str, Any] | None = None
 
 
@@ -53,7 +54,7 @@ async def create_block(body: BlockBody, services: Serving, actor: Acting) -> Res
 
 @router.get("")
 async def list_blocks(
-    services: Serving, actor: Acting, limit: int = 50, label: str | None = None
+    services: Serving, actor: Acting, limit: Limit = 50, label: str | None = None
 ) -> Response:
     """The organization's blocks."""
     query = sa.select(blocks).where(blocks.c.organization_id == actor.organization_id).limit(limit)
@@ -77,7 +78,7 @@ async def change_block(block_id: str, body: BlockChange, services: Serving, acto
     async with services.engine.begin() as connection:
         statement = sa.update(blocks).where(own(blocks, block_id, actor)).values(changes).returning(*blocks.c)
         row = await one_row(connection, statement, "Block", block_id)
-    services.agent_states.clear()
+    services.agent_cache.clear()
     return answer(row)
 
 
@@ -88,5 +89,5 @@ async def delete_block(block_id: str, services: Serving, actor: Acting) -> Respo
         done = await connection.execute(sa.delete(blocks).where(own(blocks, block_id, actor)))
     if not done.rowcount:
         raise not_found("Block", block_id)
-    services.agent_states.clear()
+    services.agent_cache.clear()
     return answer({"message": f"Block id={block_id} successfully deleted"})

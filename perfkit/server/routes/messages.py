@@ -9,32 +9,34 @@ import msgspec
 import sqlalchemy as sa
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.responses import Response, StreamingResponse
 
 from perfkit.server.agent_state import agent_state
-from perfkit.server.jobs import (
-    fail_run,
-    finish_run,
-    reply_to,
-    set_running,
-    start_run,
-    tokens,
-    usage,
-)
+from perfkit.server.bodies import Body, Limit
+from perfkit.server.errors import database_fault, log_error
+from perfkit.server.jobs import create_job, finish_batch, finish_run, reply_to, running, tokens, usage
 from perfkit.server.services import Acting, Actor, Services, Serving, all_rows, answer, one_row, own
 from perfkit.server.tables import jobs, messages, new_id, now
 
 router = APIRouter()
 
 
+class TextPart(BaseModel):
+    """A piece of a message's content."""
+
+    type: Literal["text"] = "text"
+    text: str
+
+
 class Message(BaseModel):
     """One message to an agent."""
 
-    role: Literal["user", "system"] = "user"
-    content: str
+    role: Literal["user", "system", "assistant"] = "user"
+    content: str | list[TextPart]
 
 
-class MessagesBody(BaseModel):
+class MessagesBody(Body):
     """Body of POST messages."""
 
     messages: list[Message] = Field(min_length=1)
@@ -48,14 +50,16 @@ class BatchItem(BaseModel):
     messages: list[Message] = Field(min_length=1)
 
 
-class Batch(BaseModel):
+class Batch(Body):
     """Body of POST /messages/batches."""
 
     requests: list[BatchItem] = Field(min_length=1)
 
 
 def _question(given: list[Message]) -> str:
-    return "\n".join(message.content for message in given)
+    """What the model is asked: the messages' text, one below the other."""
+    contents = [message.content for message in given]
+    return "\n".join(one if isinstance(one, str) else "".join(part.text for part in one) for one in contents)
 
 
 @router.post("/agents/{agent_id}/messages")
@@ -63,13 +67,10 @@ async def send_message(agent_id: str, body: MessagesBody, services: Serving, act
     """Ask an agent and wait for the whole answer."""
     await agent_state(services, agent_id, actor)
     question = _question(body.messages)
-    run = await start_run(services, actor, agent_id, question)
-    try:
+    run = await create_job(services, actor, "run", agent_id, question)
+    async with running(services, run["id"]):
         reply = await reply_to(services, question)
         row = await finish_run(services, run, question, reply)
-    except BaseException as error:
-        await fail_run(services, run["id"], type(error).__name__)
-        raise
     said = {"id": row["id"], "date": row["created_at"], "message_type": "assistant_message", "content": reply}
     stop = {"message_type": "stop_reason", "stop_reason": "end_turn"}
     counts = {"message_type": "usage_statistics", **usage(question, reply), "run_ids": [run["id"]]}
@@ -81,30 +82,42 @@ async def stream_message(agent_id: str, body: MessagesBody, services: Serving, a
     """Ask an agent and get the answer as server-sent events."""
     await agent_state(services, agent_id, actor)
     question = _question(body.messages)
-    run = await start_run(services, actor, agent_id, question)
-    events = _events(services, run, question, body.stream_tokens)
+    run = await create_job(services, actor, "run", agent_id, question)
+    events = _with_error_event(_events(services, run, question, body.stream_tokens), run["id"])
     return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
 
 
 async def _events(
     services: Services, run: dict[str, Any], question: str, stream_tokens: bool
 ) -> AsyncIterator[bytes]:
-    message_id, said = new_id("message"), []
-    try:
+    said: list[str] = []
+    head = {"message_type": "assistant_message", "id": new_id("message"), "date": now().isoformat()}
+    async with running(services, run["id"]):
         async for token in tokens(services, question):
             said.append(token)
             if stream_tokens:
-                yield _event(message_type="assistant_message", id=message_id, content=token)
+                yield _event(**head, content=token)
         reply = "".join(said)
         await finish_run(services, run, question, reply)
-    except BaseException as error:  # also when the client has gone
-        await fail_run(services, run["id"], type(error).__name__)
-        raise
     if not stream_tokens:
-        yield _event(message_type="assistant_message", id=message_id, content=reply)
+        yield _event(**head, content=reply)
     yield _event(message_type="stop_reason", stop_reason="end_turn")
     yield _event(message_type="usage_statistics", **usage(question, reply), run_ids=[run["id"]])
     yield b"data: [DONE]\n\n"
+
+
+async def _with_error_event(events: AsyncIterator[bytes], run_id: str) -> AsyncIterator[bytes]:
+    """The status has long been 200 when something breaks; an event says so, as in Letta, and no [DONE]."""
+    try:
+        async for event in events:
+            yield event
+    except Exception as error:
+        known = isinstance(error, PoolTimeout) or database_fault(error) is not None
+        trace_id = None if known else log_error(f"stream of {run_id}", error)
+        yield _event(message_type="stop_reason", stop_reason="error")
+        yield b"event: error\n" + _event(
+            message_type="error_message", error_type=type(error).__name__, run_id=run_id, trace_id=trace_id
+        )
 
 
 def _event(**data: Any) -> bytes:
@@ -116,22 +129,18 @@ async def send_message_later(agent_id: str, body: MessagesBody, services: Servin
     """Ask an agent in the background; answers the run."""
     await agent_state(services, agent_id, actor)
     question = _question(body.messages)
-    run = await start_run(services, actor, agent_id, question, background=True)
+    run = await create_job(services, actor, "run", agent_id, question, background=True)
     services.spawn(_carry_out(services, run, question))
     return answer(_shown(run))
 
 
 async def _carry_out(services: Services, run: dict[str, Any], question: str) -> None:
-    try:
-        await set_running(services, run["id"])
+    async with running(services, run["id"]):
         await finish_run(services, run, question, await reply_to(services, question))
-    except BaseException as error:
-        await fail_run(services, run["id"], type(error).__name__)
-        raise
 
 
 @router.get("/agents/{agent_id}/messages")
-async def list_messages(agent_id: str, services: Serving, actor: Acting, limit: int = 50) -> Response:
+async def list_messages(agent_id: str, services: Serving, actor: Acting, limit: Limit = 50) -> Response:
     """The agent's messages, oldest first."""
     await agent_state(services, agent_id, actor)
     query = sa.select(messages).where(messages.c.agent_id == agent_id).order_by(messages.c.created_at)
@@ -144,7 +153,7 @@ async def list_messages(agent_id: str, services: Serving, actor: Acting, limit: 
 
 @router.get("/runs")
 async def list_runs(
-    services: Serving, actor: Acting, agent_id: str | None = None, limit: int = 50
+    services: Serving, actor: Acting, agent_id: str | None = None, limit: Limit = 50
 ) -> Response:
     """The organization's runs, newest first."""
     query = sa.select(jobs).where(jobs.c.organization_id == actor.organization_id, jobs.c.kind == "run")
@@ -165,37 +174,22 @@ async def create_batch(body: Batch, services: Serving, actor: Acting) -> Respons
     """Take a batch of messages; they are carried out in the background, one after the other."""
     for item in body.requests:
         await agent_state(services, item.agent_id, actor)
-    stamp = now()
-    row: dict[str, Any] = {
-        "id": new_id("batch"),
-        "organization_id": actor.organization_id,
-        "user_id": actor.user_id,
-    }
-    row |= {"kind": "batch", "status": "created", "background": True, "request": body.model_dump()}
-    row |= {"created_at": stamp, "updated_at": stamp}
-    async with services.engine.begin() as connection:
-        await connection.execute(sa.insert(jobs).values(row))
+    row = await create_job(services, actor, "batch", None, background=True, request=body.model_dump())
     services.spawn(_carry_out_batch(services, actor, row["id"], body.requests))
     return answer(_shown(row))
 
 
 async def _carry_out_batch(services: Services, actor: Actor, batch_id: str, items: list[BatchItem]) -> None:
-    try:
-        await set_running(services, batch_id)
+    async with running(services, batch_id):
         for item in items:
             question = _question(item.messages)
-            run = await start_run(services, actor, item.agent_id, question, background=True)
+            run = await create_job(services, actor, "run", item.agent_id, question, background=True)
             await _carry_out(services, run, question)
-        async with services.engine.begin() as connection:
-            done = {"status": "completed", "completed_at": now(), "updated_at": now()}
-            await connection.execute(sa.update(jobs).where(jobs.c.id == batch_id).values(done))
-    except BaseException as error:
-        await fail_run(services, batch_id, type(error).__name__)
-        raise
+        await finish_batch(services, batch_id)
 
 
 @router.get("/messages/batches")
-async def list_batches(services: Serving, actor: Acting, limit: int = 50) -> Response:
+async def list_batches(services: Serving, actor: Acting, limit: Limit = 50) -> Response:
     """The organization's batches, newest first."""
     query = sa.select(jobs).where(jobs.c.organization_id == actor.organization_id, jobs.c.kind == "batch")
     async with services.engine.connect() as connection:

@@ -7,9 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, HTTPException
-from pydantic import BaseModel
 from starlette.responses import Response
 
+from perfkit.server.bodies import Body, Limit
 from perfkit.server.services import Acting, Serving, all_rows, answer, not_found, one_row, own
 from perfkit.server.tables import INSERT, new_id, now, tools
 
@@ -24,7 +24,7 @@ _JSON_TYPES = {
 }
 
 
-class ToolBody(BaseModel):
+class ToolBody(Body):
     """Body of PUT /tools: the function's source says the rest."""
 
     source_code: str
@@ -49,12 +49,14 @@ async def upsert_tool(body: ToolBody, services: Serving, actor: Acting) -> Respo
             index_elements=["organization_id", "name"], set_={**values, "updated_at": now()}
         )
         row = (await connection.execute(statement.returning(*tools.c))).mappings().one()
-    services.agent_states.clear()  # an agent's state holds its tools
+    services.agent_cache.clear()  # an agent's state holds its tools
     return answer(dict(row))
 
 
 @router.get("")
-async def list_tools(services: Serving, actor: Acting, limit: int = 50, name: str | None = None) -> Response:
+async def list_tools(
+    services: Serving, actor: Acting, limit: Limit = 50, name: str | None = None
+) -> Response:
     """The organization's tools."""
     query = sa.select(tools).where(tools.c.organization_id == actor.organization_id).limit(limit)
     query = query if name is None else query.where(tools.c.name == name)
@@ -77,7 +79,7 @@ async def delete_tool(tool_id: str, services: Serving, actor: Acting) -> Respons
         done = await connection.execute(sa.delete(tools).where(own(tools, tool_id, actor)))
     if not done.rowcount:
         raise not_found("Tool", tool_id)
-    services.agent_states.clear()
+    services.agent_cache.clear()
     return answer({"message": f"Tool id={tool_id} successfully deleted"})
 
 
@@ -85,16 +87,23 @@ def json_schema(source: str) -> dict[str, Any]:
     """The JSON schema of the first function in a source; 400 when there is none."""
     try:
         found = next(node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))
-    except (SyntaxError, ValueError, StopIteration):
+    except (SyntaxError, ValueError, StopIteration, RecursionError, MemoryError):
         raise HTTPException(400, "source_code holds no Python function") from None
     arguments = found.args.args
     required = arguments[: len(arguments) - len(found.args.defaults)]
-    properties = {
-        one.arg: {"type": _JSON_TYPES.get(ast.unparse(one.annotation) if one.annotation else "str", "string")}
-        for one in arguments
-    }
+    for named, default in zip(found.args.kwonlyargs, found.args.kw_defaults, strict=True):
+        arguments = [*arguments, named]
+        required = required if default is not None else [*required, named]
+    properties = {one.arg: {"type": _json_type(one.annotation)} for one in arguments}
     return {
         "name": found.name,
         "description": (ast.get_docstring(found) or found.name).split("\n")[0],
         "parameters": {"type": "object", "properties": properties, "required": [one.arg for one in required]},
     }
+
+
+def _json_type(annotation: ast.expr | None) -> str:
+    """`list[str]` is an array; what is not known, or not said, is text."""
+    if isinstance(annotation, ast.Subscript):
+        annotation = annotation.value
+    return _JSON_TYPES.get(annotation.id, "string") if isinstance(annotation, ast.Name) else "string"
