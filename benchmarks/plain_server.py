@@ -1,9 +1,10 @@
 """A server that costs next to nothing: answers every request, GET or POST, with the same small JSON body.
 
-python benchmarks/plain_server.py [PORT]      prints "ready at http://127.0.0.1:PORT"
+python benchmarks/plain_server.py [PORT] [--awake]      prints "ready at http://127.0.0.1:PORT"
 
 `GET /answered` says how many requests it has answered before and how much CPU it has used, so that a client's
-own count can be checked against it and a busy server is seen.
+own count can be checked against it and a busy server is seen. With `--awake` it polls its sockets and never
+sleeps, so that no client pays for waking it.
 """
 
 from __future__ import annotations
@@ -43,12 +44,21 @@ class Plain(asyncio.Protocol):
         self.transport.write(ANSWER)
 
 
-async def main(port: int) -> None:
+def stay_awake(loop: asyncio.AbstractEventLoop) -> None:
+    """Never let the loop wait."""
+    loop.call_soon(stay_awake, loop)
+
+
+async def main(port: int, awake: bool) -> None:
     """Serve until killed."""
-    server = await asyncio.get_running_loop().create_server(Plain, "127.0.0.1", port, backlog=1024)
+    loop = asyncio.get_running_loop()
+    if awake:
+        stay_awake(loop)
+    server = await loop.create_server(Plain, "127.0.0.1", port, backlog=1024)
     print(f"ready at http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 0))
+    ports = [int(word) for word in sys.argv[1:] if word != "--awake"]
+    uvloop.run(main(ports[0] if ports else 0, "--awake" in sys.argv))

@@ -268,11 +268,12 @@ def rows_line(results: Results) -> str:
 def page(results: Results, given: argparse.Namespace, stolen: float, took_s: float) -> str:
     """The whole block for the README."""
     how = f"{given.repeats} repeats" if given.repeats > 1 else "one repeat"
+    how += ", server never sleeping" if given.awake else ""
     day = datetime.now(UTC).strftime("%Y-%m-%d")
-    load = os.getloadavg()[2]
     parts = [
-        f"Measured {day} on {machine()}; {how} of 1 s and {given.seconds} s, {took_s / 60:.0f} minutes; "
-        f"stolen by the hypervisor {stolen:.1f} s, load average over the last 15 minutes {load:.1f}. "
+        f"Measured {day} on {machine()}; {how}, runs of 1 s and {given.seconds} s. "
+        f"It took {took_s / 60:.0f} minutes, {stolen:.1f} s of CPU were stolen by the hypervisor, the load "
+        f"average of the last 15 minutes was {os.getloadavg()[2]:.1f}. "
         "Medians of the repeats [lowest–highest]; ratios are made within a repeat.",
         "",
         "**Client CPU per request, perfkit ÷ peer** (the load-generating process with its writer thread; "
@@ -307,6 +308,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=4, help="length of the long runs (default 4)")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[20, 100])
     parser.add_argument("--rates", type=int, nargs="+", default=[200, 1000, 3000])
+    parser.add_argument("--awake", action="store_true", help="the server polls and never sleeps")
     parser.add_argument("--out", type=Path, help="a Markdown file with the markers, to be rewritten")
     given = parser.parse_args()
     if given.quick:
@@ -321,7 +323,7 @@ def main() -> None:
     given = arguments()
     refuse_unfit_machine()
     results, began, stolen = Results(), time.monotonic(), stolen_s()
-    with tempfile.TemporaryDirectory(prefix="perfkit-bench-") as folder, Server() as server:
+    with tempfile.TemporaryDirectory(prefix="perfkit-bench-") as folder, Server(given.awake) as server:
         measure_open(server, given, Path(folder), results)
         measure_closed(server, given, Path(folder), results)
     text = page(results, given, stolen_s() - stolen, time.monotonic() - began)

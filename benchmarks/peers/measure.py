@@ -77,8 +77,8 @@ def _on_core(core: int) -> Iterator[None]:
 class Server:
     """The plain server, on its core, and what it says of itself."""
 
-    def __init__(self) -> None:
-        command = [str(PEERS_PYTHON), str(HERE.parent / "plain_server.py")]
+    def __init__(self, awake: bool = False) -> None:
+        command = [str(PEERS_PYTHON), str(HERE.parent / "plain_server.py"), *(["--awake"] if awake else [])]
         with _on_core(SERVER_CORE):
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
