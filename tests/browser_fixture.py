@@ -1,4 +1,4 @@
-"""A real browser for tests; skipped where none is installed."""
+"""A real browser for tests; `make test` installs it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backg
 MORE = ("--disable-component-update", "--disable-sync")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One headless Chromium for the whole session."""
+    """One headless Chromium for a module: Playwright keeps a loop running, in which no other can run."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
-        pytest.skip("no Chromium is installed")
+        pytest.fail("the page tests need Chromium: install the package chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, *MORE])
         yield browser
