@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import msgspec
+
+from perfkit.model import SCHEMA_VERSION, Workload
+from perfkit.scenarios import Scenario
+from perfkit.session import is_secret_name
 
 _PACKAGES = ("perfkit", "numpy", "pyarrow", "httptools", "uvloop", "httpx", "pandas", "scipy")
 
@@ -41,6 +50,52 @@ def git(folder: Path) -> dict[str, Any]:
     if sha is None:
         return {}
     return {"sha": sha, "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+
+
+def first_meta(
+    workload: Workload, scenario: Scenario, params: Any, path: Path, monotonic: int, unix: int
+) -> dict[str, Any]:
+    """What run.json says when a run begins; no value of a name that holds a secret is in it."""
+    plain = workload.to_mapping()
+    plain["target"]["headers"] = _without_secrets(plain["target"]["headers"])
+    plain["params"] = _without_secrets(plain["params"])
+    return {
+        "schema": SCHEMA_VERSION,
+        "id": path.name,
+        "state": "running",
+        "reason": None,
+        "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "workload": plain,
+        "scenario": {
+            "name": scenario.name,
+            "doc": scenario.doc,
+            "params": _without_secrets(msgspec.to_builtins(dataclasses.asdict(params))),
+        },
+        "target": plain["target"],
+        "git": git(Path.cwd()),
+        "host": host(),
+        "versions": versions(),
+        "clock": {"monotonic_ns": monotonic, "unix_ns": unix},
+        "workers": workload.processes,
+        "thresholds": [],
+        "tags": list(workload.tags),
+        "note": None,
+    }
+
+
+def map_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """The same nested value, every text in it changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: map_strings(one, change) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [map_strings(one, change) for one in value]
+    return value
+
+
+def _without_secrets(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: "***" if is_secret_name(name) and value else value for name, value in given.items()}
 
 
 def _git(folder: Path, *command: str) -> str | None:

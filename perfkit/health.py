@@ -32,10 +32,6 @@ class WorkerHealth:
     loop_lag_max_ms: float
     gc_pauses: int
     gc_pause_max_ms: float
-    rows: int = 0
-    kickoff_p50_ms: float | None = None
-    kickoff_p99_ms: float | None = None
-    client_queue_p99_ms: float | None = None
 
     def to_mapping(self) -> dict[str, Any]:
         """As plain names and numbers."""
@@ -101,6 +97,22 @@ class HealthWatch:
             self._gc_began = time.perf_counter_ns()
         else:
             self._gc_pauses.append((time.perf_counter_ns() - self._gc_began) / 1e6)
+
+
+def delays(planned: np.ndarray, started: np.ndarray, sent: np.ndarray) -> dict[str, Any]:
+    """How late one worker's rows were: instants in nanoseconds, NaN where never reached."""
+    return {
+        "rows": len(planned),
+        "kickoff_p50_ms": quantile_ms(started - planned, 0.5),
+        "kickoff_p99_ms": quantile_ms(started - planned, 0.99),
+        "client_queue_p99_ms": quantile_ms(sent - started, 0.99),
+    }
+
+
+def quantile_ms(ns: np.ndarray, p: float) -> float | None:
+    """A quantile in milliseconds of what was reached, None when nothing was."""
+    reached = ns[~np.isnan(ns)]
+    return float(np.quantile(reached, p)) / 1e6 if len(reached) else None
 
 
 def judge(

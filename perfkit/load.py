@@ -24,7 +24,7 @@ from perfkit.pacing import pacer_for
 from perfkit.rows import PHASE_CODE
 from perfkit.scenarios import Scenario
 from perfkit.schedule import plan
-from perfkit.session import Recorder, Session, StepRandom
+from perfkit.session import Recorder, Session
 
 _WARMUP, _MEASURE = PHASE_CODE["warmup"], PHASE_CODE["measure"]
 _FOREVER = 2**63 - 1
@@ -209,3 +209,19 @@ class Drive:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+
+
+class StepRandom:
+    """A `random.Random` that costs nothing until it is used; seeded by (seed, number of the step), so a
+    step makes the same choices in every run, whatever else is going on."""
+
+    __slots__ = ("_random", "_seed", "_step")
+
+    def __init__(self, seed: int, step: int) -> None:
+        self._seed, self._step = seed, step
+        self._random: random.Random | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self._random is None:
+            self._random = random.Random(f"{self._seed}:{self._step}")
+        return getattr(self._random, name)

@@ -7,7 +7,6 @@ the process pool.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import multiprocessing
 import pickle
 import time
@@ -15,20 +14,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow.compute as pc
 
 from perfkit import describe
 from perfkit.errors import BadInput, PerfkitError, RequestFailed
-from perfkit.health import judge
-from perfkit.model import SCHEMA_VERSION, Workload
+from perfkit.health import delays, judge, quantile_ms
+from perfkit.model import Workload
 from perfkit.scenarios import Scenario
-from perfkit.session import Recorder, Session, Undo, is_secret_name
+from perfkit.session import Recorder, Session, Undo
 from perfkit.store import Run, RunFolder
 from perfkit.worker import (
     Outcome,
@@ -85,7 +82,7 @@ class _Execution:
             coordinator_pid=multiprocessing.current_process().pid or 0,
             token=token,
         )
-        self.meta = _first_meta(workload, scenario, params, folder.path, monotonic, unix)
+        self.meta = describe.first_meta(workload, scenario, params, folder.path, monotonic, unix)
         self.start_ns = monotonic
         self.outcomes: list[Outcome] = []
         self.undo: list[Undo] = []
@@ -93,7 +90,7 @@ class _Execution:
     def save(self, **changes: Any) -> None:
         self.meta.update(changes)
         hide = redactor(self.context)
-        self.folder.write_meta(_map_strings(self.meta, hide))
+        self.folder.write_meta(describe.map_strings(self.meta, hide))
 
     def carry_out(self, executor: Executor | None, on_progress: Progress) -> Run:
         run = Run(self.folder.path)
@@ -247,15 +244,8 @@ class _Execution:
         workers = []
         for index, outcome in enumerate(self.outcomes):
             mine = worker == index
-            kickoff, queue = _ms(started[mine] - planned[mine]), _ms(sent[mine] - started[mine])
-            delays = {
-                "rows": int(mine.sum()),
-                "kickoff_p50_ms": _quantile(kickoff, 0.5),
-                "kickoff_p99_ms": _quantile(kickoff, 0.99),
-                "client_queue_p99_ms": _quantile(queue, 0.99),
-            }
-            workers.append(outcome.health | delays)
-        reasons = judge(workers, _quantile(_ms(done - planned), 0.5), self.workload.budget)
+            workers.append(outcome.health | delays(planned[mine], started[mine], sent[mine]))
+        reasons = judge(workers, quantile_ms(done - planned, 0.5), self.workload.budget)
         first = self.start_ns - self.context.origin_ns + int(self.workload.warmup_s * 1e9)
         length_s = (self.workload.users or self.workload.arrivals).duration_s  # type: ignore[union-attr]
         last = first + int(length_s * 1e9) if length_s else int(np.nanmax(done, initial=first))
@@ -284,58 +274,5 @@ def _pickled(state: Any) -> bytes:
         raise BadInput(f"setup returned a state that cannot be sent to worker processes: {error}") from None
 
 
-def _ms(ns: np.ndarray) -> np.ndarray:
-    reached: np.ndarray = ns[~np.isnan(ns)] / 1e6
-    return reached
-
-
-def _quantile(values: np.ndarray, p: float) -> float | None:
-    return float(np.quantile(values, p)) if len(values) else None
-
-
 def _words(error: OSError) -> str:
     return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-
-
-def _first_meta(
-    workload: Workload, scenario: Scenario, params: Any, path: Path, monotonic: int, unix: int
-) -> dict[str, Any]:
-    plain = workload.to_mapping()
-    plain["target"]["headers"] = _without_secrets(plain["target"]["headers"])
-    plain["params"] = _without_secrets(plain["params"])
-    return {
-        "schema": SCHEMA_VERSION,
-        "id": path.name,
-        "state": "running",
-        "reason": None,
-        "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "workload": plain,
-        "scenario": {
-            "name": scenario.name,
-            "doc": scenario.doc,
-            "params": _without_secrets(msgspec.to_builtins(dataclasses.asdict(params))),
-        },
-        "target": plain["target"],
-        "git": describe.git(Path.cwd()),
-        "host": describe.host(),
-        "versions": describe.versions(),
-        "clock": {"monotonic_ns": monotonic, "unix_ns": unix},
-        "workers": workload.processes,
-        "thresholds": [],
-        "tags": list(workload.tags),
-        "note": None,
-    }
-
-
-def _without_secrets(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: "***" if is_secret_name(name) and value else value for name, value in given.items()}
-
-
-def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _map_strings(one, change) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_map_strings(one, change) for one in value]
-    return value

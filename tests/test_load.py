@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from types import ModuleType
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 
 from perfkit.errors import RequestFailed
-from perfkit.load import Drive
+from perfkit.load import Drive, StepRandom
 from perfkit.model import Arrivals, Target, Workload
 from perfkit.rows import to_table
 from perfkit.scenarios import Scenario
@@ -318,3 +319,15 @@ def test_errors_in_callbacks_are_counted_not_printed() -> None:
     ((text, count),) = engine.step_errors.items()
     assert count == 3
     assert "in a callback" in text
+
+
+def test_step_random_depends_on_seed_and_step_only() -> None:
+    """The same choices in every run and process, others in every step; `random.Random`'s language."""
+    draws = {(seed, step): StepRandom(seed, step).random() for seed in range(3) for step in range(-2, 20)}
+    assert len(set(draws.values())) == len(draws)
+    again = StepRandom(2, 19)
+    assert again.random() == draws[2, 19] == random.Random("2:19").random()
+    assert again.choice([1, 2, 3]) in (1, 2, 3)
+    shuffled = list(range(10))
+    StepRandom(1, 1).shuffle(shuffled)
+    assert sorted(shuffled) == list(range(10)) != shuffled

@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import json
 import pickle
-import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from perfkit.errors import RequestFailed
 from perfkit.model import Target
 from perfkit.rows import PHASE_CODE, to_table
-from perfkit.session import Recorder, Redactor, Response, Session, StepRandom, secrets_in
+from perfkit.session import Recorder, Redactor, Response, Session, secrets_in
 from perfkit.transport import Exchange, loop_clock
 from perfkit.wire import WireTransport
 from tests.fault_server import FaultServer, fault_server
@@ -467,18 +466,6 @@ def test_planned_belongs_to_a_step_s_first_request(server: FaultServer) -> None:
         assert [row["phase"] for row in (first, second, late)] == ["measure", "measure", "drain"]
 
     play(server.url, work)
-
-
-def test_step_random_depends_on_seed_and_step_only() -> None:
-    """The same choices in every run and process, others in every step; `random.Random`'s language."""
-    draws = {(seed, step): StepRandom(seed, step).random() for seed in range(3) for step in range(-2, 20)}
-    assert len(set(draws.values())) == len(draws)
-    again = StepRandom(2, 19)
-    assert again.random() == draws[2, 19] == random.Random("2:19").random()
-    assert again.choice([1, 2, 3]) in (1, 2, 3)
-    shuffled = list(range(10))
-    StepRandom(1, 1).shuffle(shuffled)
-    assert sorted(shuffled) == list(range(10)) != shuffled
 
 
 def test_undo_is_plain_data(server: FaultServer) -> None:

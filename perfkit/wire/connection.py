@@ -1,4 +1,4 @@
-"""The `wire` transport: HTTP/1.1 over asyncio with the httptools parser, and nothing in between.
+"""One HTTP/1.1 connection over asyncio, with the httptools parser and nothing in between.
 
 Instants are read where things happen: `sent` after the last byte was handed to the socket, the others when
 bytes come out of it, before they are parsed. Over TLS `sent` is exact for requests up to 64 KB; for larger
@@ -8,31 +8,14 @@ ones the socket's buffer is looked at every millisecond.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import socket
-import ssl
-from collections import deque
 from typing import cast
 
 import httptools
 
-from perfkit.errors import BadInput
 from perfkit.model import Target
 from perfkit.rows import NEVER
-from perfkit.transport import (
-    Clock,
-    EventInstants,
-    Exchange,
-    Headers,
-    header_lines,
-    headers_size,
-    is_event_stream,
-    loop_clock,
-    quote_path,
-    split_url,
-    tls_context,
-)
+from perfkit.transport import Clock, EventInstants, Exchange, headers_size, is_event_stream
 
 #: What the kernel takes at once from a connection that has nothing else to send.
 _FITS_SOCKET = 65536
@@ -263,191 +246,3 @@ class Connection(asyncio.Protocol):
         assert self.exchange is not None
         names = {name for name, _ in self.exchange.headers}
         return not names & {b"content-length", b"transfer-encoding"}
-
-
-class WireTransport:
-    """A pool of connections to one target.
-
-    A connection that has been idle longer than `target.keepalive_s` is not used again, the one used last is
-    used first. At most `target.connections` are open; who waits for one waits in line.
-    """
-
-    def __init__(self, target: Target) -> None:
-        for name in ("http2", "proxy"):
-            if getattr(target, name):
-                raise BadInput(f"target.{name} needs the other transport; set target.transport: httpx")
-        url = split_url(target)
-        assert url.hostname is not None
-        self._target = target
-        self._host, self._port = url.hostname, url.port or (443 if url.scheme == "https" else 80)
-        self._tls: ssl.SSLContext | None = tls_context(target) if url.scheme == "https" else None
-        self._base = quote_path(url.path.rstrip("/") or "/").rstrip("/")
-        self._netloc = url.netloc
-        self._addresses: list[tuple[int, str]] = []
-        self._idle: deque[Connection] = deque()
-        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
-        self._open: set[Connection] = set()
-        self._opening = 0  # places taken by who opens a connection, or was told to
-        self._loop = asyncio.get_running_loop()
-        self._clock = loop_clock(self._loop)
-        self._keepalive_ns = int(target.keepalive_s * 1e9)
-
-    async def send(self, method: str, path: str, headers: Headers, body: bytes, timeout_s: float) -> Exchange:
-        """Send one request and read its whole response; see `Transport.send`."""
-        exchange = Exchange()
-        data = self._encode(method, path, headers, body)
-        left_s = timeout_s
-        connection = self._take_idle()
-        if connection is None:
-            asked = self._clock()
-            connection = await self._open_or_wait(exchange, timeout_s)
-            if connection is None:
-                return exchange
-            left_s = max(0.0, timeout_s - (self._clock() - asked) / 1e9)
-        waiter = connection.start(data, exchange, method == "HEAD", timeout_s, left_s)
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            connection.abort()
-            raise asyncio.CancelledError(exchange) from None
-        finally:
-            self._give_back(connection)
-        return exchange
-
-    def _encode(self, method: str, path: str, headers: Headers, body: bytes) -> bytes:
-        lines = header_lines(headers, self._netloc)
-        length = f"content-length: {len(body)}\r\n\r\n" if body or method in _WITH_BODY else "\r\n"
-        return f"{method} {self._base}{quote_path(path)} HTTP/1.1\r\n{lines}{length}".encode("latin-1") + body
-
-    # -- the pool
-
-    def _take_idle(self) -> Connection | None:
-        if self._idle:
-            oldest_allowed = self._clock() - self._keepalive_ns
-            while self._idle:
-                connection = self._idle.pop()
-                if connection.reusable and connection.idle_since >= oldest_allowed:
-                    return connection
-                self._discard(connection)
-        return None
-
-    def _give_back(self, connection: Connection) -> None:
-        if not connection.reusable:
-            self._discard(connection)
-            return
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            if not waiting.done():
-                waiting.set_result(connection)
-                return
-        connection.idle_since = self._clock()
-        self._idle.append(connection)
-
-    def _discard(self, connection: Connection) -> None:
-        self._open.discard(connection)
-        connection.abort()
-        self._free_place()
-
-    def _free_place(self) -> None:
-        """One connection less; its place belongs to the first in line, before anyone who comes new."""
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            if not waiting.done():
-                self._opening += 1
-                waiting.set_result(None)
-                return
-
-    async def _open_or_wait(self, exchange: Exchange, timeout_s: float) -> Connection | None:
-        lacking = f"free connection (target.connections {self._target.connections})"
-        try:
-            async with asyncio.timeout(timeout_s):
-                if len(self._open) + self._opening < self._target.connections:
-                    self._opening += 1
-                elif connection := await self._wait_in_line():
-                    return connection
-                lacking = "connection"
-                return await self._connect(exchange)
-        except TimeoutError:
-            exchange.fail("timeout", f"no {lacking} within {timeout_s:g} s", self._clock())
-            return None
-
-    async def _wait_in_line(self) -> Connection | None:
-        """A connection that was given back, or None: then a place to open one is ours."""
-        waiting: asyncio.Future[Connection | None] = self._loop.create_future()
-        self._waiting.append(waiting)
-        try:
-            connection = await waiting
-        except asyncio.CancelledError:
-            with contextlib.suppress(ValueError):
-                self._waiting.remove(waiting)
-            if waiting.done() and not waiting.cancelled():  # ours since this very turn: pass it on
-                if connection := waiting.result():
-                    self._give_back(connection)
-                else:
-                    self._opening -= 1
-                    self._free_place()
-            raise
-        if connection is not None and not connection.reusable:  # died on its way to us
-            self._open.discard(connection)
-            connection.abort()
-            self._opening += 1
-            return None
-        return connection
-
-    async def _connect(self, exchange: Exchange) -> Connection | None:
-        """Open a connection on the place taken by the caller."""
-        connection = None
-        try:
-            async with asyncio.timeout(self._target.connect_timeout_s):
-                connection = await self._dial()
-            self._open.add(connection)
-        except TimeoutError:
-            text = f"no connection within {self._target.connect_timeout_s:g} s"
-            exchange.fail("connect", text, self._clock())
-        except OSError as error:  # ssl.SSLError and socket.gaierror are OSErrors too
-            exchange.fail("connect", f"{type(error).__name__}: {error.strerror or error}", self._clock())
-        finally:
-            self._opening -= 1
-            if connection is None:
-                self._free_place()
-        return connection
-
-    async def _dial(self) -> Connection:
-        if not self._addresses:  # names are looked up once, not for every connection
-            found = await self._loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-            self._addresses = [(family, str(address[0])) for family, _, _, _, address in found]
-        error: OSError | None = None
-        for family, address in list(self._addresses):
-            try:
-                transport, connection = await self._loop.create_connection(
-                    lambda: Connection(self._loop, self._clock, self._target),
-                    address,
-                    self._port,
-                    family=family,
-                )
-                if self._tls is not None:
-                    secure = await self._loop.start_tls(
-                        transport, connection, self._tls, server_hostname=self._host
-                    )
-                    assert secure is not None
-                    connection.secured(secure)
-            except OSError as failed:
-                error = error or failed
-            else:
-                self._addresses.sort(key=lambda one: one[1] != address)  # the one that answers goes first
-                return connection
-        assert error is not None
-        raise error
-
-    async def close(self) -> None:
-        """Close every connection; what is under way nevertheless is cut off."""
-        for waiting in self._waiting:
-            waiting.cancel()
-        for connection in self._open:
-            connection.fail("cutoff", "still under way when the transport was closed")
-        self._open.clear()
-        self._idle.clear()
-        await asyncio.sleep(0)
-
-
-_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})

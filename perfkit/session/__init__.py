@@ -10,25 +10,22 @@ one has `response.error` set and is a row either way.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json as jsonlib
-import random
 import re
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
+from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 
-from perfkit.errors import RequestFailed
 from perfkit.model import Target
 from perfkit.rows import ERROR_CODE, PHASE_CODE, Extra, RowBuffer, pack_row
+from perfkit.session.redaction import Redactor, is_secret_name, secrets_in
+from perfkit.session.redirects import MAX_HOPS, REDIRECTS, redirected
+from perfkit.session.response import Check, Response, checked, decoded, judge
 from perfkit.transport import Clock, Exchange, Transport, server_timing
 
-if TYPE_CHECKING:
-    import httpx
+__all__ = ["Recorder", "Redactor", "Response", "Session", "Undo", "is_secret_name", "secrets_in"]
 
 ERROR_TEXT_LIMIT = 300
 _LOOKED_AT = 16384  #: of a failed response's body, for its error text
@@ -38,44 +35,12 @@ _MAX_METRICS = 64
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER_METHOD = re.compile(r"[A-Z][A-Z-]*").fullmatch
 _ID_LIKE = re.compile(r"(?<=/)(?:[a-z_]+-)?(?:\d+|[0-9a-f]{8}-?[0-9a-f-]{4,})(?=/|$)", re.IGNORECASE)
-_SECRET_HEADERS = ("authorization", "cookie", "x-api-key", "x-bare-password", "proxy-authorization")
-_SECRET_NAME = re.compile(r"(?:^|[_-])(?:token|secret|password|passwd|credentials|api[_-]?key)$").search
 _MEASURE, _DRAIN = PHASE_CODE["measure"], PHASE_CODE["drain"]
 _encode_json = msgspec.json.Encoder().encode
 _NOTHING = msgspec.UNSET
 
 #: A request to send at teardown: method, path, headers.
 Undo = tuple[str, str, tuple[tuple[str, str], ...]]
-Check = Callable[["Response"], bool | str | None]
-
-
-class Redactor:
-    """Removes known secrets from text."""
-
-    def __init__(self, secrets: Iterator[str] | tuple[str, ...] = ()) -> None:
-        self._secrets = {secret for secret in secrets if secret}
-
-    def __call__(self, text: str, more: tuple[str, ...] = ()) -> str:
-        """The text without any known secret, nor those of `more`."""
-        for secret in sorted({*self._secrets, *more}, key=len, reverse=True):
-            text = text.replace(secret, "***")
-        return text
-
-
-def secrets_in(headers: Mapping[str, str]) -> tuple[str, ...]:
-    """Values of headers that carry secrets, with and without their scheme word or cookie name."""
-    found = set()
-    for name, value in headers.items():
-        if is_secret_name(name):
-            found |= {value, value.split(" ")[-1]}
-            if name.lower() == "cookie":
-                found |= {one.partition("=")[2].strip() for one in value.split(";")}
-    return tuple(found - {""})
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether a header or parameter of this name holds a secret."""
-    return name.lower() in _SECRET_HEADERS or _SECRET_NAME(name.lower()) is not None
 
 
 @dataclass
@@ -247,7 +212,7 @@ class Session:
         operation = recorder.operation_code(name or _default_name(method, path))
         target = recorder.target
         timeout_s = timeout_s or target.timeout_s
-        attempt, retries, hops = 1, target.retries, _MAX_HOPS
+        attempt, retries, hops = 1, target.retries, MAX_HOPS
         while True:
             row = (planned, started, seq, len(body), operation, attempt)
             try:
@@ -256,17 +221,17 @@ class Session:
                 got_so_far = cut.args[0] if cut.args else None
                 exchange = got_so_far if isinstance(got_so_far, Exchange) else Exchange()
                 exchange.fail("cutoff", "still under way when the run ended", recorder.clock())
-                self._record(row, exchange, lines, exchange.error or _judge(exchange))
+                self._record(row, exchange, lines, exchange.error or judge(exchange))
                 raise
             response = Response(exchange, method, path)
-            response.error = exchange.error or _judge(exchange)
+            response.error = exchange.error or judge(exchange)
             hop = None
             if response.error is None:
-                if exchange.status in _REDIRECTS:
-                    hop = _redirected(method, path, body, exchange, target, hops)
+                if exchange.status in REDIRECTS:
+                    hop = redirected(method, path, body, exchange, target, hops)
                     response.error = "check" if hop is None else None
                 elif check is not None:
-                    response.error = _checked(response, check)
+                    response.error = checked(response, check)
             self._record(row, exchange, lines, response.error)
             attempt += 1
             if hop is not None:
@@ -295,7 +260,7 @@ class Session:
         if error is not None:
             buffer.failed += 1
             self.failed = True
-            text = exchange.error_text or _decoded(exchange, _LOOKED_AT).decode("utf-8", "replace")
+            text = exchange.error_text or decoded(exchange, _LOOKED_AT).decode("utf-8", "replace")
             text = _storable(self._recorder.redact(text, secrets_in(lines)))[:ERROR_TEXT_LIMIT]
             exchange.error_text = text or None  # what is raised or shown holds no secret either
             extra = Extra(exchange.error_text, exchange.chunks, timing)
@@ -310,155 +275,6 @@ class Session:
             ),
             extra,
         )
-
-
-class Response:
-    """The part of httpx.Response a scenario needs, plus `error` (a class of model.ERRORS, or None)."""
-
-    __slots__ = ("_exchange", "_method", "_path", "error")
-
-    def __init__(self, exchange: Exchange, method: str, path: str) -> None:
-        self._exchange = exchange
-        self._method, self._path = method, path
-        self.error = exchange.error
-
-    def __repr__(self) -> str:
-        return f"<Response {self._method} {self._path}: {self.status_code} {self.error or 'ok'}>"
-
-    @property
-    def status_code(self) -> int:
-        """The HTTP status, 0 when there was no response."""
-        return self._exchange.status
-
-    @property
-    def headers(self) -> httpx.Headers:
-        """The response's headers, names in any case."""
-        import httpx
-
-        return httpx.Headers(self._exchange.headers)
-
-    @property
-    def content(self) -> bytes:
-        """The body; gzip and deflate are undone, as far as they go."""
-        return _decoded(self._exchange)
-
-    @property
-    def text(self) -> str:
-        """The body as UTF-8 text."""
-        return self.content.decode("utf-8", "replace")
-
-    @property
-    def is_success(self) -> bool:
-        """Whether the request's row has no error."""
-        return self.error is None
-
-    def json(self) -> Any:
-        """The body parsed as JSON; ValueError when it is none."""
-        return msgspec.json.decode(self.content) if self._exchange.body else jsonlib.loads("")
-
-    def events(self) -> list[str]:
-        """The data of each server-sent event of the body."""
-        found: list[str] = []
-        data: list[str] = []
-        *lines, _ = _LINE_END.split(self.text.removeprefix("\ufeff"))  # an unfinished event is none
-        for line in lines:
-            name, _, value = line.partition(":")
-            if name == "data":
-                data.append(value.removeprefix(" "))
-            elif not line and data:
-                found.append("\n".join(data))
-                data.clear()
-        return found
-
-    def raise_for_status(self) -> Response:
-        """This response, or RequestFailed (which ends the step) when its row has an error."""
-        if self.error is not None:
-            what = f"answered {self.status_code}" if self.status_code else f"failed ({self.error})"
-            raise RequestFailed(f"{self._method} {self._path} {what}: {self._exchange.error_text or ''}")
-        return self
-
-
-class StepRandom:
-    """A `random.Random` that costs nothing until it is used; seeded by (seed, number of the step), so a
-    step makes the same choices in every run, whatever else is going on."""
-
-    __slots__ = ("_random", "_seed", "_step")
-
-    def __init__(self, seed: int, step: int) -> None:
-        self._seed, self._step = seed, step
-        self._random: random.Random | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        if self._random is None:
-            self._random = random.Random(f"{self._seed}:{self._step}")
-        return getattr(self._random, name)
-
-
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_MAX_HOPS = 10
-_LINE_END = re.compile(r"\r\n|\r|\n")
-
-
-def _judge(exchange: Exchange) -> str | None:
-    """The error class of a response that came."""
-    if exchange.status < 400:
-        return None
-    return "http_5xx" if exchange.status >= 500 else "http_4xx"
-
-
-def _checked(response: Response, check: Check) -> str | None:
-    """`check` when the scenario's own check says so."""
-    try:
-        verdict = check(response)
-    except Exception as error:
-        verdict = f"check raised {type(error).__name__}: {error}"
-    if verdict is False or isinstance(verdict, str):
-        response._exchange.error_text = verdict or "check failed"
-        return "check"
-    return None
-
-
-def _redirected(
-    method: str, path: str, body: bytes, exchange: Exchange, target: Target, hops: int
-) -> tuple[str, str, bytes] | None:
-    """Where a redirect leads, or None, and the exchange's error text says why: a load test visits no other
-    server, and none at all unless asked to."""
-    location = dict(exchange.headers).get(b"location", b"").decode("latin-1")
-    what = f"redirected ({exchange.status}) to {location}; "
-    here = urlsplit(f"{(target.url or '').rstrip('/')}{path}")
-    base = urlsplit(target.url or "").path.rstrip("/")
-    try:
-        there = urlsplit(urljoin(here.geturl(), location))
-        inside = _origin(there) == _origin(here) and there.path.startswith(base + "/")
-    except ValueError:
-        inside = False
-    if not target.follow_redirects:
-        exchange.error_text = what + "redirects are off (target.follow_redirects)"
-    elif not location or not inside:
-        exchange.error_text = what + "that is outside the target"
-    elif not hops:
-        exchange.error_text = what + f"{_MAX_HOPS} redirects were followed before this one"
-    else:
-        path = there.path[len(base) :] + (f"?{there.query}" if there.query else "")
-        status = exchange.status
-        if status == 303 or (status == 302 and method != "HEAD") or (status == 301 and method == "POST"):
-            return ("HEAD" if method == "HEAD" else "GET"), path, b""
-        return method, path, body
-    return None
-
-
-def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
-    return url.scheme, url.hostname, url.port or {"http": 80, "https": 443}.get(url.scheme)
-
-
-def _decoded(exchange: Exchange, limit: int = 0) -> bytes:
-    """A response's body without its gzip or deflate coding; at most `limit` bytes, unless that is 0."""
-    body = exchange.body
-    encoding = dict(exchange.headers).get(b"content-encoding", b"").strip().lower()
-    if body and encoding in (b"gzip", b"x-gzip", b"deflate"):
-        with contextlib.suppress(zlib.error):
-            return zlib.decompressobj(47).decompress(body, limit)
-    return body[:limit] if limit else body
 
 
 def _storable(text: str) -> str:

@@ -1,0 +1,44 @@
+"""Where a redirect leads: nowhere unless asked to, and never out of the target."""
+
+from __future__ import annotations
+
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from perfkit.model import Target
+from perfkit.transport import Exchange
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MAX_HOPS = 10
+
+
+def redirected(
+    method: str, path: str, body: bytes, exchange: Exchange, target: Target, hops: int
+) -> tuple[str, str, bytes] | None:
+    """Where a redirect leads, or None, and the exchange's error text says why: a load test visits no other
+    server, and none at all unless asked to."""
+    location = dict(exchange.headers).get(b"location", b"").decode("latin-1")
+    what = f"redirected ({exchange.status}) to {location}; "
+    here = urlsplit(f"{(target.url or '').rstrip('/')}{path}")
+    base = urlsplit(target.url or "").path.rstrip("/")
+    try:
+        there = urlsplit(urljoin(here.geturl(), location))
+        inside = _origin(there) == _origin(here) and there.path.startswith(base + "/")
+    except ValueError:
+        inside = False
+    if not target.follow_redirects:
+        exchange.error_text = what + "redirects are off (target.follow_redirects)"
+    elif not location or not inside:
+        exchange.error_text = what + "that is outside the target"
+    elif not hops:
+        exchange.error_text = what + f"{MAX_HOPS} redirects were followed before this one"
+    else:
+        path = there.path[len(base) :] + (f"?{there.query}" if there.query else "")
+        status = exchange.status
+        if status == 303 or (status == 302 and method != "HEAD") or (status == 301 and method == "POST"):
+            return ("HEAD" if method == "HEAD" else "GET"), path, b""
+        return method, path, body
+    return None
+
+
+def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
+    return url.scheme, url.hostname, url.port or {"http": 80, "https": 443}.get(url.scheme)
