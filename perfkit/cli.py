@@ -94,7 +94,11 @@ def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...]
     given |= {"scenario": scenario} if scenario else {}
     given = merged(given, {"target": {"url": target}} if target else {})
     for name, more in (("thresholds", thresholds), ("tags", tags)):
-        given |= {name: [*(given.get(name) or ()), *more]} if more else {}
+        if more:
+            before = given.get(name) or []
+            if not isinstance(before, list):
+                raise BadInput(f"{file or '--set'}, {name}: expected a list, got {before!r}")
+            given |= {name: [*before, *more]}
     if "scenario" not in given:
         raise BadInput("nothing to run: give a FILE from params/ or --scenario NAME")
     runs = run_repeats(given, str(file or "options"), data_dir, allow_target, show_progress=not quiet)
@@ -168,15 +172,11 @@ def show_command(run: str, data_dir: Path, as_json: bool) -> None:
 @click.argument("runs", nargs=-1, required=True)
 @data_dir_option
 def rm_command(runs: tuple[str, ...], data_dir: Path) -> None:
-    """Remove RUNS for good; a run that is still running is refused, and then nothing is removed."""
-    from perfkit.store import find_run, remove_run
+    """Remove RUNS, each a whole id or a path, for good; when one is still running nothing is removed."""
+    from perfkit.store import find_run, remove_runs
 
-    found = [find_run(name, data_dir) for name in runs]
-    for run in found:
-        if run.state == "running":
-            raise BadInput(f"{run.id} is still running; stop it first, nothing was removed")
-    for run in found:
-        remove_run(run)
+    found = [find_run(name, data_dir, whole=True) for name in runs]
+    for run in remove_runs(found):
         click.echo(f"removed {run.id}")
 
 
@@ -239,6 +239,13 @@ def main() -> None:
         click.echo("perfkit: interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
+        sys.exit(EXIT_TOOL_ERROR)
+    except Exception as error:
+        if os.environ.get("PERFKIT_TRACEBACK"):
+            raise
+        what = f"{type(error).__name__}: {error}".replace("\n", " ")
+        click.echo(f"perfkit: {what[:500]} (a fault of perfkit's or the system's; "
+                   "PERFKIT_TRACEBACK=1 shows where)", err=True)  # fmt: skip
         sys.exit(EXIT_TOOL_ERROR)
     sys.exit(code if isinstance(code, int) else 0)
 

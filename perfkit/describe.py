@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -59,6 +60,8 @@ def first_meta(
     plain = workload.to_mapping()
     plain["target"]["headers"] = _without_secrets(plain["target"]["headers"])
     plain["params"] = _without_secrets(plain["params"])
+    plain["server"] = _without_secrets(plain["server"])
+    plain["target"]["proxy"] = _without_user(plain["target"]["proxy"])
     return {
         "schema": SCHEMA_VERSION,
         "id": path.name,
@@ -96,6 +99,11 @@ def map_strings(value: Any, change: Callable[[str], str]) -> Any:
 
 def _without_secrets(given: dict[str, Any]) -> dict[str, Any]:
     return {name: "***" if is_secret_name(name) and value else value for name, value in given.items()}
+
+
+def _without_user(url: str | None) -> str | None:
+    """A URL without its user and password."""
+    return re.sub(r"//[^/@]*@", "//***@", url) if url else url
 
 
 def _git(folder: Path, *command: str) -> str | None:

@@ -22,7 +22,7 @@ _MODULES = ("httptools", "uvloop", "httpx", "pyarrow", "pandas", "scipy", "seabo
 
 def examine(data_dir: Path) -> list[dict[str, Any]]:
     """One entry a check: name, ok, found (what was found, and what to do if it is not ok)."""
-    return [_modules(), _cores(), _open_files(), _clock(), _timer(), _data_dir(data_dir), _kernel()]
+    return [_modules(), _cores(), _open_files(), _clock(), _timer(), _data_dir(data_dir)]
 
 
 def _check(name: str, ok: bool, found: str, otherwise: str = "") -> dict[str, Any]:
@@ -90,13 +90,3 @@ def _data_dir(data_dir: Path) -> dict[str, Any]:
     stat = os.statvfs(place)
     free_gb = stat.f_bavail * stat.f_frsize / 1e9
     return _check("data folder", free_gb > 0.5, f"writable, {free_gb:.1f} GB free", "make room")
-
-
-def _kernel() -> dict[str, Any]:
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-
-    try:
-        KernelSpecManager().get_kernel_spec("python3")
-    except NoSuchKernel:
-        return _check("Jupyter kernel", False, "no python3 kernel", "make setup")
-    return _check("Jupyter kernel", True, "python3")

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from perfkit.model import Budget
 from perfkit.transport import Clock
@@ -47,7 +49,7 @@ class HealthWatch:
 
     def __init__(self, worker: int, clock: Clock) -> None:
         self._worker, self._clock = worker, clock
-        self._lags_ms: list[float] = []
+        self._beats: list[tuple[float, float, float]] = []  #: instant, CPU in nanoseconds, lag
         self._gc_began = 0
         self._gc_pauses: list[float] = []
         self._beat: asyncio.TimerHandle | None = None
@@ -60,28 +62,32 @@ class HealthWatch:
         self._threshold = gc.get_threshold()
         gc.set_threshold(50_000, 50, 1000)
         gc.callbacks.append(self._on_gc)
-        self._cpu, self._wall = time.process_time(), time.monotonic()
+        self._note(0.0)
         self._schedule()
 
-    def stop(self) -> WorkerHealth:
-        """End watching and say what was seen."""
+    def stop(self, from_ns: int, to_ns: int) -> WorkerHealth:
+        """End watching and say what was seen between two instants of the clock: while the load was on."""
         if self._beat is not None:
             self._beat.cancel()
-        wall = max(time.monotonic() - self._wall, 1e-9)
-        share = (time.process_time() - self._cpu) / wall
+        self._note(0.0)
         gc.callbacks.remove(self._on_gc)
         gc.set_threshold(*self._threshold)
         gc.unfreeze()
-        lags = np.array(self._lags_ms or [0.0])
+        beats = np.array(self._beats)
+        inside = beats[(beats[:, 0] >= from_ns) & (beats[:, 0] <= to_ns)]
+        at, cpu, lags_ms = (inside if len(inside) > 1 else beats).T  # shorter than two beats: all there is
         return WorkerHealth(
             worker=self._worker,
-            cpu_share=share,
-            loop_lag_p50_ms=float(np.quantile(lags, 0.5)),
-            loop_lag_p99_ms=float(np.quantile(lags, 0.99)),
-            loop_lag_max_ms=float(lags.max()),
+            cpu_share=float((cpu[-1] - cpu[0]) / max(at[-1] - at[0], 1.0)),
+            loop_lag_p50_ms=float(np.quantile(lags_ms, 0.5)),
+            loop_lag_p99_ms=float(np.quantile(lags_ms, 0.99)),
+            loop_lag_max_ms=float(lags_ms.max()),
             gc_pauses=len(self._gc_pauses),
             gc_pause_max_ms=max(self._gc_pauses, default=0.0),
         )
+
+    def _note(self, lag_ms: float) -> None:
+        self._beats.append((float(self._clock()), float(time.process_time_ns()), lag_ms))
 
     def _schedule(self) -> None:
         self._expected = self._clock() + int(_BEAT_S * 1e9)
@@ -89,7 +95,7 @@ class HealthWatch:
 
     def _on_beat(self) -> None:
         # the loop's timers are a millisecond coarse and may fire that much early
-        self._lags_ms.append(max(0.0, (self._clock() - self._expected) / 1e6))
+        self._note(max(0.0, (self._clock() - self._expected) / 1e6))
         self._schedule()
 
     def _on_gc(self, phase: str, info: Mapping[str, int]) -> None:
@@ -99,18 +105,71 @@ class HealthWatch:
             self._gc_pauses.append((time.perf_counter_ns() - self._gc_began) / 1e6)
 
 
-def delays(planned: np.ndarray, started: np.ndarray, sent: np.ndarray) -> dict[str, Any]:
-    """How late one worker's rows were: instants in nanoseconds, NaN where never reached."""
-    return {
-        "rows": len(planned),
-        "kickoff_p50_ms": quantile_ms(started - planned, 0.5),
-        "kickoff_p99_ms": quantile_ms(started - planned, 0.99),
-        "client_queue_p99_ms": quantile_ms(sent - started, 0.99),
-    }
+class MeasuredRows:
+    """What the rows of phase measure tell about the generator; instants in nanoseconds, NaN = not reached."""
+
+    COLUMNS = ("planned", "started", "sent", "done", "worker", "seq", "attempt", "error", "phase")
+
+    def __init__(self, instants: np.ndarray, worker: np.ndarray, seq: np.ndarray, first: np.ndarray,
+                 no_connection: np.ndarray) -> None:  # fmt: skip
+        self._instants, self._worker, self._seq = instants, worker, seq
+        self._first, self._no_connection = first, no_connection
+
+    @classmethod
+    def of(cls, table: pa.Table) -> MeasuredRows:
+        """From a table with COLUMNS; rows of other phases are left out."""
+        table = table.filter(pc.equal(table["phase"], "measure"))
+        instants = np.array(
+            [table[name].to_numpy().astype(float) for name in ("planned", "started", "sent", "done")]
+        )
+        no_connection = pc.fill_null(pc.equal(table["error"], "connect"), False).to_numpy()
+        first = table["attempt"].to_numpy() == 1
+        return cls(instants, table["worker"].to_numpy(), table["seq"].to_numpy(), first, no_connection)
+
+    def of_worker(self, worker: int) -> MeasuredRows:
+        """One worker's rows."""
+        mine = self._worker == worker
+        return MeasuredRows(
+            self._instants[:, mine],
+            self._worker[mine],
+            self._seq[mine],
+            self._first[mine],
+            self._no_connection[mine],
+        )
+
+    def delays(self, opening: Mapping[int, int]) -> dict[str, Any]:
+        """How late the generator was; `opening`: nanoseconds spent opening a connection, by seq.
+
+        Kick-off is that of a step's first request: later ones are planned when they start, and a retry has
+        waited for the server. Opening a connection is the network's time and the server's, not waiting here;
+        a request that timed out in our own line was never sent, and waited until its end.
+        """
+        planned, started, sent, done = self._instants
+        kickoff = (started - planned)[self._first & (started != planned)]
+        opened = np.array([opening.get(seq, 0) for seq in self._seq.tolist()], float) if opening else 0.0
+        queue = np.where(np.isnan(sent), done, sent) - started - opened
+        queue = queue[self._first & ~self._no_connection]
+        return {
+            "rows": len(planned),
+            "kickoff_p50_ms": _quantile_ms(kickoff, 0.5),
+            "kickoff_p99_ms": _quantile_ms(kickoff, 0.99),
+            "client_queue_p99_ms": _quantile_ms(queue, 0.99),
+        }
+
+    def __len__(self) -> int:
+        return len(self._seq)
+
+    def median_response_ms(self) -> float | None:
+        """Half of the requests took at most this long, from planned to done."""
+        planned, _, _, done = self._instants
+        return _quantile_ms(done - planned, 0.5)
+
+    def last_done(self) -> int:
+        """The end of the last request, nanoseconds since the run's start; 0 without any."""
+        return int(np.nanmax(self._instants[3], initial=0))
 
 
-def quantile_ms(ns: np.ndarray, p: float) -> float | None:
-    """A quantile in milliseconds of what was reached, None when nothing was."""
+def _quantile_ms(ns: np.ndarray, p: float) -> float | None:
     reached = ns[~np.isnan(ns)]
     return float(np.quantile(reached, p)) / 1e6 if len(reached) else None
 
@@ -119,6 +178,8 @@ def judge(
     workers: Sequence[Mapping[str, Any]], median_response_ms: float | None, budget: Budget
 ) -> list[str]:
     """Why the run is invalid, one reason a line; empty when it is valid."""
+    if not any(worker["rows"] for worker in workers):
+        return ["no request was measured"]
     allowed = max(budget.delay_ms, budget.delay_share * (median_response_ms or 0.0))
     limits = (
         ("kickoff_p99_ms", allowed, "steps started late: kick-off delay p99 {:.1f} ms, budget {:.1f} ms"),

@@ -71,7 +71,7 @@ class Drive:
         if isinstance(error, Exception):
             self._note(error)
         else:
-            self.step_errors[str(context.get("message"))[:200]] += 1
+            self.step_errors[self._recorder.redact(str(context.get("message")))[:200]] += 1
 
     def stop(self) -> None:
         """Start no more steps and cut off what is under way."""
@@ -141,7 +141,7 @@ class Drive:
         """Start every step whose time has come, then ask to be called for the next."""
         planned, n = self._planned, len(self._planned)
         loop = asyncio.get_running_loop()
-        while self._next < n and planned[self._next] <= self._clock():
+        while self._next < n and planned[self._next] <= self._clock() and not self._stopping.is_set():
             self._spawn(loop, self._arrival(self._next))
             self._next += 1
         if self._next < n and not self._stopping.is_set():
@@ -186,9 +186,8 @@ class Drive:
 
     def _note(self, error: Exception) -> None:
         where = (traceback.extract_tb(error.__traceback__) or [_NOWHERE])[-1]
-        text = (
-            f"{type(error).__name__}: {str(error)[:200]} ({where.filename.rpartition('/')[2]}:{where.lineno})"
-        )
+        words = self._recorder.redact(str(error))[:200]  # in this order: half a secret is one too
+        text = f"{type(error).__name__}: {words} ({where.filename.rpartition('/')[2]}:{where.lineno})"
         if text in self.step_errors or len(self.step_errors) < 20:
             self.step_errors[text] += 1
 

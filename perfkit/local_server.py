@@ -27,7 +27,12 @@ def reference_server(options: Mapping[str, Any]) -> Iterator[str]:
             [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
         )
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a terminal's Ctrl-C is for the load; the server is needed to clean up
     )
     complaints: list[str] = []
     listener = threading.Thread(target=_listen, args=(process, complaints), daemon=True)
@@ -56,9 +61,12 @@ def _wait_for_url(process: subprocess.Popen[str], listener: threading.Thread, co
     """Read the ready line, the only one the server prints."""
     assert process.stdout is not None
     timer = threading.Timer(_START_S, process.kill)
+    timer.daemon = True
     timer.start()
-    ready = _READY.search(process.stdout.readline())
-    timer.cancel()
+    try:
+        ready = _READY.search(process.stdout.readline())
+    finally:
+        timer.cancel()
     if ready:
         return ready[1]
     process.terminate()

@@ -7,6 +7,7 @@ does not know. Everything here is plain data: no I/O, no clock, no event loop.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
@@ -62,8 +63,6 @@ class Target:
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 0  #: after connect, reset and http_5xx
     max_header_kb: Count = 64
     max_body_mb: Count = 64
-    probes_url: str | None = None
-    metrics_url: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +116,7 @@ class Workload:
     arrivals: Arrivals | None = None
     warmup_s: NotNegative = 0.0  #: before the measured part, under the same load, not in statistics
     drain_s: NotNegative = 30.0  #: how long requests under way may take to end; then they are cut off
-    seed: int = 1
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 1
     repeats: Count = 1
     processes: Count = 1
     budget: Budget = field(default_factory=Budget)
@@ -138,6 +137,9 @@ class Workload:
             think = users.think_time_s
             if isinstance(think, tuple) and not (len(think) == 2 and think[0] <= think[1]):
                 raise BadInput(f"{where}: users.think_time_s takes seconds or [low, high], not {list(think)}")
+            if workload.processes > users.count:
+                words = f"{where}: processes {workload.processes} for users.count {users.count}"
+                raise BadInput(f"{words}; a process without a user does nothing, give at most {users.count}")
         return workload
 
     def to_mapping(self) -> dict[str, Any]:
@@ -150,6 +152,7 @@ def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:
     if not isinstance(given, Mapping):
         raise BadInput(f"{where}: expected names with values, got {type(given).__name__} {given!r:.80}")
     refuse_unknown_names(cls, given, where)
+    refuse_endless(given, where)
     try:
         return msgspec.convert(given, type=cls)
     except msgspec.ValidationError as error:
@@ -170,6 +173,15 @@ def refuse_unknown_names(cls: type, given: Mapping[str, Any], where: str) -> Non
         inner = _SECTIONS.get(key) if cls is Workload else None
         if inner is not None and isinstance(value, Mapping):
             refuse_unknown_names(inner, value, f"{where}, {key}")
+
+
+def refuse_endless(given: Any, where: str) -> None:
+    """Raise BadInput for a number that is infinite or none at all, at any depth."""
+    if isinstance(given, float) and not math.isfinite(given):
+        raise BadInput(f"{where}: {given} is no number perfkit can work with; give a finite one")
+    if isinstance(given, Mapping | list | tuple):
+        for key, value in given.items() if isinstance(given, Mapping) else enumerate(given):
+            refuse_endless(value, f"{where}, {key}" if isinstance(given, Mapping) else where)
 
 
 _SECTIONS: dict[str, type] = {"target": Target, "users": Users, "arrivals": Arrivals, "budget": Budget}

@@ -165,6 +165,8 @@ def describe_run(run: Run) -> str:
     load = _load_words(meta.get("workload") or {})
     lines.append(f"  scenario {scenario.get('name')} on {target.get('url')}, {load}")
     lines += [f"  scenario error, {one['count']} times: {one['text']}" for one in meta.get("step_errors", ())]
+    if meta.get("teardown_error"):
+        lines.append(f"  left behind on the target: {meta['teardown_error']}")
     lines += ["  " + line for line in _summary_lines(run)]
     for one in meta.get("thresholds", ()):
         value = "no value" if one["value"] is None else f"{one['value']:.4g}"

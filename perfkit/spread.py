@@ -9,25 +9,26 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import pickle
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.compute as pc
-
 from perfkit import describe
 from perfkit.errors import BadInput, PerfkitError, RequestFailed
-from perfkit.health import delays, judge, quantile_ms
-from perfkit.model import Workload
+from perfkit.health import MeasuredRows, judge
+from perfkit.model import Users, Workload
 from perfkit.scenarios import Scenario
 from perfkit.session import Recorder, Session, Undo
 from perfkit.store import Run, RunFolder
 from perfkit.worker import (
+    Flusher,
     Outcome,
     RunContext,
     Shard,
@@ -44,6 +45,8 @@ from perfkit.writer import SegmentWriter, monotonic_unix_ns
 Progress = Callable[[Run], None]
 _LEAD_S = 0.2
 _UNDO_WORKERS = 20
+_WARM_UP_ROUNDS = 100
+_NOT_SET_UP = object()
 
 
 def execute(
@@ -86,6 +89,7 @@ class _Execution:
         self.start_ns = monotonic
         self.outcomes: list[Outcome] = []
         self.undo: list[Undo] = []
+        self._setup_rows = 0
 
     def save(self, **changes: Any) -> None:
         self.meta.update(changes)
@@ -93,76 +97,90 @@ class _Execution:
         self.folder.write_meta(describe.map_strings(self.meta, hide))
 
     def carry_out(self, executor: Executor | None, on_progress: Progress) -> Run:
-        run = Run(self.folder.path)
-        error: PerfkitError | None = None
+        failure: PerfkitError | None = None
+        reason: str | None = None
         try:
-            self.save(state="running")
-            state = run_on_loop(self._set_up())
-            try:
-                self._load(_pickled(state), executor, on_progress)
-            finally:
-                run_on_loop(self._tear_down(state))
-            self._close("aborted" if self._reason() else "complete", self._reason())
+            self.save()
+            self._work(executor, on_progress)
+            reason = self._reason()
         except KeyboardInterrupt:
-            self._close("aborted", "interrupted")
-        except OSError as failed:
-            error = PerfkitError(f"{_words(failed)}; the rows written so far stay readable in {run.id}")
-            self._close("aborted", str(error))
+            reason = "interrupted"
         except PerfkitError as failed:
-            error = failed
-            self._close("aborted", str(failed))
-        finally:
-            self.folder.close()
-        if error is not None:
-            raise error
+            failure = failed
+        except OSError as failed:
+            failure = self._broken_off(failed)
+        with _undisturbed():
+            failure = self._close(reason, failure)
+        if failure is not None:
+            raise failure
         return Run(self.folder.path)
+
+    def _work(self, executor: Executor | None, on_progress: Progress) -> None:
+        state = _NOT_SET_UP
+        try:
+            state = run_on_loop(self._set_up())
+            self._load(_pickled(state), executor, on_progress)
+        finally:  # also after Ctrl-C: what was made is removed
+            run_on_loop(self._tear_down(state))
 
     # -- setup and teardown, in this process
 
     async def _set_up(self) -> Any:
-        with self._rows("setup", first_seq=self.workload.processes) as recorder:
+        async with self._rows("setup", first_seq=self.workload.processes) as recorder:
             try:
                 return await self.scenario.setup(Session(recorder, phase="setup"), self.params)
-            except RequestFailed as failed:
-                text = recorder.redact(str(failed))
-                await self._send_undo(recorder)
-                raise PerfkitError(f"setup of {self.scenario.name} failed: {text}") from None
+            except Exception as failed:
+                if isinstance(failed, PerfkitError | OSError):
+                    raise
+                raise PerfkitError(
+                    f"setup of {self.scenario.name} failed: {recorder.redact(_told(failed))}"
+                ) from None
             finally:
                 self.undo += recorder.undo
                 self._setup_rows = recorder.buffer.count
-                await recorder.transport.close()
 
     async def _tear_down(self, state: Any) -> None:
         stride = self.workload.processes + 1
         first = self.workload.processes + stride * self._setup_rows
-        with self._rows("teardown", first_seq=first) as recorder:
-            try:
-                await self.scenario.teardown(Session(recorder, phase="teardown"), state)
-                recorder.undo[:0] = [*self.undo, *(entry for o in self.outcomes for entry in o.undo)]
-                await self._send_undo(recorder)
-            except RequestFailed as failed:
-                self.meta["teardown_error"] = str(failed)
-            finally:
-                await recorder.transport.close()
+        problems = []
+        async with self._rows("teardown", first_seq=first) as recorder:
+            if state is not _NOT_SET_UP:
+                try:
+                    await self.scenario.teardown(Session(recorder, phase="teardown"), state)
+                except Exception as failed:  # the load is over and measured: its rows are worth keeping
+                    problems.append(recorder.redact(_told(failed)))
+            recorder.undo[:0] = [*self.undo, *(entry for o in self.outcomes for entry in o.undo)]
+            wanted = len(recorder.undo)
+            if left := await self._send_undo(recorder):
+                problems.append(f"{left:,} of {wanted:,} requests that remove what the run made failed")
+        self.meta["teardown_error"] = "; ".join(problems) or None
 
-    async def _send_undo(self, recorder: Recorder) -> None:
-        """Send the requests that remove what the run made, kind by kind: the kind made first goes last."""
+    async def _send_undo(self, recorder: Recorder) -> int:
+        """Send the requests that remove what the run made, kind by kind: the kind made first goes last.
+
+        Returns how many failed; one that is gone already (404) has not.
+        """
         kinds: dict[str, list[Undo]] = {}
         for undo in recorder.undo:
             kinds.setdefault(undo[1].rpartition("/")[0], []).append(undo)
+        failed = 0
+
+        async def worker(user: int, remaining: list[Undo]) -> None:
+            nonlocal failed
+            session = Session(recorder, user, phase="teardown")
+            while remaining:
+                method, path, headers = remaining.pop()
+                session.headers = dict(headers)
+                response = await session.request(method, path)
+                failed += not response.is_success and response.status_code != 404
+
         for group in reversed(kinds.values()):
+            await asyncio.gather(*(worker(user, group) for user in range(_UNDO_WORKERS)))
+        return failed
 
-            async def worker(user: int, remaining: list[Undo] = group) -> None:
-                session = Session(recorder, user, phase="teardown")
-                while remaining:
-                    method, path, headers = remaining.pop()
-                    session.headers = dict(headers)
-                    await session.request(method, path)
-
-            await asyncio.gather(*(worker(user) for user in range(_UNDO_WORKERS)))
-
-    @contextmanager
-    def _rows(self, name: str, first_seq: int) -> Iterator[Recorder]:
+    @asynccontextmanager
+    async def _rows(self, name: str, first_seq: int) -> AsyncIterator[Recorder]:
+        """A recorder whose rows are written about once a second, like a worker's."""
         recorder = make_recorder(self.context, first_seq=first_seq)
         writer = SegmentWriter(
             self.folder.path,
@@ -172,11 +190,13 @@ class _Execution:
             id_prefix=self.context.id_prefix,
             origin_ns=self.context.origin_ns,
         )
+        flusher = Flusher(recorder, writer)
         try:
             yield recorder
         finally:
-            writer.put(recorder.buffer.take())
+            flusher.stop()
             writer.close()
+            await recorder.transport.close()
         if writer.error:
             raise writer.error
 
@@ -184,18 +204,22 @@ class _Execution:
 
     def _load(self, state: bytes, executor: Executor | None, on_progress: Progress) -> None:
         count = self.workload.processes
-        with executor or _pool(count) as pool:
-            ready = [pool.submit(warm_up_process, self.scenario.ref) for _ in range(count)]
-            wait(ready)
-            self.start_ns = time.monotonic_ns() + int(_LEAD_S * 1e9)
-            self.save(load_started_ns=self.start_ns - self.context.origin_ns)
-            shards = [Shard(self.context, state, index, self.start_ns) for index in range(count)]
-            futures = [pool.submit(run_shard, shard) for shard in shards]
-            self._watch(futures, on_progress)
+        with nullcontext(executor) if executor else _own_pool(count) as pool:
             try:
-                self.outcomes = [future.result() for future in futures]
+                _warm_up(pool, count, self.scenario.ref)
+                self.start_ns = time.monotonic_ns() + int(_LEAD_S * 1e9)
+                self.save(load_started_ns=self.start_ns - self.context.origin_ns)
+                shards = [Shard(self.context, state, index, self.start_ns) for index in range(count)]
+                futures = [pool.submit(run_shard, shard) for shard in shards]
+                self._watch(futures, on_progress)
             except BrokenProcessPool:
                 raise PerfkitError("a worker process died (killed, or out of memory); see dmesg") from None
+        failed = [error for future in futures if (error := future.exception())]
+        self.outcomes = [future.result() for future in futures if not future.exception()]
+        if any(isinstance(error, BrokenProcessPool) for error in failed):
+            raise PerfkitError("a worker process died (killed, or out of memory); see dmesg")
+        if failed:
+            raise failed[0]
 
     def _watch(self, futures: list[Future[Outcome]], on_progress: Progress) -> None:
         pending = set(futures)
@@ -220,51 +244,97 @@ class _Execution:
     def _reason(self) -> str | None:
         failed = next((o.write_error for o in self.outcomes if o.write_error), None)
         if failed is not None:
-            raise PerfkitError(f"{failed}; the rows written so far stay readable in {self.folder.path.name}")
+            raise self._broken_off(failed)
         return "interrupted" if any(o.stopped for o in self.outcomes) else None
 
-    def _close(self, state: str, reason: str | None) -> None:
-        """Merge what there is, judge the generator, and say in run.json how the run ended."""
+    def _broken_off(self, why: OSError | str) -> PerfkitError:
+        words = why if isinstance(why, str) else _words(why)
+        return PerfkitError(f"{words}; the rows written so far stay readable in {self.folder.path.name}")
+
+    def _close(self, reason: str | None, failure: PerfkitError | None) -> PerfkitError | None:
+        """Merge, judge the generator, say in run.json how the run ended; returns what failed, if anything."""
         try:
             self.folder.merge()
             self._judge()
-            self.save(state=state, reason=reason)
         except OSError as failed:
-            raise PerfkitError(
-                f"{_words(failed)}; the rows written so far stay readable in {self.folder.path.name}"
-            ) from None
+            failure = failure or self._broken_off(failed)
+        reason = str(failure) if failure else reason
+        try:
+            self.save(state="aborted" if reason else "complete", reason=reason)
+        except OSError as failed:
+            failure = failure or self._broken_off(failed)
+        self.folder.close()
+        return failure
 
     def _judge(self) -> None:
-        columns = ["planned", "started", "sent", "done", "worker", "phase", "error"]
-        table = Run(self.folder.path).table(columns)
-        table = table.filter(pc.equal(table["phase"], "measure"))
-        planned, started, sent, done, worker = (
-            table[name].to_numpy().astype(float) for name in ("planned", "started", "sent", "done", "worker")
-        )
-        workers = []
-        for index, outcome in enumerate(self.outcomes):
-            mine = worker == index
-            workers.append(outcome.health | delays(planned[mine], started[mine], sent[mine]))
-        reasons = judge(workers, quantile_ms(done - planned, 0.5), self.workload.budget)
+        rows = MeasuredRows.of(Run(self.folder.path).table(MeasuredRows.COLUMNS))
+        workers = [
+            outcome.health | rows.of_worker(index).delays(outcome.opening)
+            for index, outcome in enumerate(self.outcomes)
+        ]
+        reasons = judge(workers, rows.median_response_ms(), self.workload.budget)
         first = self.start_ns - self.context.origin_ns + int(self.workload.warmup_s * 1e9)
-        length_s = (self.workload.users or self.workload.arrivals).duration_s  # type: ignore[union-attr]
-        last = first + int(length_s * 1e9) if length_s else int(np.nanmax(done, initial=first))
-        errors: dict[str, int] = {}
+        errors: Counter[str] = Counter()
         for outcome in self.outcomes:
-            for text, count in outcome.step_errors.items():
-                errors[text] = errors.get(text, 0) + count
+            errors.update(outcome.step_errors)
         self.meta.update(
-            measured={"from_ns": first, "to_ns": last},
+            measured={"from_ns": first, "to_ns": self._measure_ends(first, rows)},
             health={"valid": not reasons, "reasons": reasons, "workers": workers},
             step_errors=[{"text": text, "count": count} for text, count in errors.items()],
         )
 
+    def _measure_ends(self, first: int, rows: MeasuredRows) -> int:
+        """When the measured part ended: as planned, or when the load was over before that."""
+        load = self.workload.users or self.workload.arrivals
+        assert load is not None
+        last = max(first, rows.last_done())
+        if load.duration_s is None:
+            return last
+        planned = first + int(load.duration_s * 1e9)
+        may_end_early = isinstance(load, Users) and load.iterations is not None
+        stopped = any(outcome.stopped for outcome in self.outcomes)
+        return min(planned, last) if may_end_early or stopped else planned
 
-def _pool(count: int) -> ProcessPoolExecutor:
+
+@contextmanager
+def _own_pool(count: int) -> Iterator[Executor]:
+    """Fresh processes for one run; when the block is left by an interrupt they are killed, not waited for."""
+    before = set(multiprocessing.active_children())
     context = multiprocessing.get_context(
         "spawn"
     )  # a forked child would share the parent's locks and sockets
-    return ProcessPoolExecutor(count, mp_context=context, initializer=prepare_process)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=prepare_process)
+    try:
+        yield pool
+    except KeyboardInterrupt:
+        for process in set(multiprocessing.active_children()) - before:
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _warm_up(pool: Executor, count: int, scenario_ref: str) -> None:
+    """Have every worker import what it needs; the first one ready may take others' turns, so ask again."""
+    seen: set[int] = set()
+    for _ in range(_WARM_UP_ROUNDS):
+        seen |= {done.result() for done in [pool.submit(warm_up_process, scenario_ref) for _ in range(count)]}
+        if len(seen) >= count:
+            return
+        time.sleep(0.05)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C does nothing while the run is closed: half a merge helps nobody."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _pickled(state: Any) -> bytes:
@@ -272,6 +342,11 @@ def _pickled(state: Any) -> bytes:
         return pickle.dumps(state)
     except Exception as error:
         raise BadInput(f"setup returned a state that cannot be sent to worker processes: {error}") from None
+
+
+def _told(error: Exception) -> str:
+    """What a scenario's own error says; what a failed request says is told already."""
+    return str(error) if isinstance(error, RequestFailed) else f"{type(error).__name__}: {error}"
 
 
 def _words(error: OSError) -> str:

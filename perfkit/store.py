@@ -10,6 +10,7 @@ data/runs/20261123-101500-agent_mass_creation-3f2a/
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -34,7 +35,7 @@ _ROW_GROUP = 512 * 1024
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder opened for reading; nothing is cached, so a running run shows what it has so far."""
+    """A run folder opened for reading; rows are read afresh each time, so a running run shows what it has."""
 
     path: Path
 
@@ -52,11 +53,13 @@ class Run:
             raise BadInput(f"{self.path} is no run: it has no run.json; `perfkit ls` lists runs") from None
         except (OSError, ValueError) as error:
             raise PerfkitError(f"cannot read {self.path / 'run.json'}: {error}") from None
+        if not isinstance(meta, dict) or "state" not in meta:
+            raise PerfkitError(f"{self.path / 'run.json'} is none of perfkit's: it has no state")
         if meta.get("schema", 0) > SCHEMA_VERSION:
             raise BadInput(
                 f"{self.id} has schema {meta['schema']}; perfkit reads up to {SCHEMA_VERSION}, upgrade it"
             )
-        return dict(meta)
+        return meta
 
     @property
     def state(self) -> str:
@@ -134,19 +137,32 @@ _EMPTY = _empty()
 
 
 def list_runs(data_dir: Path) -> list[Run]:
-    """All runs below data_dir/runs, oldest first."""
-    folder = data_dir / "runs"
-    return [Run(p) for p in sorted(folder.glob("*")) if (p / "run.json").exists()] if folder.is_dir() else []
+    """All runs below data_dir/runs, oldest first; ids tell seconds, run.json the rest."""
+    found = [Run(path.parent) for path in (data_dir / "runs").glob("*/run.json")]
+    return sorted(found, key=lambda run: (run.id[:15], _created(run), run.id))
 
 
-def find_run(name: str, data_dir: Path) -> Run:
-    """The run meant by a path, an id, an id's start or end, or `latest`; BadInput when none or several."""
+def _created(run: Run) -> str:
+    with contextlib.suppress(PerfkitError):
+        return str(run.meta.get("created"))
+    return ""
+
+
+def find_run(name: str, data_dir: Path, *, whole: bool = False) -> Run:
+    """The run meant by a path, an id, an id's start or end, or `latest`; BadInput when none or several.
+
+    `whole`: only a path or a whole id will do, for what cannot be undone.
+    """
+    if not name:
+        raise BadInput("the name of the run is empty; `perfkit ls` lists runs")
     if (Path(name) / "run.json").exists():
         return Run(Path(name).resolve())
     runs = {run.id: run for run in list_runs(data_dir)}
     if name == "latest" and runs:
-        return runs[max(runs)]
+        return list(runs.values())[-1]
     found = [i for i in runs if i == name] or [i for i in runs if i.startswith(name) or i.endswith(name)]
+    if whole and found and found != [name]:
+        raise BadInput(f"give the whole id: {name!r} fits {', '.join(found)}; nothing was done")
     if len(found) == 1:
         return runs[found[0]]
     if found:
@@ -156,11 +172,15 @@ def find_run(name: str, data_dir: Path) -> Run:
     raise BadInput(f"no run {name!r} in {data_dir / 'runs'}; {hint}")
 
 
-def remove_run(run: Run) -> None:
-    """Delete a run folder; a run that is still running is refused."""
-    if run.state == "running":
-        raise BadInput(f"{run.id} is still running; stop it first, nothing was removed")
-    shutil.rmtree(run.path)
+def remove_runs(runs: Iterable[Run]) -> Iterator[Run]:
+    """Delete run folders, each once, and yield them; when one is still running none is deleted."""
+    once = list(dict.fromkeys(runs))
+    for run in once:
+        if run.state == "running":
+            raise BadInput(f"{run.id} is still running; stop it first, nothing was removed")
+    for run in once:
+        shutil.rmtree(run.path)
+        yield run
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -193,9 +213,15 @@ class RunFolder:
         write_atomically(self.path / "run.json", (json.dumps(meta, indent=1, default=str) + "\n").encode())
 
     def merge(self) -> None:
-        """Turn the segments into timeline.parquet; a crash leaves all rows in one or the other."""
+        """Turn the segments into timeline.parquet; a crash leaves all rows in one or the other.
+
+        Where there is a timeline already it holds every row: segments that are still there were merged.
+        """
         segments = sorted((self.path / "segments").glob("*.parquet"))
         merged = self.path / "timeline.parquet"
+        if merged.exists():
+            shutil.rmtree(self.path / "segments", ignore_errors=True)
+            return
         temporary = merged.with_name(".timeline.parquet.part")
         schema = _unified_schema(segments)
         options = _parquet_options(schema)
@@ -208,7 +234,7 @@ class RunFolder:
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        shutil.rmtree(self.path / "segments")
+        shutil.rmtree(self.path / "segments", ignore_errors=True)
 
     def close(self) -> None:
         """Release the lock; whoever reads the state from now on sees what run.json says."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from perfkit.errors import PerfkitError
 from perfkit.health import HealthWatch
@@ -67,6 +68,7 @@ class Outcome:
     steps_done: int
     stopped: bool
     write_error: str | None
+    opening: dict[int, int]  #: nanoseconds a request waited for its connection to be opened, by seq
 
 
 def make_transport(target: Target) -> Transport:
@@ -104,9 +106,12 @@ def make_recorder(context: RunContext, *, first_seq: int) -> Recorder:
 
 def redactor(context: RunContext) -> Redactor:
     """Removes every secret this run was given."""
-    from perfkit.session import secrets_in
+    from perfkit.session import is_secret_name, secrets_in
 
-    return Redactor(((context.token or ""), *secrets_in(context.workload.target.headers)))
+    workload = context.workload
+    known = [context.token or "", urlsplit(workload.target.proxy or "").password or ""]
+    known += [str(value) for name, value in workload.server.items() if is_secret_name(name)]
+    return Redactor((*known, *secrets_in(workload.target.headers)))
 
 
 def run_on_loop(work: Coroutine[Any, Any, T]) -> T:
@@ -144,7 +149,7 @@ def _end_with(parent_pid: int) -> None:
 
 
 def warm_up_process(scenario_ref: str) -> int:
-    """Import what a shard needs, so that no import falls into its measured time."""
+    """Import what a shard needs, so that no import falls into its measured time; returns the process's id."""
     load_scenario(scenario_ref)
     import perfkit.wire  # noqa: F401
 
@@ -197,7 +202,7 @@ async def _run_shard(shard: Shard) -> Outcome:
     try:
         await drive.run()
     finally:
-        seen = health.stop()
+        seen = health.stop(shard.start_ns, min(recorder.measure_ends, recorder.clock()))
         flush.stop()
         await recorder.transport.close()
         await loop.run_in_executor(None, writer.close)
@@ -208,6 +213,7 @@ async def _run_shard(shard: Shard) -> Outcome:
         steps_done=drive.steps_done,
         stopped=drive.stopped,
         write_error=str(writer.error) if writer.error else None,
+        opening=recorder.opening,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import yaml
 
 from perfkit.errors import BadInput
-from perfkit.model import Workload
+from perfkit.model import Target, Workload
 from perfkit.scenarios import Scenario, load_scenario
 from perfkit.schedule import plan
 from perfkit.transport import split_url
+from perfkit.worker import make_transport, run_on_loop
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         given = yaml.safe_load(path.read_text())
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: 2024-13-45 looks like a date and is none
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise BadInput(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
@@ -44,9 +46,13 @@ def parse_assignments(assignments: Iterable[str], option: str) -> dict[str, Any]
         place = found
         for section in sections:
             place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise BadInput(
+                    f"{option} {text!r}: {section} was given a value of its own before; give one of both"
+                )
         try:
             place[last] = yaml.safe_load(value)
-        except (yaml.YAMLError, TypeError):
+        except (yaml.YAMLError, ValueError, TypeError):
             raise BadInput(f"{option} {text!r}: the value is no number, word or list") from None
     return found
 
@@ -62,8 +68,9 @@ def merged(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 
 def complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario, Any]:
-    """Check everything that can be checked before a run: names, types, scenario, its parameters, schedule."""
+    """Check what can be checked before a run: names, types, target, scenario, its parameters, schedule."""
     workload = Workload.from_mapping(given, where)
+    _try_target(workload.target)
     scenario = load_scenario(workload.scenario)
     params = scenario.params(workload.params)
     if workload.users is None and workload.arrivals is None:
@@ -71,6 +78,24 @@ def complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario, 
     if workload.arrivals is not None:
         plan(workload.arrivals, workload.seed, workload.warmup_s)
     return workload, scenario, params
+
+
+def _try_target(target: Target) -> None:
+    """BadInput when no transport can be made for a target: a wrong url, proxy, certificate file, …"""
+
+    if target.proxy is not None and not _PROXY(target.proxy):  # the value may hold a password
+        raise BadInput("target.proxy: give http://host:port or https://host:port")
+
+    async def make() -> None:
+        await make_transport(dataclasses.replace(target, url=target.url or "http://localhost")).close()
+
+    try:
+        run_on_loop(make())
+    except ValueError as error:
+        raise BadInput(f"target: {error}") from None
+
+
+_PROXY = re.compile(r"https?://[^\s/?#]+/?").fullmatch
 
 
 def with_url(workload: Workload, url: str) -> Workload:

@@ -46,7 +46,7 @@ class SegmentWriter:
         self._kept: list[pa.Table] = []
         self._number = 0
         self._stopped = False
-        self.error: OSError | None = None
+        self.error: OSError | pa.ArrowException | None = None
         self.rows_written = 0
         self._thread = threading.Thread(target=self._work, name="perfkit-writer", daemon=True)
         self._thread.start()
@@ -86,10 +86,10 @@ class SegmentWriter:
             id_prefix=self._id_prefix,
             origin_ns=self._origin_ns,
         )
-        table = pa.concat_tables([*self._kept, table], promote_options="permissive")
         try:
+            table = pa.concat_tables([*self._kept, table], promote_options="permissive")
             write_segment(self._folder, f"{self._name}-{self._number:06}", table)
-        except OSError as error:
+        except (OSError, pa.ArrowException) as error:
             self.error = error
             self._kept = [table]  # the disk may have room again at the next flush
         else:
@@ -99,8 +99,9 @@ class SegmentWriter:
 
 
 def parent_watch(parent_pid: int, stop_file: Path) -> Callable[[], bool]:
-    """Says stop when the coordinating process is gone or has left a stop file."""
-    return lambda: os.getppid() != parent_pid or stop_file.exists()
+    """Says stop when the coordinating process has left a stop file or, where it is the parent, is gone."""
+    is_child = os.getppid() == parent_pid  # a thread or a cluster's worker is none
+    return lambda: (is_child and os.getppid() != parent_pid) or stop_file.exists()
 
 
 def monotonic_unix_ns() -> tuple[int, int]:

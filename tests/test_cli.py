@@ -79,6 +79,38 @@ BAD = {
     "ill-typed notebook parameter": (["report", "SAMPLE", "-p", "bins=many"], "bins"),
     "report of no run": (["report", "nothing"], "perfkit ls"),
     "remove nothing": (["rm", "nothing"], "perfkit ls"),
+    "remove an empty name": (["rm", ""], "empty"),
+    "an endless duration": (["run", "--scenario", "http_get", "-s", "users.duration_s=.inf"], "inf"),
+    "a negative seed": (["run", "--scenario", "http_get", "-s", "seed=-1"], "seed"),
+    "a date that is none": (["run", "--scenario", "http_get", "-p", "path=2024-13-45"], "path=2024-13-45"),
+    "a section and a value": (
+        ["run", "--scenario", "http_get", "-s", "target=5", "-s", "target.url=http://localhost"],
+        "target",
+    ),
+    "tags that are no list": (["run", "--scenario", "http_get", "-s", "tags=smoke", "--tag", "x"], "list"),
+    "http2 on the wire": (["run", "--scenario", "http_get", "-s", "target.http2=true"], "transport: httpx"),
+    "no such certificate": (
+        ["run", "--scenario", "http_get", "--target", "https://localhost", "-s", "target.ca_file=/no/such"],
+        "ca_file",
+    ),
+    "a proxy that is none": (
+        ["run", "--scenario", "http_get", "-s", "target.transport=httpx", "-s", "target.proxy=foo"],
+        "proxy",
+    ),
+    "idle processes": (
+        [
+            "run",
+            "--scenario",
+            "http_get",
+            "-s",
+            "users.count=1",
+            "-s",
+            "users.iterations=9",
+            "-s",
+            "processes=2",
+        ],
+        "processes",
+    ),
 }
 
 

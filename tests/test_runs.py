@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from perfkit.spread import execute
 from perfkit.store import Run, list_runs
+from perfkit.workloads import complete
 from perfkit.writer import FLUSH_S
 from tests.server_fixture import is_alive
 
@@ -116,6 +119,38 @@ def test_kill_9_loses_at_most_the_last_second(server: Logged, tmp_path: Path, se
 def test_the_flush_leaves_room_within_the_second() -> None:
     """Rows are handed over more often than once a second, so that writing them fits in as well."""
     assert FLUSH_S <= 0.85
+
+
+def test_kill_9_in_setup_loses_at_most_the_last_second(server: Logged, tmp_path: Path) -> None:
+    """Rows of setup (and of teardown, which is written by the same means) are on disk within a second too."""
+    scenario = tmp_path / "preparing.py"
+    scenario.write_text(
+        "async def setup(session, params):\n    while True: await session.get('/slow/5')\n"
+        "async def step(session, state, rng): ...\n"
+    )
+    process = start(server, tmp_path, "--scenario", str(scenario), "-s", "users.iterations=1")
+    wait_for_rows(tmp_path)
+    time.sleep(1.3)
+    killed = time.monotonic_ns()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    (run,) = list_runs(tmp_path)
+    rows = run.table(["request_id"]).to_pydict()["request_id"]
+    prefix = rows[0].split("-")[0]
+    due = {i for i, at in server.answered().items() if i.startswith(prefix) and at < killed - SECOND}
+    assert len(due) > 0
+    assert due <= set(rows)
+
+
+def test_any_executor_carries_a_run(server: Logged, tmp_path: Path) -> None:
+    """Workers need `submit` only: threads make a whole run too, and a caller's executor stays open."""
+    given = {"scenario": "http_get", "target": {"url": server.url}, "users": {"count": 4, "iterations": 40}}
+    workload, scenario, params = complete(given | {"processes": 2}, "test")
+    with ThreadPoolExecutor(2) as executor:
+        run = execute(workload, scenario, params, data_dir=tmp_path, executor=executor)
+        assert executor.submit(len, "open").result() == 4
+    assert run.state == "complete"
+    assert sorted(run.table(["step"])["step"].to_pylist()) == list(range(40))
 
 
 def test_workers_end_with_their_coordinator(server: Logged, tmp_path: Path) -> None:

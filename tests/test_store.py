@@ -16,7 +16,7 @@ import pytest
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import COLUMNS, INSTANTS
 from perfkit.rows import NEVER, Extra, RowBuffer, pack_row, to_table
-from perfkit.store import Run, RunFolder, find_run, list_runs, remove_run, write_segment
+from perfkit.store import Run, RunFolder, find_run, list_runs, remove_runs, write_segment
 
 
 def segment(number: int, operation: str = "get", extra: Extra | None = None, rows: int = 5) -> pa.Table:
@@ -68,6 +68,19 @@ def test_merging_changes_no_value(folder: RunFolder) -> None:
     )
     assert {row["operation"] for row in after} == {"get", "post"}
     assert [row["server_db"] for row in after if row["operation"] == "post"] == [1.5] * 5
+
+
+def test_merging_twice_loses_nothing(folder: RunFolder) -> None:
+    """A second merge, with no segment left or with segments that could not be removed, changes nothing."""
+    kept = (folder.path / "segments" / "w0-000000.parquet").read_bytes()
+    folder.merge()
+    folder.merge()
+    assert Run(folder.path).rows() == 15
+    (folder.path / "segments").mkdir()
+    (folder.path / "segments" / "w0-000000.parquet").write_bytes(kept)
+    folder.merge()
+    assert Run(folder.path).rows() == 15
+    assert not (folder.path / "segments").exists()
 
 
 def test_how_parquet_is_written(folder: RunFolder) -> None:
@@ -169,9 +182,9 @@ def test_broken_runs_are_told(tmp_path: Path) -> None:
 def test_a_running_run_is_not_removed(folder: RunFolder) -> None:
     """rm refuses a run under way, and removes it when it has ended."""
     with pytest.raises(BadInput, match="still running"):
-        remove_run(Run(folder.path))
+        list(remove_runs([Run(folder.path)]))
     folder.close()
-    remove_run(Run(folder.path))
+    assert len(list(remove_runs([Run(folder.path), Run(folder.path)]))) == 1, "named twice, removed once"
     assert not folder.path.exists()
 
 

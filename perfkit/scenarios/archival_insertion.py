@@ -1,6 +1,6 @@
 """One burst of insertions into the archival memory of many agents at once.
 
-Setup makes the agents. Every agent has one worker; they all start together: POST
+Setup makes the agents. There are as many virtual users, and all start together: POST
 `/v1/agents/{id}/archival-memory` with a paragraph of text, which the server embeds and stores.
 """
 

@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 
 _SECRET_HEADERS = ("authorization", "cookie", "x-api-key", "x-bare-password", "proxy-authorization")
-_SECRET_NAME = re.compile(r"(?:^|[_-])(?:token|secret|password|passwd|credentials|api[_-]?key)$").search
+_SECRET_NAME = re.compile(
+    r"(?:^|[_-])(?:token|secret|password|passwd|credentials|auth|jwt|signature"
+    r"|(?:api|access|subscription|private)[_-]?key)$"
+).search
 
 
 class Redactor:

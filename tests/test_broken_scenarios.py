@@ -1,0 +1,172 @@
+"""Scenarios that go wrong at every stage: one line, nothing lost, and what was made is removed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perfkit.store import Run, list_runs
+from tests.small_server import SmallServer, small_server
+
+STEP = "\nasync def step(session, state, rng):\n    await session.get('/')\n"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SmallServer]:
+    with small_server() as running:
+        yield running
+
+
+def command(server: SmallServer, data: Path, scenario: str, *more: str) -> list[str]:
+    """`perfkit run` of a scenario given as text."""
+    data.mkdir(exist_ok=True)
+    file = data / "mine.py"
+    file.write_text(scenario)
+    run = [sys.executable, "-m", "perfkit.cli", "run", "-q", "--scenario", str(file), "--target", server.url]
+    return [*run, "--data-dir", str(data), *(more or ("-s", "users.iterations=5", "-s", "users.count=1"))]
+
+
+def play(
+    server: SmallServer, data: Path, scenario: str, *more: str
+) -> tuple[subprocess.CompletedProcess[str], Run]:
+    """Run it to its end."""
+    done = subprocess.run(
+        command(server, data, scenario, *more), capture_output=True, text=True, timeout=60, check=False
+    )
+    (run,) = list_runs(data)
+    return done, run
+
+
+def removed(run: Run) -> list[str]:
+    """The operations of the teardown."""
+    rows = run.table(["phase", "operation"]).to_pandas()
+    return sorted(rows["operation"][rows["phase"] == "teardown"])
+
+
+SETUPS = {
+    "an error of Python": "    {}['x']\n",
+    "a failed request": "    (await session.get('/status/500')).raise_for_status()\n",
+    "an answer that is not what was expected": "    (await session.get('/')).json()['nothing']\n",
+}
+
+
+@pytest.mark.parametrize("mistake", SETUPS.values(), ids=SETUPS)
+def test_a_setup_that_fails_is_one_line_and_cleaned_up(
+    server: SmallServer, tmp_path: Path, mistake: str
+) -> None:
+    """Whatever setup raises: exit code 1, one line, the run is aborted with the reason, and undone."""
+    scenario = "async def setup(session, params):\n    session.on_teardown('DELETE', '/made')\n" + mistake
+    done, run = play(server, tmp_path, scenario + STEP)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "setup of mine failed" in line
+    assert (run.state, run.reason in line) == ("aborted", True)
+    assert removed(run) == ["DELETE /made"]
+
+
+def test_a_setup_that_is_not_async_is_one_line(server: SmallServer, tmp_path: Path) -> None:
+    """`def setup` in place of `async def setup`."""
+    done, run = play(server, tmp_path, "def setup(session, params):\n    return 1\n" + STEP)
+    assert (done.returncode, len(done.stderr.splitlines()), run.state) == (1, 1, "aborted")
+
+
+def test_a_teardown_that_fails_spoils_no_measured_run(server: SmallServer, tmp_path: Path) -> None:
+    """The run stays complete and valid, its undo requests are sent all the same, and both faults are told."""
+    scenario = (
+        "async def setup(session, params):\n"
+        "    session.on_teardown('DELETE', '/made')\n"
+        "    session.on_teardown('DELETE', '/status/500')\n"
+        "    session.on_teardown('DELETE', '/status/404')\n"
+        "async def teardown(session, state):\n    raise KeyError('oh')\n"
+    )
+    done, run = play(server, tmp_path, scenario + STEP)
+    assert (done.returncode, done.stderr, run.state) == (0, "", "complete")
+    assert len(removed(run)) == 3
+    told = next(line for line in done.stdout.splitlines() if "left behind" in line)
+    assert "KeyError" in told
+    assert "1 of 3" in told
+
+
+def test_ctrl_c_in_setup_removes_what_was_made(server: SmallServer, tmp_path: Path) -> None:
+    """Interrupted before the load: exit code 130, aborted, undone."""
+    scenario = (
+        "async def setup(session, params):\n"
+        "    session.on_teardown('DELETE', '/made')\n"
+        "    await session.get('/')\n"
+        "    await session.get('/slow/30000')\n"
+    )
+    process = subprocess.Popen(
+        command(server, tmp_path, scenario + STEP), stderr=subprocess.PIPE, start_new_session=True
+    )
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not any(run.rows() for run in list_runs(tmp_path)):
+        time.sleep(0.05)  # the first row of setup is written while the second request is under way
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=20)
+    (run,) = list_runs(tmp_path)
+    assert (process.returncode, run.state, run.reason) == (130, "aborted", "interrupted")
+    assert removed(run) == ["DELETE /made"]
+
+
+def test_a_second_ctrl_c_ends_what_will_not_stop(server: SmallServer, tmp_path: Path) -> None:
+    """A step that blocks its process for an hour: the first Ctrl-C asks, the second one ends the run."""
+    scenario = "import time" + STEP + "    time.sleep(3600)\n"
+    process = subprocess.Popen(
+        command(server, tmp_path, scenario), stderr=subprocess.PIPE, start_new_session=True
+    )
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not server.requests["GET /"]:
+        time.sleep(0.05)
+    server.requests.clear()
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    (run,) = list_runs(tmp_path)
+    assert (process.returncode, run.state) == (130, "aborted")
+
+
+def test_a_run_that_measured_nothing_is_invalid(server: SmallServer, tmp_path: Path) -> None:
+    """Steps that stumble before their first request: exit code 3, and the reason and the error are told."""
+    done, run = play(server, tmp_path, "async def step(session, state, rng):\n    nonsense\n")
+    assert done.returncode == 3
+    assert "no request was measured" in done.stdout
+    assert "NameError" in done.stdout
+    assert run.meta["health"]["valid"] is False
+
+
+def test_a_run_that_ends_early_is_measured_until_its_end(server: SmallServer, tmp_path: Path) -> None:
+    """10 iterations within 60 s take a moment, and rates are per second of that moment."""
+    load = ("-s", "users.iterations=10", "-s", "users.count=1", "-s", "users.duration_s=60")
+    _, run = play(server, tmp_path, STEP, *load)
+    measured = run.meta["measured"]
+    assert measured["to_ns"] == max(run.table(["done"])["done"].to_pylist())
+    assert measured["to_ns"] - measured["from_ns"] < 10e9
+
+
+def test_no_secret_of_the_settings_is_written(server: SmallServer, tmp_path: Path) -> None:
+    """Passwords of a started server and of a proxy, headers that hold keys: no file of the run has them."""
+    settings = [
+        ("server.password", "hunter2server"),
+        ("target.headers.ocp-apim-subscription-key", "hunter2header"),
+        ("target.headers.x-access-key", "hunter2access"),
+        ("target.proxy", "http://me:hunter2proxy@127.0.0.1:9"),
+        ("target.transport", "httpx"),
+        ("users.iterations", "1"),
+        ("users.count", "1"),
+    ]
+    more = [part for name, value in settings for part in ("-s", f"{name}={value}")]
+    done, run = play(server, tmp_path, STEP, *more)
+    assert run.rows() == 1
+    assert "hunter2" not in done.stdout + done.stderr
+    for file in run.path.rglob("*"):
+        if file.is_file():
+            assert b"hunter2" not in file.read_bytes(), file.name
