@@ -81,7 +81,11 @@ class RowBuffer:
 
 
 def to_table(batch: Batch, *, scenario: str, worker: int, id_prefix: str, origin_ns: int) -> pa.Table:
-    """A batch as an Arrow table with the timeline's columns; instants become nanoseconds since the origin."""
+    """A batch as an Arrow table with the timeline's columns; instants become nanoseconds since the origin.
+
+    `bytes_sent` is the size of a body that was sent to its end, 0 where `sent` is null, even if a part of the
+    body went out; `bytes_received` is what came of the response's body.
+    """
     rows = np.frombuffer(batch.packed, _DTYPE)
     n = len(rows)
     extras = [batch.extras.get(i) for i in range(n)] if batch.extras else [None] * n

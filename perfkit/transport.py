@@ -36,9 +36,13 @@ def loop_clock(loop: object) -> Clock:
 class Exchange:
     """One request's fate. Instants are absolute nanoseconds of the loop's clock; NEVER = not reached."""
 
-    __slots__ = ("body", "chunks", "done", "error", "error_text", "first_byte", "headers", "sent", "status")
+    __slots__ = (
+        *("body", "chunks", "connecting", "done", "error", "error_text", "first_byte", "headers", "sent"),
+        "status",
+    )
 
     def __init__(self) -> None:
+        self.connecting = 0  #: nanoseconds of opening a connection for it: DNS, TCP, TLS, come to that or not
         self.sent = NEVER
         self.first_byte = NEVER
         self.done = NEVER

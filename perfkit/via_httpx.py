@@ -86,9 +86,15 @@ class HttpxTransport:
         return exchange
 
     def _trace(self, exchange: Exchange) -> Any:
+        began = NEVER
+
         async def trace(event: str, info: dict[str, Any]) -> None:
+            nonlocal began
             if event.endswith("send_request_body.complete"):
                 exchange.sent = self._clock()
+            elif event.startswith("connection."):  # connect_tcp with the name's look-up, then start_tls
+                began = self._clock() if began == NEVER else began
+                exchange.connecting = self._clock() - began
 
         return trace
 

@@ -277,6 +277,7 @@ async def redirect(asked: Asked) -> None:
         "relative": "location: ../../echo",
         "other": f"location: http://localhost:{port}/echo?token=not-for-others",
         "userinfo": f"location: http://someone@127.0.0.1:{port + 1}/echo",
+        "broken": "location: /status/503",
         "nowhere": "x-location: none",
         "loop": f"location: {asked.path}",
         "bad": "location: http://[::1/",
@@ -390,6 +391,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "upgrade-offer": answers(b"ok", "upgrade: h2,h2c", "connection: upgrade"),
     # the connection
     "close": answers(b"ok", "connection: close", close=True),
+    "close-shouted": answers(b"ok", "CONNECTION: Keep-Alive , CLOSE"),  # and waits for the client to do it
     "close-unsaid": answers(b"ok", close=True),
     "close-idle": close_idle,
     "speak-idle": speak_idle,

@@ -188,7 +188,7 @@ def test_of_headers_given_twice_the_nearest_counts(server: FaultServer) -> None:
 
 
 def test_numbers_interleave_between_workers(server: FaultServer) -> None:
-    """Each request has the next number of its worker's share; retries and hops share theirs."""
+    """Each request has the next number of its worker's share."""
 
     async def work(rows: Rows) -> None:
         for _ in range(3):
@@ -339,25 +339,64 @@ def test_redirects_are_off_by_default(server: FaultServer) -> None:
 def test_a_redirect_that_is_followed_is_a_row_of_its_own(
     server: FaultServer, status: int, method: str, then: str
 ) -> None:
-    """Each hop is a row without error; the method changes as in httpx; only the last response is checked."""
+    """The redirect is a row without error; what it leads to is a request of its own, with its own operation,
+    number and id, planned when the redirect had come, and a first attempt. The method changes as in httpx;
+    only the last response is checked."""
     checked = []
 
     async def work(rows: Rows) -> None:
         body = b"body" if method in ("POST", "PUT") else b""
         response = await rows.session.request(
-            method, f"/redirect/{status}/echo", content=body, check=lambda r: bool(checked.append(r)) or None
+            method,
+            f"/redirect/{status}/echo",
+            content=body,
+            check=lambda r: bool(checked.append(r)) or None,
+            name="page",
         )
         seen = response.json()
         assert (seen["method"], seen["path"]) == (then, "/echo?after=redirect")
         assert seen["body"] == (body.decode() if then == method else "")
         hop, last = rows.take()
         assert (hop["status"], hop["error"], hop["attempt"]) == (status, None, 1)
-        assert (last["status"], last["error"], last["attempt"]) == (200, None, 2)
-        assert hop["seq"] == last["seq"]
+        assert (last["status"], last["error"], last["attempt"]) == (200, None, 1)
+        assert [row["operation"] for row in (hop, last)] == ["page", "page (redirect)"]
+        assert [row["request_id"] for row in (hop, last)] == ["r-0", "r-1"]
+        assert dict(seen["headers"])["x-request-id"] == "r-1"
+        assert last["bytes_sent"] == len(seen["body"])
         assert last["planned"] == last["started"] >= hop["done"]
         assert checked == [response]
 
     play(server.url, work, follow_redirects=True)
+
+
+def test_a_retry_after_a_redirect_is_one_of_the_new_request(server: FaultServer) -> None:
+    """Attempts are counted anew behind a redirect; however long a name is, its suffix is not cut."""
+
+    async def work(rows: Rows) -> None:
+        assert (await rows.session.get("/redirect/302/broken", name="x" * 300)).status_code == 503
+        made = rows.take()
+        assert [(row["seq"], row["attempt"], row["status"]) for row in made] == [
+            (0, 1, 302),
+            (1, 1, 503),
+            (1, 2, 503),
+        ]
+        assert [row["operation"] for row in made] == ["x" * 200, *["x" * 189 + " (redirect)"] * 2]
+
+    play(server.url, work, follow_redirects=True, retries=1)
+
+
+def test_opening_a_connection_is_told_apart_from_waiting(server: FaultServer) -> None:
+    """`opening` has the number of each request whose first attempt dialled, and of no other."""
+
+    async def work(rows: Rows) -> None:
+        await rows.session.get("/ok")
+        await rows.session.get("/ok")
+        await rows.session.get("/drop")  # on a connection there was; its retry has to open one
+        await rows.session.get("/ok")
+        assert [row["attempt"] for row in rows.take()] == [1, 1, 1, 2, 1]
+        assert list(rows.recorder.opening) == [0, 3]
+
+    play(server.url, work, retries=1)
 
 
 def test_redirects_stay_inside_the_target(server: FaultServer) -> None:
@@ -378,6 +417,9 @@ def test_redirects_stay_inside_the_target(server: FaultServer) -> None:
         assert (await rows.session.get("/redirect/307/loop")).error == "check"
         chain = rows.take()
         assert [row["error"] for row in chain] == [None] * 10 + ["check"]
+        assert [row["seq"] for row in chain] == list(range(chain[0]["seq"], chain[0]["seq"] + 11))
+        first, *rest = (row["operation"] for row in chain)
+        assert (first, set(rest)) == ("GET /redirect/{id}/loop", {first + " (redirect)"})
         assert "10 redirects" in chain[-1]["error_text"]
 
     play(server.url, work, follow_redirects=True)

@@ -264,7 +264,8 @@ def test_a_post_is_sent_with_its_length_and_counted(
 def test_head_has_no_body_and_keeps_its_connection(
     way: Way, servers: dict[str, FaultServer], authority: Authority
 ) -> None:
-    """A HEAD response ends with its head, whatever length it names, and the connection serves the next."""
+    """A HEAD response ends with its head, whatever length it names, and the connection serves the next,
+    unless the server says close, in whatever case of letters and company."""
 
     async def work(one: Client) -> None:
         server, before = servers[way.scheme], servers[way.scheme].accepted
@@ -276,6 +277,9 @@ def test_head_has_no_body_and_keeps_its_connection(
         assert (await one.session.request("HEAD", "/close")).error is None
         assert (await one.session.get("/ok")).error is None
         assert server.accepted == before + 2
+        assert (await one.session.request("HEAD", "/close-shouted")).error is None
+        assert (await one.session.get("/ok")).error is None
+        assert server.accepted == before + 3
 
     with_client(way, servers, authority, work)
 
@@ -491,7 +495,7 @@ def test_an_answer_before_the_request_s_end_spoils_no_later_request(
             response = await one.session.post("/early/50", content=b"x" * 12_000_000)
             assert (response.error, response.text) == ("http_4xx", "too big")
             row = one.row()
-            assert row["sent"] is None
+            assert (row["sent"], row["bytes_sent"]) == (None, 0)
             assert (await one.session.get("/echo")).json()["method"] == "GET"
             one.rows()
 
@@ -511,7 +515,7 @@ def test_a_connection_is_kept_as_long_as_the_server_allows(
         first, second, third = [(await one.session.get("/count")).json() for _ in range(3)]
         assert first[0] == second[0] == third[0]
         assert [first[1], second[1], third[1]] == [1, 2, 3]
-        for path in ("/close", "/http10", "/http10-eof"):
+        for path in ("/close", "/close-shouted", "/http10", "/http10-eof"):
             last = (await one.session.get("/count")).json()[0]
             await one.session.get(path)
             response = await one.session.get("/count")
@@ -567,6 +571,8 @@ def test_a_limit_on_connections_is_client_queue(
 
     async def work(one: Client) -> None:
         before = servers["http"].accepted
+        await one.session.get("/ok")  # httpx's first request imports half of it
+        one.rows()
         await asyncio.gather(*(one.session.get("/slow/60") for _ in range(6)))
         rows = one.rows()
         assert servers["http"].accepted == before + 2
@@ -576,13 +582,14 @@ def test_a_limit_on_connections_is_client_queue(
         assert queued[5] > 110
         assert all((row["done"] - row["sent"]) / 1e6 < 110 for row in rows)
 
-        waits = [one.session.get("/slow/100", timeout_s=0.15) for _ in range(6)]
+        limits_s = [0.15] * 4 + [0.12] * 2  # the last two give up while they wait in line
+        waits = [one.session.get("/slow/100", timeout_s=limit_s) for limit_s in limits_s]
         started = time.monotonic()
         errors = [response.error for response in await asyncio.gather(*waits)]
         assert errors == [None, None, *["timeout"] * 4]
         assert time.monotonic() - started < 0.25  # no second time limit on top of the first
         timed_out = [row for row in one.rows() if row["error"]]
-        assert sum(row["sent"] is None for row in timed_out) in (1, 2)  # never got a connection
+        assert sum(row["sent"] is None for row in timed_out) == 2
         assert (await one.session.get("/ok")).error is None
         assert one.connections <= 2
 
@@ -719,28 +726,36 @@ def test_a_refused_connection_is_a_row_with_the_system_s_words(way: Way) -> None
 
         async def run() -> None:
             async with client(way, url) as one:
-                assert (await one.session.get("/x")).status_code == 0
+                assert (await one.session.post("/x", content=b"body")).status_code == 0
                 row = one.row()
                 assert (row["error"], row["sent"], row["status"]) == ("connect", None, None)
+                assert row["bytes_sent"] == 0
+                assert 0 < one.recorder.opening[0] <= row["done"] - row["started"]
                 assert row["error_text"].startswith("ConnectionRefusedError: ")
                 assert one.connections == 0
 
         on_loop(way, run())
 
 
-@plain_ways
-def test_a_connection_that_is_not_accepted_times_out_as_connect(way: Way) -> None:
-    """A full backlog: class connect after connect_timeout_s; class timeout when the request's own limit is
-    shorter; and who waited for that place gets its own try."""
+@contextlib.contextmanager
+def full_backlog() -> Iterator[str]:
+    """The URL of a port that lets nobody in."""
     with contextlib.ExitStack() as sockets:
         listening = sockets.enter_context(socket.socket())
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)
-        for _ in range(3):  # fill the backlog
+        for _ in range(3):
             filler = sockets.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(listening.getsockname())
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@plain_ways
+def test_a_connection_that_is_not_accepted_times_out_as_connect(way: Way) -> None:
+    """A full backlog: class connect after connect_timeout_s; class timeout when the request's own limit is
+    shorter; and who waited for that place gets its own try."""
+    with full_backlog() as url:
 
         async def run() -> None:
             async with client(way, url, connect_timeout_s=0.1, connections=1) as one:
@@ -759,6 +774,47 @@ def test_a_connection_that_is_not_accepted_times_out_as_connect(way: Way) -> Non
                 assert (await second).error == "connect"  # not timeout: it was told that the place is free
 
         on_loop(way, run())
+
+
+@ways
+def test_connecting_is_the_time_of_opening_a_connection(
+    way: Way, servers: dict[str, FaultServer], authority: Authority
+) -> None:
+    """Whoever dials has it, within `sent - started`; not whose connection was there already, nor who waited
+    for another's, however long."""
+
+    async def work(one: Client) -> None:
+        first, second = one.session.get("/slow/60"), one.session.get("/ok")
+        await asyncio.gather(first, second)
+        await one.session.get("/ok")
+        rows = {row["seq"]: row for row in one.rows()}
+        assert list(one.recorder.opening) == [0]
+        assert 0 < one.recorder.opening[0] <= rows[0]["sent"] - rows[0]["started"]
+        assert rows[1]["sent"] - rows[1]["started"] > 50e6
+
+    with_client(way, servers, authority, work, connections=1)
+
+
+@plain_ways
+def test_connecting_in_vain_has_a_time_too(way: Way) -> None:
+    """Given up by connect_timeout_s, by the request's own limit or by a cancellation: `connecting` is the
+    time until then."""
+
+    async def run(url: str) -> None:
+        async with client(way, url, connect_timeout_s=0.1) as one:
+            assert (await one.session.get("/x")).error == "connect"
+            assert (await one.session.get("/x", timeout_s=0.05)).error == "timeout"
+            cut = asyncio.create_task(one.session.get("/x"))
+            await asyncio.sleep(0.05)
+            cut.cancel()
+            await asyncio.gather(cut, return_exceptions=True)
+            rows, opening = one.rows(), one.recorder.opening
+            assert [row["error"] for row in rows] == ["connect", "timeout", "cutoff"]
+            for row, least_ms in zip(rows, (95, 45, 40), strict=True):
+                assert least_ms * 1e6 < opening[row["seq"]] <= row["done"] - row["started"]
+
+    with full_backlog() as url:
+        on_loop(way, run(url))
 
 
 @plain_ways
@@ -854,14 +910,16 @@ def test_cut_off_in_line_nothing_was_sent(
     """A request cancelled while it waits for a connection is a cutoff row without `sent`."""
 
     async def work(one: Client) -> None:
-        tasks = [asyncio.create_task(one.session.get("/hang")) for _ in range(3)]
+        tasks = [asyncio.create_task(one.session.post("/hang", content=b"body")) for _ in range(3)]
         await asyncio.sleep(0.03)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         rows = one.rows()
         assert [row["error"] for row in rows] == ["cutoff"] * 3
-        assert [row["sent"] is None for row in rows].count(True) == 2
+        assert sorted((row["sent"] is None, row["bytes_sent"]) for row in rows) == [
+            (False, 4), (True, 0), (True, 0)
+        ]  # fmt: skip
 
     with_client(way, servers, authority, work, connections=1)
 

@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from perfkit.model import Target
-from perfkit.rows import ERROR_CODE, PHASE_CODE, Extra, RowBuffer, pack_row
+from perfkit.rows import ERROR_CODE, NEVER, PHASE_CODE, Extra, RowBuffer, pack_row
 from perfkit.session.redaction import Redactor, is_secret_name, secrets_in
 from perfkit.session.redirects import MAX_HOPS, REDIRECTS, redirected
 from perfkit.session.response import Check, Response, checked, decoded, judge
@@ -30,6 +30,7 @@ __all__ = ["Recorder", "Redactor", "Response", "Session", "Undo", "is_secret_nam
 ERROR_TEXT_LIMIT = 300
 _LOOKED_AT = 16384  #: of a failed response's body, for its error text
 _NAME_LIMIT = 200
+_HOP = " (redirect)"
 _MAX_OPERATIONS = 1000
 _MAX_METRICS = 64
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -59,6 +60,8 @@ class Recorder:
     seed: int = 0
     measure_ends: int = 2**63 - 1  #: requests a step begins after this instant are of phase drain
     undo: list[Undo] = field(default_factory=list)
+    #: By seq, for requests whose first attempt opened a connection or tried to: nanoseconds spent on that.
+    opening: dict[int, int] = field(default_factory=dict)
     _codes: dict[str, int] = field(default_factory=dict)
     _metrics: set[str] = field(default_factory=set)
 
@@ -180,6 +183,10 @@ class Session:
         replaced). `check(response)` may return False, or a text, to make the row an error of class `check`.
         A stream of server-sent events is read to its end, with one instant per event. Of headers given
         twice the nearest counts: this request's, then the session's, then the target's.
+
+        A retry is a row with the same `seq` and the next `attempt`. A redirect that is followed leads to
+        another request: the next `seq`, attempt 1, planned when the redirect had come, and of operation
+        `NAME (redirect)`, so that the times of NAME are not mixed with those of what it led to.
         """
         recorder = self._recorder
         started = recorder.clock()
@@ -207,9 +214,10 @@ class Session:
             raise ValueError(f"path {path!r} must start with /; it is relative to the target's url")
         if method not in _METHODS:
             method = _other_method(method)
+        name = name or _default_name(method, path)
+        operation = recorder.operation_code(name)
         seq = recorder.next_seq()
         lines["x-request-id"] = f"{recorder.id_prefix}{seq}"
-        operation = recorder.operation_code(name or _default_name(method, path))
         target = recorder.target
         timeout_s = timeout_s or target.timeout_s
         attempt, retries, hops = 1, target.retries, MAX_HOPS
@@ -238,6 +246,9 @@ class Session:
                 hops -= 1
                 method, path, body = hop
                 planned = started = recorder.clock()
+                operation = recorder.operation_code(name[: _NAME_LIMIT - len(_HOP)] + _HOP)
+                seq, attempt = recorder.next_seq(), 1
+                lines["x-request-id"] = f"{recorder.id_prefix}{seq}"
             elif retries and response.error in ("connect", "reset", "http_5xx"):
                 retries -= 1
                 started = recorder.clock()
@@ -251,7 +262,7 @@ class Session:
         lines: dict[str, str],
         error: str | None,
     ) -> None:
-        planned, started, seq, bytes_sent, operation, attempt = row
+        planned, started, seq, body_size, operation, attempt = row
         buffer = self._recorder.buffer
         extra = None
         timing = server_timing(exchange.headers)
@@ -266,7 +277,10 @@ class Session:
             extra = Extra(exchange.error_text, exchange.chunks, timing)
         elif timing is not None or exchange.chunks is not None:
             extra = Extra(None, exchange.chunks, timing)
+        if exchange.connecting and attempt == 1:
+            self._recorder.opening[seq] = exchange.connecting
         self.requests += 1
+        bytes_sent = 0 if exchange.sent == NEVER else body_size
         buffer.add(
             pack_row(
                 *(planned, started, exchange.sent, exchange.first_byte, exchange.done),

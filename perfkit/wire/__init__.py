@@ -129,6 +129,8 @@ class WireTransport:
         except TimeoutError:
             exchange.fail("timeout", f"no {lacking} within {timeout_s:g} s", self._clock())
             return None
+        except asyncio.CancelledError:
+            raise asyncio.CancelledError(exchange) from None
 
     async def _wait_in_line(self) -> Connection | None:
         """A connection that was given back, or None: then a place to open one is ours."""
@@ -155,7 +157,7 @@ class WireTransport:
 
     async def _connect(self, exchange: Exchange) -> Connection | None:
         """Open a connection on the place taken by the caller."""
-        connection = None
+        connection, began = None, self._clock()
         try:
             async with asyncio.timeout(self._target.connect_timeout_s):
                 connection = await self._dial()
@@ -166,6 +168,7 @@ class WireTransport:
         except OSError as error:  # ssl.SSLError and socket.gaierror are OSErrors too
             exchange.fail("connect", f"{type(error).__name__}: {error.strerror or error}", self._clock())
         finally:
+            exchange.connecting = self._clock() - began
             self._opening -= 1
             if connection is None:
                 self._free_place()

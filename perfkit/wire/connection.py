@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from typing import cast
 
 import httptools
@@ -169,7 +170,7 @@ class Connection(asyncio.Protocol):
         if exchange.sent == NEVER and self._all_written():
             exchange.sent = self._now
         if self._is_head:  # the parser cannot know that no body follows
-            stays = self._parser.get_http_version() == "1.1" and (b"connection", b"close") not in headers
+            stays = self._parser.get_http_version() == "1.1" and not _says_close(headers)
             self._parser = httptools.HttpResponseParser(self)
             self.reusable = stays
             self._finish()
@@ -246,3 +247,9 @@ class Connection(asyncio.Protocol):
         assert self.exchange is not None
         names = {name for name, _ in self.exchange.headers}
         return not names & {b"content-length", b"transfer-encoding"}
+
+
+def _says_close(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether `close` is among the options of the `connection` headers (RFC 9110, 7.6.1: in any case)."""
+    options = b",".join([value for name, value in headers if name == b"connection"]).lower().split(b",")
+    return b"close" in [option.strip() for option in options]
