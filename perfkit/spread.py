@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
@@ -24,6 +24,7 @@ from perfkit import describe
 from perfkit.errors import BadInput, PerfkitError, RequestFailed
 from perfkit.health import MeasuredRows, judge
 from perfkit.model import Users, Workload
+from perfkit.pool import own_pool, warm_up
 from perfkit.scenarios import Scenario
 from perfkit.session import Recorder, Session, Undo
 from perfkit.store import Run, RunFolder
@@ -33,11 +34,9 @@ from perfkit.worker import (
     RunContext,
     Shard,
     make_recorder,
-    prepare_process,
     redactor,
     run_on_loop,
     run_shard,
-    warm_up_process,
 )
 from perfkit.writer import SegmentWriter, monotonic_unix_ns
 
@@ -45,7 +44,6 @@ from perfkit.writer import SegmentWriter, monotonic_unix_ns
 Progress = Callable[[Run], None]
 _LEAD_S = 0.2
 _UNDO_WORKERS = 20
-_WARM_UP_ROUNDS = 100
 _NOT_SET_UP = object()
 
 
@@ -204,9 +202,9 @@ class _Execution:
 
     def _load(self, state: bytes, executor: Executor | None, on_progress: Progress) -> None:
         count = self.workload.processes
-        with nullcontext(executor) if executor else _own_pool(count) as pool:
+        with nullcontext(executor) if executor else own_pool(count) as pool:
             try:
-                _warm_up(pool, count, self.scenario.ref)
+                warm_up(pool, count, self.scenario.ref)
                 self.start_ns = time.monotonic_ns() + int(_LEAD_S * 1e9)
                 self.save(load_started_ns=self.start_ns - self.context.origin_ns)
                 shards = [Shard(self.context, state, index, self.start_ns) for index in range(count)]
@@ -294,34 +292,6 @@ class _Execution:
         may_end_early = isinstance(load, Users) and load.iterations is not None
         stopped = any(outcome.stopped for outcome in self.outcomes)
         return min(planned, last) if may_end_early or stopped else planned
-
-
-@contextmanager
-def _own_pool(count: int) -> Iterator[Executor]:
-    """Fresh processes for one run; when the block is left by an interrupt they are killed, not waited for."""
-    before = set(multiprocessing.active_children())
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a forked child would share the parent's locks and sockets
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=prepare_process)
-    try:
-        yield pool
-    except KeyboardInterrupt:
-        for process in set(multiprocessing.active_children()) - before:
-            process.kill()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _warm_up(pool: Executor, count: int, scenario_ref: str) -> None:
-    """Have every worker import what it needs; the first one ready may take others' turns, so ask again."""
-    seen: set[int] = set()
-    for _ in range(_WARM_UP_ROUNDS):
-        seen |= {done.result() for done in [pool.submit(warm_up_process, scenario_ref) for _ in range(count)]}
-        if len(seen) >= count:
-            return
-        time.sleep(0.05)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ FLOORS = (
     *("rows", "schedule", "stats", "transport", "pacing", "wire", "via_httpx", "session", "scenarios"),
     *("store", "writer", "health", "load", "worker", "describe"),
     *("frames", "figures", "thresholds"),
-    *("local_server", "spread", "report", "workloads", "running", "doctor"),
+    *("local_server", "pool", "spread", "report", "workloads", "running", "doctor"),
     "cli",
 )
 ISLANDS = ("probes", "server")
