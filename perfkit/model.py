@@ -114,7 +114,7 @@ class Workload:
     target: Target = field(default_factory=Target)
     users: Users | None = None
     arrivals: Arrivals | None = None
-    #: Before the measured part, at the load that begins with (a soak, a ramp from 0: none); not in statistics.
+    #: Before the measured part, at the load it begins with (a ramp from 0: none); not in statistics.
     warmup_s: NotNegative = 0.0
     drain_s: NotNegative = 30.0  #: how long requests under way may take to end; then they are cut off
     seed: Annotated[int, msgspec.Meta(ge=0)] = 1
