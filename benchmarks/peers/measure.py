@@ -78,6 +78,7 @@ class Server:
     """The plain server, on its core, and what it says of itself."""
 
     def __init__(self, awake: bool = False) -> None:
+        self.awake = awake
         command = [str(PEERS_PYTHON), str(HERE.parent / "plain_server.py"), *(["--awake"] if awake else [])]
         with _on_core(SERVER_CORE):
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
