@@ -21,7 +21,8 @@ from perfkit.rows import NEVER
 
 #: Returns nanoseconds on the clock of the event loop.
 Clock = Callable[[], int]
-Headers = Collection[tuple[str, str]]
+#: A request's header lines, as `header_lines` makes them.
+Headers = str
 
 
 def loop_clock(loop: object) -> Clock:
@@ -65,8 +66,8 @@ class Transport(Protocol):
     async def send(self, method: str, path: str, headers: Headers, body: bytes, timeout_s: float) -> Exchange:
         """Send one request and read its whole response.
 
-        Raises only ValueError, for a path or header that cannot be sent, and CancelledError, whose argument
-        is the exchange as far as it got, once there was a connection.
+        Raises only ValueError, for a path that cannot be sent, and CancelledError, whose argument is the
+        exchange as far as it got.
         """
 
     async def close(self) -> None:
@@ -82,7 +83,7 @@ def quote_path(path: str) -> str:
     return quote(path, safe=_PATH_CHARACTERS)
 
 
-def header_lines(headers: Headers, host: str) -> str:
+def header_lines(headers: Collection[tuple[str, str]], host: str) -> Headers:
     """The header lines of a request, `host` among them unless it was given.
 
     ValueError for a line break, for names no server reads alike, and for what frames the body: that is the

@@ -19,7 +19,6 @@ from perfkit.transport import (
     EventInstants,
     Exchange,
     Headers,
-    header_lines,
     headers_size,
     is_event_stream,
     loop_clock,
@@ -41,7 +40,6 @@ class HttpxTransport:
         url = split_url(target)
         self._target = target
         self._origin = httpx.URL(f"{url.scheme}://{url.netloc}/")
-        self._netloc = url.netloc
         self._base = quote_path(url.path.rstrip("/") or "/").rstrip("/")
         self._max_body = target.max_body_mb * 1024 * 1024
         self._clock = loop_clock(asyncio.get_running_loop())
@@ -60,7 +58,7 @@ class HttpxTransport:
     async def send(self, method: str, path: str, headers: Headers, body: bytes, timeout_s: float) -> Exchange:
         """Send one request and read its whole response; see `Transport.send`."""
         exchange = Exchange()
-        lines = header_lines(headers, self._netloc).encode("latin-1").split(b"\r\n")[:-1]
+        lines = headers.encode("latin-1").split(b"\r\n")[:-1]
         extensions = {
             "target": f"{self._base}{quote_path(path)}".encode("ascii"),  # httpx.URL would normalise it
             "timeout": httpx.Timeout(None, connect=self._target.connect_timeout_s).as_dict(),

@@ -187,6 +187,50 @@ def test_of_headers_given_twice_the_nearest_counts(server: FaultServer) -> None:
     play(server.url, work, {"headers": (("Accept", "*/*"), ("authorization", "Bearer target"))})
 
 
+def test_what_is_kept_of_headers_is_never_another_request_s(server: FaultServer) -> None:
+    """Headers that change between requests, of the same session or of another, are those that are sent; a
+    refused one stays refused, and neither spoils the next."""
+
+    async def work(rows: Rows) -> None:
+        other = Session(rows.recorder, 1)
+
+        async def sent(session: Session, **options: Any) -> dict[str, str]:
+            seen = (await session.post("/echo", **options)).json()["headers"]
+            return {name: value for name, value in seen if name in ("x-a", "content-type", "x-request-id")}
+
+        json_type, form_type = "application/json", "application/x-www-form-urlencoded"
+        for number in (0, 6):
+            ids = [f"r-{number + i}" for i in range(6)]
+            rows.session.headers = {"X-A": "1"}
+            assert await sent(rows.session) == {"x-a": "1", "x-request-id": ids[0]}
+            expected = {"x-a": "1", "x-request-id": ids[1], "content-type": json_type}
+            assert await sent(rows.session, json=1) == expected
+            expected = {"x-a": "2", "x-request-id": ids[2], "content-type": form_type}
+            assert await sent(rows.session, data={"a": 1}, headers={"x-a": "2"}) == expected
+            assert await sent(other) == {"x-request-id": ids[3]}
+            rows.session.headers["X-A"] = "3"
+            assert await sent(rows.session) == {"x-a": "3", "x-request-id": ids[4]}
+            for _ in range(2):
+                with pytest.raises(ValueError, match="line break"):
+                    await sent(rows.session, headers={"x-a": "1\r\nx-b: 2"})
+            del rows.session.headers["X-A"]
+            assert await sent(rows.session) == {"x-request-id": ids[5]}
+
+    play(server.url, work)
+
+
+def test_the_heads_that_are_kept_come_to_an_end(server: FaultServer) -> None:
+    """Ten thousand users with a token each do not make the worker grow without bound."""
+
+    async def work(rows: Rows) -> None:
+        for number in range(10_000):
+            fields = rows.recorder.heads.get((("authorization", f"Bearer {number}"),), "", ()).fields
+            assert fields["authorization"] == f"Bearer {number}"
+        assert len(rows.recorder.heads._known) <= 4096
+
+    play(server.url, work)
+
+
 def test_numbers_interleave_between_workers(server: FaultServer) -> None:
     """Each request has the next number of its worker's share."""
 

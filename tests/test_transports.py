@@ -596,6 +596,56 @@ def test_a_limit_on_connections_is_client_queue(
     with_client(way, servers, authority, work, connections=2)
 
 
+@ways
+def test_each_request_has_its_own_time_limit_on_a_connection_it_shares(
+    way: Way, servers: dict[str, FaultServer], authority: Authority
+) -> None:
+    """A limit is kept to whether the request before had a longer one, a shorter one, or one that ran out
+    while the connection was idle or another request was under way; none of them ends a request before its time."""
+
+    async def work(one: Client) -> None:
+        async def limit_kept(timeout_s: float) -> None:
+            one.rows()
+            assert (await one.session.get("/hang", timeout_s=timeout_s)).error == "timeout"
+            row = one.row()
+            assert timeout_s - 0.002 < (row["done"] - row["started"]) / 1e9 < timeout_s + 0.05
+            assert row["error_text"] == f"no complete response within {timeout_s:g} s"
+
+        async def same_connection(*limits_s: float) -> None:
+            answers = [(await one.session.get("/count", timeout_s=limit_s)).json() for limit_s in limits_s]
+            assert len({connection for connection, _ in answers}) == 1
+
+        await limit_kept(0.1)  # on a new connection
+        await same_connection(30, 30)
+        await limit_kept(0.1)  # the timer was set for 30 s
+        await same_connection(30, 0.06)
+        await limit_kept(0.15)  # it goes off in between
+        await same_connection(0.03)
+        assert (await one.session.get("/slow/60", timeout_s=5)).error is None  # likewise
+        await same_connection(5, 0.03)
+        await asyncio.sleep(0.05)  # it goes off while nothing is under way
+        await same_connection(5, 0.2)
+        await limit_kept(0.1)
+
+    with_client(way, servers, authority, work)
+
+
+@plain_ways
+def test_a_time_limit_that_ran_out_idle_costs_no_connection(
+    way: Way, servers: dict[str, FaultServer], authority: Authority
+) -> None:
+    """A connection whose last request's limit passes after its answer goes on serving."""
+
+    async def work(one: Client) -> None:
+        before = servers["http"].accepted
+        for _ in range(3):
+            assert (await one.session.get("/ok", timeout_s=0.02)).error is None
+            await asyncio.sleep(0.04)
+        assert servers["http"].accepted == before + 1
+
+    with_client(way, servers, authority, work)
+
+
 @plain_ways
 def test_who_waits_for_a_connection_is_served_before_who_comes_later(
     way: Way, servers: dict[str, FaultServer], authority: Authority
@@ -679,9 +729,10 @@ def test_no_mix_of_fates_leaks_a_connection(
             assert one.transport._opening == 0
             assert len(one.transport._waiting) == 0
             assert len(one.transport._idle) == len(one.transport._open)
-            for connection in one.transport._open:
-                assert connection._timer is None
-                assert connection.exchange is None
+            kept = list(one.transport._open)
+            assert [connection.exchange for connection in kept] == [None] * len(kept)
+            await one.transport.close()
+            assert [connection._timer for connection in kept] == [None] * len(kept)
         for _ in range(50):
             if server.live <= 3:
                 break

@@ -19,6 +19,7 @@ import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,7 +46,7 @@ class Scenario:
         """What the scenario means, in its author's words."""
         return inspect.cleandoc(self.module.__doc__ or "")
 
-    @property
+    @cached_property
     def step(self) -> Any:
         """`async step(session, state, rng)`."""
         return self.module.step

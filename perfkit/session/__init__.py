@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
 from perfkit.model import Target
 from perfkit.rows import ERROR_CODE, NEVER, PHASE_CODE, Extra, RowBuffer, pack_row
+from perfkit.session.heads import Head, Heads
 from perfkit.session.redaction import Redactor, is_secret_name, secrets_in
 from perfkit.session.redirects import MAX_HOPS, REDIRECTS, redirected
 from perfkit.session.response import Check, Response, checked, decoded, judge
@@ -67,7 +68,7 @@ class Recorder:
 
     def __post_init__(self) -> None:
         self._next = self.first_seq
-        self.own_headers = {name.lower(): value for name, value in self.headers}
+        self.heads = Heads(self.headers, self.id_prefix, urlsplit(self.target.url or "").netloc)
 
     def next_seq(self) -> int:
         """A number no other request of the run has."""
@@ -143,25 +144,25 @@ class Session:
         """Send this request when the run is over (latest first), to remove what the scenario made."""
         self._recorder.undo.append((method, path, tuple(self.headers.items())))
 
-    async def get(self, path: str, **options: Any) -> Response:
+    def get(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
         """GET; see `request`."""
-        return await self.request("GET", path, **options)
+        return self.request("GET", path, **options)
 
-    async def post(self, path: str, **options: Any) -> Response:
+    def post(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
         """POST; see `request`."""
-        return await self.request("POST", path, **options)
+        return self.request("POST", path, **options)
 
-    async def put(self, path: str, **options: Any) -> Response:
+    def put(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
         """PUT; see `request`."""
-        return await self.request("PUT", path, **options)
+        return self.request("PUT", path, **options)
 
-    async def patch(self, path: str, **options: Any) -> Response:
+    def patch(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
         """PATCH; see `request`."""
-        return await self.request("PATCH", path, **options)
+        return self.request("PATCH", path, **options)
 
-    async def delete(self, path: str, **options: Any) -> Response:
+    def delete(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
         """DELETE; see `request`."""
-        return await self.request("DELETE", path, **options)
+        return self.request("DELETE", path, **options)
 
     async def request(
         self,
@@ -195,19 +196,16 @@ class Session:
             planned = started
             if started >= recorder.measure_ends and self._phase == _MEASURE:
                 self._phase = _DRAIN
-        lines = {**recorder.own_headers}
-        for header, value in self.headers.items():
-            lines[header.lower()] = value
+        content_type = ""
         if json is not _NOTHING:
             content = _encode_json(json)
-            lines["content-type"] = "application/json"
+            content_type = "application/json"
         elif data is not None:
             content = urlencode(data, doseq=True)
-            lines["content-type"] = "application/x-www-form-urlencoded"
+            content_type = "application/x-www-form-urlencoded"
         body = content.encode() if isinstance(content, str) else content
-        if headers:
-            for header, value in headers.items():
-                lines[header.lower()] = value
+        own = tuple(headers.items()) if headers else ()
+        head = recorder.heads.get(tuple(self.headers.items()), content_type, own)
         if params:
             path = f"{path}{'&' if '?' in path else '?'}{urlencode(params, doseq=True)}"
         if not path.startswith("/"):
@@ -217,19 +215,19 @@ class Session:
         name = name or _default_name(method, path)
         operation = recorder.operation_code(name)
         seq = recorder.next_seq()
-        lines["x-request-id"] = f"{recorder.id_prefix}{seq}"
         target = recorder.target
         timeout_s = timeout_s or target.timeout_s
         attempt, retries, hops = 1, target.retries, MAX_HOPS
         while True:
             row = (planned, started, seq, len(body), operation, attempt)
+            lines = f"{head.lines}{seq}\r\n"
             try:
-                exchange = await recorder.transport.send(method, path, lines.items(), body, timeout_s)
+                exchange = await recorder.transport.send(method, path, lines, body, timeout_s)
             except asyncio.CancelledError as cut:
                 got_so_far = cut.args[0] if cut.args else None
                 exchange = got_so_far if isinstance(got_so_far, Exchange) else Exchange()
                 exchange.fail("cutoff", "still under way when the run ended", recorder.clock())
-                self._record(row, exchange, lines, exchange.error or judge(exchange))
+                self._record(row, exchange, head, exchange.error or judge(exchange))
                 raise
             response = Response(exchange, method, path)
             response.error = exchange.error or judge(exchange)
@@ -240,7 +238,7 @@ class Session:
                     response.error = "check" if hop is None else None
                 elif check is not None:
                     response.error = checked(response, check)
-            self._record(row, exchange, lines, response.error)
+            self._record(row, exchange, head, response.error)
             attempt += 1
             if hop is not None:
                 hops -= 1
@@ -248,7 +246,6 @@ class Session:
                 planned = started = recorder.clock()
                 operation = recorder.operation_code(name[: _NAME_LIMIT - len(_HOP)] + _HOP)
                 seq, attempt = recorder.next_seq(), 1
-                lines["x-request-id"] = f"{recorder.id_prefix}{seq}"
             elif retries and response.error in ("connect", "reset", "http_5xx"):
                 retries -= 1
                 started = recorder.clock()
@@ -259,7 +256,7 @@ class Session:
         self,
         row: tuple[int, int, int, int, int, int],
         exchange: Exchange,
-        lines: dict[str, str],
+        head: Head,
         error: str | None,
     ) -> None:
         planned, started, seq, body_size, operation, attempt = row
@@ -272,7 +269,7 @@ class Session:
             buffer.failed += 1
             self.failed = True
             text = exchange.error_text or decoded(exchange, _LOOKED_AT).decode("utf-8", "replace")
-            text = _storable(self._recorder.redact(text, secrets_in(lines)))[:ERROR_TEXT_LIMIT]
+            text = _storable(self._recorder.redact(text, secrets_in(head.fields)))[:ERROR_TEXT_LIMIT]
             exchange.error_text = text or None  # what is raised or shown holds no secret either
             extra = Extra(exchange.error_text, exchange.chunks, timing)
         elif timing is not None or exchange.chunks is not None:

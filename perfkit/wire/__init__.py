@@ -13,7 +13,6 @@ from perfkit.model import Target
 from perfkit.transport import (
     Exchange,
     Headers,
-    header_lines,
     loop_clock,
     quote_path,
     split_url,
@@ -41,7 +40,6 @@ class WireTransport:
         self._host, self._port = url.hostname, url.port or (443 if url.scheme == "https" else 80)
         self._tls: ssl.SSLContext | None = tls_context(target) if url.scheme == "https" else None
         self._base = quote_path(url.path.rstrip("/") or "/").rstrip("/")
-        self._netloc = url.netloc
         self._addresses: list[tuple[int, str]] = []
         self._idle: deque[Connection] = deque()
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
@@ -74,9 +72,10 @@ class WireTransport:
         return exchange
 
     def _encode(self, method: str, path: str, headers: Headers, body: bytes) -> bytes:
-        lines = header_lines(headers, self._netloc)
         length = f"content-length: {len(body)}\r\n\r\n" if body or method in _WITH_BODY else "\r\n"
-        return f"{method} {self._base}{quote_path(path)} HTTP/1.1\r\n{lines}{length}".encode("latin-1") + body
+        return (
+            f"{method} {self._base}{quote_path(path)} HTTP/1.1\r\n{headers}{length}".encode("latin-1") + body
+        )
 
     # -- the pool
 

@@ -26,9 +26,9 @@ class Connection(asyncio.Protocol):
     """One connection; carries one exchange at a time."""
 
     __slots__ = (
-        *("_body_size", "_clock", "_events", "_fd", "_head_size", "_in_head", "_is_head", "_max_body"),
-        *("_max_head", "_now", "_parser", "_parts", "_socket", "_timer", "exchange", "idle_since", "loop"),
-        *("reusable", "transport", "waiter"),
+        *("_body_size", "_clock", "_deadline", "_events", "_fd", "_head_size", "_in_head", "_is_head"),
+        *("_max_body", "_max_head", "_now", "_parser", "_parts", "_socket", "_timeout_s", "_timer"),
+        *("_timer_due", "exchange", "idle_since", "loop", "reusable", "transport", "waiter"),
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, target: Target) -> None:
@@ -39,7 +39,8 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._fd = -1
         self._now = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # wakes us at the deadline, or before it
+        self._timer_due = 0
         self.exchange: Exchange | None = None
         self.waiter: asyncio.Future[None] | None = None
         self.reusable = True
@@ -60,7 +61,10 @@ class Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._events: EventInstants | None = None
         self.waiter = self.loop.create_future()
-        self._timer = self.loop.call_later(left_s, self._on_timeout, timeout_s)
+        self._timeout_s = timeout_s
+        self._deadline = self._clock() + int(left_s * 1e9)
+        if self._timer is None or self._deadline < self._timer_due:
+            self._set_timer(left_s)
         self._write(data, exchange)
         return self.waiter
 
@@ -200,6 +204,24 @@ class Connection(asyncio.Protocol):
         self.reusable = self._parser.should_keep_alive()
         self._finish()
 
+    # -- the time limit: a timer a connection, not one a request, which is rarely needed
+
+    def _set_timer(self, after_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(after_s, self._on_timer)
+        self._timer_due = self._deadline
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self.exchange is None:
+            return  # the next request sets it again
+        left_ns = self._deadline - self._clock()
+        if left_ns > 0:  # it was set for an earlier request, or the loop's clock was a bit fast
+            self._set_timer(max(left_ns / 1e9, 0.001))
+        else:
+            self.fail("timeout", f"no complete response within {self._timeout_s:g} s")
+
     # -- endings
 
     def _finish(self) -> None:
@@ -225,15 +247,8 @@ class Connection(asyncio.Protocol):
         if self._events is not None:
             exchange.chunks = self._events.since(exchange.sent)
         self.exchange = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
-
-    def _on_timeout(self, timeout_s: float) -> None:
-        self._timer = None
-        self.fail("timeout", f"no complete response within {timeout_s:g} s")
 
     def abort(self) -> None:
         """Close at once; an exchange under way stays as it is."""
@@ -241,6 +256,9 @@ class Connection(asyncio.Protocol):
             self._release(self.exchange)
         self.reusable = False
         self._fd = -1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self.transport.abort()
 
     def _ends_with_connection(self) -> bool:
