@@ -601,7 +601,7 @@ def test_each_request_has_its_own_time_limit_on_a_connection_it_shares(
     way: Way, servers: dict[str, FaultServer], authority: Authority
 ) -> None:
     """A limit is kept to whether the request before had a longer one, a shorter one, or one that ran out
-    while the connection was idle or another request was under way; none of them ends a request before its time."""
+    while the connection was idle or another request was under way; none ends a request before its time."""
 
     async def work(one: Client) -> None:
         async def limit_kept(timeout_s: float) -> None:
