@@ -104,7 +104,7 @@ def execute(
         (output.parent / f".{output.name}.try").unlink()
     except OSError as error:
         raise PerfkitError(
-            f"cannot write the report to {output.parent}: {error.strerror}; choose --out"
+            f"cannot write the report to {output.parent}: {error.strerror}; make it writable"
         ) from None
     broken = _run_cells(notebook, dict(parameters), output, progress)
     page = render(output, title=str(parameters.get("title") or ""), subtitle=subtitle, broken=broken)
@@ -255,9 +255,10 @@ def _forget_machine(output: Path, notebook: Path) -> None:
     told["input_path"], told["output_path"] = notebook.name, output.name
     nbformat.write(nb, str(output))  # type: ignore[no-untyped-call]
     text = output.read_text()
-    home = str(Path.home())
-    if len(home) > 1 and home in text:
-        output.write_text(text.replace(home, "~"))
+    for path, instead in ((str(Path.cwd()), "."), (str(Path.home()), "~")):
+        if len(path) > 1:
+            text = re.sub(rf"(?<![\w.:/-]){re.escape(path)}(?![\w.-])", instead, text)
+    output.write_text(text)
 
 
 # -- HTML ------------------------------------------------------------------------------------------

@@ -68,11 +68,12 @@ def _apply_thresholds(run: Run, wanted: list[thresholds.Threshold]) -> None:
     results: list[dict[str, Any]] = []
     for threshold in wanted:
         try:
-            value, ok = threshold.evaluate(frame)
+            found = threshold.evaluate(frame)
         except BadInput as error:  # an operation the run never had: the run is kept, the threshold missed
             results.append({"text": f"{threshold.text} ({error})", "value": None, "ok": False})
             continue
-        results.append({"text": threshold.text, "value": None if math.isnan(value) else value, "ok": ok})
+        value = None if math.isnan(found.value) else found.value
+        results.append({"text": threshold.text, "value": value, "ok": found.ok, "note": found.note})
     meta = run.meta | {"thresholds": results}
     write_atomically(run.path / "run.json", (json.dumps(meta, indent=1, default=str) + "\n").encode())
 
@@ -170,7 +171,8 @@ def describe_run(run: Run) -> str:
     lines += ["  " + line for line in _summary_lines(run)]
     for one in meta.get("thresholds", ()):
         value = "no value" if one["value"] is None else f"{one['value']:.4g}"
-        lines.append(f"  threshold {one['text']}: {value}, {'ok' if one['ok'] else 'MISSED'}")
+        note = f" ({one['note']})" if one.get("note") else ""
+        lines.append(f"  threshold {one['text']}: {value}, {'ok' if one['ok'] else 'MISSED'}{note}")
     lines.append(f"  {run.path}")
     return "\n".join(lines)
 

@@ -56,16 +56,6 @@ def support(n: int, p: float) -> float:
     return n * min(p, 1 - p)
 
 
-def support_warning(n: int, p: float) -> str | None:
-    """One line when the p-quantile of n requests rests on too few of them, else None."""
-    rests_on = support(n, p)
-    if rests_on >= GOOD_SUPPORT:
-        return None
-    about = f"{rests_on:.1f}" if rests_on < 10 else f"{rests_on:.0f}"
-    hidden = "; not shown" if rests_on < MIN_SUPPORT else ""
-    return f"p{100 * p:g} of {n:,} requests rests on {about} requests{hidden}"
-
-
 # -- intervals -------------------------------------------------------------------------------------
 
 
@@ -73,13 +63,14 @@ def quantiles(x: Floats, t: Floats, ps: Sequence[float], level: float = LEVEL) -
     """Each p-quantile of x with its interval; the point is exactly numpy's.
 
     Interval: Woodruff's inversion, Q(p ± t·se), with the standard error of the distribution function taken
-    from 40 time slices (`slice_error`); with fewer than 400 rows the order-statistic interval that takes
-    rows as independent; with less than `MIN_SUPPORT` requests beyond the quantile none (NaN).
+    from 40 time slices (`slice_error`); with fewer than 400 rows, or all of them in less than half of the
+    slices (a burst), the order-statistic interval that takes rows as independent; with less than
+    `MIN_SUPPORT` requests beyond the quantile none (NaN).
     """
     if not len(x):
         return [Estimate(math.nan, math.nan, math.nan, level, 0, NOTHING) for _ in ps]
     points = np.quantile(x, np.asarray(ps))
-    place = time_slices(t) if len(x) >= SLICES * ROWS_A_SLICE else None
+    place = _slices_of(t)
     bounds = [_bounds(x, place, p, point, level) for p, point in zip(ps, points, strict=True)]
     inside = np.quantile(x, np.clip([q for low, high, _ in bounds for q in (low, high)], 0, 1))
     found = []
@@ -118,9 +109,9 @@ def order_statistics(n: int, p: float, level: float = LEVEL) -> tuple[int, int]:
 
 
 def mean(x: Floats, t: Floats, level: float = LEVEL) -> Estimate:
-    """The arithmetic mean with a within-run interval from time slices (ratio estimator); NaN below 400 rows.
+    """The arithmetic mean with a within-run interval from time slices (ratio estimator).
 
-    With fewer rows the t interval that takes rows as independent, down to 10 rows.
+    With fewer than 400 rows, or a burst, the t interval that takes rows as independent, down to 10 rows.
     """
     n = len(x)
     if not n:
@@ -128,15 +119,23 @@ def mean(x: Floats, t: Floats, level: float = LEVEL) -> Estimate:
     point = float(np.mean(x))
     if n < MIN_SUPPORT:
         return Estimate(point, math.nan, math.nan, level, n, NOTHING)
-    if n < SLICES * ROWS_A_SLICE:
+    place = _slices_of(t)
+    if place is None:
         half = t_factor(level, n - 1) * float(np.std(x, ddof=1)) / math.sqrt(n)
         return Estimate(point, point - half, point + half, level, n, INDEPENDENT)
-    place = time_slices(t)
     counts = np.bincount(place, minlength=SLICES)
     sums = np.bincount(place, weights=x, minlength=SLICES)
     se, df = slice_error((sums - point * counts) / counts.mean())
     half = t_factor(level, df) * se
     return Estimate(point, point - half, point + half, level, n, WITHIN_RUN)
+
+
+def _slices_of(t: Floats) -> Ints | None:
+    """The slice of each row, or None where slices say nothing: few rows, or a burst in few of them."""
+    if len(t) < SLICES * ROWS_A_SLICE:
+        return None
+    place = time_slices(t)
+    return place if len(np.unique(place)) >= SLICES // 2 else None
 
 
 def time_slices(t: Floats, count: int = SLICES) -> Ints:

@@ -1,7 +1,8 @@
 """Thresholds a run must meet: `p95 < 300 ms`, `p99(create_agent) <= 1.5 s`, `error_rate < 1 %`.
 
 Latencies are response times of the requests that succeeded; `error_rate` is a threshold of its own, because a
-server that fails fast must not look fast. A threshold over no requests at all is missed.
+server that fails fast must not look fast. In a quantile, requests that timed out or were cut off rank behind
+all others: they are known to take longer. A threshold without a value is missed.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from perfkit import stats
 from perfkit.errors import BadInput, nearest, unknown
+from perfkit.frames import CENSORED, throughput
 
 #: Metrics with a fixed name; pNN and ttft_pNN take any percentile.
 METRICS = ("mean", "max", "min", "error_rate", "rate")
@@ -32,6 +36,14 @@ _SHAPE = re.compile(
 _PERCENTILE = re.compile(r"(ttft_)?p(\d+(?:\.\d+)?)")
 
 
+class Measured(NamedTuple):
+    """A threshold's value in its own unit (NaN: there is none), whether it is met, and what to know of it."""
+
+    value: float
+    ok: bool
+    note: str | None = None
+
+
 @dataclass(frozen=True)
 class Threshold:
     """One threshold, parsed; `text` is what was written."""
@@ -43,38 +55,54 @@ class Threshold:
     limit: float
     unit: str
 
-    def evaluate(self, frame: pd.DataFrame) -> tuple[float, bool]:
-        """The measured value, in the threshold's own unit, and whether it is met; without rows NaN, missed.
+    def evaluate(self, frame: pd.DataFrame) -> Measured:
+        """What the run has of it, and whether it is met. `frame` is of `frames.timeline`.
 
-        `frame` is of `frames.timeline`. An operation the run does not have is BadInput, with the nearest one.
+        An operation the run does not have is BadInput, with the nearest one.
         """
         if self.operation is not None:
             names = [str(name) for name in frame["operation"].cat.categories]
             if self.operation not in names:
                 raise unknown(f"operation in threshold {self.text!r}:", self.operation, names)
-            span = frame.attrs["span_s"]
+            attrs = frame.attrs
             frame = frame[(frame["operation"] == self.operation).to_numpy()]
-            frame.attrs["span_s"] = span
-        value = self._measure(frame) / UNITS[_kind(self.metric)].get(self.unit, 1.0)
+            frame.attrs = attrs
+        value, note = self._measure(frame)
+        value /= UNITS[_kind(self.metric)].get(self.unit, 1.0)
         seen = float(f"{value:.12g}")  # 0.07 / 0.01 is 7.000000000000001, and 7 % is not more than 7 %
-        return value, not math.isnan(value) and bool(_OPERATORS[self.operator](seen, self.limit))
+        return Measured(
+            value, not math.isnan(value) and bool(_OPERATORS[self.operator](seen, self.limit)), note
+        )
 
-    def _measure(self, frame: pd.DataFrame) -> float:
+    def _measure(self, frame: pd.DataFrame) -> tuple[float, str | None]:
         good = frame["error"].isna().to_numpy()
         if self.metric == "error_rate":
-            return float((~good).sum()) / len(frame) if len(frame) else math.nan
+            return (float((~good).sum()) / len(frame) if len(frame) else math.nan), None
         if self.metric == "rate":
-            span = float(frame.attrs["span_s"])
-            return float(good.sum()) / span if span > 0 else math.nan
+            return throughput(frame), None
         percentile = _PERCENTILE.fullmatch(self.metric)
-        column = "ttft_ms" if percentile and percentile[1] else "response_ms"
-        x = frame[column].to_numpy()[good]
+        column = frame["ttft_ms" if percentile and percentile[1] else "response_ms"].to_numpy()
+        x = column[good]
         x = x[~pd.isna(x)]
         if not len(x):
-            return math.nan
+            return math.nan, None
         if percentile:
-            return stats.quantile(x, float(percentile[2]) / 100)
-        return {"mean": float(x.mean()), "max": float(x.max()), "min": float(x.min())}[self.metric]
+            late = frame["error"].isin(CENSORED).to_numpy()
+            unanswered = int((late & pd.isna(column)).sum() if percentile[1] else late.sum())
+            return _quantile(x, unanswered, float(percentile[2]) / 100)
+        return {"mean": float(x.mean()), "max": float(x.max()), "min": float(x.min())}[self.metric], None
+
+
+def _quantile(x: stats.Floats, unanswered: int, p: float) -> tuple[float, str | None]:
+    """The p-quantile of x and of requests known only to take longer, which rank last; what it rests on."""
+    n = len(x) + unanswered
+    place = (n - 1) * p
+    if unanswered and math.ceil(place - 1e-9) >= len(x):
+        return math.nan, f"it lies among the {unanswered:,} of {n:,} requests that were waited for in vain"
+    # the same method on all n: between the two values whose ranks enclose the place
+    value = float(np.interp(place, np.arange(len(x)), np.sort(x))) if unanswered else stats.quantile(x, p)
+    rests_on = stats.support(n, p)
+    return value, f"rests on {rests_on:.2g} of {n:,} requests" if rests_on < stats.MIN_SUPPORT else None
 
 
 def parse(text: str) -> Threshold:

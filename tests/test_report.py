@@ -254,7 +254,7 @@ def test_a_dying_kernel_is_told(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     """An unwritable folder is refused with what to do, before a kernel starts."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(PerfkitError, match="choose --out"):
+    with pytest.raises(PerfkitError, match="make it writable"):
         report.make_report(make_timeline(tmp_path, 20), out_dir=tmp_path / "file")
 
 

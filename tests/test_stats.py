@@ -120,15 +120,21 @@ def test_mean_interval_covers() -> None:
 
 
 def test_too_few_requests_give_no_interval() -> None:
-    """With fewer than ten requests beyond a quantile there is no interval, and a warning says why."""
+    """With fewer than ten requests beyond a quantile there is no interval."""
     x = np.arange(700.0)
     median, tail = stats.quantiles(x, x, [0.5, 0.999])
     assert median.low < median.point < median.high
     assert math.isnan(tail.low)
     assert tail.unit == stats.NOTHING
-    assert stats.support_warning(700, 0.999) == "p99.9 of 700 requests rests on 0.7 requests; not shown"
-    assert stats.support_warning(3000, 0.99) == "p99 of 3,000 requests rests on 30 requests"
-    assert stats.support_warning(700, 0.5) is None
+
+
+def test_a_burst_has_no_time_to_replicate_in() -> None:
+    """Rows planned at one instant, or in few slices, take rows as independent: no interval of width zero."""
+    x = np.arange(1000.0)
+    for t in (np.zeros(1000), np.repeat([0.0, 1.0, 9.0], [400, 400, 200])):
+        median = stats.quantiles(x, t, [0.5])[0]
+        assert median.unit == stats.mean(x, t).unit == stats.INDEPENDENT
+        assert median.low < median.point < median.high
 
 
 def test_small_runs_say_what_they_take_for_independent() -> None:

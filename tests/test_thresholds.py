@@ -16,6 +16,7 @@ from perfkit.thresholds import parse
 def frame() -> pd.DataFrame:
     """100 requests of two operations: 1 … 100 ms, the last two of them failed, over 10 s."""
     made = pd.DataFrame({"response_ms": np.arange(1.0, 101.0), "ttft_ms": np.arange(1.0, 101.0) / 2})
+    made["done_s"] = np.arange(1, 101) / 9.5  # the last five ended after the measured part
     made["operation"] = pd.Categorical(["create_agent"] * 50 + ["send"] * 50)
     made["error"] = pd.Categorical([None] * 98 + ["timeout", "reset"])
     made.attrs["span_s"] = 10.0
@@ -25,9 +26,9 @@ def frame() -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("text", "value", "ok"),
     [
-        ("p50 < 50 ms", 49.5, True),
-        ("p50<0.0495 s", 0.0495, False),
-        ("p50 <= 0.0495 s", 0.0495, True),
+        ("p50 < 51 ms", 50.0, True),
+        ("p50<0.05 s", 0.05, False),
+        ("p50 <= 0.05 s", 0.05, True),
         ("p99(create_agent) <= 1.5 s", np.quantile(np.arange(1.0, 51.0), 0.99) / 1000, True),
         ("mean < 49 ms", 49.5, False),
         ("max <= 98 ms", 98.0, True),
@@ -36,14 +37,14 @@ def frame() -> pd.DataFrame:
         ("error_rate <= 0.02", 0.02, True),
         ("error_rate <= 2 %", 2.0, True),
         ("error_rate(create_agent) < 1 %", 0.0, True),
-        ("rate > 9 /s", 9.8, True),
-        ("rate(send) >= 5 /s", 4.8, False),
+        ("rate > 9 /s", 9.5, True),
+        ("rate(send) >= 5 /s", 4.5, False),
         ("ttft_p50 < 1 s", 0.02475, True),
     ],
 )
 def test_values(frame: pd.DataFrame, text: str, value: float, ok: bool) -> None:
     """The value comes in the threshold's own unit, over the requests that succeeded."""
-    measured, met = parse(text).evaluate(frame)
+    measured, met, _ = parse(text).evaluate(frame)
     assert measured == pytest.approx(value, abs=1e-12)
     assert met is ok
 
@@ -71,6 +72,32 @@ def test_refused_in_one_line(text: str, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def timed_out(count: int, answered: int) -> pd.DataFrame:
+    """Answers of 1, 2, … ms and timeouts after a minute."""
+    made = pd.DataFrame({"response_ms": [*np.arange(1.0, answered + 1), *[60_000.0] * count]})
+    made["operation"] = pd.Categorical(["get"] * len(made))
+    made["error"] = pd.Categorical([None] * answered + ["timeout"] * count)
+    made["ttft_ms"] = made["done_s"] = 1.0
+    made.attrs["span_s"] = 10.0
+    return made
+
+
+def test_timeouts_are_longer_than_any_answer() -> None:
+    """A quantile ranks timeouts behind all answers; where it falls among them: no value, and a miss."""
+    measured = parse("p95 < 300 ms").evaluate(timed_out(60, 40))
+    assert (math.isnan(measured.value), measured.ok) == (True, False)
+    assert "60 of 100 requests" in (measured.note or "")
+    measured = parse("p50 < 300 ms").evaluate(timed_out(20, 80))
+    everything = [*np.arange(1.0, 81.0), *[10_000.0] * 20]
+    assert (measured.value, measured.ok) == (np.quantile(everything, 0.5), True)
+
+
+def test_a_quantile_on_few_requests_says_so() -> None:
+    """p95 of 30 requests is judged, with the word that it rests on 1.5 of them."""
+    assert parse("p95 < 300 ms").evaluate(timed_out(0, 30)).note == "rests on 1.5 of 30 requests"
+    assert parse("p50 < 300 ms").evaluate(timed_out(0, 30)).note is None
+
+
 def test_unknown_operation(frame: pd.DataFrame) -> None:
     """An operation the run does not have is refused with the nearest one, not silently met."""
     with pytest.raises(BadInput, match="did you mean 'create_agent'"):
@@ -81,6 +108,6 @@ def test_nothing_is_missed(frame: pd.DataFrame) -> None:
     """A threshold over no request is missed, whatever it asks."""
     empty = frame.iloc[:0]
     for text in ("p50 < 1 s", "p50 > 0 s", "error_rate < 1 %", "max < 1 s"):
-        value, ok = parse(text).evaluate(empty)
+        value, ok, _ = parse(text).evaluate(empty)
         assert math.isnan(value)
         assert ok is False

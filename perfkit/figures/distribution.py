@@ -206,7 +206,14 @@ def streaming(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             for k in kinds
         ]
         counts = [f"{frame.attrs[k]['n']:,} {'responses' if k == 'ttft' else 'gaps'}" for k in kinds]
-        part_read = () if frame.attrs["read_all"] else ("the first of them, more were not read",)
-        return say(
-            panels[0], "Streamed responses; " + "; ".join(told) + ".", caption(frame, *counts, *part_read)
-        )
+        speeds = frame.attrs["events_per_s"]["marks"]
+        if speeds:
+            told.append(
+                "events a second of a response: " + ", ".join(f"{p} {x:.3g}" for p, x in speeds.items())
+            )
+            counts.append(told[-1])
+        if frame.attrs["failed_streams"]:
+            counts.append(f"without {frame.attrs['failed_streams']:,} streams that failed")
+        if not frame.attrs["read_all"]:
+            counts.append("the first of them, more were not read")
+        return say(panels[0], "Streamed responses; " + "; ".join(told) + ".", caption(frame, *counts))

@@ -106,8 +106,9 @@ def _threshold(threshold: Mapping[str, Any]) -> str:
     value = threshold.get("value")
     seen = f"{value:.4g}" if isinstance(value, int | float) and math.isfinite(value) else "no value"
     text = str(threshold.get("text", ""))
+    note = f"; {threshold['note']}" if threshold.get("note") else ""
     unit = re.search(r"[\d.]\s*([^\d\s.]+)\s*$", text)
-    return f"{sign}: <code>{_e(text)}</code> (measured: {seen}{_e(' ' + unit[1] if unit else '')})"
+    return f"{sign}: <code>{_e(text)}</code> (measured: {seen}{_e((' ' + unit[1] if unit else '') + note)})"
 
 
 # -- tables ----------------------------------------------------------------------------------------

@@ -5,13 +5,14 @@ frame and returns a frame of at most a few thousand rows: binned or thinned for 
 computed on every row. `frame.attrs` carries what captions tell: run, latency, n, failed, span_s.
 """
 
-from perfkit.frames.distribution import boxes, histogram, percentiles, survival
+from perfkit.frames.distribution import CENSORED, boxes, histogram, percentiles, survival
 from perfkit.frames.over_time import calls, concurrency, delays, over_time, waterfall
-from perfkit.frames.rows import LATENCIES, open_run, operations, succeeded, timeline
+from perfkit.frames.rows import LATENCIES, open_run, operations, succeeded, throughput, timeline
 from perfkit.frames.streaming import streaming
 from perfkit.frames.tables import NAMES, QUANTILES, TOTAL, errors, summary, warnings
 
 __all__ = [
+    "CENSORED",
     "LATENCIES",
     "NAMES",
     "QUANTILES",
@@ -30,6 +31,7 @@ __all__ = [
     "succeeded",
     "summary",
     "survival",
+    "throughput",
     "timeline",
     "warnings",
     "waterfall",

@@ -27,7 +27,7 @@ def _grid(rows: pd.DataFrame, bins: int, rows_a_bin: int = 0) -> stats.Floats:
     return stats.edges(low, high, bins)
 
 
-def waterfall(rows: pd.DataFrame, most: int = 600) -> pd.DataFrame:
+def waterfall(rows: pd.DataFrame, most: int = 2000) -> pd.DataFrame:
     """Requests in the order they were due, thinned evenly to `most` but with the slowest kept.
 
     order, t_s, sent_s, done_s, operation, error. attrs: drawn.

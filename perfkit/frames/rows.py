@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ def timeline(run: Run, phase: str = "measure", latency: str = "response") -> pd.
     """One row per request of `phase`, times in ms and s as floats, NaN where an instant was never reached.
 
     t_s, sent_s, done_s: planned, sent and done in seconds since the measured part began. response_ms = done -
-    planned, service_ms = done - sent, kickoff_ms = started - planned, queue_ms = sent - started, ttft_ms =
-    first_byte - sent; latency_ms: the one of `latency`. operation, error: categories. user, worker, attempt
+    planned, service_ms = done - sent, kickoff_ms = started - planned (NaN for a retry, which waited for the
+    server), queue_ms = sent - started, ttft_ms = first_byte - sent; latency_ms: the one of `latency`.
+    operation, error: categories. user, worker, attempt
     """
     if latency not in LATENCIES:
         raise unknown("latency", latency, LATENCIES)
@@ -56,6 +58,9 @@ def timeline(run: Run, phase: str = "measure", latency: str = "response") -> pd.
         **{name: _whole(table[name]) for name in ("user", "worker", "attempt")},
     }
     frame = pd.DataFrame(columns, copy=False)
+    retries = frame["attempt"].to_numpy() > 1
+    if retries.any():
+        frame["kickoff_ms"] = frame["kickoff_ms"].mask(retries)
     frame["latency_ms"] = frame[f"{latency}_ms"]
     failed = int(frame["error"].notna().sum())
     frame.attrs = {"run": run.id, "latency": latency, "n": len(frame), "failed": failed}
@@ -108,6 +113,18 @@ def succeeded(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """The rows that ended well, those latency statistics rest on; only these columns, copying no others."""
     good = (rows["error"].isna() & rows["latency_ms"].notna()).to_numpy()
     return rows[list(columns)][good] if columns else rows[good]
+
+
+def throughput(rows: pd.DataFrame) -> float:
+    """Successes a second of the measured part: those that ended in it; NaN when it has no length.
+
+    What was asked for in it and answered in the drain is no throughput of it (a backlog would look like one).
+    """
+    span = rows.attrs["span_s"]
+    if span <= 0:
+        return math.nan
+    inside = rows["error"].isna() & (rows["done_s"] <= span + 1e-9)
+    return int(inside.sum()) / float(span)
 
 
 def small(data: Any, rows: pd.DataFrame, **more: Any) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from perfkit import stats
-from perfkit.frames.rows import operations, small, succeeded
+from perfkit.frames.rows import operations, small, succeeded, throughput
 from perfkit.store import Run
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
@@ -23,8 +23,8 @@ TOTAL = "all operations"
 def summary(rows: pd.DataFrame, level: float = stats.LEVEL) -> pd.DataFrame:
     """One row per operation, one for all: n, failed, rate_per_s; mean, std, min, p50 … p99.9, max in ms.
 
-    Latencies are those of the requests that succeeded, n counts all; rate_per_s is successes a second of the
-    measured part. `<statistic>_low`, `_high`: the interval at `level`, NaN when too few requests carry it;
+    Latencies are those of the requests that succeeded, n counts all; rate_per_s counts those that ended in
+    the measured part. `<statistic>_low`, `_high`: interval at `level`, NaN when too few requests carry it;
     `unit`: what it takes for independent. Quantiles are exact, numpy's linear method on every row.
     """
     return small(
@@ -37,17 +37,17 @@ def summary(rows: pd.DataFrame, level: float = stats.LEVEL) -> pd.DataFrame:
 def _by_operation(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Each operation with its rows, only what tables need of them; nothing when there is just one."""
     names = operations(rows)
-    needed = rows[["operation", "error", "latency_ms", "t_s"]]
+    needed = rows[["operation", "error", "latency_ms", "t_s", "done_s"]]
     return [(name, needed[(rows["operation"] == name).to_numpy()]) for name in names if len(names) > 1]
 
 
 def _summary_row(name: str, rows: pd.DataFrame, level: float) -> dict[str, Any]:
     good = succeeded(rows, "latency_ms", "t_s")
     x, t = good["latency_ms"].to_numpy(), good["t_s"].to_numpy()
-    n, span = len(x), rows.attrs["span_s"]
+    n = len(x)
     row: dict[str, Any] = {"operation": name, "n": len(rows), "failed": int(rows["error"].notna().sum())}
     row["ok"] = n
-    row["rate_per_s"] = n / span if span > 0 else math.nan
+    row["rate_per_s"] = throughput(rows)
     estimates = {"mean": stats.mean(x, t, level)}
     estimates |= dict(zip(NAMES, stats.quantiles(x, t, QUANTILES, level), strict=True))
     row["unit"] = estimates["p50"].unit
@@ -98,9 +98,10 @@ def errors(run: Run, rows: pd.DataFrame, most: int = 50) -> pd.DataFrame:
     table = run.table(["phase", "operation", "error", "error_text"])
     table = table.filter(pc.is_valid(table["error"]))
     table = table.filter(pc.equal(table["phase"].cast(pa.string()), "measure"))
-    words = pd.DataFrame({name: table[name].cast(pa.string()).to_pylist() for name in table.column_names})
-    grouped = words.groupby(["error", "operation"], sort=False, dropna=False)
-    counts = grouped.agg(count=("phase", "size"), words=("error_text", "first")).reset_index()
+    plain = pa.table({name: table[name].cast(pa.string()) for name in ("error", "operation", "error_text")})
+    grouped = plain.group_by(["error", "operation"], use_threads=False)  # one thread: the first is the first
+    counts = grouped.aggregate([([], "count_all"), ("error_text", "first")]).to_pandas()
+    counts = counts.rename(columns={"count_all": "count", "error_text_first": "words"})
     counts = counts.sort_values("count", ascending=False, kind="stable")
     of = rows["operation"].value_counts()
     counts["share"] = [
