@@ -53,7 +53,7 @@ def quantile(x: Floats, p: float) -> float:
 
 def support(n: int, p: float) -> float:
     """How many of n requests lie beyond the p-quantile on its thinner side: what the number rests on."""
-    return n * min(p, 1 - p)
+    return round(n * min(p, 1 - p), 9)  # 100 × (1 - 0.9) is 10, not 9.999…
 
 
 # -- intervals -------------------------------------------------------------------------------------

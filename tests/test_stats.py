@@ -128,6 +128,12 @@ def test_too_few_requests_give_no_interval() -> None:
     assert tail.unit == stats.NOTHING
 
 
+def test_support_is_exact() -> None:
+    """Ten of a hundred requests lie beyond p90: enough to show it."""
+    assert stats.support(100, 0.9) == 10
+    assert not math.isnan(stats.quantiles(np.arange(100.0), np.arange(100.0), [0.9])[0].low)
+
+
 def test_a_burst_has_no_time_to_replicate_in() -> None:
     """Rows planned at one instant, or in few slices, take rows as independent: no interval of width zero."""
     x = np.arange(1000.0)

@@ -199,6 +199,7 @@ def streaming(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             _bars(panel, part, frame.attrs[kind]["log"])
             _marks(panel, frame.attrs[kind]["marks"])
             panel.set_xlabel(names[kind])
+            panel.set_ylabel("gaps per bin" if kind == "inter_chunk" else "responses per bin")
             panel.spines[["top", "right"]].set_visible(False)
             legend(panel)
         told = [
