@@ -166,9 +166,9 @@ def test_of_headers_given_twice_the_nearest_counts(server: FaultServer) -> None:
     """Target, session, request, in any case of letters: each name is sent once; x-request-id is the row's."""
 
     async def work(rows: Rows) -> None:
-        rows.session.headers = {"Authorization": "Bearer user", "x-tenant": "one"}
+        rows.session.headers = {"X-REQUEST-ID": "no", "Authorization": "Bearer user", "x-tenant": "one"}
         response = await rows.session.post(
-            "/echo", json={}, headers={"X-Tenant": "two", "Content-Type": "text/x", "X-Request-Id": "mine"}
+            "/echo", json={}, headers={"X-Request-Id": "mine", "X-Tenant": "two", "Content-Type": "text/x"}
         )
         sent = response.json()["headers"]
         names = [name for name, _ in sent]
