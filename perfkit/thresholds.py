@@ -84,21 +84,26 @@ class Threshold:
         column = frame["ttft_ms" if percentile and percentile[1] else "response_ms"].to_numpy()
         x = column[good]
         x = x[~pd.isna(x)]
-        if not len(x):
-            return math.nan, None
         if percentile:
             late = frame["error"].isin(CENSORED).to_numpy()
             unanswered = int((late & pd.isna(column)).sum() if percentile[1] else late.sum())
             return _quantile(x, unanswered, float(percentile[2]) / 100)
+        if not len(x):
+            return math.nan, None
         return {"mean": float(x.mean()), "max": float(x.max()), "min": float(x.min())}[self.metric], None
 
 
 def _quantile(x: stats.Floats, unanswered: int, p: float) -> tuple[float, str | None]:
     """The p-quantile of x and of requests known only to take longer, which rank last; what it rests on."""
     n = len(x) + unanswered
+    if not n:
+        return math.nan, None
     place = (n - 1) * p
     if unanswered and math.ceil(place - 1e-9) >= len(x):
-        return math.nan, f"it lies among the {unanswered:,} of {n:,} requests that were waited for in vain"
+        return (
+            math.nan,
+            f"beyond what was waited for: {unanswered:,} of {n:,} requests timed out or were cut off",
+        )
     # the same method on all n: between the two values whose ranks enclose the place
     value = float(np.interp(place, np.arange(len(x)), np.sort(x))) if unanswered else stats.quantile(x, p)
     rests_on = stats.support(n, p)

@@ -143,6 +143,29 @@ def test_missed_thresholds_are_told(tmp_path: Any) -> None:
     assert "no value" in shown
 
 
+def test_what_an_interval_rests_on_is_told(tmp_path: Any) -> None:
+    """Above 400 requests time slices; below, or in a burst, requests taken as independent, and why."""
+    told = []
+    for n, rate in ((600, 200.0), (60, 200.0), (600, 1e12)):
+        rows = frames.timeline(make_timeline(tmp_path, n, rate_per_s=rate))
+        told.append(figures.summary_table(frames.summary(rows)).html)
+    assert ["from time slices" in page for page in told] == [True, False, False]
+    assert ["too few, or too short a burst" in page for page in told] == [False, True, True]
+
+
+def test_speed_of_streams_is_shown(tmp_path: Any) -> None:
+    """Chunks a second have a figure with its quantiles and n; failed streams are told, and alone, are all."""
+    run = make_timeline(tmp_path, 300, streaming=True, error_rate=0.1)
+    frame = frames.streaming(run, frames.timeline(run))
+    shown = figures.show(figures.streaming(frame)).html
+    speeds = frame.attrs["chunks_per_s"]
+    assert f"of {speeds['n']:,} responses: p50 {speeds['marks']['p50']:.3g}/s" in shown
+    assert f"without {frame.attrs['failed_streams']} streams that failed" in shown
+    run = make_timeline(tmp_path, 30, streaming=True, error_rate=1.0)
+    alone = frames.streaming(run, frames.timeline(run))
+    assert "streamed responses of this run failed" in figures.show(figures.streaming(alone)).html
+
+
 def test_tables_withhold_what_few_requests_carry(tmp_path: Any) -> None:
     """p99 and p99.9 of 700 requests are dashes in the table, and the notes say why."""
     rows = frames.timeline(make_timeline(tmp_path, 700))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.make_timeline import make_timeline
@@ -149,7 +151,7 @@ def test_errors_are_counted_by_class_and_operation(run: Run, rows: pd.DataFrame,
 
 
 def test_streaming(tmp_path: Path) -> None:
-    """Gaps between chunks are differences inside one response, never across two; without streams none."""
+    """Gaps and speeds are those inside a response that succeeded, never across two; no streams, none."""
     run = make_timeline(tmp_path, 500, streaming=True)
     frame = frames.streaming(run, frames.timeline(run))
     rows = run.table(["chunks", "phase", "error"]).to_pylist()
@@ -157,15 +159,66 @@ def test_streaming(tmp_path: Path) -> None:
     chunks = [row["chunks"] for row in measured if row["error"] is None]
     assert frame.attrs["failed_streams"] == len(measured) - len(chunks) > 0
     speeds = [(len(c) - 1) / (c[-1] - c[0]) * 1e6 for c in chunks if len(c) > 1 and c[-1] > c[0]]
-    assert frame.attrs["events_per_s"]["n"] == len(speeds)
-    assert frame.attrs["events_per_s"]["marks"]["p50"] == pytest.approx(np.quantile(speeds, 0.5))
+    assert frame.attrs["chunks_per_s"]["n"] == len(speeds)
+    assert frame.attrs["chunks_per_s"]["marks"]["p50"] == pytest.approx(np.quantile(speeds, 0.5))
     gaps = np.concatenate([np.diff(c) for c in chunks]) / 1000
     assert frame.attrs["inter_chunk"]["n"] == len(gaps)
     assert frame.attrs["inter_chunk"]["marks"]["p99"] == np.quantile(gaps, 0.99)
-    assert frame[frame["kind"] == "inter_chunk"]["count"].sum() == len(gaps)
+    for kind in ("ttft", "inter_chunk", "chunks_per_s"):
+        assert frame[frame["kind"] == kind]["count"].sum() == frame.attrs[kind]["n"] > 0
     assert frame.attrs["ttft"]["n"] == len(chunks)
     plain = make_timeline(tmp_path, 100)
     assert frames.streaming(plain, frames.timeline(plain)).empty
+
+
+def test_failed_streams_are_no_times(tmp_path: Path) -> None:
+    """Where every stream failed there is nothing to draw, and the frame says how many there were."""
+    run = make_timeline(tmp_path, 60, streaming=True, error_rate=1.0)
+    frame = frames.streaming(run, frames.timeline(run))
+    there = sum(row["phase"] == "measure" and bool(row["chunks"]) for row in run.table().to_pylist())
+    assert frame.empty
+    assert frame.attrs["failed_streams"] == there
+
+
+def planned_run(tmp_path: Path, rows: list[dict[str, Any]], to_s: float) -> pd.DataFrame:
+    """The timeline of a run of these rows (instants in s), measured from 0 to `to_s`."""
+    made = make_timeline(tmp_path, len(rows))
+    table = made.table().slice(0, len(rows))
+    for name, otherwise in {"planned": 0.0, "started": 0.0, "sent": 0.0, "done": 1.0}.items():
+        instants = [round(row.get(name, otherwise) * 1e9) for row in rows]
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(instants, pa.int64()))
+    for name, otherwise in {"phase": "measure", "error": None, "attempt": 1}.items():
+        kind = table.schema.field(name).type
+        words = pa.array([row.get(name, otherwise) for row in rows])
+        table = table.set_column(table.schema.get_field_index(name), name, words.cast(kind))
+    pq.write_table(table, made.path / "timeline.parquet")
+    meta = made.meta | {"measured": {"from_ns": 0, "to_ns": round(to_s * 1e9)}}
+    (made.path / "run.json").write_text(json.dumps(meta))
+    return frames.timeline(Run(made.path))
+
+
+def test_a_backlog_is_no_throughput(tmp_path: Path) -> None:
+    """1,000 a second asked for 2 s of a server that does 500: its rate is 500/s, though all were answered."""
+    asked = [{"planned": i / 1000, "done": (i + 1) / 500} for i in range(2000)]
+    rows = planned_run(tmp_path, asked, 2)
+    assert frames.summary(rows).iloc[-1]["rate_per_s"] == frames.throughput(rows) == 500
+    assert frames.summary(rows).iloc[-1]["ok"] == 2000
+
+
+def test_the_last_answer_counts(tmp_path: Path) -> None:
+    """Where the measured part ends with the last answer, whatever its nanosecond, no request is lost."""
+    ends = np.random.default_rng(1).random(50) * 1e4
+    rows = planned_run(tmp_path, [{"done": end} for end in ends], round(ends.max() * 1e9) / 1e9)
+    assert frames.throughput(rows) == pytest.approx(50 / ends.max(), rel=1e-12)
+
+
+def test_a_retry_is_not_kicked_off_late(tmp_path: Path) -> None:
+    """A second attempt waited for the first, not for the generator; the warnings count it as a retry."""
+    first = {"error": "http_5xx", "done": 0.05}
+    rows = planned_run(tmp_path, [first, {"attempt": 2, "started": 0.05, "sent": 0.05}, {}], 1)
+    assert rows["kickoff_ms"].fillna(-1).tolist() == [0, -1, 0]
+    assert np.nanmax(frames.delays(rows)["kickoff_max"]) == 0
+    assert frames.warnings(rows)[-1].startswith("1 of the rows are retries")
 
 
 def test_a_run_without_rows_or_fields_still_reads(tmp_path: Path) -> None:

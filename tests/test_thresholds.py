@@ -86,7 +86,8 @@ def test_timeouts_are_longer_than_any_answer() -> None:
     """A quantile ranks timeouts behind all answers; where it falls among them: no value, and a miss."""
     measured = parse("p95 < 300 ms").evaluate(timed_out(60, 40))
     assert (math.isnan(measured.value), measured.ok) == (True, False)
-    assert "60 of 100 requests" in (measured.note or "")
+    assert measured.note == "beyond what was waited for: 60 of 100 requests timed out or were cut off"
+    assert "30 of 30 requests" in (parse("p50 < 1 s").evaluate(timed_out(30, 0)).note or "")
     measured = parse("p50 < 300 ms").evaluate(timed_out(20, 80))
     everything = [*np.arange(1.0, 81.0), *[10_000.0] * 20]
     assert (measured.value, measured.ok) == (np.quantile(everything, 0.5), True)

@@ -4,7 +4,7 @@
 page it stands in. Nothing here reads a run's rows; a figure draws at most a few thousand points.
 """
 
-from perfkit.figures.distribution import boxes, ecdf, histogram, percentile_plot, streaming
+from perfkit.figures.distribution import boxes, ecdf, histogram, percentile_plot
 from perfkit.figures.over_time import (
     call_latency,
     concurrency,
@@ -12,6 +12,7 @@ from perfkit.figures.over_time import (
     kickoff_timeline,
     throughput,
 )
+from perfkit.figures.streaming import streaming
 from perfkit.figures.style import Shown, show, words
 from perfkit.figures.tables import error_table, facts, health_table, notes, summary_table, verdict
 

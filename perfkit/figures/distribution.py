@@ -1,14 +1,13 @@
-"""How long requests took: histogram, box plot, ECDF with censoring, percentile plot, streaming times."""
+"""How long requests took: histogram, box plot, ECDF with censoring, percentile plot."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from perfkit.figures.style import (
@@ -38,8 +37,8 @@ def histogram(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax = axes_for(ax)
         if not frame.attrs["ok"]:
             return nothing(ax, NO_SUCCESS)
-        _bars(ax, frame, frame.attrs["log"])
-        _marks(ax, frame.attrs["marks"])
+        bars(ax, frame, frame.attrs["log"])
+        marks(ax, frame.attrs["marks"])
         ax.set_xlabel(latency_name(frame))
         legend(ax)
         told = ", ".join(f"{p} {ms(x)}" for p, x in frame.attrs["marks"].items()) or "too few for a quantile"
@@ -48,7 +47,8 @@ def histogram(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         return say(ax, alt, caption(frame, f"{frame.attrs['ok']:,} successes in {len(frame)} {scale}"))
 
 
-def _bars(ax: Axes, frame: pd.DataFrame, log: bool) -> None:
+def bars(ax: Axes, frame: pd.DataFrame, log: bool) -> None:
+    """Counts per bin as one filled outline over latencies."""
     grid = np.append(frame["left"], frame["right"].iloc[-1])
     ax.stairs(frame["count"], grid, fill=True, color=FILL, alpha=0.9)
     ax.stairs(frame["count"], grid, color=colour(0), lw=0.8)
@@ -60,9 +60,10 @@ def _bars(ax: Axes, frame: pd.DataFrame, log: bool) -> None:
     ax.set_xlim(grid[0], grid[-1])
 
 
-def _marks(ax: Axes, at: Mapping[Any, Any]) -> None:
+def marks(ax: Axes, at: Mapping[Any, Any], words: Callable[[float], str] = ms) -> None:
+    """A line at each quantile, with its value in the legend."""
     for i, (name, x) in enumerate(at.items()):
-        ax.axvline(x, lw=1.3, label=f"{name} {ms(x)}", **line(i + 1))
+        ax.axvline(x, lw=1.3, label=f"{name} {words(x)}", **line(i + 1))
 
 
 def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -179,42 +180,3 @@ def percentile_plot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         alt = f"Latency by percentile, as far as ten requests carry it: {told or 'nowhere'}."
         dotted = "thin dots: fewer than 10 requests lie beyond, one more run will differ"
         return say(ax, alt, caption(frame, latency_name(frame), dotted))
-
-
-def streaming(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Time to first byte and time between chunks of streamed responses, as two histograms."""
-    with style():
-        if frame.empty:
-            return nothing(axes_for(ax), "No response of this run was streamed.")
-        names = {"ttft": "time to first byte, from sent", "inter_chunk": "time between two chunks"}
-        kinds = [kind for kind in names if kind in frame.attrs]
-        if ax is None:
-            figure: Figure = axes_for(None, 2.3 * len(kinds)).get_figure(root=True)  # type: ignore[assignment]
-            figure.clear()
-            panels = list(np.atleast_1d(figure.subplots(len(kinds))))
-        else:
-            panels = [ax]
-        for panel, kind in zip(panels, kinds, strict=False):
-            part = frame[frame["kind"] == kind]
-            _bars(panel, part, frame.attrs[kind]["log"])
-            _marks(panel, frame.attrs[kind]["marks"])
-            panel.set_xlabel(names[kind])
-            panel.set_ylabel("gaps per bin" if kind == "inter_chunk" else "responses per bin")
-            panel.spines[["top", "right"]].set_visible(False)
-            legend(panel)
-        told = [
-            f"{names[k]}: {', '.join(f'{p} {ms(x)}' for p, x in frame.attrs[k]['marks'].items())}"
-            for k in kinds
-        ]
-        counts = [f"{frame.attrs[k]['n']:,} {'responses' if k == 'ttft' else 'gaps'}" for k in kinds]
-        speeds = frame.attrs["events_per_s"]["marks"]
-        if speeds:
-            told.append(
-                "events a second of a response: " + ", ".join(f"{p} {x:.3g}" for p, x in speeds.items())
-            )
-            counts.append(told[-1])
-        if frame.attrs["failed_streams"]:
-            counts.append(f"without {frame.attrs['failed_streams']:,} streams that failed")
-        if not frame.attrs["read_all"]:
-            counts.append("the first of them, more were not read")
-        return say(panels[0], "Streamed responses; " + "; ".join(told) + ".", caption(frame, *counts))

@@ -161,7 +161,7 @@ def _unit(row: Any) -> str:
     unit = str(row["unit"])
     if unit.endswith("within-run"):
         return "within-run interval from time slices"
-    return "interval that takes requests as independent (fewer than 400 of them)"
+    return "interval that takes requests as independent (too few, or too short a burst, for time slices)"
 
 
 def notes(warnings: Sequence[str]) -> Shown:

@@ -20,16 +20,23 @@ def histogram(rows: pd.DataFrame, bins: int = 80, column: str = "latency_ms") ->
     attrs: log, ok (successes), marks (exact quantiles).
     """
     x = succeeded(rows, column)[column].dropna().to_numpy()
+    data, log = counted(x, bins)
+    return small(data, rows, log=log, ok=len(x), marks=carried(x))
+
+
+def counted(x: stats.Floats, bins: int, floor: float = 0.0) -> tuple[pd.DataFrame, bool]:
+    """How many of x lie in each bin (left, right, count) and whether the bins are of equal ratio.
+
+    What lies below `floor` is counted in the first bin: times of next to nothing would stretch a ratio scale.
+    """
     bins = min(bins, max(int(2 * len(x) ** 0.5), 10))  # few rows fill few bins
+    x = np.maximum(x, floor)
     low, high = (float(x.min()), float(x.max())) if len(x) else (0.0, 1.0)
     log = low > 0 and high > 20 * low
     grid = np.geomspace(low, high, bins + 1) if log else stats.edges(low, high, bins)
     grid[0], grid[-1] = min(grid[0], low), max(grid[-1], high)
-    marks = carried(x)
     counts = np.histogram(x, grid)[0]
-    return small(
-        {"left": grid[:-1], "right": grid[1:], "count": counts}, rows, log=log, ok=len(x), marks=marks
-    )
+    return pd.DataFrame({"left": grid[:-1], "right": grid[1:], "count": counts}), log
 
 
 def carried(x: stats.Floats) -> dict[str, float]:

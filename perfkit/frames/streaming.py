@@ -1,4 +1,4 @@
-"""Time to first byte and time between chunks of streamed responses."""
+"""Time to first byte, time between chunks and chunks a second of streamed responses."""
 
 from __future__ import annotations
 
@@ -9,43 +9,40 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from perfkit import stats
-from perfkit.frames.distribution import carried
+from perfkit.frames.distribution import carried, counted
 from perfkit.frames.rows import floats, small
 from perfkit.store import Run
 
 MOST_INTERVALS = 10_000_000
+_LEAST_MS = 0.01
 
 
 def streaming(run: Run, rows: pd.DataFrame, bins: int = 60) -> pd.DataFrame:
-    """Histograms of streamed responses: kind (ttft, inter_chunk), left, right (ms), count; empty without.
+    """Histograms of streamed responses that succeeded: kind, left, right, count; empty without any.
 
-    Of streams that succeeded: TTFT = first_byte - sent of rows that have chunks; inter-chunk time = the gap
-    between two events of one response; events a second = gaps of a response over its time from first to last
-    event. attrs: ttft and inter_chunk, each {n, log, marks}; events_per_s {n, marks}; failed_streams;
-    read_all (false beyond 10 million gaps).
+    kind `ttft`: first_byte - sent of rows that have chunks, ms; `inter_chunk`: gaps between two chunks of one
+    response, ms, those below 10 µs in the first bin; `chunks_per_s`: gaps of a response over its time from
+    first to last chunk, 1/s. attrs: for each kind that there is {n, log, marks}; failed_streams; read_all
+    (false beyond 10 million gaps).
     """
     ttft, gaps, speeds, failed, read_all = _streams(run)
     parts, told = [], {}
-    for kind, x in (("ttft", ttft), ("inter_chunk", gaps)):
+    for kind, x, floor in (
+        ("ttft", ttft, _LEAST_MS),
+        ("inter_chunk", gaps, _LEAST_MS),
+        ("chunks_per_s", speeds, 0.0),
+    ):
         if not len(x):
             continue
-        low, high = max(float(x.min()), 0.01), max(float(x.max()), 0.02)
-        log = high > 20 * low
-        grid = np.geomspace(low, high * 1.0001, bins + 1) if log else stats.edges(float(x.min()), high, bins)
-        counts = np.histogram(np.maximum(x, grid[0]), grid)[0]
-        parts.append(pd.DataFrame({"kind": kind, "left": grid[:-1], "right": grid[1:], "count": counts}))
-        told[kind] = {
-            "n": len(x),
-            "log": log,
-            "marks": carried(x),
-        }
+        data, log = counted(x, bins, floor)
+        parts.append(data.assign(kind=kind))
+        told[kind] = {"n": len(x), "log": log, "marks": carried(x)}
     data = pd.concat(parts) if parts else pd.DataFrame(columns=["kind", "left", "right", "count"])
-    told["events_per_s"] = {"n": len(speeds), "marks": carried(speeds)}
     return small(data, rows, read_all=read_all, failed_streams=failed, **told)
 
 
 def _streams(run: Run) -> tuple[stats.Floats, stats.Floats, stats.Floats, int, bool]:
-    """TTFT and gaps in ms, events a second of each stream, how many streams failed, whether all was read.
+    """TTFT and gaps in ms, chunks a second of each stream, how many streams failed, whether all was read.
 
     A row group at a time: a long stream has hundreds of chunks.
     """

@@ -1,0 +1,76 @@
+"""How streamed answers arrived: time to first byte, time between chunks, chunks a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from perfkit.figures.distribution import bars, marks
+from perfkit.figures.style import axes_for, caption, legend, ms, nothing, say, style
+
+
+def _per_s(value: float) -> str:
+    return f"{value:.3g}/s"
+
+
+class _Kind(NamedTuple):
+    name: str
+    counted: str
+    words: Callable[[float], str]
+
+
+_KINDS = {
+    "ttft": _Kind("time to first byte, from sent", "responses", ms),
+    "inter_chunk": _Kind("time between two chunks", "gaps", ms),
+    "chunks_per_s": _Kind("chunks a second of a response, from its first to its last", "responses", _per_s),
+}
+
+
+def streaming(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Histograms of the streamed responses that succeeded, one below the other; into `ax` only the first."""
+    with style():
+        kinds = [kind for kind in _KINDS if kind in frame.attrs]
+        if not kinds:
+            failed = frame.attrs["failed_streams"]
+            why = f"All {failed:,} streamed responses of this run failed." if failed else ""
+            return nothing(axes_for(ax), why or "No response of this run was streamed.")
+        panels = [ax] if ax is not None else _panels(len(kinds))
+        for panel, kind in zip(panels, kinds, strict=False):
+            _panel(panel, frame, kind)
+        told = [_told(frame, kind) for kind in kinds]
+        counts = [f"{frame.attrs[k]['n']:,} {_KINDS[k].counted}" for k in kinds if k != "chunks_per_s"]
+        if frame.attrs["failed_streams"]:
+            counts.append(f"without {frame.attrs['failed_streams']:,} streams that failed")
+        if not frame.attrs["read_all"]:
+            counts.append("the first of them, more were not read")
+        return say(panels[0], "Streamed responses; " + "; ".join(told) + ".", caption(frame, *counts))
+
+
+def _panels(count: int) -> list[Axes]:
+    figure: Figure = axes_for(None, 2.3 * count).get_figure(root=True)  # type: ignore[assignment]
+    figure.clear()
+    return list(np.atleast_1d(figure.subplots(count)))
+
+
+def _panel(panel: Axes, frame: pd.DataFrame, kind: str) -> None:
+    one = _KINDS[kind]
+    bars(panel, frame[frame["kind"] == kind], frame.attrs[kind]["log"])
+    if one.words is not ms:
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    marks(panel, frame.attrs[kind]["marks"], one.words)
+    panel.set_xlabel(one.name)
+    panel.set_ylabel(f"{one.counted} per bin")
+    panel.spines[["top", "right"]].set_visible(False)
+    legend(panel)
+
+
+def _told(frame: pd.DataFrame, kind: str) -> str:
+    one = _KINDS[kind]
+    quantiles = ", ".join(f"{p} {one.words(x)}" for p, x in frame.attrs[kind]["marks"].items())
+    return f"{one.name} of {frame.attrs[kind]['n']:,} {one.counted}: {quantiles or 'too few for a quantile'}"
