@@ -247,18 +247,38 @@ def _silence_papermill() -> None:
 
 
 def _forget_machine(output: Path, notebook: Path) -> None:
-    """Take absolute paths out of an executed notebook: where a report was made is nobody's business."""
+    """Take the working and the home directory out of an executed notebook: they are nobody's business."""
     import nbformat
 
     nb = nbformat.read(str(output), as_version=4)  # type: ignore[no-untyped-call]
     told = nb.metadata.get("papermill", {})
     told["input_path"], told["output_path"] = notebook.name, output.name
-    nbformat.write(nb, str(output))  # type: ignore[no-untyped-call]
-    text = output.read_text()
-    for path, instead in ((str(Path.cwd()), "."), (str(Path.home()), "~")):
-        if len(path) > 1:
-            text = re.sub(rf"(?<![\w.:/-]){re.escape(path)}(?![\w.-])", instead, text)
-    output.write_text(text)
+    # the inner one first; text by text, because in the file's JSON a newline before a path is a letter n
+    folders = {str(Path.cwd()): ".", str(Path.home()): "~"}
+    places = [
+        (_prefix(path), folders[path]) for path in sorted(folders, key=len, reverse=True) if path != "/"
+    ]
+    nbformat.write(_without(nb, places), str(output))  # type: ignore[no-untyped-call]
+
+
+def _prefix(path: str) -> re.Pattern[str]:
+    """The path as a whole, alone or before a slash; a terminal's colour may stand right before it."""
+    colours = "|".join(rf"(?<=\x1b\[{code}m)" for code in ("[0-9]", "[0-9]{2}", "[0-9];[0-9]{2}"))
+    start = rf"(?:(?<![\w.~/-])|(?<=://)|(?<=\\[nrt])|{colours})"
+    return re.compile(rf"{start}{re.escape(path)}(?![\w-]|\.\w)")
+
+
+def _without(node: Any, places: list[tuple[re.Pattern[str], str]]) -> Any:
+    """Nested dicts and lists with each path in their texts replaced."""
+    if isinstance(node, str):
+        for path, instead in places:
+            node = path.sub(instead, node)
+    elif isinstance(node, dict):
+        for name in node:
+            node[name] = _without(node[name], places)
+    elif isinstance(node, list):
+        node[:] = [_without(one, places) for one in node]
+    return node
 
 
 # -- HTML ------------------------------------------------------------------------------------------

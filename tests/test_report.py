@@ -237,6 +237,28 @@ def test_a_broken_notebook_is_still_written(
     assert capfd.readouterr() == ("", "")
 
 
+def test_where_it_was_made_is_taken_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Working and home directory go, after a newline, a colour or file:// too; other paths stay."""
+    home, here = tmp_path / "me", tmp_path / "me" / "work"
+    here.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    texts = {
+        f"in\n{here}/a.py, \\n{here}/a": "in\n./a.py, \\n./a",
+        f"\x1b[32m{here}/b\x1b[0m {home}/c \x1b[1;31m{here}.": "\x1b[32m./b\x1b[0m ~/c \x1b[1;31m..",
+        f"file://{home}/d, '{home}':{here}": "file://~/d, '~':.",
+        f"{here}fs {home}-2 {home}.old /x{home}": f"~/workfs {home}-2 {home}.old /x{home}",
+    }
+    made = notebook(here / "mine.ipynb", *(repr(text) for text in texts))
+    written = nbformat.read(made, as_version=4)  # type: ignore[no-untyped-call]
+    for cell, text in zip(written.cells, texts, strict=True):
+        cell.outputs = [nbformat.v4.new_output("stream", text=text)]  # type: ignore[no-untyped-call]
+    nbformat.write(written, made)  # type: ignore[no-untyped-call]
+    report._forget_machine(made, made)
+    left = nbformat.read(made, as_version=4).cells  # type: ignore[no-untyped-call]
+    assert [cell.outputs[0].text for cell in left] == list(texts.values())
+
+
 def test_a_dying_kernel_is_told(tmp_path: Path) -> None:
     """A kernel that dies is one line too, and what ran before it is kept."""
     bad = notebook(

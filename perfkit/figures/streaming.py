@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter
 
 from perfkit.figures.distribution import bars, marks
 from perfkit.figures.style import axes_for, caption, legend, ms, nothing, say, style
+from perfkit.frames.streaming import LEAST_MS
 
 
 def _per_s(value: float) -> str:
@@ -45,6 +46,8 @@ def streaming(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             _panel(panel, frame, kind)
         told = [_told(frame, kind) for kind in kinds]
         counts = [f"{frame.attrs[k]['n']:,} {_KINDS[k].counted}" for k in kinds if k != "chunks_per_s"]
+        if (frame["left"][frame["kind"] == "inter_chunk"] <= LEAST_MS).any():
+            counts.append(f"those below {ms(LEAST_MS)} in the first bin")
         if frame.attrs["failed_streams"]:
             counts.append(f"without {frame.attrs['failed_streams']:,} streams that failed")
         if not frame.attrs["read_all"]:

@@ -14,7 +14,8 @@ from perfkit.frames.rows import floats, small
 from perfkit.store import Run
 
 MOST_INTERVALS = 10_000_000
-_LEAST_MS = 0.01
+#: Shorter times are counted in a histogram's first bin.
+LEAST_MS = 0.01
 
 
 def streaming(run: Run, rows: pd.DataFrame, bins: int = 60) -> pd.DataFrame:
@@ -28,8 +29,8 @@ def streaming(run: Run, rows: pd.DataFrame, bins: int = 60) -> pd.DataFrame:
     ttft, gaps, speeds, failed, read_all = _streams(run)
     parts, told = [], {}
     for kind, x, floor in (
-        ("ttft", ttft, _LEAST_MS),
-        ("inter_chunk", gaps, _LEAST_MS),
+        ("ttft", ttft, LEAST_MS),
+        ("inter_chunk", gaps, LEAST_MS),
         ("chunks_per_s", speeds, 0.0),
     ):
         if not len(x):
