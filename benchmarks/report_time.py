@@ -1,6 +1,6 @@
 """What a report of many rows costs beside one of few: time and memory, measured from outside.
 
-    python benchmarks/report_time.py --rows 10000 1000000 --times 3
+    python benchmarks/report_time.py --rows 10000 1000000 --times 3 --out benchmarks/README.md
 
 Each report is made by a process of its own; the sizes take turns, so that a slow minute of the machine
 hits all of them. Memory is the most the whole tree of processes (report and notebook kernel) held at once,
@@ -10,16 +10,19 @@ sampled from /proc as proportional set size, which counts a page shared by two p
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from make_timeline import make_timeline
+from peers.measure import hardware, put_between_marks
+
+MARKS = ("<!-- report:begin -->", "<!-- report:end -->")
 
 MAKE = """
 import sys
@@ -69,6 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 1_000_000])
     parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="a Markdown file with the markers, to be rewritten")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="perfkit-") as folder:
         runs = {n: make_timeline(Path(folder), n).path for n in given.rows}
@@ -77,14 +81,28 @@ def main() -> None:
         for turn in range(given.times):
             for n in sorted(runs, reverse=bool(turn % 2)):
                 seen[n].append(report(runs[n]))
+    text = table(seen, given.times)
+    print(text)
+    if given.out:
+        put_between_marks(given.out, text, MARKS)
+
+
+def table(seen: dict[int, list[tuple[float, float]]], times: int) -> str:
+    """Markdown: what a report of so many rows took, beside that of the fewest."""
     base = statistics.median(s for s, _ in seen[min(seen)])
-    print(f"{os.cpu_count()} CPUs, {given.times} times each, in turns")
-    print(f"{'rows':>12} {'median s':>9} {'all s':>24} {'ratio':>6} {'peak MB':>8}")
+    day = datetime.now(UTC).strftime("%Y-%m-%d")
+    lines = [
+        f"Measured {day} on {hardware()}; {times} times each, in turns. The goal: 1,000,000 rows in at most "
+        "2 × the time of 10,000, within 1,500 MB (report and kernel together, proportional set size).",
+        "",
+        "| rows | seconds, median | all | ÷ fewest rows | peak MB |",
+        "|---:|---:|---|---:|---:|",
+    ]
     for n in sorted(seen):
         took, peak = [s for s, _ in seen[n]], max(mb for _, mb in seen[n])
-        median = statistics.median(took)
-        every = " ".join(f"{s:.1f}" for s in took)
-        print(f"{n:>12,} {median:>9.2f} {every:>24} {median / base:>6.2f} {peak:>8.0f}")
+        median, every = statistics.median(took), ", ".join(f"{s:.1f}" for s in took)
+        lines.append(f"| {n:,} | {median:.2f} | {every} | {median / base:.2f} | {peak:,.0f} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a request costs the client, and how punctually an open loop starts, beside other load generators.
 
-python benchmarks/speed.py                                    the whole measurement, some 30 minutes
+python benchmarks/speed.py                                    the whole measurement, some 16 minutes
 python benchmarks/speed.py --quick                            a smoke run
 python benchmarks/speed.py --out benchmarks/README.md         also put the tables between README's markers
 
@@ -22,7 +22,16 @@ from pathlib import Path
 from statistics import median
 
 from peers.clients import CLOSED, OPEN, Call, Closed, Open, present
-from peers.measure import ClientFailed, Ran, Server, machine, refuse_unfit_machine, run_pinned, stolen_s
+from peers.measure import (
+    ClientFailed,
+    Ran,
+    Server,
+    machine,
+    put_between_marks,
+    refuse_unfit_machine,
+    run_pinned,
+    stolen_s,
+)
 
 MARKS = ("<!-- speed:begin -->", "<!-- speed:end -->")
 US = "perfkit"
@@ -296,15 +305,6 @@ def page(results: Results, given: argparse.Namespace, stolen: float, took_s: flo
     return "\n".join(parts)
 
 
-def put_between_marks(path: Path, text: str) -> None:
-    """Replace what stands between the markers."""
-    before, begin, rest = path.read_text().partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    if not begin or not end:
-        sys.exit(f"{path.name} has no {MARKS[0]} … {MARKS[1]}; the tables are above")
-    path.write_text(f"{before}{begin}\n{text}\n{end}{after}")
-
-
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -337,7 +337,7 @@ def main() -> None:
     text = page(results, given, stolen_s() - stolen, time.monotonic() - began)
     print(text)
     if given.out:
-        put_between_marks(given.out, text)
+        put_between_marks(given.out, text, MARKS)
 
 
 if __name__ == "__main__":

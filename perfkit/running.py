@@ -182,8 +182,10 @@ def _summary_lines(run: Run) -> list[str]:
     rows = frames.timeline(run)
     if rows.empty:
         return ["no measured requests"]
-    lines = ["response time in ms with 95 % within-run intervals; — where too few requests carry it"]
-    for row in frames.summary(rows).to_dict("records"):
+    summary = frames.summary(rows).to_dict("records")
+    unit = summary[-1]["unit"]
+    lines = [f"response time in ms with 95 % intervals ({unit}); — where too few requests carry it"]
+    for row in summary:
         shown = [f"{name} {_interval(row, str(name))}" for name in ("p50", "p95", "p99")]
         rate = f"{row['rate_per_s']:.1f}/s"
         lines.append(f"{row['operation']}: n {row['n']}, failed {row['failed']}, {rate}, {', '.join(shown)}")

@@ -97,6 +97,12 @@ BAD = {
         ["run", "--scenario", "http_get", "-s", "target.transport=httpx", "-s", "target.proxy=foo"],
         "proxy",
     ),
+    "a port that is none": (["serve", "--port", "99999"], "port"),
+    "a mistyped option of the server": (["serve", "--model-sped", "1"], "--model-speed"),
+    "a mistyped option of the started server": (
+        ["run", "--scenario", "http_get", "-q", "-s", "server.model_sped=1"],
+        "--model-speed",
+    ),
     "idle processes": (
         [
             "run",

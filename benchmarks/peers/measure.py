@@ -110,13 +110,17 @@ def refuse_unfit_machine() -> None:
 
 
 def machine() -> str:
-    """Cores, processor, kernel and versions, in one paragraph."""
+    """The hardware and the peers' versions, in one paragraph."""
+    return f"{hardware()}, {', '.join(f'{name} {version}' for name, version in _versions().items())}"
+
+
+def hardware() -> str:
+    """Cores, processor, kernel and Python."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), "?")
     virtual = ", virtual machine" if any("hypervisor" in line.split() for line in info) else ""
-    versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
     system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
-    return f"{os.cpu_count()} cores ({model}{virtual}), {system}, {versions}"
+    return f"{os.cpu_count()} cores ({model}{virtual}), {system}"
 
 
 def _versions() -> dict[str, str]:
@@ -133,3 +137,12 @@ def _versions() -> dict[str, str]:
 def stolen_s() -> float:
     """CPU seconds the hypervisor has given to others since the machine started."""
     return int(Path("/proc/stat").read_text().splitlines()[0].split()[8]) / os.sysconf("SC_CLK_TCK")
+
+
+def put_between_marks(path: Path, text: str, marks: tuple[str, str]) -> None:
+    """Replace what stands between the markers."""
+    before, begin, rest = path.read_text().partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    if not begin or not end:
+        sys.exit(f"{path.name} has no {marks[0]} … {marks[1]}; the tables are above")
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}")

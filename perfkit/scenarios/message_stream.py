@@ -1,4 +1,4 @@
-"""Messages answered as a stream of server-sent events: time to first token, between events, events/s.
+"""Messages answered as a stream of server-sent events: time to first token, between chunks, chunks a second.
 
 Setup makes the agents. One step sends a message to one of them: POST `/v1/agents/{id}/messages/stream`; each
 event's instant is kept in the row's `chunks`.
