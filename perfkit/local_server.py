@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -19,15 +20,23 @@ _STOP_S = 20.0
 
 @contextmanager
 def reference_server(options: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the URL of a fresh `perfkit serve`, with `options` as its command-line options."""
+    """Yield the URL of a fresh `perfkit serve`, with `options` as its command-line options.
+
+    Those that may hold a password go by the environment: other users of the machine read command lines.
+    """
     command = [sys.executable, "-m", "perfkit.server", "--port", "0", "--stop-with-parent"]
+    environment = dict(os.environ)
     for name, value in options.items():
         flag = name.replace("_", "-")
+        if flag in ("password", "database-url"):
+            environment[f"PERFKIT_SERVER_{flag.upper().replace('-', '_')}"] = str(value)
+            continue
         command += (
             [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
         )
     process = subprocess.Popen(
         command,
+        env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

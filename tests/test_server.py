@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from perfkit.local_server import reference_server
 from perfkit.server import Settings
 from perfkit.server.cache import AgentCache
 from perfkit.server.database import async_url, make_engine, migrate
@@ -617,3 +618,26 @@ def test_secure_wants_the_password() -> None:
         for good in ({"authorization": "Bearer open sesame"}, {"x-bare-password": "password open sesame"}):
             assert http.get("/v1/agents/", headers=good).status_code == 200
         assert http.get("/v1/agents/", headers={"x-bare-password": "password no"}).status_code == 401
+
+
+def test_password_of_a_server_started_for_a_run_is_on_no_command_line(tmp_path: Path) -> None:
+    """Others on the machine can read command lines: what may hold a password goes by the environment."""
+    options = {"secure": True, "password": "open sesame", "database_url": f"sqlite:///{tmp_path}/secret.db"}
+    with reference_server(options) as url, client(url) as http:
+        commands = _command_lines()
+        assert "perfkit.server" in commands
+        assert "sesame" not in commands
+        assert "secret.db" not in commands
+        assert http.get("/v1/agents/", headers={"authorization": "Bearer open sesame"}).status_code == 200
+        assert (tmp_path / "secret.db").exists()
+
+
+def _command_lines() -> str:
+    """The command lines of every process of this machine."""
+    if not Path("/proc/self/cmdline").exists():
+        return subprocess.check_output(["ps", "-ax", "-ww", "-o", "args="], text=True)
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            found.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return "\n".join(found)

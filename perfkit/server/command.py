@@ -18,7 +18,8 @@ _D = Settings()
 @click.option(
     "--port", default=_D.port, show_default=True, type=click.IntRange(0, 65535), help="0: any free one."
 )
-@click.option("--database-url", help="postgresql://… or sqlite:///FILE; default: an embedded PostgreSQL.")
+@click.option("--database-url", envvar="PERFKIT_SERVER_DATABASE_URL",
+              help="postgresql://… or sqlite:///FILE; default: an embedded PostgreSQL.")  # fmt: skip
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False),
               help="Folder of the embedded PostgreSQL; default: temporary, removed at the end.")  # fmt: skip
 @click.option("--pool-size", default=_D.pool_size, show_default=True, type=click.IntRange(1))
