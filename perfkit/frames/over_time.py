@@ -66,7 +66,7 @@ def calls(rows: pd.DataFrame, bins: int = 200) -> pd.DataFrame:
 
 def over_time(rows: pd.DataFrame, bins: int = 100) -> pd.DataFrame:
     """What ended in each bin: t_s (left edge), ok_per_s, failed_per_s, planned_per_s (what was due)."""
-    grid = _grid(rows, bins, rows_a_bin=5)
+    grid = _grid(rows, bins, rows_a_bin=20)
     width = grid[1] - grid[0]
     ended = rows["done_s"].fillna(rows["t_s"]).to_numpy()
     good = rows["error"].isna().to_numpy()
@@ -91,7 +91,7 @@ def concurrency(rows: pd.DataFrame, bins: int = 200) -> pd.DataFrame:
 
 def delays(rows: pd.DataFrame, bins: int = 100) -> pd.DataFrame:
     """The generator's own delays per bin: t_s (middle), kickoff_ and queue_ p50, p99, max in ms."""
-    grid = _grid(rows, bins, rows_a_bin=5)
+    grid = _grid(rows, bins, rows_a_bin=20)
     data: dict[str, Any] = {"t_s": (grid[:-1] + grid[1:]) / 2}
     for name in ("kickoff", "queue"):
         known = rows[f"{name}_ms"].notna().to_numpy()
