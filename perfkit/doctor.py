@@ -9,6 +9,7 @@ import resource
 import statistics
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ def _modules() -> dict[str, Any]:
     missing = []
     for name in _MODULES:
         try:
-            importlib.import_module(name)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # some warn of the machine's set-up when they are loaded
+                importlib.import_module(name)
         except ImportError:
             missing.append(name)
     return _check(

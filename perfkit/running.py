@@ -183,8 +183,12 @@ def _summary_lines(run: Run) -> list[str]:
     if rows.empty:
         return ["no measured requests"]
     summary = frames.summary(rows).to_dict("records")
+    failures = frames.errors(run, rows, most=5).to_dict("records")
+    lines = [f"{one['count']} × {one['error']} of {one['operation']}: {one['words']}" for one in failures]
+    if not summary[-1]["ok"]:
+        return [*lines, f"none of {len(rows)} requests succeeded"]
     unit = summary[-1]["unit"]
-    lines = [f"response time in ms with 95 % intervals ({unit}); — where too few requests carry it"]
+    lines += [f"response time in ms with 95 % intervals ({unit}); — where too few requests carry it"]
     for row in summary:
         shown = [f"{name} {_interval(row, str(name))}" for name in ("p50", "p95", "p99")]
         rate = f"{row['rate_per_s']:.1f}/s"

@@ -199,6 +199,9 @@ def test_a_server_that_is_not_there_is_data(tmp_path: Path) -> None:
     (run,) = list_runs(tmp_path)
     assert run.table(["error"])["error"].to_pylist() == ["connect"] * 5
     assert json.loads(done.stdout)[0]["summary"][-1]["failed"] == 5
+    shown = perfkit("show", data=tmp_path).stdout
+    assert "5 × connect of get: " in shown
+    assert "none of 5 requests succeeded" in shown
 
 
 def test_the_exit_codes_are_documented() -> None:
