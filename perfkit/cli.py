@@ -5,7 +5,6 @@ Exit codes: 0 ok, 1 tool error, 2 bad input, 3 run invalid, 4 thresholds missed.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -107,6 +106,8 @@ def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...]
         sys.exit(130 if runs[-1].reason == "interrupted" else EXIT_TOOL_ERROR)
     if any(not run.meta.get("health", {}).get("valid", False) for run in runs):
         sys.exit(EXIT_RUN_INVALID)
+    if any(run.meta.get("steps_broken") for run in runs):
+        sys.exit(EXIT_TOOL_ERROR)
     if any(not one["ok"] for run in runs for one in run.meta["thresholds"]):
         sys.exit(EXIT_THRESHOLDS_MISSED)
 
@@ -125,11 +126,13 @@ def report_command(run: str, file: Path | None, params: tuple[str, ...], noteboo
 
     RUN is an id, its start or end, a path, or `latest`.
     """
-    from perfkit.report import make_report
+    from perfkit.report import make_report, notebook_path
     from perfkit.store import find_run
     from perfkit.workloads import parse_assignments, read_yaml
 
     found = find_run(run, data_dir)
+    if notebook is not None and not notebook.suffix:
+        notebook = notebook_path(str(notebook))
     given = (read_yaml(file) if file else {}) | parse_assignments(params, "--param")
     html = make_report(found, notebook=notebook, parameters=given, progress=not (quiet or as_json))
     click.echo(json.dumps({"run": found.id, "html": str(html)}) if as_json else str(html))
@@ -145,8 +148,10 @@ def ls_command(data_dir: Path, as_json: bool) -> None:
 
     found = []
     for run in list_runs(data_dir):
-        with contextlib.suppress(PerfkitError):
+        try:
             found.append(brief(run))
+        except PerfkitError as error:  # one that is damaged is told, and hides no other
+            found.append({"id": run.id, "state": "damaged", "tags": str(error)})
     if as_json:
         click.echo(json.dumps(found, indent=1))
     elif not found:

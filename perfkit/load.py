@@ -176,7 +176,7 @@ class Drive:
             await self._scenario.step(session, self._state, StepRandom(self._workload.seed, step))
         except RequestFailed:
             pass  # a row already
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if not session.failed:  # after a failed request the step may stumble; the row says why
                 self._note(error)
         if session.requests == requests:
@@ -184,7 +184,7 @@ class Drive:
             await asyncio.sleep(0.001)
         self.steps_done += 1
 
-    def _note(self, error: Exception) -> None:
+    def _note(self, error: BaseException) -> None:
         where = (traceback.extract_tb(error.__traceback__) or [_NOWHERE])[-1]
         words = self._recorder.redact(str(error))[:200]  # in this order: half a secret is one too
         text = f"{type(error).__name__}: {words} ({where.filename.rpartition('/')[2]}:{where.lineno})"

@@ -9,18 +9,25 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from perfkit.errors import BadInput, PerfkitError
 
-_READY = re.compile(r"ready at (http://\S+)")
+_READY = re.compile(r"ready at (http://\S+)(?:.*, instances ([^)]*)\))?")
 _START_S = 90.0
 _STOP_S = 20.0
 
 
+class Served(NamedTuple):
+    """A server that answers: its URL, and that of each of its instances."""
+
+    url: str
+    instances: tuple[str, ...]
+
+
 @contextmanager
-def reference_server(options: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the URL of a fresh `perfkit serve`, with `options` as its command-line options.
+def reference_server(options: Mapping[str, Any]) -> Iterator[Served]:
+    """Yield where a fresh `perfkit serve` answers, with `options` as its command-line options.
 
     Those that may hold a password go by the environment: other users of the machine read command lines.
     """
@@ -66,7 +73,9 @@ def _listen(process: subprocess.Popen[str], complaints: list[str]) -> None:
         del complaints[:-20]
 
 
-def _wait_for_url(process: subprocess.Popen[str], listener: threading.Thread, complaints: list[str]) -> str:
+def _wait_for_url(
+    process: subprocess.Popen[str], listener: threading.Thread, complaints: list[str]
+) -> Served:
     """Read the ready line, the only one the server prints."""
     assert process.stdout is not None
     timer = threading.Timer(_START_S, process.kill)
@@ -77,7 +86,7 @@ def _wait_for_url(process: subprocess.Popen[str], listener: threading.Thread, co
     finally:
         timer.cancel()
     if ready:
-        return ready[1]
+        return Served(ready[1], tuple((ready[2] or ready[1]).split()))
     process.terminate()
     code = process.wait()
     listener.join()

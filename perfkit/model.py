@@ -63,6 +63,9 @@ class Target:
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 0  #: after connect, reset and http_5xx
     max_header_kb: Count = 64
     max_body_mb: Count = 64
+    #: Base URL of a server with perfkit's probes (`/probe/samples`), one for each instance.
+    probes_url: str | tuple[str, ...] | None = None
+    metrics_url: str | tuple[str, ...] | None = None  #: any Prometheus pages, whole URLs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +134,8 @@ class Workload:
         workload = convert(cls, given, where)
         if workload.users is not None and workload.arrivals is not None:
             raise BadInput(f"{where}: both users and arrivals given; a run has one of them, remove the other")
+        if workload.arrivals is not None:
+            _refuse_other_shapes(workload.arrivals, where)
         users = workload.users
         if users is not None:
             if users.iterations is None and users.duration_s is None:
@@ -146,6 +151,25 @@ class Workload:
     def to_mapping(self) -> dict[str, Any]:
         """The inverse of `from_mapping`: plain dicts, lists and numbers."""
         return cast(dict[str, Any], msgspec.to_builtins(dataclasses.asdict(self)))
+
+
+#: Which shape a field of `arrivals` belongs to; those not named are of all shapes.
+_OF_SHAPE = {
+    "start_rate_per_s": "ramp",
+    "step_rates_per_s": "steps",
+    "spike_rate_per_s": "spike",
+    "spike_at_s": "spike",
+    "spike_for_s": "spike",
+    "ramp_s": "soak",
+}
+
+
+def _refuse_other_shapes(arrivals: Arrivals, where: str) -> None:
+    """BadInput for a value that the shape would leave unused."""
+    for name, shape in _OF_SHAPE.items():
+        if shape != arrivals.shape and getattr(arrivals, name) != getattr(Arrivals(), name):
+            words = f"arrivals.{name} is for shape {shape}, not {arrivals.shape}"
+            raise BadInput(f"{where}: {words}; leave it out")
 
 
 def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:

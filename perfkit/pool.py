@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -31,11 +32,23 @@ def own_pool(count: int) -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C comes when the block is left; processes started in it begin with it blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def warm_up(pool: Executor, count: int, scenario_ref: str) -> None:
     """Have every worker import what it needs; the first one ready may take others' turns, so ask again."""
     seen: set[int] = set()
     for _ in range(_ROUNDS):
-        seen |= {done.result() for done in [pool.submit(warm_up_process, scenario_ref) for _ in range(count)]}
+        with _interrupts_held():  # a child that has not got as far as to ignore Ctrl-C would complain of it
+            asked = [pool.submit(warm_up_process, scenario_ref) for _ in range(count)]
+        seen |= {done.result() for done in asked}
         if len(seen) >= count:
             return
         time.sleep(0.05)

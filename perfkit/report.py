@@ -27,6 +27,7 @@ from perfkit.store import Run
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _ONE_OF = re.compile(r"one of:\s*(.+)")
+_FROM_TO = re.compile(r"from (\d+) to (\d+)")
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', re.DOTALL)
 
 
@@ -37,6 +38,7 @@ class Parameter:
     name: str
     default: object
     allowed: tuple[str, ...] = ()
+    limits: tuple[int, int] | None = None
 
 
 def notebook_path(name: str) -> Path:
@@ -57,15 +59,22 @@ def make_report(
     out_dir: Path | None = None,
     progress: bool = True,
 ) -> Path:
-    """Execute a notebook (default: run_report) on a run and return the HTML, beside the .ipynb.
+    """Execute a notebook on a run and return the HTML, beside the .ipynb.
+
+    The default is run_report, with server_health beside it when the run has samples of its server's probes.
 
     BadInput for a parameter the notebook does not have or a value of the wrong type. PerfkitError, with the
     HTML's address and the broken cell's anchor, when a cell fails; both files are written all the same.
     """
-    notebook = notebook or notebook_path("run_report")
-    _ = run.meta  # a folder that is no run is refused before a kernel starts
     folder = out_dir or run.path / "report"
     own = _parameters_for(run, folder)
+    if notebook is None:
+        notebook = notebook_path("run_report")
+        check_parameters(notebook, parameters or {})
+        if (run.path / "probes.parquet").exists():  # its page first, so that the report can link it
+            health = notebook_path("server_health")
+            page = make_report(run, notebook=health, out_dir=out_dir, progress=progress)
+            own["health_page"] = page.name
     given = dict(parameters or {})
     for name in own.keys() & given.keys():
         raise BadInput(
@@ -78,6 +87,7 @@ def make_report(
 
 def _parameters_for(run: Run, folder: Path) -> dict[str, str]:
     """How a notebook that runs in `folder` finds the run: by relative paths, which tell nothing else."""
+    _ = run.meta  # a folder that is no run is refused before a kernel starts
     data_dir = os.path.relpath(run.path.parent.parent, folder)
     return {
         "run": run.id if run.path.parent.name == "runs" else os.path.relpath(run.path, folder),
@@ -117,7 +127,10 @@ def execute(
 
 
 def parameters_of(notebook: Path) -> list[Parameter]:
-    """The parameters a notebook declares in its cell tagged `parameters`; `# one of: a, b` limits one."""
+    """The parameters a notebook declares in its cell tagged `parameters`.
+
+    `# one of: a, b` and `# from 1 to 9` limit one.
+    """
     import papermill
 
     _silence_papermill()
@@ -135,9 +148,11 @@ def _parameter(found: Mapping[str, Any]) -> Parameter:
         default = ast.literal_eval(str(found["default"]))
     except (ValueError, SyntaxError):
         default = None  # an expression: any value goes
-    limits = _ONE_OF.search(str(found.get("help") or ""))
-    allowed = tuple(word.strip() for word in limits[1].split(",")) if limits else ()
-    return Parameter(str(found["name"]), default, allowed)
+    told = str(found.get("help") or "")
+    words, numbers = _ONE_OF.search(told), _FROM_TO.search(told)
+    allowed = tuple(word.strip() for word in words[1].split(",")) if words else ()
+    limits = (int(numbers[1]), int(numbers[2])) if numbers else None
+    return Parameter(str(found["name"]), default, allowed, limits)
 
 
 def check_parameters(notebook: Path, given: Mapping[str, Any]) -> None:
@@ -162,6 +177,9 @@ def _check_value(notebook: str, parameter: Parameter, value: object) -> None:
         kinds = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
         kind = kinds.get(type(default), type(default).__name__)
         raise BadInput(f"{notebook}: {parameter.name} takes {kind} (default {default!r}), not {value!r:.80}")
+    if parameter.limits and not parameter.limits[0] <= value <= parameter.limits[1]:  # type: ignore[operator]
+        low, high = parameter.limits
+        raise BadInput(f"{notebook}: {parameter.name} takes {low} to {high}, not {value!r:.80}")
     if parameter.allowed and value not in parameter.allowed:
         raise unknown(f"value of {notebook}, {parameter.name}:", str(value), parameter.allowed)
 
@@ -254,7 +272,7 @@ def _forget_machine(output: Path, notebook: Path) -> None:
     told = nb.metadata.get("papermill", {})
     told["input_path"], told["output_path"] = notebook.name, output.name
     # the inner one first; text by text, because in the file's JSON a newline before a path is a letter n
-    folders = {str(Path.cwd()): ".", str(Path.home()): "~"}
+    folders = {str(Path.cwd()): ".", str(Path.home()): "~", str(Path(perfkit.__file__).parents[1]): "."}
     places = [
         (_prefix(path), folders[path]) for path in sorted(folders, key=len, reverse=True) if path != "/"
     ]

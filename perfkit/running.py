@@ -19,7 +19,7 @@ from perfkit.local_server import reference_server
 from perfkit.model import Workload
 from perfkit.spread import execute
 from perfkit.store import Run, write_atomically
-from perfkit.workloads import complete, refuse_stranger, token_of, with_url
+from perfkit.workloads import complete, refuse_stranger, token_of, with_server
 
 
 def run_repeats(
@@ -32,8 +32,7 @@ def run_repeats(
     workload, scenario, params = complete(given, where)
     wanted = [thresholds.parse(text) for text in workload.thresholds]
     token = token_of(workload)
-    if workload.target.url is not None:
-        refuse_stranger(workload, allow_targets)
+    refuse_stranger(workload, allow_targets)
     runs = []
     for repeat in range(workload.repeats):
         label = scenario.name if workload.repeats == 1 else f"{scenario.name} {repeat + 1}/{workload.repeats}"
@@ -57,8 +56,10 @@ def _target_of(workload: Workload, tell: bool) -> Iterator[Workload]:
         return
     if tell:
         print("starting the reference agent server", file=sys.stderr)
-    with reference_server(workload.server) as url:
-        yield with_url(workload, url)
+    with reference_server(workload.server) as served:
+        yield with_server(
+            workload, served.url, served.instances if workload.server.get("probes", True) else ()
+        )
 
 
 def _apply_thresholds(run: Run, wanted: list[thresholds.Threshold]) -> None:
@@ -151,7 +152,9 @@ def brief(run: Run) -> dict[str, Any]:
 def details(run: Run) -> dict[str, Any]:
     """Everything run.json says, the state as it is now, and the summary per operation."""
     summary = frames.summary(frames.timeline(run))
-    rows = json.loads(summary.reset_index().to_json(orient="records"))
+    for name in frames.NAMES:  # a quantile that too few requests carry is not told
+        summary.loc[summary[f"{name}_low"].isna(), name] = math.nan
+    rows = json.loads(summary.to_json(orient="records"))
     return run.meta | {"state": run.state, "reason": run.reason, "path": str(run.path), "summary": rows}
 
 
@@ -169,6 +172,7 @@ def describe_run(run: Run) -> str:
     if meta.get("teardown_error"):
         lines.append(f"  left behind on the target: {meta['teardown_error']}")
     lines += ["  " + line for line in _summary_lines(run)]
+    lines += [f"  server {words}" for words in _probe_words(meta.get("probes") or [])]
     for one in meta.get("thresholds", ()):
         value = "no value" if one["value"] is None else f"{one['value']:.4g}"
         note = f" ({one['note']})" if one.get("note") else ""
@@ -196,6 +200,15 @@ def _summary_lines(run: Run) -> list[str]:
     return lines + [f"note: {text}" for text in frames.warnings(rows)]
 
 
+def _probe_words(sources: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What came from the server's probes, when something did not."""
+    for one in sources:
+        troubles = [f"{one['lost']:,} samples lost"] if one["lost"] else []
+        troubles += [f"{one['errors']} fetches failed ({one['error']})"] if one["errors"] else []
+        if troubles:
+            yield f"{one['source']}: {one['samples']:,} samples of itself, {', '.join(troubles)}"
+
+
 def _interval(row: Mapping[Any, Any], name: str) -> str:
     point, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     return "—" if math.isnan(low) or math.isnan(high) else f"{point:.4g} [{low:.4g}, {high:.4g}]"
@@ -207,5 +220,11 @@ def _load_words(workload: Mapping[str, Any]) -> str:
         length = f"{users['iterations']} steps" if users.get("iterations") else f"{users['duration_s']:g} s"
         return f"closed model: {users['count']} users, {length}"
     if arrivals:
-        return f"open model: {arrivals['shape']}, {arrivals['rate_per_s']:g}/s, {arrivals['duration_s']:g} s"
+        rate = f"{arrivals['rate_per_s']:g}/s"
+        if arrivals["shape"] == "steps":
+            rate = f"{', '.join(f'{step:g}' for step in arrivals['step_rates_per_s'])}/s"
+        elif arrivals["shape"] == "spike":
+            peak = arrivals.get("spike_rate_per_s") or 5 * arrivals["rate_per_s"]
+            rate += f" with a spike of {peak:g}/s"
+        return f"open model: {arrivals['shape']}, {rate}, {arrivals['duration_s']:g} s"
     return "no load"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from perfkit import describe
+from perfkit.collect import Collector
 from perfkit.errors import BadInput, PerfkitError, RequestFailed
 from perfkit.health import MeasuredRows, judge
 from perfkit.model import Users, Workload
@@ -83,11 +84,12 @@ class _Execution:
             coordinator_pid=multiprocessing.current_process().pid or 0,
             token=token,
         )
+        self.collector = Collector(folder.path, workload.target, monotonic, token)
         self.meta = describe.first_meta(workload, scenario, params, folder.path, monotonic, unix)
         self.start_ns = monotonic
         self.outcomes: list[Outcome] = []
         self.undo: list[Undo] = []
-        self._setup_rows = 0
+        self._setup_rows = self._unanswered = 0
 
     def save(self, **changes: Any) -> None:
         self.meta.update(changes)
@@ -117,8 +119,10 @@ class _Execution:
         state = _NOT_SET_UP
         try:
             state = run_on_loop(self._set_up())
+            self.collector.start()
             self._load(_pickled(state), executor, on_progress)
         finally:  # also after Ctrl-C: what was made is removed
+            self.meta["probes"] = self.collector.stop()
             run_on_loop(self._tear_down(state))
 
     # -- setup and teardown, in this process
@@ -135,12 +139,16 @@ class _Execution:
                 ) from None
             finally:
                 self.undo += recorder.undo
+                self._unanswered = recorder.unanswered
                 self._setup_rows = recorder.buffer.count
 
     async def _tear_down(self, state: Any) -> None:
         stride = self.workload.processes + 1
         first = self.workload.processes + stride * self._setup_rows
         problems = []
+        wanted = len(self.undo) + sum(len(outcome.undo) for outcome in self.outcomes)
+        if wanted:  # what stands here when a second Ctrl-C ends the clean-up
+            self.meta["teardown_error"] = f"interrupted; up to {wanted:,} things it made were not removed"
         async with self._rows("teardown", first_seq=first) as recorder:
             if state is not _NOT_SET_UP:
                 try:
@@ -151,6 +159,9 @@ class _Execution:
             wanted = len(recorder.undo)
             if left := await self._send_undo(recorder):
                 problems.append(f"{left:,} of {wanted:,} requests that remove what the run made failed")
+        unanswered = self._unanswered + sum(outcome.unanswered for outcome in self.outcomes)
+        if wanted and unanswered:
+            problems.append(f"{unanswered:,} POST or PUT got no answer; what they made, if anything, is left")
         self.meta["teardown_error"] = "; ".join(problems) or None
 
     async def _send_undo(self, recorder: Recorder) -> int:
@@ -253,6 +264,7 @@ class _Execution:
         """Merge, judge the generator, say in run.json how the run ended; returns what failed, if anything."""
         try:
             self.folder.merge()
+            self.folder.merge_probes()
             self._judge()
         except OSError as failed:
             failure = failure or self._broken_off(failed)
@@ -279,6 +291,7 @@ class _Execution:
             measured={"from_ns": first, "to_ns": self._measure_ends(first, rows)},
             health={"valid": not reasons, "reasons": reasons, "workers": workers},
             step_errors=[{"text": text, "count": count} for text, count in errors.items()],
+            steps_broken=0 < sum(outcome.steps_done for outcome in self.outcomes) <= errors.total(),
         )
 
     def _measure_ends(self, first: int, rows: MeasuredRows) -> int:

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from perfkit.errors import BadInput, PerfkitError, nearest
 from perfkit.model import COLUMNS, INSTANTS, SCHEMA_VERSION
 
+_TEXT = pa.dictionary(pa.int32(), pa.string())
 _TEXT_COLUMNS = ("scenario", "operation", "phase", "error")
 _ROW_GROUP = 512 * 1024
 
@@ -93,6 +94,9 @@ class Run:
                 break
             except FileNotFoundError:
                 continue
+            except (pa.ArrowException, OSError) as error:
+                words = str(error).splitlines()[0]
+                raise PerfkitError(f"{self.id} is damaged, its rows cannot be read: {words}") from None
         else:
             raise PerfkitError(f"{self.path}: its files keep changing; try again when the run has ended")
         if not tables:
@@ -122,15 +126,41 @@ def _read(file: Path, columns: Sequence[str] | None) -> pa.Table:
 
 
 def _empty() -> pa.Table:
-    text = pa.dictionary(pa.int32(), pa.string())
     types: dict[str, pa.DataType] = dict.fromkeys(COLUMNS, pa.int64())
-    types |= dict.fromkeys(_TEXT_COLUMNS, text)
+    types |= dict.fromkeys(_TEXT_COLUMNS, _TEXT)
     types |= {"worker": pa.int32(), "user": pa.int32(), "status": pa.int16(), "attempt": pa.uint8()}
     types |= {"error_text": pa.string(), "request_id": pa.string(), "chunks": pa.list_(pa.int32())}
     return pa.schema(types).empty_table()
 
 
 _EMPTY = _empty()
+
+
+#: What a server observed of itself: ns on the run's clock; the unit of a value is in its probe's name.
+PROBES_SCHEMA = pa.schema(
+    {
+        "t": pa.int64(),
+        "source": _TEXT,
+        "probe": _TEXT,
+        "value": pa.float64(),
+        "label": _TEXT,
+        "request_id": pa.string(),
+    },
+    metadata={"perfkit_schema": str(SCHEMA_VERSION)},
+)
+
+
+def read_probes(run: Run) -> pa.Table:
+    """The samples of a run's server (PROBES_SCHEMA), from probes.parquet or from what is there so far."""
+    for _ in range(3):
+        merged = run.path / "probes.parquet"
+        files = [merged] if merged.exists() else sorted((run.path / "probe_segments").glob("*.parquet"))
+        try:
+            tables = [pq.read_table(file, schema=PROBES_SCHEMA) for file in files]
+        except FileNotFoundError:  # merged away meanwhile
+            continue
+        return pa.concat_tables([PROBES_SCHEMA.empty_table(), *tables]).unify_dictionaries()
+    raise PerfkitError(f"{run.path}: its files keep changing; try again when the run has ended")
 
 
 # -- finding runs ----------------------------------------------------------------------------------
@@ -158,7 +188,7 @@ def find_run(name: str, data_dir: Path, *, whole: bool = False) -> Run:
     if (Path(name) / "run.json").exists():
         return Run(Path(name).resolve())
     runs = {run.id: run for run in list_runs(data_dir)}
-    if name == "latest" and runs:
+    if name == "latest" and runs and not whole:
         return list(runs.values())[-1]
     found = [i for i in runs if i == name] or [i for i in runs if i.startswith(name) or i.endswith(name)]
     if whole and found and found != [name]:
@@ -176,7 +206,7 @@ def remove_runs(runs: Iterable[Run]) -> Iterator[Run]:
     """Delete run folders, each once, and yield them; when one is still running none is deleted."""
     once = list(dict.fromkeys(runs))
     for run in once:
-        if run.state == "running":
+        if run._is_alive():
             raise BadInput(f"{run.id} is still running; stop it first, nothing was removed")
     for run in once:
         shutil.rmtree(run.path)
@@ -236,6 +266,13 @@ class RunFolder:
             raise
         shutil.rmtree(self.path / "segments", ignore_errors=True)
 
+    def merge_probes(self) -> None:
+        """Turn the segments of the server's samples, if there are any, into probes.parquet."""
+        segments = self.path / "probe_segments"
+        if segments.exists():
+            _write_table(self.path / "probes.parquet", read_probes(Run(self.path)))
+            shutil.rmtree(segments, ignore_errors=True)
+
     def close(self) -> None:
         """Release the lock; whoever reads the state from now on sees what run.json says."""
         self._lock.close()
@@ -243,8 +280,17 @@ class RunFolder:
 
 def write_segment(folder: Path, name: str, table: pa.Table) -> None:
     """Write one segment so that a reader, or a crash, never meets half of it."""
-    final = folder / "segments" / f"{name}.parquet"
-    temporary = final.with_name(f".{name}.part")
+    _write_table(folder / "segments" / f"{name}.parquet", table)
+
+
+def write_probe_segment(folder: Path, number: int, table: pa.Table) -> None:
+    """The same for samples of the server."""
+    (folder / "probe_segments").mkdir(exist_ok=True)
+    _write_table(folder / "probe_segments" / f"{number:06d}.parquet", table)
+
+
+def _write_table(final: Path, table: pa.Table) -> None:
+    temporary = final.with_name(f".{final.stem}.part")
     try:
         pq.write_table(table, temporary, **_parquet_options(table.schema))
         _fsync(temporary)
@@ -273,10 +319,11 @@ def _fsync(path: Path) -> None:
 
 
 def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    delta = [name for name in (*INSTANTS, "seq", "step") if name in schema.names]
+    delta = [name for name in (*INSTANTS, "seq", "step", "t") if name in schema.names]
+    text = (*_TEXT_COLUMNS, "source", "probe", "label")
     return {
         "compression": "zstd",
-        "use_dictionary": [name for name in _TEXT_COLUMNS if name in schema.names],
+        "use_dictionary": [name for name in text if name in schema.names],
         "column_encoding": dict.fromkeys(delta, "DELTA_BINARY_PACKED"),
     }
 

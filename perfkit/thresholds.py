@@ -31,7 +31,7 @@ UNITS = {
 _OPERATORS = {"<": float.__lt__, "<=": float.__le__, ">": float.__gt__, ">=": float.__ge__}
 _SHAPE = re.compile(
     r"\s*(?P<metric>[A-Za-z_]+[\d.]*)\s*(\((?P<operation>[^)]*)\))?\s*(?P<operator>[<>]=?)\s*"
-    r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>\S*)\s*"
+    r"(?P<number>\d+(\.\d+)?([eE][-+]?\d+)?)\s*(?P<unit>\S*)\s*"
 )
 _PERCENTILE = re.compile(r"(ttft_)?p(\d+(?:\.\d+)?)")
 

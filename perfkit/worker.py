@@ -64,6 +64,7 @@ class Outcome:
 
     health: dict[str, Any]
     undo: list[Undo]
+    unanswered: int
     step_errors: dict[str, int]
     steps_done: int
     stopped: bool
@@ -209,6 +210,7 @@ async def _run_shard(shard: Shard) -> Outcome:
     return Outcome(
         health=seen.to_mapping(),
         undo=recorder.undo,
+        unanswered=recorder.unanswered,
         step_errors=dict(drive.step_errors),
         steps_done=drive.steps_done,
         stopped=drive.stopped,

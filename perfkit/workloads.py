@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
+from perfkit.collect import as_list
 from perfkit.errors import BadInput
 from perfkit.model import Target, Workload
 from perfkit.scenarios import Scenario, load_scenario
@@ -20,10 +22,30 @@ from perfkit.transport import split_url
 from perfkit.worker import make_transport, run_on_loop
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe part; 1e9 is a number, as in YAML 1.2; a name given twice in one mapping is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """See PyYAML."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value} is given twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; BadInput says where it is broken."""
     try:
-        given = yaml.safe_load(path.read_text())
+        given = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: 2024-13-45 looks like a date and is none
@@ -51,7 +73,7 @@ def parse_assignments(assignments: Iterable[str], option: str) -> dict[str, Any]
                     f"{option} {text!r}: {section} was given a value of its own before; give one of both"
                 )
         try:
-            place[last] = yaml.safe_load(value)
+            place[last] = yaml.load(value, _Loader)
         except (yaml.YAMLError, ValueError, TypeError):
             raise BadInput(f"{option} {text!r}: the value is no number, word or list") from None
     return found
@@ -70,6 +92,10 @@ def merged(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 def complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario, Any]:
     """Check what can be checked before a run: names, types, target, scenario, its parameters, schedule."""
     workload = Workload.from_mapping(given, where)
+    if workload.server and workload.target.url is not None:
+        name = next(iter(workload.server))
+        words = f"{where}: server.{name} is for the server perfkit starts itself"
+        raise BadInput(f"{words}; there is none with target.url, leave one of them out")
     _try_target(workload.target)
     scenario = load_scenario(workload.scenario)
     params = scenario.params(workload.params)
@@ -83,6 +109,11 @@ def complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario, 
 def _try_target(target: Target) -> None:
     """BadInput when no transport can be made for a target: a wrong url, proxy, certificate file, …"""
 
+    for name in ("probes_url", "metrics_url"):
+        for url in as_list(getattr(target, name)):
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+                raise BadInput(f"target.{name}: give http://host:port…, without a password, not {url:.80}")
     if target.proxy is not None and not _PROXY(target.proxy):  # the value may hold a password
         raise BadInput("target.proxy: give http://host:port or https://host:port")
 
@@ -98,9 +129,12 @@ def _try_target(target: Target) -> None:
 _PROXY = re.compile(r"https?://[^\s/?#]+/?").fullmatch
 
 
-def with_url(workload: Workload, url: str) -> Workload:
-    """The same workload against another base URL."""
-    return dataclasses.replace(workload, target=dataclasses.replace(workload.target, url=url))
+def with_server(workload: Workload, url: str, probes: tuple[str, ...]) -> Workload:
+    """The same workload against another base URL, and the probes of its instances."""
+    target = dataclasses.replace(workload.target, url=url)
+    if target.probes_url is None:
+        target = dataclasses.replace(target, probes_url=probes or None)
+    return dataclasses.replace(workload, target=target)
 
 
 def token_of(workload: Workload) -> str | None:
@@ -118,9 +152,16 @@ def token_of(workload: Workload) -> str | None:
 
 def refuse_stranger(workload: Workload, allowed: Iterable[str]) -> None:
     """BadInput unless the target is this machine or was allowed by name: no slip loads a stranger's."""
-    host = split_url(workload.target).hostname or ""
-    if not is_loopback(host) and host not in {name.lower() for name in allowed}:
-        raise BadInput(f"target {host} is not this machine; if you may load it, add --allow-target {host}")
+    target = workload.target
+    hosts = [urlsplit(url).hostname for url in (*as_list(target.probes_url), *as_list(target.metrics_url))]
+    if target.url is not None:
+        hosts.insert(0, split_url(target).hostname)
+    known = {name.lower() for name in allowed}
+    for host in hosts:
+        if not is_loopback(host or "") and host not in known:
+            raise BadInput(
+                f"target {host} is not this machine; if you may load it, add --allow-target {host}"
+            )
 
 
 def is_loopback(host: str) -> bool:

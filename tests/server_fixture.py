@@ -22,16 +22,16 @@ from perfkit.local_server import reference_server
 @pytest.fixture(scope="session")
 def agent_server() -> Iterator[str]:
     """URL of a server on embedded PostgreSQL whose model does not wait."""
-    with reference_server({"model_speed": 0}) as url:
-        yield url
+    with reference_server({"model_speed": 0}) as served:
+        yield served.url
 
 
 @pytest.fixture(scope="session")
 def sqlite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The same on SQLite."""
     file = tmp_path_factory.mktemp("sqlite") / "agents.db"
-    with reference_server({"model_speed": 0, "database_url": f"sqlite:///{file}"}) as url:
-        yield url
+    with reference_server({"model_speed": 0, "database_url": f"sqlite:///{file}"}) as served:
+        yield served.url
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,10 +153,47 @@ def test_a_run_that_ends_early_is_measured_until_its_end(server: SmallServer, tm
     assert measured["to_ns"] - measured["from_ns"] < 10e9
 
 
+def test_steps_that_always_break_are_exit_1(server: SmallServer, tmp_path: Path) -> None:
+    """Requests are measured, but every step ends by an error of its own, sys.exit included: not a success."""
+    for ending in ("raise KeyError('boom')", "raise SystemExit(3)"):
+        done, run = play(
+            server,
+            tmp_path,
+            f"async def step(session, state, rng):\n    await session.get('/')\n    {ending}\n",
+        )
+        assert (done.returncode, run.state) == (1, "complete"), done.stderr
+        assert "scenario error" in done.stdout
+        shutil.rmtree(run.path)
+
+
+def test_writes_without_an_answer_are_told(server: SmallServer, tmp_path: Path) -> None:
+    """A POST that timed out may have made something that no clean-up knows of."""
+    step = (
+        "async def step(session, state, rng):\n"
+        "    session.on_teardown('DELETE', '/x')\n"
+        "    await session.post('/slow/500', timeout_s=0.05)\n"
+    )
+    done, run = play(server, tmp_path, step, "-s", "users.iterations=3", "-s", "users.count=1")
+    assert "3 POST or PUT got no answer" in run.meta["teardown_error"]
+    assert "left behind on the target" in done.stdout
+
+
+def test_no_secret_of_a_started_server_is_written(tmp_path: Path) -> None:
+    """Its password, by whatever name it is given."""
+    command = [sys.executable, "-m", "perfkit.cli", "run", "-q", "--scenario", "http_get"]
+    settings = ["server.password=hunter2server", f"server.database_url=sqlite:///{tmp_path}/x.db"]
+    settings += ["users.iterations=1", "users.count=1"]
+    command += [part for one in settings for part in ("-s", one)] + ["--data-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "hunter2" not in done.stdout + done.stderr
+    (run,) = list_runs(tmp_path)
+    for file in run.path.rglob("*"):
+        assert file.is_dir() or b"hunter2" not in file.read_bytes(), file.name
+
+
 def test_no_secret_of_the_settings_is_written(server: SmallServer, tmp_path: Path) -> None:
     """Passwords of a started server and of a proxy, headers that hold keys: no file of the run has them."""
     settings = [
-        ("server.password", "hunter2server"),
         ("target.headers.ocp-apim-subscription-key", "hunter2header"),
         ("target.headers.x-access-key", "hunter2access"),
         ("target.proxy", "http://me:hunter2proxy@127.0.0.1:9"),

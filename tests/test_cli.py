@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from perfkit.errors import BadInput
 from perfkit.store import list_runs
+from perfkit.workloads import read_yaml
 from tests.small_server import SmallServer, small_server
 
 SECRET = "sk-not-for-your-eyes-4711"
@@ -69,6 +71,16 @@ BAD = {
         "--allow-target example.com",
     ),
     "no URL": (["run", "--scenario", "http_get", "--target", "localhost:80"], "http://host:port"),
+    "server options with a target": (
+        ["run", "--scenario", "http_get", "--target", "http://localhost", "-s", "server.seed=2"],
+        "server.seed",
+    ),
+    "a value of another shape": (
+        ["run", "--scenario", "http_get", "-s", "arrivals.spike_rate_per_s=5"],
+        "is for shape spike",
+    ),
+    "a path that is none": (["run", "--scenario", "http_get", "-p", "path=count"], "starts with /"),
+    "report value out of range": (["report", "SAMPLE", "-p", "bins=0"], "1 to 5000"),
     "password in URL": (["run", "--scenario", "http_get", "--target", "http://u:p@localhost"], "token_env"),
     "token not set": (
         ["run", "--scenario", "http_get", "--target", "http://localhost", "-s", "target.token_env=NOT_SET_X"],
@@ -142,6 +154,16 @@ def test_yaml_mistakes_name_the_line(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_yaml_takes_numbers_as_people_write_them_and_names_once(tmp_path: Path) -> None:
+    """1e3 is a thousand; a name that stands twice in one mapping is refused, not silently the last."""
+    file = tmp_path / "w.yaml"
+    file.write_text("arrivals: {rate_per_s: 1e3, duration_s: 2.5e-1}")
+    assert read_yaml(file) == {"arrivals": {"rate_per_s": 1000.0, "duration_s": 0.25}}
+    file.write_text("seed: 1\nscenario: a\nscenario: b\n")
+    with pytest.raises(BadInput, match="line 3: not YAML: scenario is given twice"):
+        read_yaml(file)
+
+
 def test_a_scenario_file_that_does_not_work_is_named(tmp_path: Path) -> None:
     """A scenario file with a mistake gives one line with the file and the mistake."""
     file = tmp_path / "mine.py"
@@ -163,9 +185,27 @@ def test_run_show_ls_rm(one_run: Path, server: SmallServer, tmp_path: Path) -> N
     assert "n 40, failed 0" in perfkit("show", data=one_run).stdout
 
     assert run_get(server, tmp_path, "-q").returncode == 0
-    assert perfkit("rm", "latest", data=tmp_path).returncode == 0
+    (mine,) = list_runs(tmp_path)
+    assert perfkit("rm", "latest", data=tmp_path).returncode == 2, "what cannot be undone wants the whole id"
+    assert perfkit("rm", mine.id, data=tmp_path).returncode == 0
     assert list_runs(tmp_path) == []
     assert "no runs" in perfkit("ls", data=tmp_path).stdout
+
+
+def test_a_damaged_run_hides_no_other(one_run: Path, server: SmallServer, tmp_path: Path) -> None:
+    """A truncated timeline: listed as damaged beside the others, told in one line, and it can be removed."""
+    for _ in range(2):
+        assert run_get(server, tmp_path, "-q").returncode == 0
+    damaged, good = list_runs(tmp_path)
+    (damaged.path / "timeline.parquet").write_bytes(b"PAR1 and no more")
+    listed = json.loads(perfkit("ls", "--json", data=tmp_path).stdout)
+    assert [one["state"] for one in listed] == ["damaged", "complete"]
+    shown = perfkit("show", damaged.id, data=tmp_path)
+    assert (shown.returncode, len(shown.stderr.splitlines())) == (1, 1)
+    assert f"{damaged.id} is damaged" in shown.stderr
+    (damaged.path / "run.json").write_text("{")
+    assert perfkit("rm", damaged.id, data=tmp_path).returncode == 0
+    assert [run.id for run in list_runs(tmp_path)] == [good.id]
 
 
 def test_thresholds_missed_is_exit_4(server: SmallServer, tmp_path: Path) -> None:

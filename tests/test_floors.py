@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "perfkit"
 FLOORS = (
     *("errors", "model"),
     *("rows", "schedule", "stats", "transport", "pacing", "wire", "via_httpx", "session", "scenarios"),
-    *("store", "writer", "health", "load", "worker", "describe"),
-    *("frames", "figures", "thresholds"),
+    *("store", "collect", "writer", "health", "load", "worker", "describe"),
+    *("frames", "findings", "figures", "thresholds"),
     *("local_server", "pool", "spread", "report", "workloads", "running", "doctor"),
     "cli",
 )
@@ -28,9 +28,11 @@ HEAVY = {
     "nbformat": {"report"},
     "matplotlib": {"figures"},
     "seaborn": {"figures"},
-    "pandas": {"frames", "figures", "thresholds"},
+    "pandas": {"frames", "findings", "figures", "thresholds"},
     "scipy": {"stats", "frames"},
-    "sqlalchemy": {"server"},
+    "sqlalchemy": {"server", "probes"},
+    "opentelemetry": {"server", "probes"},
+    "apscheduler": {"server", "probes"},
     "fastapi": {"server"},
     "dask": set(),
 }

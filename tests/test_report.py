@@ -20,8 +20,8 @@ from perfkit.store import Run
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 FIGURES = 11
-QUESTIONS = 13
-CELLS = 17
+QUESTIONS = 14
+CELLS = 18
 
 
 @pytest.fixture(scope="module")

@@ -623,7 +623,7 @@ def test_secure_wants_the_password() -> None:
 def test_password_of_a_server_started_for_a_run_is_on_no_command_line(tmp_path: Path) -> None:
     """Others on the machine can read command lines: what may hold a password goes by the environment."""
     options = {"secure": True, "password": "open sesame", "database_url": f"sqlite:///{tmp_path}/secret.db"}
-    with reference_server(options) as url, client(url) as http:
+    with reference_server(options) as served, client(served.url) as http:
         commands = _command_lines()
         assert "perfkit.server" in commands
         assert "sesame" not in commands

@@ -12,6 +12,16 @@ from perfkit.figures.over_time import (
     kickoff_timeline,
     throughput,
 )
+from perfkit.figures.server import (
+    endpoint_table,
+    endpoint_times,
+    findings,
+    leadership,
+    loop_lag,
+    model_times,
+    pool,
+    tail,
+)
 from perfkit.figures.streaming import streaming
 from perfkit.figures.style import Shown, show, words
 from perfkit.figures.tables import error_table, facts, health_table, notes, summary_table, verdict
@@ -22,17 +32,25 @@ __all__ = [
     "call_latency",
     "concurrency",
     "ecdf",
+    "endpoint_table",
+    "endpoint_times",
     "error_table",
     "facts",
+    "findings",
     "generator_delays",
     "health_table",
     "histogram",
     "kickoff_timeline",
+    "leadership",
+    "loop_lag",
+    "model_times",
     "notes",
     "percentile_plot",
+    "pool",
     "show",
     "streaming",
     "summary_table",
+    "tail",
     "throughput",
     "verdict",
     "words",

@@ -21,6 +21,7 @@ from perfkit.figures.style import (
     line,
     ms,
     nothing,
+    percent,
     say,
     short,
     style,
@@ -146,7 +147,7 @@ def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             told = [f"timeouts and cutoffs ({late:,}) are right-censored: a line that ends early lacks them"]
         if left_out:
             told.append(
-                f"other failures ({left_out:,}, {100 * left_out / n:.2g} %) ended early and are left out"
+                f"other failures ({left_out:,}, {percent(left_out / n)}) ended early and are left out"
             )
         return say(ax, alt + ".", caption(frame, *told))
 

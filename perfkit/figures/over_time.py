@@ -20,6 +20,7 @@ from perfkit.figures.style import (
     line,
     ms,
     nothing,
+    number,
     say,
     seconds,
     short,
@@ -73,7 +74,7 @@ def kickoff_timeline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         legend(ax)
         drawn, n = frame.attrs["drawn"], frame.attrs["n"]
         what = f"{drawn:,} of {n:,} drawn, evenly and with the slowest" if drawn < n else "all drawn"
-        alt = f"Kick-off timeline of {n:,} requests over {done.max() - due.min():.3g} seconds; "
+        alt = f"Kick-off timeline of {n:,} requests over {number(done.max() - due.min())} seconds; "
         alt += f"the longest took {ms(1e3 * float(np.nanmax(done - due)))} from planned to done."
         return say(ax, alt, caption(frame, what, "grey: due but not yet sent; colour: sent to done"))
 
@@ -143,9 +144,9 @@ def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set_ylim(bottom=0)
         time_axis(ax, frame, float(t[-1]))
         legend(ax)
-        alt = f"Requests in flight over time: {frame['mean'].mean():.3g} on average, "
+        alt = f"Requests in flight over time: {number(frame['mean'].mean())} on average, "
         alt += f"{frame['most'].max():,} at most; "
-        alt += f"due but not yet sent: {frame['waiting'].max():.3g} at most in a bin's mean."
+        alt += f"due but not yet sent: {number(frame['waiting'].max())} at most in a bin's mean."
         return say(
             ax, alt, caption(frame, f"bins of {seconds(width)}, counted exactly at every start and end")
         )
@@ -169,8 +170,8 @@ def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             below.set_ylim(bottom=0)
         time_axis(ax if below is None or below is ax else below, frame, float(t[-1]))
         legend(ax)
-        alt = f"Throughput over time: at most {frame['ok_per_s'].max():.3g} successes and "
-        alt += f"{frame['failed_per_s'].max():.3g} failures a second in a bin."
+        alt = f"Throughput over time: at most {number(frame['ok_per_s'].max())} successes and "
+        alt += f"{number(frame['failed_per_s'].max())} failures a second in a bin."
         width = f"bins of {seconds(frame.attrs['bin_s'])}; planned: when due, the others: when they ended"
         return say(ax, alt, caption(frame, width))
 

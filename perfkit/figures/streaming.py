@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from perfkit.figures.distribution import bars, marks
-from perfkit.figures.style import axes_for, caption, legend, ms, nothing, say, style
+from perfkit.figures.style import axes_for, caption, legend, ms, nothing, number, say, style
 from perfkit.frames.streaming import LEAST_MS
 
 
 def _per_s(value: float) -> str:
-    return f"{value:.3g}/s"
+    return f"{number(value)}/s"
 
 
 class _Kind(NamedTuple):

@@ -138,7 +138,7 @@ def words(ax: Axes) -> tuple[str, str]:
 def caption(frame: pd.DataFrame, *more: str) -> str:
     """n, failures, time span and what else must be known, from a frame's attrs."""
     n, failed, span = (frame.attrs.get(name, 0) for name in ("n", "failed", "span_s"))
-    share = f" ({100 * failed / n:.2g} %)" if failed and n else ""
+    share = f" ({percent(failed / n)})" if failed and n else ""
     first = f"{n:,} requests, {failed:,} failed{share}, {seconds(span)}"
     hidden = frame.attrs.get("hidden_operations", 0)
     if hidden:
@@ -150,6 +150,16 @@ def latency_name(frame: pd.DataFrame) -> str:
     """What the latency of this frame is, for axis labels."""
     known = {"response": "response time, from planned to done", "service": "service time, from sent to done"}
     return known.get(str(frame.attrs.get("latency")), "latency")
+
+
+def percent(share: float) -> str:
+    """A share a person reads: 0.012 %, 3.4 %, 62 %, 100 %."""
+    return f"{100 * share:.2g} %" if abs(share) < 0.0995 else f"{100 * share:.0f} %"
+
+
+def number(value: float) -> str:
+    """Three digits that matter, never as a power of ten: 0.0123, 45.6, 3,340."""
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
 def seconds(value: float) -> str:

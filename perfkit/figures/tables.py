@@ -1,6 +1,6 @@
 """What a report says in words and tables: verdict, summary, errors, generator health, facts of the run.
 
-Names and error texts come from servers and scenario files: everything is escaped here, by `_e`.
+Names and error texts come from servers and scenario files: everything is escaped here, by `escaped`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 
 import pandas as pd
 
-from perfkit.figures.style import Shown, ms, scroller, seconds
+from perfkit.figures.style import Shown, ms, number, percent, scroller, seconds
 from perfkit.store import Run
 
 _STATISTICS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "p99.9", "max")
 
 
-def _e(value: object) -> str:
+def escaped(value: object) -> str:
     """Text for HTML: escaped, without control characters, bidirectional overrides included."""
     text = str(value)
     return html.escape("".join(c if c.isprintable() or c == "\n" else "�" for c in text), quote=True)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, numbers: bool = True) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, numbers: bool = True) -> str:
     """A table of cells that are HTML already; the first column heads its row."""
     css = ' class="pk-n"' if numbers else ""
     top = "".join(f'<th scope="col"{css if i else ""}>{cell}</th>' for i, cell in enumerate(head))
@@ -33,8 +33,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, 
         f'<tr><th scope="row">{first}</th>{"".join(f"<td{css}>{cell}</td>" for cell in rest)}</tr>'
         for first, *rest in rows
     )
-    table = f'<table class="pk-table"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
-    return f'<figure class="pk-figure">{scroller("table", table)}<figcaption>{caption}</figcaption></figure>'
+    inside = f'<table class="pk-table"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<figure class="pk-figure">{scroller("table", inside)}<figcaption>{caption}</figcaption></figure>'
 
 
 def _list(items: Iterable[str]) -> str:
@@ -65,17 +65,19 @@ def verdict(run: Run, summary: pd.DataFrame) -> Shown:
     if missed and css == "pk-good":
         css = "pk-warn"
     reasons = "; ".join(reason for reason in why if reason)
-    first = f"<strong>{_e(word)}</strong>" + (f" — {_e(reasons)}." if reasons else "")
+    first = f"<strong>{escaped(word)}</strong>" + (f" — {escaped(reasons)}." if reasons else "")
     if health.get("valid") is False and state != "complete":
         first += " The generator was over its budget too."
-    parts = [f"<p>{first} {_e(told)}</p>"]
+    parts = [f"<p>{first} {escaped(told)}</p>"]
     if thresholds:
         parts.append(f"<p>Thresholds: {len(thresholds) - len(missed)} of {len(thresholds)} met.</p>")
         parts.append(_list(_threshold(t) for t in thresholds))
     errors = [e for e in _sequence(run.meta.get("step_errors")) if isinstance(e, Mapping)]
     if errors:
         parts.append("<p>Steps of the scenario that ended by an error of their own:</p>")
-        parts.append(_list(f"{_e(e.get('count', '?'))} × {_e(e.get('text', ''))}" for e in errors[:10]))
+        parts.append(
+            _list(f"{escaped(e.get('count', '?'))} × {escaped(e.get('text', ''))}" for e in errors[:10])
+        )
     return Shown(
         f'<section class="pk-verdict {css}">{"".join(parts)}</section>', f"{word} {reasons} {told}".strip()
     )
@@ -86,9 +88,9 @@ def _headline(summary: pd.DataFrame) -> str:
     n, failed, span = int(row["n"]), int(row["failed"]), summary.attrs["span_s"]
     if not n:
         return "No request reached the measured part."
-    share = f" ({100 * failed / n:.2g} %)" if failed else ""
+    share = f" ({percent(failed / n)})" if failed else ""
     text = f"{n:,} requests in {seconds(span)}, {failed:,} failed{share}, "
-    text += f"{row['rate_per_s']:.3g} successes a second."
+    text += f"{number(row['rate_per_s'])} successes a second."
     quoted = [
         f"{p} {ms(row[p])} ({ms(row[f'{p}_low'])} to {ms(row[f'{p}_high'])})"
         for p in ("p50", "p99")
@@ -108,7 +110,8 @@ def _threshold(threshold: Mapping[str, Any]) -> str:
     text = str(threshold.get("text", ""))
     note = f"; {threshold['note']}" if threshold.get("note") else ""
     unit = re.search(r"[\d.]\s*([^\d\s.]+)\s*$", text)
-    return f"{sign}: <code>{_e(text)}</code> (measured: {seen}{_e((' ' + unit[1] if unit else '') + note)})"
+    measured = escaped(seen + (f" {unit[1]}" if unit else "") + note)
+    return f"{sign}: <code>{escaped(text)}</code> (measured: {measured})"
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -120,27 +123,27 @@ def summary_table(summary: pd.DataFrame) -> Shown:
     rows = [
         ["requests", *(f"{int(c['n']):,}" for c in columns)],
         ["failed", *(_failed(c) for c in columns)],
-        ["successes a second", *(f"{c['rate_per_s']:.3g}" for c in columns)],
+        ["successes a second", *(number(c["rate_per_s"]) for c in columns)],
         *([name, *(_cell(c, name) for c in columns)] for name in _STATISTICS),
     ]
     caption = (
-        f"{_e(str(summary.attrs['latency']).capitalize())} time of successful requests. "
-        f"Small print: 95 % {_e(_unit(summary.iloc[-1]))}. "
+        f"{escaped(str(summary.attrs['latency']).capitalize())} time of successful requests. "
+        f"Small print: 95 % {escaped(_unit(summary.iloc[-1]))}. "
         "It tells how well this run knows its own number, not what the next run would show. "
         "A dash: fewer than 10 requests lie beyond that quantile."
     )
-    table = _table(["", *(_name(c["operation"]) for c in columns)], rows, caption)
-    return Shown(table, summary[["operation", "n", "failed", *_STATISTICS]].to_string(index=False))
+    body = table(["", *(_name(c["operation"]) for c in columns)], rows, caption)
+    return Shown(body, summary[["operation", "n", "failed", *_STATISTICS]].to_string(index=False))
 
 
 def _failed(row: Any) -> str:
     n, failed = int(row["n"]), int(row["failed"])
-    return f"{failed:,}<br><small>{100 * failed / n:.2g} %</small>" if failed else "0"
+    return f"{failed:,}<br><small>{percent(failed / n)}</small>" if failed else "0"
 
 
 def _name(value: object) -> str:
     text = str(value)
-    return _e(text if len(text) <= 60 else text[:59] + "…")
+    return escaped(text if len(text) <= 60 else text[:59] + "…")
 
 
 def _cell(row: Any, name: str) -> str:
@@ -168,7 +171,7 @@ def notes(warnings: Sequence[str]) -> Shown:
     """Warnings that belong to the summary, or nothing."""
     if not warnings:
         return Shown("", "")
-    listed = _list(_e(text) for text in warnings[:20])
+    listed = _list(escaped(text) for text in warnings[:20])
     return Shown(f'<aside class="pk-notes"><p>Read with care:</p>{listed}</aside>', "\n".join(warnings))
 
 
@@ -178,17 +181,17 @@ def error_table(errors: pd.DataFrame) -> Shown:
         return Shown("<p>No request failed.</p>", "No request failed.")
     rows = [
         [
-            _e(r["error"]),
+            escaped(r["error"]),
             _name(r["operation"]),
             f"{r['count']:,}",
-            f"{100 * r['share']:.2g} %",
-            f"<q>{_e(_words(r['words']))}</q>",
+            percent(r["share"]),
+            f"<q>{escaped(_words(r['words']))}</q>",
         ]
         for _, r in errors.iterrows()
     ]
     kinds = errors.attrs["kinds"]
     more = f" The {len(errors)} most frequent of {kinds}." if kinds > len(errors) else ""
-    body = _table(
+    body = table(
         ["class", "operation", "count", "share", "first words heard"],
         rows,
         f"Failed requests.{more}",
@@ -221,9 +224,9 @@ def health_table(run: Run) -> Shown:
         "gc_pauses": "GC pauses",
         "gc_pause_max_ms": "longest GC pause",
     }
-    head = ["process", *(_e(w.get("worker", i)) for i, w in enumerate(workers))]
+    head = ["process", *(escaped(w.get("worker", i)) for i, w in enumerate(workers))]
     rows = [[label, *(_health(name, w.get(name)) for w in workers)] for name, label in columns.items()]
-    return Shown(_table(head, rows, "The processes that made the load."), str(pd.DataFrame(workers)))
+    return Shown(table(head, rows, "The processes that made the load."), str(pd.DataFrame(workers)))
 
 
 def _health(name: str, value: object) -> str:
@@ -251,18 +254,18 @@ def facts(run: Run) -> Shown:
     }
     sha = str(git.get("sha") or "")[:12]
     pairs: list[tuple[str, str]] = [
-        ("run", _e(run.id)),
-        ("state", _e(run.state) + (f" ({_e(run.reason)})" if run.reason else "")),
-        ("created", _e(meta.get("created", "unknown"))),
-        ("scenario", _e(name) + (f"<br>{_e(doc)}" if doc else "")),
+        ("run", escaped(run.id)),
+        ("state", escaped(run.state) + (f" ({escaped(run.reason)})" if run.reason else "")),
+        ("created", escaped(meta.get("created", "unknown"))),
+        ("scenario", escaped(name) + (f"<br>{escaped(doc)}" if doc else "")),
         ("parameters", _pairs(_mapping(scenario.get("params")))),
         ("load", _pairs(load)),
         ("target", _pairs(_mapping(meta.get("target")))),
-        ("code", (_e(sha) + (", with uncommitted changes" if git.get("dirty") else "")) if sha else ""),
+        ("code", (escaped(sha) + (", with uncommitted changes" if git.get("dirty") else "")) if sha else ""),
         ("host", _pairs(host)),
         ("versions", _pairs(versions)),
-        ("tags", _e(", ".join(str(t) for t in _sequence(meta.get("tags"))))),
-        ("note", _e(meta.get("note") or "")),
+        ("tags", escaped(", ".join(str(t) for t in _sequence(meta.get("tags"))))),
+        ("note", escaped(meta.get("note") or "")),
     ]
     body = "".join(f"<dt>{label}</dt><dd>{value}</dd>" for label, value in pairs if value)
     return Shown(f'<dl class="pk-facts">{body}</dl>', f"{run.id} {name}")
@@ -270,7 +273,7 @@ def facts(run: Run) -> Shown:
 
 def _pairs(mapping: Mapping[str, Any]) -> str:
     texts = [f"{name} {_value(v)}" for name, v in mapping.items() if v not in (None, "", [], {}, ())]
-    return "; ".join(_e(text if len(text) < 300 else text[:299] + "…") for text in texts)
+    return "; ".join(escaped(text if len(text) < 300 else text[:299] + "…") for text in texts)
 
 
 def _value(value: object) -> str:

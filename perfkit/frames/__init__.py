@@ -8,6 +8,7 @@ computed on every row. `frame.attrs` carries what captions tell: run, latency, n
 from perfkit.frames.distribution import CENSORED, boxes, histogram, percentiles, survival
 from perfkit.frames.over_time import calls, concurrency, delays, over_time, waterfall
 from perfkit.frames.rows import LATENCIES, open_run, operations, succeeded, throughput, timeline
+from perfkit.frames.server import binned, endpoints, leadership, pool, server_samples, split, tail_split
 from perfkit.frames.streaming import streaming
 from perfkit.frames.tables import NAMES, QUANTILES, TOTAL, errors, summary, warnings
 
@@ -17,20 +18,27 @@ __all__ = [
     "NAMES",
     "QUANTILES",
     "TOTAL",
+    "binned",
     "boxes",
     "calls",
     "concurrency",
     "delays",
+    "endpoints",
     "errors",
     "histogram",
+    "leadership",
     "open_run",
     "operations",
     "over_time",
     "percentiles",
+    "pool",
+    "server_samples",
+    "split",
     "streaming",
     "succeeded",
     "summary",
     "survival",
+    "tail_split",
     "throughput",
     "timeline",
     "warnings",

@@ -64,7 +64,7 @@ def timeline(run: Run, phase: str = "measure", latency: str = "response") -> pd.
     frame["latency_ms"] = frame[f"{latency}_ms"]
     failed = int(frame["error"].notna().sum())
     frame.attrs = {"run": run.id, "latency": latency, "n": len(frame), "failed": failed}
-    frame.attrs["span_s"] = (window[1] - window[0]) / 1e9
+    frame.attrs |= {"span_s": (window[1] - window[0]) / 1e9, "origin_ns": origin}
     return frame
 
 

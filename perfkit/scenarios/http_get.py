@@ -12,6 +12,10 @@ from perfkit.session import Session
 class Params:
     path: str = "/v1/health/"
 
+    def __post_init__(self) -> None:
+        if not self.path.startswith("/"):
+            raise ValueError(f"path starts with / and is relative to the target's url, not {self.path!r:.80}")
+
 
 async def step(session: Session, params: Params, rng: Any) -> None:
     await session.get(params.path, name="get")

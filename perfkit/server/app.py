@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import sqlalchemy as sa
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perfkit import __version__
+from perfkit.probes import ProbesMiddleware
 from perfkit.server.database import async_url, make_engine, migrate
 from perfkit.server.errors import add_error_handling
 from perfkit.server.model import NAME, SimulatedModel
+from perfkit.server.observing import Observing
+from perfkit.server.observing import router as observing_routes
 from perfkit.server.routes import admin, agents, archival, blocks, messages, tools
+from perfkit.server.scheduler import Scheduler
 from perfkit.server.services import Services
 from perfkit.server.settings import Settings
 
@@ -25,24 +30,40 @@ def create_app(settings: Settings, database_url: sa.URL | str | None = None) -> 
         raise ValueError("create_app needs a database URL; serve() brings an embedded PostgreSQL")
     engine = make_engine(async_url(url) if isinstance(url, str) else url, settings)
     services = Services(settings, engine, SimulatedModel(settings.seed, settings.model_speed))
+    observing = Observing(settings, services) if settings.probes else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await migrate(engine, settings)
+        if observing is not None:
+            observing.start()
+        scheduler = Scheduler(services, observing.instance if observing else uuid4().hex[:8])
+        await scheduler.start()
         try:
             yield
         finally:
+            await scheduler.stop()
+            if observing is not None:
+                await observing.stop()
             await services.close()
             await engine.dispose()
 
     app = FastAPI(
         title="perfkit reference agent server", version=__version__, lifespan=lifespan, redirect_slashes=False
     )
-    app.state.services = services
+    app.state.services, app.state.observing = services, observing
     add_error_handling(app)
+    if observing is not None:
+        app.add_middleware(
+            ProbesMiddleware,
+            ring=observing.ring,
+            registry=observing.registry,
+            blocked_ns=observing.blocked_ns,
+        )
     app.add_middleware(TrailingSlash)
     for routes in (admin, tools, blocks, agents, archival, messages):
         app.include_router(routes.router, prefix="/v1")
+    app.include_router(observing_routes)
     app.add_api_route("/v1/health", _health)
     return app
 

@@ -17,10 +17,16 @@ class AgentCache:
         self._enabled, self._capacity = enabled, capacity
         self._states: dict[str, dict[str, Any]] = {}
         self.version = 0
+        self.hits = self.misses = 0
 
     def get(self, agent_id: str) -> dict[str, Any] | None:
         """The state, if it is here."""
-        return self._states.get(agent_id)
+        found = self._states.get(agent_id)
+        if found is None:
+            self.misses += 1
+        else:
+            self.hits += 1
+        return found
 
     def put(self, state: dict[str, Any], version: int) -> None:
         """Keep a state whose rows were read at this version."""

@@ -29,6 +29,8 @@ _D = Settings()
 @click.option("--indexes/--no-indexes", default=_D.indexes, help="Indexes on passages and messages.")
 @click.option("--blocking-ms", default=_D.blocking_ms, show_default=True, type=click.FloatRange(0),
               help="Block the event loop so long in every message (an experiment).")  # fmt: skip
+@click.option("--leak-every", default=_D.leak_every, show_default=True, type=click.IntRange(0),
+              help="Keep the database connection of every so many messages (an experiment).")  # fmt: skip
 @click.option("--model-speed", default=_D.model_speed, show_default=True, type=click.FloatRange(0),
               help="Of the simulated model: 2 is twice as fast, 0 does not wait.")  # fmt: skip
 @click.option("--seed", default=_D.seed, show_default=True)
@@ -36,6 +38,24 @@ _D = Settings()
 @click.option(
     "--secure/--no-secure", default=_D.secure, help="Refuse requests without a key or the password."
 )
+@click.option("--instances", default=_D.instances, show_default=True, type=click.IntRange(1, 32),
+              help="Server processes behind a round robin.")  # fmt: skip
+@click.option(
+    "--probes/--no-probes", default=_D.probes, help="Watch pool, event loop and requests; /metrics."
+)
+@click.option("--leak-after-s", default=_D.leak_after_s, show_default=True, type=click.FloatRange(0.01),
+              help="A database connection held so long counts as leaked.")  # fmt: skip
+@click.option("--hang-after-s", default=_D.hang_after_s, show_default=True, type=click.FloatRange(0.05),
+              help="Report the event loop when it has been blocked for so long.")  # fmt: skip
+@click.option("--hang-check-s", default=_D.hang_check_s, show_default=True, type=click.FloatRange(0.05))
+@click.option("--scheduler-poll-s", default=_D.scheduler_poll_s, show_default=True,
+              type=click.FloatRange(0.01), help="How often the leader looks for batches.")  # fmt: skip
+@click.option("--scheduler-retry-s", default=_D.scheduler_retry_s, show_default=True,
+              type=click.FloatRange(0.05), help="How often the others try to lead.")  # fmt: skip
+@click.option("--scheduler-check-s", default=_D.scheduler_check_s, show_default=True,
+              type=click.FloatRange(0.05), help="How often the leader makes sure it is one.")  # fmt: skip
+@click.option("--scheduler-lease-s", default=_D.scheduler_lease_s, show_default=True,
+              type=click.FloatRange(0.1), help="A leader that could not for so long is none.")  # fmt: skip
 @click.option("--log-level", default=_D.log_level, show_default=True,
               type=click.Choice(["debug", "info", "warning", "error"]))  # fmt: skip
 @click.option("--stop-with-parent", is_flag=True, help="End when standard input closes.")

@@ -45,6 +45,10 @@ def async_url(given: str) -> sa.URL:
 async def look_at(url: sa.URL) -> str:
     """The database's name and version; CannotUse says in one line why it will not do."""
     if url.get_backend_name() == "sqlite":
+        try:
+            sqlite3.connect(str(url.database)).execute("PRAGMA user_version").connection.close()
+        except sqlite3.Error as error:
+            raise CannotUse(f"the database {url.database} cannot be used: {error}") from None
         return f"SQLite {sqlite3.sqlite_version}"
     engine = create_async_engine(url, poolclass=sa.NullPool)
     try:

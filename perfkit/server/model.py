@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from functools import lru_cache
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 NAME = "perfkit-simulated"
 MAX_DIMENSIONS = 4096
+PRICE_USD = 6e-7  #: of one token, made up like the rest
 _WORDS = (
     "load",
     "row",
@@ -43,7 +44,7 @@ class SimulatedModel:
         self._seed, self._speed = seed, speed
         self._calls = itertools.count()
 
-    async def stream(self, question: str) -> AsyncIterator[str]:
+    async def stream(self, question: str) -> AsyncGenerator[str]:
         """Yield the answer's tokens, each after its simulated time."""
         words, times = random.Random(f"{self._seed}:{question}"), self._times()
         await self._wait(times, _TTFT_MS)

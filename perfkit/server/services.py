@@ -12,9 +12,11 @@ from typing import Annotated, Any
 import msgspec
 import sqlalchemy as sa
 from fastapi import Depends, Header, HTTPException, Request
+from opentelemetry.metrics import NoOpMeterProvider
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from starlette.responses import Response
 
+from perfkit.probes import MetricRegistry, Ring
 from perfkit.server.cache import AgentCache
 from perfkit.server.database import DEFAULT_ORGANIZATION, DEFAULT_USER
 from perfkit.server.errors import log_error
@@ -29,8 +31,11 @@ class Services:
     def __init__(self, settings: Settings, engine: AsyncEngine, model: SimulatedModel) -> None:
         self.settings, self.engine, self.model = settings, engine, model
         self.agent_cache = AgentCache(enabled=settings.agent_cache)
+        self.registry = MetricRegistry.of(NoOpMeterProvider())  #: and no ring, until something observes
+        self.ring: Ring | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
+        self._messages, self._leaked = 0, list[AsyncConnection]()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something after the answer was sent; it is cancelled when the server stops."""
@@ -40,8 +45,16 @@ class Services:
         """Run something short that must come to its end, whatever becomes of the task that asks for it."""
         _start(work, self._closing)
 
+    async def maybe_leak(self) -> None:
+        """Keep a database connection, when an experiment asks for it and it is the turn of this message."""
+        self._messages += 1
+        if self.settings.leak_every and self._messages % self.settings.leak_every == 0:
+            self._leaked.append(await self.engine.connect())
+
     async def close(self) -> None:
         """End what still runs in the background."""
+        for connection in self._leaked:
+            await connection.close()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -19,6 +19,7 @@ import uvicorn
 
 from perfkit.server.app import create_app
 from perfkit.server.database import CannotUse, async_url, look_at
+from perfkit.server.instances import instances, round_robin
 from perfkit.server.postgres import MAX_CONNECTIONS, embedded_postgres
 from perfkit.server.settings import Settings
 
@@ -39,6 +40,8 @@ def serve(
     Without `ready`, one line is printed. Raises CannotServe when the database or the port is not to be had.
     `stop_with_parent` ends the server when its standard input closes or its parent process ends.
     """
+    if settings.scheduler_check_s >= settings.scheduler_lease_s:
+        raise CannotServe("--scheduler-check-s has to be less than --scheduler-lease-s", 2)
     if settings.secure and settings.password is None:
         raise CannotServe("--secure needs --password: without it nobody could make the first key", 2)
     if threading.current_thread() is threading.main_thread():
@@ -62,6 +65,8 @@ def _run(
     words = f"{version}{'' if settings.database_url else ' embedded'}"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{host}:{sock.getsockname()[1]}"
+    if settings.instances > 1:
+        return _run_instances(settings, database_url, sock, lambda more: _tell(address, words + more, ready))
     app = create_app(settings, database_url)
     config = uvicorn.Config(
         app, log_level=settings.log_level, access_log=False, timeout_graceful_shutdown=3, lifespan="on"
@@ -71,6 +76,16 @@ def _run(
     server.run(sockets=[sock])
     if not server.started:
         raise CannotServe("the application did not start; its reason stands above")
+
+
+def _run_instances(
+    settings: Settings, database_url: sa.URL, sock: socket.socket, tell: Callable[[str], None]
+) -> None:
+    try:
+        with instances(settings, database_url.render_as_string(hide_password=False)) as urls:
+            asyncio.run(round_robin(sock, urls, lambda: tell(f", instances {' '.join(urls)}")))
+    except ValueError as error:
+        raise CannotServe(str(error)) from None
 
 
 class _Server(uvicorn.Server):
@@ -97,11 +112,14 @@ def _database(settings: Settings) -> Iterator[sa.URL]:
         except ValueError as error:
             raise CannotServe(str(error), 2) from None
         if url.get_backend_name() == "sqlite":
+            if settings.instances > 1:
+                raise CannotServe("--instances: on SQLite there is one; give a PostgreSQL", 2)
             print("perfkit server: SQLite is for trying things out; measure on PostgreSQL", file=sys.stderr)
         yield url
         return
-    if settings.pool_size + settings.max_overflow > MAX_CONNECTIONS:
+    if settings.instances * (settings.pool_size + settings.max_overflow) > MAX_CONNECTIONS:
         text = f"--pool-size and --max-overflow: the embedded PostgreSQL serves {MAX_CONNECTIONS} connections"
+        text += " of all instances" if settings.instances > 1 else ""
         raise CannotServe(f"{text}; give fewer, or a --database-url", 2)
     with contextlib.ExitStack() as stack:
         try:

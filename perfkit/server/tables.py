@@ -12,6 +12,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from perfkit.probes.leader import leader_tables
+
 
 class Embedding(TypeDecorator[list[float]]):
     """A pgvector column on PostgreSQL, JSON text elsewhere."""
@@ -133,6 +135,11 @@ jobs = _table(
     sa.Column("usage", sa.JSON),
     sa.Column("error", sa.Text),
     sa.Column("completed_at", Utc),
+    sa.Column("ttft_ns", sa.BigInteger),
+    sa.Column("total_duration_ns", sa.BigInteger),
+    _ref("batch_id", "jobs", nullable=True),
+    sa.Column("item", sa.Integer),
+    sa.UniqueConstraint("batch_id", "item"),
 )
 messages = _table(
     "messages",
@@ -140,6 +147,16 @@ messages = _table(
     _ref("run_id", "jobs", nullable=True),
     sa.Column("message_type", sa.String, nullable=False),
     sa.Column("content", sa.Text, nullable=False),
+)
+
+leaderships, leases = leader_tables(metadata)
+
+#: What the scheduler polls for; small, however many jobs there are.
+sa.Index(
+    "ix_jobs_open_batches",
+    jobs.c.created_at,
+    postgresql_where=sa.text("kind = 'batch' AND status IN ('created', 'running')"),
+    sqlite_where=sa.text("kind = 'batch' AND status IN ('created', 'running')"),
 )
 
 #: The indexes an experiment may switch off.

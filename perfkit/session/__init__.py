@@ -42,6 +42,7 @@ _encode_json = msgspec.json.Encoder().encode
 _NOTHING = msgspec.UNSET
 
 #: A request to send at teardown: method, path, headers.
+_MAKING = ("POST", "PUT")
 Undo = tuple[str, str, tuple[tuple[str, str], ...]]
 
 
@@ -61,6 +62,7 @@ class Recorder:
     seed: int = 0
     measure_ends: int = 2**63 - 1  #: requests a step begins after this instant are of phase drain
     undo: list[Undo] = field(default_factory=list)
+    unanswered: int = 0  #: POST and PUT that were sent and got no answer: what they made is not known
     #: By seq, for requests whose first attempt opened a connection or tried to: nanoseconds spent on that.
     opening: dict[int, int] = field(default_factory=dict)
     _codes: dict[str, int] = field(default_factory=dict)
@@ -228,9 +230,12 @@ class Session:
                 exchange = got_so_far if isinstance(got_so_far, Exchange) else Exchange()
                 exchange.fail("cutoff", "still under way when the run ended", recorder.clock())
                 self._record(row, exchange, head, exchange.error or judge(exchange))
+                recorder.unanswered += method in _MAKING
                 raise
             response = Response(exchange, method, path)
             response.error = exchange.error or judge(exchange)
+            if exchange.error is not None and exchange.sent != NEVER and method in _MAKING:
+                recorder.unanswered += 1
             hop = None
             if response.error is None:
                 if exchange.status in REDIRECTS:

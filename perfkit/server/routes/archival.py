@@ -10,6 +10,7 @@ from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 
+from perfkit.probes import timed
 from perfkit.server.agent_state import agent_state
 from perfkit.server.bodies import Body, Limit
 from perfkit.server.services import Acting, Serving, all_rows, answer, not_found
@@ -30,7 +31,9 @@ async def insert_passage(agent_id: str, body: NewPassage, services: Serving, act
     """Embed a text and store it; answers a list of one passage."""
     agent = await agent_state(services, agent_id, actor)
     config = agent["embedding_config"]
-    embedding = await services.model.embed(body.text, config["embedding_dim"])
+    with timed("model"):
+        embedding = await services.model.embed(body.text, config["embedding_dim"])
+    services.registry.record("hist_file_process_bytes", len(body.text.encode()))
     stamp = now()
     row = {"id": new_id("passage"), "agent_id": agent_id, **body.model_dump(), "embedding": embedding}
     row |= {"created_at": stamp, "updated_at": stamp}
@@ -55,7 +58,8 @@ async def search_passages(
 ) -> Response:
     """The passages nearest in meaning, by cosine distance, nearest first."""
     agent = await agent_state(services, agent_id, actor)
-    vector = await services.model.embed(query, agent["embedding_config"]["embedding_dim"])
+    with timed("model"):
+        vector = await services.model.embed(query, agent["embedding_config"]["embedding_dim"])
     async with services.engine.connect() as connection:
         rows = await _nearest(connection, agent_id, vector, top_k)
     results = [

@@ -10,12 +10,23 @@ import sqlalchemy as sa
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.background import BackgroundTask
 from starlette.responses import Response, StreamingResponse
 
 from perfkit.server.agent_state import agent_state
 from perfkit.server.bodies import Body, Limit
 from perfkit.server.errors import database_fault, log_error
-from perfkit.server.jobs import create_job, finish_batch, finish_run, reply_to, running, tokens, usage
+from perfkit.server.jobs import (
+    Run,
+    create_run,
+    finish_run,
+    job_row,
+    record_times,
+    reply_to,
+    running,
+    tokens,
+    usage,
+)
 from perfkit.server.services import Acting, Actor, Services, Serving, all_rows, answer, one_row, own
 from perfkit.server.tables import jobs, messages, new_id, now
 
@@ -65,44 +76,48 @@ def _question(given: list[Message]) -> str:
 @router.post("/agents/{agent_id}/messages")
 async def send_message(agent_id: str, body: MessagesBody, services: Serving, actor: Acting) -> Response:
     """Ask an agent and wait for the whole answer."""
-    await agent_state(services, agent_id, actor)
+    agent = await agent_state(services, agent_id, actor)
     question = _question(body.messages)
-    run = await create_job(services, actor, "run", agent_id, question)
-    async with running(services, run["id"]):
-        reply = await reply_to(services, question)
-        row = await finish_run(services, run, question, reply)
+    run = await create_run(services, actor, agent, question)
+    async with running(services, run.id):
+        reply = await reply_to(services, run)
+        row = await finish_run(services, run, reply)
     said = {"id": row["id"], "date": row["created_at"], "message_type": "assistant_message", "content": reply}
     stop = {"message_type": "stop_reason", "stop_reason": "end_turn"}
-    counts = {"message_type": "usage_statistics", **usage(question, reply), "run_ids": [run["id"]]}
-    return answer({"messages": [said], "stop_reason": stop, "usage": counts})
+    counts = {"message_type": "usage_statistics", **usage(question, reply), "run_ids": [run.id]}
+    response = answer({"messages": [said], "stop_reason": stop, "usage": counts})
+    response.background = BackgroundTask(record_times, services, run)  # when the last byte is out
+    return response
 
 
 @router.post("/agents/{agent_id}/messages/stream")
 async def stream_message(agent_id: str, body: MessagesBody, services: Serving, actor: Acting) -> Response:
     """Ask an agent and get the answer as server-sent events."""
-    await agent_state(services, agent_id, actor)
-    question = _question(body.messages)
-    run = await create_job(services, actor, "run", agent_id, question)
-    events = _with_error_event(_events(services, run, question, body.stream_tokens), run["id"])
-    return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+    agent = await agent_state(services, agent_id, actor)
+    run = await create_run(services, actor, agent, _question(body.messages))
+    events = _with_error_event(_events(services, run, body.stream_tokens), run.id)
+    return StreamingResponse(
+        events,
+        media_type="text/event-stream",
+        headers={"cache-control": "no-cache"},
+        background=BackgroundTask(record_times, services, run),
+    )
 
 
-async def _events(
-    services: Services, run: dict[str, Any], question: str, stream_tokens: bool
-) -> AsyncIterator[bytes]:
+async def _events(services: Services, run: Run, stream_tokens: bool) -> AsyncIterator[bytes]:
     said: list[str] = []
     head = {"message_type": "assistant_message", "id": new_id("message"), "date": now().isoformat()}
-    async with running(services, run["id"]):
-        async for token in tokens(services, question):
+    async with running(services, run.id):
+        async for token in tokens(services, run):
             said.append(token)
             if stream_tokens:
                 yield _event(**head, content=token)
         reply = "".join(said)
-        await finish_run(services, run, question, reply)
+        await finish_run(services, run, reply)
     if not stream_tokens:
         yield _event(**head, content=reply)
     yield _event(message_type="stop_reason", stop_reason="end_turn")
-    yield _event(message_type="usage_statistics", **usage(question, reply), run_ids=[run["id"]])
+    yield _event(message_type="usage_statistics", **usage(run.question, reply), run_ids=[run.id])
     yield b"data: [DONE]\n\n"
 
 
@@ -127,16 +142,16 @@ def _event(**data: Any) -> bytes:
 @router.post("/agents/{agent_id}/messages/async")
 async def send_message_later(agent_id: str, body: MessagesBody, services: Serving, actor: Acting) -> Response:
     """Ask an agent in the background; answers the run."""
-    await agent_state(services, agent_id, actor)
-    question = _question(body.messages)
-    run = await create_job(services, actor, "run", agent_id, question, background=True)
-    services.spawn(_carry_out(services, run, question))
-    return answer(_shown(run))
+    agent = await agent_state(services, agent_id, actor)
+    run = await create_run(services, actor, agent, _question(body.messages), background=True)
+    services.spawn(_carry_out(services, run))
+    return answer(_shown(run.row))
 
 
-async def _carry_out(services: Services, run: dict[str, Any], question: str) -> None:
-    async with running(services, run["id"]):
-        await finish_run(services, run, question, await reply_to(services, question))
+async def _carry_out(services: Services, run: Run) -> None:
+    async with running(services, run.id):
+        await finish_run(services, run, await reply_to(services, run))
+    await record_times(services, run)
 
 
 @router.get("/agents/{agent_id}/messages")
@@ -171,21 +186,14 @@ async def get_run(run_id: str, services: Serving, actor: Acting) -> Response:
 
 @router.post("/messages/batches")
 async def create_batch(body: Batch, services: Serving, actor: Acting) -> Response:
-    """Take a batch of messages; they are carried out in the background, one after the other."""
+    """Take a batch of messages; the scheduler of the leading instance carries it out."""
     for item in body.requests:
         await agent_state(services, item.agent_id, actor)
-    row = await create_job(services, actor, "batch", None, background=True, request=body.model_dump())
-    services.spawn(_carry_out_batch(services, actor, row["id"], body.requests))
+    items = [{"agent_id": item.agent_id, "question": _question(item.messages)} for item in body.requests]
+    row = job_row(actor, "batch", None, background=True, request={"items": items})
+    async with services.engine.begin() as connection:
+        await connection.execute(sa.insert(jobs).values(row))
     return answer(_shown(row))
-
-
-async def _carry_out_batch(services: Services, actor: Actor, batch_id: str, items: list[BatchItem]) -> None:
-    async with running(services, batch_id):
-        for item in items:
-            question = _question(item.messages)
-            run = await create_job(services, actor, "run", item.agent_id, question, background=True)
-            await _carry_out(services, run, question)
-        await finish_batch(services, batch_id)
 
 
 @router.get("/messages/batches")
@@ -210,5 +218,5 @@ async def _job(services: Services, actor: Actor, kind: str, words: str, job_id: 
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    hidden = ("request", "kind", "organization_id")
+    hidden = ("request", "kind", "organization_id", "item")
     return {"job_type": row["kind"], **{key: value for key, value in row.items() if key not in hidden}}

@@ -1,0 +1,244 @@
+"""Findings: what was wrong with the server during a run, in words, from its probes and the client's rows.
+
+A finding is said only when the data carry it: every rule here names its evidence and its limit. On a healthy
+run there is none. Limits are in `Limits`, so that a report can say them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from perfkit.frames.server import PARTS, of_probe, server_samples, split, tail_split
+from perfkit.store import Run
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One trouble: its kind, the words for it, and from when to when it was seen (s in the measured part)."""
+
+    kind: str
+    text: str
+    from_s: float
+    to_s: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a report says of the server: findings, why slow requests were slow, whether it had probes."""
+
+    findings: list[Finding]
+    tail: str
+    probed: bool
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From where on something is a finding."""
+
+    waiting_share: float = 0.02  #: of the samples of a pool in which a checkout was waiting
+    blocked_ms: float = 100.0  #: of one block of the event loop
+    model_ttft_ms: float = 1000.0  #: median time to the model's first token
+    scan_rows: float = 500.0  #: rows read by a sequential scan, on average
+    scans: int = 20
+    cache_hits: float = 0.5  #: share of lookups
+    cache_lookups: int = 50
+    cpu_share: float = 0.9  #: of one core, by one server process in a second
+    cpu_seconds: int = 3
+    burst_failures: int = 5  #: in one second, and at least half of what ended in it
+
+
+def judge(run: Run, rows: pd.DataFrame, limits: Limits | None = None) -> Judged:
+    """Findings of a run and the explanation of its tail; rows: `frames.timeline`."""
+    samples = server_samples(run, rows)
+    parts = split(run, rows, samples)
+    return Judged(findings(rows, samples, parts, limits), explain_tail(tail_split(parts)), len(samples) > 0)
+
+
+def findings(
+    rows: pd.DataFrame, samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits | None = None
+) -> list[Finding]:
+    """All findings of a run, the most disturbing kinds first.
+
+    rows: `frames.timeline`; samples: `frames.server_samples`; parts: `frames.split`.
+    """
+    limits = limits or Limits()
+    found: list[Finding] = []
+    for rule in (_pool_exhausted, _leaks, _blocked, _cpu, _slow_model, _scans, _cache):
+        found += rule(samples, parts, limits)
+    return [*found, *_timeouts(rows), *_bursts(rows, limits), *_retries(rows)]
+
+
+# -- of the server's probes ------------------------------------------------------------------------
+
+
+def _pool_exhausted(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
+    """Checkouts were waiting: all connections were out."""
+    given_up = of_probe(samples, "pool.timeout_ms")
+    for (source, name), waiting in of_probe(samples, "pool.waiting").groupby(
+        ["source", "label"], observed=True
+    ):
+        busy = waiting[(waiting["value"] > 0).to_numpy()]
+        lost = given_up[(given_up["label"] == name).to_numpy() & (given_up["source"] == source).to_numpy()]
+        if len(busy) <= limits.waiting_share * len(waiting) and lost.empty:
+            continue
+        seen = pd.concat([busy, lost])
+        step = float(waiting["t_s"].diff().median()) if len(waiting) > 1 else 0.0
+        out = of_probe(samples, "pool.checked_out")
+        text = f"The database pool {name!r} of {source} was exhausted for {len(busy) * step:.2g} s "
+        text += (
+            f"({len(busy) / max(len(waiting), 1):.0%} of the time): all {out['value'].max():.0f} connections "
+        )
+        text += f"were out and up to {waiting['value'].max():.0f} requests waited for one. {_waited(parts)}"
+        if len(lost):
+            text += f" {len(lost):,} requests gave up waiting."
+        yield Finding("pool_exhausted", text.strip(), *_span(seen))
+
+
+def _waited(parts: pd.DataFrame) -> str:
+    """What share of the slow requests waited for the pool."""
+    if parts.empty:
+        return ""
+    slow = parts.nlargest(max(len(parts) // 100, min(10, len(parts))), "response_ms")
+    waited = slow["db_wait"] > 0.1 * slow["response_ms"]
+    share = slow["db_wait"].sum() / max(slow["response_ms"].sum(), 1e-9)
+    return f"Of the {len(slow)} slowest requests {waited.sum()} waited there, {share:.0%} of their time."
+
+
+def _leaks(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
+    """Connections were held longer than the pool monitor's limit."""
+    for place, leaks in of_probe(samples, "pool.leak_s").groupby("label"):
+        text = f"{len(leaks):,} database connections taken at {place} were not given back "
+        yield Finding("connection_leak", text + f"for {leaks['value'].min():.3g} s or more.", *_span(leaks))
+
+
+def _blocked(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
+    """The event loop stood still: a hang whose whole duration is known, or that had not ended."""
+    ended = of_probe(samples, "loop.recovered_ms")
+    begun = of_probe(samples, "loop.hang_ms")
+    for place in dict.fromkeys([*begun["label"], *ended["label"]]):
+        whole = ended[(ended["label"] == place).to_numpy()]
+        hangs = begun[(begun["label"] == place).to_numpy()]
+        lengths = whole["value"] if len(whole) else hangs["value"]
+        lengths = lengths[lengths >= limits.blocked_ms]
+        if lengths.empty:
+            continue
+        text = (
+            f"The event loop was blocked {len(lengths):,} times by {place}, {lengths.sum() / 1e3:.2g} s in "
+        )
+        text += f"all, {lengths.max():.0f} ms the longest; nothing else was served meanwhile."
+        yield Finding("loop_blocked", text, *_span(pd.concat([hangs, whole])))
+
+
+def _cpu(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
+    """A server process used a whole core: with one event loop it cannot use more."""
+    for source, cpu in of_probe(samples, "process.cpu_share").groupby("source", observed=True):
+        full = cpu[(cpu["value"] >= limits.cpu_share).to_numpy()]
+        if len(full) >= limits.cpu_seconds:
+            text = (
+                f"The server process {source} used {full['value'].mean():.0%} of a core for {len(full)} of "
+            )
+            text += f"{len(cpu)} s: it was the bottleneck, more instances or less work a request would help."
+            yield Finding("cpu_bound", text, *_span(full))
+
+
+def _slow_model(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
+    ttft = of_probe(samples, "model.ttft_ms")
+    if len(ttft) >= 5 and (middle := float(ttft["value"].median())) >= limits.model_ttft_ms:
+        text = f"The model was slow: half of its {len(ttft):,} answers took more than {middle:.0f} ms to the "
+        text += f"first token (limit {limits.model_ttft_ms:.0f} ms)."
+        yield Finding("slow_model", text, *_span(ttft))
+
+
+def _scans(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
+    """A large table was read from end to end again and again: an index is missing or not used."""
+    read = of_probe(samples, "db.seq_rows")
+    for table, rows in read.groupby("label"):
+        of = of_probe(samples, "db.seq_scans")
+        scans = of[(of["label"] == table).to_numpy()]["value"].sum()
+        total = rows["value"].sum()
+        if scans >= limits.scans and total / scans >= limits.scan_rows:
+            text = (
+                f"The table {table} was read from end to end {scans:,.0f} times, {total / scans:,.0f} rows "
+            )
+            yield Finding("missing_index", text + "each: an index is missing, or not used.", *_span(rows))
+
+
+def _cache(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
+    lookups = of_probe(samples, "cache.hits", "cache.misses")
+    for name, part in lookups.groupby("label"):
+        total = float(part["value"].sum())
+        hits = float(part[(part["probe"] == "cache.hits").to_numpy()]["value"].sum())
+        if total >= limits.cache_lookups and hits / total < limits.cache_hits:
+            text = f"The cache of {name} missed {1 - hits / total:.0%} of {total:,.0f} lookups: it is off, "
+            yield Finding("cache_misses", text + "too small, or forgets too soon.", *_span(part))
+
+
+# -- of the client's rows --------------------------------------------------------------------------
+
+
+def _timeouts(rows: pd.DataFrame) -> Iterator[Finding]:
+    late = rows[rows["error"].isin(["timeout", "cutoff"]).to_numpy()]
+    if len(late):
+        kinds = late.groupby(["error", "operation"], observed=True).size().reset_index(name="n")
+        told = ", ".join(f"{one.n:,} {one.error} of {one.operation}" for one in kinds.itertuples())
+        share = f"{len(late):,} of {len(rows):,} requests ({len(late) / len(rows):.2%})"
+        text = f"{share} got no answer in time: {told}."
+        yield Finding("timeouts", text, *_span(late))
+
+
+def _bursts(rows: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
+    """Seconds in which at least half of what ended had failed, in a run that mostly went well."""
+    failed = rows["error"].notna().to_numpy()
+    ended = rows["done_s"].fillna(rows["t_s"]).to_numpy()
+    if not failed.any() or failed.mean() >= 0.5:
+        return
+    second = np.floor(ended).astype(np.int64)
+    second -= second.min()
+    bad, all_ = np.bincount(second, failed), np.bincount(second)
+    burst = (bad >= limits.burst_failures) & (bad >= 0.5 * all_)
+    if burst.any():
+        inside = rows[failed & burst[second]]
+        kinds = ", ".join(str(kind) for kind in inside["error"].value_counts().index[:3])
+        text = f"Errors came in bursts: {len(inside):,} of the {failed.sum():,} failures within "
+        yield Finding("error_burst", f"{text}{burst.sum()} s ({kinds}).", *_span(inside))
+
+
+def _retries(rows: pd.DataFrame) -> Iterator[Finding]:
+    again = rows[(rows["attempt"] > 1).to_numpy()]
+    if len(again):
+        text = (
+            f"{len(again):,} of {len(rows):,} rows are retries: what users feel is the sum of their attempts."
+        )
+        yield Finding("retries", text, *_span(again))
+
+
+def _span(part: pd.DataFrame) -> tuple[float, float]:
+    return (float(part["t_s"].min()), float(part["t_s"].max())) if len(part) else (0.0, 0.0)
+
+
+# -- the tail --------------------------------------------------------------------------------------
+
+
+def explain_tail(tail: pd.DataFrame) -> str:
+    """Why the slowest requests were slow, in one sentence, from `frames.tail_split`; empty when too few."""
+    if tail.empty:
+        return ""
+    told = []
+    for group, part in tail.groupby("group", sort=False):
+        big = part.sort_values("share", ascending=False)
+        shares = ", ".join(
+            f"{PARTS[name]} {share:.0%}"
+            for name, share in zip(big["part"], big["share"], strict=True)
+            if share >= 0.005
+        )
+        name = (
+            f"The slowest {tail.attrs['slowest']:.1%} of requests"
+            if group == "slowest"
+            else "The median requests"
+        )
+        told.append(f"{name} (n = {part['n'].iloc[0]:,}, {part['ms'].sum():.3g} ms on average): {shares}.")
+    return " ".join(told)

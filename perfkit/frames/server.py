@@ -1,0 +1,196 @@
+"""What the server's probes saw, on the client's time axis, and where requests spent their time.
+
+`server_samples` reads them once; everything else takes that frame. Probes are named in `perfkit.probes`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from perfkit import stats
+from perfkit.frames.rows import small
+from perfkit.store import Run, read_probes
+
+#: Where the time of a request goes; together they are its response time.
+PARTS = {
+    "client": "client queue",
+    "db_wait": "waiting for the pool",
+    "db": "database",
+    "model": "model",
+    "loop_lag": "blocked loop",
+    "rest": "rest",
+}
+_SERVER = ("app", "db", "db_wait", "loop_lag", "model")
+#: At least so many requests make a group whose split is told.
+MIN_GROUP = 10
+
+
+def server_samples(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
+    """The probes' samples: t_s since the measured part began, source, probe, value, label, request_id.
+
+    Only those from the beginning of the measured part to the end of its last request. attrs: as `rows`.
+    """
+    table = read_probes(run)
+    origin, last = rows.attrs["origin_ns"], rows.attrs["origin_ns"] + int(_last_s(rows) * 1e9)
+    t = table["t"]
+    table = table.filter(pc.and_(pc.greater_equal(t, origin), pc.less_equal(t, last)))
+    text = {name: table[name].cast(pa.string()).to_pandas() for name in ("label", "request_id")}
+    frame = pd.DataFrame(
+        {
+            "t_s": (table["t"].to_numpy() - origin) / 1e9,
+            "source": pd.Categorical(table["source"].cast(pa.string()).to_pandas()),
+            "probe": pd.Categorical(table["probe"].cast(pa.string()).to_pandas()),
+            "value": table["value"].to_numpy(),
+            **text,
+        }
+    )
+    return small(frame, rows)
+
+
+def _last_s(rows: pd.DataFrame) -> float:
+    ends = [rows.attrs["span_s"], *(rows[name].max() for name in ("t_s", "done_s") if len(rows))]
+    return float(max(end for end in ends if end == end))
+
+
+def of_probe(samples: pd.DataFrame, *names: str) -> pd.DataFrame:
+    """The samples of these probes, in the order of time."""
+    return samples[samples["probe"].isin(names).to_numpy()].sort_values("t_s", kind="stable")
+
+
+def split(run: Run, rows: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+    """Where the time of each request of `rows` went, in ms; only requests whose server told.
+
+    t_s, operation, error, response_ms and its parts: client (planned to sent), db_wait, db, model, loop_lag,
+    rest (network, the server's own code, its waiting for the CPU). What the server counted to the last byte
+    is preferred to its Server-Timing header, which ends where the response begins. Parts that overlap (the
+    database's answer waits while the loop is blocked) are cut to the time there was, the loop's share first.
+    """
+    told_by_server = len(samples) or any("server_app" in pq.read_schema(file).names for file in run.files())
+    columns = ["request_id", *(f"server_{name}" for name in _SERVER)] if told_by_server else []
+    if not columns:
+        return small(
+            {name: [] for name in ("t_s", "operation", "error", "response_ms", *PARTS)}, rows, known=0
+        )
+    table = run.table(["phase", *columns])
+    table = table.filter(pc.equal(table["phase"].cast(pa.string()), "measure"))
+    ids = table["request_id"].cast(pa.string()).to_pandas()
+    told = {name: _told(name, table, ids, samples) for name in _SERVER}
+    response = rows["response_ms"].to_numpy()
+    client = (rows["response_ms"] - rows["service_ms"]).fillna(rows["response_ms"]).to_numpy()
+    service = np.maximum(response - client, 0)
+    loop = np.minimum(np.nan_to_num(told["loop_lag"]), service)
+    others = {name: np.nan_to_num(told[name]) for name in ("db_wait", "db", "model")}
+    total = sum(others.values())
+    room = service - loop
+    shrink = np.divide(room, total, out=np.ones_like(room), where=total > room)
+    parts = {"client": client, **{name: x * shrink for name, x in others.items()}, "loop_lag": loop}
+    parts["rest"] = np.maximum(response - sum(parts.values()), 0)
+    frame = pd.DataFrame(
+        {"t_s": rows["t_s"], "operation": rows["operation"], "error": rows["error"], "response_ms": response}
+        | {name: parts[name] for name in PARTS}
+    )
+    known = ~np.isnan(told["app"]) & ~np.isnan(response)
+    return small(frame[known].reset_index(drop=True), rows, known=int(known.sum()))
+
+
+def _told(name: str, table: pa.Table, ids: pd.Series, samples: pd.DataFrame) -> np.ndarray:
+    """A part of each request as its server told it, ms; NaN where it did not."""
+    from_header = np.asarray(table[f"server_{name}"].cast(pa.float64()).to_numpy())
+    seen = samples[(samples["probe"] == f"request.{name}_ms").to_numpy()]
+    by_id = pd.Series(seen["value"].to_numpy(), index=seen["request_id"].to_numpy())
+    found = by_id[~by_id.index.duplicated(keep="last")].reindex(ids).to_numpy()
+    return np.where(np.isnan(found), from_header, found)
+
+
+def tail_split(parts: pd.DataFrame, share: float = 0.01) -> pd.DataFrame:
+    """The slowest `share` of requests beside the median ones (p40 to p60): group, n, part, ms, share.
+
+    ms: the part's mean; share: of the group's time. Empty when there are too few requests.
+    """
+    x = parts["response_ms"].to_numpy()
+    slow = max(round(share * len(x)), MIN_GROUP)
+    rows: list[dict[str, Any]] = []
+    if len(x) >= 10 * MIN_GROUP:
+        (low, high), bound = np.quantile(x, [0.4, 0.6]), np.partition(x, -slow)[-slow]
+        groups = {"slowest": x >= bound, "median": (x >= low) & (x <= high)}
+        for name, pick in groups.items():
+            means = parts.loc[pick, list(PARTS)].mean()
+            whole = float(parts.loc[pick, "response_ms"].mean())
+            rows += [
+                {"group": name, "n": int(pick.sum()), "part": p, "ms": m, "share": m / whole if whole else 0}
+                for p, m in means.items()
+            ]
+    frame = pd.DataFrame(rows, columns=["group", "n", "part", "ms", "share"])
+    return small(frame, parts, slowest=slow / max(len(x), 1))
+
+
+# -- over time -------------------------------------------------------------------------------------
+
+
+def binned(samples: pd.DataFrame, probe: str, bins: int = 200) -> pd.DataFrame:
+    """A probe over time, all sources together: t_s (middle of the bin), n, p50, p99, most.
+
+    Bins without a sample are NaN. attrs: bin_s, worst (the largest value there was, NaN without any).
+    """
+    part = of_probe(samples, probe)
+    grid = _grid(samples, min(bins, max(len(part) // 2, 1)))
+    counts, values = stats.binned(part["t_s"].to_numpy(), part["value"].to_numpy(), grid, (0.5, 0.99, 1))
+    data = {"t_s": (grid[:-1] + grid[1:]) / 2, "n": counts}
+    data |= dict(zip(("p50", "p99", "most"), values, strict=True))
+    worst = float(part["value"].max()) if len(part) else math.nan
+    return small(data, samples, probe=probe, bin_s=float(grid[1] - grid[0]), worst=worst)
+
+
+def pool(samples: pd.DataFrame, bins: int = 200) -> pd.DataFrame:
+    """The pools over time, the most of each bin: t_s, checked_out, waiting, overflow; NaN without samples.
+
+    Several pools, or several instances, are added up. attrs: size (of all), bin_s.
+    """
+    names = ("checked_out", "waiting", "overflow")
+    frames = {name: of_probe(samples, f"pool.{name}") for name in names}
+    grid = _grid(samples, min(bins, max(len(frames["checked_out"]) // 2, 1)))
+    data: dict[str, Any] = {"t_s": (grid[:-1] + grid[1:]) / 2}
+    for name, part in frames.items():
+        total = np.zeros(len(grid) - 1)
+        for _, one in part.groupby(["source", "label"], observed=True):
+            _, (most,) = stats.binned(one["t_s"].to_numpy(), one["value"].to_numpy(), grid, (1,))
+            total = total + pd.Series(most).ffill().fillna(0).to_numpy()
+        data[name] = total if len(part) else np.full(len(grid) - 1, np.nan)
+    sizes = of_probe(samples, "pool.size").groupby(["source", "label"], observed=True)["value"].max()
+    return small(data, samples, size=float(sizes.sum()), bin_s=float(grid[1] - grid[0]))
+
+
+def _grid(samples: pd.DataFrame, bins: int) -> stats.Floats:
+    last = float(samples["t_s"].max()) if len(samples) else 0.0
+    return stats.edges(0.0, max(samples.attrs["span_s"], last, 1e-6), bins)
+
+
+def endpoints(samples: pd.DataFrame) -> pd.DataFrame:
+    """Each endpoint as its server timed it: endpoint (method, route, status), n, p50, p95, most in ms."""
+    part = of_probe(samples, "request.app_ms")
+    grouped = part.groupby("label")["value"]
+    frame = pd.DataFrame(
+        {
+            "n": grouped.size(),
+            "p50": grouped.median(),
+            "p95": grouped.quantile(0.95),
+            "most": grouped.max(),
+        }
+    )
+    frame = frame.sort_values("n", ascending=False, kind="stable").rename_axis("endpoint").reset_index()
+    return small(frame, samples)
+
+
+def leadership(samples: pd.DataFrame) -> pd.DataFrame:
+    """What the scheduler did: t_s, source, event (gained, lost, tick), value (epoch, or ms), label."""
+    part = of_probe(samples, "leader.gained", "leader.lost", "job.tick_ms")
+    names = {"leader.gained": "gained", "leader.lost": "lost", "job.tick_ms": "tick"}
+    frame = part.assign(event=part["probe"].astype(str).map(names))
+    return small(frame[["t_s", "source", "event", "value", "label"]].reset_index(drop=True), samples)

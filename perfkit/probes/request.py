@@ -1,0 +1,63 @@
+"""Where the time of the request at hand goes, carried along by a context variable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Literal
+
+Part = Literal["db", "db_wait", "model"]
+
+
+@dataclass(slots=True)
+class RequestTimes:
+    """Nanoseconds a request has spent so far, by part. Parts that overlap in concurrent tasks add up."""
+
+    request_id: str
+    started_ns: int
+    db_ns: int = 0  #: in the database's hands: statements, commits, rollbacks
+    db_wait_ns: int = 0  #: waiting for a connection of the pool
+    model_ns: int = 0  #: waiting for the model
+
+    def add(self, part: Part, ns: int) -> None:
+        """Count time into a part."""
+        name = f"{part}_ns"
+        setattr(self, name, getattr(self, name) + ns)
+
+
+_current: ContextVar[RequestTimes | None] = ContextVar("perfkit_request", default=None)
+
+
+def current_request() -> RequestTimes | None:
+    """The request this code runs for, or None outside of one."""
+    return _current.get()
+
+
+def add_time(part: Part, ns: int) -> None:
+    """Count time into a part of the request at hand, if there is one."""
+    times = _current.get()
+    if times is not None:
+        times.add(part, ns)
+
+
+@contextmanager
+def timed(part: Part) -> Iterator[None]:
+    """Count the time of a block into a part of the request at hand."""
+    began = time.monotonic_ns()
+    try:
+        yield
+    finally:
+        add_time(part, time.monotonic_ns() - began)
+
+
+@contextmanager
+def request_scope(times: RequestTimes) -> Iterator[None]:
+    """Make `times` the request at hand; what the block starts (tasks, greenlets) inherits it."""
+    token = _current.set(times)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -1,0 +1,69 @@
+"""The last samples of a process, numbered, so that who fetches them knows what it missed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Sample(NamedTuple):
+    """One observation: the instant in monotonic nanoseconds, what was observed, its value, words to it."""
+
+    t_ns: int
+    probe: str  #: such as `loop.lag_ms`; the unit is in the name
+    value: float
+    label: str = ""
+    request_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some samples, oldest first. `next` asks for those that follow; `lost` were overwritten unread."""
+
+    samples: list[Sample]
+    next: int
+    lost: int
+
+
+class Ring:
+    """A bounded list of samples; any thread may add and read.
+
+    Adding never blocks for long and never fails; when it is full the oldest sample goes.
+    """
+
+    def __init__(self, capacity: int = 100_000) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity: expected at least 1, got {capacity}")
+        self._slots: list[Sample | None] = [None] * capacity
+        self._added = 0
+        self._lock = threading.Lock()
+
+    def add(
+        self,
+        probe: str,
+        value: float,
+        label: str = "",
+        request_id: str | None = None,
+        t_ns: int | None = None,
+    ) -> None:
+        """Keep a sample; without `t_ns` it is of now."""
+        sample = Sample(time.monotonic_ns() if t_ns is None else t_ns, probe, value, label, request_id)
+        with self._lock:
+            self._slots[self._added % len(self._slots)] = sample
+            self._added += 1
+
+    def page(self, after: int = 0, limit: int = 20_000) -> Page:
+        """Up to `limit` samples from number `after` on; start with 0, go on with the page's `next`.
+
+        -1 stands for the number of the sample that comes next: nothing of the past.
+        """
+        with self._lock:
+            after = self._added if after < 0 else after
+            oldest = max(self._added - len(self._slots), 0)
+            # a number beyond the end is of a process before this one: give everything there is
+            first = max(after, oldest) if after <= self._added else oldest
+            last = min(first + limit, self._added)
+            found = [self._slots[number % len(self._slots)] for number in range(first, last)]
+        return Page([sample for sample in found if sample is not None], last, max(first - after, 0))

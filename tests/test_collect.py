@@ -1,0 +1,294 @@
+"""The server's own samples in the run: fetched over real HTTP, nothing lost, on the run's clock."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pyarrow as pa
+import pytest
+
+from perfkit.collect import Collector
+from perfkit.errors import BadInput
+from perfkit.model import Target, Workload
+from perfkit.probes import Ring
+from perfkit.store import Run, RunFolder, read_probes
+from perfkit.workloads import complete, refuse_stranger
+
+
+@dataclass
+class Probed:
+    """A server with perfkit's probes and a Prometheus page; its clock is `shift_ns` ahead of ours."""
+
+    ring: Ring = field(default_factory=Ring)
+    instance: str = "a1"
+    shift_ns: int = 0
+    page: str = ""
+    url: str = ""
+    wrong: Callable[[BaseHTTPRequestHandler], None] | None = None
+    seen_headers: list[str | None] = field(default_factory=list)
+
+    def samples(self, query: dict[str, list[str]]) -> bytes:
+        """As the reference server answers `/probe/samples`."""
+        page = self.ring.page(int(query["after"][0]), int(query["limit"][0]))
+        names = ("t_ns", "probe", "value", "label", "request_id")
+        columns: dict[str, list[Any]] = {n: [getattr(s, n) for s in page.samples] for n in names}
+        columns["t_ns"] = [t + self.shift_ns for t in columns["t_ns"]]
+        told = {"instance": self.instance, "next": page.next, "lost": page.lost, "samples": columns}
+        return json.dumps(told | {"now_ns": time.monotonic_ns() + self.shift_ns}).encode()
+
+
+@contextmanager
+def probed(**options: Any) -> Iterator[Probed]:
+    """Serve it from a thread."""
+    served = Probed(**options)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            parts = urlsplit(self.path)
+            served.seen_headers.append(self.headers.get("authorization"))
+            if served.wrong is not None:
+                served.wrong(self)
+                return
+            body = served.page.encode() if parts.path == "/metrics" else served.samples(parse_qs(parts.query))
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    served.url = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        yield served
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def collecting(
+    tmp_path: Path, token: str | None = None, **target: Any
+) -> Iterator[tuple[RunFolder, list[dict[str, Any]]]]:
+    """A collector at work on a run folder; what it told at its end is in the list."""
+    folder = RunFolder.create(tmp_path, "test")
+    folder.write_meta({"state": "running", "schema": 1})
+    collector = Collector(folder.path, Target(**target), time.monotonic_ns(), token)
+    told: list[dict[str, Any]] = []
+    collector.start()
+    try:
+        yield folder, told
+    finally:
+        told += collector.stop()
+        folder.merge_probes()
+        folder.close()
+
+
+def table_of(folder: RunFolder) -> pa.Table:
+    """What was collected."""
+    return read_probes(Run(folder.path))
+
+
+def test_nothing_is_lost_of_many_samples(tmp_path: Path) -> None:
+    """5,000 samples a second for two seconds, a ring of 100,000: each of them once, in order, in time."""
+    began = time.monotonic_ns()
+    with probed() as served, collecting(tmp_path, probes_url=served.url) as (folder, told):
+        served.ring.add("before", 1)
+        time.sleep(0.2)
+        for number in range(100):
+            for i in range(100):
+                served.ring.add("n", 100 * number + i, "label", f"r{i}")
+            time.sleep(0.02)
+    table = table_of(folder)
+    assert table["value"].to_pylist()[-10_000:] == list(range(10_000))
+    assert len(table) <= 10_001
+    assert told[0]["samples"] == len(table)
+    assert (told[0]["lost"], told[0]["errors"]) == (0, 0)
+    assert set(table["source"].to_pylist()) == {f"a1 ({served.url[7:]})"}
+    t = table["t"].to_pylist()
+    assert t == sorted(t)
+    assert 0 <= t[0] < t[-1] <= time.monotonic_ns() - began
+    assert abs(told[0]["offset_ms"]) <= told[0]["uncertainty_ms"] + 1, "one machine, one clock"
+
+
+def test_what_a_ring_lost_is_told(tmp_path: Path) -> None:
+    """A ring that is too small for its samples: the loss is a number in run.json."""
+    with (
+        probed(ring=Ring(10)) as served,
+        collecting(tmp_path, probes_url=served.url) as (folder, told),
+    ):
+        time.sleep(0.2)
+        for i in range(50):
+            served.ring.add("n", i)
+    assert (told[0]["samples"], told[0]["lost"]) == (10, 40)
+    assert table_of(folder)["value"].to_pylist() == list(range(40, 50))
+
+
+@pytest.mark.parametrize("shift_s", [3.0, -50.0])
+def test_the_clock_of_another_machine_is_found(tmp_path: Path, shift_s: float) -> None:
+    """Its offset is known within half a round trip, and samples are where they belong."""
+    with (
+        probed(shift_ns=int(shift_s * 1e9)) as served,
+        collecting(tmp_path, probes_url=served.url) as (folder, told),
+    ):
+        time.sleep(0.3)
+        origin = time.monotonic_ns()
+        served.ring.add("now", 1)
+        time.sleep(0.6)
+    assert told[0]["offset_ms"] == pytest.approx(1000 * shift_s, abs=told[0]["uncertainty_ms"])
+    (t,) = table_of(folder)["t"].to_pylist()
+    assert 0.2e9 < t < 0.6e9, origin
+
+
+def test_a_server_that_restarts_is_followed(tmp_path: Path) -> None:
+    """Another instance at the same address: its samples are taken from its beginning."""
+    with probed() as served, collecting(tmp_path, probes_url=served.url) as (folder, told):
+        time.sleep(0.2)
+        for i in range(500):
+            served.ring.add("n", i)
+        time.sleep(0.7)
+        served.instance, served.ring = "b2", Ring()
+        for i in range(700):
+            served.ring.add("n", 1000 + i)
+    assert table_of(folder)["value"].to_pylist() == [*range(500), *range(1000, 1700)]
+    assert len(set(table_of(folder)["source"].to_pylist())) == 2
+    assert told[0]["errors"] == 0
+
+
+def _respond(status: int, body: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        handler.send_header("content-length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return send
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (_respond(404, b"nothing here"), "status 404"),
+        (_respond(401, b""), "status 401"),
+        (_respond(200, b"<html>"), "not what was expected"),
+        (_respond(200, b'{"instance": 1}'), "not what was expected"),
+        (_respond(200, b'{"instance":"a","now_ns":1,"next":1,"lost":0,"samples":{"t_ns":[1]}}'), "KeyError"),
+        (lambda handler: handler.connection.close(), ""),
+    ],
+)
+def test_a_server_without_probes_disturbs_nothing(tmp_path: Path, wrong: Any, words: str) -> None:
+    """Whatever it answers: told in one line, no sample, no exception; the other source is still read."""
+    with (
+        probed(wrong=wrong) as bad,
+        probed() as good,
+        collecting(tmp_path, probes_url=(bad.url, good.url)) as (folder, told),
+    ):
+        time.sleep(0.2)
+        good.ring.add("n", 7)
+    assert told[0]["samples"] == 0
+    assert told[0]["errors"] >= 1
+    assert words in told[0]["error"]
+    assert "\n" not in told[0]["error"]
+    assert table_of(folder)["value"].to_pylist() == [7]
+
+
+def test_nobody_there_is_told(tmp_path: Path) -> None:
+    """A refused connection is an error of the source."""
+    with collecting(tmp_path, probes_url="http://127.0.0.1:9") as (_, told):
+        time.sleep(0.05)
+    assert "refused" in told[0]["error"]
+
+
+def test_segments_are_readable_before_the_end(tmp_path: Path) -> None:
+    """A run that is killed has what was written until a second before."""
+    with probed() as served, collecting(tmp_path, probes_url=served.url) as (folder, _):
+        time.sleep(0.2)
+        served.ring.add("n", 1)
+        time.sleep(1.6)
+        assert read_probes(Run(folder.path))["value"].to_pylist() == [1]
+        assert not (folder.path / "probes.parquet").exists()
+    assert (folder.path / "probes.parquet").exists()
+    assert not (folder.path / "probe_segments").exists()
+
+
+def test_a_run_without_probes_has_an_empty_table(tmp_path: Path) -> None:
+    """Older runs, and servers that tell nothing."""
+    with collecting(tmp_path) as (folder, told):
+        pass
+    assert len(table_of(folder)) == len(told) == 0
+
+
+PAGE = """# HELP requests Requests.
+# TYPE requests counter
+requests_total{{method="GET",path="/a"}} {count}
+# TYPE temperature gauge
+temperature 3.5
+"""
+
+
+def test_prometheus_pages_of_any_server(tmp_path: Path) -> None:
+    """Names, labels and values; what did not change is written at the first and the last fetch only."""
+    with (
+        probed(page=PAGE.format(count=1)) as served,
+        collecting(tmp_path, metrics_url=served.url + "/metrics") as (folder, told),
+    ):
+        time.sleep(1.2)
+        served.page = PAGE.format(count=5)
+        time.sleep(2.2)
+    rows = table_of(folder).to_pylist()
+    counts = [row for row in rows if row["probe"] == "requests_total"]
+    assert {row["label"] for row in counts} == {'{method="GET",path="/a"}'}
+    assert [row["value"] for row in counts] == [1, 5, 5]
+    assert [row["value"] for row in rows if row["probe"] == "temperature"] == [3.5, 3.5]
+    assert 0.8e9 < counts[1]["t"] - counts[0]["t"] < 2.5e9
+    assert told[0]["errors"] == 0
+
+
+def test_a_page_of_nonsense_is_told(tmp_path: Path) -> None:
+    """Not every page at /metrics is Prometheus."""
+    with (
+        probed(page="{not prometheus}\n\x00 1 2 3 4") as served,
+        collecting(tmp_path, metrics_url=served.url + "/metrics") as (_, told),
+    ):
+        time.sleep(0.1)
+    assert "not what was expected" in told[0]["error"]
+
+
+def test_the_token_is_sent_and_kept_nowhere(tmp_path: Path) -> None:
+    """Probes of a server that wants a key get it; no file has it."""
+    with probed() as served, collecting(tmp_path, "tok-123", probes_url=served.url) as (folder, told):
+        time.sleep(0.1)
+        served.ring.add("n", 1)
+    assert set(served.seen_headers) == {"Bearer tok-123"}
+    assert "tok-123" not in str(told)
+    for file in folder.path.rglob("*"):
+        assert file.is_dir() or b"tok-123" not in file.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["probes_url", "metrics_url"])
+def test_addresses_are_checked_before_the_run(name: str) -> None:
+    """No address, a password in it, a stranger's machine: refused as a target would be."""
+    for url, words in (("localhost:80", "give http"), ("http://u:p@localhost", "without a password")):
+        given = {"scenario": "http_get", "target": {"url": "http://localhost", name: url}}
+        with pytest.raises(BadInput, match=words):
+            complete(given, "test")
+    target = Target(url="http://localhost", **{name: ["http://example.com/x"]})
+    with pytest.raises(BadInput, match=r"--allow-target example\.com"):
+        refuse_stranger(Workload(scenario="http_get", target=target), ())
+    refuse_stranger(Workload(scenario="http_get", target=target), ("example.com",))

@@ -1,0 +1,186 @@
+"""The reference server watched by its own probes: metrics, samples, findings of provoked troubles."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from prometheus_client.parser import text_string_to_metric_families
+
+from perfkit import findings, frames
+from perfkit.probes import INSTRUMENTS
+from perfkit.running import run_repeats
+from tests.server_fixture import AGENT, client, running_server
+
+SAID = {"messages": [{"role": "user", "content": "how are you?"}]}
+
+
+def drive(http: httpx.Client) -> None:
+    """Use every kind of endpoint, so that every metric has something to tell; also break a pool."""
+    agent = http.post("/v1/agents/", json=AGENT | {"include_base_tools": True}).json()["id"]
+    for path in ("messages", "messages/stream"):
+        assert http.post(f"/v1/agents/{agent}/{path}", json=SAID).status_code == 200
+    assert http.post(f"/v1/agents/{agent}/archival-memory", json={"text": "a note"}).status_code == 200
+    http.get("/v1/agents/agent-none")
+    threads = [
+        threading.Thread(target=lambda: http.post(f"/v1/agents/{agent}/messages", json=SAID))
+        for _ in range(40)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def busy() -> Iterator[httpx.Client]:
+    """A server that has been driven, with a pool so small that some gave up on it."""
+    options = ("--model-speed", "0", "--pool-size", "1", "--max-overflow", "0", "--pool-timeout-s", "0.02")
+    with running_server(*options) as server, client(server.url) as http:
+        drive(http)
+        time.sleep(0.3)
+        yield http
+
+
+def test_every_metric_is_moved_by_real_traffic(busy: httpx.Client) -> None:
+    """On /metrics each instrument has a sample, by the names OpenTelemetry gives them there."""
+    page = busy.get("/metrics")
+    assert page.headers["content-type"].startswith("text/plain")
+    families = {family.name: family for family in text_string_to_metric_families(page.text)}
+    for name, one in INSTRUMENTS.items():
+        shown = name + ("_milliseconds" if one.unit == "ms" else "")
+        assert shown in families, name
+        assert families[shown].samples, name
+    endpoints = {s.labels["endpoint_path"] for s in families["count_endpoint_requests"].samples}
+    assert {"/v1/agents", "/v1/agents/{agent_id}/messages", "/v1/agents/{agent_id}"} <= endpoints
+    tools = families["count_tool_execution"].samples
+    assert {s.labels["tool_name"] for s in tools} == {"conversation_search"}
+    errors = families["count_db_pool_connection_errors"].samples
+    assert {s.labels["exception_type"] for s in errors} == {"TimeoutError"}
+
+
+def test_step_times_are_milliseconds() -> None:
+    """A step of about 0.3 s is about 300, not 300 million as it once was."""
+    with running_server("--model-speed", "1") as server, client(server.url) as http:
+        agent = http.post("/v1/agents/", json=AGENT).json()["id"]
+        began = time.monotonic()
+        http.post(f"/v1/agents/{agent}/messages", json=SAID)
+        took_ms = 1000 * (time.monotonic() - began)
+        families = {f.name: f for f in text_string_to_metric_families(http.get("/metrics").text)}
+        samples = families["hist_step_execution_time_ms_milliseconds"].samples
+        (total,) = (s.value for s in samples if s.name.endswith("_sum"))
+    assert 0.7 * took_ms < total <= took_ms
+
+
+def test_samples_are_keyed_by_the_request(busy: httpx.Client) -> None:
+    """A request's own id is on its response, with Server-Timing, and on its samples."""
+    answer = busy.get("/v1/agents/", headers={"x-request-id": "mine-1"})
+    assert answer.headers["x-request-id"] == "mine-1"
+    names = [part.split(";")[0] for part in answer.headers["server-timing"].split(", ")]
+    assert names == ["app", "db", "db_wait", "loop_lag", "model"]
+    page = busy.get("/probe/samples", params={"limit": 50_000}).json()
+    columns = page["samples"]
+    mine = [p for p, i in zip(columns["probe"], columns["request_id"], strict=True) if i == "mine-1"]
+    assert {"request.app_ms", "request.db_ms"} <= set(mine)
+    assert abs(page["now_ns"] - time.monotonic_ns()) < 5e9
+    assert {"pool.checked_out", "loop.lag_ms"} <= set(columns["probe"])
+
+
+def test_probes_want_the_password_of_a_secure_server() -> None:
+    """401 without it, on both pages; and --no-probes has neither."""
+    with running_server("--secure", "--password", "sesame") as server, client(server.url) as http:
+        for path in ("/metrics", "/probe/samples"):
+            assert http.get(path).status_code == 401
+            assert http.get(path, headers={"authorization": "Bearer sesame"}).status_code == 200
+    with running_server("--no-probes") as server, client(server.url) as http:
+        assert http.get("/metrics").status_code == 404
+        assert "server-timing" not in http.get("/v1/health/").headers
+
+
+def test_metrics_are_sent_to_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With OTEL_EXPORTER_OTLP_ENDPOINT set they arrive there, by OTLP over HTTP."""
+    got: list[ExportMetricsServiceRequest] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            got.append(ExportMetricsServiceRequest.FromString(_plain(body, self.headers)))
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Collector)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")
+    try:
+        with running_server() as watched, client(watched.url) as http:
+            http.get("/v1/agents/")
+            time.sleep(0.8)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    metrics = [
+        m for request in got for r in request.resource_metrics for s in r.scope_metrics for m in s.metrics
+    ]
+    assert {"count_endpoint_requests", "hist_endpoint_e2e_ms"} <= {metric.name for metric in metrics}
+
+
+def _plain(body: bytes, headers: Any) -> bytes:
+    import gzip
+
+    return gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
+
+
+# -- experiments: each provokes one trouble, and that is what is found ------------------------------
+
+CALM = {"users": {"count": 4, "iterations": 120}, "params": {"agents": 4}}
+EXPERIMENTS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
+    "healthy": ({"model_speed": 2}, CALM, set()),
+    "pool of 2": (
+        {"pool_size": 1, "max_overflow": 1, "model_speed": 0},
+        {"users": {"count": 20, "iterations": 600}, "params": {"agents": 4}},
+        {"pool_exhausted"},
+    ),
+    "leak": ({"leak_every": 40, "leak_after_s": 0.5, "model_speed": 2}, CALM, {"connection_leak"}),
+    "blocking call": (
+        {"blocking_ms": 350, "model_speed": 20},
+        {"users": {"count": 1, "iterations": 8}, "params": {"agents": 1}},
+        {"loop_blocked"},
+    ),
+    "slow model": (
+        {"model_speed": 0.05},
+        {"users": {"count": 12, "iterations": 12}, "params": {"agents": 4}},
+        {"slow_model"},
+    ),
+    "cache off": ({"agent_cache": False, "model_speed": 2}, CALM, {"cache_misses"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_right_finding_and_no_other(name: str, tmp_path: Path) -> None:
+    """A real run against a server with that trouble."""
+    server, load, expected = EXPERIMENTS[name]
+    given = {"scenario": "message_stream", "server": server, **load}
+    (run,) = run_repeats(given, name, tmp_path, (), show_progress=False)
+    judged = findings.judge(run, frames.timeline(run))
+    assert judged.probed
+    assert {one.kind for one in judged.findings} == expected, judged.findings
+    if name == "blocking call":
+        assert "jobs.py" in judged.findings[0].text
+        assert "tokens" in judged.findings[0].text
+    if name == "leak":
+        assert "maybe_leak" in judged.findings[0].text

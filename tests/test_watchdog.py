@@ -1,0 +1,246 @@
+"""The event-loop watchdog on real loops, with code that really blocks them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from perfkit.probes import MetricRegistry, Ring, Watchdog
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+@pytest.fixture(params=LOOPS)
+def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Run a coroutine on a loop of each kind."""
+
+    def on_loop(work: Coroutine[Any, Any, Any]) -> Any:
+        with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+            return runner.run(work)
+
+    return on_loop
+
+
+def watchdog(**options: Any) -> Watchdog:
+    """A watchdog of the running loop that sees hangs of 50 ms."""
+    quick = {"hang_after_s": 0.05, "check_every_s": 0.05}
+    return Watchdog(asyncio.get_running_loop(), **(quick | options))
+
+
+def threads() -> int:
+    """How many watchdog threads there are."""
+    return sum(thread.name == "perfkit-watchdog" for thread in threading.enumerate())
+
+
+def hold(seconds: float) -> None:
+    """Block the loop, as a forgotten time.sleep does."""
+    time.sleep(seconds)
+
+
+def spin(seconds: float) -> None:
+    """Block the loop by work."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+@pytest.mark.parametrize("block", [hold, spin])
+def test_a_block_is_seen_once_with_its_place_and_its_end(run: Any, block: Callable[[float], None]) -> None:
+    """160 ms of blocking, threshold 50 ms: one report, the function named, recovery with its length."""
+    ring = Ring()
+
+    async def work() -> Watchdog:
+        dog = watchdog(ring=ring)
+        dog.start()
+        await asyncio.sleep(0.05)
+        block(0.16)
+        await asyncio.sleep(0.1)
+        dog.stop()
+        return dog
+
+    (report,) = run(work()).reports
+    assert block.__name__ in report.place
+    assert report.place.startswith("tests/test_watchdog.py:")
+    assert block.__name__ in report.stacks["MainThread"]
+    assert any("test_watchdog.py" in task and "work" in task for task in report.tasks)
+    assert report.age_ms >= 50
+    assert 130 <= report.recovered_ms < 400
+    seen = {sample.probe: sample for sample in ring.page().samples}
+    assert seen["loop.hang_ms"].label == seen["loop.recovered_ms"].label == report.place
+    assert seen["loop.recovered_ms"].value == report.recovered_ms
+    lags = [sample.value for sample in ring.page().samples if sample.probe == "loop.lag_ms"]
+    assert 130 <= max(lags) < 400
+
+
+def test_a_block_of_100_ms_is_seen(run: Any) -> None:
+    """The shortest block that must not be missed, ten times over."""
+
+    async def work() -> int:
+        dog = watchdog()
+        dog.start()
+        for _ in range(10):
+            await asyncio.sleep(0.03)
+            hold(0.12)
+        await asyncio.sleep(0.05)
+        dog.stop()
+        return len(dog.reports)
+
+    assert run(work()) == 10
+
+
+def test_a_healthy_loop_has_no_report_and_a_series_of_small_lags(run: Any) -> None:
+    """Nothing is cried about a loop that does its work in short pieces."""
+    ring, reader = Ring(), InMemoryMetricReader()
+    registry = MetricRegistry.of(MeterProvider([reader]))
+
+    async def work() -> Watchdog:
+        dog = watchdog(ring=ring, registry=registry, hang_after_s=0.3)
+        dog.start()
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            spin(0.001)
+            await asyncio.sleep(0)
+        dog.stop()
+        return dog
+
+    assert not run(work()).reports
+    lags = sorted(sample.value for sample in ring.page().samples)
+    assert len(lags) > 15
+    assert lags[len(lags) // 2] < 10
+    data = reader.get_metrics_data()
+    assert data is not None
+    (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
+    assert metric.name == "hist_event_loop_lag_ms"
+
+
+def test_blocked_time_between_two_calls(run: Any) -> None:
+    """What a request met of a blocked loop: also of a block that has not ended, and none of a free loop."""
+
+    async def work() -> tuple[float, float, float]:
+        dog = watchdog()
+        dog.start()
+        await asyncio.sleep(0.1)
+        before = dog.blocked_ns()
+        await asyncio.sleep(0.3)
+        free = dog.blocked_ns() - before
+        before = dog.blocked_ns()
+        hold(0.2)
+        inside = dog.blocked_ns() - before
+        await asyncio.sleep(0.05)
+        after = dog.blocked_ns() - before
+        dog.stop()
+        return free / 1e6, inside / 1e6, after / 1e6
+
+    free, inside, after = run(work())
+    assert free < 100
+    assert 170 <= inside <= 230
+    assert inside <= after <= 300
+
+
+def test_stop_leaves_no_thread_and_restart_leaves_one(run: Any) -> None:
+    """Also when it is started twice, and when it is stopped before it was started."""
+
+    async def work() -> None:
+        dog = watchdog()
+        dog.stop()
+        for _ in range(3):
+            dog.start()
+            dog.start()
+            assert threads() == 1
+            await asyncio.sleep(0.03)
+            dog.stop()
+            assert threads() == 0
+
+    run(work())
+
+
+def test_stop_returns_at_once_while_the_loop_is_blocked(run: Any) -> None:
+    """Nobody waits for a check interval or for the loop."""
+
+    async def work() -> float:
+        dog = Watchdog(asyncio.get_running_loop())  # checks every 5 s
+        dog.start()
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        dog.stop()
+        return time.monotonic() - began
+
+    assert run(work()) < 0.2
+    assert threads() == 0
+
+
+def test_a_loop_that_is_closed_under_it_ends_the_thread(run: Any) -> None:
+    """A service that forgets to stop it is not punished."""
+
+    async def work() -> Watchdog:
+        dog = watchdog()
+        dog.start()
+        await asyncio.sleep(0.03)
+        return dog
+
+    run(work())
+    end = time.monotonic() + 2
+    while threads() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert threads() == 0
+
+
+def test_reports_go_to_the_log_and_to_the_callback(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A hang is a warning with stacks; its end is told too."""
+    told = []
+
+    async def work() -> None:
+        dog = watchdog(on_report=told.append)
+        dog.start()
+        await asyncio.sleep(0.03)
+        hold(0.15)
+        await asyncio.sleep(0.05)
+        dog.stop()
+
+    with caplog.at_level(logging.INFO, "perfkit.probes"):
+        run(work())
+    assert [report.recovered_ms is None for report in told] == [True, False]
+    warning, info = (record.getMessage() for record in caplog.records)
+    assert "hold" in warning
+    assert "pending tasks" in warning
+    assert "free again" in info
+
+
+def test_also_is_called_while_the_loop_is_blocked(run: Any) -> None:
+    """A pool monitor that samples from the thread sees what happens during a hang."""
+    calls = []
+
+    async def work() -> int:
+        dog = watchdog(also=lambda: calls.append(1))
+        dog.start()
+        await asyncio.sleep(0.02)
+        before = len(calls)
+        hold(0.5)
+        during = len(calls) - before
+        dog.stop()
+        return during
+
+    assert 3 <= run(work()) <= 6
+
+
+@pytest.mark.parametrize("options", [{"interval_ms": 5}, {"hang_after_s": 0.01}, {"check_every_s": 0}])
+def test_too_small_settings_are_refused(run: Any, options: dict[str, float]) -> None:
+    """Below these it would cost more than it tells."""
+
+    async def work() -> None:
+        with pytest.raises(ValueError, match=next(iter(options))):
+            watchdog(**options)
+
+    run(work())
