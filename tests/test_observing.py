@@ -17,8 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from perfkit import findings, frames
 from perfkit.probes import INSTRUMENTS
 from perfkit.running import run_repeats
+from perfkit.workloads import read_yaml
 from tests.server_fixture import AGENT, client, running_server
 
+FOLDER = Path(__file__).parents[1] / "params" / "experiments"
 SAID = {"messages": [{"role": "user", "content": "how are you?"}]}
 
 
@@ -146,41 +148,46 @@ def _plain(body: bytes, headers: Any) -> bytes:
 
 # -- experiments: each provokes one trouble, and that is what is found ------------------------------
 
-CALM = {"users": {"count": 4, "iterations": 120}, "params": {"agents": 4}}
-EXPERIMENTS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
-    "healthy": ({"model_speed": 2}, CALM, set()),
-    "pool of 2": (
-        {"pool_size": 1, "max_overflow": 1, "model_speed": 0},
-        {"users": {"count": 20, "iterations": 600}, "params": {"agents": 4}},
-        {"pool_exhausted"},
-    ),
-    "leak": ({"leak_every": 40, "leak_after_s": 0.5, "model_speed": 2}, CALM, {"connection_leak"}),
-    "blocking call": (
-        {"blocking_ms": 350, "model_speed": 20},
-        {"users": {"count": 1, "iterations": 8}, "params": {"agents": 1}},
-        {"loop_blocked"},
-    ),
-    "slow model": (
-        {"model_speed": 0.05},
-        {"users": {"count": 12, "iterations": 12}, "params": {"agents": 4}},
-        {"slow_model"},
-    ),
-    "cache off": ({"agent_cache": False, "model_speed": 2}, CALM, {"cache_misses"}),
+#: params/experiments/NAME.yaml, and the kinds of findings that must appear, no other.
+EXPERIMENTS: dict[str, set[str]] = {
+    "healthy": set(),
+    "pool_of_2": {"pool_exhausted"},
+    "leak": {"connection_leak"},
+    "blocking_call": {"loop_blocked"},
+    "slow_model": {"slow_model"},
+    "cache_off": {"cache_misses"},
+    "index_off": {"missing_index"},
+    "index_on": set(),
 }
+
+
+def test_every_experiment_is_tested() -> None:
+    """A file nobody runs may be wrong."""
+    assert {file.stem for file in FOLDER.glob("*.yaml")} == {*EXPERIMENTS, "one_instance", "three_instances"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_right_finding_and_no_other(name: str, tmp_path: Path) -> None:
     """A real run against a server with that trouble."""
-    server, load, expected = EXPERIMENTS[name]
-    given = {"scenario": "message_stream", "server": server, **load}
+    given = read_yaml(FOLDER / f"{name}.yaml")
     (run,) = run_repeats(given, name, tmp_path, (), show_progress=False)
+    assert [one["errors"] for one in run.meta["probes"]] == [0] * given["server"].get("instances", 1)
     judged = findings.judge(run, frames.timeline(run))
     assert judged.probed
-    assert {one.kind for one in judged.findings} == expected, judged.findings
-    if name == "blocking call":
+    assert {one.kind for one in judged.findings} == EXPERIMENTS[name], judged.findings
+    if name == "blocking_call":
         assert "jobs.py" in judged.findings[0].text
         assert "tokens" in judged.findings[0].text
     if name == "leak":
         assert "maybe_leak" in judged.findings[0].text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["one_instance", "three_instances"])
+def test_one_process_is_the_bottleneck_and_three_are_not(name: str, tmp_path: Path) -> None:
+    """Only of this finding: where servers, client and database share few cores, others may be true as well."""
+    (run,) = run_repeats(read_yaml(FOLDER / f"{name}.yaml"), name, tmp_path, (), show_progress=False)
+    assert [one["errors"] for one in run.meta["probes"]] == [0] * (3 if name == "three_instances" else 1)
+    found = {one.kind for one in findings.judge(run, frames.timeline(run)).findings}
+    assert ("cpu_bound" in found) == (name == "one_instance")

@@ -149,7 +149,7 @@ def _none(what: str) -> Axes:
 def tail(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Where the slowest requests spent their time, beside the median ones: shares as stacked bars."""
     with style():
-        ax = axes_for(ax, 1.9)
+        ax = axes_for(ax, 2.2)
         if frame.empty:
             return nothing(ax, "Too few requests whose server told where their time went.")
         groups = {"slowest": f"slowest {percent(frame.attrs['slowest'])}", "median": "median (p40 to p60)"}
@@ -166,7 +166,7 @@ def tail(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set_xlim(0, 1)
         ax.set_xlabel("share of the response time")
         ax.grid(axis="y", visible=False)
-        legend(ax, 6)
+        legend(ax, 3)
         sizes = frame.groupby("group", sort=False)[["n", "ms"]].agg({"n": "first", "ms": "sum"})
         told = "; ".join(
             f"{groups[str(g)]}: n = {r['n']:,.0f}, {ms(r['ms'])} on average" for g, r in sizes.iterrows()

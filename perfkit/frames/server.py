@@ -134,6 +134,13 @@ def tail_split(parts: pd.DataFrame, share: float = 0.01) -> pd.DataFrame:
 # -- over time -------------------------------------------------------------------------------------
 
 
+def _seen(data: Any, samples: pd.DataFrame, **more: Any) -> pd.DataFrame:
+    """A frame of what was seen in a run, with what captions must tell of its requests."""
+    frame = pd.DataFrame(data)
+    frame.attrs = {**samples.attrs, **more}
+    return frame
+
+
 def binned(samples: pd.DataFrame, probe: str, bins: int = 200) -> pd.DataFrame:
     """A probe over time, all sources together: t_s (middle of the bin), n, p50, p99, most.
 
@@ -145,7 +152,7 @@ def binned(samples: pd.DataFrame, probe: str, bins: int = 200) -> pd.DataFrame:
     data = {"t_s": (grid[:-1] + grid[1:]) / 2, "n": counts}
     data |= dict(zip(("p50", "p99", "most"), values, strict=True))
     worst = float(part["value"].max()) if len(part) else math.nan
-    return small(data, samples, probe=probe, bin_s=float(grid[1] - grid[0]), worst=worst)
+    return _seen(data, samples, probe=probe, bin_s=float(grid[1] - grid[0]), worst=worst)
 
 
 def pool(samples: pd.DataFrame, bins: int = 200) -> pd.DataFrame:
@@ -164,7 +171,7 @@ def pool(samples: pd.DataFrame, bins: int = 200) -> pd.DataFrame:
             total = total + pd.Series(most).ffill().fillna(0).to_numpy()
         data[name] = total if len(part) else np.full(len(grid) - 1, np.nan)
     sizes = of_probe(samples, "pool.size").groupby(["source", "label"], observed=True)["value"].max()
-    return small(data, samples, size=float(sizes.sum()), bin_s=float(grid[1] - grid[0]))
+    return _seen(data, samples, size=float(sizes.sum()), bin_s=float(grid[1] - grid[0]))
 
 
 def _grid(samples: pd.DataFrame, bins: int) -> stats.Floats:
@@ -185,7 +192,7 @@ def endpoints(samples: pd.DataFrame) -> pd.DataFrame:
         }
     )
     frame = frame.sort_values("n", ascending=False, kind="stable").rename_axis("endpoint").reset_index()
-    return small(frame, samples)
+    return _seen(frame, samples)
 
 
 def leadership(samples: pd.DataFrame) -> pd.DataFrame:
@@ -193,4 +200,4 @@ def leadership(samples: pd.DataFrame) -> pd.DataFrame:
     part = of_probe(samples, "leader.gained", "leader.lost", "job.tick_ms")
     names = {"leader.gained": "gained", "leader.lost": "lost", "job.tick_ms": "tick"}
     frame = part.assign(event=part["probe"].astype(str).map(names))
-    return small(frame[["t_s", "source", "event", "value", "label"]].reset_index(drop=True), samples)
+    return _seen(frame[["t_s", "source", "event", "value", "label"]].reset_index(drop=True), samples)

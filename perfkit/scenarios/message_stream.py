@@ -21,6 +21,7 @@ class Params(AgentParams):
     messages: Count = 100
     workers: Count = 5
     stream_tokens: bool = True
+    questions: bool = False  #: ask, of agents with tools: the reference server's then search their messages
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ def load(params: Params) -> dict[str, Any]:
 async def setup(session: Session, params: Params) -> State:
     session.headers = await sign_up(session, params, unique(session, "user"))
     names = [unique(session, f"stream-{i}") for i in range(params.agents)]
-    agents = [await create_agent(session, params, name, include_base_tools=False) for name in names]
+    agents = [
+        await create_agent(session, params, name, include_base_tools=params.questions) for name in names
+    ]
     return State(params, dict(session.headers), agents)
 
 
@@ -48,7 +51,8 @@ def stream_is_whole(response: Response) -> bool | str:
 
 async def step(session: Session, state: State, rng: random.Random) -> None:
     agent_id = state.agent_ids[session.iteration % len(state.agent_ids)]
-    body = message(f"Tell me about number {rng.randrange(10**6)}.")
+    number, ask = rng.randrange(10**6), state.params.questions
+    body = message(f"What is known of number {number}?" if ask else f"Tell me about number {number}.")
     body["stream_tokens"] = state.params.stream_tokens
     session.headers = state.headers
     await session.post(

@@ -66,7 +66,7 @@ def _run(
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{host}:{sock.getsockname()[1]}"
     if settings.instances > 1:
-        return _run_instances(settings, database_url, sock, lambda more: _tell(address, words + more, ready))
+        return _run_instances(settings, database_url, sock, lambda more: _tell(address, words, ready, more))
     app = create_app(settings, database_url)
     config = uvicorn.Config(
         app, log_level=settings.log_level, access_log=False, timeout_graceful_shutdown=3, lifespan="on"
@@ -97,11 +97,11 @@ class _Server(uvicorn.Server):
             self.when_ready()
 
 
-def _tell(url: str, words: str, ready: Callable[[str], None] | None) -> None:
+def _tell(url: str, words: str, ready: Callable[[str], None] | None, more: str = "") -> None:
     if ready is not None:
         ready(url)
     else:
-        print(f"perfkit server ready at {url} ({words}, simulated model)", flush=True)
+        print(f"perfkit server ready at {url} ({words}, simulated model{more})", flush=True)
 
 
 @contextmanager
