@@ -186,7 +186,7 @@ def test_the_right_finding_and_no_other(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["one_instance", "three_instances"])
 def test_one_process_is_the_bottleneck_and_three_are_not(name: str, tmp_path: Path) -> None:
-    """Only of this finding: where servers, client and database share few cores, others may be true as well."""
+    """Of this finding only: where servers, client and database share few cores, others may be true too."""
     (run,) = run_repeats(read_yaml(FOLDER / f"{name}.yaml"), name, tmp_path, (), show_progress=False)
     assert [one["errors"] for one in run.meta["probes"]] == [0] * (3 if name == "three_instances" else 1)
     found = {one.kind for one in findings.judge(run, frames.timeline(run)).findings}

@@ -137,7 +137,8 @@ def tail_split(parts: pd.DataFrame, share: float = 0.01) -> pd.DataFrame:
 def _seen(data: Any, samples: pd.DataFrame, **more: Any) -> pd.DataFrame:
     """A frame of what was seen in a run, with what captions must tell of its requests."""
     frame = pd.DataFrame(data)
-    frame.attrs = {**samples.attrs, **more}
+    frame.attrs = {**samples.attrs}
+    frame.attrs.update(more.items())
     return frame
 
 
