@@ -189,14 +189,17 @@ class Cluster:
         items = [{"agent_id": self.agent, "question": f"what about {i}?"} for i in range(ITEMS)]
         user, organization = (f"{kind}-00000000-0000-4000-8000-000000000000" for kind in ("user", "org"))
         connection = await asyncpg.connect(host=str(self.socket), user="postgres", database="postgres")
-        while True:
-            await connection.execute(
-                "INSERT INTO jobs (id, kind, status, background, organization_id, user_id, request, "
-                "created_at, updated_at) VALUES ($1, 'batch', 'created', true, $2, $3, $4, now(), now())",
-                *(f"batch-{uuid.uuid4()}", organization, user, json.dumps({"items": items})),
-            )
-            self.batches += 1
-            await asyncio.sleep(0.05)
+        try:
+            while True:
+                await connection.execute(
+                    "INSERT INTO jobs (id, kind, status, background, organization_id, user_id, request, "
+                    "created_at, updated_at) VALUES ($1, 'batch', 'created', true, $2, $3, $4, now(), now())",
+                    *(f"batch-{uuid.uuid4()}", organization, user, json.dumps({"items": items})),
+                )
+                self.batches += 1
+                await asyncio.sleep(0.05)
+        finally:
+            connection.terminate()
 
     async def settle(self) -> None:
         """Wait until every batch has ended, and check what was promised."""

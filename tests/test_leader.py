@@ -183,5 +183,5 @@ def test_drill(drill: str) -> None:
     found = asyncio.run(run_drill(drill, 1))
     start_up_s = 20 if drill == "stampede" else 0  # the time to start a process
     assert max(found["times"]) <= 2 * RETRY_S + start_up_s
-    assert found["batches"] > 5
+    assert found["batches"] >= 2
     assert found["doubles"] == 0
