@@ -95,8 +95,8 @@ class Scheduler:
         try:
             for batch in await self._open_batches():
                 done += await self._work_off(batch)
-        except Fenced:
-            pass  # the leader's own check will say so, too
+        except (Fenced, sa.exc.TimeoutError):
+            pass  # the leader's own check, or the pool's monitor, says so; the next tick is not far
         except (OSError, sa.exc.SQLAlchemyError) as error:
             logging.getLogger("perfkit.server").warning("a tick broke down: %s", str(error).splitlines()[0])
         if self._services.ring is not None:
