@@ -7,25 +7,40 @@ that does not answer, or answers nonsense, disturbs no run: run.json says what w
 from __future__ import annotations
 
 import contextlib
-import math
+import json
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from perfkit.model import Target
+from perfkit.session.redaction import Redactor, secrets_in
 from perfkit.store import PROBES_SCHEMA, write_probe_segment
+from perfkit.transport import tls_context
 
 _PROBES_EVERY_S, _METRICS_EVERY_S = 0.5, 1.0
-_TIMEOUT_S = 2.0
+_TIMEOUT_S = 2.0  # for each part of an answer
+_WHOLE_S = 4.0  # for a whole answer: one that comes byte by byte meets no other limit
+_STOP_S = 10.0  # for the last fetches of all sources together
+_MOST_BYTES = 64_000_000
 _LIMIT = 20_000
 _MOST_PAGES = 50  # in one fetch: a server that never ends keeps nobody from the others
 _LONGEST_LABEL = 300
+_CLOCK_FETCHES = 60  # a clock is known from the last half minute: clocks drift
+
+
+class _Clock(NamedTuple):
+    """What one fetch told of a server's clock: it minus ours, off by half the round trip at most."""
+
+    round_trip_ns: int
+    offset_ns: float | None  #: None: the page tells no instants of its own
 
 
 @dataclass
@@ -38,19 +53,26 @@ class _Source:
     lost: int = 0
     errors: int = 0
     error: str | None = None
-    #: Of the fetch with the shortest round trip: server's clock minus ours, and how far off that may be.
-    offset_ns: float = 0.0
-    round_trip_ns: float = math.inf
+    clocks: deque[_Clock] = field(default_factory=lambda: deque(maxlen=_CLOCK_FETCHES))
     after: int = -1
     instance: str | None = None
+    earlier: set[str] = field(default_factory=set)
     before: dict[tuple[str, str], float] = field(default_factory=dict)
+    ended: bool = False
+
+    def clock(self) -> _Clock:
+        """The measurement of the shortest round trip; ValueError when there is none."""
+        return min(self.clocks)
 
     def told(self) -> dict[str, Any]:
         """For run.json."""
         found: dict[str, Any] = {"source": self.name, "url": self.url, "samples": self.samples}
         found |= {"lost": self.lost, "errors": self.errors, "error": self.error}
-        if math.isfinite(self.round_trip_ns):
-            found |= {"offset_ms": self.offset_ns / 1e6, "uncertainty_ms": self.round_trip_ns / 2e6}
+        if self.clocks:
+            round_trip_ns, offset_ns = self.clock()
+            found |= {"uncertainty_ms": round_trip_ns / 2e6, "round_trip_ms": round_trip_ns / 1e6}
+            if offset_ns is not None:
+                found["offset_ms"] = offset_ns / 1e6
         return found
 
 
@@ -58,12 +80,13 @@ class Collector:
     """Fetches a target's probes each half second and its Prometheus pages each second, until it is stopped.
 
     Samples go to `probes.parquet` on the run's clock. The offset of a server's clock is measured with each
-    fetch, and the one of the shortest round trip is taken: it is off by half of that at most (Cristian,
-    "Probabilistic clock synchronization", 1989).
+    fetch, and of the last half minute the one of the shortest round trip is taken: when it was measured it
+    was off by half of that at most (Cristian, "Probabilistic clock synchronization", 1989).
     """
 
     def __init__(self, folder: Path, target: Target, origin_ns: int, token: str | None) -> None:
         self._folder, self._target, self._origin_ns = folder, target, origin_ns
+        self._redact = Redactor((token or "", *secrets_in(target.headers)))
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._probes = [_Source(url, _host(url)) for url in as_list(target.probes_url)]
         self._metrics = [_Source(url, _host(url)) for url in as_list(target.metrics_url)]
@@ -73,9 +96,11 @@ class Collector:
         self._pending: list[pa.Table] = []
         self._segments = 0
         self._next_write = 0.0
+        self._began_ns = time.monotonic_ns() - origin_ns
 
     def start(self) -> None:
         """Begin to fetch: a thread for each source, so that a slow one holds up no other."""
+        self._began_ns = time.monotonic_ns() - self._origin_ns
         for sources, fetch, every_s in (
             (self._probes, self._fetch_probes, _PROBES_EVERY_S),
             (self._metrics, self._fetch_metrics, _METRICS_EVERY_S),
@@ -86,23 +111,31 @@ class Collector:
                 self._threads.append(thread)
 
     def stop(self) -> list[dict[str, Any]]:
-        """Fetch a last time, stop, and say what came from where: an entry for each source."""
+        """Fetch a last time, stop, and say what came from where: an entry for each source.
+
+        A source that does not come to an end is left behind.
+        """
         self._stop.set()
+        deadline = time.monotonic() + _STOP_S
         for thread in self._threads:
-            thread.join()
+            thread.join(max(deadline - time.monotonic(), 0.0))
+        sources = (*self._probes, *self._metrics)
+        with self._lock:
+            for source in sources if self._threads else ():
+                if not source.ended:
+                    self._failed(source, f"no answer {_STOP_S:g} s after the end of the load")
+                    source.ended = True
         self._threads.clear()
         self._write()
-        return [source.told() for source in (*self._probes, *self._metrics)]
+        return [source.told() for source in sources]
 
     # -- in the threads ------------------------------------------------------------------------
 
     def _follow(self, source: _Source, fetch: Callable[..., None], every_s: float) -> None:
         import httpx
 
-        verify: Any = self._target.ca_file or self._target.verify_tls
-        with httpx.Client(
-            headers=self._headers, timeout=_TIMEOUT_S, verify=verify, trust_env=False
-        ) as client:
+        tls = tls_context(self._target)
+        with httpx.Client(headers=self._headers, timeout=_TIMEOUT_S, verify=tls, trust_env=False) as client:
             while True:
                 last = self._stop.is_set()
                 began = time.monotonic()
@@ -111,6 +144,7 @@ class Collector:
                     self._next_write = began + 0.8
                     self._write()
                 if last:
+                    source.ended = True
                     return
                 self._stop.wait(max(every_s - (time.monotonic() - began), 0.05))
 
@@ -121,21 +155,27 @@ class Collector:
             fetch(source, client, last)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             self._failed(source, f"{type(error).__name__}: {error}")
-        except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+        except Exception as error:  # whatever nonsense brings about: a thread that ends tells nobody
             self._failed(source, f"the answer is not what was expected: {type(error).__name__}: {error}")
 
-    @staticmethod
-    def _failed(source: _Source, words: str) -> None:
-        source.errors += 1
-        source.error = words.splitlines()[0][:_LONGEST_LABEL]
+    def _failed(self, source: _Source, words: str) -> None:
+        if not source.ended:
+            source.errors += 1
+            source.error = self._redact(words).splitlines()[0][:_LONGEST_LABEL]
 
-    def _get(self, client: Any, url: str, **params: Any) -> tuple[Any, int, int]:
+    def _get(self, client: Any, url: str, **params: Any) -> tuple[bytes, str, int, int]:
+        """The body, its content type, and when the request was sent and the answer was here."""
         sent = time.monotonic_ns()
-        response = client.get(url, params=params or None)
+        body = bytearray()
+        with client.stream("GET", url, params=params or None) as response:
+            if response.status_code != 200:
+                raise ValueError(f"status {response.status_code}")
+            for piece in response.iter_bytes():
+                body += piece
+                if len(body) > _MOST_BYTES or time.monotonic_ns() - sent > 1e9 * _WHOLE_S:
+                    raise ValueError(f"more than {_MOST_BYTES / 1e6:g} MB or {_WHOLE_S:g} s")
         received = time.monotonic_ns()
-        if response.status_code != 200:
-            raise ValueError(f"status {response.status_code}")
-        return response, sent, received
+        return bytes(body), response.headers.get("content-type", ""), sent, received
 
     # -- perfkit's probes
 
@@ -143,26 +183,35 @@ class Collector:
         """Every sample since the last fetch, page by page."""
         url = source.url.rstrip("/") + "/probe/samples"
         for _ in range(_MOST_PAGES):
-            response, sent, received = self._get(client, url, after=source.after, limit=_LIMIT)
-            page = response.json()
-            instance = str(page["instance"])
-            if source.instance not in (None, instance):
-                # another process: from its beginning, on its own clock
-                source.instance, source.after, source.round_trip_ns = instance, 0, math.inf
+            body, _, sent, received = self._get(client, url, after=source.after, limit=_LIMIT)
+            page = json.loads(body)
+            instance = str(page["instance"])[:_LONGEST_LABEL]
+            if self._is_another(source, instance):
                 continue
-            source.instance = instance
-            source.name = f"{source.instance} ({_host(source.url)})"
-            if received - sent < source.round_trip_ns:
-                source.round_trip_ns = received - sent
-                source.offset_ns = int(page["now_ns"]) - (sent + received) / 2
+            source.name = self._redact(f"{instance} ({_host(source.url)})")
+            offset_ns = int(page["now_ns"]) - (sent + received) / 2
+            source.clocks.append(_Clock(received - sent, offset_ns))
             self._keep_page(source, page["samples"])
             source.lost += int(page["lost"])
             source.after = int(page["next"])
             if len(page["samples"]["t_ns"]) < _LIMIT:
                 return
 
+    @staticmethod
+    def _is_another(source: _Source, instance: str) -> bool:
+        """Whether another process answered than before: it is asked from its beginning, on its own clock."""
+        known, source.instance = source.instance, instance
+        if known in (None, instance):
+            return False
+        source.after = 0
+        source.clocks.clear()
+        source.earlier.add(str(known))
+        if instance in source.earlier:  # no restart: their numbers cannot be told apart
+            raise ValueError("several instances answer here; give each one's own address in probes_url")
+        return True
+
     def _keep_page(self, source: _Source, samples: Mapping[str, list[Any]]) -> None:
-        shift = int(source.offset_ns) + self._origin_ns
+        shift = int(source.clock().offset_ns or 0) + self._origin_ns
         t = [int(instant) - shift for instant in samples["t_ns"]]
         columns = [samples[name] for name in ("probe", "value", "label", "request_id")]
         if any(len(column) != len(t) for column in columns):
@@ -173,19 +222,17 @@ class Collector:
 
     def _fetch_metrics(self, source: _Source, client: Any, last: bool) -> None:
         """Every series of a page whose value is not what it was; all of them at the first and last fetch."""
-        from prometheus_client.parser import text_string_to_metric_families
-
-        response, sent, received = self._get(client, source.url)
+        body, content_type, sent, received = self._get(client, source.url)
         now, before = {}, source.before
-        for family in text_string_to_metric_families(response.text):
+        for family in _families(body.decode(), content_type):
             for sample in family.samples:
                 words = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
                 now[sample.name, f"{{{words}}}" if words else ""] = float(sample.value)
         if len(now) > _LIMIT:
             raise ValueError(f"{len(now):,} series; at most {_LIMIT:,} are kept")
         source.before = now
-        source.round_trip_ns = min(source.round_trip_ns, received - sent)
-        changed = [(key, value) for key, value in now.items() if last or before.get(key) != value]
+        source.clocks.append(_Clock(received - sent, None))
+        changed = [(key, value) for key, value in now.items() if last or not _same(before.get(key), value)]
         t = [(sent + received) // 2 - self._origin_ns] * len(changed)
         names, labels = [key[0] for key, _ in changed], [key[1] for key, _ in changed]
         self._keep(source, t, names, [value for _, value in changed], labels, [None] * len(changed))
@@ -196,13 +243,23 @@ class Collector:
         if not t:
             return
         probe, value, label, request_id = columns
-        label = [str(text)[:_LONGEST_LABEL] for text in label]
+        probe, label, request_id = (self._clean(column) for column in (probe, label, request_id))
         values = (t, [source.name] * len(t), probe, value, label, request_id)
         rows = dict(zip(PROBES_SCHEMA.names, values, strict=True))
         table = pa.table(rows, schema=PROBES_SCHEMA)  # what cannot be written is refused here: this page only
+        # a process that is new to us may be older than the run
+        earliest = self._began_ns - source.clock().round_trip_ns // 2
+        table = table.filter(pc.field("t") >= earliest)
         with self._lock:
+            if source.ended:  # it was given up, and told of
+                return
             self._pending.append(table)
-        source.samples += len(t)
+            source.samples += len(table)
+
+    def _clean(self, column: list[Any]) -> list[Any]:
+        """The texts without secrets, none too long; the same text once: most columns have few."""
+        clean = {one: self._redact(str(one))[:_LONGEST_LABEL] for one in {*column} if one is not None}
+        return [clean.get(one) for one in column]
 
     def _write(self) -> None:
         with self._lock:
@@ -218,6 +275,20 @@ class Collector:
 def as_list(given: str | Iterable[str] | None) -> list[str]:
     """None, one URL or several, as a list."""
     return [] if given is None else [given] if isinstance(given, str) else list(given)
+
+
+def _families(text: str, content_type: str) -> Iterable[Any]:
+    """The metric families of a page, in the format it says it has; ValueError when it has not."""
+    from prometheus_client import parser
+    from prometheus_client.openmetrics import parser as openmetrics
+
+    chosen = openmetrics if content_type.startswith("application/openmetrics-text") else parser
+    parse: Callable[[str], Iterable[Any]] = chosen.text_string_to_metric_families
+    return parse(text)
+
+
+def _same(before: float | None, now: float) -> bool:
+    return before == now or (before is not None and before != before and now != now)  # NaN is no news
 
 
 def _host(url: str) -> str:

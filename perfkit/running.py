@@ -201,12 +201,14 @@ def _summary_lines(run: Run) -> list[str]:
 
 
 def _probe_words(sources: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """What came from the server's probes, when something did not."""
+    """What came from the server's probes and what did not, a line for each source."""
     for one in sources:
-        troubles = [f"{one['lost']:,} samples lost"] if one["lost"] else []
-        troubles += [f"{one['errors']} fetches failed ({one['error']})"] if one["errors"] else []
-        if troubles:
-            yield f"{one['source']}: {one['samples']:,} samples of itself, {', '.join(troubles)}"
+        words = [f"{one['source']}: {one['samples']:,} samples of itself"]
+        if "offset_ms" in one:
+            words.append(f"clock {one['offset_ms']:+.3f} ± {one['uncertainty_ms']:.3f} ms from ours")
+        words += [f"{one['lost']:,} samples lost"] if one["lost"] else []
+        words += [f"{one['errors']} fetches failed ({one['error']})"] if one["errors"] else []
+        yield ", ".join(words)
 
 
 def _interval(row: Mapping[Any, Any], name: str) -> str:

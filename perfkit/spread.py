@@ -122,8 +122,10 @@ class _Execution:
             self.collector.start()
             self._load(_pickled(state), executor, on_progress)
         finally:  # also after Ctrl-C: what was made is removed
-            self.meta["probes"] = self.collector.stop()
-            run_on_loop(self._tear_down(state))
+            try:
+                self.meta["probes"] = self.collector.stop()
+            finally:  # also after Ctrl-C during the last fetch
+                run_on_loop(self._tear_down(state))
 
     # -- setup and teardown, in this process
 

@@ -159,6 +159,9 @@ def read_probes(run: Run) -> pa.Table:
             tables = [pq.read_table(file, schema=PROBES_SCHEMA) for file in files]
         except FileNotFoundError:  # merged away meanwhile
             continue
+        except (pa.ArrowException, OSError) as error:
+            words = str(error).splitlines()[0]
+            raise PerfkitError(f"{run.id} is damaged, its probes cannot be read: {words}") from None
         return pa.concat_tables([PROBES_SCHEMA.empty_table(), *tables]).unify_dictionaries()
     raise PerfkitError(f"{run.path}: its files keep changing; try again when the run has ended")
 
