@@ -38,10 +38,14 @@ _RENEW = """
 UPDATE leases SET renewed_at = clock_timestamp() WHERE name = $1 AND pid = pg_backend_pid() AND EXISTS (
     SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted
     AND classid::bigint = $2 AND objid::bigint = $3 AND objsubid = 1) RETURNING true"""
+# One that froze after it had the lock and before it had the lease counts from the start of its connection,
+# which it made to try. Advisory locks are per database, pg_locks shows those of all.
 _END_EXPIRED = """
-SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN leases ON leases.pid = l.pid AND leases.name = $1
+SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+LEFT JOIN leases ON leases.pid = l.pid AND leases.name = $1
 WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = $2 AND l.objid::bigint = $3
-AND l.objsubid = 1 AND leases.renewed_at < clock_timestamp() - make_interval(secs => $4)"""
+AND l.objsubid = 1 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+AND greatest(leases.renewed_at, a.backend_start) < clock_timestamp() - make_interval(secs => $4)"""
 
 
 def leader_tables(metadata: sa.MetaData) -> tuple[sa.Table, sa.Table]:
@@ -100,6 +104,7 @@ class Leader:
         self._lock = digest - (1 << 64 if digest >> 63 else 0)  # as bigint
         self._connection: Any = None
         self._renewed = 0.0
+        self._trouble = ""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -129,9 +134,9 @@ class Leader:
         while True:
             try:
                 await (self._hold() if self._connection is not None else self._try())
+                self._trouble = ""
             except Exception as error:  # whatever a dying connection raises: a candidate never gives up
-                self._drop(f"{type(error).__name__}: {error}".strip(": "))
-                _log.info("%s could not try: %r", self.instance, error)
+                self._failed(f"{type(error).__name__}: {error}".strip(": "))
             if self._ring is not None:
                 self._ring.add("leader.is", float(self.leads), self.instance)
             leading = self._connection is not None
@@ -147,8 +152,9 @@ class Leader:
                 if not await self._lock_taken(connection):
                     await connection.close()
                     return
-                epoch = await connection.fetchval(_NEW_EPOCH, self.name, self.instance)
-                await connection.execute(_TAKE_LEASE, self.name)
+                async with connection.transaction():
+                    await connection.execute(_TAKE_LEASE, self.name)
+                    epoch = await connection.fetchval(_NEW_EPOCH, self.name, self.instance)
         except BaseException:
             connection.terminate()
             raise
@@ -179,6 +185,12 @@ class Leader:
             self._renewed = began
         else:
             self._drop("the lock is gone")
+
+    def _failed(self, reason: str) -> None:
+        if self._connection is None and reason != self._trouble:  # a follower says it once, not at every try
+            _log.warning("%s cannot try to lead %s: %s", self.instance, self.name, reason)
+        self._trouble = reason
+        self._drop(reason)
 
     def _drop(self, reason: str) -> None:
         connection = self._connection

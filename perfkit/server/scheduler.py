@@ -24,7 +24,9 @@ from perfkit.server.services import Actor, Services, all_rows
 from perfkit.server.tables import jobs, leaderships, messages, now
 
 logging.getLogger("apscheduler").setLevel(logging.ERROR)  # a tick that is skipped is no news
+_log = logging.getLogger("perfkit.server")
 _NAME = "scheduler"
+_AT_ONCE = 100  # batches a tick reads: they hold their items
 
 
 class Scheduler:
@@ -35,6 +37,7 @@ class Scheduler:
         self._ticks: AsyncIOScheduler | None = None
         self._epoch = 0
         self._leader: Leader | None = None
+        self._at_work: asyncio.Task[Any] | None = None
         url = services.engine.url
         if url.get_backend_name() == "postgresql":
             given, options = services.engine.dialect.create_connect_args(url)
@@ -65,6 +68,8 @@ class Scheduler:
     async def stop(self) -> None:
         """Stop the ticks, and let another process lead."""
         self._lost()
+        if self._at_work is not None:  # it must have let go of its connection before the pool is closed
+            await asyncio.wait([self._at_work], timeout=5)
         if self._leader is not None:
             await self._leader.stop()
 
@@ -92,13 +97,21 @@ class Scheduler:
 
     async def _tick(self) -> None:
         began, done = time.monotonic_ns(), 0
+        self._at_work = asyncio.current_task()
         try:
             for batch in await self._open_batches():
                 done += await self._work_off(batch)
-        except (Fenced, sa.exc.TimeoutError):
-            pass  # the leader's own check, or the pool's monitor, says so; the next tick is not far
+        except Fenced as error:
+            _log.warning("a tick was refused: %s", error)
+        except asyncio.CancelledError:
+            pass  # leadership is lost; nobody awaits a tick
+        except sa.exc.TimeoutError:
+            pass  # the pool's monitor says so; the next tick is not far
         except (OSError, sa.exc.SQLAlchemyError) as error:
-            logging.getLogger("perfkit.server").warning("a tick broke down: %s", str(error).splitlines()[0])
+            _log.warning("a tick broke down: %s", (str(error).splitlines() or [type(error).__name__])[0])
+        finally:
+            if self._at_work is asyncio.current_task():
+                self._at_work = None
         if self._services.ring is not None:
             ms = (time.monotonic_ns() - began) / 1e6
             self._services.ring.add("job.tick_ms", ms, f"poll_batches done={done}")
@@ -108,7 +121,7 @@ class Scheduler:
         # literals, so that PostgreSQL may use the index of open batches
         query = sa.select(jobs).where(sa.text("kind = 'batch' AND status IN ('created', 'running')"), is_open)
         async with self._services.engine.connect() as connection:
-            return await all_rows(connection, query.order_by(jobs.c.created_at))
+            return await all_rows(connection, query.order_by(jobs.c.created_at).limit(_AT_ONCE))
 
     async def _work_off(self, batch: dict[str, Any]) -> int:
         """Carry out a batch's items that have no run yet; returns how many."""
