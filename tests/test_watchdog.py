@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
+import warnings
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -85,19 +88,19 @@ def test_a_block_is_seen_once_with_its_place_and_its_end(run: Any, block: Callab
 
 
 def test_a_block_of_100_ms_is_seen(run: Any) -> None:
-    """The shortest block that must not be missed, ten times over."""
+    """The shortest block that must not be missed, seven times over."""
 
     async def work() -> int:
         dog = watchdog()
         dog.start()
-        for _ in range(10):
+        for _ in range(7):
             await asyncio.sleep(0.03)
-            hold(0.12)
+            hold(0.1)
         await asyncio.sleep(0.05)
         dog.stop()
         return len(dog.reports)
 
-    assert run(work()) == 10
+    assert run(work()) == 7
 
 
 def test_a_healthy_loop_has_no_report_and_a_series_of_small_lags(run: Any) -> None:
@@ -108,7 +111,7 @@ def test_a_healthy_loop_has_no_report_and_a_series_of_small_lags(run: Any) -> No
     async def work() -> Watchdog:
         dog = watchdog(ring=ring, registry=registry, hang_after_s=0.3)
         dog.start()
-        end = time.monotonic() + 1
+        end = time.monotonic() + 0.8
         while time.monotonic() < end:
             spin(0.001)
             await asyncio.sleep(0)
@@ -117,7 +120,7 @@ def test_a_healthy_loop_has_no_report_and_a_series_of_small_lags(run: Any) -> No
 
     assert not run(work()).reports
     lags = sorted(sample.value for sample in ring.page().samples)
-    assert len(lags) > 15
+    assert len(lags) > 12
     assert lags[len(lags) // 2] < 10
     data = reader.get_metrics_data()
     assert data is not None
@@ -244,3 +247,135 @@ def test_too_small_settings_are_refused(run: Any, options: dict[str, float]) -> 
             watchdog(**options)
 
     run(work())
+
+
+def test_a_block_that_follows_the_start_at_once_is_seen(run: Any) -> None:
+    """There need not have been a heartbeat first."""
+
+    async def work() -> int:
+        dog = watchdog()
+        dog.start()
+        hold(0.15)
+        await asyncio.sleep(0.03)
+        dog.stop()
+        return len(dog.reports)
+
+    assert run(work()) == 1
+
+
+def test_nothing_is_counted_after_stop(run: Any) -> None:
+    """Also when it was stopped before the loop came to its first heartbeat."""
+
+    async def work() -> int:
+        dog = watchdog()
+        dog.start()
+        dog.stop()
+        await asyncio.sleep(0.03)
+        before = dog.blocked_ns()
+        await asyncio.sleep(0.1)
+        return dog.blocked_ns() - before
+
+    assert run(work()) == 0
+
+
+def test_a_hang_that_outlasts_the_watching_has_no_end(run: Any) -> None:
+    """Watching again later must not take the next heartbeat for its recovery."""
+
+    async def work() -> Watchdog:
+        dog = watchdog()
+        dog.start()
+        await asyncio.sleep(0.03)
+        stopper = threading.Timer(0.15, dog.stop)
+        stopper.start()
+        hold(0.25)
+        stopper.join()
+        dog.start()
+        await asyncio.sleep(0.05)
+        dog.stop()
+        return dog
+
+    (report,) = run(work()).reports
+    assert report.recovered_ms is None
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_a_loop_that_is_not_running_is_not_blocked(kind: str) -> None:
+    """Between two `run_until_complete`, as in a notebook, nothing hangs; and watching goes on afterwards."""
+    loop = LOOPS[kind]()
+    dog = Watchdog(loop, hang_after_s=0.05, check_every_s=0.05)
+
+    async def work() -> None:
+        dog.start()
+        await asyncio.sleep(0.03)
+
+    async def blocking() -> None:
+        await asyncio.sleep(0.05)
+        hold(0.15)
+        await asyncio.sleep(0.03)
+
+    loop.run_until_complete(work())
+    time.sleep(0.2)
+    assert not dog.reports
+    loop.run_until_complete(blocking())
+    dog.stop()
+    loop.close()
+    assert len(dog.reports) == 1
+
+
+def test_a_dropped_loop_is_not_kept_alive() -> None:
+    """The thread holds neither the loop nor the watchdog, and ends when they go."""
+    loop = asyncio.new_event_loop()
+
+    async def work() -> weakref.ref[Watchdog]:
+        dog = Watchdog(asyncio.get_running_loop())
+        dog.start()
+        await asyncio.sleep(0.03)
+        return weakref.ref(dog)
+
+    dog = loop.run_until_complete(work())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # of the loop that nobody closed
+        del loop
+        gc.collect()
+    assert dog() is None
+    end = time.monotonic() + 2
+    while threads() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert threads() == 0
+
+
+def test_a_callback_that_fails_does_not_end_the_watching(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Its error is logged; the next hang is reported, too."""
+
+    def fail(report: object) -> None:
+        raise ValueError("on purpose")
+
+    async def work() -> int:
+        dog = watchdog(on_report=fail)
+        dog.start()
+        for _ in range(2):
+            await asyncio.sleep(0.05)
+            hold(0.15)
+        await asyncio.sleep(0.05)
+        dog.stop()
+        return len(dog.reports)
+
+    assert run(work()) == 2
+    assert sum(record.getMessage().startswith("a callback") for record in caplog.records) == 4
+
+
+def test_also_is_called_in_a_block_much_shorter_than_a_hang(run: Any) -> None:
+    """With the settings it has by default, 15 s and 5 s, too."""
+    calls = []
+
+    async def work() -> int:
+        dog = Watchdog(asyncio.get_running_loop(), also=lambda: calls.append(1))
+        dog.start()
+        await asyncio.sleep(0.1)
+        before = len(calls)
+        hold(0.9)
+        during = len(calls) - before
+        dog.stop()
+        return during
+
+    assert run(work()) >= 2

@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import FrameType
+from typing import Any
 
 from perfkit.probes.place import place_of
 from perfkit.probes.registry import MetricRegistry
@@ -40,8 +42,9 @@ class Watchdog:
     late it comes is the loop's lag (`loop.lag_ms`, `hist_event_loop_lag_ms`; up to 2 ms are the timers').
     One that is `hang_after_s` late, looked at every `check_every_s` (both at least 0.05 s), is a hang: it is
     reported once, with every thread's stack, to the log, the ring and `on_report`, and so is its end. `also`
-    is called every 100 ms, from the loop, or from the thread while the loop is blocked. All times are of the
-    monotonic clock.
+    is called every `also_every_ms`, from the loop, or from the thread while the loop is blocked (noticed
+    within half a second). What the callbacks raise is logged. A loop that is not running is not blocked. All
+    times are of the monotonic clock.
 
     The series is made on the loop, because a loop that is busy in short pieces can keep the interpreter's
     lock from a thread for seconds: each time it polls it gives the lock back for too short a moment.
@@ -58,6 +61,7 @@ class Watchdog:
         check_every_s: float = 5.0,
         on_report: Callable[[HangReport], None] | None = None,
         also: Callable[[], None] | None = None,
+        also_every_ms: float = 100.0,
     ) -> None:
         if min(hang_after_s, check_every_s) < 0.05:
             raise ValueError("hang_after_s and check_every_s: expected at least 0.05")
@@ -69,7 +73,9 @@ class Watchdog:
         self._interval_s, self._hang_after_s = interval_ms / 1e3, hang_after_s
         self._check_every_s = check_every_s
         self._on_report, self._also = on_report, also
+        self._also_every_s = also_every_ms / 1e3
         self._also_lock, self._also_due_ns = threading.Lock(), 0
+        self._lock = threading.Lock()  # of the next heartbeat and of the hang; nothing slow is done under it
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._due_ns = 0  # when the next heartbeat is due; 0: none is
@@ -82,20 +88,26 @@ class Watchdog:
         """Begin to watch; when it does already, nothing more happens. Any thread may call it."""
         if self._thread is not None and self._thread.is_alive():
             return
-        self._stop = threading.Event()
-        self._due_ns = 0
-        self._loop.call_soon_threadsafe(self._next_beat, self._stop)
+        stop = self._stop = threading.Event()
+        if asyncio._get_running_loop() is self._loop:  # what blocks it from here on counts
+            self._loop_thread, self._due_ns = threading.get_ident(), time.monotonic_ns()
+        self._loop.call_soon_threadsafe(self._next_beat, stop)
+        # A loop that is dropped takes its watchdog along, and that ends the thread.
+        weak = weakref.ref(self, lambda _: stop.set())
         self._thread = threading.Thread(
-            target=self._watch, args=(self._stop,), name="perfkit-watchdog", daemon=True
+            target=_watch, args=(weak, stop), name="perfkit-watchdog", daemon=True
         )
         self._thread.start()
 
     def stop(self) -> None:
         """Stop watching, at once, also while the loop is blocked; no thread stays. May be started again."""
-        self._stop.set()
+        with self._lock:
+            self._stop.set()
+            self._blocked_ns = self.blocked_ns()
+            self._due_ns, self._hang = 0, None
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
-        self._thread, self._due_ns = None, 0
+        self._thread = None
 
     def blocked_ns(self) -> int:
         """How long heartbeats have been late so far, the one that is due now included.
@@ -109,76 +121,94 @@ class Watchdog:
     # -- on the loop ---------------------------------------------------------------------------
 
     def _next_beat(self, stop: threading.Event) -> None:
-        self._loop_thread = threading.get_ident()
-        self._due_ns = time.monotonic_ns() + int(1e9 * self._interval_s)
+        with self._lock:
+            if stop.is_set():
+                return
+            self._loop_thread = threading.get_ident()
+            self._due_ns = time.monotonic_ns() + int(1e9 * self._interval_s)
         self._loop.call_later(self._interval_s, self._beat, stop)
 
     def _beat(self, stop: threading.Event) -> None:
-        if stop.is_set():
-            return
-        late_ns = max(time.monotonic_ns() - self._due_ns, 0)
-        if late_ns > _TIMER_NS:
-            self._blocked_ns += late_ns
+        with self._lock:
+            if stop.is_set():
+                return
+            due = self._due_ns
+            late_ns = max(time.monotonic_ns() - due, 0) if due else 0
+            if late_ns > _TIMER_NS:
+                self._blocked_ns += late_ns
+            self._due_ns = 0
+            over, self._hang = self._hang, None
+            if over is not None:
+                over = self.reports[-1] = replace(over, recovered_ms=late_ns / 1e6)
         self._next_beat(stop)
-        if self._ring is not None:
+        if due and self._ring is not None:
             self._ring.add("loop.lag_ms", late_ns / 1e6)
-        if self._registry is not None:
+        if due and self._registry is not None:
             self._registry.record("hist_event_loop_lag_ms", late_ns / 1e6)
-        if self._hang is not None:
-            self._recovered(late_ns / 1e6)
+        if over is not None:
+            self._recovered(over, late_ns / 1e6)
         self._do_also()
 
-    def _recovered(self, whole_ms: float) -> None:
-        assert self._hang is not None
-        report, self._hang = replace(self._hang, recovered_ms=whole_ms), None
-        self.reports[-1] = report
+    def _recovered(self, report: HangReport, whole_ms: float) -> None:
         _log.info("event loop free again after %.0f ms, held by %s", whole_ms, report.place)
         if self._ring is not None:
             self._ring.add("loop.recovered_ms", whole_ms, report.place)
-        if self._on_report is not None:
-            self._on_report(report)
+        _call(self._on_report, report)
 
     def _do_also(self) -> None:
         now = time.monotonic_ns()
         if self._also is not None and now >= self._also_due_ns and self._also_lock.acquire(blocking=False):
             try:
-                self._also_due_ns = now + 100_000_000
-                self._also()
+                self._also_due_ns = now + int(1e9 * self._also_every_s)
+                _call(self._also)
             finally:
                 self._also_lock.release()
 
     # -- in the thread -------------------------------------------------------------------------
 
-    def _watch(self, stop: threading.Event) -> None:
-        while not stop.wait(self._until_next_look()):
-            if self._loop.is_closed():
-                return
-            due = self._due_ns
-            late_ms = (time.monotonic_ns() - due) / 1e6 if due else 0.0
-            if late_ms < 1e3 * self._hang_after_s:
-                continue
-            if self._ring is not None:
-                self._ring.add("loop.lag_ms", late_ms)  # the series shows the rise, too
-            if self._hang is None:
-                self._report(due, late_ms)
+    def _check(self) -> float | None:
+        """Look once; the seconds until the next look, or None when there is nothing left to watch."""
+        if self._loop.is_closed():
+            return None
+        due = self._due_ns
+        late_s = (time.monotonic_ns() - due) / 1e9 if due else 0.0
+        if late_s > _TIMER_NS / 1e9 and not self._loop.is_running():
+            self._stands_still(due)
+            late_s = 0.0
+        if late_s >= min(self._hang_after_s, self._check_every_s) and self._ring is not None:
+            self._ring.add("loop.lag_ms", 1e3 * late_s)  # the series shows the rise, too
+        if late_s >= self._hang_after_s and self._hang is None:
+            self._report(due, 1e3 * late_s)
+        if late_s >= self._also_every_s:
             self._do_also()
+        return self._until_next_look(late_s)
 
-    def _until_next_look(self) -> float:
+    def _stands_still(self, due: int) -> None:
+        """Nobody runs the loop: its next heartbeat says nothing."""
+        with self._lock:
+            if self._due_ns == due:
+                self._due_ns, self._hang = 0, None
+
+    def _until_next_look(self, late_s: float) -> float:
         """Seconds: a thread that wakes up only when the next heartbeat would be too late costs little."""
-        due = self._due_ns or time.monotonic_ns()
-        return max(due / 1e9 + self._hang_after_s - time.monotonic(), self._check_every_s)
+        if late_s <= _TIMER_NS / 1e9:
+            wait = max(self._hang_after_s - late_s, self._check_every_s)
+            return wait if self._also is None else min(wait, 0.5)
+        left = self._hang_after_s - late_s
+        wait = min(left, self._check_every_s) if left > 0 else self._check_every_s
+        return max(wait if self._also is None else min(wait, self._also_every_s), 0.001)
 
     def _report(self, due: int, late_ms: float) -> None:
         report = self._look(late_ms)
-        if self._due_ns != due:  # it came to itself while we looked: the stack is of something else
-            return
-        self._hang = report
-        self.reports.append(report)
+        with self._lock:
+            if self._due_ns != due:  # it came to itself while we looked: the stack is of something else
+                return
+            self._hang = report
+            self.reports.append(report)
         _log.warning("event loop blocked for %.0f ms by %s\n%s", late_ms, report.place, _text(report))
         if self._ring is not None:
             self._ring.add("loop.hang_ms", late_ms, report.place)
-        if self._on_report is not None:
-            self._on_report(report)
+        _call(self._on_report, report)
 
     def _look(self, age_ms: float) -> HangReport:
         frames = sys._current_frames()
@@ -191,6 +221,23 @@ class Watchdog:
         }
         place = place_of(held) if held is not None else "unknown"
         return HangReport(time.monotonic_ns(), age_ms, place, stacks, _pending(self._loop))
+
+
+def _watch(weak: weakref.ref[Watchdog], stop: threading.Event) -> None:
+    wait: float | None = 0.0
+    while wait is not None and not stop.wait(wait):
+        dog = weak()
+        wait = None if dog is None else dog._check()
+        del dog  # not to be held while waiting
+
+
+def _call(callback: Callable[..., None] | None, *told: Any) -> None:
+    """A callback that fails must not end the watching."""
+    if callback is not None:
+        try:
+            callback(*told)
+        except Exception:
+            _log.exception("a callback of the event-loop watchdog failed")
 
 
 def _pending(loop: asyncio.AbstractEventLoop) -> list[str]:
