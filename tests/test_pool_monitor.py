@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sqlite3
+import sys
+import sysconfig
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -291,6 +296,128 @@ def test_a_database_that_refuses_is_an_error() -> None:
     assert [sample.label for sample in ring.page().samples] == ["ConnectionRefusedError"]
 
 
+@pytest.mark.parametrize("slow", ["creator", "ping"])
+def test_opening_and_pinging_are_no_waiting(tmp_path: Path, slow: str) -> None:
+    """A creator of the service's own, or a ping before use, takes 100 ms; nobody waited for a connection."""
+
+    def creator() -> sqlite3.Connection:
+        time.sleep(0.1 if slow == "creator" else 0)
+        return sqlite3.connect(tmp_path / "db")
+
+    engine = sa.create_engine("sqlite://", creator=creator, poolclass=sa.QueuePool, pool_pre_ping=True)
+    monitor, times = PoolMonitor(engine), RequestTimes("r", 0)
+    if slow == "ping":
+        engine.dialect.do_ping = lambda connection: time.sleep(0.1) is None  # type: ignore[method-assign]
+        engine.connect().close()  # only a connection that was used before is asked
+    monitor.start()
+    began = time.monotonic()
+    with request_scope(times):
+        engine.connect().close()
+    assert time.monotonic() - began >= 0.1
+    assert times.db_wait_ns < 20e6
+    engine.dispose()
+
+
+# -- what others do to the pool --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", [sa.QueuePool, sa.NullPool])
+def test_a_checkout_that_begins_again_is_out_once(tmp_path: Path, pool: type[sa.Pool]) -> None:
+    """Another listener finds the connection dead, SQLAlchemy takes a new one: one is out, then none."""
+    engine = sqlite_engine(tmp_path, pool)
+    monitor, dead = PoolMonitor(engine, leak_after_s=0.0), [True]
+    monitor.start()
+
+    @sa.event.listens_for(engine, "checkout")
+    def check(*_: object) -> None:
+        if dead:
+            dead.pop()
+            raise sa.exc.DisconnectionError
+
+    with engine.connect():
+        assert monitor.counts["checkout"] == 2
+        assert (monitor.state().checked_out, len(monitor.leaks())) == (1, 1)
+    assert (monitor.state().checked_out, len(monitor.leaks())) == (0, 0)
+    engine.dispose()
+
+
+def test_a_checkout_that_is_refused_is_one_error(tmp_path: Path) -> None:
+    """SQLAlchemy invalidates the connection and raises the same exception: it is counted once."""
+    engine, ring = sqlite_engine(tmp_path), Ring()
+    PoolMonitor(engine, ring=ring).start()
+
+    @sa.event.listens_for(engine, "checkout")
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    with pytest.raises(PermissionError):
+        engine.connect()
+    assert [sample.label for sample in ring.page().samples] == ["PermissionError"]
+    engine.dispose()
+
+
+def test_engines_of_one_pool_are_watched_once(tmp_path: Path) -> None:
+    """An engine with execution options shares the pool; either may be watched, and either disposed of."""
+    engine = sqlite_engine(tmp_path)
+    other = engine.execution_options(isolation_level="AUTOCOMMIT")
+    first, second = PoolMonitor(other, leak_after_s=0.0), PoolMonitor(engine)
+    first.start()
+    second.start()
+    engine.connect().close()
+    assert (first.counts["checkout"], second.counts["checkout"]) == (1, 0)
+    engine.dispose()
+    with other.connect():
+        assert len(first.leaks()) == 1
+    engine.dispose()
+
+
+def test_connections_the_garbage_collector_gives_back(tmp_path: Path) -> None:
+    """It may run in any line of the monitor, and calls it from there: that must not stand still.
+
+    Here a connection nobody closed goes at every line, by a trace function.
+    """
+    engine = sqlite_engine(tmp_path, pool_size=5, max_overflow=-1)
+    monitor = PoolMonitor(engine, ring=Ring(), registry=MetricRegistry.of(MeterProvider()), leak_after_s=0.0)
+    monitor.start()
+    forgotten = [engine.raw_connection() for _ in range(200)]
+    code, lines = sys.modules[PoolMonitor.__module__].__file__, set[int]()
+
+    def trace(frame: FrameType, what: str, _: object) -> Any:
+        if frame.f_code.co_filename != code:
+            return None
+        if what == "line" and frame.f_lineno not in lines:
+            lines.add(frame.f_lineno)
+            forgotten.pop()
+        return trace
+
+    def work() -> None:
+        sys.settrace(trace)
+        for look in (monitor.sample, monitor.state, monitor.leaks, lambda: monitor.counts):
+            look()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert len(forgotten) == 200 - len(lines) < 180
+    assert monitor.state().checked_out == len(monitor.leaks()) == len(forgotten)
+    assert monitor.counts["checkin"] == len(lines)
+    forgotten.clear()
+    engine.dispose()
+
+
+def test_a_monitor_does_not_keep_an_engine_alive(tmp_path: Path) -> None:
+    """A service that drops its engine without stopping the monitor loses nothing but the monitor."""
+    engine = sqlite_engine(tmp_path)
+    PoolMonitor(engine).start()
+    engine.connect().close()
+    engine.dispose()
+    gone = weakref.ref(engine)
+    del engine
+    gc.collect()
+    assert gone() is None
+
+
 # -- leaks -----------------------------------------------------------------------------------------
 
 
@@ -346,6 +473,20 @@ def test_the_place_of_an_async_checkout_is_the_coroutine(tmp_path: Path) -> None
     leak = asyncio.run(work())
     assert leak.place.endswith(" forget")
     assert leak.request_id == "r7"
+
+
+def test_the_place_in_a_service_that_was_installed(tmp_path: Path) -> None:
+    """Installed by pip, a service is among the libraries; the place is in it all the same."""
+    file = Path(sysconfig.get_paths()["purelib"]) / "service" / "app.py"
+    names: dict[str, Any] = {}
+    exec(compile("def handler(engine):\n    return engine.connect()\n", str(file), "exec"), names)
+    engine = sqlite_engine(tmp_path)
+    monitor = PoolMonitor(engine, leak_after_s=0.0)
+    monitor.start()
+    with names["handler"](engine):
+        (leak,) = monitor.leaks()
+    assert leak.place == "service/app.py:2 handler"
+    engine.dispose()
 
 
 # -- real trouble ----------------------------------------------------------------------------------

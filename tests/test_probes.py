@@ -151,7 +151,7 @@ def test_one_registry_per_provider_from_many_threads() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda r: r.add("hist_ttft_ms"), "hist_ttft_ms is a histogram, not a counter"),
+        (lambda r: r.add("hist_ttft_ms"), "hist_ttft_ms is a histogram: it has 'record', not 'add'"),
         (lambda r: r.record("hist_ttft_ms", 1, modell="x"), "hist_ttft_ms has no attribute 'modell'"),
     ],
 )
@@ -193,6 +193,10 @@ async def _break(request: Request) -> Response:
     raise RuntimeError("broken")
 
 
+async def _plain(request: Request) -> Response:
+    return Response()
+
+
 @dataclass
 class Probed:
     """A small application inside the middleware, and what the middleware tells of its requests."""
@@ -200,16 +204,17 @@ class Probed:
     ring: Ring = field(default_factory=Ring)
     reader: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
 
-    def ask(self, path: str, headers: dict[str, Any] | None = None) -> httpx.Response:
-        """The response to a GET."""
+    def ask(self, path: str, headers: dict[str, Any] | None = None, method: str = "GET") -> httpx.Response:
+        """The response to a request."""
         routes = [Route(f"/{f.__name__}/{{id}}", f) for f in (_work, _stream, _break)]
+        routes += [Route("/_tree/{path:path}", _plain), Route("/_any/{id}", _plain, methods=["GRAB", "TAKE"])]
         registry = MetricRegistry.of(self.provider)
         app = ProbesMiddleware(Starlette(routes=routes), ring=self.ring, registry=registry)
 
         async def go() -> httpx.Response:
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                return await client.get(path, headers=headers)
+                return await client.request(method, path, headers=headers)
 
         return asyncio.run(go())
 
@@ -265,6 +270,17 @@ def test_every_endpoint_is_a_metric_by_its_route() -> None:
     assert {p.attributes["project.id"] for p in points} == {"p1"}
     times = {p.attributes["endpoint_path"]: p.sum for p in found["hist_endpoint_e2e_ms"].data.data_points}
     assert 120 <= times["/_work/{id}"] < 400
+
+
+def test_no_client_can_invent_series() -> None:
+    """Methods nobody knows are one, OpenTelemetry's `_OTHER`; a path inside a parameter is not told."""
+    probed = Probed()
+    probed.ask("/_tree/a/b/c")
+    for method in ("GRAB", "TAKE"):
+        probed.ask("/_any/1", method=method)
+    points = metrics_of(probed.reader)["count_endpoint_requests"].data.data_points
+    counted = {(p.attributes["method"], p.attributes["endpoint_path"]): p.value for p in points}
+    assert counted == {("GET", "/_tree/{path}"): 1, ("_OTHER", "/_any/{id}"): 2}
 
 
 @pytest.mark.parametrize("given_id", [None, "", "x" * 200, "two words", "caf\u00e9"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 from perfkit.probes.registry import MetricRegistry, metric_attributes
-from perfkit.probes.request import RequestTimes, request_scope
+from perfkit.probes.request import RequestTimes, request_times
 from perfkit.probes.ring import Ring
 
 #: ASGI's types, as its specification has them (https://asgi.readthedocs.io).
@@ -48,12 +49,14 @@ class ProbesMiddleware:
     ) -> None:
         self._app, self._ring, self._registry = app, ring, registry
         self._blocked_ns = blocked_ns or (lambda: 0)
+        self._records: dict[tuple[str, str, int], _Records] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # This runs for every request: it is written to make few calls.
         headers = dict(scope["headers"])
         request_id = headers.get(b"x-request-id", b"")
         if not _USABLE_ID.fullmatch(request_id):
@@ -66,34 +69,65 @@ class ProbesMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                parts = _parts(times, self._blocked_ns() - blocked_before)
-                more = ((b"x-request-id", request_id), (b"server-timing", _server_timing(parts)))
+                parts = _parts_ms(times, self._blocked_ns() - blocked_before)
+                more = ((b"x-request-id", request_id), (b"server-timing", _SERVER_TIMING % parts))
                 message = {**message, "headers": [*message.get("headers", ()), *more]}
             await send(message)
 
-        attributes = {name: headers[key] for key, name in _ATTRIBUTE_HEADERS if key in headers}
-        token = metric_attributes.set({n: v.decode("latin-1") for n, v in attributes.items()})
+        attributes = {n: headers[key].decode("latin-1") for key, n in _ATTRIBUTE_HEADERS if key in headers}
+        token = metric_attributes.set(attributes) if attributes else None
+        scoped = request_times.set(times)
         try:
-            with request_scope(times):
-                await self._app(scope, receive, timed_send)
+            await self._app(scope, receive, timed_send)
         finally:
-            self._keep(scope, status, times, self._blocked_ns() - blocked_before)
-            metric_attributes.reset(token)
+            request_times.reset(scoped)
+            self._keep(scope, status, times, _parts_ms(times, self._blocked_ns() - blocked_before))
+            if token is not None:
+                metric_attributes.reset(token)
 
-    def _keep(self, scope: Scope, status: int, times: RequestTimes, blocked_ns: int) -> None:
-        parts = _parts(times, blocked_ns)
-        route = _route(scope)
+    def _keep(self, scope: Scope, status: int, times: RequestTimes, parts: tuple[float, ...]) -> None:
+        method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
+        key = (_route(scope), method, status)
+        records = self._records.get(key)
+        if records is None:
+            records = self._records[key] = _Records.of(self._registry, *key)
         if self._ring is not None:
-            label = f"{scope['method']} {route} {status}"
-            for name, ms in parts:
-                if ms or name == "app":
-                    self._ring.add(f"request.{name}_ms", ms, label, times.request_id)
-        if self._registry is not None:
-            endpoint = {"endpoint_path": route, "method": scope["method"], "status_code": status}
-            self._registry.record("hist_endpoint_e2e_ms", parts[0][1], **endpoint)
-            self._registry.add("count_endpoint_requests", 1, **endpoint)
+            took = [one for one in zip(_PROBES, parts, strict=True) if one[1]]
+            self._ring.add_all(took, records.label, times.request_id)
+        records.time(parts[0])
+        records.count(1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """What is the same for all requests of one route, method and status."""
+
+    label: str
+    time: Callable[[float], None]
+    count: Callable[[float], None]
+
+    @classmethod
+    def of(cls, registry: MetricRegistry | None, route: str, method: str, status: int) -> _Records:
+        label = f"{method} {route} {status}"
+        if registry is None:
+            return cls(label, _nowhere, _nowhere)
+        endpoint = {"endpoint_path": route, "method": method, "status_code": status}
+        return cls(
+            label,
+            registry.bound("hist_endpoint_e2e_ms", **endpoint),
+            registry.bound("count_endpoint_requests", **endpoint),
+        )
+
+
+def _nowhere(value: float) -> None:
+    """A record where no registry is."""
+
+
+_PARTS = ("app", "db", "db_wait", "loop_lag", "model")
+_PROBES = tuple(f"request.{name}_ms" for name in _PARTS)
+_SERVER_TIMING = ", ".join(f"{name};dur=%.3f" for name in _PARTS).encode()
+#: Others are told as OpenTelemetry does it: a client could think out any number of them.
+_METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"))
 _ATTRIBUTE_HEADERS = tuple((header.encode(), name) for header, name in ATTRIBUTE_HEADERS.items())
 
 
@@ -101,20 +135,18 @@ def _route(scope: Scope) -> str:
     """`/v1/agents/{agent_id}`: never the path itself, which has ids; `unmatched` where nothing was there."""
     if "endpoint" not in scope:
         return "unmatched"
-    names = {str(value): name for name, value in scope.get("path_params", {}).items()}
-    parts = scope["path"].split("/")
+    path = scope["path"]
+    if not scope.get("path_params"):
+        return str(path)
+    names = {str(value): name for name, value in scope["path_params"].items()}
+    for value in names:
+        if "/" in value:  # a parameter that takes the rest of the path
+            path = path.replace(value, f"{{{names[value]}}}")
+    parts = path.split("/")
     return "/".join(f"{{{names[part]}}}" if part in names else part for part in parts)
 
 
-def _parts(times: RequestTimes, blocked_ns: int) -> tuple[tuple[str, float], ...]:
-    return (
-        ("app", (time.monotonic_ns() - times.started_ns) / 1e6),
-        ("db", times.db_ns / 1e6),
-        ("db_wait", times.db_wait_ns / 1e6),
-        ("loop_lag", blocked_ns / 1e6),
-        ("model", times.model_ns / 1e6),
-    )
-
-
-def _server_timing(parts: Iterable[tuple[str, float]]) -> bytes:
-    return ", ".join(f"{name};dur={ms:.3f}" for name, ms in parts).encode()
+def _parts_ms(times: RequestTimes, blocked_ns: int) -> tuple[float, ...]:
+    """In the order of `_PARTS`."""
+    app_ns = time.monotonic_ns() - times.started_ns
+    return app_ns / 1e6, times.db_ns / 1e6, times.db_wait_ns / 1e6, blocked_ns / 1e6, times.model_ns / 1e6

@@ -6,11 +6,9 @@ import logging
 import sys
 import threading
 import time
-import weakref
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -22,7 +20,7 @@ from sqlalchemy.pool import QueuePool
 
 from perfkit.probes.place import caller, words
 from perfkit.probes.registry import MetricRegistry
-from perfkit.probes.request import add_time, current_request
+from perfkit.probes.request import RequestTimes, current_request
 from perfkit.probes.ring import Ring
 
 try:
@@ -50,16 +48,22 @@ class PoolState:
     waiting: int  #: checkouts that wait for a connection
 
 
-@dataclass
+@dataclass(slots=True)
 class _Checkout:
     """A checkout on its way, then the connection that is out."""
 
     began_ns: int
     place: tuple[str, int, str] | None
-    request_id: str | None
-    opening_ns: int = 0  #: when it stopped waiting and began to open a connection
+    request: RequestTimes | None
+    free_ns: int = 0  #: when it stopped waiting, and began to open a connection or to ask whether one lives
     taken_ns: int = 0
-    reported: bool = field(default=False)
+    reported: bool = False
+    counted: BaseException | None = None  #: an error that was counted already
+
+    @property
+    def request_id(self) -> str | None:
+        """Of the request it was made for."""
+        return self.request.request_id if self.request is not None else None
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,14 @@ class PoolMonitor:
         self._engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
         self._name, self._ring, self._registry = name, ring, registry
         self._leak_after_s = leak_after_s
-        self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
-        self._told: Counter[str] = Counter()
+        self._record_wait, self._record_out = (
+            (lambda ms: None) if registry is None else registry.bound(metric, engine_name=name)
+            for metric in ("hist_db_pool_checkout_wait_ms", "hist_db_pool_connection_duration_ms")
+        )
+        # The garbage collector gives back connections that nobody closed, in whatever thread and line it runs
+        # in: also in one that has this lock. What is under it must bear to be entered again.
+        self._lock = threading.RLock()
+        self._counts, self._told = dict.fromkeys(EVENTS, 0), dict.fromkeys(EVENTS, 0)
         self._under_way: dict[int, _Checkout] = {}
         self._out: dict[int, list[_Checkout]] = {}  # by connection record; a StaticPool lends one many times
 
@@ -105,6 +114,8 @@ class PoolMonitor:
         hook = _Hook.of(self._engine)
         if hook.monitor is None:
             hook.monitor = self
+            if self._registry is not None:
+                self._registry.before_collecting(self._tell)
         elif hook.monitor is not self:
             _log.warning("this engine is watched by another pool monitor; %r stays idle", self._name)
 
@@ -114,7 +125,8 @@ class PoolMonitor:
         if hook.monitor is self:
             hook.monitor = None
             if self._registry is not None:
-                self._tell_counts(self._registry)
+                self._tell(self._registry)
+                self._registry.not_before_collecting(self._tell)
             with self._lock:
                 self._under_way.clear()
                 self._out.clear()
@@ -123,14 +135,15 @@ class PoolMonitor:
     def counts(self) -> Mapping[str, int]:
         """How often each event of `EVENTS` came."""
         with self._lock:
-            return {name: self._counts[name] for name in EVENTS}
+            return dict(self._counts)
 
     def state(self) -> PoolState:
         """The pool now, by its own counters where it has any, else by its events."""
         pool, now = self._engine.pool, time.monotonic_ns()
         with self._lock:
-            waiting = sum(not c.opening_ns and now - c.began_ns > _FREE_NS for c in self._under_way.values())
-            out = sum(map(len, self._out.values()))
+            under_way = list(self._under_way.values())
+            waiting = sum(not c.free_ns and now - c.began_ns > _FREE_NS for c in under_way)
+            out = len(self._held())
             opened = self._counts["connect"] - self._counts["close"] - self._counts["detach"]
         if isinstance(pool, QueuePool):
             idle, out, over = pool.checkedin(), pool.checkedout(), max(0, pool.overflow())
@@ -143,24 +156,19 @@ class PoolMonitor:
         """The connections that have been out for longer than `leak_after_s`."""
         now = time.monotonic_ns()
         with self._lock:
-            held = [(c, (now - c.taken_ns) / 1e9) for out in self._out.values() for c in out]
+            held = [(c, (now - c.taken_ns) / 1e9) for c in self._held()]
         return [Leak(_place(c), s, c.request_id) for c, s in held if s >= self._leak_after_s]
 
     def sample(self) -> None:
-        """Put the state into ring and gauges, and report leaks, each once; call it some times a second."""
+        """Put the state into the ring, and report leaks, each once; call it some times a second."""
         state = self.state()
         if self._ring is not None:
             for name in ("size", "checked_out", "available", "overflow", "waiting"):
                 self._ring.add(f"pool.{name}", getattr(state, name), self._name)
-        if self._registry is not None:
-            for name in ("total", "checked_out", "available", "overflow"):
-                gauge = f"gauge_db_pool_connections_{name}"
-                self._registry.set(gauge, getattr(state, name), engine_name=self._name)
-            self._tell_counts(self._registry)
         now = time.monotonic_ns()
         with self._lock:
-            late = [c for out in self._out.values() for c in out if not c.reported]
-            late = [c for c in late if now - c.taken_ns >= 1e9 * self._leak_after_s]
+            limit_ns = 1e9 * self._leak_after_s
+            late = [c for c in self._held() if not c.reported and now - c.taken_ns >= limit_ns]
             for one in late:
                 one.reported = True
         for one in late:
@@ -169,35 +177,43 @@ class PoolMonitor:
             if self._ring is not None:
                 self._ring.add("pool.leak_s", held_s, _place(one), one.request_id)
 
-    def _tell_counts(self, registry: MetricRegistry) -> None:
-        """Events into the metric, from time to time: a checkout has three, and counting there is slow."""
+    def _tell(self, registry: MetricRegistry) -> None:
+        """Gauges and events into the metrics, when they are collected: a checkout has three events."""
+        state = self.state()
+        for name in ("total", "checked_out", "available", "overflow"):
+            registry.set(f"gauge_db_pool_connections_{name}", getattr(state, name), engine_name=self._name)
         with self._lock:
-            news, self._told = self._counts - self._told, self._counts.copy()
-        for name, count in news.items():
-            registry.add("count_db_pool_connection_events", count, engine_name=self._name, event=name)
+            before, self._told = self._told, self._counts.copy()
+            counts = self._told
+        for name, count in counts.items():
+            if count > before[name]:
+                news = count - before[name]
+                registry.add("count_db_pool_connection_events", news, engine_name=self._name, event=name)
+
+    def _held(self) -> list[_Checkout]:
+        return [one for out in list(self._out.values()) for one in list(out)]
 
     # -- told by the hook ----------------------------------------------------------------------
 
-    def _begin(self, one: _Checkout) -> None:
-        with self._lock:
-            self._under_way[id(one)] = one
-
-    def _end(self, one: _Checkout, error: BaseException | None) -> None:
-        """A checkout has ended, with a connection or with an error."""
+    def _end(self, one: _Checkout) -> float:
+        """A checkout has ended: how long it waited, ms."""
         now = time.monotonic_ns()
-        with self._lock:
-            self._under_way.pop(id(one), None)
-        waited_ns = (one.opening_ns or now) - one.began_ns
-        add_time("db_wait", waited_ns)
-        if isinstance(error, Exception):  # not a task that was cancelled
-            self._error(error, waited_ns / 1e6, one.request_id)
-        elif error is None:
-            if self._registry is not None:
-                self._registry.record(
-                    "hist_db_pool_checkout_wait_ms", waited_ns / 1e6, engine_name=self._name
-                )
-            if self._ring is not None and waited_ns >= _FREE_NS:
-                self._ring.add("pool.wait_ms", waited_ns / 1e6, self._name, one.request_id)
+        self._under_way.pop(id(one), None)
+        waited_ns = (one.free_ns or now) - one.began_ns
+        if one.request is not None:
+            one.request.db_wait_ns += waited_ns
+        return waited_ns / 1e6
+
+    def _got(self, one: _Checkout) -> None:
+        waited_ms = self._end(one)
+        self._record_wait(waited_ms)
+        if self._ring is not None and waited_ms >= _FREE_NS / 1e6:
+            self._ring.add("pool.wait_ms", waited_ms, self._name, one.request_id)
+
+    def _failed(self, one: _Checkout, error: BaseException) -> None:
+        waited_ms = self._end(one)
+        if isinstance(error, Exception) and error is not one.counted:  # not a task that was cancelled
+            self._error(error, waited_ms, one.request_id)
 
     def _error(
         self, error: BaseException | None, waited_ms: float = 0.0, request_id: str | None = None
@@ -215,14 +231,17 @@ class PoolMonitor:
             self._counts[name] += 1
         if name == "checkout":
             one = _checkout.get()
-            if one is not None:
+            # it comes twice for one checkout when another listener finds the connection dead
+            if one is not None and not one.taken_ns:
                 one.taken_ns = time.monotonic_ns()
                 with self._lock:
                     self._out.setdefault(id(args[1]), []).append(one)
-        elif name in ("checkin", "detach"):
+        elif name == "checkin" or name == "detach":
             self._returned(id(args[1]))
-        elif name in ("invalidate", "soft_invalidate"):
+        elif name == "invalidate" or name == "soft_invalidate":
             self._error(args[2])
+            if (one := _checkout.get()) is not None:
+                one.counted = args[2]
 
     def _returned(self, record: int) -> None:
         with self._lock:
@@ -230,36 +249,36 @@ class PoolMonitor:
             one = out.pop() if out else None
             if not out:
                 self._out.pop(record, None)
-        if one is not None and self._registry is not None:
-            held_ms = (time.monotonic_ns() - one.taken_ns) / 1e6
-            self._registry.record("hist_db_pool_connection_duration_ms", held_ms, engine_name=self._name)
+        if one is not None:
+            self._record_out((time.monotonic_ns() - one.taken_ns) / 1e6)
 
 
 class _Hook:
-    """What is put into an engine, once: listeners, and a wrapper around its pool's `connect`.
+    """What is put into an engine, once: listeners of its pool, and wrappers around the pool's methods.
 
     SQLAlchemy has no event for the beginning of a checkout. The pool is made anew by `engine.dispose()`; its
-    listeners go with it, the wrapper is put on again.
+    listeners go with it, the wrappers are put on again. (The engine has an event for that, but one listener
+    there makes every statement slower.) They stay, idle, when a monitor stops: to take a listener away while
+    another thread checks out makes that checkout fail.
     """
-
-    _all: weakref.WeakKeyDictionary[Engine, _Hook] = weakref.WeakKeyDictionary()  # noqa: RUF012
-    _all_lock = threading.Lock()
 
     @classmethod
     def of(cls, engine: Engine) -> _Hook:
-        """The engine's hook."""
-        with cls._all_lock:
-            if engine not in cls._all:
-                cls._all[engine] = cls(engine)
-            return cls._all[engine]
+        """The engine's hook. It is kept at the dialect, which an engine shares with those of its options."""
+        dialect: Any = engine.dialect
+        with _hooking:
+            if not hasattr(dialect, "_perfkit_pool"):
+                dialect._perfkit_pool = cls(getattr(engine, "_proxied", engine))
+            hook: _Hook = dialect._perfkit_pool
+            return hook
 
     def __init__(self, engine: Engine) -> None:
         self.monitor: PoolMonitor | None = None
         for name in EVENTS:
             event.listen(engine.pool, name, self._listener(name))
-        event.listen(engine, "do_connect", self._opening)
-        event.listen(engine, "engine_disposed", self._wrap)
-        self._wrap(engine)
+        dialect: Any = engine.dialect
+        dialect.do_ping = _ends_waiting(dialect.do_ping)
+        self._wrap(engine.pool)
 
     def _listener(self, name: str) -> Callable[..., None]:
         def told(*args: Any) -> None:
@@ -268,34 +287,48 @@ class _Hook:
 
         return told
 
-    def _opening(self, *args: Any) -> None:
-        one = _checkout.get()
-        if one is not None and not one.opening_ns:
-            one.opening_ns = time.monotonic_ns()
-
-    def _wrap(self, engine: Engine) -> None:
-        original = engine.pool.connect
+    def _wrap(self, pool: Any) -> None:
+        original, recreate = pool.connect, pool.recreate
+        # The event do_connect does not come when the engine was given a creator of its own.
+        pool._invoke_creator = _ends_waiting(pool._invoke_creator)
 
         def connect() -> Any:
             monitor = self.monitor
             if monitor is None:
                 return original()
-            request = current_request()
             place = caller(sys._getframe(1), _outer_frame())
-            one = _Checkout(time.monotonic_ns(), place, request.request_id if request else None)
+            one = _Checkout(time.monotonic_ns(), place, current_request())
             token = _checkout.set(one)
-            monitor._begin(one)
-            error: BaseException | None = None
+            monitor._under_way[id(one)] = one
             try:
-                return original()
-            except BaseException as raised:
-                error = raised
+                taken = original()
+            except BaseException as error:
+                monitor._failed(one, error)
                 raise
             finally:
                 _checkout.reset(token)
-                monitor._end(one, error)
+            monitor._got(one)
+            return taken
 
-        engine.pool.connect = connect  # type: ignore[method-assign]
+        def recreated() -> Any:
+            new = recreate()
+            self._wrap(new)
+            return new
+
+        pool.connect, pool.recreate = connect, recreated
+
+
+_hooking = threading.Lock()
+
+
+def _ends_waiting(call: Callable[..., Any]) -> Callable[..., Any]:
+    def called(*args: Any, **options: Any) -> Any:
+        one = _checkout.get()
+        if one is not None and not one.free_ns:
+            one.free_ns = time.monotonic_ns()
+        return call(*args, **options)
+
+    return called
 
 
 def _outer_frame() -> FrameType | None:
@@ -333,10 +366,13 @@ def count_database_time(engine: Engine | AsyncEngine) -> Callable[[], None]:
 
 def _timed(call: Callable[..., Any]) -> Callable[..., Any]:
     def timed(*args: Any, **options: Any) -> Any:
+        times = current_request()
+        if times is None:
+            return call(*args, **options)
         began = time.monotonic_ns()
         try:
             return call(*args, **options)
         finally:
-            add_time("db", time.monotonic_ns() - began)
+            times.db_ns += time.monotonic_ns() - began
 
     return timed

@@ -91,6 +91,10 @@ metric_attributes: ContextVar[Mapping[str, str]] = ContextVar(
 )
 
 
+_BATCH = 64
+_METHODS: Mapping[Kind, str] = {"counter": "add", "histogram": "record", "gauge": "set"}
+
+
 class MetricRegistry:
     """The instruments of `INSTRUMENTS`, each made when it is first used; any thread may use it.
 
@@ -116,21 +120,35 @@ class MetricRegistry:
         self._meter = meter
         self._made: dict[str, Any] = {}
         self._lock = threading.Lock()
+        self._before: tuple[Callable[[MetricRegistry], None], ...] = ()
         self._waiting: deque[tuple[Callable[..., Any], float, dict[str, Any]]] = deque()
         # It observes nothing; it is called at the beginning of each collection.
         self._meter.create_observable_gauge("perfkit_flush", [self._collected])
 
     def add(self, name: str, amount: float = 1, **attributes: Any) -> None:
         """Count. Attribute names with a dot are given as `**{"model.name": …}`."""
-        self._later(self._instrument(name, "counter").add, name, amount, attributes)
+        self._later(self._call(name, "add"), amount, _checked(name, attributes))
 
     def record(self, name: str, value: float, **attributes: Any) -> None:
         """Put a value into a histogram."""
-        self._later(self._instrument(name, "histogram").record, name, value, attributes)
+        self._later(self._call(name, "record"), value, _checked(name, attributes))
 
     def set(self, name: str, value: float, **attributes: Any) -> None:
         """Set a gauge."""
-        self._later(self._instrument(name, "gauge").set, name, value, attributes)
+        self._later(self._call(name, "set"), value, _checked(name, attributes))
+
+    def bound(self, name: str, **attributes: Any) -> Callable[[float], None]:
+        """`add`, `record` or `set`, as the instrument has it, with these attributes: for what comes often."""
+        call, checked = self._call(name, _METHODS[INSTRUMENTS[name].kind]), _checked(name, attributes)
+        waiting, context_of = self._waiting, metric_attributes.get
+
+        def tell(value: float) -> None:  # `_later` without the way there
+            context = context_of()
+            waiting.append((call, value, {**context, **checked} if context else checked))
+            if len(waiting) >= _BATCH:
+                self.flush()
+
+        return tell
 
     def flush(self) -> None:
         """Hand over what waits."""
@@ -140,36 +158,41 @@ class MetricRegistry:
                 call, value, attributes = waiting.popleft()
                 call(value, attributes)
 
+    def before_collecting(self, tell: Callable[[MetricRegistry], None]) -> None:
+        """Call this when the metrics are about to be read: for what is true at a moment, as gauges are."""
+        with self._lock:
+            self._before = (*self._before, tell)
+
+    def not_before_collecting(self, tell: Callable[[MetricRegistry], None]) -> None:
+        """Call it no longer."""
+        with self._lock:
+            self._before = tuple(one for one in self._before if one != tell)
+
     def _collected(self, options: object) -> tuple[()]:
+        for tell in self._before:
+            tell(self)
         self.flush()
         return ()
 
-    def _later(
-        self, call: Callable[..., Any], name: str, value: float, attributes: Mapping[str, Any]
-    ) -> None:
-        self._waiting.append((call, value, self._attributes(name, attributes)))
-        if len(self._waiting) >= 64:
+    def _later(self, call: Callable[..., Any], value: float, attributes: dict[str, Any]) -> None:
+        context = metric_attributes.get()
+        self._waiting.append((call, value, {**context, **attributes} if context else attributes))
+        if len(self._waiting) >= _BATCH:
             self.flush()
 
-    def _attributes(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        allowed, found = INSTRUMENTS[name].attributes, dict(metric_attributes.get())
-        for key, value in given.items():
-            if key not in allowed:
-                raise ValueError(f"{name} has no attribute {key!r}")
-            if value is not None:
-                found[key] = value
-        return found
-
-    def _instrument(self, name: str, kind: Kind) -> Any:
+    def _call(self, name: str, method: str) -> Callable[..., Any]:
+        """The instrument's method; the instrument is made when it is first asked for."""
         made = self._made.get(name)
         if made is None:
             with self._lock:
                 made = self._made.get(name)
                 if made is None:
                     made = self._made[name] = self._make(name)
-        if INSTRUMENTS[name].kind != kind:
-            raise TypeError(f"{name} is a {INSTRUMENTS[name].kind}, not a {kind}")
-        return made
+        kind = INSTRUMENTS[name].kind
+        if _METHODS[kind] != method:
+            raise TypeError(f"{name} is a {kind}: it has {_METHODS[kind]!r}, not {method!r}")
+        call: Callable[..., Any] = getattr(made, method)
+        return call
 
     def _make(self, name: str) -> Any:
         one = INSTRUMENTS[name]
@@ -181,3 +204,11 @@ class MetricRegistry:
             self._meter.create_counter if one.kind == "counter" else self._meter.create_gauge
         )
         return make(name, one.unit, one.description)
+
+
+def _checked(name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    allowed = INSTRUMENTS[name].attributes
+    for key in attributes:
+        if key not in allowed:
+            raise ValueError(f"{name} has no attribute {key!r}")
+    return {key: value for key, value in attributes.items() if value is not None}

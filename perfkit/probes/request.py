@@ -28,17 +28,18 @@ class RequestTimes:
         setattr(self, name, getattr(self, name) + ns)
 
 
-_current: ContextVar[RequestTimes | None] = ContextVar("perfkit_request", default=None)
+#: The request at hand.
+request_times: ContextVar[RequestTimes | None] = ContextVar("perfkit_request", default=None)
 
 
 def current_request() -> RequestTimes | None:
     """The request this code runs for, or None outside of one."""
-    return _current.get()
+    return request_times.get()
 
 
 def add_time(part: Part, ns: int) -> None:
     """Count time into a part of the request at hand, if there is one."""
-    times = _current.get()
+    times = request_times.get()
     if times is not None:
         times.add(part, ns)
 
@@ -56,8 +57,8 @@ def timed(part: Part) -> Iterator[None]:
 @contextmanager
 def request_scope(times: RequestTimes) -> Iterator[None]:
     """Make `times` the request at hand; what the block starts (tasks, greenlets) inherits it."""
-    token = _current.set(times)
+    token = request_times.set(times)
     try:
         yield
     finally:
-        _current.reset(token)
+        request_times.reset(token)

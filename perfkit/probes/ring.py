@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,7 +37,8 @@ class Ring:
     def __init__(self, capacity: int = 100_000) -> None:
         if capacity < 1:
             raise ValueError(f"capacity: expected at least 1, got {capacity}")
-        self._slots: list[Sample | None] = [None] * capacity
+        # Plain tuples: the garbage collector need not look at them again and again, as at a class of ours.
+        self._slots: list[tuple[int, str, float, str, str | None] | None] = [None] * capacity
         self._added = 0
         self._lock = threading.Lock()
 
@@ -49,10 +51,18 @@ class Ring:
         t_ns: int | None = None,
     ) -> None:
         """Keep a sample; without `t_ns` it is of now."""
-        sample = Sample(time.monotonic_ns() if t_ns is None else t_ns, probe, value, label, request_id)
+        sample = (time.monotonic_ns() if t_ns is None else t_ns, probe, value, label, request_id)
         with self._lock:
             self._slots[self._added % len(self._slots)] = sample
             self._added += 1
+
+    def add_all(self, values: Iterable[tuple[str, float]], label: str, request_id: str | None) -> None:
+        """Keep several samples of one instant, (probe, value) each."""
+        t_ns = time.monotonic_ns()
+        with self._lock:
+            for probe, value in values:
+                self._slots[self._added % len(self._slots)] = (t_ns, probe, value, label, request_id)
+                self._added += 1
 
     def page(self, after: int = 0, limit: int = 20_000) -> Page:
         """Up to `limit` samples from number `after` on; start with 0, go on with the page's `next`.
@@ -66,4 +76,5 @@ class Ring:
             first = max(after, oldest) if after <= self._added else oldest
             last = min(first + limit, self._added)
             found = [self._slots[number % len(self._slots)] for number in range(first, last)]
-        return Page([sample for sample in found if sample is not None], last, max(first - after, 0))
+        samples = [Sample(*sample) for sample in found if sample is not None]
+        return Page(samples, last, max(first - after, 0))
