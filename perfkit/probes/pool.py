@@ -20,7 +20,7 @@ from sqlalchemy.pool import QueuePool
 
 from perfkit.probes.place import caller, words
 from perfkit.probes.registry import MetricRegistry
-from perfkit.probes.request import RequestTimes, current_request
+from perfkit.probes.request import RequestTimes, request_times
 from perfkit.probes.ring import Ring
 
 try:
@@ -227,30 +227,26 @@ class PoolMonitor:
                 self._ring.add("pool.timeout_ms", waited_ms, self._name, request_id)
 
     def _event(self, name: str, args: tuple[Any, ...]) -> None:
-        with self._lock:
+        returned = None
+        with self._lock:  # once: three events come with each checkout
             self._counts[name] += 1
-        if name == "checkout":
-            one = _checkout.get()
-            # it comes twice for one checkout when another listener finds the connection dead
-            if one is not None and not one.taken_ns:
-                one.taken_ns = time.monotonic_ns()
-                with self._lock:
+            if name == "checkout":
+                one = _checkout.get()
+                # it comes twice for one checkout when another listener finds the connection dead
+                if one is not None and not one.taken_ns:
+                    one.taken_ns = time.monotonic_ns()
                     self._out.setdefault(id(args[1]), []).append(one)
-        elif name == "checkin" or name == "detach":
-            self._returned(id(args[1]))
+            elif name == "checkin" or name == "detach":
+                out = self._out.get(id(args[1]))
+                returned = out.pop() if out else None
+                if not out:
+                    self._out.pop(id(args[1]), None)
+        if returned is not None:
+            self._record_out((time.monotonic_ns() - returned.taken_ns) / 1e6)
         elif name == "invalidate" or name == "soft_invalidate":
             self._error(args[2])
             if (one := _checkout.get()) is not None:
                 one.counted = args[2]
-
-    def _returned(self, record: int) -> None:
-        with self._lock:
-            out = self._out.get(record)
-            one = out.pop() if out else None
-            if not out:
-                self._out.pop(record, None)
-        if one is not None:
-            self._record_out((time.monotonic_ns() - one.taken_ns) / 1e6)
 
 
 class _Hook:
@@ -297,7 +293,7 @@ class _Hook:
             if monitor is None:
                 return original()
             place = caller(sys._getframe(1), _outer_frame())
-            one = _Checkout(time.monotonic_ns(), place, current_request())
+            one = _Checkout(time.monotonic_ns(), place, request_times.get())
             token = _checkout.set(one)
             monitor._under_way[id(one)] = one
             try:
@@ -366,7 +362,7 @@ def count_database_time(engine: Engine | AsyncEngine) -> Callable[[], None]:
 
 def _timed(call: Callable[..., Any]) -> Callable[..., Any]:
     def timed(*args: Any, **options: Any) -> Any:
-        times = current_request()
+        times = request_times.get()
         if times is None:
             return call(*args, **options)
         began = time.monotonic_ns()

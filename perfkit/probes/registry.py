@@ -139,8 +139,11 @@ class MetricRegistry:
 
     def bound(self, name: str, **attributes: Any) -> Callable[[float], None]:
         """`add`, `record` or `set`, as the instrument has it, with these attributes: for what comes often."""
-        call, checked = self._call(name, _METHODS[INSTRUMENTS[name].kind]), _checked(name, attributes)
+        kind = INSTRUMENTS[name].kind
+        call, checked = self._call(name, _METHODS[kind]), _checked(name, attributes)
         waiting, context_of = self._waiting, metric_attributes.get
+        if kind == "counter":
+            return self._tally(call, checked)
 
         def tell(value: float) -> None:  # `_later` without the way there
             context = context_of()
@@ -149,6 +152,29 @@ class MetricRegistry:
                 self.flush()
 
         return tell
+
+    def _tally(self, call: Callable[..., Any], checked: dict[str, Any]) -> Callable[[float], None]:
+        """Adds up itself and tells the sum when metrics are collected; before that nobody sees a counter."""
+        lock, total, context_of = threading.Lock(), 0.0, metric_attributes.get
+
+        def count(amount: float) -> None:
+            nonlocal total
+            context = context_of()
+            if context:
+                self._later(call, amount, checked)
+                return
+            with lock:
+                total += amount
+
+        def told(registry: MetricRegistry) -> None:
+            nonlocal total
+            with lock:
+                amount, total = total, 0.0
+            if amount:
+                call(amount, checked)
+
+        self.before_collecting(told)
+        return count
 
     def flush(self) -> None:
         """Hand over what waits."""
