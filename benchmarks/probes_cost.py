@@ -70,9 +70,7 @@ def main() -> None:
             for name, found in pairs.items():
                 on, off = one_round(name, number, Path(folder))
                 found.append((on, off))
-                print(
-                    f"{number + 1}/{rounds} {name}: {on:.1f}/s and {off:.1f}/s, {on / off:.3f}", flush=True
-                )
+                print(f"{number + 1}/{rounds} {name}: {on:.1f}/s and {off:.1f}/s, {on / off:.3f}", flush=True)
     print("\nwith probes ÷ without:")
     for name, found in pairs.items():
         ratios = [on / off for on, off in found]

@@ -95,6 +95,17 @@ def test_samples_are_keyed_by_the_request(busy: httpx.Client) -> None:
     assert {"pool.checked_out", "loop.lag_ms"} <= set(columns["probe"])
 
 
+def test_looking_is_not_traffic(busy: httpx.Client) -> None:
+    """Who reads the metrics and the samples is in neither, or an idle server would seem busy."""
+    for _ in range(2):
+        page, samples = busy.get("/metrics").text, busy.get("/probe/samples?limit=50000").json()["samples"]
+    assert "server-timing" not in busy.get("/metrics").headers
+    assert 'endpoint_path="/v1/agents"' in page
+    for path in ("/metrics", "/probe/samples"):
+        assert f'endpoint_path="{path}"' not in page
+        assert not any(path in (label or "") for label in samples["label"])
+
+
 def test_probes_want_the_password_of_a_secure_server() -> None:
     """401 without it, on both pages; and --no-probes has neither."""
     with running_server("--secure", "--password", "sesame") as server, client(server.url) as http:

@@ -100,12 +100,13 @@ def _latencies(frame: pd.DataFrame, calls: pd.DataFrame, label: str, what: str) 
 
     def draw(ax: Axes) -> str:
         there = frame[frame["n"].to_numpy() > 0]
-        t = there["t_s"].to_numpy()
-        ax.fill_between(t, there["p50"], there["most"], color=FILL, alpha=0.45, lw=0)
-        ax.plot(t, there["most"], label="worst of the bin", **line(1))
-        ax.plot(t, there["p50"], label="median", **line(0))
-        positive = there["p50"][there["p50"] > 0]
-        latency_axis(ax.yaxis, float(positive.min()) if len(positive) else 0.0, float(there["most"].max()))
+        t, middle, most = (there[name].to_numpy() for name in ("t_s", "p50", "most"))
+        low = float(middle[middle > 0].min()) if (middle > 0).any() else 0.0
+        middle, most = np.maximum(middle, low), np.maximum(most, low)  # 0 has no place on a logarithmic axis
+        ax.fill_between(t, middle, most, color=FILL, alpha=0.45, lw=0)
+        ax.plot(t, most, label="worst of the bin", **line(1))
+        ax.plot(t, middle, label="median", **line(0))
+        latency_axis(ax.yaxis, low, float(most.max()))
         ax.set_ylabel(label)
         worst, width = ms(frame.attrs["worst"]), seconds(frame.attrs["bin_s"])
         return f"{what} over time: {worst} the worst, bins of {width}."

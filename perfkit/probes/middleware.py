@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Container, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -36,7 +36,7 @@ class ProbesMiddleware:
     (https://www.w3.org/TR/server-timing/) with `app`, `db`, `db_wait`, `loop_lag` and `model` in ms, counted
     until the response begins. Counted to its last byte they go into `ring` as `request.app_ms` and so on,
     and into the endpoint's metrics. `blocked_ns` is `Watchdog.blocked_ns`: how long the event loop has been
-    blocked so far.
+    blocked so far. Paths in `unwatched` are passed on as they are: those that only show what was seen.
     """
 
     def __init__(
@@ -46,14 +46,16 @@ class ProbesMiddleware:
         ring: Ring | None = None,
         registry: MetricRegistry | None = None,
         blocked_ns: Callable[[], int] | None = None,
+        unwatched: Container[str] = (),
     ) -> None:
+        self._unwatched = unwatched
         self._app, self._ring, self._registry = app, ring, registry
         self._blocked_ns = blocked_ns or (lambda: 0)
         self._records: dict[tuple[str, str, int], _Records] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in self._unwatched:
             await self._app(scope, receive, send)
             return
         # This runs for every request: it is written to make few calls.

@@ -15,7 +15,7 @@ from perfkit.probes import ProbesMiddleware
 from perfkit.server.database import async_url, make_engine, migrate
 from perfkit.server.errors import add_error_handling
 from perfkit.server.model import NAME, SimulatedModel
-from perfkit.server.observing import Observing
+from perfkit.server.observing import UNWATCHED, Observing
 from perfkit.server.observing import router as observing_routes
 from perfkit.server.routes import admin, agents, archival, blocks, messages, tools
 from perfkit.server.scheduler import Scheduler
@@ -59,6 +59,7 @@ def create_app(settings: Settings, database_url: sa.URL | str | None = None) -> 
             ring=observing.ring,
             registry=observing.registry,
             blocked_ns=observing.blocked_ns,
+            unwatched=UNWATCHED,
         )
     app.add_middleware(TrailingSlash)
     for routes in (admin, tools, blocks, agents, archival, messages):

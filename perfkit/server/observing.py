@@ -24,6 +24,8 @@ from perfkit.server.services import Services, answer
 from perfkit.server.settings import Settings
 
 router = APIRouter()
+#: Asking what was seen is nothing to be seen.
+UNWATCHED = frozenset(("/metrics", "/probe/samples"))
 
 
 class Observing:

@@ -1,0 +1,272 @@
+"""What the server's probes become: the split of each request's time, findings by their limits, figures."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.make_timeline import make_timeline
+from perfkit import figures, findings, frames
+from perfkit.frames.server import PARTS
+from perfkit.store import PROBES_SCHEMA, Run
+
+ROWS = 2000
+HOSTILE = "<script>alert(1)</script>"
+Sample = tuple[float, str, float, str, str | None]  # t_s in the measured part, probe, value, label, request
+
+
+def run_with(folder: Path, samples: list[Sample], source: str = "server") -> Run:
+    """A made run of 10 s whose server told these samples."""
+    run = make_timeline(folder, ROWS, error_rate=0.0)
+    origin = run.meta["measured"]["from_ns"]
+    t, probes, values, labels, ids = zip(*samples, strict=True) if samples else ((),) * 5
+    columns = {"t": [origin + int(at * 1e9) for at in t], "source": [source] * len(t), "probe": probes}
+    columns |= {"value": values, "label": labels, "request_id": ids}
+    arrays = [
+        pa.array(columns[field.name], field.type.value_type).dictionary_encode().cast(field.type)
+        if pa.types.is_dictionary(field.type)
+        else pa.array(columns[field.name], field.type)
+        for field in PROBES_SCHEMA
+    ]
+    pq.write_table(pa.table(arrays, schema=PROBES_SCHEMA), run.path / "probes.parquet")
+    return run
+
+
+def measured_ids(run: Run) -> list[str]:
+    table = run.table(["phase", "request_id"]).to_pandas()
+    return [str(one) for one in table[table["phase"] == "measure"]["request_id"]]
+
+
+def split_of(folder: Path, told: dict[str, float], who: int = 7) -> tuple[pd.Series, pd.Series]:
+    """One request's row and its split when its server told these parts of it, ms."""
+    blank = run_with(folder / "blank", [])
+    name = measured_ids(blank)[who]
+    run = run_with(folder, [(1.0, f"request.{part}_ms", x, "", name) for part, x in told.items()])
+    rows = frames.timeline(run)
+    parts = frames.split(run, rows, frames.server_samples(run, rows))
+    assert len(parts) == 1 == parts.attrs["known"]  # the others' server told nothing: they are left out
+    return rows.iloc[who], parts.iloc[0]
+
+
+def test_parts_are_the_servers_and_add_up_to_the_response(tmp_path: Path) -> None:
+    """Where parts do not overlap each is what was told; client queue and rest make up the response time."""
+    row, parts = split_of(tmp_path, {"app": 20, "db": 3.5, "db_wait": 2, "model": 4})
+    assert (parts["db"], parts["db_wait"], parts["model"], parts["loop_lag"]) == (3.5, 2, 4, 0)
+    assert parts["client"] == pytest.approx(row["response_ms"] - row["service_ms"])
+    assert sum(parts[name] for name in PARTS) == pytest.approx(row["response_ms"])
+
+
+def test_overlapping_parts_are_cut_to_the_time_there_was(tmp_path: Path) -> None:
+    """The blocked loop keeps its share, the others shrink in proportion; nothing is negative."""
+    row, parts = split_of(tmp_path, {"app": 20, "loop_lag": 10, "db": 1e4, "db_wait": 3e4})
+    assert parts["loop_lag"] == 10
+    assert parts["db_wait"] == pytest.approx(3 * parts["db"])
+    assert parts["rest"] == pytest.approx(0, abs=1e-6)
+    assert sum(parts[name] for name in PARTS) == pytest.approx(row["response_ms"])
+
+
+def test_tail_split_compares_the_slowest_with_the_middle(tmp_path: Path) -> None:
+    """Shares of the slowest 1 % and of p40 to p60, with the sizes of both groups; none of too few."""
+    n = 1000
+    response = np.linspace(10, 20, n)
+    response[-10:] = 500
+    parts = pd.DataFrame({"response_ms": response, **{name: np.zeros(n) for name in PARTS}})
+    parts["db"] = 5.0
+    parts.loc[parts.index[-10:], "db_wait"] = 400.0
+    parts["error"] = pd.Categorical([None] * n)
+    parts["rest"] = response - parts["db"] - parts["db_wait"]
+    tail = frames.tail_split(parts).set_index(["group", "part"])
+    assert (tail.loc["slowest"]["n"] == 10).all()
+    assert tail.loc[("slowest", "db_wait"), "share"] == pytest.approx(0.8)
+    assert tail.loc[("median", "db_wait"), "share"] == 0
+    assert tail.loc["median"]["share"].sum() == pytest.approx(1)
+    assert "waiting for the pool 80%" in findings.explain_tail(frames.tail_split(parts))
+    assert frames.tail_split(parts.head(99)).empty
+
+
+def test_pools_of_two_instances_are_added_up(tmp_path: Path) -> None:
+    """Connections out of all instances at each instant, and the size of all their pools."""
+    run = run_with(
+        tmp_path,
+        [(t, f"pool.{what}", x, "main", None) for t in np.arange(0, 10, 0.1)
+         for what, x in (("checked_out", 3.0), ("waiting", 0.0), ("overflow", 1.0), ("size", 2.0))],
+    )  # fmt: skip
+    rows = frames.timeline(run)
+    one = frames.server_samples(run, rows)
+    both = pd.concat([one, one.assign(source="other")], ignore_index=True)
+    both.attrs = one.attrs
+    found = frames.pool(both)
+    assert set(found["checked_out"]) == {6.0}
+    assert (found["overflow"].max(), found.attrs["size"]) == (2.0, 4.0)
+
+
+# -- rules: each at its limit and below it ----------------------------------------------------------
+
+
+def at(times: Any, probe: str, value: float, label: str = "x") -> list[Sample]:
+    return [(float(t), probe, value, label, None) for t in times]
+
+
+TEN_S = np.arange(0, 10, 0.1)
+RULES: dict[str, tuple[list[Sample], list[Sample]]] = {
+    "pool_exhausted": (
+        at(TEN_S[3:], "pool.waiting", 0) + at(TEN_S[:3], "pool.waiting", 2),
+        at(TEN_S[2:], "pool.waiting", 0) + at(TEN_S[:2], "pool.waiting", 2),
+    ),
+    "connection_leak": (at([3], "pool.leak_s", 5), []),
+    "loop_blocked": (
+        at([2, 4, 6], "loop.recovered_ms", 101, "app.py"),
+        at([2, 4, 6], "loop.recovered_ms", 99, "app.py") + at([2, 4], "loop.recovered_ms", 900, "b.py"),
+    ),
+    "cpu_bound": (
+        at(range(3), "process.cpu_share", 0.91) + at(range(3, 10), "process.cpu_share", 0.3),
+        at(range(2), "process.cpu_share", 0.91) + at(range(2, 10), "process.cpu_share", 0.89),
+    ),
+    "slow_model": (at(range(5), "model.ttft_ms", 1001), at(range(5), "model.ttft_ms", 999)),
+    "missing_index": (
+        at([1], "db.seq_scans", 20, "messages") + at([1], "db.seq_rows", 10_000, "messages"),
+        at([1], "db.seq_scans", 20, "messages")
+        + at([1], "db.seq_rows", 9_999, "messages")
+        + at([2], "db.seq_scans", 19, "agents")
+        + at([2], "db.seq_rows", 99_999, "agents"),
+    ),
+    "cache_misses": (
+        at([1], "cache.hits", 24) + at([1], "cache.misses", 26),
+        at([1], "cache.hits", 25) + at([1], "cache.misses", 25) + at([1], "cache.misses", 49, "small"),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_a_rule_speaks_above_its_limit_only(kind: str, tmp_path: Path) -> None:
+    """Above the limit this finding and no other, with when it was seen; just below it none at all."""
+    above, below = RULES[kind]
+    run = run_with(tmp_path / "above", above + at(TEN_S, "pool.checked_out", 1))
+    (found,) = findings.judge(run, frames.timeline(run)).findings
+    assert found.kind == kind
+    assert 0 <= found.from_s <= found.to_s <= 10
+    assert found.text.endswith(".")
+    run = run_with(tmp_path / "below", below)
+    judged = findings.judge(run, frames.timeline(run))
+    assert judged.findings == []
+    assert judged.probed == bool(below)
+
+
+def test_one_long_block_is_a_finding_also_when_it_never_ended(tmp_path: Path) -> None:
+    """A second of standstill is told by its hang when no recovery was seen."""
+    run = run_with(tmp_path, at([9], "loop.hang_ms", 1200, "stuck.py:7"))
+    (found,) = findings.judge(run, frames.timeline(run)).findings
+    assert found.kind == "loop_blocked"
+    assert "stuck.py:7" in found.text
+
+
+def rows_with(folder: Path, error: list[str | None], attempt: int = 1) -> pd.DataFrame:
+    """Rows of a made run, the first of them with these errors and this attempt."""
+    rows = frames.timeline(make_timeline(folder, ROWS, error_rate=0.0))
+    words = np.array([*error, *[None] * (ROWS - len(error))], object)
+    rows["error"] = pd.Categorical(words)
+    rows["attempt"] = np.where(np.arange(ROWS) < len(error), attempt, 1)
+    return rows
+
+
+def of_rows(rows: pd.DataFrame) -> list[findings.Finding]:
+    nothing = pd.DataFrame({"t_s": [], "source": [], "probe": [], "value": [], "label": []})
+    return findings.findings(rows, nothing, pd.DataFrame())
+
+
+def test_timeouts_are_told_by_class_and_operation(tmp_path: Path) -> None:
+    """How many of what, their share, and when."""
+    rows = rows_with(tmp_path, ["timeout", "cutoff", "timeout"])
+    rows["operation"] = pd.Categorical(["create"] * ROWS)
+    (found,) = of_rows(rows)
+    assert found.kind == "timeouts"
+    assert "3 of 2,000 requests (0.15%)" in found.text
+    assert "1 cutoff of create, 2 timeout of create" in found.text
+    assert found.to_s < 1
+
+
+def test_a_burst_is_half_of_a_seconds_ends(tmp_path: Path) -> None:
+    """Errors of one second are a burst; the same number spread over the run is none."""
+    rows = rows_with(tmp_path, ["http_5xx"] * 150)
+    (found,) = of_rows(rows)
+    assert found.kind == "error_burst"
+    assert "http_5xx" in found.text
+    spread = rows.copy()
+    spread["error"] = pd.Categorical(np.where(np.arange(ROWS) % 13 == 0, "http_5xx", None))
+    assert of_rows(spread) == []
+
+
+def test_retries_are_told(tmp_path: Path) -> None:
+    """A second attempt is a row of its own: a reader must know that users felt the sum."""
+    (found,) = of_rows(rows_with(tmp_path, [None, None], attempt=2))
+    assert (found.kind, found.text.split(" rows")[0]) == ("retries", "2 of 2,000")
+
+
+# -- figures ---------------------------------------------------------------------------------------
+
+#: Everything a server can tell, hostile words included.
+ALL: list[Sample] = [
+    *(s for part, x in (("checked_out", 3), ("waiting", 1), ("overflow", 1), ("size", 2))
+      for s in at(TEN_S, f"pool.{part}", x, HOSTILE)),
+    *((float(t), "loop.lag_ms", 0.0 if i % 2 else 0.5 * i, HOSTILE, None) for i, t in enumerate(TEN_S)),
+    *at(TEN_S, "model.ttft_ms", 70, HOSTILE),
+    *at(TEN_S, "request.app_ms", 12, HOSTILE),
+    *at([1], "leader.gained", 3, HOSTILE), *at([5], "leader.lost", 3, HOSTILE), *at(TEN_S, "job.tick_ms", 2),
+    *at([3], "pool.leak_s", 5, HOSTILE),
+]  # fmt: skip
+
+
+def drawn(run: Run) -> dict[str, Any]:
+    """Every figure of the health page."""
+    rows = frames.timeline(run)
+    samples, calls = frames.server_samples(run, rows), frames.calls(rows)
+    tail = frames.tail_split(frames.split(run, rows, samples))
+    return {
+        "pool": figures.pool(frames.pool(samples), calls),
+        "lag": figures.loop_lag(frames.binned(samples, "loop.lag_ms"), calls),
+        "requests": figures.endpoint_times(frames.binned(samples, "request.app_ms"), calls),
+        "model": figures.model_times(frames.binned(samples, "model.ttft_ms"), calls),
+        "scheduler": figures.leadership(frames.leadership(samples), calls),
+        "tail": figures.tail(tail),
+    }
+
+
+def test_figures_say_what_they_show_and_run_nothing(tmp_path: Path) -> None:
+    """Each is a well-formed image with words and a caption; a hostile label stays a word."""
+    blank = run_with(tmp_path / "blank", [])
+    told = [(1.0, "request.app_ms", 9.0, HOSTILE, name) for name in measured_ids(blank)]
+    run = run_with(tmp_path, ALL + told, source=HOSTILE)
+    for name, ax in drawn(run).items():
+        root = ET.fromstring(figures.show(ax).html)
+        svg = next(e for e in root.iter() if e.tag.endswith("svg"))
+        assert svg.get("role") == "img", name
+        assert len(svg.get("aria-label") or "") > 30, name
+        assert "requests" in (root.findtext("figcaption") or ""), name
+        assert not {e.tag.rsplit("}")[-1] for e in root.iter()} & {"script", "img", "iframe"}, name
+    rows = frames.timeline(run)
+    table = figures.endpoint_table(frames.endpoints(frames.server_samples(run, rows))).html
+    words = figures.findings(findings.judge(run, rows), "health.html?<b>").html
+    assert HOSTILE not in table + words
+    assert "<b>" not in words
+    assert "connections taken at &lt;script&gt;" in words
+
+
+def test_a_lag_of_zero_stays_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    """Where a bin's median is 0 the line lies at the axis's foot instead of falling out of the picture."""
+    ax = drawn(run_with(tmp_path, ALL))["lag"]
+    assert ax.get_yscale() == "log"
+    for line in ax.get_lines():
+        assert (np.asarray(line.get_ydata()) > 0).all()
+
+
+def test_a_server_that_told_nothing_is_said_so(tmp_path: Path) -> None:
+    """No empty axes: a sentence in the place of each figure."""
+    for ax in drawn(run_with(tmp_path, [])).values():
+        assert not ax.axison
