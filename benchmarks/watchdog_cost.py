@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 SECONDS, REPEATS = 4.0, 7
-SETTINGS = {"seed's (15 s, 5 s)": (15.0, 5.0), "tight (100 ms, 50 ms)": (0.1, 0.05)}
+SETTINGS = {"default (15 s, 5 s)": (15.0, 5.0), "tight (100 ms, 50 ms)": (0.1, 0.05)}
 
 
 async def measure(work: str, settings: str | None) -> float:
