@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 import time
 from collections import deque
@@ -192,7 +193,7 @@ class Collector:
             offset_ns = int(page["now_ns"]) - (sent + received) / 2
             source.clocks.append(_Clock(received - sent, offset_ns))
             self._keep_page(source, page["samples"])
-            source.lost += int(page["lost"])
+            source.lost += max(int(page["lost"]), 0)
             source.after = int(page["next"])
             if len(page["samples"]["t_ns"]) < _LIMIT:
                 return
@@ -216,6 +217,8 @@ class Collector:
         columns = [samples[name] for name in ("probe", "value", "label", "request_id")]
         if any(len(column) != len(t) for column in columns):
             raise ValueError("columns of different lengths")
+        if not all(math.isfinite(value) for value in columns[1]):
+            raise ValueError("a value that is no number")
         self._keep(source, t, *columns)
 
     # -- Prometheus
@@ -273,8 +276,8 @@ class Collector:
 
 
 def as_list(given: str | Iterable[str] | None) -> list[str]:
-    """None, one URL or several, as a list."""
-    return [] if given is None else [given] if isinstance(given, str) else list(given)
+    """None, one URL or several, as a list, each once."""
+    return [] if given is None else [given] if isinstance(given, str) else list(dict.fromkeys(given))
 
 
 def _families(text: str, content_type: str) -> Iterable[Any]:

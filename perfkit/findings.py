@@ -33,6 +33,7 @@ class Judged:
     findings: list[Finding]
     tail: str
     probed: bool
+    notes: tuple[str, ...] = ()  #: what could not be fetched, or was lost
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class Limits:
     scans: int = 20
     cache_hits: float = 0.5  #: share of lookups
     cache_lookups: int = 50
-    cpu_share: float = 0.9  #: of one core, by one server process in a second
-    cpu_seconds: int = 3
+    cpu_share: float = 0.8  #: of one core, by one server process in a second
+    cpu_seconds: int = 2  #: and in half of the run's seconds, or in ten
+    lag_ms: float = 250.0  #: of the loop where no hang report says by what; three times, or once 1 s
     burst_failures: int = 5  #: in one second, and at least half of what ended in it
 
 
@@ -55,7 +57,22 @@ def judge(run: Run, rows: pd.DataFrame, limits: Limits | None = None) -> Judged:
     """Findings of a run and the explanation of its tail; rows: `frames.timeline`."""
     samples = server_samples(run, rows)
     parts = split(run, rows, samples)
-    return Judged(findings(rows, samples, parts, limits), explain_tail(tail_split(parts)), len(samples) > 0)
+    probed = samples["probe"].isin(_OWN).any()
+    found = findings(rows, samples, parts, limits)
+    return Judged(found, explain_tail(tail_split(parts)), bool(probed), tuple(_collected(run)))
+
+
+#: Any of them says that a server has perfkit's probes; others are of a Prometheus page.
+_OWN = ("loop.lag_ms", "pool.checked_out", "request.app_ms", "process.cpu_share")
+
+
+def _collected(run: Run) -> Iterator[str]:
+    """What did not come from the server's side, a line for each source that had trouble."""
+    for one in run.meta.get("probes") or ():
+        if one.get("errors"):
+            yield f"{one['source']}: {one['errors']} fetches failed ({one['error']})"
+        if one.get("lost"):
+            yield f"{one['source']}: {one['lost']:,} samples were lost"
 
 
 def findings(
@@ -77,25 +94,30 @@ def findings(
 
 def _pool_exhausted(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     """Checkouts were waiting: all connections were out."""
-    given_up = of_probe(samples, "pool.timeout_ms")
-    for (source, name), waiting in of_probe(samples, "pool.waiting").groupby(
-        ["source", "label"], observed=True
-    ):
+    given_up, held = of_probe(samples, "pool.timeout_ms"), of_probe(samples, "pool.checked_out")
+    waits = of_probe(samples, "pool.waiting")
+    pools = pd.concat([waits, given_up])[["source", "label"]].drop_duplicates()
+    for source, name in pools.itertuples(index=False):
+        waiting, lost, out = (_of_pool(part, source, name) for part in (waits, given_up, held))
         busy = waiting[(waiting["value"] > 0).to_numpy()]
-        lost = given_up[(given_up["label"] == name).to_numpy() & (given_up["source"] == source).to_numpy()]
         if len(busy) <= limits.waiting_share * len(waiting) and lost.empty:
             continue
-        seen = pd.concat([busy, lost])
-        step = float(waiting["t_s"].diff().median()) if len(waiting) > 1 else 0.0
-        out = of_probe(samples, "pool.checked_out")
-        text = f"The database pool {name!r} of {source} was exhausted for {len(busy) * step:.2g} s "
-        text += (
-            f"({len(busy) / max(len(waiting), 1):.0%} of the time): all {out['value'].max():.0f} connections "
-        )
-        text += f"were out and up to {waiting['value'].max():.0f} requests waited for one. {_waited(parts)}"
+        text = f"The database pool {name!r} of {source} was exhausted"
+        if len(busy):
+            until = waiting["t_s"].shift(-1).fillna(waiting["t_s"])
+            lasted = (until - waiting["t_s"])[(waiting["value"] > 0).to_numpy()].sum()
+            whole = max(float(waiting["t_s"].max() - waiting["t_s"].min()), 1e-9)
+            text += f" for {lasted:.2g} s of {whole:.2g} s ({lasted / whole:.0%})"
+            text += f": all {out['value'].max():.0f} connections were out and " if len(out) else ": "
+            text += f"up to {waiting['value'].max():.0f} checkouts waited for one"
+        text += f". {_waited(parts)}"
         if len(lost):
-            text += f" {len(lost):,} requests gave up waiting."
-        yield Finding("pool_exhausted", text.strip(), *_span(seen))
+            text += f" {len(lost):,} checkouts gave up waiting."
+        yield Finding("pool_exhausted", text.strip(), *_span(pd.concat([busy, lost])))
+
+
+def _of_pool(part: pd.DataFrame, source: str, name: str) -> pd.DataFrame:
+    return part[(part["source"] == source).to_numpy() & (part["label"] == name).to_numpy()]
 
 
 def _waited(parts: pd.DataFrame) -> str:
@@ -117,31 +139,50 @@ def _leaks(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterat
 
 def _blocked(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     """The event loop stood still: a hang whose whole duration is known, or that had not ended."""
-    ended = of_probe(samples, "loop.recovered_ms")
-    begun = of_probe(samples, "loop.hang_ms")
-    for place in dict.fromkeys([*begun["label"], *ended["label"]]):
-        whole = ended[(ended["label"] == place).to_numpy()]
-        hangs = begun[(begun["label"] == place).to_numpy()]
-        lengths = whole["value"] if len(whole) else hangs["value"]
-        lengths = lengths[lengths >= limits.blocked_ms]
-        if (len(lengths) < 3 and lengths.max() < 1000) or lengths.empty:
-            continue  # a machine that is short of cores can do that to any code
-        text = (
-            f"The event loop was blocked {len(lengths):,} times by {place}, {lengths.sum() / 1e3:.2g} s in "
-        )
-        text += f"all, {lengths.max():.0f} ms the longest; nothing else was served meanwhile."
-        yield Finding("loop_blocked", text, *_span(pd.concat([hangs, whole])))
+    ended, begun = of_probe(samples, "loop.recovered_ms"), of_probe(samples, "loop.hang_ms")
+    hangs = ended if len(ended) >= len(begun) else pd.concat([ended, begun.tail(len(begun) - len(ended))])
+    hangs = hangs[(hangs["value"] >= limits.blocked_ms).to_numpy()]
+    files = hangs["label"].map(lambda place: str(place).partition(":")[0])
+    told = [part for _, part in hangs.groupby(files, sort=False) if _often(part["value"])]
+    if not told and hangs["value"].sum() >= max(1000.0, 50 * samples.attrs.get("span_s", 0.0)):
+        told = [hangs]  # no code does it often, all together hold it for a twentieth of the time
+    for part in told:
+        places = part.groupby("label", sort=False)["value"].sum().sort_values(ascending=False)
+        times = "once" if len(part) == 1 else f"{len(part):,} times"
+        text = f"The event loop was blocked {times} by {', '.join(places.index[:3])}"
+        text += f" and {len(places) - 3} other places" if len(places) > 3 else ""
+        text += f", {part['value'].sum() / 1e3:.2g} s in all, {part['value'].max():.0f} ms the longest; "
+        yield Finding("loop_blocked", text + "nothing else was served meanwhile.", *_span(part))
+    if not len(ended) and not len(begun):
+        yield from _late(samples, limits)
+
+
+def _often(ms: pd.Series) -> bool:
+    """Three times, or once for long: a machine that is short of cores can do less than that to any code."""
+    return len(ms) >= 3 or bool(ms.max() >= 1000)
+
+
+def _late(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
+    """The loop came late again and again, and nobody looked by what: its watchdog waits for longer hangs."""
+    for source, lag in of_probe(samples, "loop.lag_ms").groupby("source", observed=True):
+        late = (lag["value"] >= limits.lag_ms).to_numpy()
+        peaks = lag["value"][late & ~np.append(late[1:], False)]  # the last of those that rise
+        if len(peaks) and _often(peaks):
+            text = f"The event loop of {source} was blocked {len(peaks):,} times, {peaks.max():.0f} ms the "
+            text += "longest; by which code its watchdog tells with hang_after_s=0.2, check_every_s=0.05."
+            yield Finding("loop_blocked", text, *_span(lag[late]))
 
 
 def _cpu(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     """A server process used a whole core: with one event loop it cannot use more."""
     for source, cpu in of_probe(samples, "process.cpu_share").groupby("source", observed=True):
         full = cpu[(cpu["value"] >= limits.cpu_share).to_numpy()]
-        if len(full) >= limits.cpu_seconds:
-            text = (
-                f"The server process {source} used {full['value'].mean():.0%} of a core for {len(full)} of "
+        if len(full) >= max(limits.cpu_seconds, min(len(cpu) / 2, 10)):
+            text = f"The server process {source} used {full['value'].mean():.0%} of a core for {len(full)} "
+            text += (
+                f"of {len(cpu)} s: it was the bottleneck; more instances or less work a request would help. "
             )
-            text += f"{len(cpu)} s: it was the bottleneck, more instances or less work a request would help."
+            text += "Times of its database and model hold its own wait for that core."
             yield Finding("cpu_bound", text, *_span(full))
 
 

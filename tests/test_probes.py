@@ -18,7 +18,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from perfkit.probes import (
     INSTRUMENTS,
@@ -208,6 +208,7 @@ class Probed:
         """The response to a request."""
         routes = [Route(f"/{f.__name__}/{{id}}", f) for f in (_work, _stream, _break)]
         routes += [Route("/_tree/{path:path}", _plain), Route("/_any/{id}", _plain, methods=["GRAB", "TAKE"])]
+        routes.append(Mount("/mounted", routes=[Route("/_work/{id}", _work)]))
         registry = MetricRegistry.of(self.provider)
         app = ProbesMiddleware(Starlette(routes=routes), ring=self.ring, registry=registry)
 
@@ -276,11 +277,19 @@ def test_no_client_can_invent_series() -> None:
     """Methods nobody knows are one, OpenTelemetry's `_OTHER`; a path inside a parameter is not told."""
     probed = Probed()
     probed.ask("/_tree/a/b/c")
+    probed.ask("/mounted/_work/8")
+    probed.ask("/mounted/_work/_work")
+    probed.ask("/mounted/nowhere")
     for method in ("GRAB", "TAKE"):
         probed.ask("/_any/1", method=method)
     points = metrics_of(probed.reader)["count_endpoint_requests"].data.data_points
     counted = {(p.attributes["method"], p.attributes["endpoint_path"]): p.value for p in points}
-    assert counted == {("GET", "/_tree/{path}"): 1, ("_OTHER", "/_any/{id}"): 2}
+    assert counted == {
+        ("GET", "/_tree/{path}"): 1,
+        ("GET", "/mounted/_work/{id}"): 2,
+        ("GET", "/mounted"): 1,
+        ("_OTHER", "/_any/{id}"): 2,
+    }
 
 
 @pytest.mark.parametrize("given_id", [None, "", "x" * 200, "two words", "caf\u00e9"])

@@ -29,6 +29,7 @@ from perfkit.figures.style import (
     percent,
     say,
     seconds,
+    short,
     style,
     time_axis,
 )
@@ -64,7 +65,7 @@ def pool(frame: pd.DataFrame, calls: pd.DataFrame) -> Axes:
         ax.axhline(frame.attrs["size"], color=colour(7), lw=1, ls=":", label="size of the pool")
         ax.plot(t, frame["checked_out"], label="connections out", drawstyle="steps-mid", **line(0))
         if frame["overflow"].max() > 0:
-            ax.plot(t, frame["overflow"], label="of them overflow", drawstyle="steps-mid", **line(2))
+            ax.plot(t, frame["overflow"], label="opened beyond the size", drawstyle="steps-mid", **line(2))
         if frame["waiting"].max() > 0:
             ax.fill_between(t, 0, frame["waiting"], step="mid", color=BAD, alpha=0.35, lw=0)
             ax.plot(t, frame["waiting"], color=BAD, lw=1, drawstyle="steps-mid", label="waiting for one")
@@ -86,12 +87,12 @@ def loop_lag(frame: pd.DataFrame, calls: pd.DataFrame) -> Axes:
 
 def model_times(frame: pd.DataFrame, calls: pd.DataFrame) -> Axes:
     """Time to the model's first token over time."""
-    return _latencies(frame, calls, "to the first token", "The model's time to its first token")
+    return _latencies(frame, calls, "time to the first token", "The model's time to its first token")
 
 
 def endpoint_times(frame: pd.DataFrame, calls: pd.DataFrame) -> Axes:
     """How long the server itself was at its requests, over time."""
-    return _latencies(frame, calls, "in the server", "Time of requests inside the server")
+    return _latencies(frame, calls, "time in the server", "Time of requests inside the server")
 
 
 def _latencies(frame: pd.DataFrame, calls: pd.DataFrame, label: str, what: str) -> Axes:
@@ -123,6 +124,8 @@ def leadership(frame: pd.DataFrame, calls: pd.DataFrame) -> Axes:
         sources = list(dict.fromkeys(frame["source"].astype(str)))
         for i, (event, mark) in enumerate((("tick", "|"), ("gained", "^"), ("lost", "v"))):
             part = frame[(frame["event"] == event).to_numpy()]
+            if part.empty:
+                continue
             y = [sources.index(source) for source in part["source"].astype(str)]
             hue = BAD if event == "lost" else colour(i)
             ax.plot(
@@ -133,7 +136,7 @@ def leadership(frame: pd.DataFrame, calls: pd.DataFrame) -> Axes:
                 ms=7,
                 label={"tick": "tick"}.get(event, f"leadership {event}"),
             )
-        ax.set_yticks(range(len(sources)), sources)
+        ax.set_yticks(range(len(sources)), [short(source, 12) for source in sources])
         ax.set_ylim(-0.6, len(sources) - 0.4)
         ax.set_ylabel("instance")
         counts = frame["event"].value_counts()
@@ -144,7 +147,7 @@ def leadership(frame: pd.DataFrame, calls: pd.DataFrame) -> Axes:
 
 def _none(what: str) -> Axes:
     with style():
-        return nothing(axes_for(None), f"The server told nothing of this ({what}) in the measured part.")
+        return nothing(axes_for(None), f"The server told nothing of the {what} in the measured part.")
 
 
 def tail(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -197,6 +200,11 @@ def findings(judged: Judged, health_page: str = "") -> Shown:
         none = "<p>The rows show no trouble; the server's own probes were not recorded.</p>"
     css = "pk-notes" if items else "pk-quiet"
     parts = [f'<aside class="{css}"><p>Findings:</p><ul>{body}</ul></aside>' if items else none]
+    if judged.notes:
+        lost = "".join(f"<li>{escaped(text)}</li>" for text in judged.notes)
+        parts.append(
+            f'<aside class="pk-notes"><p>Not everything came from the server:</p><ul>{lost}</ul></aside>'
+        )
     if explained:
         parts.append(f"<p>{escaped(explained)}</p>")
     if health_page:

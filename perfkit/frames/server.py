@@ -28,6 +28,7 @@ PARTS = {
     "rest": "rest",
 }
 _SERVER = ("app", "db", "db_wait", "loop_lag", "model")
+_AFTER_S = 1.0
 #: At least so many requests make a group whose split is told.
 MIN_GROUP = 10
 
@@ -35,10 +36,11 @@ MIN_GROUP = 10
 def server_samples(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
     """The probes' samples: t_s since the measured part began, source, probe, value, label, request_id.
 
-    Only those from the beginning of the measured part to the end of its last request. attrs: as `rows`.
+    Only those from the beginning of the measured part to a second after its last request: a leak or the end
+    of a block is told when it is over. attrs: as `rows`.
     """
     table = read_probes(run)
-    origin, last = rows.attrs["origin_ns"], rows.attrs["origin_ns"] + int(_last_s(rows) * 1e9)
+    origin, last = rows.attrs["origin_ns"], rows.attrs["origin_ns"] + int((_last_s(rows) + _AFTER_S) * 1e9)
     t = table["t"]
     table = table.filter(pc.and_(pc.greater_equal(t, origin), pc.less_equal(t, last)))
     text = {name: table[name].cast(pa.string()).to_pandas() for name in ("label", "request_id")}

@@ -77,7 +77,9 @@ class Leader:
 
     connect: a new asyncpg connection each time it is called. instance: this process's name. A follower tries
     every `retry_s`, up to a fifth less by chance; the leader makes sure every `check_s` that it still is, and
-    is no more when it could not for `lease_s`. `gained(epoch)` and `lost()` are called on the loop.
+    is no more when it could not for `lease_s`. So a new one leads within `retry_s`, or within `lease_s` +
+    `retry_s` where the database does not see the old one go. `gained(epoch)` and `lost()` are called on the
+    loop.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class Leader:
         name: str = "scheduler",
         retry_s: float = 5.0,
         check_s: float = 2.0,
-        lease_s: float = 10.0,
+        lease_s: float = 5.0,
         gained: Callable[[int], None] = lambda epoch: None,
         lost: Callable[[], None] = lambda: None,
         ring: Ring | None = None,

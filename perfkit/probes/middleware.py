@@ -26,6 +26,7 @@ ATTRIBUTE_HEADERS: Mapping[str, str] = {
     "x-template-id": "template.id",
     "x-agent-id": "agent.id",
 }
+_CONVERTER = re.compile(r"(?<=[{\w]):\w+(?=})")
 _USABLE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -72,8 +73,9 @@ class ProbesMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 parts = _parts_ms(times, self._blocked_ns() - blocked_before)
-                more = ((b"x-request-id", request_id), (b"server-timing", _SERVER_TIMING % parts))
-                message = {**message, "headers": [*message.get("headers", ()), *more]}
+                mine = ((b"x-request-id", request_id), (b"server-timing", _SERVER_TIMING % parts))
+                theirs = [one for one in message.get("headers", ()) if one[0].lower() != b"x-request-id"]
+                message = {**message, "headers": [*theirs, *mine]}
             return send(message)
 
         attributes = {n: headers[key].decode("latin-1") for key, n in _ATTRIBUTE_HEADERS if key in headers}
@@ -92,7 +94,9 @@ class ProbesMiddleware:
         key = (_route(scope), method, status)
         records = self._records.get(key)
         if records is None:
-            records = self._records[key] = _Records.of(self._registry, *key)
+            if len(self._records) >= _MOST_SERIES:
+                key = ("other", method, status)
+            records = self._records.setdefault(key, _Records.of(self._registry, *key))
         if self._ring is not None:
             took = [one for one in zip(_PROBES, parts, strict=True) if one[1]]
             self._ring.add_all(took, records.label, times.request_id)
@@ -125,6 +129,8 @@ def _nowhere(value: float) -> None:
     """A record where no registry is."""
 
 
+#: More routes, methods and statuses than this, and the rest are one: no client can make series for ever.
+_MOST_SERIES = 2000
 _PARTS = ("app", "db", "db_wait", "loop_lag", "model")
 _PROBES = tuple(f"request.{name}_ms" for name in _PARTS)
 _SERVER_TIMING = ", ".join(f"{name};dur=%.3f" for name in _PARTS).encode()
@@ -134,18 +140,23 @@ _ATTRIBUTE_HEADERS = tuple((header.encode(), name) for header, name in ATTRIBUTE
 
 
 def _route(scope: Scope) -> str:
-    """`/v1/agents/{agent_id}`: never the path itself, which has ids; `unmatched` where nothing was there."""
-    if "endpoint" not in scope:
+    """`/v1/agents/{agent_id}`: never the path itself, which has ids; `unmatched` where nothing was there.
+
+    Starlette and FastAPI leave the route in the scope; what comes before it in the path is where it is
+    mounted or included. A mounted application without routes is told by where it is mounted.
+    """
+    route = scope.get("route")
+    if "endpoint" not in scope or route is None:
         return "unmatched"
-    path = scope["path"]
-    if not scope.get("path_params"):
-        return str(path)
-    names = {str(value): name for name, value in scope["path_params"].items()}
-    for value in names:
-        if "/" in value:  # a parameter that takes the rest of the path
-            path = path.replace(value, f"{{{names[value]}}}")
-    parts = path.split("/")
-    return "/".join(f"{{{names[part]}}}" if part in names else part for part in parts)
+    template = str(getattr(route, "path", "unmatched"))
+    if not hasattr(route, "endpoint"):
+        return template
+    params = scope.get("path_params") or {}
+    deeper = sum(str(value).count("/") for value in params.values())
+    inside = _CONVERTER.sub("", template).split("/")[1:]
+    ahead = scope["path"].split("/")[: -(len(inside) + deeper)]
+    names = {str(value): f"{{{name}}}" for name, value in params.items() if f"{{{name}" not in template}
+    return "/".join([*(names.get(part, part) for part in ahead), *inside])
 
 
 def _parts_ms(times: RequestTimes, blocked_ns: int) -> tuple[float, ...]:

@@ -345,6 +345,8 @@ _CALLS = ("do_execute", "do_executemany", "do_execute_no_params", "do_commit", "
 def count_database_time(engine: Engine | AsyncEngine) -> Callable[[], None]:
     """Count statements, commits and rollbacks of an engine into the `db` part of the request at hand.
 
+    As the caller waits for them: in an asyncio service whose core is full that holds the wait for the loop.
+    A result whose rows the driver has not fetched yet (SQLite, server-side cursors) is fetched uncounted.
     Wraps the dialect's calls of the driver, once however often it is called; returns what undoes it.
     """
     dialect: Any = (engine.sync_engine if isinstance(engine, AsyncEngine) else engine).dialect

@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 
 class Sample(NamedTuple):
@@ -34,9 +35,10 @@ class Ring:
     Adding never blocks for long and never fails; when it is full the oldest sample goes.
     """
 
-    def __init__(self, capacity: int = 100_000) -> None:
+    def __init__(self, capacity: int = 100_000, *, instance: str | None = None) -> None:
         if capacity < 1:
             raise ValueError(f"capacity: expected at least 1, got {capacity}")
+        self.instance = instance or uuid4().hex[:8]  #: this process's name for who fetches the samples
         # Plain tuples: the garbage collector need not look at them again and again, as at a class of ours.
         self._slots: list[tuple[int, str, float, str, str | None] | None] = [None] * capacity
         self._added = 0
@@ -78,3 +80,14 @@ class Ring:
             found = [self._slots[number % len(self._slots)] for number in range(first, last)]
         samples = [Sample(*sample) for sample in found if sample is not None]
         return Page(samples, last, max(first - after, 0))
+
+    def told(self, after: int = 0, limit: int = 20_000) -> dict[str, Any]:
+        """A page as perfkit fetches it from `/probe/samples?after=…&limit=…`, to be answered as JSON.
+
+        `now_ns` is this process's monotonic clock: it tells the fetcher how far the clocks are apart.
+        """
+        page = self.page(after, min(limit, 50_000))
+        columns = zip(*page.samples, strict=True) if page.samples else ((),) * len(Sample._fields)
+        samples = dict(zip(Sample._fields, columns, strict=True))
+        told = {"instance": self.instance, "next": page.next, "lost": page.lost, "samples": samples}
+        return {**told, "now_ns": time.monotonic_ns()}

@@ -41,7 +41,8 @@ class Watchdog:
     A heartbeat every `interval_ms` (10 to 50; by default 50, or a quarter of a short `hang_after_s`): how
     late it comes is the loop's lag (`loop.lag_ms`, `hist_event_loop_lag_ms`; up to 2 ms are the timers').
     One that is `hang_after_s` late, looked at every `check_every_s` (both at least 0.05 s), is a hang: it is
-    reported once, with every thread's stack, to the log, the ring and `on_report`, and so is its end. `also`
+    reported once, with every thread's stack, to the log, the ring and `on_report`, and so is its end. The
+    ring also has the process's share of a core, each second (`process.cpu_share`). `also`
     is called every `also_every_ms`, from the loop, or from the thread while the loop is blocked (noticed
     within half a second). What the callbacks raise is logged. A loop that is not running is not blocked. All
     times are of the monotonic clock.
@@ -52,7 +53,7 @@ class Watchdog:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: asyncio.AbstractEventLoop | None = None,
         *,
         ring: Ring | None = None,
         registry: MetricRegistry | None = None,
@@ -69,7 +70,7 @@ class Watchdog:
             interval_ms = min(max(250 * hang_after_s, 10.0), 50.0)
         if not 10 <= interval_ms <= 50:
             raise ValueError(f"interval_ms: expected 10 to 50, got {interval_ms:g}")
-        self._loop, self._ring, self._registry = loop, ring, registry
+        self._given_loop, self._ring, self._registry = loop, ring, registry
         self._interval_s, self._hang_after_s = interval_ms / 1e3, hang_after_s
         self._check_every_s = check_every_s
         self._on_report, self._also = on_report, also
@@ -82,12 +83,18 @@ class Watchdog:
         self._blocked_ns = 0  # lateness of the heartbeats so far
         self._hang: HangReport | None = None
         self._loop_thread: int | None = None
+        self._share_since = (0, 0)  # monotonic and CPU time of the last `process.cpu_share`, ns
         self.reports: deque[HangReport] = deque(maxlen=100)
 
     def start(self) -> None:
-        """Begin to watch; when it does already, nothing more happens. Any thread may call it."""
+        """Begin to watch; when it does already, nothing more happens.
+
+        Any thread may call it; without a `loop` of its own it watches the one that runs here.
+        """
         if self._thread is not None and self._thread.is_alive():
             return
+        self._loop = self._given_loop or asyncio.get_running_loop()
+        self._share_since = (time.monotonic_ns(), time.process_time_ns())
         stop = self._stop = threading.Event()
         if asyncio._get_running_loop() is self._loop:  # what blocks it from here on counts
             self._loop_thread, self._due_ns = threading.get_ident(), time.monotonic_ns()
@@ -147,7 +154,16 @@ class Watchdog:
             self._registry.record("hist_event_loop_lag_ms", late_ns / 1e6)
         if over is not None:
             self._recovered(over, late_ns / 1e6)
+        self._tell_share()
         self._do_also()
+
+    def _tell_share(self) -> None:
+        """Each second, how much of a core the process used."""
+        (before, cpu_before), now = self._share_since, time.monotonic_ns()
+        if self._ring is not None and now - before >= 1_000_000_000:
+            cpu = time.process_time_ns()
+            self._share_since = (now, cpu)
+            self._ring.add("process.cpu_share", (cpu - cpu_before) / (now - before))
 
     def _recovered(self, report: HangReport, whole_ms: float) -> None:
         _log.info("event loop free again after %.0f ms, held by %s", whole_ms, report.place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import os
 import time
@@ -38,7 +39,7 @@ class Observing:
     def __init__(self, settings: Settings, services: Services) -> None:
         engine = services.engine
         self.instance = uuid4().hex[:8]
-        self.ring = Ring()
+        self.ring = Ring(instance=self.instance)
         self.page = CollectorRegistry()
         readers: list[MetricReader] = [PrometheusMetricReader(registry=self.page, scope_info_enabled=False)]
         if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get(
@@ -56,22 +57,21 @@ class Observing:
         )
         self._services, self._settings = services, settings
         services.registry, services.ring = self.registry, self.ring
-        self._watchdog: Watchdog | None = None
+        self._watchdog = Watchdog(
+            ring=self.ring,
+            registry=self.registry,
+            hang_after_s=settings.hang_after_s,
+            check_every_s=settings.hang_check_s,
+            also=self._sample,
+        )
+        self.blocked_ns = self._watchdog.blocked_ns
         self._scans: asyncio.Task[None] | None = None
-        self._second = _Second(self.ring, services.agent_cache)
+        self._cache = _CacheCounts(self.ring, services.agent_cache)
 
     def start(self) -> None:
         """Begin to watch; call it on the loop that serves."""
         self.pool.start()
         self._undo = count_database_time(self._services.engine)
-        self._watchdog = Watchdog(
-            asyncio.get_running_loop(),
-            ring=self.ring,
-            registry=self.registry,
-            hang_after_s=self._settings.hang_after_s,
-            check_every_s=self._settings.hang_check_s,
-            also=self._sample,
-        )
         self._watchdog.start()
         url = self._services.engine.url
         if url.get_backend_name() == "postgresql":
@@ -79,27 +79,24 @@ class Observing:
 
     async def stop(self) -> None:
         """Stop watching; metrics not yet sent are sent."""
-        if self._watchdog is not None:
-            self._watchdog.stop()
+        self._watchdog.stop()
         if self._scans is not None:
             self._scans.cancel()
             await asyncio.gather(self._scans, return_exceptions=True)
         self.pool.stop()
         self._undo()
-        self.provider.shutdown()
-
-    def blocked_ns(self) -> int:
-        """How long the event loop has been blocked so far."""
-        return 0 if self._watchdog is None else self._watchdog.blocked_ns()
+        # a collector that does not answer must hold up neither the loop nor the end of the server for long
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(self.provider.shutdown, 1500), 2)
 
     def _sample(self) -> None:
         """From the watchdog's thread, ten times a second: it comes on time also when the loop is blocked."""
         self.pool.sample()
-        self._second.sample()
+        self._cache.sample()
 
 
-class _Second:
-    """What is counted by the second: this process's share of a core, the cache's hits and misses."""
+class _CacheCounts:
+    """Hits and misses of the cache, by the second."""
 
     def __init__(self, ring: Ring, cache: AgentCache) -> None:
         self._ring, self._cache = ring, cache
@@ -108,17 +105,16 @@ class _Second:
     def sample(self) -> None:
         """Add to the ring what the last second brought, when it is over."""
         now = self._counts()
-        elapsed_s, cpu_s, hits, misses = (b - a for a, b in zip(self._before, now, strict=True))
+        elapsed_s, hits, misses = (b - a for a, b in zip(self._before, now, strict=True))
         if elapsed_s < 1:
             return
         self._before = now
-        self._ring.add("process.cpu_share", cpu_s / elapsed_s)
         if hits or misses:
             self._ring.add("cache.hits", hits, "agent_state")
             self._ring.add("cache.misses", misses, "agent_state")
 
-    def _counts(self) -> tuple[float, float, int, int]:
-        return time.monotonic(), time.process_time(), self._cache.hits, self._cache.misses
+    def _counts(self) -> tuple[float, int, int]:
+        return time.monotonic(), self._cache.hits, self._cache.misses
 
 
 def _otlp_reader() -> MetricReader:
@@ -144,12 +140,7 @@ async def samples_page(
 ) -> Response:
     """Samples from number `after` on; -1: none of the past. `now_ns` is this process's monotonic clock."""
     observing = _allowed(request, authorization)
-    page = observing.ring.page(after, limit)
-    columns = zip(*page.samples, strict=True) if page.samples else ((),) * 5
-    names = ("t_ns", "probe", "value", "label", "request_id")
-    told = {"instance": observing.instance, "next": page.next, "lost": page.lost}
-    samples = dict(zip(names, columns, strict=True))
-    return answer({**told, "samples": samples, "now_ns": time.monotonic_ns()})
+    return answer(observing.ring.told(after, limit))
 
 
 def _allowed(request: Request, authorization: str | None) -> Observing:

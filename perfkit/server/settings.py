@@ -33,5 +33,5 @@ class Settings:
     scheduler_poll_s: float = 0.5  #: how often the leader looks for batches
     scheduler_retry_s: float = 5.0  #: how often the others try to lead
     scheduler_check_s: float = 2.0  #: how often the leader makes sure that it is one
-    scheduler_lease_s: float = 10.0  #: a leader that could not for so long is none
+    scheduler_lease_s: float = 5.0  #: a leader that could not for so long is none
     log_level: str = "warning"

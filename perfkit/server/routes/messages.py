@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
@@ -115,6 +116,7 @@ async def _events(services: Services, run: Run, stream_tokens: bool) -> AsyncIte
         reply = "".join(said)
         await finish_run(services, run, reply)
     if not stream_tokens:
+        run.first_token_ns = time.monotonic_ns()  # the first the client sees of it
         yield _event(**head, content=reply)
     yield _event(message_type="stop_reason", stop_reason="end_turn")
     yield _event(message_type="usage_statistics", **usage(run.question, reply), run_ids=[run.id])
