@@ -1,7 +1,7 @@
 """Errors a person can act on: what was given, what is allowed, what to do. One line each.
 
 Exit codes of every `perfkit` verb (also in README.md): 0 ok, 1 tool error, 2 bad input,
-3 run invalid, 4 thresholds missed.
+3 run invalid or nothing to judge, 4 thresholds missed or regressed, 5 inconclusive (`gate --strict`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ EXIT_TOOL_ERROR = 1
 EXIT_BAD_INPUT = 2
 EXIT_RUN_INVALID = 3
 EXIT_THRESHOLDS_MISSED = 4
+EXIT_REGRESSED = 4
+EXIT_INCONCLUSIVE = 5
 
 
 class PerfkitError(Exception):

@@ -67,14 +67,16 @@ def make_report(
     HTML's address and the broken cell's anchor, when a cell fails; both files are written all the same.
     """
     folder = out_dir or run.path / "report"
-    own = _parameters_for(run, folder)
+    own, broken = _parameters_for(run, folder), None
     if notebook is None:
         notebook = notebook_path("run_report")
         check_parameters(notebook, parameters or {})
         if (run.path / "probes.parquet").exists():  # its page first, so that the report can link it
-            health = notebook_path("server_health")
-            page = make_report(run, notebook=health, out_dir=out_dir, progress=progress)
-            own["health_page"] = page.name
+            own["health_page"] = "server_health.html"
+            try:
+                make_report(run, notebook=notebook_path("server_health"), out_dir=out_dir, progress=progress)
+            except PerfkitError as failed:  # it is written all the same; so must be the report
+                broken = failed
     given = dict(parameters or {})
     for name in own.keys() & given.keys():
         raise BadInput(
@@ -82,7 +84,22 @@ def make_report(
         )
     there = {p.name for p in parameters_of(notebook)}
     given |= {name: value for name, value in own.items() if name in there}
-    return execute(notebook, given, folder / f"{notebook.stem}.ipynb", subtitle=run.id, progress=progress)
+    page = execute(notebook, given, folder / f"{notebook.stem}.ipynb", subtitle=run.id, progress=progress)
+    if broken is not None:
+        raise broken
+    return page
+
+
+def make_comparison_report(folder: Path, *, progress: bool = True) -> Path:
+    """Execute the comparison notebook on a comparison's folder; the HTML. Errors as of `make_report`."""
+    given = {"comparison": "..", "data_dir": os.path.relpath(folder.parent.parent, folder / "report")}
+    return execute(
+        notebook_path("comparison"),
+        given,
+        folder / "report" / "comparison.ipynb",
+        subtitle=folder.name,
+        progress=progress,
+    )
 
 
 def _parameters_for(run: Run, folder: Path) -> dict[str, str]:

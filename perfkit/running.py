@@ -42,6 +42,8 @@ def run_repeats(
         ):
             run = execute(aimed, scenario, params, data_dir=data_dir, token=token, on_progress=on_progress)
         _apply_thresholds(run, wanted)
+        if workload.target.url is None:
+            stamp(run, own_server=True)
         runs.append(Run(run.path))
         if runs[-1].state != "complete":
             break
@@ -75,7 +77,12 @@ def _apply_thresholds(run: Run, wanted: list[thresholds.Threshold]) -> None:
             continue
         value = None if math.isnan(found.value) else found.value
         results.append({"text": threshold.text, "value": value, "ok": found.ok, "note": found.note})
-    meta = run.meta | {"thresholds": results}
+    stamp(run, thresholds=results)
+
+
+def stamp(run: Run, **told: Any) -> None:
+    """Add to what run.json says."""
+    meta = Run(run.path).meta | told
     write_atomically(run.path / "run.json", (json.dumps(meta, indent=1, default=str) + "\n").encode())
 
 

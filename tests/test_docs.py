@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from perfkit import scenarios
+from perfkit import findings, frames, scenarios
 from perfkit.cli import cli
 from perfkit.model import Workload
-from perfkit.store import list_runs
+from perfkit.store import list_runs, read_probes
 from tests.small_server import small_server
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +26,46 @@ DOCUMENTS = [ROOT / name for name in ("README.md", "METHOD.md", "CONTRIBUTING.md
 def blocks(language: str) -> list[str]:
     """The README's fenced blocks of a language."""
     return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def test_the_probes_of_the_readme_work_in_a_foreign_service(tmp_path: Path) -> None:
+    """The service as it stands in the README: a run against it brings samples of pool, loop and requests."""
+    text = next(block for block in blocks("python") if "ProbesMiddleware" in block)
+    (tmp_path / "notes_service.py").write_text(text)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    serve = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "notes_service:app",
+        "--port",
+        str(port),
+        "--log-level",
+        "error",
+    ]
+    url = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(serve, cwd=tmp_path) as server:
+        try:
+            for _ in range(200):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                time.sleep(0.05)
+            command = [sys.executable, "-m", "perfkit.cli", "run", "-q", "--scenario", "http_get"]
+            command += ["--target", url, "-p", "path=/notes", "-s", f"target.probes_url={url}"]
+            command += ["-s", "arrivals.duration_s=2", "--data-dir", str(tmp_path)]
+            done = subprocess.run(command, capture_output=True, text=True)
+        finally:
+            server.terminate()
+    assert done.returncode == 0, done.stderr
+    (run,) = list_runs(tmp_path)
+    judged = findings.judge(run, frames.timeline(run))
+    assert judged.probed
+    assert judged.findings == []
+    seen = set(read_probes(run)["probe"].to_pylist())
+    assert {"pool.checked_out", "loop.lag_ms", "process.cpu_share", "request.app_ms", "request.db_ms"} <= seen
+    assert "GET /probe/samples 200" not in read_probes(run)["label"].to_pylist()
 
 
 def test_the_scenario_of_the_readme_runs(tmp_path: Path) -> None:

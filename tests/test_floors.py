@@ -16,8 +16,9 @@ FLOORS = (
     *("errors", "model"),
     *("rows", "schedule", "stats", "transport", "pacing", "wire", "via_httpx", "session", "scenarios"),
     *("store", "collect", "writer", "health", "load", "worker", "describe"),
+    *("reduce", "comparison", "noise", "gate"),
     *("frames", "findings", "figures", "thresholds"),
-    *("local_server", "pool", "spread", "report", "workloads", "running", "doctor"),
+    *("local_server", "pool", "spread", "report", "workloads", "running", "experiment", "doctor"),
     "cli",
 )
 ISLANDS = ("probes", "server")

@@ -4,6 +4,25 @@
 page it stands in. Nothing here reads a run's rows; a figure draws at most a few thousand points.
 """
 
+from perfkit.figures.capacity import (
+    capacity,
+    capacity_table,
+    capacity_verdict,
+    law_table,
+    left_out,
+    trend,
+    trend_verdict,
+)
+from perfkit.figures.comparing import (
+    comparison_facts,
+    comparison_table,
+    comparison_tables,
+    comparison_verdict,
+    group_ecdf,
+    ratios,
+    run_dots,
+    shift,
+)
 from perfkit.figures.distribution import boxes, ecdf, histogram, percentile_plot
 from perfkit.figures.over_time import (
     call_latency,
@@ -30,6 +49,13 @@ __all__ = [
     "Shown",
     "boxes",
     "call_latency",
+    "capacity",
+    "capacity_table",
+    "capacity_verdict",
+    "comparison_facts",
+    "comparison_table",
+    "comparison_tables",
+    "comparison_verdict",
     "concurrency",
     "ecdf",
     "endpoint_table",
@@ -38,20 +64,28 @@ __all__ = [
     "facts",
     "findings",
     "generator_delays",
+    "group_ecdf",
     "health_table",
     "histogram",
     "kickoff_timeline",
+    "law_table",
     "leadership",
+    "left_out",
     "loop_lag",
     "model_times",
     "notes",
     "percentile_plot",
     "pool",
+    "ratios",
+    "run_dots",
+    "shift",
     "show",
     "streaming",
     "summary_table",
     "tail",
     "throughput",
+    "trend",
+    "trend_verdict",
     "verdict",
     "words",
 ]

@@ -41,6 +41,11 @@ def _list(items: Iterable[str]) -> str:
     return "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
 
 
+def items(texts: Iterable[str]) -> str:
+    """A list of words, escaped."""
+    return _list(escaped(text) for text in texts)
+
+
 # -- verdict ---------------------------------------------------------------------------------------
 
 

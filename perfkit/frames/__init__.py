@@ -5,6 +5,17 @@ frame and returns a frame of at most a few thousand rows: binned or thinned for 
 computed on every row. `frame.attrs` carries what captions tell: run, latency, n, failed, span_s.
 """
 
+from perfkit.frames.comparing import (
+    changes,
+    dots,
+    group_ecdf,
+    load_steps,
+    results,
+    scalability,
+    shift,
+    steady_latencies,
+    trend,
+)
 from perfkit.frames.distribution import CENSORED, boxes, histogram, percentiles, survival
 from perfkit.frames.over_time import calls, concurrency, delays, over_time, waterfall
 from perfkit.frames.rows import LATENCIES, open_run, operations, succeeded, throughput, timeline
@@ -21,19 +32,27 @@ __all__ = [
     "binned",
     "boxes",
     "calls",
+    "changes",
     "concurrency",
     "delays",
+    "dots",
     "endpoints",
     "errors",
+    "group_ecdf",
     "histogram",
     "leadership",
+    "load_steps",
     "open_run",
     "operations",
     "over_time",
     "percentiles",
     "pool",
+    "results",
+    "scalability",
     "server_samples",
+    "shift",
     "split",
+    "steady_latencies",
     "streaming",
     "succeeded",
     "summary",
@@ -41,6 +60,7 @@ __all__ = [
     "tail_split",
     "throughput",
     "timeline",
+    "trend",
     "warnings",
     "waterfall",
 ]

@@ -1,63 +1,17 @@
-"""The command line. Each verb is a few lines: check the input, call the package, print, choose an exit code.
-
-Exit codes: 0 ok, 1 tool error, 2 bad input, 3 run invalid, 4 thresholds missed.
-"""
+"""Verbs on runs: run, report, ls, show, rm; and doctor."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from perfkit import __version__
-from perfkit.errors import (
-    EXIT_RUN_INVALID,
-    EXIT_THRESHOLDS_MISSED,
-    EXIT_TOOL_ERROR,
-    BadInput,
-    PerfkitError,
-    nearest,
-)
-
-
-class Verbs(click.Group):
-    """A click group that answers a mistyped verb with the nearest one."""
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """See click."""
-        if args and args[0] not in self.commands:
-            close = nearest(args[0], self.commands)
-            hint = f"did you mean {close!r}?" if close else f"known: {', '.join(sorted(self.commands))}"
-            raise BadInput(f"unknown verb {args[0]!r}; {hint}")
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="perfkit")
-def cli() -> None:
-    """Load a server, keep every request as a row, judge runs honestly.
-
-    \b
-    Exit codes: 0 ok, 1 tool error, 2 bad input, 3 run invalid, 4 thresholds missed.
-    """
-
-
-def data_dir_option(command: Any) -> Any:
-    """`--data-dir`, shared by every verb that reads or writes runs."""
-    return click.option(
-        "--data-dir",
-        type=click.Path(path_type=Path),
-        default=lambda: Path(os.environ.get("PERFKIT_DATA_DIR", "data")),
-        help="Folder that holds runs/ (default: ./data, or PERFKIT_DATA_DIR).",
-    )(command)
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+from perfkit.cli.base import cli, data_dir_option, json_option, print_table
+from perfkit.errors import EXIT_RUN_INVALID, EXIT_THRESHOLDS_MISSED, EXIT_TOOL_ERROR, BadInput, PerfkitError
 
 
 @cli.command("run")
@@ -157,7 +111,7 @@ def ls_command(data_dir: Path, as_json: bool) -> None:
     elif not found:
         click.echo(f"no runs in {data_dir / 'runs'}; `perfkit run` makes one")
     else:
-        _print_table(found, ("id", "state", "valid", "rows", "errors", "tags"))
+        print_table(found, ("id", "state", "valid", "rows", "errors", "tags"))
 
 
 @cli.command("show")
@@ -210,50 +164,3 @@ def _print_runs(runs: Iterable[Any], as_json: bool) -> None:
         return
     for run in runs:
         click.echo(describe_run(run))
-
-
-def _print_table(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...]) -> None:
-    texts = [columns, *(tuple(str(row[name]) for name in columns) for row in rows)]
-    widths = [max(len(text[i]) for text in texts) for i in range(len(columns))]
-    for text in texts:
-        click.echo("  ".join(part.ljust(width) for part, width in zip(text, widths, strict=True)).rstrip())
-
-
-def _add_server_command() -> None:
-    from perfkit.server.command import serve_command
-
-    cli.add_command(serve_command, "serve")
-
-
-def main() -> None:
-    """Entry point: every error becomes one line and its exit code."""
-    _add_server_command()
-    try:
-        code = cli.main(standalone_mode=False)
-    except PerfkitError as error:
-        click.echo(f"perfkit: {error}", err=True)
-        sys.exit(error.exit_code)
-    except click.UsageError as error:
-        where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        click.echo(f"perfkit: {error.format_message()}{where}", err=True)
-        sys.exit(BadInput.exit_code)
-    except click.ClickException as error:
-        click.echo(f"perfkit: {error.format_message()}", err=True)
-        sys.exit(EXIT_TOOL_ERROR)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("perfkit: interrupted", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(EXIT_TOOL_ERROR)
-    except Exception as error:
-        if os.environ.get("PERFKIT_TRACEBACK"):
-            raise
-        what = f"{type(error).__name__}: {error}".replace("\n", " ")
-        click.echo(f"perfkit: {what[:500]} (a fault of perfkit's or the system's; "
-                   "PERFKIT_TRACEBACK=1 shows where)", err=True)  # fmt: skip
-        sys.exit(EXIT_TOOL_ERROR)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""`python -m perfkit.cli`."""
+
+from perfkit.cli import main
+
+main()

@@ -1,0 +1,56 @@
+"""The command line's root: options that verbs share, and what becomes of an error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from perfkit import __version__
+from perfkit.errors import BadInput, nearest
+
+
+class Verbs(click.Group):
+    """A click group that answers a mistyped verb with the nearest one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """See click."""
+        if args and args[0] not in self.commands:
+            close = nearest(args[0], self.commands)
+            hint = f"did you mean {close!r}?" if close else f"known: {', '.join(sorted(self.commands))}"
+            raise BadInput(f"unknown verb {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="perfkit")
+def cli() -> None:
+    """Load a server, keep every request as a row, judge runs honestly.
+
+    \b
+    Exit codes: 0 ok, 1 tool error, 2 bad input, 3 run invalid or nothing to judge, 4 thresholds missed or
+    regressed, 5 inconclusive (gate --strict).
+    """
+
+
+def data_dir_option(command: Any) -> Any:
+    """`--data-dir`, shared by every verb that reads or writes runs."""
+    return click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        default=lambda: Path(os.environ.get("PERFKIT_DATA_DIR", "data")),
+        help="Folder that holds runs/ (default: ./data, or PERFKIT_DATA_DIR).",
+    )(command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...]) -> None:
+    texts = [columns, *(tuple(str(row[name]) for name in columns) for row in rows)]
+    widths = [max(len(text[i]) for text in texts) for i in range(len(columns))]
+    for text in texts:
+        click.echo("  ".join(part.ljust(width) for part, width in zip(text, widths, strict=True)).rstrip())

@@ -1,0 +1,209 @@
+"""Verbs on groups of runs: compare, aa, gate."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from perfkit.cli.base import cli, data_dir_option, json_option
+from perfkit.errors import EXIT_RUN_INVALID, BadInput, PerfkitError
+
+_OPTIONS = (
+    click.option("--repeats", type=click.IntRange(1), help="Pairs to run (default: as the file says, or 5)."),
+    click.option("--margin", type=float, default=0.05, show_default=True,
+                 help="A ratio within 1 ± this is no difference."),
+    click.option("--alpha", type=float, default=0.05, show_default=True,
+                 help="Chance of a false alarm in the whole primary family."),
+    click.option("--primary", multiple=True, metavar="METRIC",
+                 help="A metric the verdict rests on; replaces p50, p99, throughput, error_rate."),
+    click.option("--vary", multiple=True, metavar="NAME",
+                 help="What may differ between the sides, e.g. params.agents or target.url."),
+    click.option("--force", is_flag=True, help="Compare what is not comparable; every page says so."),
+    click.option("--allow-target", multiple=True, metavar="HOST",
+                 help="Permit a target that is not this machine."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress."),
+)  # fmt: skip
+
+
+def _comparing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options `compare` and `gate` share."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@cli.command("compare")
+@click.argument("a")
+@click.argument("b")
+@_comparing
+@click.option("--report/--no-report", default=True, show_default=True, help="Make the HTML page.")
+@data_dir_option
+@json_option
+def compare_command(a: str, b: str, report: bool, data_dir: Path, as_json: bool, **options: Any) -> None:
+    """Compare two sides, run by run, and say what differs.
+
+    A and B are each a workload file (.yaml), which is carried out in turns (AB BA AB ...), or existing runs:
+    ids separated by commas, or tag:NAME. `server` options and the code may differ between the sides, other
+    things only with --vary.
+
+    \b
+    perfkit compare before.yaml after.yaml --repeats 5
+    perfkit compare tag:before tag:after
+
+    Exit code 3 when there is nothing to judge, else 0; `gate` has one for every verdict.
+    """
+    kept = _kept(a, b, data_dir, **options)
+    page = _page(kept, quiet=options["quiet"] or as_json) if report else None
+    if as_json:
+        told = {"id": kept.id, "path": str(kept.path), "html": str(page) if page else None}
+        click.echo(json.dumps(told | kept.comparison.to_mapping(), indent=1))
+    else:
+        _print(kept)
+        click.echo(str(page or kept.path))
+    if kept.comparison.verdict == "refused":
+        sys.exit(EXIT_RUN_INVALID)
+
+
+@cli.command("gate")
+@click.argument("a")
+@click.argument("b", required=False)
+@_comparing
+@click.option("--strict", is_flag=True, help="Exit with 5 when the comparison is inconclusive.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML to this file.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Write a Markdown summary to this file.")
+@data_dir_option
+@json_option
+def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdown: Path | None,
+                 data_dir: Path, as_json: bool, **options: Any) -> None:  # fmt: skip
+    """Compare two sides, or take up a comparison, and choose an exit code for CI.
+
+    A and B as for `compare`; with A alone it is a comparison's id, path, or `latest`.
+
+    \b
+    perfkit gate main.yaml branch.yaml --junit gate.xml --markdown summary.md
+    perfkit gate latest --strict
+
+    Exit codes: 0 pass, 3 nothing to judge, 4 regressed, 5 inconclusive with --strict.
+    """
+    from perfkit import gate
+    from perfkit.experiment import open_comparison
+
+    for file in (junit, markdown):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise BadInput(f"cannot write {file}: there is no folder {file.absolute().parent}")
+    kept = open_comparison(a, data_dir) if b is None else _kept(a, b, data_dir, **options)
+    found = kept.comparison
+    code = gate.exit_code(found, strict=strict)
+    for file, text in ((junit, gate.junit(found, strict=strict)), (markdown, gate.markdown(found))):
+        if file is not None:
+            _write(file, text)
+    if as_json:
+        click.echo(json.dumps({"id": kept.id, "exit_code": code, **found.to_mapping()}, indent=1))
+    else:
+        _print(kept)
+    sys.exit(code)
+
+
+@cli.command("aa")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--pairs", type=click.IntRange(3), default=10, show_default=True, help="Pairs of runs.")
+@click.option("--allow-target", multiple=True, metavar="HOST",
+              help="Permit a target that is not this machine.")  # fmt: skip
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@data_dir_option
+@json_option
+def aa_command(
+    file: Path, pairs: int, allow_target: tuple[str, ...], quiet: bool, data_dir: Path, as_json: bool
+) -> None:
+    """Compare the workload in FILE with itself and keep this machine's noise floor.
+
+    Later comparisons of the same configuration borrow from it. Prints the changes that would be found.
+    """
+    from perfkit import noise
+    from perfkit.experiment import measure_noise
+
+    kept, found = measure_noise(file, pairs, data_dir, allow_target, show_progress=not quiet)
+    if as_json:
+        told = {name: {"variance": one.variance, "df": one.df} for name, one in found.items()}
+        click.echo(json.dumps({"id": kept.id, "noise": told, "detectable": noise.table(found)}, indent=1))
+        return
+    _print(kept)
+    click.echo(noise.words(found, file.stem))
+
+
+# -- shared ----------------------------------------------------------------------------------------
+
+
+def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, margin: float, alpha: float,
+          primary: tuple[str, ...], vary: tuple[str, ...], force: bool, allow_target: tuple[str, ...],
+          quiet: bool) -> Any:  # fmt: skip
+    """Carry out or find both sides, compare them and keep the comparison."""
+    from perfkit.comparison import Options
+    from perfkit.experiment import compare_and_keep, is_workload, repeats_of, run_pairs, runs_named
+    from perfkit.workloads import read_yaml
+
+    options = Options(
+        margin=margin, alpha=alpha, vary=vary, force=force, primary=primary or Options().primary
+    )
+    if is_workload(a) != is_workload(b):
+        raise BadInput(f"{a} and {b}: give two workload files, or two groups of existing runs")
+    names = _name(a, "A"), _name(b, "B")
+    if names[0] == names[1]:
+        names = f"{names[0]} (A)", f"{names[1]} (B)"
+    if is_workload(a):
+        given = read_yaml(Path(a)), read_yaml(Path(b))
+        pairs = repeats or repeats_of(given[0])
+        sides = run_pairs(*given, names, pairs, data_dir, allow_target, show_progress=not quiet)
+    elif repeats is not None:
+        raise BadInput("--repeats is for workload files; existing runs are as many as there are")
+    else:
+        sides = runs_named(a, data_dir), runs_named(b, data_dir)
+    return compare_and_keep(*sides, options, names, data_dir)
+
+
+def _name(side: str, letter: str) -> str:
+    """A file's name or a tag, cut to a length that fits a table; ids say nothing, so they are a letter."""
+    from perfkit.experiment import is_workload
+
+    if is_workload(side):
+        return Path(side).stem[:40]
+    return side[4:44] if side.startswith("tag:") else letter
+
+
+def _page(kept: Any, *, quiet: bool) -> Path:
+    from perfkit.report import make_comparison_report
+
+    return make_comparison_report(kept.path, progress=not quiet)
+
+
+def _print(kept: Any) -> None:
+    """A comparison for a terminal."""
+    from perfkit.comparison import change
+    from perfkit.gate import level
+
+    found = kept.comparison
+    click.echo(found.words)
+    for side in (found.a, found.b):
+        for run, why in side.left_out:
+            click.echo(f"  left out: {run}: {'; '.join(why)}")
+    for text in found.forced:
+        click.echo(f"  forced: {text}")
+    for one in found.results:
+        if one.operation == found.results[0].operation:
+            told = f"{level(one, one.a)} → {level(one, one.b)}"
+            star = "*" if one.primary else " "
+            click.echo(f"  {star} {one.metric:<12} {told:<28} {change(one):<28} {one.verdict}")
+    for text in found.notes:
+        click.echo(f"  note: {text}")
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text)
+    except OSError as error:
+        raise PerfkitError(f"cannot write {file}: {error.strerror}") from None

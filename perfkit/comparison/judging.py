@@ -1,0 +1,137 @@
+"""From two groups of runs to a comparison: which runs count, in which design, and the verdict of all."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from perfkit import stats
+from perfkit.comparison.family import Case, compare_metrics
+from perfkit.comparison.nouns import Comparison, Options, Side, Verdict, headline
+from perfkit.errors import BadInput
+from perfkit.reduce import Measured, Reduced, differences, reduce
+from perfkit.store import Run
+
+#: The worst first: a comparison is what the worst of its primary metrics is.
+_WORST: tuple[Verdict, ...] = ("regressed", "inconclusive", "improved", "equivalent")
+
+
+def compare(
+    a: Sequence[Run],
+    b: Sequence[Run],
+    options: Options | None = None,
+    *,
+    names: tuple[str, str] = ("A", "B"),
+    history: Mapping[str, stats.History] | None = None,
+) -> Comparison:
+    """Compare two groups of runs.
+
+    history: the noise of earlier runs of this configuration by metric of all operations (`perfkit.noise`),
+    for pairs under `paired <metric>`. BadInput for an empty group or a run on both sides.
+    """
+    options = options or Options()
+    for side, name in ((a, names[0]), (b, names[1])):
+        if not side:
+            raise BadInput(f"no run on side {name}; give at least one")
+    both = {run.path.resolve() for run in a} & {run.path.resolve() for run in b}
+    if both:
+        raise BadInput(f"{sorted(p.name for p in both)[0]} is on both sides; a run belongs to one")
+    reduced = _reduced([*a, *b])
+    groups = reduced[: len(a)], reduced[len(a) :]
+    return judge(*groups, options, names=names, history=history)
+
+
+def _reduced(runs: Sequence[Run]) -> list[Reduced]:
+    """Each run from the same share of its time on: the largest warm-up of those that count."""
+    rows = [Measured.of(run) for run in runs]
+    alone = [reduce(run, one) for run, one in zip(runs, rows, strict=True)]
+    common = max((one.cut for one in alone if not one.reasons), default=0.0)
+    return [
+        one if one.reasons or one.cut == common else dataclasses.replace(
+            reduce(run, measured, common), notes=one.notes, reasons=()
+        )
+        for one, run, measured in zip(alone, runs, rows, strict=True)
+    ]  # fmt: skip
+
+
+def judge(
+    a: Sequence[Reduced],
+    b: Sequence[Reduced],
+    options: Options,
+    *,
+    names: tuple[str, str] = ("A", "B"),
+    history: Mapping[str, stats.History] | None = None,
+) -> Comparison:
+    """The same for runs that are reduced already."""
+    everything = [*a, *b]
+    wrong = differences((one.run for one in everything), ("server", *options.vary))
+    forced: list[str] = []
+    if options.force:
+        forced = [*wrong, *(f"{one.run.id}: {why}" for one in everything for why in one.reasons)]
+        wrong = []
+    good_a, good_b = ([one for one in side if options.force or not one.reasons] for side in (a, b))
+    pairs = _pairs(good_a, good_b)
+    if len(pairs) >= 2:
+        good_a, good_b = [one for one, _ in pairs], [one for _, one in pairs]
+    left, right = _side(names[0], a, good_a), _side(names[1], b, good_b)
+    wrong += [f"no run of {side.name} can be compared" for side in (left, right) if not side.runs]
+    if wrong or not all(one.values for one in (*good_a, *good_b)):
+        wrong = wrong or ["a run has no successful request to compare"]
+        words = f"REFUSED: {'; '.join(wrong)}."
+        return Comparison("refused", words, left, right, 0, (), tuple(wrong), (), (), options)
+    spans = [one.span_s for one in (*good_a, *good_b)]
+    case = Case(good_a, good_b, len(pairs) >= 2, max(spans) <= 1.1 * min(spans), options, history or {})
+    return _told(case, left, right, tuple(forced))
+
+
+def _side(name: str, side: Sequence[Reduced], kept: Sequence[Reduced]) -> Side:
+    there = {one.run.id for one in kept}
+    lost = [
+        (one.run.id, one.reasons or ("its pair was left out",)) for one in side if one.run.id not in there
+    ]
+    return Side(name, tuple(one.run.id for one in kept), tuple(lost))
+
+
+def _pairs(a: Sequence[Reduced], b: Sequence[Reduced]) -> list[tuple[Reduced, Reduced]]:
+    """Runs that were carried out one after the other as a pair of one experiment; none when any was not."""
+
+    def place(one: Reduced) -> tuple[str, int] | None:
+        told = one.run.meta.get("experiment") or {}
+        return (str(told["id"]), int(told["pair"])) if "id" in told and "pair" in told else None
+
+    left, right = ({place(one): one for one in side} for side in (a, b))
+    if None in left or None in right or len(left) < len(a) or len(right) < len(b):
+        return []
+    return [(one, right[key]) for key, one in left.items() if key in right]
+
+
+def _told(case: Case, a: Side, b: Side, forced: tuple[str, ...]) -> Comparison:
+    found = compare_metrics(case)
+    notes = [f"{one.run.id}: {note}" for one in (*case.a, *case.b) for note in one.notes]
+    missing = [m for m in case.options.primary if not any(r.metric == m and r.primary for r in found)]
+    if missing:
+        notes.append(
+            f"{', '.join(missing)}: too few requests in some run to carry it; left out of the verdict"
+        )
+    if not case.even:
+        notes.append("the runs differ in length by more than 10 %: Welch's t, which wants 3 runs a side")
+    verdict: Verdict = "within-run only"
+    if not case.alone:
+        primary = {one.verdict for one in found if one.primary}
+        verdict = next((one for one in _WORST if one in primary), "inconclusive")
+    elif any(math.isfinite(one.p) for one in found):
+        notes.append("one run a side: p-values borrow the noise of earlier runs, a screening, never a gate")
+    return Comparison(
+        verdict=verdict,
+        words=headline(verdict, found, a.name, b.name),
+        a=a,
+        b=b,
+        pairs=len(case.a) if case.paired else 0,
+        results=tuple(found),
+        refused=(),
+        forced=forced,
+        notes=tuple(notes),
+        options=case.options,
+        history_df=max((one.df for one in case.history.values()), default=0.0),
+    )

@@ -1,0 +1,169 @@
+"""What a comparison says: options, a result for each metric, sides, the whole; and its words."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import msgspec
+
+from perfkit.errors import BadInput
+from perfkit.reduce import METRICS, TOTAL
+
+Verdict = Literal["regressed", "improved", "equivalent", "inconclusive", "within-run only", "refused"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is asked of a comparison."""
+
+    margin: float = 0.05  #: a ratio within 1 ± this is no difference anybody cares for
+    error_margin: float = 0.001  #: the same for the share of failed requests, absolute
+    alpha: float = 0.05  #: chance of a false alarm in the whole primary family
+    primary: tuple[str, ...] = ("p50", "p99", "throughput", "error_rate")
+    vary: tuple[str, ...] = ()  #: what may differ between the sides besides `server` and the code
+    force: bool = False  #: compare what is not comparable; the page says so
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("margin", 0, 1), ("error_margin", 0, 1), ("alpha", 0, 0.5)):
+            if not low < getattr(self, name) < high:
+                raise BadInput(f"{name} lies between {low} and {high}, not {getattr(self, name)!r}")
+        for name in self.primary:
+            if name not in METRICS:
+                raise BadInput(f"unknown metric {name!r}; known: {', '.join(METRICS)}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One metric of one operation. Levels are geometric means of the runs; ratio is B ÷ A, NaN without any.
+
+    low, high: 95 % interval; low_all, high_all: the same for the whole primary family at once; low90,
+    high90: what equivalence is judged by. detectable: the change, a share, that would be found 8 times of 10;
+    repeats: runs a side until that is the margin (None: beyond reach).
+    """
+
+    operation: str
+    metric: str
+    unit: str
+    primary: bool
+    a: float
+    b: float
+    runs_a: int
+    runs_b: int
+    ratio: float
+    low: float
+    high: float
+    low_all: float
+    high_all: float
+    low90: float
+    high90: float
+    p: float
+    p_adjusted: float
+    method: str
+    verdict: Verdict
+    small_but_real: bool
+    detectable: float
+    repeats: int | None
+    tipping_point: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side: its name, the runs that count, and those left out with the reasons."""
+
+    name: str
+    runs: tuple[str, ...]
+    left_out: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All of it; `verdict` is the worst of the primary metrics. refused: why there is none."""
+
+    verdict: Verdict
+    words: str
+    a: Side
+    b: Side
+    pairs: int
+    results: tuple[Result, ...]
+    refused: tuple[str, ...]
+    forced: tuple[str, ...]
+    notes: tuple[str, ...]
+    options: Options
+    history_df: float = 0.0
+
+    def to_mapping(self) -> dict[str, Any]:
+        """As JSON has it; NaN and infinity become null."""
+        return cast(dict[str, Any], _plain(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_mapping(cls, given: Mapping[str, Any]) -> Comparison:
+        """The inverse of `to_mapping`; msgspec.ValidationError for anything else."""
+        results = [
+            {name: math.nan if value is None and name in _FLOATS else value for name, value in one.items()}
+            for one in given["results"]
+        ]
+        return msgspec.convert({**given, "results": results}, cls)
+
+    def result(self, metric: str, operation: str = TOTAL) -> Result:
+        """One of the results; KeyError for one there is not."""
+        for one in self.results:
+            if one.metric == metric and one.operation == operation:
+                return one
+        raise KeyError(f"{metric} of {operation}")
+
+
+#: Fields of a result that may be NaN, which JSON does not know.
+_FLOATS = {f.name for f in dataclasses.fields(Result) if f.type == "float"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value
+
+
+# -- words ------------------------------------------------------------------------------------------
+
+
+def headline(verdict: Verdict, results: Sequence[Result], a: str, b: str) -> str:
+    """The verdict and what it rests on, in one sentence."""
+    primary = [one for one in results if one.primary]
+    if verdict == "within-run only":
+        told = "; ".join(f"{r.metric} {change(r)}" for r in primary if math.isfinite(r.ratio))
+        why = "WITHIN-RUN ONLY, no verdict: one run a side cannot tell a change from chance."
+        return f"{why} {b} beside {a}: {told}."
+    of = [r for r in primary if r.verdict == verdict]
+    told = "; ".join(f"{r.metric} {change(r)}" for r in of)
+    text = f"{verdict.upper()}: {b} beside {a}: {told}."
+    if verdict == "inconclusive":
+        needs = [r for r in of if math.isfinite(r.detectable)]
+        text += (
+            " "
+            + "; ".join(
+                f"{r.metric} could show a change of {r.detectable:.1%} from here"
+                + (f", {r.repeats} runs a side would show the margin" if r.repeats else "")
+                for r in needs[:2]
+            )
+            + "."
+            if needs
+            else ""
+        )
+    return text
+
+
+def change(one: Result) -> str:
+    """`+3.2 % [+1.0 %, +5.4 %]`; errors as their shares."""
+    if METRICS[one.metric] == "errors":
+        return f"{one.a:.2%} → {one.b:.2%}"
+    if not math.isfinite(one.ratio):
+        return "unknown"
+    return f"{one.ratio - 1:+.1%} [{one.low - 1:+.1%}, {one.high - 1:+.1%}]"

@@ -1,0 +1,206 @@
+"""Experiments: two sides carried out in turns, and comparisons kept in a folder each.
+
+A pair is one run of each side, one after the other; the order within pairs alternates (ABBA), so that what
+changes slowly on a machine hits both sides alike. Where perfkit starts the server, each run has a fresh one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from perfkit import noise
+from perfkit.comparison import Comparison, Options, compare
+from perfkit.errors import BadInput, PerfkitError
+from perfkit.reduce import reduce_run
+from perfkit.running import run_repeats, stamp
+from perfkit.store import Run, find_run, list_runs, write_atomically
+from perfkit.workloads import complete, read_yaml
+
+DEFAULT_REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A comparison on disk: its folder, what it says, and its runs (those left out too)."""
+
+    path: Path
+    comparison: Comparison
+    a: tuple[Run, ...]
+    b: tuple[Run, ...]
+
+    @property
+    def id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def sides(self) -> dict[str, list[Run]]:
+        """The runs that count, by the name of their side."""
+        told = ((self.comparison.a, self.a), (self.comparison.b, self.b))
+        return {side.name: [run for run in runs if run.id in side.runs] for side, runs in told}
+
+
+# -- carrying out ----------------------------------------------------------------------------------
+
+
+def run_pairs(
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    names: tuple[str, str],
+    pairs: int,
+    data_dir: Path,
+    allow_targets: Iterable[str],
+    *,
+    show_progress: bool,
+) -> tuple[list[Run], list[Run]]:
+    """Carry out both sides `pairs` times in the order AB BA AB …, and return the runs of each.
+
+    Both workloads are checked before the first request. An interrupted run ends the experiment; what there is
+    so far is returned.
+    """
+    sides = {"A": {**a, "repeats": 1}, "B": {**b, "repeats": 1}}
+    for given, name in zip(sides.values(), names, strict=True):
+        complete(given, name)
+    experiment = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    found: dict[str, list[Run]] = {"A": [], "B": []}
+    order = 0
+    for pair in range(pairs):
+        for side in ("AB", "BA")[pair % 2]:
+            order += 1
+            name = names["AB".index(side)]
+            if show_progress:
+                print(f"pair {pair + 1}/{pairs}, {name}", file=sys.stderr)
+            (run,) = run_repeats(sides[side], name, data_dir, allow_targets, show_progress=show_progress)
+            stamp(run, experiment={"id": experiment, "side": side, "pair": pair + 1, "order": order})
+            found[side].append(Run(run.path))
+            if run.state != "complete":
+                return found["A"], found["B"]
+    return found["A"], found["B"]
+
+
+def repeats_of(given: Mapping[str, Any]) -> int:
+    """How often a workload file wants each side to run; 5 where it does not say."""
+    repeats = given.get("repeats", 1)
+    return repeats if isinstance(repeats, int) and repeats > 1 else DEFAULT_REPEATS
+
+
+# -- naming groups of runs -------------------------------------------------------------------------
+
+
+def is_workload(name: str) -> bool:
+    """Whether a side is named by a workload file to be carried out."""
+    return name.endswith((".yaml", ".yml"))
+
+
+def runs_named(name: str, data_dir: str | Path) -> list[Run]:
+    """Existing runs: `tag:NAME`, `comparison:ID:a`, or ids separated by commas (as find_run takes them)."""
+    if name.startswith("tag:"):
+        found = [run for run in list_runs(Path(data_dir)) if name[4:] in _tags(run)]
+        if not found:
+            raise BadInput(f"no run is tagged {name[4:]!r}; `perfkit ls` shows the tags")
+        return found
+    return [find_run(one.strip(), Path(data_dir)) for one in name.split(",") if one.strip()]
+
+
+def _tags(run: Run) -> Sequence[str]:
+    try:
+        return run.meta.get("tags") or ()
+    except PerfkitError:
+        return ()
+
+
+def series_named(name: str, data_dir: str | Path) -> list[Run]:
+    """Runs of a trend, oldest first: as `runs_named`; one run alone stands for all of its configuration."""
+    found = runs_named(name, Path(data_dir))
+    if len(found) == 1:
+        wanted = noise.key(found[0])
+        found = [run for run in list_runs(Path(data_dir)) if run.path == found[0].path or _key(run) == wanted]
+    return sorted(found, key=lambda run: run.id)
+
+
+def _key(run: Run) -> str | None:
+    try:
+        return noise.key(run)
+    except PerfkitError:  # a damaged one hides no other
+        return None
+
+
+def noise_sd(run: Run, metric: str, data_dir: str | Path) -> float:
+    """The standard deviation of a metric between runs, log scale, from the noise floor; NaN without one."""
+    known = noise.load(Path(data_dir), run).get(metric)
+    return math.nan if known is None else math.sqrt(known.variance)
+
+
+# -- keeping ---------------------------------------------------------------------------------------
+
+
+def compare_and_keep(
+    a: Sequence[Run], b: Sequence[Run], options: Options, names: tuple[str, str], data_dir: Path
+) -> Kept:
+    """Compare, with the noise floor of this configuration where there is one, and write it to a folder."""
+    history = noise.load(data_dir, a[0]) if a else {}
+    found = compare(a, b, options, names=names, history=history)
+    folder = data_dir / "comparisons" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    folder.mkdir(parents=True)
+    told = {
+        "id": folder.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "runs_a": [os.path.relpath(run.path, folder) for run in a],
+        "runs_b": [os.path.relpath(run.path, folder) for run in b],
+        "comparison": found.to_mapping(),
+    }
+    text = json.dumps(told, indent=1)
+    write_atomically(folder / "comparison.json", (text + "\n").encode())
+    return Kept(folder, found, tuple(a), tuple(b))
+
+
+def open_comparison(name: str = "latest", data_dir: str | Path = "data") -> Kept:
+    """A comparison by id, its start or end, a path, or `latest`; BadInput when there is none."""
+    folder = Path(data_dir) / "comparisons"
+    there = sorted(path.parent for path in folder.glob("*/comparison.json"))
+    if (Path(name) / "comparison.json").exists():
+        there = [Path(name)]
+    elif name != "latest":
+        there = [p for p in there if p.name == name or p.name.startswith(name) or p.name.endswith(name)]
+        if len(there) > 1:
+            raise BadInput(f"{name!r} means {len(there)} comparisons: {', '.join(p.name for p in there[:3])}")
+    if not there:
+        raise BadInput(f"no comparison {name!r} in {folder}; `perfkit compare` makes one")
+    try:
+        told = json.loads((there[-1] / "comparison.json").read_text())
+        runs = [tuple(Run(there[-1] / path) for path in told[side]) for side in ("runs_a", "runs_b")]
+        return Kept(there[-1], Comparison.from_mapping(told["comparison"]), *runs)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PerfkitError(f"{there[-1]} is damaged: {type(error).__name__} {error}") from None
+
+
+# -- the noise floor -------------------------------------------------------------------------------
+
+
+def measure_noise(
+    file: Path, pairs: int, data_dir: Path, allow_targets: Iterable[str], *, show_progress: bool
+) -> tuple[Kept, dict[str, Any]]:
+    """Compare a workload with itself `pairs` times, keep the floor, and return it with the comparison.
+
+    PerfkitError when fewer than three pairs can be compared.
+    """
+    given = read_yaml(file)
+    names = (f"{file.stem}", f"{file.stem} again")
+    a, b = run_pairs(given, given, names, pairs, data_dir, allow_targets, show_progress=show_progress)
+    kept = compare_and_keep(a, b, Options(), names, data_dir)
+    good = set(kept.comparison.a.runs) | set(kept.comparison.b.runs)
+    both = [(x, y) for x, y in zip(a, b, strict=False) if x.id in good and y.id in good]
+    if len(both) < 3:
+        raise PerfkitError(f"only {len(both)} of {pairs} pairs can be compared; {kept.comparison.words}")
+    found = noise.measure([reduce_run(x) for x, _ in both], [reduce_run(y) for _, y in both])
+    noise.save(data_dir, a[0], found)
+    return kept, dict(found)

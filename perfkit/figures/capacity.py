@@ -1,0 +1,216 @@
+"""Many levels of load, many runs: throughput and latency with their knee, and a metric over time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from perfkit.figures.style import (
+    BAD,
+    FILL,
+    Shown,
+    axes_for,
+    colour,
+    latency_axis,
+    legend,
+    line,
+    ms,
+    nothing,
+    number,
+    percent,
+    say,
+    style,
+)
+from perfkit.figures.tables import escaped, items, table
+
+# -- capacity --------------------------------------------------------------------------------------
+
+
+def _told(css: str, *texts: str) -> Shown:
+    first, _, rest = texts[0].partition(":")
+    more = "".join(f"<p>{escaped(text)}</p>" for text in texts[1:])
+    body = f"<p><strong>{escaped(first)}</strong>:{escaped(rest)}</p>{more}"
+    return Shown(f'<section class="pk-verdict {css}">{body}</section>', "\n".join(texts))
+
+
+def capacity_verdict(steps: pd.DataFrame, laws: dict[str, Any]) -> Shown:
+    """The first line: the most throughput seen, and the knee if the data carry one."""
+    best = steps.iloc[int(steps["throughput"].argmax())]
+    seen = f"{number(best['throughput'])} successes a second was the most, "
+    seen += f"with {number(best['concurrency'])} in flight"
+    if not laws:
+        few = f"UNKNOWN: {len(steps)} levels of load; the law has three parameters, measure four or more."
+        return _told("pk-warn", few, f"{seen}.")
+    law = laws["alike"]
+    if law.told:
+        return _told("pk-warn", f"NO KNEE: {law.told}.", f"{seen}.")
+    low, high = law.knee_interval
+    knee = f"KNEE at {law.knee:.3g} requests in flight: 95 % interval {low:.3g} to {high:.3g}, "
+    return _told("pk-good", f"{knee}{number(law.peak)} successes a second there.", f"{seen}.")
+
+
+def capacity(steps: pd.DataFrame, law: Any, ax: Axes | None = None) -> Axes:
+    """Throughput against concurrency, with the fitted law inside the measured range; latency below it."""
+    with style():
+        figure: Any = axes_for(None, 4.6).get_figure()
+        figure.clear()
+        top, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+        steps = steps.sort_values("concurrency")
+        top.plot(steps["concurrency"], steps["throughput"], "o", color=colour(0), label="measured", ms=5)
+        told = "No law was fitted."
+        if law is not None:
+            n = np.linspace(min(1.0, steps["concurrency"].min()), steps["concurrency"].max(), 200)
+            top.plot(n, law(n), label="Universal Scalability Law", **line(1))
+            told = (
+                f"Knee: {law.told}."
+                if law.told
+                else f"Knee at {law.knee:.3g}, {law.peak:.4g} successes a second."
+            )
+            if not law.told:
+                top.axvline(law.knee, color=BAD, lw=1, ls=":", label=f"knee {law.knee:.3g}")
+                top.axvspan(*law.knee_interval, color=BAD, alpha=0.1, lw=0)
+        top.set_ylabel("successes a second")
+        top.set_ylim(bottom=0)
+        legend(top)
+        for i, name in enumerate(("p50", "p95")):
+            below.plot(steps["concurrency"], steps[name], marker="o", ms=4, label=name, **line(i))
+        both = steps[["p50", "p95"]].to_numpy()
+        if np.isfinite(both).any():
+            latency_axis(below.yaxis, float(np.nanmin(both)), float(np.nanmax(both)))
+        below.set_ylabel("response time")
+        below.set_xlabel("requests in flight, mean")
+        legend(below)
+        return say(top, f"Throughput and latency at {len(steps)} levels of load. {told}",
+                   f"{steps.attrs['n']:,} requests at {len(steps)} levels; the first 20 % of each "
+                   f"left out. {told}")  # fmt: skip
+
+
+def capacity_table(steps: pd.DataFrame) -> Shown:
+    """The levels of load as numbers."""
+    rows = [
+        [number(r["load"]), number(r["concurrency"]), number(r["throughput"]), ms(r["p50"]), ms(r["p95"]),
+         percent(r["failed"]) if r["failed"] else "0", f"{r['n']:,.0f}"]
+        for _, r in steps.iterrows()
+    ]  # fmt: skip
+    head = [
+        escaped(steps.attrs["unit"]),
+        "in flight",
+        "successes a second",
+        "p50",
+        "p95",
+        "failed",
+        "requests",
+    ]
+    return Shown(table(head, rows, "Levels of load."), steps.to_string(index=False))
+
+
+def law_table(laws: dict[str, Any]) -> Shown:
+    """The law's parameters with 95 % intervals, a row for each weighting."""
+    rows = []
+    for name, law in laws.items():
+        cells = [_with_interval(getattr(law, p), law.intervals[p]) for p in ("gamma", "alpha", "beta")]
+        knee = escaped(law.told) if law.told else _with_interval(law.knee, law.knee_interval)
+        rows.append([escaped(name), *cells, knee])
+    text = "X(N) = γN / (1 + α(N-1) + βN(N-1)) (Gunther 1993). Small print: 95 % intervals, points taken as "
+    text += (
+        "independent. A knee beyond the highest load, or with an interval wider than half of it, is not told."
+    )
+    return Shown(table(["points weighted", "γ, /s", "α", "β", "knee"], rows, text), str(laws))
+
+
+def _with_interval(value: float, interval: tuple[float, float]) -> str:
+    return f"{value:.4g}<br><small>{interval[0]:.3g} to {interval[1]:.3g}</small>"
+
+
+# -- trend -----------------------------------------------------------------------------------------
+
+
+def trend_verdict(frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = math.nan) -> Shown:
+    """The first line: how many changes, the latest of them, and what noise was taken for granted."""
+    metric, counted = frame.attrs["metric"], int(frame["counts"].sum())
+    floor = (
+        f"Shifts below the noise floor ({noise_sd:.1%}, sd of a run) are not told."
+        if math.isfinite(noise_sd)
+        else "No noise floor is known for this configuration; `perfkit aa` measures it."
+    )
+    if counted < 8:
+        return _told("pk-warn", f"TOO FEW: {counted} runs count, a change point needs 8.", floor)
+    if changes.empty:
+        return _told("pk-good", f"NO CHANGE: {metric} of {counted} runs shows no shift beyond noise.", floor)
+    last = changes.iloc[-1]
+    words = f"{last['ratio'] - 1:+.1%} at {last['run']} (p {last['p']:.2g})"
+    return _told("pk-warn", f"CHANGED: {len(changes)} shifts of {metric}, the latest {words}.", floor)
+
+
+def trend(
+    frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = math.nan, ax: Axes | None = None
+) -> Axes:
+    """A metric over runs with its change points, and a band of twice the noise floor around each level."""
+    with style():
+        ax = axes_for(ax, 3.4)
+        good = frame["counts"].to_numpy()
+        if not good.any():
+            return nothing(ax, "No run that may be compared carries this metric.")
+        place = np.arange(len(frame))
+        bounds = [0, *changes["place"], len(frame)]
+        for low, high in itertools.pairwise(bounds):
+            inside = good & (place >= low) & (place < high)
+            middle = math.exp(float(np.log(frame["level"][inside]).mean()))
+            ax.plot([low - 0.4, high - 0.6], [middle, middle], color=colour(0), lw=1)
+            if math.isfinite(noise_sd):
+                width = math.exp(2 * noise_sd)
+                label = "± 2 sd of a run" if low == 0 else None
+                span = [low - 0.4, high - 0.6]
+                ax.fill_between(
+                    span, middle / width, middle * width, color=FILL, alpha=0.4, lw=0, label=label
+                )
+        level = frame["level"].to_numpy()
+        error = np.abs(np.array([level - frame["low"], frame["high"] - level]))
+        ax.errorbar(
+            place[good],
+            level[good],
+            error[:, good],
+            fmt="o",
+            color=colour(0),
+            ms=4,
+            lw=0.8,
+            label="run, within-run 95 %",
+        )
+        if (~good & np.isfinite(level)).any():
+            ax.plot(place[~good], level[~good], "x", color=colour(7), label="may not be compared")
+        for i, at in enumerate(changes["place"]):
+            ax.axvline(at - 0.5, color=BAD, lw=1.2, ls="--", label="change point" if i == 0 else None)
+        ax.set_xticks(
+            some := place[:: max(1, len(place) // 12)],
+            [frame["git"].iloc[i] or str(i + 1) for i in some],
+        )
+        ax.set_ylabel(f"{frame.attrs['metric']}, {frame.attrs['unit']}")
+        ax.set_xlabel("runs, oldest first (code)")
+        legend(ax)
+        told = (
+            "; ".join(
+                f"{ratio - 1:+.1%} at {run} (p {p:.2g})"
+                for run, ratio, p in zip(changes["run"], changes["ratio"], changes["p"], strict=True)
+            )
+            or "no change point"
+        )
+        counted = f"{len(frame)} runs, {int(good.sum())} that count"
+        return say(ax, f"{frame.attrs['metric']} over {len(frame)} runs: {told}.",
+                   f"{counted}. {told}. A change point asks for a comparison.")  # fmt: skip
+
+
+def left_out(frame: pd.DataFrame) -> Shown:
+    """The runs of a trend that do not count, with the reason."""
+    bad: Sequence[Any] = list(frame[~frame["counts"].to_numpy()].itertuples())
+    if not bad:
+        return Shown("<p>Every run counts.</p>", "Every run counts.")
+    return Shown(
+        f"<p>Not counted:</p>{items(f'{one.run}: {one.why}' for one in bad)}",
+        "\n".join(f"{o.run}: {o.why}" for o in bad),
+    )

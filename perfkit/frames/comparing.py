@@ -1,0 +1,205 @@
+"""Groups of runs as small frames: their distributions with run-level bands, shifts, dots, trends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from perfkit import stats
+from perfkit.comparison import Comparison
+from perfkit.reduce import METRICS, TOTAL, UNITS, Measured, Reduced, reduce, reduce_run
+from perfkit.store import Run
+
+#: The quantiles of a shift function.
+SHIFT = np.linspace(0.05, 0.95, 19)
+_POINTS = 240
+
+
+def results(comparison: Comparison) -> pd.DataFrame:
+    """The results as they stand, a row each: the columns of `comparison.Result`."""
+    columns = list(comparison.results[0].__dataclass_fields__) if comparison.results else []
+    return pd.DataFrame(
+        [{c: getattr(one, c) for c in columns} for one in comparison.results], columns=columns
+    )
+
+
+def steady_latencies(runs: Sequence[Run]) -> list[np.ndarray]:
+    """Response times of each run's successes in its steady part, ms, sorted: [runs][n]."""
+    found = []
+    for run in runs:
+        rows = Measured.of(run)
+        kept = rows.good & (rows.planned >= reduce(run, rows).cut * rows.span_s)
+        found.append(np.sort(rows.response_ms[kept]))
+    return found
+
+
+def group_ecdf(sides: dict[str, list[np.ndarray]]) -> pd.DataFrame:
+    """Distribution functions of groups of runs: side, ms, share, low, high; runs in attrs.
+
+    share: mean over the runs; low, high: its 95 % interval at each point, from how runs differ (t), NaN for
+    one run. sides: sorted latencies by side and run.
+    """
+    every = [x for runs in sides.values() for x in runs if len(x)]
+    low, high = min(x[0] for x in every), max(np.quantile(x, 0.999) for x in every)
+    grid = np.geomspace(max(low, 1e-6), max(high, low * 1.001), _POINTS)
+    frames = []
+    for side, runs in sides.items():
+        shares = np.array([np.searchsorted(x, grid, "right") / len(x) for x in runs])
+        middle = shares.mean(axis=0)
+        half = np.full(len(grid), np.nan)
+        if len(runs) > 1:
+            half = stats.t_factor(0.95, len(runs) - 1) * shares.std(axis=0, ddof=1) / math.sqrt(len(runs))
+        bounds = {"low": np.clip(middle - half, 0, 1), "high": np.clip(middle + half, 0, 1)}
+        frames.append(pd.DataFrame({"side": side, "ms": grid, "share": middle, **bounds}))
+    found = pd.concat(frames, ignore_index=True)
+    found.attrs = {"runs": {side: len(runs) for side, runs in sides.items()}, "n": sum(map(len, every))}
+    return found
+
+
+def shift(a: list[np.ndarray], b: list[np.ndarray], *, paired: bool) -> pd.DataFrame:
+    """The shift function (Doksum 1974; Rousselet et al. 2017): B ÷ A at 19 quantiles with one band for all.
+
+    q, ratio, low, high. The band is run-level and simultaneous: its factor is the 95 % quantile of the
+    largest |t| over permutations of the runs where there are enough of them, else Šidák's t; NaN for one run.
+    """
+    y = [np.log(np.array([np.quantile(x, SHIFT) for x in runs])) for runs in (a, b)]
+    d = y[1].mean(axis=0) - y[0].mean(axis=0)
+    half = np.full(len(SHIFT), np.nan)
+    method = "one run a side: no band"
+    if min(len(a), len(b)) > 1:
+        each = [
+            stats.paired(x, z) if paired else stats.pooled(x, z) for x, z in zip(y[0].T, y[1].T, strict=True)
+        ]
+        se, df = np.array([one.se for one in each]), each[0].df
+        factor, method = stats.simultaneous_factor(y[0], y[1], paired=paired, df=df)
+        half = factor * se
+    frame = pd.DataFrame({"q": SHIFT, "ratio": np.exp(d), "low": np.exp(d - half), "high": np.exp(d + half)})
+    frame.attrs = {"method": method, "runs": (len(a), len(b))}
+    return frame
+
+
+def dots(
+    sides: dict[str, Sequence[Run]], metrics: Sequence[str] = ("p50", "p99", "throughput")
+) -> pd.DataFrame:
+    """Each run's own numbers: side, run, order (by time), metric, level, unit."""
+    rows: list[dict[str, Any]] = []
+    for side, runs in sides.items():
+        for run in runs:
+            one = reduce_run(run)
+            place = (run.meta.get("experiment") or {}).get("order")
+            for metric in metrics:
+                value = one.value(TOTAL, metric)
+                if value is not None:
+                    rows.append({"side": side, "run": run.id, "order": place, "metric": metric,
+                                 "level": value.level, "unit": UNITS[METRICS[metric]]})  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["side", "run", "order", "metric", "level", "unit"])
+    by_time = {run: i + 1 for i, run in enumerate(sorted(frame["run"].unique()))}
+    frame["order"] = [
+        by_time[run] if math.isnan(o or math.nan) else o
+        for run, o in zip(frame["run"], frame["order"], strict=True)
+    ]
+    return frame
+
+
+# -- capacity --------------------------------------------------------------------------------------
+
+
+def load_steps(runs: Sequence[Run]) -> pd.DataFrame:
+    """What the server did at each level of load: a row for each step of a stepped run, or for each run.
+
+    load (asked: requests a second, or users), concurrency (mean in flight), throughput (successes a second),
+    p50, p95 (ms), failed (share), n. The first 20 % of each step are left out.
+    """
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        measured = Measured.of(run)
+        workload = run.meta.get("workload") or {}
+        arrivals, users = workload.get("arrivals") or {}, workload.get("users") or {}
+        rates = arrivals.get("step_rates_per_s") or []
+        if arrivals.get("shape") == "steps" and rates:
+            length = float(arrivals["duration_s"]) / len(rates)
+            for i, rate in enumerate(rates):
+                rows.append({"load": rate, **_window(measured, i * length, (i + 1) * length)})
+        else:
+            asked = users.get("count") or arrivals.get("rate_per_s")
+            rows.append({"load": asked, **_window(measured, 0.0, measured.span_s)})
+    frame = pd.DataFrame(rows)
+    frame.attrs = {
+        "unit": "requests a second" if arrivals else "users",
+        "runs": len(runs),
+        "n": int(frame["n"].sum()),
+    }
+    return frame
+
+
+def _window(rows: Measured, low: float, high: float) -> dict[str, Any]:
+    low = low + 0.2 * (high - low)
+    asked = (rows.planned >= low) & (rows.planned < high)
+    good = asked & rows.good
+    done = rows.good & (rows.done >= low) & (rows.done < high)
+    inside = np.minimum(rows.done, high) - np.maximum(rows.planned, low)
+    x = rows.response_ms[good]
+    n = int(asked.sum())
+    return {
+        "concurrency": float(np.maximum(inside, 0).sum()) / (high - low),
+        "throughput": float(done.sum()) / (high - low),
+        **{name: stats.quantile(x, p) if stats.support(len(x), p) >= stats.MIN_SUPPORT else math.nan
+           for name, p in (("p50", 0.5), ("p95", 0.95))},
+        "failed": float((asked & ~rows.good).sum()) / n if n else 0.0,
+        "n": n,
+    }  # fmt: skip
+
+
+def scalability(steps: pd.DataFrame) -> dict[str, stats.Scalability]:
+    """The Universal Scalability Law fitted to levels of load, `alike` weighted and `by 1/throughput`.
+
+    Empty for fewer than four levels.
+    """
+    good = steps[(steps["throughput"] > 0).to_numpy() & (steps["concurrency"] > 0).to_numpy()]
+    n, x = good["concurrency"].to_numpy(), good["throughput"].to_numpy()
+    try:
+        return {"alike": stats.fit_usl(n, x), "by 1/throughput": stats.fit_usl(n, x, relative=True)}
+    except ValueError:
+        return {}
+
+
+# -- trend -----------------------------------------------------------------------------------------
+
+
+def trend(runs: Sequence[Run], metric: str = "p50") -> pd.DataFrame:
+    """A metric over runs, oldest first: run, created, git, level, low, high (within-run, 95 %), counts, why.
+
+    counts: whether the run may be compared; why: the reason where it may not.
+    """
+    rows = []
+    for run in runs:
+        one: Reduced = reduce_run(run)
+        value = one.value(TOTAL, metric)
+        half = math.nan if value is None else stats.t_factor(0.95, 1e9) * value.se
+        level = math.nan if value is None else value.level
+        rows.append({
+            "run": run.id, "created": run.meta.get("created"),
+            "git": str((run.meta.get("git") or {}).get("sha") or "")[:8],
+            "level": level, "low": level * math.exp(-half), "high": level * math.exp(half),
+            "counts": not one.reasons and value is not None,
+            "why": "; ".join(one.reasons) or ("" if value is not None else "too few requests"),
+        })  # fmt: skip
+    frame = pd.DataFrame(rows)
+    frame.attrs = {"metric": metric, "unit": UNITS[METRICS[metric]], "runs": len(rows)}
+    return frame
+
+
+def changes(frame: pd.DataFrame, floor: float = math.nan, level: float = 0.01) -> pd.DataFrame:
+    """Where a trend shifts: run, place (row of `frame`), ratio, p; runs that do not count are passed over."""
+    there = np.flatnonzero(frame["counts"].to_numpy())
+    y = np.log(frame["level"].to_numpy()[there])
+    found = stats.change_points(y, level=level, floor=0.0 if math.isnan(floor) else floor)
+    places = [int(there[one.at]) for one in found]
+    return pd.DataFrame({
+        "run": [frame["run"][place] for place in places], "place": places,
+        "ratio": [one.ratio for one in found], "p": [one.p for one in found],
+    })  # fmt: skip

@@ -1,0 +1,106 @@
+"""The noise floor: how much runs of one configuration differ on one machine, kept for later comparisons.
+
+`perfkit aa` measures it by comparing a workload with itself. What is kept is a variance with its degrees of
+freedom for every metric: of a run, and of the difference of a pair. A comparison of few runs borrows from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perfkit import stats
+from perfkit.reduce import METRICS, TOTAL, Reduced, configuration
+from perfkit.store import Run, write_atomically
+
+#: Runs a side the table of detectable effects is made for.
+REPEATS = (3, 5, 7, 10, 20)
+#: What a configuration's noise does not depend on enough to measure it again.
+_NOT_IN_KEY = ("seed", "schema")
+
+
+def key(run: Run) -> str:
+    """Names the configuration of a run: the same machine, target, scenario and load."""
+    told = {name: value for name, value in configuration(run).items() if name not in _NOT_IN_KEY}
+    text = json.dumps(told, sort_keys=True, default=str)
+    return f"{told.get('scenario') or 'run'}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def measure(a: Sequence[Reduced], b: Sequence[Reduced]) -> dict[str, stats.History]:
+    """The noise of pairs of runs of the same thing, by metric: of a run, and `paired …` of a difference."""
+    found: dict[str, stats.History] = {}
+    for metric in METRICS:
+        values = [[one.value(TOTAL, metric) for one in side] for side in (a, b)]
+        whole = [(x.y, y.y) for x, y in zip(*values, strict=True) if x is not None and y is not None]
+        if len(whole) < 2 or len(whole) < len(a):
+            continue
+        y = np.array(whole)
+        # differences of a thing with itself have the mean 0: it is known, and costs no degree of freedom
+        difference = y[:, 1] - y[:, 0]
+        found[metric] = stats.variance_within([y.ravel()])
+        found[f"paired {metric}"] = stats.History(float(np.mean(difference**2)), len(difference))
+    return found
+
+
+def save(data_dir: Path, run: Run, noise: Mapping[str, stats.History]) -> Path:
+    """Keep it under `data_dir`/noise; an older floor of the same configuration is replaced."""
+    folder = data_dir / "noise"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{key(run)}.json"
+    told = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "configuration": configuration(run),
+        "metrics": {name: {"variance": one.variance, "df": one.df} for name, one in noise.items()},
+    }
+    write_atomically(file, (json.dumps(told, indent=1, default=str) + "\n").encode())
+    return file
+
+
+def load(data_dir: Path, run: Run) -> dict[str, stats.History]:
+    """What is known of the noise of this run's configuration; empty when nothing is, or it cannot be read."""
+    try:
+        told = json.loads((data_dir / "noise" / f"{key(run)}.json").read_text())
+        found = {
+            name: stats.History(float(m["variance"]), float(m["df"])) for name, m in told["metrics"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {name: one for name, one in found.items() if math.isfinite(one.variance) and one.df > 0}
+
+
+def table(noise: Mapping[str, stats.History]) -> list[dict[str, Any]]:
+    """The change of each metric that so many pairs would find 8 times of 10, a share; sd: of a run."""
+    rows = []
+    for metric in METRICS:
+        of_pairs = noise.get(f"paired {metric}")
+        if of_pairs is None or METRICS[metric] == "errors":
+            continue
+        row: dict[str, Any] = {"metric": metric, "sd": math.sqrt(noise[metric].variance)}
+        for repeats in REPEATS:
+            se = math.sqrt(of_pairs.variance / repeats)
+            row[str(repeats)] = stats.detectable(se, repeats - 1 + of_pairs.df)
+        rows.append(row)
+    return rows
+
+
+def words(noise: Mapping[str, stats.History], name: str) -> str:
+    """The table as text."""
+    rows = table(noise)
+    if not rows:
+        return f"{name}: no metric was carried by every run"
+    head = f"{'metric':<12}{'sd of a run':>12}" + "".join(f"{f'{r} pairs':>11}" for r in REPEATS)
+    lines = [
+        f"noise floor of {name}: a change that {REPEATS[0]} to {REPEATS[-1]} pairs would find 8 times of 10",
+        head,
+    ]
+    for row in rows:
+        cells = "".join(f"{row[str(r)]:>11.1%}" for r in REPEATS)
+        lines.append(f"{row['metric']:<12}{row['sd']:>12.2%}{cells}")
+    return "\n".join(lines)

@@ -1,0 +1,348 @@
+"""A run reduced to one number per metric, on the log scale, from its steady part; and may it be compared?
+
+A comparison knows of a run only what stands here. Rules, in this order: the run is complete and its generator
+healthy; its warm-up is cut off; what is left neither drifts nor piles up nor breaks Little's law. A run
+that fails one is told with the reason, and left out by whoever compares.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from perfkit import stats
+from perfkit.store import Run
+
+#: Of response times in ms, successes only; the mean too.
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+TOTAL = "all operations"
+Kind = Literal["latency", "rate", "errors"]
+#: Every metric a comparison knows, and what it is; throughput is better when it is higher, all others lower.
+METRICS: dict[str, Kind] = {
+    **dict.fromkeys(("p50", "p90", "p95", "p99", "mean"), "latency"),
+    "throughput": "rate",
+    "error_rate": "errors",
+    "ttft_p50": "latency",
+    "ttft_p99": "latency",
+    "success_p99": "latency",
+}
+UNITS = {"latency": "ms", "rate": "/s", "errors": ""}
+#: How many operations are compared one by one, the most frequent first.
+MOST_OPERATIONS = 8
+#: A run needs so many requests in its steady part.
+FEWEST = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One metric of one run: y on the log scale, its within-run standard error and df; n requests.
+
+    level: the number itself, in the metric's unit. se is NaN where nothing within the run replicates.
+    """
+
+    operation: str
+    metric: str
+    level: float
+    y: float
+    se: float
+    df: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What is known of a run. reasons: why it may not be compared; notes: what a reader should know."""
+
+    run: Run
+    cut: float  #: share of the measured time left out at the beginning
+    span_s: float  #: length of the steady part
+    n: int
+    failed: int
+    values: tuple[Value, ...]
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def value(self, operation: str, metric: str) -> Value | None:
+        """One metric, None where the run does not carry it."""
+        found = (v for v in self.values if v.operation == operation and v.metric == metric)
+        return next(found, None)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The measured rows of a run as arrays, instants in s since the measured part began."""
+
+    planned: np.ndarray
+    done: np.ndarray
+    response_ms: np.ndarray
+    ttft_ms: np.ndarray
+    good: np.ndarray
+    operation: np.ndarray
+    names: tuple[str, ...]
+    step: np.ndarray | None  #: only where users think between steps
+    span_s: float
+
+    def only(self, pick: np.ndarray | slice) -> Measured:
+        """Those rows: by a mask, in the order of an index, or a slice of them."""
+        if isinstance(pick, np.ndarray) and pick.dtype == np.bool_ and pick.all():
+            return self
+        arrays = ("planned", "done", "response_ms", "ttft_ms", "good", "operation")
+        return dataclasses.replace(self, step=None, **{name: getattr(self, name)[pick] for name in arrays})
+
+    @classmethod
+    def of(cls, run: Run) -> Measured:
+        """Read them; PerfkitError where the run is damaged."""
+        columns = ["planned", "sent", "first_byte", "done", "phase", "error", "operation"]
+        thinking = _thinking(run)
+        table = run.table([*columns, "step"] if thinking else columns)
+        inside = pc.equal(_words(table["phase"]), "measure")
+        if not pc.all(inside).as_py():
+            table = table.filter(inside)
+        bounds = run.meta.get("measured") or {}
+        planned, sent, first, done = (_ns(table[name]) for name in columns[:4])
+        low = float(bounds.get("from_ns", planned.min() if len(planned) else 0))
+        high = float(bounds.get("to_ns", np.nanmax(done) if len(done) else low))
+        operation = _words(table["operation"]).unify_dictionaries().combine_chunks()
+        operation = operation if len(table) else pa.array([], pa.string()).dictionary_encode()
+        return cls(
+            planned=(planned - low) / 1e9,
+            done=(done - low) / 1e9,
+            response_ms=(done - planned) / 1e6,
+            ttft_ms=(first - sent) / 1e6,
+            good=pc.is_null(table["error"]).to_numpy(),
+            operation=operation.indices.to_numpy(),
+            names=tuple(operation.dictionary.to_pylist()),
+            step=table["step"].to_numpy() if thinking else None,
+            span_s=(high - low) / 1e9,
+        )
+
+
+def _words(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column if pa.types.is_dictionary(column.type) else column.cast(pa.string()).dictionary_encode()
+
+
+def _ns(column: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(column.cast(pa.float64()).to_numpy())
+
+
+# -- the steady part -------------------------------------------------------------------------------
+
+
+def reduce_run(run: Run, cut: float | None = None) -> Reduced:
+    """Reduce a run; `cut` is a share to leave out at its beginning instead of the one found."""
+    return reduce(run, Measured.of(run), cut)
+
+
+def reduce(run: Run, rows: Measured, cut: float | None = None) -> Reduced:
+    """The same for rows that were read already."""
+    reasons = list(_of_the_run(run))
+    good = rows.good & np.isfinite(rows.response_ms)
+    if len(rows.planned) == 0 or rows.span_s <= 0 or not good.any():
+        return Reduced(run, 0.0, 0.0, len(rows.planned), int((~rows.good).sum()), (),
+                       (*reasons, "no request of its measured part succeeded"), ())  # fmt: skip
+    found = stats.warmup_share(rows.response_ms[good], rows.planned[good]) if cut is None else cut
+    low, high = found * rows.span_s, _end(run, rows)
+    kept = rows.planned >= low
+    notes = []
+    if found >= stats.MOST_CUT:
+        reasons.append("it never became steady: the warm-up rule would leave out half of it")
+    elif found >= stats.WARN_CUT:
+        notes.append(f"its warm-up took {found:.0%} of the measured part")
+    if int(kept.sum()) < FEWEST:
+        reasons.append(f"only {int(kept.sum()):,} requests in its steady part, {FEWEST} are the least")
+    reasons += _unsteady(run, rows, kept & good, low, high)
+    values = tuple(values_of(rows, low, high))
+    return Reduced(run, found, high - low, int(kept.sum()), int((kept & ~rows.good).sum()), values,
+                   tuple(reasons), tuple(notes))  # fmt: skip
+
+
+def _thinking(run: Run) -> float:
+    """How long a user thinks between two steps on average, s."""
+    think = ((run.meta.get("workload") or {}).get("users") or {}).get("think_time_s") or 0.0
+    return float(np.mean(think))
+
+
+def _of_the_run(run: Run) -> Iterable[str]:
+    """Why a run may not be compared, from what run.json says."""
+    if run.state != "complete":
+        yield f"{run.state}{f': {run.reason}' if run.reason else ''}"
+    health = run.meta.get("health") or {}
+    if health.get("valid") is False:
+        reasons = health.get("reasons") or ["the generator was over its budget"]
+        yield f"invalid: {'; '.join(map(str, reasons))}"
+    elif run.state == "complete" and "valid" not in health:
+        yield "its generator's health was not recorded"
+    if run.meta.get("steps_broken"):
+        yield f"{run.meta['steps_broken']} steps of its scenario ended by an error of their own"
+
+
+def _end(run: Run, rows: Measured) -> float:
+    """The end of the steady part: where a fixed number of steps runs out, users go idle one by one."""
+    users = (run.meta.get("workload") or {}).get("users") or {}
+    return float(rows.planned.max()) if users.get("iterations") else rows.span_s
+
+
+def _unsteady(run: Run, rows: Measured, kept: np.ndarray, low: float, high: float) -> Iterable[str]:
+    """Drift, saturation, Little's law: what is wrong with the steady part."""
+    workload = run.meta.get("workload") or {}
+    if kept.sum() < FEWEST or high <= low:
+        return
+    moved = stats.drift(rows.response_ms[kept], rows.planned[kept])
+    if moved.found:
+        yield f"its latency drifts: the last third's median is {moved.ratio - 1:+.0%} off the middle third's"
+    if workload.get("arrivals"):
+        grown = stats.growth(rows.planned, rows.done, low, high)
+        if grown.found:
+            yield (
+                f"the server fell behind: requests in flight grew {grown.ratio:.1f}-fold, "
+                "so its latency tells how long the run was"
+            )
+    users = workload.get("users") or {}
+    if users.get("count"):
+        yield from _off_littles_law(rows, int(users["count"]), _thinking(run), low, high)
+
+
+def _off_littles_law(rows: Measured, users: int, think_s: float, low: float, high: float) -> Iterable[str]:
+    """Users are waiting for an answer or thinking; else the client stalled, or rows are missing."""
+    inside = np.minimum(rows.done, high) - np.maximum(rows.planned, low)
+    in_flight = float(np.maximum(inside, 0).sum()) / (high - low)
+    asked = (rows.planned >= low) & (rows.planned < high)
+    n = int(asked.sum())
+    steps = 0 if rows.step is None else len(np.unique(rows.step[asked]))
+    share, limit = stats.little(in_flight, think_s * steps / (high - low), users, steps or n)
+    if abs(share - 1) > limit:
+        yield (
+            f"Little's law does not hold: {share:.1%} of the users' time is accounted for, "
+            f"{1 - limit:.1%} to {1 + limit:.1%} would be"
+        )
+
+
+# -- numbers ---------------------------------------------------------------------------------------
+
+
+def values_of(rows: Measured, low: float, high: float) -> Iterable[Value]:
+    """Every metric of the rows planned from `low` on, s; what ended until `high` counts for throughput."""
+    yield from _of_operation(TOTAL, rows, low, high)
+    counts = np.bincount(rows.operation, minlength=len(rows.names))
+    there = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+    if len(there) > 1:
+        sorted_rows = rows.only(np.argsort(rows.operation.astype(np.int16), kind="stable"))
+        ends = np.cumsum(counts)
+        for i in there[:MOST_OPERATIONS]:
+            one = sorted_rows.only(slice(ends[i] - counts[i], ends[i]))
+            if (one.planned >= low).any():
+                yield from _of_operation(rows.names[i], one, low, high)
+
+
+def _of_operation(name: str, rows: Measured, low: float, high: float) -> Iterable[Value]:
+    ended = rows.done[rows.good]
+    ended = ended[(ended >= low) & (ended <= high)]
+    kept = rows.only(rows.planned >= low)
+    n, failed = len(kept.planned), int((~kept.good).sum())
+    yield from _latencies(name, kept.only(kept.good))
+    rate = len(ended) / (high - low)
+    if rate > 0:
+        yield Value(name, "throughput", rate, math.log(rate), *_rate_error(ended, low, high), n)
+    if n:
+        y = math.log((failed + 0.5) / n)
+        yield Value(name, "error_rate", failed / n, y, 1 / math.sqrt(failed + 0.5), max(failed - 1, 1), n)
+    if failed and stats.support(n, 0.99) >= stats.MIN_SUPPORT:
+        level = float(np.quantile(np.where(kept.good, kept.response_ms, np.inf), 0.99, method="higher"))
+        if math.isfinite(level):
+            yield Value(name, "success_p99", level, math.log(level), math.nan, math.nan, n)
+
+
+def _latencies(name: str, good: Measured) -> Iterable[Value]:
+    """Of successes: quantiles with at least 10 requests beyond them, the mean, the time to first byte."""
+    slices = stats.Slices.of(good.planned)
+    for q, one in _quantiles(good.response_ms, slices, QUANTILES):
+        yield _value(name, q, one)
+    if len(good.planned) >= stats.MIN_SUPPORT:
+        yield _value(name, "mean", stats.mean(good.response_ms, slices))
+    first, there = good.ttft_ms, ~np.isnan(good.ttft_ms)
+    if not there.all():
+        first, slices = first[there], stats.Slices.of(good.planned[there])
+    for q, one in _quantiles(first, slices, {"p50": 0.5, "p99": 0.99}):
+        yield _value(name, f"ttft_{q}", one)
+
+
+def _quantiles(
+    x: np.ndarray, slices: stats.Slices, wanted: Mapping[str, float]
+) -> Iterable[tuple[str, stats.Estimate]]:
+    carried = {q: p for q, p in wanted.items() if stats.support(len(x), p) >= stats.MIN_SUPPORT}
+    found = stats.quantiles(stats.without_ties(x), slices, list(carried.values()))
+    return ((q, one) for q, one in zip(carried, found, strict=True) if one.point > 0)
+
+
+def _value(name: str, metric: str, one: stats.Estimate) -> Value:
+    """An estimate on the log scale; half its 95 % interval ÷ 1.96 stands for the standard error."""
+    se = math.log(one.high / one.low) / (2 * stats.t_factor(0.95, 1e9)) if one.low > 0 else math.nan
+    return Value(name, metric, one.point, math.log(one.point), se, math.nan, one.n)
+
+
+def _rate_error(ended: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """Within-run error of log throughput, from how the slices' counts vary."""
+    inside = ended[(ended >= low) & (ended <= high)]
+    if len(inside) < stats.SLICES * stats.ROWS_A_SLICE:
+        return math.nan, math.nan
+    counts = np.bincount(
+        np.minimum(((inside - low) / (high - low) * stats.SLICES).astype(np.int64), stats.SLICES - 1),
+        minlength=stats.SLICES,
+    )
+    return stats.slice_error(counts / counts.mean() - 1)
+
+
+# -- may runs be compared with one another? ---------------------------------------------------------
+
+#: What must be the same in all runs, by its name in a workload; `server` and the code may differ.
+_SAME = ("scenario", "params", "users", "arrivals", "warmup_s", "processes", "seed")
+_SAME_TARGET = (
+    "url",
+    "transport",
+    "http2",
+    "proxy",
+    "follow_redirects",
+    "retries",
+    "timeout_s",
+    "connections",
+)
+
+
+def configuration(run: Run) -> dict[str, Any]:
+    """What must be the same for runs to be compared: dotted name -> value."""
+    meta = run.meta
+    workload, target = meta.get("workload") or {}, meta.get("target") or {}
+    host = meta.get("host") or {}
+    found: dict[str, Any] = {"schema": meta.get("schema")}
+    found |= {f"host.{name}": host.get(name) for name in ("name", "cpus", "cpu_model")}
+    for name in _SAME:
+        value = workload.get(name)
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": one for inner, one in value.items()}
+        else:
+            found[name] = value
+    found |= {f"target.{name}": target.get(name) for name in _SAME_TARGET}
+    if meta.get("own_server"):
+        found["target.url"] = "the server perfkit starts"
+    return found
+
+
+def differences(runs: Iterable[Run], vary: Iterable[str] = ()) -> list[str]:
+    """In which of these the runs differ though they should not, one line each; `vary` names what may."""
+    runs, allowed = list(runs), tuple(vary)
+    found = [configuration(run) for run in runs]
+    lines = []
+    for name in dict.fromkeys(name for one in found for name in one):
+        if any(name == free or name.startswith(f"{free}.") for free in allowed):
+            continue
+        seen = list(dict.fromkeys(repr(one.get(name)) for one in found))
+        if len(seen) > 1:
+            lines.append(f"different {name}: {' and '.join(s[:80] for s in seen[:3])}")
+    return lines

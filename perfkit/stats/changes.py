@@ -1,0 +1,83 @@
+"""Change points in a metric over many runs: where a series shifts, against autocorrelated noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from perfkit.stats.series import Floats
+
+#: A segment has at least so many runs.
+SHORTEST = 3
+
+
+@dataclass(frozen=True)
+class ChangePoint:
+    """The first run of the new level, the ratio new ÷ old on the log scale's exp, and its p-value."""
+
+    at: int
+    ratio: float
+    p: float
+
+
+def change_points(
+    y: Floats, *, level: float = 0.01, floor: float = 0.0, seed: int = 1, draws: int = 999
+) -> list[ChangePoint]:
+    """Shifts of the mean of y [runs], log scale, in order; by binary segmentation.
+
+    The largest |t| of a split of a segment is compared with those of `draws` simulated AR(1) series that have
+    the segment's own autocorrelation (a parametric bootstrap), so that slow noise is no change. Shifts below
+    `floor` (log scale) are not told. A change point is a question for a comparison, not a verdict.
+    """
+    rng = np.random.default_rng(seed)
+    found: list[ChangePoint] = []
+    waiting = [(0, len(y))]
+    while waiting:
+        low, high = waiting.pop()
+        one = _split(y[low:high], rng, draws)
+        if one is None or one.p > level:
+            continue
+        at = low + one.at
+        waiting += [(low, at), (at, high)]
+        if abs(math.log(one.ratio)) >= floor:
+            found.append(ChangePoint(at, one.ratio, one.p))
+    return sorted(found, key=lambda change: change.at)
+
+
+def _split(y: Floats, rng: np.random.Generator, draws: int) -> ChangePoint | None:
+    m = len(y)
+    if m < 2 * SHORTEST + 2 or np.ptp(y) == 0:
+        return None
+    t = _split_t(y[None, :])[0]
+    at = int(np.argmax(t))
+    k = at + SHORTEST
+    before, after = y[:k], y[k:]
+    noise = np.concatenate([before - before.mean(), after - after.mean()])
+    power = float(noise @ noise)
+    r = float(noise[:-1] @ noise[1:]) / power if power > 0 else 0.0
+    r = min(max(r + (1 + 4 * r) / m, 0.0), 0.9)  # Kendall's correction of the estimate's bias
+    made = _ar1(rng, draws, m, r)
+    largest = _split_t(made).max(axis=1)
+    p = (1 + int(np.sum(largest >= t[at]))) / (draws + 1)
+    return ChangePoint(k, math.exp(float(after.mean() - before.mean())), p)
+
+
+def _split_t(y: Floats) -> Floats:
+    """|t| of each split of each series: [series, splits], a split after SHORTEST … m - SHORTEST values."""
+    m = y.shape[1]
+    k = np.arange(SHORTEST, m - SHORTEST + 1)
+    centred = y - y.mean(axis=1, keepdims=True)
+    sums = np.cumsum(centred, axis=1)[:, k - 1]
+    between = sums**2 * (m / (k * (m - k)))
+    within = np.maximum((centred**2).sum(axis=1, keepdims=True) - between, 1e-300)
+    return np.asarray(np.sqrt(between / within * (m - 2)))
+
+
+def _ar1(rng: np.random.Generator, series: int, m: int, r: float) -> Floats:
+    from scipy.signal import lfilter
+
+    shocks = rng.normal(size=(series, m)) * math.sqrt(1 - r * r)
+    shocks[:, 0] = rng.normal(size=series)
+    return np.asarray(lfilter([1.0], [1.0, -r], shocks, axis=1))

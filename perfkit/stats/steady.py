@@ -1,0 +1,148 @@
+"""Is a run steady? Where its warm-up ends, whether it drifts, whether the server fell behind.
+
+Rules over time slices, with the limits that were measured on simulated runs (METHOD.md, "Which runs are
+compared"). Everywhere: `x` values, `t` instants, float64 [n], any unit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from perfkit.stats.series import Floats, mean_level, slice_medians
+from perfkit.stats.within import slice_error, time_slices
+
+#: At least so much of a run's time is taken for warm-up; at most half of it can be.
+LEAST_CUT, MOST_CUT = 0.1, 0.5
+WARN_CUT = 0.3
+TREND_SLICES = 20
+TREND_P = 0.01
+#: A drift smaller than this changes no verdict at the usual margin.
+DRIFT_SHARE = 0.05
+GROWTH = 1.5
+
+
+def mser(y: Floats, most: float = MOST_CUT) -> int:
+    """How many leading values to leave out so that the standard error of the rest's mean is least.
+
+    MSER (White 1997): the d ≤ `most`·len(y) that minimises Σ(y - mean)² / (len(y) - d)² over y[d:].
+    """
+    m = len(y)
+    n = np.arange(m, 0, -1)
+    tail, squares = np.cumsum(y[::-1])[::-1], np.cumsum((y * y)[::-1])[::-1]
+    error = (squares - tail * tail / n) / n**2
+    return int(np.argmin(error[: int(most * m) + 1]))
+
+
+def warmup_share(x: Floats, t: Floats) -> float:
+    """The share of a run's time to leave out at its beginning: 10 %, or MSER on 100 slice log-medians.
+
+    Slices follow one another by time; those without a request are passed over.
+    """
+    medians = slice_medians(x, time_slices(t, 100), 100)
+    there = np.flatnonzero(medians > 0)
+    if len(there) < 20:
+        return LEAST_CUT
+    first = mser(np.log(medians[there]))
+    return max(LEAST_CUT, float(there[first]) / 100 if first else 0.0)
+
+
+def mann_kendall(y: Floats) -> float:
+    """The two-sided p-value of a monotonic trend (Mann 1945, Kendall 1975); 1 for fewer than 4 values."""
+    from scipy.stats import kendalltau
+
+    y = y[~np.isnan(y)]
+    if len(y) < 4 or np.ptp(y) == 0:
+        return 1.0
+    return float(kendalltau(np.arange(len(y)), y).pvalue)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How the last third of a run differs from its middle third: a ratio of medians, and two tests."""
+
+    ratio: float
+    trend_p: float
+    thirds_p: float
+
+    @property
+    def found(self) -> bool:
+        """A trend, with ends that differ, by more than would change a verdict."""
+        far = abs(math.log(self.ratio)) > math.log1p(DRIFT_SHARE)
+        return far and self.trend_p < TREND_P and self.thirds_p < TREND_P
+
+
+def drift(x: Floats, t: Floats) -> Drift:
+    """Whether x drifts over t: Mann–Kendall on 20 slice log-medians, and a slice t on 20 of each third."""
+    medians = slice_medians(x, time_slices(t, 3 * TREND_SLICES), 3 * TREND_SLICES)
+    if not (medians > 0).all():
+        return Drift(1.0, 1.0, 1.0)
+    y = np.log(medians)
+    middle, last = y[TREND_SLICES : 2 * TREND_SLICES], y[2 * TREND_SLICES :]
+    (se_middle, df_middle), (se_last, df_last) = slice_error(middle), slice_error(last)
+    change = float(last.mean() - middle.mean())
+    trend = mann_kendall(y.reshape(TREND_SLICES, 3).mean(axis=1))
+    return Drift(
+        math.exp(change), trend, _t_p(change, math.hypot(se_middle, se_last), min(df_middle, df_last))
+    )
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How requests in flight grew over a run, last quarter to first, and how sure that is."""
+
+    ratio: float
+    trend_p: float
+    slope_p: float
+
+    @property
+    def found(self) -> bool:
+        """The server fell behind: what was in flight grew all the time."""
+        return self.ratio >= GROWTH and self.trend_p < TREND_P and self.slope_p < 0.05
+
+
+def growth(start: Floats, end: Floats, low: float, high: float) -> Growth:
+    """Saturation of an open loop: a trend of the requests in flight on 20 slices, the first 20 % skipped.
+
+    Latencies of such a run tell how long the run was, not how fast the server is.
+    """
+    grid = np.linspace(low + 0.2 * (high - low), high, TREND_SLICES + 1)
+    level = mean_level(start, end, grid)
+    quarter = TREND_SLICES // 4
+    before, after = float(level[:quarter].mean()), float(level[-quarter:].mean())
+    ratio = after / before if before > 0 else (math.inf if after > 0 else 1.0)
+    return Growth(ratio, mann_kendall(level), newey_west_slope(level))
+
+
+def newey_west_slope(y: Floats) -> float:
+    """p-value of a linear trend whose errors may be autocorrelated (Newey & West 1987, Bartlett kernel)."""
+    m = len(y)
+    x = np.arange(m) - (m - 1) / 2
+    slope = float(x @ y) / float(x @ x)
+    u = x * (y - y.mean() - slope * x)
+    lags = int(4 * (m / 100) ** (2 / 9)) + 1
+    power = float(u @ u)
+    for lag in range(1, lags + 1):
+        power += 2 * (1 - lag / (lags + 1)) * float(u[lag:] @ u[:-lag])
+    se = math.sqrt(max(power, 0.0) * m / (m - 2)) / float(x @ x)
+    return _t_p(slope, se, m - 2)
+
+
+def _t_p(estimate: float, se: float, df: float) -> float:
+    """Two-sided p-value of an estimate with its standard error."""
+    from scipy.special import stdtr
+
+    if se <= 0:
+        return 1.0 if estimate == 0 else 0.0
+    return float(2 * stdtr(df, -abs(estimate) / se))
+
+
+def little(in_flight: float, thinking: float, users: int, n: int) -> tuple[float, float]:
+    """Little's law in a closed loop: (mean in flight + mean thinking) / users, and how far off 1 it may be.
+
+    Little 1961: L = λW. Users who are neither waiting for an answer nor thinking were held up by the client,
+    or rows are missing. The limit is max(2 %, 4 sd) with the sd of n requests, 0.4/√n, found by simulation.
+    """
+    return (in_flight + thinking) / users, max(0.02, 4 * 0.4 / math.sqrt(max(n, 1)))

@@ -1,0 +1,193 @@
+"""What one run knows of its own numbers: quantiles and means with intervals from time slices.
+
+Requests of one run are autocorrelated: a slow second makes many slow requests, so an interval that takes
+them for independent is too narrow. The intervals here cut the run into 40 time slices and let the slices
+say how much the statistic moves. They are **within-run** intervals: they know nothing of what another run
+of the same thing would show, and no verdict may rest on them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from perfkit.stats.series import Floats, Ints
+
+SLICES = 40
+LEVEL = 0.95
+#: Fewer rows than this a slice, on average, and the slices say nothing; then rows are taken as independent.
+ROWS_A_SLICE = 10
+#: A quantile with fewer requests beyond it than this is not shown; than the second, not without warning.
+MIN_SUPPORT = 10
+GOOD_SUPPORT = 50
+
+WITHIN_RUN = "time slices, within-run"
+INDEPENDENT = "requests, taken as independent"
+NOTHING = "none"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval at `level`, the rows it rests on and the unit of replication."""
+
+    point: float
+    low: float
+    high: float
+    level: float
+    n: int
+    unit: str
+
+
+def quantile(x: Floats, p: float) -> float:
+    """The p-quantile by numpy's `linear` method (Hyndman & Fan 1996, type 7); NaN for no values."""
+    return float(np.quantile(x, p)) if len(x) else math.nan
+
+
+def support(n: int, p: float) -> float:
+    """How many of n requests lie beyond the p-quantile on its thinner side: what the number rests on."""
+    return round(n * min(p, 1 - p), 9)  # 100 × (1 - 0.9) is 10, not 9.999…
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The time slice of each row, for several statistics of the same rows; `place` is None for too few.
+
+    Also where all rows fall in less than half of the slices (a burst) they say nothing.
+    """
+
+    place: Ints | None
+
+    @classmethod
+    def of(cls, t: Floats) -> Slices:
+        """Cut the span of t into `SLICES` equal lengths."""
+        if len(t) < SLICES * ROWS_A_SLICE:
+            return cls(None)
+        place = time_slices(t)
+        return cls(place if np.count_nonzero(np.bincount(place)) >= SLICES // 2 else None)
+
+
+# -- intervals -------------------------------------------------------------------------------------
+
+
+def quantiles(x: Floats, t: Floats | Slices, ps: Sequence[float], level: float = LEVEL) -> list[Estimate]:
+    """Each p-quantile of x with its interval; the point is exactly numpy's.
+
+    Interval: Woodruff's inversion, Q(p ± t·se), with the standard error of the distribution function taken
+    from 40 time slices (`slice_error`); with fewer than 400 rows, or all of them in less than half of the
+    slices (a burst), the order-statistic interval that takes rows as independent; with less than
+    `MIN_SUPPORT` requests beyond the quantile none (NaN).
+    """
+    if not len(x):
+        return [Estimate(math.nan, math.nan, math.nan, level, 0, NOTHING) for _ in ps]
+    ranked = np.sort(x)
+    points = [quantile_of(ranked, p) for p in ps]
+    place = (t if isinstance(t, Slices) else Slices.of(t)).place
+    below, counts = (None, None) if place is None else _below(x, place, points)
+    found = []
+    for i, (p, point) in enumerate(zip(ps, points, strict=True)):
+        share = None if below is None or counts is None else (below[i] - p * counts) / counts.mean()
+        low, high, unit = _bounds(len(x), p, share, level)
+        ends = (quantile_of(ranked, low), quantile_of(ranked, high)) if unit != NOTHING else (math.nan,) * 2
+        found.append(Estimate(point, *ends, level, len(x), unit))
+    return found
+
+
+def quantile_of(ranked: Floats, p: float) -> float:
+    """The p-quantile of sorted values, numpy's `linear` method to the last bit."""
+    at = (len(ranked) - 1) * p
+    floor = int(at)
+    left, right = ranked[floor], ranked[min(floor + 1, len(ranked) - 1)]
+    share, step = at - floor, right - left
+    return float(left + step * share if share < 0.5 else right - step * (1 - share))
+
+
+def _below(x: Floats, place: Ints, points: Sequence[float]) -> tuple[Floats, Floats]:
+    """How many values of each slice are at most each point [points, SLICES], and how many there are."""
+    rising = np.sort(points)
+    code = np.searchsorted(rising, x, "left")  # how many points are smaller
+    table = np.bincount(place * (len(rising) + 1) + code, minlength=SLICES * (len(rising) + 1))
+    sums = np.cumsum(table.reshape(SLICES, -1), axis=1).astype(np.float64)
+    return sums[:, np.searchsorted(rising, points, "right") - 1].T, sums[:, -1]
+
+
+def _bounds(n: int, p: float, share: Floats | None, level: float) -> tuple[float, float, str]:
+    """Probabilities whose quantiles bound the p-quantile, and the unit of replication.
+
+    share: how far the share of values below the quantile is off in each slice, None without slices.
+    """
+    if support(n, p) < MIN_SUPPORT:
+        return p, p, NOTHING
+    if share is not None:
+        se, df = slice_error(share)
+        half = t_factor(level, df) * se
+        return max(p - half, 0.0), min(p + half, 1.0), WITHIN_RUN
+    low, high = order_statistics(n, p, level)
+    return (low - 1) / (n - 1), (high - 1) / (n - 1), INDEPENDENT
+
+
+def order_statistics(n: int, p: float, level: float = LEVEL) -> tuple[int, int]:
+    """Ranks (from 1) of the order statistics that bound the p-quantile of n independent values.
+
+    The number of values below the quantile is binomial(n, p); David & Nagaraja, Order Statistics, 7.1.
+    A bound that would lie outside the sample is its end.
+    """
+    from scipy.stats import binom
+
+    tail = (1 - level) / 2
+    low, high = int(binom.ppf(tail, n, p)), int(binom.ppf(1 - tail, n, p)) + 1
+    return max(low, 1), min(high, n)
+
+
+def mean(x: Floats, t: Floats | Slices, level: float = LEVEL) -> Estimate:
+    """The arithmetic mean with a within-run interval from time slices (ratio estimator).
+
+    With fewer than 400 rows, or a burst, the t interval that takes rows as independent, down to 10 rows.
+    """
+    n = len(x)
+    if not n:
+        return Estimate(math.nan, math.nan, math.nan, level, 0, NOTHING)
+    point = float(np.mean(x))
+    if n < MIN_SUPPORT:
+        return Estimate(point, math.nan, math.nan, level, n, NOTHING)
+    place = (t if isinstance(t, Slices) else Slices.of(t)).place
+    if place is None:
+        half = t_factor(level, n - 1) * float(np.std(x, ddof=1)) / math.sqrt(n)
+        return Estimate(point, point - half, point + half, level, n, INDEPENDENT)
+    counts = np.bincount(place, minlength=SLICES)
+    sums = np.bincount(place, weights=x, minlength=SLICES)
+    se, df = slice_error((sums - point * counts) / counts.mean())
+    half = t_factor(level, df) * se
+    return Estimate(point, point - half, point + half, level, n, WITHIN_RUN)
+
+
+def time_slices(t: Floats, count: int = SLICES) -> Ints:
+    """The slice, 0 … count-1, each instant falls in when its span is cut into equal lengths."""
+    low, high = float(np.min(t)), float(np.max(t))
+    if high <= low:
+        return np.zeros(len(t), np.int64)
+    return np.minimum(((t - low) * (count / (high - low))).astype(np.int64), count - 1)
+
+
+def slice_error(u: Floats) -> tuple[float, float]:
+    """Standard error of the mean of slice deviations u [slices], and its degrees of freedom.
+
+    The lag-1 correlation r between neighbouring slices, corrected for its bias by (1 + 3r)/m and kept in
+    [0, 0.95], inflates the variance by f = (1 + r)/(1 - r), at most m - 1; df = m/f - 1.
+    """
+    m = len(u)
+    centred = u - u.mean()
+    power = float(centred @ centred)
+    r = float(centred[:-1] @ centred[1:]) / power if power > 0 else 0.0
+    r = min(max(r + (1 + 3 * r) / m, 0.0), 0.95)
+    f = min((1 + r) / (1 - r), m - 1)
+    return float(np.std(u, ddof=1)) * math.sqrt(f / m * (m - 1) / (m - f)), max(m / f - 1, 1.0)
+
+
+def t_factor(level: float, df: float) -> float:
+    """The two-sided Student t factor of an interval at `level`."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, (1 + level) / 2))
