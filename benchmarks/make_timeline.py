@@ -49,14 +49,20 @@ def make_timeline(
     users: int = 40,
     scale: float = 1.0,
     streaming: bool = False,
+    restless: float = 1.0,
     run_id: str | None = None,
     meta: dict[str, Any] | None = None,
 ) -> Run:
-    """Write `out`/runs/<id> with `rows` measured requests (and 2 % of warm-up) and return it."""
+    """Write `out`/runs/<id> with `rows` measured requests (and 2 % of warm-up) and return it.
+
+    restless: how much the load level varies and how often it stalls, as a multiple of the usual.
+    """
     folder = out / "runs" / (run_id or f"20260101-000000-made-{rows:x}{seed:x}")
     folder.mkdir(parents=True, exist_ok=True)
     writer = None
-    for table in _groups(rows, seed, list(operations), error_rate, rate_per_s, users, scale, streaming):
+    for table in _groups(
+        rows, seed, list(operations), error_rate, rate_per_s, users, scale, streaming, restless
+    ):
         writer = writer or pq.ParquetWriter(folder / "timeline.parquet", table.schema, compression="zstd")
         writer.write_table(table)
     if writer is not None:
@@ -75,6 +81,7 @@ def _groups(
     users: int,
     scale: float,
     streaming: bool,
+    restless: float,
 ) -> Iterator[pa.Table]:
     rng = np.random.default_rng(seed)
     warm = max(rows // 50, 1)
@@ -83,7 +90,7 @@ def _groups(
         n = min(GROUP, rows + warm - seq)
         planned = at + np.cumsum(rng.exponential(1 / rate, n))
         at = float(planned[-1])
-        load, level = _load_level(rng, n, rate, level)
+        load, level = _load_level(rng, n, rate, level, restless)
         operation = rng.choice(len(operations), n)
         median_ms = scale * 40.0 * 2.2**operation
         service = median_ms * np.exp(load + rng.normal(0, 0.35, n))
@@ -91,13 +98,15 @@ def _groups(
         seq += n
 
 
-def _load_level(rng: np.random.Generator, n: int, rate: float, level: float) -> tuple[np.ndarray, float]:
+def _load_level(
+    rng: np.random.Generator, n: int, rate: float, level: float, restless: float
+) -> tuple[np.ndarray, float]:
     """An AR(1) series with a memory of about two seconds, and now and then a stall that dies away."""
     from scipy.signal import lfilter
 
     keep = math.exp(-1 / (2 * rate))
-    shock = rng.normal(0, 0.25 * math.sqrt(1 - keep * keep), n)
-    shock += (rng.random(n) < 0.04 / rate) * rng.uniform(1.0, 2.0, n)
+    shock = restless * rng.normal(0, 0.25 * math.sqrt(1 - keep * keep), n)
+    shock += (rng.random(n) < restless * 0.04 / rate) * rng.uniform(1.0, 2.0, n)
     series, _ = lfilter([1.0], [1.0, -keep], shock, zi=[keep * level])
     return np.asarray(series), float(series[-1])
 

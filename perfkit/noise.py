@@ -22,13 +22,12 @@ from perfkit.store import Run, write_atomically
 
 #: Runs a side the table of detectable effects is made for.
 REPEATS = (3, 5, 7, 10, 20)
-#: What a configuration's noise does not depend on enough to measure it again.
-_NOT_IN_KEY = ("seed", "schema")
 
 
 def key(run: Run) -> str:
     """Names the configuration of a run: the same machine, target, scenario and load."""
-    told = {name: value for name, value in configuration(run).items() if name not in _NOT_IN_KEY}
+    told = configuration(run)
+    told.pop("schema")
     text = json.dumps(told, sort_keys=True, default=str)
     return f"{told.get('scenario') or 'run'}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 

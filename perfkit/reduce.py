@@ -148,13 +148,14 @@ def reduce(run: Run, rows: Measured, cut: float | None = None) -> Reduced:
         return Reduced(run, 0.0, 0.0, len(rows.planned), int((~rows.good).sum()), (),
                        (*reasons, "no request of its measured part succeeded"), ())  # fmt: skip
     found = stats.warmup_share(rows.response_ms[good], rows.planned[good]) if cut is None else cut
-    low, high = found * rows.span_s, _end(run, rows)
-    kept = rows.planned >= low
     notes = []
-    if found >= stats.MOST_CUT:
-        reasons.append("it never became steady: the warm-up rule would leave out half of it")
+    if found >= stats.MOST_CUT:  # MSER's least error at its limit says that it found no end
+        found = stats.LEAST_CUT
+        notes.append("no end of its warm-up was found; a tenth is left out")
     elif found >= stats.WARN_CUT:
         notes.append(f"its warm-up took {found:.0%} of the measured part")
+    low, high = found * rows.span_s, _end(run, rows)
+    kept = rows.planned >= low
     if int(kept.sum()) < FEWEST:
         reasons.append(f"only {int(kept.sum()):,} requests in its steady part, {FEWEST} are the least")
     reasons += _unsteady(run, rows, kept & good, low, high)
@@ -196,7 +197,7 @@ def _unsteady(run: Run, rows: Measured, kept: np.ndarray, low: float, high: floa
         return
     moved = stats.drift(rows.response_ms[kept], rows.planned[kept])
     if moved.found:
-        yield f"its latency drifts: the last third's median is {moved.ratio - 1:+.0%} off the middle third's"
+        yield f"its latency drifts: {moved.ratio - 1:+.0%} from its middle third to its last"
     if workload.get("arrivals"):
         grown = stats.growth(rows.planned, rows.done, low, high)
         if grown.found:
@@ -301,8 +302,8 @@ def _rate_error(ended: np.ndarray, low: float, high: float) -> tuple[float, floa
 
 # -- may runs be compared with one another? ---------------------------------------------------------
 
-#: What must be the same in all runs, by its name in a workload; `server` and the code may differ.
-_SAME = ("scenario", "params", "users", "arrivals", "warmup_s", "processes", "seed")
+#: What must be the same in all runs, by its name in a workload; `server`, seed and the code may differ.
+_SAME = ("scenario", "params", "users", "arrivals", "warmup_s", "processes")
 _SAME_TARGET = (
     "url",
     "transport",

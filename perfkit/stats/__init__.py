@@ -40,6 +40,7 @@ from perfkit.stats.series import (
     without_ties,
 )
 from perfkit.stats.steady import (
+    LEAST_CUT,
     MOST_CUT,
     WARN_CUT,
     Drift,
@@ -77,6 +78,7 @@ from perfkit.stats.within import (
 __all__ = [
     "GOOD_SUPPORT",
     "INDEPENDENT",
+    "LEAST_CUT",
     "LEVEL",
     "MIN_SUPPORT",
     "MOST_CUT",

@@ -81,12 +81,18 @@ def drift(x: Floats, t: Floats) -> Drift:
         return Drift(1.0, 1.0, 1.0)
     y = np.log(medians)
     middle, last = y[TREND_SLICES : 2 * TREND_SLICES], y[2 * TREND_SLICES :]
-    (se_middle, df_middle), (se_last, df_last) = slice_error(middle), slice_error(last)
+    # the noise around each third's own slope: a slope is what is looked for, not noise
+    (se_middle, df_middle), (se_last, df_last) = (slice_error(_without_slope(one)) for one in (middle, last))
     change = float(last.mean() - middle.mean())
     trend = mann_kendall(y.reshape(TREND_SLICES, 3).mean(axis=1))
     return Drift(
         math.exp(change), trend, _t_p(change, math.hypot(se_middle, se_last), min(df_middle, df_last))
     )
+
+
+def _without_slope(y: Floats) -> Floats:
+    x = np.arange(len(y)) - (len(y) - 1) / 2
+    return np.asarray(y - x * float(x @ y) / float(x @ x))
 
 
 @dataclass(frozen=True)
