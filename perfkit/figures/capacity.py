@@ -49,7 +49,7 @@ def capacity_verdict(steps: pd.DataFrame, laws: dict[str, Any]) -> Shown:
         return _told("pk-warn", few, f"{seen}.")
     law = laws["alike"]
     if law.told:
-        return _told("pk-warn", f"NO KNEE: {law.told}.", f"{seen}.")
+        return _told("pk-warn", f"NO KNEE that can be told: {law.told}.", f"{seen}.")
     low, high = law.knee_interval
     knee = f"KNEE at {law.knee:.3g} requests in flight: 95 % interval {low:.3g} to {high:.3g}, "
     return _told("pk-good", f"{knee}{number(law.peak)} successes a second there.", f"{seen}.")

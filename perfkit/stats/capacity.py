@@ -90,6 +90,6 @@ def _told(found: Floats, covariance: Floats, n: Floats) -> Scalability:
         told = f"beyond the measured range: no load above {most:g} was measured, the fit puts it "
         told += f"at {knee:.3g}" if math.isfinite(knee) else "nowhere"
     elif not (bounds[1] - bounds[0]) < 0.5 * knee:
-        told = f"not known well enough: its 95 % interval is {bounds[0]:.3g} to {bounds[1]:.3g}"
+        told = f"{knee:.3g}, but not known well: its 95 % interval is {bounds[0]:.3g} to {bounds[1]:.3g}"
     peak = float(_usl(np.array([knee]), gamma, alpha, beta)[0]) if math.isfinite(knee) else math.nan
     return Scalability(gamma, alpha, beta, intervals, knee, bounds, peak, most, told)
