@@ -7,11 +7,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
-.PHONY: demo test lab lint bench setup lock clean
+.PHONY: demo test lab lint bench calibrate setup lock clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo | test | lab | lint | bench | setup | lock | clean"
+	@echo "make demo | test | lab | lint | bench | calibrate | setup | lock | clean"
 
 $(READY): requirements.lock pyproject.toml
 	@scripts/setup "$(PYTHON)" $(VENV)
@@ -38,6 +38,10 @@ bench: $(READY)
 	@benchmarks/setup_peers.sh "$(PYTHON)"
 	$(BIN)/python benchmarks/speed.py --out benchmarks/README.md $(ARGS)
 	$(BIN)/python benchmarks/report_time.py --out benchmarks/README.md
+
+# the whole grid takes half an hour; `make calibrate ARGS=--subset` two minutes
+calibrate: $(READY)
+	$(BIN)/python benchmarks/calibrate.py $(or $(ARGS),--out METHOD.md)
 
 # needs uv (pip install uv); the lock carries versions and hashes, no addresses
 lock:

@@ -36,6 +36,8 @@ METRICS: dict[str, Kind] = {
 UNITS = {"latency": "ms", "rate": "/s", "errors": ""}
 #: How many operations are compared one by one, the most frequent first.
 MOST_OPERATIONS = 8
+#: What a client takes between an answer and the next request is nobody's waiting, up to this a request.
+_OWN_S = 1e-4
 #: A run needs so many requests in its steady part.
 FEWEST = 100
 
@@ -218,6 +220,7 @@ def _off_littles_law(rows: Measured, users: int, think_s: float, low: float, hig
     n = int(asked.sum())
     steps = 0 if rows.step is None else len(np.unique(rows.step[asked]))
     share, limit = stats.little(in_flight, think_s * steps / (high - low), users, steps or n)
+    limit += _OWN_S * n / (high - low) / users
     if abs(share - 1) > limit:
         yield (
             f"Little's law does not hold: {share:.1%} of the users' time is accounted for, "

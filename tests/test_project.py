@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
 REPORTS = sorted((ROOT / "params" / "report").glob("*.yaml"))
-WORKLOADS = sorted((ROOT / "params").glob("*.yaml"))
+WORKLOADS = sorted(file for file in (ROOT / "params").rglob("*.yaml") if file not in REPORTS)
 
 
 def tracked_files() -> list[Path]:

@@ -1,0 +1,175 @@
+"""Comparison, capacity and trend: the pages, and the verbs that make them, with real kernels and servers."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.make_timeline import make_timeline
+from perfkit import experiment, frames
+from perfkit.comparison import Options
+from perfkit.errors import BadInput
+from perfkit.report import execute, make_comparison_report, notebook_path
+from perfkit.store import Run
+from tests.small_server import small_server
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def made(folder: Path, number: int, *, scale: float = 1.0, rate: float = 200.0, **meta: Any) -> Run:
+    """A quiet run of two operations, one of them with a hostile name."""
+    return make_timeline(
+        folder, 5000, seed=number, scale=scale, rate_per_s=rate, error_rate=0.0, restless=0.02,
+        operations=["one", HOSTILE], run_id=f"20260101-000{number:03d}-made-{number:04x}", meta=meta,
+    )  # fmt: skip
+
+
+def perfkit(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "perfkit.cli", *arguments], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> experiment.Kept:
+    """Three pairs, B a fifth slower."""
+    data = tmp_path_factory.mktemp("data")
+    sides = [
+        [made(data, 10 * pair + k, scale=by, experiment={"id": "x", "pair": pair, "order": 2 * pair + k})
+         for pair in (1, 2, 3)]
+        for k, by in ((0, 1.0), (1, 1.2))
+    ]  # fmt: skip
+    return experiment.compare_and_keep(*sides, Options(), ("before", HOSTILE), data)
+
+
+def test_the_comparison_page_says_its_verdict_first(kept: experiment.Kept) -> None:
+    """Every figure is there, nothing is loaded, a hostile name stays a word."""
+    page = make_comparison_report(kept.path, progress=False).read_text()
+    verdict = page.index('<strong>REGRESSED')
+    assert verdict < page.index('<h2 ')
+    assert page.count('role="img"') == 4
+    assert "3 pairs in turns" in page
+    assert HOSTILE not in page
+    assert not re.search(r'(?:src|href)="(?!#|data:)', page)
+
+
+def test_a_comparison_is_found_again(kept: experiment.Kept) -> None:
+    """By id, its end, its folder and as the latest; another name is one clear line."""
+    data = kept.path.parent.parent
+    for name in ("latest", kept.id, kept.id[-4:], str(kept.path)):
+        assert experiment.open_comparison(name, data).comparison.words == kept.comparison.words
+    with pytest.raises(BadInput, match="no comparison 'nothing'"):
+        experiment.open_comparison("nothing", data)
+    assert [run.id for run in kept.sides["before"]] == list(kept.comparison.a.runs)
+
+
+def test_looking_again_and_again_is_told(tmp_path: Path) -> None:
+    """Adding runs until a difference shows finds one in the end: the page says how often it was looked."""
+    a, b = ([made(tmp_path, 10 * k + i) for i in (1, 2, 3)] for k in (4, 5))
+    for count in (2, 3):
+        kept = experiment.compare_and_keep(a[:count], b[:count], Options(), ("A", "B"), tmp_path)
+    assert "were compared before, 1 times" in kept.comparison.notes[-1]
+    again = experiment.compare_and_keep(a, b, Options(), ("A", "B"), tmp_path)
+    assert again.comparison.notes == kept.comparison.notes
+
+
+def test_the_gate_takes_up_a_comparison(kept: experiment.Kept, tmp_path: Path) -> None:
+    """Exit code 4 for a regression, with JUnit XML and Markdown; 3 for what is refused; 2 for bad input."""
+    data = str(kept.path.parent.parent)
+    files = tmp_path / "gate.xml", tmp_path / "summary.md"
+    done = perfkit("gate", kept.id, "--data-dir", data, "--junit", str(files[0]), "--markdown", str(files[1]))
+    assert (done.returncode, done.stderr) == (4, "")
+    assert ET.parse(files[0]).getroot().find("testsuite/testcase/failure") is not None
+    assert "REGRESSED" in files[1].read_text()
+    ids = [run.id for run in (*kept.a, *kept.b)]
+    told = perfkit(
+        "compare", ",".join(ids[:3]), ",".join(ids[3:]), "--data-dir", data, "--no-report", "--json"
+    )
+    assert told.returncode == 0
+    assert json.loads(told.stdout)["verdict"] == "regressed"
+    for arguments, words in (
+        (("compare", ids[0], ids[0]), "both sides"),
+        (("compare", "a.yaml", ids[0]), "two workload files, or two groups"),
+        (("compare", "tag:none", ids[0]), "no run is tagged 'none'"),
+        (("compare", ids[0], ids[1], "--margin", "2"), "margin lies between 0 and 1"),
+        (("compare", ids[0], ids[1], "--primary", "p51"), "unknown metric 'p51'"),
+        (("compare", ids[0], ids[1], "--repeats", "3"), "--repeats is for workload files"),
+        (("gate", kept.id, "--junit", "/nowhere/at/all.xml"), "there is no folder"),
+    ):
+        done = perfkit(*arguments, "--data-dir", data)
+        (line,) = done.stderr.splitlines()
+        assert (done.returncode, words in line) == (2, True), line
+
+
+def test_compare_carries_out_both_sides_in_turns(tmp_path: Path) -> None:
+    """Two files: four runs in the order A B B A, each with its pair; then aa keeps a noise floor."""
+    with small_server() as server:
+        load = f"users: {{count: 2, duration_s: 1.2}}\ntarget: {{url: '{server.url}'}}\nscenario: http_get\n"
+        for name in ("a", "b"):
+            (tmp_path / f"{name}.yaml").write_text(load)
+        arguments = (
+            str(tmp_path / "a.yaml"),
+            str(tmp_path / "b.yaml"),
+            "--repeats",
+            "2",
+            "-q",
+            "--no-report",
+        )
+        done = perfkit("compare", *arguments, "--data-dir", str(tmp_path), "--json")
+        told = json.loads(done.stdout)
+        aa = perfkit("aa", str(tmp_path / "a.yaml"), "--pairs", "3", "-q", "--data-dir", str(tmp_path))
+    assert done.returncode in (0, 3), done.stderr
+    kept = experiment.open_comparison(told["id"], tmp_path)
+    order = {run.meta["experiment"]["order"]: run.meta["experiment"]["side"] for run in (*kept.a, *kept.b)}
+    assert [order[i] for i in (1, 2, 3, 4)] == ["A", "B", "B", "A"]
+    assert aa.returncode == 0, aa.stderr + aa.stdout
+    assert "noise floor of a" in aa.stdout
+    assert list((tmp_path / "noise").glob("http_get-*.json"))
+
+
+def test_capacity_finds_the_knee_of_several_loads(tmp_path: Path) -> None:
+    """Runs at five loads are five levels, with throughput and concurrency measured on their rows."""
+    runs = [
+        made(tmp_path, n, rate=50.0 * n, workload={"scenario": "made", "users": {"count": n}})
+        for n in (1, 2, 4, 8, 12)
+    ]
+    steps = frames.load_steps(runs)
+    assert steps["load"].tolist() == [1, 2, 4, 8, 12]
+    assert steps["throughput"].tolist() == pytest.approx([50, 100, 200, 400, 600], rel=0.05)
+    given = {"runs": ",".join(run.id for run in runs), "data_dir": ".."}
+    page = execute(notebook_path("capacity"), given, tmp_path / "out" / "capacity.ipynb", progress=False)
+    text = page.read_text()
+    assert "NO KNEE" in text
+    assert "Universal Scalability Law" in text
+
+
+def test_a_stepped_run_has_a_level_for_each_step(tmp_path: Path) -> None:
+    """Each step of the arrivals is a level; too few of them are told as such."""
+    arrivals = {"shape": "steps", "step_rates_per_s": [200, 200], "duration_s": 24.0}
+    run = made(tmp_path, 1, workload={"scenario": "made", "arrivals": arrivals})
+    steps = frames.load_steps([run])
+    assert steps["load"].tolist() == [200, 200]
+    assert frames.scalability(steps) == {}
+
+
+def test_the_trend_finds_where_it_changed(tmp_path: Path) -> None:
+    """Ten runs, the last four a fifth slower: one change point, at the seventh; an invalid run is told."""
+    for number in range(1, 11):
+        made(tmp_path, number, scale=1.2 if number > 6 else 1.0)
+    bad = made(tmp_path, 11, health={"valid": False, "reasons": ["it was late"]})
+    found = experiment.series_named(bad.id, tmp_path)
+    assert len(found) == 11
+    series = frames.trend(found)
+    changes = frames.changes(series)
+    assert changes["place"].tolist() == [6]
+    given = {"run": bad.id, "data_dir": ".."}
+    page = execute(
+        notebook_path("trend"), given, tmp_path / "out" / "trend.ipynb", progress=False
+    ).read_text()
+    assert "CHANGED" in page
+    assert "it was late" in page
