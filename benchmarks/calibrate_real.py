@@ -26,7 +26,8 @@ from scipy import stats as scipy_stats
 from perfkit import noise
 from perfkit.comparison import Options, judge
 from perfkit.experiment import run_pairs
-from perfkit.reduce import Measured, Reduced, reduce
+from perfkit.measured import Measured
+from perfkit.reduce import Reduced, reduce
 from perfkit.store import Run, list_runs
 
 SEED = 20261124

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from scipy.signal import lfilter
 
-from perfkit.reduce import Measured, Reduced, values_of
+from perfkit.measured import Measured
+from perfkit.reduce import Reduced, values_of
 
 RATE_PER_S = 500.0
 Made = tuple[np.ndarray, np.ndarray]

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from perfkit import stats
-from perfkit.reduce import METRICS, TOTAL, Reduced, configuration
+from perfkit.configuration import configuration
+from perfkit.reduce import METRICS, TOTAL, Reduced
 from perfkit.store import Run, write_atomically
 
 #: Runs a side the table of detectable effects is made for.

@@ -7,17 +7,15 @@ that fails one is told with the reason, and left out by whoever compares.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from perfkit import stats
+from perfkit.measured import Measured, think_time_s
 from perfkit.store import Run
 
 #: Of response times in ms, successes only; the mean too.
@@ -77,63 +75,6 @@ class Reduced:
         return next(found, None)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """The measured rows of a run as arrays, instants in s since the measured part began."""
-
-    planned: np.ndarray
-    done: np.ndarray
-    response_ms: np.ndarray
-    ttft_ms: np.ndarray
-    good: np.ndarray
-    operation: np.ndarray
-    names: tuple[str, ...]
-    step: np.ndarray | None  #: only where users think between steps
-    span_s: float
-
-    def only(self, pick: np.ndarray | slice) -> Measured:
-        """Those rows: by a mask, in the order of an index, or a slice of them."""
-        if isinstance(pick, np.ndarray) and pick.dtype == np.bool_ and pick.all():
-            return self
-        arrays = ("planned", "done", "response_ms", "ttft_ms", "good", "operation")
-        return dataclasses.replace(self, step=None, **{name: getattr(self, name)[pick] for name in arrays})
-
-    @classmethod
-    def of(cls, run: Run) -> Measured:
-        """Read them; PerfkitError where the run is damaged."""
-        columns = ["planned", "sent", "first_byte", "done", "phase", "error", "operation"]
-        thinking = _thinking(run)
-        table = run.table([*columns, "step"] if thinking else columns)
-        inside = pc.equal(_words(table["phase"]), "measure")
-        if not pc.all(inside).as_py():
-            table = table.filter(inside)
-        bounds = run.meta.get("measured") or {}
-        planned, sent, first, done = (_ns(table[name]) for name in columns[:4])
-        low = float(bounds.get("from_ns", planned.min() if len(planned) else 0))
-        high = float(bounds.get("to_ns", np.nanmax(done) if len(done) else low))
-        operation = _words(table["operation"]).unify_dictionaries().combine_chunks()
-        operation = operation if len(table) else pa.array([], pa.string()).dictionary_encode()
-        return cls(
-            planned=(planned - low) / 1e9,
-            done=(done - low) / 1e9,
-            response_ms=(done - planned) / 1e6,
-            ttft_ms=(first - sent) / 1e6,
-            good=pc.is_null(table["error"]).to_numpy(),
-            operation=operation.indices.to_numpy(),
-            names=tuple(operation.dictionary.to_pylist()),
-            step=table["step"].to_numpy() if thinking else None,
-            span_s=(high - low) / 1e9,
-        )
-
-
-def _words(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column if pa.types.is_dictionary(column.type) else column.cast(pa.string()).dictionary_encode()
-
-
-def _ns(column: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(column.cast(pa.float64()).to_numpy())
-
-
 # -- the steady part -------------------------------------------------------------------------------
 
 
@@ -164,12 +105,6 @@ def reduce(run: Run, rows: Measured, cut: float | None = None) -> Reduced:
     values = tuple(values_of(rows, low, high))
     return Reduced(run, found, high - low, int(kept.sum()), int((kept & ~rows.good).sum()), values,
                    tuple(reasons), tuple(notes))  # fmt: skip
-
-
-def _thinking(run: Run) -> float:
-    """How long a user thinks between two steps on average, s."""
-    think = ((run.meta.get("workload") or {}).get("users") or {}).get("think_time_s") or 0.0
-    return float(np.mean(think))
 
 
 def _of_the_run(run: Run) -> Iterable[str]:
@@ -209,7 +144,7 @@ def _unsteady(run: Run, rows: Measured, kept: np.ndarray, low: float, high: floa
             )
     users = workload.get("users") or {}
     if users.get("count"):
-        yield from _off_littles_law(rows, int(users["count"]), _thinking(run), low, high)
+        yield from _off_littles_law(rows, int(users["count"]), think_time_s(run), low, high)
 
 
 def _off_littles_law(rows: Measured, users: int, think_s: float, low: float, high: float) -> Iterable[str]:
@@ -232,33 +167,54 @@ def _off_littles_law(rows: Measured, users: int, think_s: float, low: float, hig
 
 
 def values_of(rows: Measured, low: float, high: float) -> Iterable[Value]:
-    """Every metric of the rows planned from `low` on, s; what ended until `high` counts for throughput."""
-    yield from _of_operation(TOTAL, rows, low, high)
-    counts = np.bincount(rows.operation, minlength=len(rows.names))
-    there = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
-    if len(there) > 1:
-        sorted_rows = rows.only(np.argsort(rows.operation.astype(np.int16), kind="stable"))
-        ends = np.cumsum(counts)
-        for i in there[:MOST_OPERATIONS]:
-            one = sorted_rows.only(slice(ends[i] - counts[i], ends[i]))
-            if (one.planned >= low).any():
-                yield from _of_operation(rows.names[i], one, low, high)
+    """Every metric of the rows planned from `low` on, s; what ended until `high` counts for throughput.
 
-
-def _of_operation(name: str, rows: Measured, low: float, high: float) -> Iterable[Value]:
-    ended = rows.done[rows.good]
-    ended = ended[(ended >= low) & (ended <= high)]
+    Of all operations together, and of each where there are several.
+    """
     kept = rows.only(rows.planned >= low)
-    n, failed = len(kept.planned), int((~kept.good).sum())
-    yield from _latencies(name, kept.only(kept.good))
-    rate = len(ended) / (high - low)
+    good = kept.only(kept.good)
+    operations = len(rows.names)
+    n, successes = (np.bincount(one.operation, minlength=operations) for one in (kept, good))
+    ended = _ended(rows, low, high)
+    yield from _counted(TOTAL, kept.response_ms, kept.good, int(n.sum()), ended.sum(axis=0), high - low)
+    yield from _latencies(TOTAL, good)
+    there = [int(i) for i in np.argsort(-n, kind="stable") if n[i]][:MOST_OPERATIONS]
+    if len(there) < 2:
+        return
+    good = good.only(np.argsort(good.operation.astype(np.int16), kind="stable"))
+    ends = np.cumsum(successes)
+    for i in there:
+        mine = (
+            kept.operation == i if n[i] > successes[i] else slice(0)
+        )  # who failed is looked for when any did
+        name = rows.names[i]
+        yield from _counted(name, kept.response_ms[mine], kept.good[mine], int(n[i]), ended[i], high - low)
+        yield from _latencies(name, good.only(slice(ends[i] - successes[i], ends[i])))
+
+
+def _ended(rows: Measured, low: float, high: float) -> np.ndarray:
+    """How many successes of each operation ended in each time slice: [operations, SLICES]."""
+    inside = rows.good & (rows.done >= low) & (rows.done <= high)
+    place = ((rows.done[inside] - low) * (stats.SLICES / (high - low))).astype(np.int64)
+    place = rows.operation[inside] * stats.SLICES + np.minimum(place, stats.SLICES - 1)
+    return np.bincount(place, minlength=len(rows.names) * stats.SLICES).reshape(-1, stats.SLICES)
+
+
+def _counted(
+    name: str, response_ms: np.ndarray, good: np.ndarray, n: int, ended: np.ndarray, span_s: float
+) -> Iterable[Value]:
+    """Throughput, error rate, and the p99 of success, for which a failure takes for ever."""
+    rate, failed = int(ended.sum()) / span_s, int((~good).sum())
     if rate > 0:
-        yield Value(name, "throughput", rate, math.log(rate), *_rate_error(ended, low, high), n)
+        error = (math.nan, math.nan)
+        if ended.sum() >= stats.SLICES * stats.ROWS_A_SLICE:
+            error = stats.slice_error(ended / ended.mean() - 1)
+        yield Value(name, "throughput", rate, math.log(rate), *error, n)
     if n:
         y = math.log((failed + 0.5) / n)
         yield Value(name, "error_rate", failed / n, y, 1 / math.sqrt(failed + 0.5), max(failed - 1, 1), n)
     if failed and stats.support(n, 0.99) >= stats.MIN_SUPPORT:
-        level = float(np.quantile(np.where(kept.good, kept.response_ms, np.inf), 0.99, method="higher"))
+        level = float(np.quantile(np.where(good, response_ms, np.inf), 0.99, method="higher"))
         if math.isfinite(level):
             yield Value(name, "success_p99", level, math.log(level), math.nan, math.nan, n)
 
@@ -289,64 +245,3 @@ def _value(name: str, metric: str, one: stats.Estimate) -> Value:
     """An estimate on the log scale; half its 95 % interval ÷ 1.96 stands for the standard error."""
     se = math.log(one.high / one.low) / (2 * stats.t_factor(0.95, 1e9)) if one.low > 0 else math.nan
     return Value(name, metric, one.point, math.log(one.point), se, math.nan, one.n)
-
-
-def _rate_error(ended: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    """Within-run error of log throughput, from how the slices' counts vary."""
-    inside = ended[(ended >= low) & (ended <= high)]
-    if len(inside) < stats.SLICES * stats.ROWS_A_SLICE:
-        return math.nan, math.nan
-    counts = np.bincount(
-        np.minimum(((inside - low) / (high - low) * stats.SLICES).astype(np.int64), stats.SLICES - 1),
-        minlength=stats.SLICES,
-    )
-    return stats.slice_error(counts / counts.mean() - 1)
-
-
-# -- may runs be compared with one another? ---------------------------------------------------------
-
-#: What must be the same in all runs, by its name in a workload; `server`, seed and the code may differ.
-_SAME = ("scenario", "params", "users", "arrivals", "warmup_s", "processes")
-_SAME_TARGET = (
-    "url",
-    "transport",
-    "http2",
-    "proxy",
-    "follow_redirects",
-    "retries",
-    "timeout_s",
-    "connections",
-)
-
-
-def configuration(run: Run) -> dict[str, Any]:
-    """What must be the same for runs to be compared: dotted name -> value."""
-    meta = run.meta
-    workload, target = meta.get("workload") or {}, meta.get("target") or {}
-    host = meta.get("host") or {}
-    found: dict[str, Any] = {"schema": meta.get("schema")}
-    found |= {f"host.{name}": host.get(name) for name in ("name", "cpus", "cpu_model")}
-    for name in _SAME:
-        value = workload.get(name)
-        if isinstance(value, Mapping):
-            found |= {f"{name}.{inner}": one for inner, one in value.items()}
-        else:
-            found[name] = value
-    found |= {f"target.{name}": target.get(name) for name in _SAME_TARGET}
-    if meta.get("own_server"):
-        found["target.url"] = "the server perfkit starts"
-    return found
-
-
-def differences(runs: Iterable[Run], vary: Iterable[str] = ()) -> list[str]:
-    """In which of these the runs differ though they should not, one line each; `vary` names what may."""
-    runs, allowed = list(runs), tuple(vary)
-    found = [configuration(run) for run in runs]
-    lines = []
-    for name in dict.fromkeys(name for one in found for name in one):
-        if any(name == free or name.startswith(f"{free}.") for free in allowed):
-            continue
-        seen = list(dict.fromkeys(repr(one.get(name)) for one in found))
-        if len(seen) > 1:
-            lines.append(f"different {name}: {' and '.join(s[:80] for s in seen[:3])}")
-    return lines

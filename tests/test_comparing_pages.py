@@ -50,8 +50,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> experiment.Kept:
 def test_the_comparison_page_says_its_verdict_first(kept: experiment.Kept) -> None:
     """Every figure is there, nothing is loaded, a hostile name stays a word."""
     page = make_comparison_report(kept.path, progress=False).read_text()
-    verdict = page.index('<strong>REGRESSED')
-    assert verdict < page.index('<h2 ')
+    verdict = page.index("<strong>REGRESSED")
+    assert verdict < page.index("<h2 ")
     assert page.count('role="img"') == 4
     assert "3 pairs in turns" in page
     assert HOSTILE not in page

@@ -14,7 +14,8 @@ from benchmarks.make_timeline import make_timeline
 from perfkit import gate, noise
 from perfkit.comparison import Comparison, Options, compare
 from perfkit.errors import BadInput
-from perfkit.reduce import FEWEST, TOTAL, Measured, reduce, reduce_run
+from perfkit.measured import Measured
+from perfkit.reduce import FEWEST, TOTAL, reduce, reduce_run
 from perfkit.store import Run
 
 ROWS = 6000

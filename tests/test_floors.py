@@ -16,7 +16,7 @@ FLOORS = (
     *("errors", "model"),
     *("rows", "schedule", "stats", "transport", "pacing", "wire", "via_httpx", "session", "scenarios"),
     *("store", "collect", "writer", "health", "load", "worker", "describe"),
-    *("reduce", "comparison", "noise", "gate"),
+    *("configuration", "measured", "reduce", "comparison", "noise", "gate"),
     *("frames", "findings", "figures", "thresholds"),
     *("local_server", "pool", "spread", "report", "workloads", "running", "experiment", "doctor"),
     "cli",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from perfkit import stats
 from perfkit.comparison.family import Case, compare_metrics
 from perfkit.comparison.nouns import Comparison, Options, Side, Verdict, headline
+from perfkit.configuration import differences
 from perfkit.errors import BadInput
-from perfkit.reduce import Measured, Reduced, differences, reduce
+from perfkit.reduce import Reduced, reduce_run
 from perfkit.store import Run
 
 #: The worst first: a comparison is what the worst of its primary metrics is.
@@ -44,15 +47,18 @@ def compare(
 
 def _reduced(runs: Sequence[Run]) -> list[Reduced]:
     """Each run from the same share of its time on: the largest warm-up of those that count."""
-    rows = [Measured.of(run) for run in runs]
-    alone = [reduce(run, one) for run, one in zip(runs, rows, strict=True)]
-    common = max((one.cut for one in alone if not one.reasons), default=0.0)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as threads:  # numpy and pyarrow let others run
+        alone = list(threads.map(reduce_run, runs))
+        common = max((one.cut for one in alone if not one.reasons), default=0.0)
+        late = [one for one in alone if not one.reasons and one.cut != common]
+        again = threads.map(lambda one: reduce_run(one.run, common), late)
+        moved = {one.run.path: one for one in again}
     return [
-        one if one.reasons or one.cut == common else dataclasses.replace(
-            reduce(run, measured, common), notes=one.notes, reasons=()
-        )
-        for one, run, measured in zip(alone, runs, rows, strict=True)
-    ]  # fmt: skip
+        dataclasses.replace(moved[one.run.path], notes=one.notes, reasons=())
+        if one.run.path in moved
+        else one
+        for one in alone
+    ]
 
 
 def judge(

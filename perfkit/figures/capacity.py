@@ -137,7 +137,7 @@ def trend_verdict(frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = 
     floor = (
         f"Shifts below the noise floor ({noise_sd:.1%}, sd of a run) are not told."
         if math.isfinite(noise_sd)
-        else "No noise floor is known for this configuration; `perfkit aa` measures it."
+        else "No noise floor is known for this configuration; perfkit aa measures it."
     )
     if counted < 8:
         return _told("pk-warn", f"TOO FEW: {counted} runs count, a change point needs 8.", floor)
@@ -145,7 +145,8 @@ def trend_verdict(frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = 
         return _told("pk-good", f"NO CHANGE: {metric} of {counted} runs shows no shift beyond noise.", floor)
     last = changes.iloc[-1]
     words = f"{last['ratio'] - 1:+.1%} at {last['run']} (p {last['p']:.2g})"
-    return _told("pk-warn", f"CHANGED: {len(changes)} shifts of {metric}, the latest {words}.", floor)
+    count = "one shift" if len(changes) == 1 else f"{len(changes)} shifts"
+    return _told("pk-warn", f"CHANGED: {count} of {metric}, the latest {words}.", floor)
 
 
 def trend(
@@ -187,7 +188,7 @@ def trend(
         for i, at in enumerate(changes["place"]):
             ax.axvline(at - 0.5, color=BAD, lw=1.2, ls="--", label="change point" if i == 0 else None)
         ax.set_xticks(
-            some := place[:: max(1, len(place) // 12)],
+            some := place[:: math.ceil(len(place) / 8)],
             [frame["git"].iloc[i] or str(i + 1) for i in some],
         )
         ax.set_ylabel(f"{frame.attrs['metric']}, {frame.attrs['unit']}")

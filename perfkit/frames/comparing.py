@@ -11,7 +11,8 @@ import pandas as pd
 
 from perfkit import stats
 from perfkit.comparison import Comparison
-from perfkit.reduce import METRICS, TOTAL, UNITS, Measured, Reduced, reduce, reduce_run
+from perfkit.measured import Measured
+from perfkit.reduce import METRICS, TOTAL, UNITS, Reduced, reduce, reduce_run
 from perfkit.store import Run
 
 #: The quantiles of a shift function.
