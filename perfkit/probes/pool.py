@@ -148,9 +148,10 @@ class PoolMonitor:
         if isinstance(pool, QueuePool):
             idle, out, over = pool.checkedin(), pool.checkedout(), max(0, pool.overflow())
             return PoolState(pool.size(), idle + out, out, idle, over, waiting)
-        keeps = 0 if isinstance(pool, sa.NullPool) else 1
+        if isinstance(pool, sa.NullPool):  # it keeps none
+            return PoolState(0, out, out, 0, 0, waiting)
         total = max(opened, out)
-        return PoolState(keeps, total, out, total - out, 0, waiting)
+        return PoolState(1, total, out, total - out, 0, waiting)
 
     def leaks(self) -> list[Leak]:
         """The connections that have been out for longer than `leak_after_s`."""
