@@ -78,6 +78,32 @@ class Reduced:
 # -- the steady part -------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Warmup:
+    """The share of a run's time its warm-up took; counts: whether the run may be compared, by run.json."""
+
+    share: float
+    counts: bool
+    notes: tuple[str, ...]
+
+
+def warmup_of(run: Run) -> Warmup:
+    """The warm-up of a run by itself."""
+    rows = Measured.of(run)
+    good = rows.only(rows.good)
+    share, notes = _warmup(good)
+    return Warmup(share, len(good.planned) > 0 and not any(_of_the_run(run)), notes)
+
+
+def _warmup(good: Measured) -> tuple[float, tuple[str, ...]]:
+    share = stats.warmup_share(good.response_ms, good.planned) if len(good.planned) else stats.LEAST_CUT
+    if share >= stats.MOST_CUT:  # MSER's least error at its limit says that it found no end
+        return stats.LEAST_CUT, ("no end of its warm-up was found; a tenth is left out",)
+    if share >= stats.WARN_CUT:
+        return share, (f"its warm-up took {share:.0%} of the measured part",)
+    return share, ()
+
+
 def reduce_run(run: Run, cut: float | None = None) -> Reduced:
     """Reduce a run; `cut` is a share to leave out at its beginning instead of the one found."""
     return reduce(run, Measured.of(run), cut)
@@ -86,25 +112,20 @@ def reduce_run(run: Run, cut: float | None = None) -> Reduced:
 def reduce(run: Run, rows: Measured, cut: float | None = None) -> Reduced:
     """The same for rows that were read already."""
     reasons = list(_of_the_run(run))
-    good = rows.good & np.isfinite(rows.response_ms)
-    if len(rows.planned) == 0 or rows.span_s <= 0 or not good.any():
+    good = rows.only(rows.good & np.isfinite(rows.response_ms))
+    if len(good.planned) == 0 or rows.span_s <= 0:
         return Reduced(run, 0.0, 0.0, len(rows.planned), int((~rows.good).sum()), (),
                        (*reasons, "no request of its measured part succeeded"), ())  # fmt: skip
-    found = stats.warmup_share(rows.response_ms[good], rows.planned[good]) if cut is None else cut
-    notes = []
-    if found >= stats.MOST_CUT:  # MSER's least error at its limit says that it found no end
-        found = stats.LEAST_CUT
-        notes.append("no end of its warm-up was found; a tenth is left out")
-    elif found >= stats.WARN_CUT:
-        notes.append(f"its warm-up took {found:.0%} of the measured part")
+    found, notes = _warmup(good) if cut is None else (cut, ())
     low, high = found * rows.span_s, _end(run, rows)
-    kept = rows.planned >= low
-    if int(kept.sum()) < FEWEST:
-        reasons.append(f"only {int(kept.sum()):,} requests in its steady part, {FEWEST} are the least")
-    reasons += _unsteady(run, rows, kept & good, low, high)
-    values = tuple(values_of(rows, low, high))
-    return Reduced(run, found, high - low, int(kept.sum()), int((kept & ~rows.good).sum()), values,
-                   tuple(reasons), tuple(notes))  # fmt: skip
+    steady = good.only(good.planned >= low)
+    n = int((rows.planned >= low).sum())
+    if n < FEWEST:
+        reasons.append(f"only {n:,} requests in its steady part, {FEWEST} are the least")
+    reasons += _unsteady(run, rows, steady, low, high)
+    values = tuple(_values(rows, steady, low, high))
+    return Reduced(run, found, high - low, n, n - len(steady.planned), values,
+                   tuple(reasons), notes)  # fmt: skip
 
 
 def _of_the_run(run: Run) -> Iterable[str]:
@@ -127,12 +148,12 @@ def _end(run: Run, rows: Measured) -> float:
     return float(rows.planned.max()) if users.get("iterations") else rows.span_s
 
 
-def _unsteady(run: Run, rows: Measured, kept: np.ndarray, low: float, high: float) -> Iterable[str]:
+def _unsteady(run: Run, rows: Measured, steady: Measured, low: float, high: float) -> Iterable[str]:
     """Drift, saturation, Little's law: what is wrong with the steady part."""
     workload = run.meta.get("workload") or {}
-    if kept.sum() < FEWEST or high <= low:
+    if len(steady.planned) < FEWEST or high <= low:
         return
-    moved = stats.drift(rows.response_ms[kept], rows.planned[kept])
+    moved = stats.drift(steady.response_ms, steady.planned)
     if moved.found:
         yield f"its latency drifts: {moved.ratio - 1:+.0%} from its middle third to its last"
     if workload.get("arrivals"):
@@ -171,12 +192,15 @@ def values_of(rows: Measured, low: float, high: float) -> Iterable[Value]:
 
     Of all operations together, and of each where there are several.
     """
-    kept = rows.only(rows.planned >= low)
-    good = kept.only(kept.good)
-    operations = len(rows.names)
-    n, successes = (np.bincount(one.operation, minlength=operations) for one in (kept, good))
+    return _values(rows, rows.only(rows.good & (rows.planned >= low)), low, high)
+
+
+def _values(rows: Measured, good: Measured, low: float, high: float) -> Iterable[Value]:
+    """The same; good: the successes planned from `low` on."""
+    asked = rows.operation[rows.planned >= low]
+    n, successes = (np.bincount(one, minlength=len(rows.names)) for one in (asked, good.operation))
     ended = _ended(rows, low, high)
-    yield from _counted(TOTAL, kept.response_ms, kept.good, int(n.sum()), ended.sum(axis=0), high - low)
+    yield from _counted(TOTAL, good.response_ms, int(n.sum()), ended.sum(axis=0), high - low)
     yield from _latencies(TOTAL, good)
     there = [int(i) for i in np.argsort(-n, kind="stable") if n[i]][:MOST_OPERATIONS]
     if len(there) < 2:
@@ -184,12 +208,9 @@ def values_of(rows: Measured, low: float, high: float) -> Iterable[Value]:
     good = good.only(np.argsort(good.operation.astype(np.int16), kind="stable"))
     ends = np.cumsum(successes)
     for i in there:
-        mine = (
-            kept.operation == i if n[i] > successes[i] else slice(0)
-        )  # who failed is looked for when any did
-        name = rows.names[i]
-        yield from _counted(name, kept.response_ms[mine], kept.good[mine], int(n[i]), ended[i], high - low)
-        yield from _latencies(name, good.only(slice(ends[i] - successes[i], ends[i])))
+        mine = good.only(slice(ends[i] - successes[i], ends[i]))
+        yield from _counted(rows.names[i], mine.response_ms, int(n[i]), ended[i], high - low)
+        yield from _latencies(rows.names[i], mine)
 
 
 def _ended(rows: Measured, low: float, high: float) -> np.ndarray:
@@ -200,11 +221,9 @@ def _ended(rows: Measured, low: float, high: float) -> np.ndarray:
     return np.bincount(place, minlength=len(rows.names) * stats.SLICES).reshape(-1, stats.SLICES)
 
 
-def _counted(
-    name: str, response_ms: np.ndarray, good: np.ndarray, n: int, ended: np.ndarray, span_s: float
-) -> Iterable[Value]:
+def _counted(name: str, good_ms: np.ndarray, n: int, ended: np.ndarray, span_s: float) -> Iterable[Value]:
     """Throughput, error rate, and the p99 of success, for which a failure takes for ever."""
-    rate, failed = int(ended.sum()) / span_s, int((~good).sum())
+    rate, failed = int(ended.sum()) / span_s, n - len(good_ms)
     if rate > 0:
         error = (math.nan, math.nan)
         if ended.sum() >= stats.SLICES * stats.ROWS_A_SLICE:
@@ -213,10 +232,10 @@ def _counted(
     if n:
         y = math.log((failed + 0.5) / n)
         yield Value(name, "error_rate", failed / n, y, 1 / math.sqrt(failed + 0.5), max(failed - 1, 1), n)
-    if failed and stats.support(n, 0.99) >= stats.MIN_SUPPORT:
-        level = float(np.quantile(np.where(good, response_ms, np.inf), 0.99, method="higher"))
-        if math.isfinite(level):
-            yield Value(name, "success_p99", level, math.log(level), math.nan, math.nan, n)
+    place = math.ceil(0.99 * (n - 1))  # among all of them, failures last
+    if failed and stats.support(n, 0.99) >= stats.MIN_SUPPORT and place < len(good_ms):
+        level = float(np.partition(good_ms, place)[place])
+        yield Value(name, "success_p99", level, math.log(level), math.nan, math.nan, n)
 
 
 def _latencies(name: str, good: Measured) -> Iterable[Value]:

@@ -13,7 +13,7 @@ from perfkit.comparison.family import Case, compare_metrics
 from perfkit.comparison.nouns import Comparison, Options, Side, Verdict, headline
 from perfkit.configuration import differences
 from perfkit.errors import BadInput
-from perfkit.reduce import Reduced, reduce_run
+from perfkit.reduce import Reduced, reduce_run, warmup_of
 from perfkit.store import Run
 
 #: The worst first: a comparison is what the worst of its primary metrics is.
@@ -46,19 +46,15 @@ def compare(
 
 
 def _reduced(runs: Sequence[Run]) -> list[Reduced]:
-    """Each run from the same share of its time on: the largest warm-up of those that count."""
+    """Each run from the same share of its time on: the longest warm-up of those that may count."""
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as threads:  # numpy and pyarrow let others run
-        alone = list(threads.map(reduce_run, runs))
-        common = max((one.cut for one in alone if not one.reasons), default=0.0)
-        late = [one for one in alone if not one.reasons and one.cut != common]
-        again = threads.map(lambda one: reduce_run(one.run, common), late)
-        moved = {one.run.path: one for one in again}
-    return [
-        dataclasses.replace(moved[one.run.path], notes=one.notes, reasons=())
-        if one.run.path in moved
-        else one
-        for one in alone
-    ]
+        cuts = list(threads.map(warmup_of, runs))
+        common = max((cut.share for cut in cuts if cut.counts), default=stats.LEAST_CUT)
+        alone = threads.map(lambda run: reduce_run(run, common), runs)
+        return [
+            dataclasses.replace(one, notes=(*cut.notes, *one.notes))
+            for one, cut in zip(alone, cuts, strict=True)
+        ]
 
 
 def judge(

@@ -107,7 +107,9 @@ def quantile_of(ranked: Floats, p: float) -> float:
 def _below(x: Floats, place: Ints, points: Sequence[float]) -> tuple[Floats, Floats]:
     """How many values of each slice are at most each point [points, SLICES], and how many there are."""
     rising = np.sort(points)
-    code = np.searchsorted(rising, x, "left")  # how many points are smaller
+    code = np.zeros(len(x), np.int8)  # how many points are smaller; faster than searchsorted for so few
+    for point in rising:
+        code += x > point
     table = np.bincount(place * (len(rising) + 1) + code, minlength=SLICES * (len(rising) + 1))
     sums = np.cumsum(table.reshape(SLICES, -1), axis=1).astype(np.float64)
     return sums[:, np.searchsorted(rising, points, "right") - 1].T, sums[:, -1]
