@@ -78,6 +78,13 @@ def test_the_detectable_change_is_found_8_times_of_10() -> None:
     assert 0.77 < found / 2000 < 0.83
 
 
+@pytest.mark.parametrize("df", [1, 2, 3.5, 8, 40, 400])
+def test_the_detectable_change_is_known_for_any_df(df: float) -> None:
+    """Few degrees of freedom or many: between the normal's bound and nothing absurd."""
+    assert math.log1p(stats.detectable(0.001, df)) > 2.8 * 0.001
+    assert stats.detectable(0.001, df) < 0.1
+
+
 @pytest.mark.parametrize("pairs", [True, False])
 def test_repeats_needed_are_the_fewest(pairs: bool) -> None:
     """With one repeat less the margin is not detectable any more."""

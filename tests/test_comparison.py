@@ -232,6 +232,7 @@ def test_no_errors_on_either_side_is_equivalent(runs: list[Run]) -> None:
     one = compare(runs[:3], runs[3:6]).result("error_rate")
     assert (one.verdict, one.a, one.b) == ("equivalent", 0, 0)
     assert math.isnan(one.ratio)
+    assert math.isnan(one.p_adjusted), "it takes nothing from the other metrics' share of false alarms"
 
 
 def test_a_comparison_survives_json(runs: list[Run], slower: list[Run]) -> None:

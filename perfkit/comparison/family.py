@@ -55,7 +55,7 @@ class _Line:
 def compare_metrics(case: Case) -> list[Result]:
     """A result for each metric of each operation that every run carries."""
     lines = list(_lines(case))
-    family = sum(line.primary for line in lines)
+    family = sum(line.primary and line.difference is not None for line in lines)
     adjusted = _adjusted(case, lines)
     return [_result(case, line, p, family) for line, p in zip(lines, adjusted, strict=True)]
 
@@ -90,8 +90,10 @@ def _carried(side: Sequence[Reduced], operation: str, metric: str) -> list[Value
 
 
 def _difference(case: Case, line: _Line) -> stats.Difference | None:
-    """B - A on the log scale; None when no error can be given to it."""
+    """B - A on the log scale; None when no error can be given to it, or nothing failed anywhere."""
     a, b = line.y
+    if METRICS[line.metric] == "errors" and not any(v.level for v in (*line.a, *line.b)):
+        return None
     known = case.history if line.operation == TOTAL else {}
     if case.paired:
         return stats.paired(a, b, known.get(f"paired {line.metric}"))
@@ -142,10 +144,9 @@ def _result(case: Case, line: _Line, p: float, family: int) -> Result:
         if one.noisier:
             notes.append("noisier than earlier runs of this configuration, whose noise was not used")
     verdict = _verdict(case, line, narrow, p, ratio)
-    real = verdict == "equivalent" and not interval[0] <= 1 <= interval[1]
-    if kind == "errors" and not any(v.level for v in (*line.a, *line.b)):
-        ratio, real, detectable, repeats = math.nan, False, math.nan, None
-        interval = together = narrow = _NONE
+    real = verdict == "equivalent" and (interval[0] > 1 or interval[1] < 1)
+    if one is None and kind == "errors":
+        ratio, interval = math.nan, _NONE
     return Result(
         operation=line.operation, metric=line.metric, unit=UNITS[kind], primary=line.primary,
         a=_level(kind, line.a), b=_level(kind, line.b), runs_a=len(a), runs_b=len(b),
@@ -160,7 +161,7 @@ def _verdict(case: Case, line: _Line, narrow: tuple[float, float], p: float, rat
     """Equivalent before different: what lies within the margin is no difference anybody cares for."""
     if case.alone:
         return "within-run only"
-    if line.difference is not None and _equivalent(case, line, narrow):
+    if _equivalent(case, line, narrow):
         return "equivalent"
     if p < case.options.alpha:
         worse = ratio < 1 if METRICS[line.metric] == "rate" else ratio > 1

@@ -187,7 +187,12 @@ def _noncentrality(df: float, level: float, power: float) -> float:
     from scipy.stats import nct, t
 
     bound = float(t.ppf(1 - level / 2, df))
-    return float(brentq(lambda shift: 1 - float(nct.cdf(bound, df, shift)) - power, 1e-6, 60.0))
+
+    def missing(shift: float) -> float:
+        seen = 1 - float(nct.cdf(bound, df, shift))  # NaN far out, where it is certain
+        return (1.0 if math.isnan(seen) else seen) - power
+
+    return float(brentq(missing, 1e-6, 5 * bound + 20))
 
 
 def repeats_needed(sd: float, margin: float, *, pairs: bool, most: int = 1000) -> int | None:
