@@ -177,7 +177,6 @@ def _bootstrap(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, draws: in
 RUNS = {500: 300, 5000: 300, 50_000: 60}
 FLAGS = (
     "cut over 10 %",
-    "never steady",
     "drift",
     "fell behind",
     "drift of 20 %",
