@@ -181,6 +181,9 @@ def test_one_run_a_side_is_no_verdict(runs: list[Run], slower: list[Run]) -> Non
     assert 0 < p50.tipping_point < 0.5
     assert gate.exit_code(found) == 0
     assert gate.exit_code(found, strict=True) == 5
+    several = compare(runs[:1], slower)
+    assert several.verdict == "within-run only"
+    assert "nan" not in several.words
 
 
 def test_runs_of_another_workload_are_refused_unless_forced(runs: list[Run], tmp_path: Path) -> None:
@@ -203,7 +206,7 @@ def test_an_invalid_run_is_left_out_by_rule(runs: list[Run], slower: list[Run], 
     found = compare([*runs[:4], bad], slower)
     assert found.a.left_out == ((bad.id, ("invalid: it was late",)),)
     assert len(found.a.runs) == 4
-    assert compare([bad], slower).verdict == "refused"
+    assert compare([bad], slower).refused == ("no run of A can be compared (invalid: it was late)",)
 
 
 def test_a_run_is_on_one_side_only(runs: list[Run]) -> None:

@@ -77,7 +77,10 @@ def judge(
     if len(pairs) >= 2:
         good_a, good_b = [one for one, _ in pairs], [one for _, one in pairs]
     left, right = _side(names[0], a, good_a), _side(names[1], b, good_b)
-    wrong += [f"no run of {side.name} can be compared" for side in (left, right) if not side.runs]
+    for side in (left, right):
+        if not side.runs:
+            why = "; ".join(dict.fromkeys(reason for _, reasons in side.left_out for reason in reasons))
+            wrong.append(f"no run of {side.name} can be compared ({why})")
     if wrong or not all(one.values for one in (*good_a, *good_b)):
         wrong = wrong or ["a run has no successful request to compare"]
         words = f"REFUSED: {'; '.join(wrong)}."

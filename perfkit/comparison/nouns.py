@@ -142,6 +142,8 @@ def headline(verdict: Verdict, results: Sequence[Result], a: str, b: str) -> str
         why = "WITHIN-RUN ONLY, no verdict: one run a side cannot tell a change from chance."
         return f"{why} {b} beside {a}: {told}."
     of = [r for r in primary if r.verdict == verdict]
+    if not of:
+        return f"{verdict.upper()}: no primary metric is carried by every run of {a} and {b}."
     told = "; ".join(f"{r.metric} {change(r)}" for r in of)
     text = f"{verdict.upper()}: {b} beside {a}: {told}."
     if verdict == "inconclusive":
@@ -166,4 +168,6 @@ def change(one: Result) -> str:
         return f"{one.a:.2%} → {one.b:.2%}"
     if not math.isfinite(one.ratio):
         return "unknown"
+    if not math.isfinite(one.low):
+        return f"{one.ratio - 1:+.1%}, no interval"
     return f"{one.ratio - 1:+.1%} [{one.low - 1:+.1%}, {one.high - 1:+.1%}]"
