@@ -24,7 +24,7 @@ from perfkit.comparison import Comparison, Options, compare
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.reduce import reduce_run
 from perfkit.running import run_repeats, stamp
-from perfkit.store import Run, find_run, list_runs, write_atomically
+from perfkit.store import Run, data_folder, find_run, list_runs, write_atomically
 from perfkit.workloads import complete, read_yaml
 
 DEFAULT_REPEATS = 5
@@ -105,12 +105,13 @@ def is_workload(name: str) -> bool:
 
 def runs_named(name: str, data_dir: str | Path) -> list[Run]:
     """Existing runs: `tag:NAME`, `comparison:ID:a`, or ids separated by commas (as find_run takes them)."""
+    folder = data_folder(data_dir)
     if name.startswith("tag:"):
-        found = [run for run in list_runs(Path(data_dir)) if name[4:] in _tags(run)]
+        found = [run for run in list_runs(folder) if name[4:] in _tags(run)]
         if not found:
             raise BadInput(f"no run is tagged {name[4:]!r}; `perfkit ls` shows the tags")
         return found
-    return [find_run(one.strip(), Path(data_dir)) for one in name.split(",") if one.strip()]
+    return [find_run(one.strip(), folder) for one in name.split(",") if one.strip()]
 
 
 def _tags(run: Run) -> Sequence[str]:
@@ -122,10 +123,11 @@ def _tags(run: Run) -> Sequence[str]:
 
 def series_named(name: str, data_dir: str | Path) -> list[Run]:
     """Runs of a trend, oldest first: as `runs_named`; one run alone stands for all of its configuration."""
-    found = runs_named(name, Path(data_dir))
+    folder = data_folder(data_dir)
+    found = runs_named(name, folder)
     if len(found) == 1:
         wanted = noise.key(found[0])
-        found = [run for run in list_runs(Path(data_dir)) if run.path == found[0].path or _key(run) == wanted]
+        found = [run for run in list_runs(folder) if run.path == found[0].path or _key(run) == wanted]
     return sorted(found, key=lambda run: run.id)
 
 
@@ -138,7 +140,7 @@ def _key(run: Run) -> str | None:
 
 def noise_sd(run: Run, metric: str, data_dir: str | Path) -> float:
     """The standard deviation of a metric between runs, log scale, from the noise floor; NaN without one."""
-    known = noise.load(Path(data_dir), run).get(metric)
+    known = noise.load(data_folder(data_dir), run).get(metric)
     return math.nan if known is None else math.sqrt(known.variance)
 
 
@@ -179,9 +181,9 @@ def _earlier_looks(ids: set[str], data_dir: Path) -> int:
     return looks
 
 
-def open_comparison(name: str = "latest", data_dir: str | Path = "data") -> Kept:
+def open_comparison(name: str = "latest", data_dir: str | Path = "") -> Kept:
     """A comparison by id, its start or end, a path, or `latest`; BadInput when there is none."""
-    folder = Path(data_dir) / "comparisons"
+    folder = data_folder(data_dir) / "comparisons"
     there = sorted(path.parent for path in folder.glob("*/comparison.json"))
     if (Path(name) / "comparison.json").exists():
         there = [Path(name)]

@@ -19,6 +19,7 @@ FLOORS = (
     *("configuration", "measured", "reduce", "comparison", "noise", "gate"),
     *("frames", "findings", "figures", "thresholds"),
     *("local_server", "pool", "spread", "report", "workloads", "running", "experiment", "doctor"),
+    *("retention", "batch"),
     "cli",
 )
 ISLANDS = ("probes", "server")

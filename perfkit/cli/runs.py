@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from perfkit.cli.base import cli, data_dir_option, json_option, print_table
-from perfkit.errors import EXIT_RUN_INVALID, EXIT_THRESHOLDS_MISSED, EXIT_TOOL_ERROR, BadInput, PerfkitError
+from perfkit.errors import EXIT_TOOL_ERROR, BadInput, PerfkitError
 
 
 @cli.command("run")
@@ -38,7 +38,7 @@ def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...]
     perfkit run params/agent_mass_creation.yaml
     perfkit run --scenario http_get --target http://127.0.0.1:8000 -s users.count=20 -s users.duration_s=30
     """
-    from perfkit.running import run_repeats
+    from perfkit.running import outcome, run_repeats, worst
     from perfkit.workloads import merged, parse_assignments, read_yaml
 
     given = read_yaml(file) if file else {}
@@ -56,14 +56,7 @@ def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...]
         raise BadInput("nothing to run: give a FILE from params/ or --scenario NAME")
     runs = run_repeats(given, str(file or "options"), data_dir, allow_target, show_progress=not quiet)
     _print_runs(runs, as_json)
-    if any(run.state != "complete" for run in runs):
-        sys.exit(130 if runs[-1].reason == "interrupted" else EXIT_TOOL_ERROR)
-    if any(not run.meta.get("health", {}).get("valid", False) for run in runs):
-        sys.exit(EXIT_RUN_INVALID)
-    if any(run.meta.get("steps_broken") for run in runs):
-        sys.exit(EXIT_TOOL_ERROR)
-    if any(not one["ok"] for run in runs for one in run.meta["thresholds"]):
-        sys.exit(EXIT_THRESHOLDS_MISSED)
+    sys.exit(worst(outcome(run)[1] for run in runs))
 
 
 @cli.command("report")
