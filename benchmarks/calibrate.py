@@ -167,7 +167,7 @@ def _bootstrap(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, draws: in
     for x in (np.sort(a), np.sort(b)):
         place = rng.beta((len(x) + 1) / 2, (len(x) + 1) / 2, draws)
         medians.append(x[np.minimum((place * len(x)).astype(int), len(x) - 1)])
-    share = float(np.mean(medians[1] > medians[0]))
+    share = float(np.mean(medians[1] > medians[0]) + np.mean(medians[1] == medians[0]) / 2)
     return 2 * min(share, 1 - share)
 
 

@@ -40,10 +40,22 @@ def configuration(run: Run) -> dict[str, Any]:
     return found
 
 
+def differences_within(side: Iterable[Run]) -> list[str]:
+    """In what the runs of one side differ: nothing may, the options of the server perfkit starts included."""
+    return _lines([configuration(run) | _server(run) for run in side], ())
+
+
+def _server(run: Run) -> dict[str, Any]:
+    given = (run.meta.get("workload") or {}).get("server") or {}
+    return {f"server.{name}": value for name, value in given.items()}
+
+
 def differences(runs: Iterable[Run], vary: Iterable[str] = ()) -> list[str]:
     """In which of these the runs differ though they should not, one line each; `vary` names what may."""
-    runs, allowed = list(runs), tuple(vary)
-    found = [configuration(run) for run in runs]
+    return _lines([configuration(run) for run in runs], tuple(vary))
+
+
+def _lines(found: list[dict[str, Any]], allowed: tuple[str, ...]) -> list[str]:
     lines = []
     for name in dict.fromkeys(name for one in found for name in one):
         if any(name == free or name.startswith(f"{free}.") for free in allowed):

@@ -46,9 +46,10 @@ class Kept:
 
     @property
     def sides(self) -> dict[str, list[Run]]:
-        """The runs that count, by the name of their side."""
-        told = ((self.comparison.a, self.a), (self.comparison.b, self.b))
-        return {side.name: [run for run in runs if run.id in side.runs] for side, runs in told}
+        """The runs that count, by the name of their side; those of a pair stand at the same place."""
+        by_id = {run.id: run for run in (*self.a, *self.b)}
+        both = (self.comparison.a, self.comparison.b)
+        return {side.name: [by_id[name] for name in side.runs] for side in both}
 
 
 # -- carrying out ----------------------------------------------------------------------------------
@@ -219,6 +220,7 @@ def measure_noise(
     both = [(x, y) for x, y in zip(a, b, strict=False) if x.id in good and y.id in good]
     if len(both) < 3:
         raise PerfkitError(f"only {len(both)} of {pairs} pairs can be compared; {kept.comparison.words}")
-    found = noise.measure([reduce_run(x) for x, _ in both], [reduce_run(y) for _, y in both])
+    cut = kept.comparison.cut
+    found = noise.measure([reduce_run(x, cut) for x, _ in both], [reduce_run(y, cut) for _, y in both])
     noise.save(data_dir, a[0], found)
     return kept, dict(found)

@@ -58,12 +58,13 @@ def compare_command(a: str, b: str, report: bool, data_dir: Path, as_json: bool,
     Exit code 3 when there is nothing to judge, else 0; `gate` has one for every verdict.
     """
     kept = _kept(a, b, data_dir, **options)
+    if not as_json:
+        _print(kept)
     page = _page(kept, quiet=options["quiet"] or as_json) if report else None
     if as_json:
         told = {"id": kept.id, "path": str(kept.path), "html": str(page) if page else None}
         click.echo(json.dumps(told | kept.comparison.to_mapping(), indent=1))
     else:
-        _print(kept)
         click.echo(str(page or kept.path))
     if kept.comparison.verdict == "refused":
         sys.exit(EXIT_RUN_INVALID)
@@ -96,6 +97,8 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
     for file in (junit, markdown):
         if file is not None and not file.absolute().parent.is_dir():
             raise BadInput(f"cannot write {file}: there is no folder {file.absolute().parent}")
+    if b is None:
+        _refuse_options()
     kept = open_comparison(a, data_dir) if b is None else _kept(a, b, data_dir, **options)
     found = kept.comparison
     code = gate.exit_code(found, strict=strict)
@@ -134,6 +137,14 @@ def aa_command(
         return
     _print(kept)
     click.echo(noise.words(found, file.stem))
+
+
+def _refuse_options() -> None:
+    """BadInput for an option that asks something of a comparison that has been made already."""
+    context = click.get_current_context()
+    for name in ("repeats", "margin", "alpha", "primary", "vary", "force"):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise BadInput(f"--{name} is for two sides; a comparison that was kept has its own, leave it out")
 
 
 # -- shared ----------------------------------------------------------------------------------------

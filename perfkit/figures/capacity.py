@@ -44,8 +44,12 @@ def capacity_verdict(steps: pd.DataFrame, laws: dict[str, Any]) -> Shown:
     best = steps.iloc[int(steps["throughput"].argmax())]
     seen = f"{number(best['throughput'])} successes a second was the most, "
     seen += f"with {number(best['concurrency'])} in flight"
+    doubts = steps.attrs["doubts"]
+    if doubts:
+        return _told("pk-bad", f"NOT TO BE RELIED ON: {'; '.join(doubts[:3])}.", f"{seen}.")
     if not laws:
-        few = f"UNKNOWN: {len(steps)} levels of load; the law has three parameters, measure four or more."
+        levels = steps["load"].nunique()
+        few = f"UNKNOWN: {levels} levels of load; the law has three parameters, measure four or more."
         return _told("pk-warn", few, f"{seen}.")
     law = laws["alike"]
     if law.told:

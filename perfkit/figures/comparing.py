@@ -75,7 +75,8 @@ def comparison_table(comparison: Comparison, operation: str = TOTAL) -> Shown:
     text = f"{escaped(operation)}. Small print: 95 % interval of this metric alone, from how runs differ; "
     text += f"below it that of all primary metrics at once. {adjusted}; the others are exploratory "
     text += f"(Benjamini–Hochberg). Margin ±{comparison.options.margin:.0%}. Detectable: the change that "
-    text += "would be found 8 times of 10; below it the runs a side until that is the margin."
+    text += "would be found 8 times of 10 if only this metric changed; below it the runs a side until that "
+    text += "is the margin."
     plain = "\n".join(f"{one.metric:<12} {change(one):<28} {one.verdict}" for one in found)
     return Shown(table(head, rows, text), plain)
 
@@ -209,6 +210,8 @@ def group_ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Distribution functions of both sides, each with a band of how its runs differ."""
     with style():
         ax = axes_for(ax, 3.4)
+        if frame.empty:
+            return nothing(ax, "A side has no run that can be compared.")
         for i, (side, part) in enumerate(frame.groupby("side", sort=False)):
             runs = frame.attrs["runs"][side]
             ax.plot(part["ms"], part["share"], label=f"{short(str(side))}, {runs} runs", **line(i))
@@ -230,6 +233,8 @@ def shift(frame: pd.DataFrame, margin: float, ax: Axes | None = None) -> Axes:
     """Where in the distribution a change sits: B ÷ A at each quantile, with one band for all of them."""
     with style():
         ax = axes_for(ax)
+        if frame.empty:
+            return nothing(ax, "A side has no run that can be compared.")
         ax.axhspan(1 - margin, 1 + margin, color=FILL, alpha=0.35, lw=0, label=f"margin ±{margin:.0%}")
         ax.axhline(1, color=colour(7), lw=1)
         if frame["low"].notna().all():

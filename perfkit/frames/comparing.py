@@ -11,8 +11,9 @@ import pandas as pd
 
 from perfkit import stats
 from perfkit.comparison import Comparison
+from perfkit.errors import unknown
 from perfkit.measured import Measured
-from perfkit.reduce import METRICS, TOTAL, UNITS, Reduced, reduce, reduce_run
+from perfkit.reduce import METRICS, TOTAL, UNITS, Reduced, distrust, reduce, reduce_run
 from perfkit.store import Run
 
 #: The quantiles of a shift function.
@@ -28,12 +29,16 @@ def results(comparison: Comparison) -> pd.DataFrame:
     )
 
 
-def steady_latencies(runs: Sequence[Run]) -> list[np.ndarray]:
-    """Response times of each run's successes in its steady part, ms, sorted: [runs][n]."""
+def steady_latencies(runs: Sequence[Run], cut: float | None = None) -> list[np.ndarray]:
+    """Response times of each run's successes in its steady part, ms, sorted: [runs][n].
+
+    cut: the share a comparison left out of every run; without it each run's own.
+    """
     found = []
     for run in runs:
         rows = Measured.of(run)
-        kept = rows.good & (rows.planned >= reduce(run, rows).cut * rows.span_s)
+        share = reduce(run, rows).cut if cut is None else cut
+        kept = rows.good & (rows.planned >= share * rows.span_s)
         found.append(np.sort(rows.response_ms[kept]))
     return found
 
@@ -45,6 +50,10 @@ def group_ecdf(sides: dict[str, list[np.ndarray]]) -> pd.DataFrame:
     one run. sides: sorted latencies by side and run.
     """
     every = [x for runs in sides.values() for x in runs if len(x)]
+    if not all(sides.values()) or not every:
+        empty = pd.DataFrame(columns=["side", "ms", "share", "low", "high"])
+        empty.attrs = {"runs": {side: len(runs) for side, runs in sides.items()}, "n": 0}
+        return empty
     low, high = min(x[0] for x in every), max(np.quantile(x, 0.999) for x in every)
     grid = np.geomspace(max(low, 1e-6), max(high, low * 1.001), _POINTS)
     frames = []
@@ -67,6 +76,10 @@ def shift(a: list[np.ndarray], b: list[np.ndarray], *, paired: bool) -> pd.DataF
     q, ratio, low, high. The band is run-level and simultaneous: its factor is the 95 % quantile of the
     largest |t| over permutations of the runs where there are enough of them, else Šidák's t; NaN for one run.
     """
+    if not a or not b:
+        frame = pd.DataFrame(columns=["q", "ratio", "low", "high"], dtype=float)
+        frame.attrs = {"method": "a side has no run", "runs": (len(a), len(b))}
+        return frame
     y = [np.log(np.array([np.quantile(x, SHIFT) for x in runs])) for runs in (a, b)]
     d = y[1].mean(axis=0) - y[0].mean(axis=0)
     half = np.full(len(SHIFT), np.nan)
@@ -84,13 +97,15 @@ def shift(a: list[np.ndarray], b: list[np.ndarray], *, paired: bool) -> pd.DataF
 
 
 def dots(
-    sides: dict[str, Sequence[Run]], metrics: Sequence[str] = ("p50", "p99", "throughput")
+    sides: dict[str, Sequence[Run]],
+    cut: float | None = None,
+    metrics: Sequence[str] = ("p50", "p99", "throughput"),
 ) -> pd.DataFrame:
-    """Each run's own numbers: side, run, order (by time), metric, level, unit."""
+    """Each run's own numbers: side, run, order (by time), metric, level, unit. cut: as of a comparison."""
     rows: list[dict[str, Any]] = []
     for side, runs in sides.items():
         for run in runs:
-            one = reduce_run(run)
+            one = reduce_run(run, cut)
             place = (run.meta.get("experiment") or {}).get("order")
             for metric in metrics:
                 value = one.value(TOTAL, metric)
@@ -113,7 +128,8 @@ def load_steps(runs: Sequence[Run]) -> pd.DataFrame:
     """What the server did at each level of load: a row for each step of a stepped run, or for each run.
 
     load (asked: requests a second, or users), concurrency (mean in flight), throughput (successes a second),
-    p50, p95 (ms), failed (share), n. The first 20 % of each step are left out.
+    p50, p95 (ms), failed (share), n. The first 20 % of each step are left out. attrs: unit, runs, n, and
+    doubts, why a run of these may not be relied on.
     """
     rows: list[dict[str, Any]] = []
     for run in runs:
@@ -133,6 +149,7 @@ def load_steps(runs: Sequence[Run]) -> pd.DataFrame:
         "unit": "requests a second" if arrivals else "users",
         "runs": len(runs),
         "n": int(frame["n"].sum()),
+        "doubts": [f"{run.id}: {why}" for run in runs for why in distrust(run)],
     }
     return frame
 
@@ -161,6 +178,8 @@ def scalability(steps: pd.DataFrame) -> dict[str, stats.Scalability]:
     Empty for fewer than four levels.
     """
     good = steps[(steps["throughput"] > 0).to_numpy() & (steps["concurrency"] > 0).to_numpy()]
+    if good["load"].nunique() < 4 or good["concurrency"].nunique() < 4:
+        return {}
     n, x = good["concurrency"].to_numpy(), good["throughput"].to_numpy()
     try:
         return {"alike": stats.fit_usl(n, x), "by 1/throughput": stats.fit_usl(n, x, relative=True)}
@@ -176,10 +195,16 @@ def trend(runs: Sequence[Run], metric: str = "p50") -> pd.DataFrame:
 
     counts: whether the run may be compared; why: the reason where it may not.
     """
+    if METRICS.get(metric, "errors") == "errors":  # a share that may be 0 has no place on a log scale
+        raise unknown(
+            "metric of a trend", metric, (name for name, kind in METRICS.items() if kind != "errors")
+        )
     rows = []
     for run in runs:
         one: Reduced = reduce_run(run)
         value = one.value(TOTAL, metric)
+        if value is not None and not math.isfinite(value.y):
+            value = None
         half = math.nan if value is None else stats.t_factor(0.95, 1e9) * value.se
         level = math.nan if value is None else value.level
         rows.append({

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -41,9 +42,14 @@ def change_points(
             continue
         at = low + one.at
         waiting += [(low, at), (at, high)]
-        if abs(math.log(one.ratio)) >= floor:
-            found.append(ChangePoint(at, one.ratio, one.p))
-    return sorted(found, key=lambda change: change.at)
+        found.append(ChangePoint(at, one.ratio, one.p))
+    found.sort(key=lambda change: change.at)
+    # a ratio is that of the levels on both sides, which other changes must not blur
+    edges = [0, *(one.at for one in found), len(y)]
+    levels = [float(y[low:high].mean()) for low, high in itertools.pairwise(edges)]
+    steps = np.diff(levels)
+    told = [ChangePoint(one.at, math.exp(step), one.p) for one, step in zip(found, steps, strict=True)]
+    return [one for one in told if abs(math.log(one.ratio)) >= floor]
 
 
 def _split(y: Floats, rng: np.random.Generator, draws: int) -> ChangePoint | None:
