@@ -32,6 +32,18 @@ class BadInput(PerfkitError):
     exit_code = EXIT_BAD_INPUT
 
 
+class NothingToJudge(PerfkitError):
+    """Everything went as asked, and there is nothing that could be judged."""
+
+    exit_code = EXIT_RUN_INVALID
+
+
+class Interrupted(PerfkitError):
+    """Somebody stopped it; the message says what is kept."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
 class RequestFailed(Exception):
     """A request of a scenario failed. It is a row of the timeline already; raising it only ends the step."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -95,20 +96,21 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
     from perfkit.experiment import open_comparison
 
     for file in (junit, markdown):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise BadInput(f"cannot write {file}: there is no folder {file.absolute().parent}")
+        if file is not None:
+            _refuse_unwritable(file)
     if b is None:
         _refuse_options()
     kept = open_comparison(a, data_dir) if b is None else _kept(a, b, data_dir, **options)
     found = kept.comparison
     code = gate.exit_code(found, strict=strict)
-    for file, text in ((junit, gate.junit(found, strict=strict)), (markdown, gate.markdown(found))):
-        if file is not None:
-            _write(file, text)
     if as_json:
         click.echo(json.dumps({"id": kept.id, "exit_code": code, **found.to_mapping()}, indent=1))
     else:
         _print(kept)
+        click.echo(str(kept.path))
+    for file, text in ((junit, gate.junit(found, strict=strict)), (markdown, gate.markdown(found))):
+        if file is not None:
+            _write(file, text)
     sys.exit(code)
 
 
@@ -155,7 +157,14 @@ def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, margin: float,
           quiet: bool) -> Any:  # fmt: skip
     """Carry out or find both sides, compare them and keep the comparison."""
     from perfkit.comparison import Options
-    from perfkit.experiment import compare_and_keep, is_workload, repeats_of, run_pairs, runs_named
+    from perfkit.experiment import (
+        compare_and_keep,
+        is_workload,
+        refuse_differences,
+        repeats_of,
+        run_pairs,
+        runs_named,
+    )  # fmt: skip
     from perfkit.workloads import read_yaml
 
     options = Options(
@@ -168,6 +177,7 @@ def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, margin: float,
         names = f"{names[0]} (A)", f"{names[1]} (B)"
     if is_workload(a):
         given = read_yaml(Path(a)), read_yaml(Path(b))
+        refuse_differences(*given, options)
         pairs = repeats or repeats_of(given[0])
         sides = run_pairs(*given, names, pairs, data_dir, allow_target, show_progress=not quiet)
     elif repeats is not None:
@@ -211,6 +221,17 @@ def _print(kept: Any) -> None:
             click.echo(f"  {star} {one.metric:<12} {told:<28} {change(one):<28} {one.verdict}")
     for text in found.notes:
         click.echo(f"  note: {text}")
+
+
+def _refuse_unwritable(file: Path) -> None:
+    """BadInput before the load where a file could not be written after it."""
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise BadInput(f"cannot write {file}: there is no folder {folder}")
+    if file.is_dir():
+        raise BadInput(f"cannot write {file}: it is a folder; name a file in it")
+    if not os.access(file if file.exists() else folder, os.W_OK):
+        raise BadInput(f"cannot write {file}: no permission; name another file")
 
 
 def _write(file: Path, text: str) -> None:

@@ -71,18 +71,30 @@ def report_command(run: str, file: Path | None, params: tuple[str, ...], noteboo
                    data_dir: Path, as_json: bool) -> None:  # fmt: skip
     """Execute the report notebook on RUN and print the HTML's path.
 
-    RUN is an id, its start or end, a path, or `latest`.
+    RUN is an id, its start or end, a path, or `latest`. With `-p runs=...` the page is of those runs, in
+    data/reports; with `--notebook comparison` RUN is a comparison.
+
+    \b
+    perfkit report --notebook capacity -p runs=tag:scale
     """
-    from perfkit.report import make_report, notebook_path
+    from perfkit.experiment import open_comparison
+    from perfkit.report import make_comparison_report, make_report, make_report_of_several, notebook_path
     from perfkit.store import find_run
     from perfkit.workloads import parse_assignments, read_yaml
 
-    found = find_run(run, data_dir)
     if notebook is not None and not notebook.suffix:
         notebook = notebook_path(str(notebook))
     given = (read_yaml(file) if file else {}) | parse_assignments(params, "--param")
-    html = make_report(found, notebook=notebook, parameters=given, progress=not (quiet or as_json))
-    click.echo(json.dumps({"run": found.id, "html": str(html)}) if as_json else str(html))
+    show = not (quiet or as_json)
+    if notebook == notebook_path("comparison") and set(given) <= {"comparison"}:
+        kept = open_comparison(str(given.get("comparison", run)), data_dir)
+        of, html = kept.id, make_comparison_report(kept.path, progress=show)
+    elif notebook is not None and given.get("runs"):
+        of, html = str(given["runs"]), make_report_of_several(data_dir, notebook, given, progress=show)
+    else:
+        found = find_run(run, data_dir)
+        of, html = found.id, make_report(found, notebook=notebook, parameters=given, progress=show)
+    click.echo(json.dumps({"run": of, "html": str(html)}) if as_json else str(html))
 
 
 @cli.command("ls")

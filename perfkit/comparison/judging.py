@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from perfkit import stats
 from perfkit.comparison.family import Case, compare_metrics, unjudged
 from perfkit.comparison.nouns import Comparison, Options, Result, Side, Verdict, headline
-from perfkit.configuration import differences, differences_within
+from perfkit.configuration import differences, differences_within, refuse_unknown
 from perfkit.errors import BadInput
 from perfkit.reduce import Reduced, reduce_run, warmup_of
 from perfkit.store import Run
@@ -67,10 +67,12 @@ def judge(
 ) -> Comparison:
     """The same for runs that are reduced already."""
     everything = [*a, *b]
+    refuse_unknown(options.vary)
     wrong = differences((one.run for one in everything), options.vary)
     for given, name in ((a, names[0]), (b, names[1])):
         within = differences_within(one.run for one in given)
         wrong += [f"runs of {name} differ: {told}" for told in within if told not in wrong]
+    hint = " Name what is meant to differ with --vary NAME." if wrong else ""
     forced: list[str] = []
     if options.force:
         forced = [*wrong, *(f"{one.run.id}: {why}" for one in everything for why in one.reasons)]
@@ -86,8 +88,8 @@ def judge(
             wrong.append(f"no run of {side.name} can be compared ({why})")
     if wrong or not all(one.values for one in (*good_a, *good_b)):
         wrong = wrong or ["a run has no successful request to compare"]
-        words = f"REFUSED: {'; '.join(wrong)}."
-        return Comparison("refused", words, left, right, 0, (), tuple(wrong), (), (), options)
+        words = f"REFUSED: {'; '.join(wrong)}.{hint}"
+        return Comparison("refused", words, left, right, len(pairs), (), tuple(wrong), (), (), options)
     spans = [one.span_s for one in (*good_a, *good_b)]
     case = Case(good_a, good_b, len(pairs) >= 2, max(spans) <= 1.1 * min(spans), options, history or {})
     return _told(case, left, right, tuple(forced), _selection(names, (a, b)))

@@ -160,7 +160,7 @@ def headline(
 def _headline(verdict: Verdict, results: Sequence[Result], a: str, b: str) -> str:
     primary = [one for one in results if one.primary]
     if verdict == "within-run only":
-        told = "; ".join(f"{r.metric} {change(r)}" for r in primary if math.isfinite(r.ratio))
+        told = "; ".join(f"{r.metric} {change(r)}{_tipping(r)}" for r in primary if math.isfinite(r.ratio))
         why = "WITHIN-RUN ONLY, no verdict: one run on a side cannot tell a change from chance."
         return f"{why} {b} beside {a}: {told}."
     of = [r for r in primary if r.verdict == verdict]
@@ -171,27 +171,41 @@ def _headline(verdict: Verdict, results: Sequence[Result], a: str, b: str) -> st
     told = "; ".join(f"{r.metric} {change(r)}" for r in of)
     text = f"{verdict.upper()}: {b} beside {a}: {told}."
     if verdict == "inconclusive":
-        needs = [r for r in of if math.isfinite(r.detectable)]
-        text += (
-            " "
-            + "; ".join(
-                f"{r.metric} could show a change of {r.detectable:.1%} from here"
-                + (f", {r.repeats} runs a side would show the margin" if r.repeats else "")
-                for r in needs[:2]
-            )
-            + "."
-            if needs
-            else ""
-        )
+        needs = [r for r in of if r.verdict == "inconclusive" and math.isfinite(r.detectable)]
+        text += "".join(f" {_needed(r)}." for r in needs[:2])
     return text
 
 
+def _needed(one: Result) -> str:
+    """What an inconclusive metric may have hidden, and what it would take."""
+    size = f"below {one.detectable:.1%}" if one.detectable < 10 else "of any size"
+    text = f"A change of {one.metric} {size} may go unseen"
+    return text + (f"; {one.repeats} runs a side would show the margin" if one.repeats else "")
+
+
+def _tipping(one: Result) -> str:
+    text = tipping_words(one)
+    return f" ({text})" if text else ""
+
+
+def tipping_words(one: Result) -> str:
+    """What one run a side would need to count; empty where that is not known."""
+    if not math.isfinite(one.tipping_point):
+        return ""
+    if one.tipping_point < 0.0005:
+        return "would not count even if runs never differed"
+    return f"would count only if runs differ by less than {one.tipping_point:.1%} (sd)"
+
+
 def change(one: Result) -> str:
-    """`+3.2 % [+1.0 %, +5.4 %]`; errors as their shares."""
+    """`+3.2 % [+1.0 %, +5.4 %]`, the interval that decided: 95 %, of equivalence 90 %; errors as shares."""
     if METRICS[one.metric] == "errors":
         return f"{one.a:.2%} → {one.b:.2%}"
     if not math.isfinite(one.ratio):
         return "unknown"
     if not math.isfinite(one.low):
         return f"{one.ratio - 1:+.1%}, no interval"
-    return f"{one.ratio - 1:+.1%} [{one.low - 1:+.1%}, {one.high - 1:+.1%}]"
+    low, high, level = one.low, one.high, ""
+    if one.verdict == "equivalent" and math.isfinite(one.low90):
+        low, high, level = one.low90, one.high90, "90 %: "
+    return f"{one.ratio - 1:+.1%} [{level}{low - 1:+.1%}, {high - 1:+.1%}]"

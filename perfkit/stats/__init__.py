@@ -27,6 +27,7 @@ from perfkit.stats.capacity import (
 from perfkit.stats.changes import (
     ChangePoint,
     change_points,
+    detectable_shift,
 )
 from perfkit.stats.series import (
     Floats,
@@ -103,6 +104,7 @@ __all__ = [
     "change_points",
     "concurrency",
     "detectable",
+    "detectable_shift",
     "drift",
     "edges",
     "fit_usl",

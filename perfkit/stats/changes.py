@@ -52,6 +52,25 @@ def change_points(
     return [one for one in told if abs(math.log(one.ratio)) >= floor]
 
 
+def detectable_shift(y: Floats, *, level: float = 0.01, power: float = 0.8, seed: int = 1) -> float:
+    """The lasting shift in the middle of a series [runs] that would be told so often, a share; NaN below 8.
+
+    From the noise around the changes that were found, and the largest |t| of series with its memory.
+    """
+    m = len(y)
+    if m < 2 * SHORTEST + 2 or np.ptp(y) == 0:
+        return math.nan
+    edges = [0, *(one.at for one in change_points(y, level=level, seed=seed)), m]
+    rest = np.concatenate([y[low:high] - y[low:high].mean() for low, high in itertools.pairwise(edges)])
+    made = _ar1(np.random.default_rng(seed), 999, m, _memory(y))
+    t = _split_t(made)
+    bound = float(np.quantile(t.max(axis=1), 1 - level))
+    middle = np.abs(t[:, m // 2 - SHORTEST])  # how far a shift's own t scatters around where it belongs
+    scatter = float(np.sqrt(np.mean(middle**2)))
+    sd = float(np.sqrt(np.sum(rest**2) / max(m - len(edges) + 1, 1)))
+    return math.exp((bound + 0.84 * scatter) * sd * math.sqrt(4 / m)) - 1
+
+
 def _split(y: Floats, rng: np.random.Generator, draws: int) -> ChangePoint | None:
     m = len(y)
     if m < 2 * SHORTEST + 2 or np.ptp(y) == 0:
