@@ -39,7 +39,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/speed.py --out benchmarks/README.md $(ARGS)
 	$(BIN)/python benchmarks/report_time.py --out benchmarks/README.md
 
-# the whole grid takes some 7 minutes; `make calibrate ARGS=--subset` two
+# the whole grid takes some 10 minutes; `make calibrate ARGS=--subset` two
 calibrate: $(READY)
 	$(BIN)/python benchmarks/calibrate.py $(or $(ARGS),--out METHOD.md)
 
