@@ -16,9 +16,9 @@ FLOORS = (
     *("errors", "model"),
     *("rows", "schedule", "stats", "transport", "pacing", "wire", "via_httpx", "session", "scenarios"),
     *("store", "collect", "writer", "health", "load", "worker", "describe"),
-    *("configuration", "measured", "reduce", "comparison", "noise", "gate"),
+    *("configuration", "measured", "reduce", "comparison", "noise", "gate", "verdicts"),
     *("frames", "findings", "figures", "thresholds"),
-    *("local_server", "pool", "spread", "report", "workloads", "running", "experiment", "doctor"),
+    *("local_server", "pool", "spread", "report", "workloads", "running", "experiment", "publish", "doctor"),
     "cli",
 )
 ISLANDS = ("probes", "server")

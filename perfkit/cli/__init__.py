@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from perfkit.cli import comparing, runs  # noqa: F401 - importing them adds their verbs
+from perfkit.cli import comparing, publishing, runs  # noqa: F401 - importing them adds their verbs
 from perfkit.cli.base import cli
 from perfkit.errors import EXIT_TOOL_ERROR, BadInput, PerfkitError
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
 
 from perfkit.figures.style import (
     BAD,
@@ -28,6 +29,7 @@ from perfkit.figures.style import (
     style,
 )
 from perfkit.figures.tables import escaped, items, table
+from perfkit.reduce import METRICS
 
 # -- capacity --------------------------------------------------------------------------------------
 
@@ -158,11 +160,14 @@ def trend(
         good = frame["counts"].to_numpy()
         if not good.any():
             return nothing(ax, "No run that may be compared carries this metric.")
-        place = np.arange(len(frame))
+        place, shares = np.arange(len(frame)), METRICS[frame.attrs["metric"]] == "errors"
         bounds = [0, *changes["place"], len(frame)]
         for low, high in itertools.pairwise(bounds):
             inside = good & (place >= low) & (place < high)
-            middle = math.exp(float(np.log(frame["level"][inside]).mean()))
+            if not inside.any():
+                continue
+            of = frame["level"][inside]
+            middle = float(of.mean()) if shares else math.exp(float(np.log(of).mean()))
             ax.plot([low - 0.4, high - 0.6], [middle, middle], color=colour(0), lw=1)
             if math.isfinite(noise_sd):
                 width = math.exp(2 * noise_sd)
@@ -191,7 +196,11 @@ def trend(
             some := place[:: math.ceil(len(place) / 8)],
             [frame["git"].iloc[i] or str(i + 1) for i in some],
         )
-        ax.set_ylabel(f"{frame.attrs['metric']}, {frame.attrs['unit']}")
+        if shares:
+            ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+            ax.set_ylim(bottom=0)
+        unit = f", {frame.attrs['unit']}" if frame.attrs["unit"] else ""
+        ax.set_ylabel(frame.attrs["metric"].replace("_", " ") + unit)
         ax.set_xlabel("runs, oldest first (code)")
         legend(ax)
         told = (

@@ -15,14 +15,25 @@ import pandas as pd
 
 from perfkit.figures.style import Shown, ms, number, percent, scroller, seconds
 from perfkit.store import Run
+from perfkit.verdicts import verdict_of
+
+#: Characters of a text from outside that are shown; a server can answer with a megabyte of nonsense.
+MOST = 4_000
 
 _STATISTICS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "p99.9", "max")
 
 
-def escaped(value: object) -> str:
-    """Text for HTML: escaped, without control characters, bidirectional overrides included."""
+def bounded(value: object, most: int = MOST) -> str:
+    """Text from anyone, fit to be shown: no control characters, bidirectional overrides included; at most
+    `most` characters, and where it is cut it says how many there were."""
     text = str(value)
-    return html.escape("".join(c if c.isprintable() or c == "\n" else "�" for c in text), quote=True)
+    kept = text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in kept)
+
+
+def escaped(value: object) -> str:
+    """The same for HTML."""
+    return html.escape(bounded(value), quote=True)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, numbers: bool = True) -> str:
@@ -51,32 +62,16 @@ def items(texts: Iterable[str]) -> str:
 
 def verdict(run: Run, summary: pd.DataFrame) -> Shown:
     """The first line of a report: may this run be trusted, what did it find, which thresholds did it meet."""
-    state, health = run.state, _mapping(run.meta.get("health"))
-    told = _headline(summary)
-    if state != "complete":
-        word, css = state.upper(), "pk-bad"
-        why = [
-            run.reason or ("it is still running; this is what there is so far" if state == "running" else "")
-        ]
-    elif health.get("valid") is False:
-        word, css, why = "INVALID", "pk-bad", [str(r) for r in _sequence(health.get("reasons"))]
-        why = why or ["the generator was over its budget"]
-    elif "valid" not in health:
-        word, css, why = "UNCHECKED", "pk-warn", ["the generator's health was not recorded"]
-    else:
-        word, css, why = "VALID", "pk-good", []
-    thresholds = [t for t in _sequence(run.meta.get("thresholds")) if isinstance(t, Mapping)]
-    missed = [t for t in thresholds if not t.get("ok")]
-    if missed and css == "pk-good":
-        css = "pk-warn"
-    reasons = "; ".join(reason for reason in why if reason)
-    first = f"<strong>{escaped(word)}</strong>" + (f" — {escaped(reasons)}." if reasons else "")
-    if health.get("valid") is False and state != "complete":
+    found, told = verdict_of(run), _headline(summary)
+    reasons = "; ".join(found.reasons)
+    first = f"<strong>{escaped(found.word)}</strong>" + (f" — {escaped(reasons)}." if reasons else "")
+    if found.over_budget and found.word != "INVALID":
         first += " The generator was over its budget too."
     parts = [f"<p>{first} {escaped(told)}</p>"]
-    if thresholds:
-        parts.append(f"<p>Thresholds: {len(thresholds) - len(missed)} of {len(thresholds)} met.</p>")
-        parts.append(_list(_threshold(t) for t in thresholds))
+    if found.thresholds:
+        met = len(found.thresholds) - len(found.missed)
+        parts.append(f"<p>Thresholds: {met} of {len(found.thresholds)} met.</p>")
+        parts.append(_list(_threshold(t) for t in found.thresholds))
     errors = [e for e in _sequence(run.meta.get("step_errors")) if isinstance(e, Mapping)]
     if errors:
         parts.append("<p>Steps of the scenario that ended by an error of their own:</p>")
@@ -84,7 +79,8 @@ def verdict(run: Run, summary: pd.DataFrame) -> Shown:
             _list(f"{escaped(e.get('count', '?'))} × {escaped(e.get('text', ''))}" for e in errors[:10])
         )
     return Shown(
-        f'<section class="pk-verdict {css}">{"".join(parts)}</section>', f"{word} {reasons} {told}".strip()
+        f'<section class="pk-verdict pk-{found.level}">{"".join(parts)}</section>',
+        f"{found.word} {reasons} {told}".strip(),
     )
 
 
