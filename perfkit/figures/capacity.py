@@ -196,6 +196,7 @@ def trend(
             some := place[:: math.ceil(len(place) / 8)],
             [frame["git"].iloc[i] or str(i + 1) for i in some],
         )
+        told_bars = _frame_levels(ax, level, error[:, good])
         if shares:
             ax.yaxis.set_major_formatter(PercentFormatter(1.0))
             ax.set_ylim(bottom=0)
@@ -212,7 +213,18 @@ def trend(
         )
         counted = f"{len(frame)} runs, {int(good.sum())} that count"
         return say(ax, f"{frame.attrs['metric']} over {len(frame)} runs: {told}.",
-                   f"{counted}. {told}. A change point asks for a comparison.")  # fmt: skip
+                   f"{counted}. {told}. A change point asks for a comparison.{told_bars}")  # fmt: skip
+
+
+def _frame_levels(ax: Axes, level: np.ndarray, bars: np.ndarray) -> str:
+    """Keep the panel to the levels where one run's wide bar would flatten them; words for the caption."""
+    seen = level[np.isfinite(level)]
+    low, high = float(seen.min()), float(seen.max())
+    room = max(high - low, 0.1 * high)
+    if not np.isfinite(bars).any() or np.nanmax(bars) <= 1.5 * room:
+        return ""
+    ax.set_ylim(max(low - room, 0.0), high + room)
+    return " Bars wider than the panel are cut off."
 
 
 def left_out(frame: pd.DataFrame) -> Shown:

@@ -18,7 +18,7 @@ from perfkit.store import Run
 from perfkit.verdicts import verdict_of
 
 #: Characters of a text from outside that are shown; a server can answer with a megabyte of nonsense.
-MOST = 4_000
+MOST = 2_000
 
 _STATISTICS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "p99.9", "max")
 
@@ -133,7 +133,7 @@ def summary_table(summary: pd.DataFrame) -> Shown:
         "It tells how well this run knows its own number, not what the next run would show. "
         "A dash: fewer than 10 requests lie beyond that quantile."
     )
-    body = table(["", *(_name(c["operation"]) for c in columns)], rows, caption)
+    body = table(["statistic", *(_name(c["operation"]) for c in columns)], rows, caption)
     return Shown(body, summary[["operation", "n", "failed", *_STATISTICS]].to_string(index=False))
 
 

@@ -69,15 +69,15 @@ def run_facts(run: Run) -> dict[str, Any]:
     summary = frames.summary(rows)
     total, meta, verdict = summary.iloc[-1], run.meta, verdict_of(run)
     scenario, git = _mapping(meta.get("scenario")), _mapping(meta.get("git"))
-    tags = meta.get("tags") if isinstance(meta.get("tags"), list) else []
+    tags = meta.get("tags")
     shown = {
         "id": bounded(run.id, 200),
         "created": bounded(meta.get("created") or "", 40),
-        "scenario": bounded(scenario.get("name") or "unknown", 60),
+        "scenario": bounded(scenario.get("name") or "unknown", 48),
         "load": bounded(_load(meta), 200),
         "target": _target(meta),
         "git": {"sha": bounded(git.get("sha") or "", 40), "dirty": bool(git.get("dirty"))},
-        "tags": [bounded(tag, 60) for tag in tags[:_MOST_TAGS]],
+        "tags": [bounded(tag, 60) for tag in (tags if isinstance(tags, list) else [])[:_MOST_TAGS]],
         "note": bounded(meta.get("note") or "", 2000),
         "verdict": {"word": verdict.brief, "level": verdict.level, "reasons": _reasons(verdict)},
         "requests": int(total["n"]),

@@ -1,9 +1,10 @@
 """The folder of a site: taken by one publish at a time, never half written, nothing of others touched.
 
-Everything new is first written to a staging folder inside; then each file takes its place by one rename, the
-pages before index.json and index.html, which name them. A reader meets whole files only, and no link to a page
-that is not there yet. After a kill at any moment the site still stands: the next publish does again
-what the manifest, written after all of them, does not know of.
+Everything new is first written to a staging folder inside; then each file takes its place by one rename,
+the pages before index.json and index.html, which name them. A reader meets whole files only, and no link to
+a page that is not there yet. After a kill at any moment the site still stands: the next publish does again
+what the manifest, written after all of them, does not know of. Swapping whole folders would be one step
+less, but would take along what others keep in it (.git, CNAME) and fail where the folder is a mount.
 """
 
 from __future__ import annotations

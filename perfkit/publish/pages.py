@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 import perfkit
 from perfkit.figures.style import ms, number, percent
 
 _TEMPLATES = Path(perfkit.__file__).parent / "templates"
 _SORTS = (
-    ("0-", "newest first"), ("0+", "oldest first"), ("1+", "scenario"), ("2+", "verdict"), ("3-", "slowest p50"),
-    ("4-", "slowest p95"), ("5-", "slowest p99"), ("6-", "most failures"), ("7-", "highest rate"),
+    ("0-", "newest first"), ("0+", "oldest first"), ("1+", "scenario"), ("2+", "verdict"),
+    ("3-", "slowest p50"), ("4-", "slowest p95"), ("5-", "slowest p99"), ("6-", "most failures"),
+    ("7-", "highest rate"),
 )  # fmt: skip
 _FILES = {
     "timeline.parquet": "every request as a row (Parquet)",
@@ -143,10 +144,8 @@ def look() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _quantile(one: Mapping[str, float] | None) -> str | Markup:
-    if one is None:
-        return "—"
-    return Markup(f"{escape(ms(one['value']))}")
+def _quantile(one: Mapping[str, float] | None) -> str:
+    return "—" if one is None else ms(one["value"])
 
 
 def _share(value: float | None) -> str:
@@ -162,13 +161,24 @@ def _plural(count: int, word: str) -> str:
 
 
 def _dated(one: Mapping[str, Any]) -> dict[str, Any]:
-    """With `when`: its time in UTC, to the second; as it is where it is none."""
+    """With `when`, its time in UTC to the second, and `age`, to sort by; both say it when there is none."""
+    when = utc(one["created"])
+    return dict(one) | {"when": f"{when:%Y-%m-%d %H:%M:%S}" if when else "unknown time", "age": age(one)}
+
+
+def utc(text: str) -> datetime | None:
+    """A time as run.json has it; None for anything else."""
     try:
-        when = datetime.fromisoformat(one["created"])
-        when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
-        return dict(one) | {"when": f"{when:%Y-%m-%d %H:%M:%S}"}
-    except ValueError:
-        return dict(one) | {"when": one["created"] or "unknown time"}
+        when = datetime.fromisoformat(text)
+        return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def age(one: Mapping[str, Any]) -> str:
+    """Sorts by time; what has none is the oldest."""
+    when = utc(one["created"])
+    return when.isoformat() if when else ""
 
 
 def _words(one: Mapping[str, Any]) -> str:

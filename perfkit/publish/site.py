@@ -280,7 +280,8 @@ class _Work:
             lines = [f"  {bounded(leak, 400)}" for leak in found[:_MOST_LEAKS]]
             more = [f"  and {len(found) - _MOST_LEAKS} more"] if len(found) > _MOST_LEAKS else []
             words = f"nothing was written: {len(found)} places in what would be published look like secrets;"
-            words += " remove those runs (`perfkit rm`), leave them out (--runs), or accept what is none (--accept)"
+            words += " remove those runs (`perfkit rm`), leave them out (--runs),"
+            words += " or accept what is none (--accept)"
             raise BadInput("\n".join([words, *lines, *more]))
 
     def manifest(self) -> dict[str, Any]:
@@ -297,7 +298,7 @@ class _Work:
 
 
 def _age(entry: Mapping[str, Any]) -> tuple[str, str]:
-    return entry["shown"]["created"], entry["shown"]["id"]
+    return pages.age(entry["shown"]), entry["shown"]["id"]
 
 
 def _hrefs(entry: Mapping[str, Any]) -> dict[str, str]:

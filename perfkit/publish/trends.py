@@ -32,7 +32,7 @@ def name(about: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], floors: Ma
 def page(
     title: str, about: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], floors: Mapping[str, float]
 ) -> bytes:
-    """The page. runs: entries of the manifest, oldest first, with `href`; floors: noise, sd on the log scale."""
+    """The page. runs: entries of the manifest, oldest first; floors: noise, sd on the log scale."""
     parts, levels, first = [], [], None
     for metric in TRENDS:
         frame = frames.trend_of([_point(one["trend"][metric]) for one in runs], metric)
