@@ -41,12 +41,11 @@ def publish_command(site: Path, runs: str | None, title: str | None, prune: bool
     wishes = Wishes(runs=runs, title=title, prune=prune, reports=reports, accept=accept)
 
     def tell(words: str) -> None:
-        if not quiet:
-            click.echo(words, err=True)
+        click.echo("".join(c if c.isprintable() else "�" for c in words), err=True)
 
-    done = publish(site, data_dir, wishes, tell)
+    done = publish(site, data_dir, wishes, (lambda _: None) if quiet else tell)
     for words in (*done.skipped, *done.problems):
-        click.echo(f"perfkit: {''.join(c if c.isprintable() else '�' for c in words)}", err=True)
+        tell(f"perfkit: {words}")
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(done), indent=1, default=str))
     else:

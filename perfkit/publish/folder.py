@@ -75,11 +75,9 @@ class SiteFolder:
             raise BadInput(f"{path} is a file; give a folder for the site")
         own = path / _OWN
         if not own.is_dir():
-            foreign = (
-                [one.name for one in path.iterdir() if one.name not in _WELCOME] if path.is_dir() else []
-            )
+            foreign = [name for name in _names_in(path) if name not in _WELCOME]
             if foreign:
-                words = f"{path} holds {sorted(foreign)[0]!r} and is no site of perfkit's"
+                words = f"{path} holds {foreign[0]!r} and is no site of perfkit's"
                 raise BadInput(f"{words}; give a new or empty folder, nothing was written")
             return cls(path, None, {})
         lock = cls._take(own)
@@ -114,28 +112,29 @@ class SiteFolder:
 
         manifest: what is true afterwards; its `files` name all files of the site.
         """
+        staging = self.path / _OWN / "staging"
         try:
             self._start()
-            staging = self.path / _OWN / "staging"
-            shutil.rmtree(staging, ignore_errors=True)
-            staged = {
-                name: _stage(content, staging / str(i)) for i, (name, content) in enumerate(files.items())
-            }
-            for name in sorted(staged, key=lambda name: (LAST.index(name) if name in LAST else -1, name)):
-                (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(staged[name], self.path / name)
-            shutil.rmtree(staging, ignore_errors=True)
+            shutil.rmtree(staging, ignore_errors=True)  # of a publish that was killed
+            staged = {name: _stage(one, staging / str(i)) for i, (name, one) in enumerate(files.items())}
+            self._replace(staged)
             gone = {*self.manifest.get("files", ()), *self.manifest.get("going", ())} - set(manifest["files"])
-            self._keep(dict(manifest) | {"going": sorted(gone)})
-            if gone:
+            if gone:  # known as such until they are removed, whatever happens meanwhile
+                self._keep(dict(manifest) | {"going": sorted(gone)})
                 self._remove(gone)
-                self._keep(dict(manifest))
+            self._keep(dict(manifest))
         except OSError as error:
-            what = f"{error.strerror or error}"
-            raise PerfkitError(
-                f"cannot write the site to {self.path}: {what}; what was there still stands"
-            ) from None
+            words = f"cannot write the site to {self.path}: {error.strerror or error}"
+            raise PerfkitError(f"{words}; what was there still stands") from None
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
         return len(files)
+
+    def _replace(self, staged: Mapping[str, Path]) -> None:
+        """Put each file in its place by one rename, those that name others after them."""
+        for name in sorted(staged, key=lambda name: (LAST.index(name) if name in LAST else -1, name)):
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staged[name], self.path / name)
 
     def _start(self) -> None:
         """Make the folder of a new site and take it."""
@@ -149,13 +148,19 @@ class SiteFolder:
 
     def _keep(self, manifest: dict[str, Any]) -> None:
         write_atomically(self.path / _OWN / "manifest.json", json.dumps(manifest).encode())
-        self.manifest = manifest
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
             (self.path / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # something of somebody else's is in it
                 (self.path / name).parent.rmdir()
+
+
+def _names_in(path: Path) -> list[str]:
+    try:
+        return sorted(one.name for one in path.iterdir()) if path.is_dir() else []
+    except OSError as error:
+        raise PerfkitError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -169,6 +169,6 @@ def comparisons_of(data_dir: Path) -> tuple[list[Kept], list[str]]:
     for file in sorted((data_dir / "comparisons").glob("*/comparison.json")):
         try:
             found.append(open_comparison(str(file.parent), data_dir))
-        except PerfkitError as error:
+        except (PerfkitError, *_ODD) as error:
             wrong.append(f"comparison {file.parent.name} was not published: {error}")
     return found, wrong
