@@ -43,7 +43,7 @@ def fingerprint(files: Iterable[Path], base: Path) -> dict[str, list[int]]:
     for file in files:
         try:
             seen = file.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         found[file.relative_to(base).as_posix()] = [seen.st_size, seen.st_mtime_ns]
     return found

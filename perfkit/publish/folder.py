@@ -87,13 +87,14 @@ class SiteFolder:
     def _take(own: Path) -> IO[str]:
         try:
             lock = open(own / "lock", "a")  # noqa: SIM115  held as long as the publish lives
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PerfkitError(
-                f"{own.parent} is being published by another process; wait for it and try again"
-            ) from None
         except OSError as error:
             raise PerfkitError(f"cannot write to {own.parent}: {error.strerror}") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            words = f"{own.parent} is being published by another process"
+            raise PerfkitError(f"{words}; wait for it and try again") from None
         return lock
 
     def __enter__(self) -> SiteFolder:

@@ -11,14 +11,7 @@ from perfkit.experiment import Kept
 from perfkit.publish import pages
 from perfkit.publish.facts import comparison_files, fingerprint, run_files, slug
 from perfkit.publish.folder import Content, SiteFolder, name_of
-from perfkit.publish.sources import (
-    Problem,
-    comparison_entry,
-    comparison_report,
-    comparisons_of,
-    run_entry,
-    run_report,
-)
+from perfkit.publish.sources import Problem, comparisons_of, take_comparison, take_run
 from perfkit.store import Run
 
 
@@ -50,7 +43,7 @@ class Gathered:
                 self.skipped.append(f"{run.id} is still running, it was not published")
                 return
             self._add("runs", run.id, run, self.runs)
-        except (Problem, PerfkitError) as error:
+        except (Problem, PerfkitError, OSError) as error:
             self.problems.append(str(error))
 
     def add_comparisons(self, chosen: set[str] | None) -> None:
@@ -61,7 +54,7 @@ class Gathered:
             if chosen is None or {run.id for run in (*kept.a, *kept.b)} <= chosen:
                 try:
                     self._add("comparisons", kept.id, kept, self.comparisons)
-                except (Problem, PerfkitError) as error:
+                except (Problem, PerfkitError, OSError) as error:
                     self.problems.append(str(error))
 
     def keep_others(self) -> None:
@@ -118,16 +111,14 @@ class Gathered:
     def _read(self, place: str, source: Run | Kept) -> dict[str, Any]:
         """The entry of a run or comparison, its report made where it is wanted; its files are put."""
         if isinstance(source, Run):
-            report, wrong = run_report(source, self._reports, self.tell)
-            entry, contents = run_entry(source, report)
+            taken = take_run(source, self._reports, self.tell)
             self.changed += 1
         else:
-            report, wrong = comparison_report(source, self._reports, self.tell)
-            entry, contents = comparison_entry(source, report)
-        self.problems += [wrong] if wrong else []
-        for file, content in contents.items():
+            taken = take_comparison(source, self._reports, self.tell)
+        self.problems += [taken.wrong] if taken.wrong else []
+        for file, content in taken.files.items():
             self.put(f"{place}/{file}", content)
-        return entry | {"place": place}
+        return taken.entry | {"place": place}
 
 
 def _seen(source: Run | Kept) -> dict[str, list[int]]:

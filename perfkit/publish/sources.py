@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,43 +37,56 @@ class Problem(Exception):
     """Something that one run or comparison suffers from; the site is made all the same."""
 
 
-def run_entry(run: Run, report: str) -> tuple[dict[str, Any], dict[str, Content]]:
-    """What the manifest keeps of a run, and its files by name. report: as of `run_report`.
+@dataclass(frozen=True)
+class Taken:
+    """What the manifest keeps of a run or comparison, its files by name, what went wrong with its report."""
 
-    Problem where the run is damaged.
-    """
-    seen = fingerprint(run_files(run), run.path)
-    try:
+    entry: dict[str, Any]
+    files: dict[str, Content]
+    wrong: str
+
+
+def take_run(run: Run, make: bool, tell: Callable[[str], None]) -> Taken:
+    """A run as it is now, its report made if it is missing and `make`. Problem where the run is damaged."""
+    with _told(run.id):
+        inputs = [file for file in run_files(run) if file.parent.name != "report"]
+        seen = fingerprint(inputs, run.path)  # before the rows are read: what changes meanwhile is seen later
         facts = run_facts(run)
-        files = _run_contents(run)
-    except PerfkitError as error:
-        raise Problem(f"{run.id} was not published: {error}") from None
-    except _ODD as error:
-        what = f"{type(error).__name__}: {error}"
-        raise Problem(
-            f"{run.id} was not published, its run.json is not as perfkit writes it ({what:.200})"
-        ) from None
-    facts["shown"]["report"] = report
-    return _entry(seen, facts, files), files
+        report, wrong = run_report(run, make, tell)
+        seen = fingerprint(run_files(run), run.path) | seen
+        return _taken(seen, facts, _run_contents(run), report, wrong)
 
 
-def comparison_entry(kept: Kept, report: str) -> tuple[dict[str, Any], dict[str, Content]]:
+def take_comparison(kept: Kept, make: bool, tell: Callable[[str], None]) -> Taken:
     """The same for a comparison."""
-    seen = fingerprint(comparison_files(kept.path), kept.path)
-    try:
+    with _told(f"comparison {kept.id}"):
         told = json.loads((kept.path / "comparison.json").read_text())
         facts = comparison_facts(kept, str(told.get("created") or ""))
+        report, wrong = comparison_report(kept, make, tell)
         files: dict[str, Content] = {f.name: Source.of(f) for f in comparison_files(kept.path) if f.exists()}
-    except (OSError, *_ODD) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise Problem(f"comparison {kept.id} was not published ({what:.200})") from None
-    facts["shown"]["report"] = report
-    return _entry(seen, facts, files), files
+        return _taken(fingerprint(comparison_files(kept.path), kept.path), facts, files, report, wrong)
 
 
-def _entry(seen: Mapping[str, Any], facts: dict[str, Any], files: Mapping[str, Content]) -> dict[str, Any]:
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Whatever a damaged or strange run provokes is a Problem of that run alone."""
+    try:
+        yield
+    except PerfkitError as error:
+        raise Problem(f"{name} was not published: {error}") from None
+    except OSError as error:
+        raise Problem(f"{name} was not published: {error.strerror or error}") from None
+    except _ODD as error:
+        what = f"{type(error).__name__}: {error}"[:200]
+        raise Problem(f"{name} was not published, it is not as perfkit writes it ({what})") from None
+
+
+def _taken(
+    seen: dict[str, Any], facts: dict[str, Any], files: dict[str, Content], report: str, wrong: str
+) -> Taken:
     sizes = {name: one.size if isinstance(one, Source) else len(one) for name, one in files.items()}
-    return {"seen": seen, "sizes": sizes, **facts}
+    facts["shown"]["report"] = report
+    return Taken({"seen": seen, "sizes": sizes, **facts}, files, wrong)
 
 
 def _run_contents(run: Run) -> dict[str, Content]:
