@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -71,22 +70,23 @@ class Links(HTMLParser):
 
 
 def assert_links(path: Path) -> int:
-    """Every address in every page of a site leads to a file of it, and to an id there; how many."""
-    pages = {
-        file: Links(file.read_text()) for file in path.rglob("*.html") if ".perfkit-site" not in file.parts
-    }
-    count = 0
-    for file, page in pages.items():
-        for href in page.hrefs:
-            if href.startswith("data:,"):
-                continue
+    """Every address a reader can come to from the index leads to a file, and to an id there; how many."""
+    links = functools.cache(lambda file: Links(file.read_text()))
+    count, waiting, seen = 0, [path / "index.html"], set()
+    while waiting:
+        file = waiting.pop().resolve()
+        if file in seen or file.suffix != ".html":
+            continue
+        seen.add(file)
+        for href in (one for one in links(file).hrefs if not one.startswith("data:,")):
             count += 1
             name, _, anchor = href.partition("#")
             assert ":" not in name, href
             there = (file.parent / unquote(name)) if name else file
-            assert there.is_file(), f"{file.relative_to(path)}: {href}"
-            if anchor and there.suffix == ".html":
-                assert unquote(anchor) in (pages.get(there) or Links(there.read_text())).ids, href
+            assert there.is_file(), f"{file.relative_to(path.resolve())}: {href}"
+            if anchor:
+                assert unquote(anchor) in links(there.resolve()).ids, href
+            waiting.append(there)
     return count
 
 
@@ -394,37 +394,62 @@ def test_a_reader_never_meets_half_a_site(data: Path, tmp_path: Path) -> None:
     assert all(seen)
 
 
-def test_kill_at_any_moment_leaves_a_site(tmp_path: Path) -> None:
-    """Killed while staging or while renaming, the site stands with whole pages and no dead link; the next
-    publish completes it."""
-    data, path = tmp_path / "data", tmp_path / "site"
-    first = nightly(data, 1, rows=60)
-    for i in range(2, 160):
-        copy = data / "runs" / f"20260201-{i:06d}-copy"
-        shutil.copytree(first.path, copy)
-        stamp(Run(copy), created=f"2026-02-01T00:{i % 60:02d}:00Z")
-    publish(path, data, Wishes(reports=False, runs=first.id, title="T0"))
-    command = [sys.executable, "-m", "perfkit.cli", "publish", str(path), "--data-dir", str(data), "-q"]
-    caught = []
-    for i, moment in enumerate((0.0, 0.01, 0.03, 0.06), 1):
-        with subprocess.Popen([*command, "--no-report", "--title", f"T{i}"], stderr=subprocess.DEVNULL,
-                              stdout=subprocess.DEVNULL) as publishing:  # fmt: skip
-            staging = path / ".perfkit-site" / "staging"
-            while publishing.poll() is None and not staging.exists():
-                time.sleep(0.0005)
-            time.sleep(moment)
-            publishing.send_signal(signal.SIGKILL)
-        caught.append((publishing.returncode, staging.exists()))
+#: Publishes, and kills itself the moment before it does `sys.argv[1]` to a path that ends with `sys.argv[2]`.
+KILLED = """
+import os, signal, sys
+what, where, sys.argv = sys.argv[1], sys.argv[2], ["perfkit", *sys.argv[3:]]
+
+def hook(event, given):
+    if event == what and any(str(one).endswith(where) for one in given):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(hook)
+from perfkit.cli import main
+main()
+"""
+
+
+def test_kill_at_any_moment_leaves_a_site(data: Path, tmp_path: Path) -> None:
+    """Killed while staging, between pages, before the index, its JSON or the manifest: every page is whole,
+    no link of the index is dead; the next publish completes the site."""
+    path = tmp_path / "site"
+    publish(path, data, Wishes(reports=False, runs="20260101-080000-nightly", title="T0"))
+    moments = (
+        ("open", "/staging/9"),
+        ("os.rename", "20260102-080000-nightly/index.html"),
+        ("os.rename", "site/index.json"),
+        ("os.rename", "site/index.html"),
+        ("os.rename", "manifest.json"),
+    )
+    for i, moment in enumerate(moments, 1):
+        command = [sys.executable, "-c", KILLED, *moment, "publish", str(path), "--data-dir", str(data)]
+        done = subprocess.run([*command, "--no-report", "--title", f"T{i}"], capture_output=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
         title = re.search(r"<title>(T\d)</title>", (path / "index.html").read_text())
         assert title
+        assert title[1] == ("T5" if i == 5 else "T0")
         assert all(page.read_text().endswith("</html>\n") for page in path.rglob("*.html"))
-        listed = json.loads((path / "index.json").read_text())
-        assert all((path / one["href"]).is_file() for one in listed["runs"])
-    assert (-signal.SIGKILL, True) in caught, caught
+        assert_links(path)
+        told = json.loads((path / "index.json").read_text())
+        assert all((path / one["href"]).is_file() for one in told["runs"])
     publish(path, data, Wishes(reports=False, title="T9"))
     assert not (path / ".perfkit-site" / "staging").exists()
-    assert len(json.loads((path / "index.json").read_text())["runs"]) == 159
+    told = json.loads((path / "index.json").read_text())
+    assert (len(told["runs"]), told["title"]) == (3, "T9")
     assert_links(path)
+
+
+def test_who_reads_a_page_reads_it_to_its_end(data: Path, tmp_path: Path) -> None:
+    """A page that is being read while the site is published stays what it was: files are replaced whole."""
+    path = tmp_path / "site"
+    publish(path, data, QUICK)
+    before = {name: (path / name).read_bytes() for name in tree(path)}
+    with contextlib.ExitStack() as stack:
+        reading = {name: stack.enter_context(open(path / name, "rb")) for name in before}
+        half = {name: file.read(100) for name, file in reading.items()}
+        stamp(Run(data / "runs" / "20260102-080000-nightly"), tags=["later"])
+        assert publish(path, data, Wishes(reports=False, title="Another")).written > 5
+        assert {name: half[name] + file.read() for name, file in reading.items()} == before
 
 
 # -- secrets ---------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """The folder of a site: taken by one publish at a time, never half written, nothing of others touched.
 
-Everything new is first written to a staging folder inside; then each file takes its place by one rename,
-the pages before index.json and index.html, which name them. A reader meets whole files only, and no link to
-a page that is not there yet. After a kill at any moment the site still stands: the next publish does again
-what the manifest, written after all of them, does not know of. Swapping whole folders would be one step
-less, but would take along what others keep in it (.git, CNAME) and fail where the folder is a mount.
+Everything is first written to a staging folder inside; then each file takes its place by one rename: new
+pages, to which nothing leads yet, then changed ones, index.json and index.html last. A reader meets whole
+files only, and no link to a page that is not there yet. After a kill at any moment the site still stands:
+the next publish does again what the manifest, written after all of them, does not know of. Swapping whole
+folders would be one step less, but would take along what others keep in it (.git, CNAME) and fail where the
+folder is a mount.
 """
 
 from __future__ import annotations
@@ -132,8 +133,12 @@ class SiteFolder:
         return len(files)
 
     def _replace(self, staged: Mapping[str, Path]) -> None:
-        """Put each file in its place by one rename, those that name others after them."""
-        for name in sorted(staged, key=lambda name: (LAST.index(name) if name in LAST else -1, name)):
+        """Put each file in its place by one rename: first those that nothing leads to yet."""
+
+        def turn(name: str) -> tuple[int, bool, str]:
+            return (LAST.index(name) if name in LAST else -1, self.holds(name), name)
+
+        for name in sorted(staged, key=turn):
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staged[name], self.path / name)
 
