@@ -527,7 +527,7 @@ def test_the_home_of_whoever_publishes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths below it are found, words that only look like one are not."""
     monkeypatch.setenv("HOME", "/srv/me")
     scanner = Scanner()
-    assert scanner.file("a.html", b"in /srv/me/work/agent.py")
+    assert scanner.file("a.html", b"in /srv/me/code/agent.py")
     assert scanner.file("a.html", b"in /srv/meadow/x, the/srv/me/x, /srv/me") == []
 
 

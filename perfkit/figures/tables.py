@@ -19,6 +19,7 @@ from perfkit.verdicts import verdict_of
 
 #: Characters of a text from outside that are shown; a server can answer with a megabyte of nonsense.
 MOST = 2_000
+_LINE = 500  #: of one that is a line among others
 
 _STATISTICS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "p99.9", "max")
 
@@ -31,9 +32,9 @@ def bounded(value: object, most: int = MOST) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "�" for c in kept)
 
 
-def escaped(value: object) -> str:
+def escaped(value: object, most: int = MOST) -> str:
     """The same for HTML."""
-    return html.escape(bounded(value), quote=True)
+    return html.escape(bounded(value, most), quote=True)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, numbers: bool = True) -> str:
@@ -64,7 +65,7 @@ def verdict(run: Run, summary: pd.DataFrame) -> Shown:
     """The first line of a report: may this run be trusted, what did it find, which thresholds did it meet."""
     found, told = verdict_of(run), _headline(summary)
     reasons = "; ".join(found.reasons)
-    first = f"<strong>{escaped(found.word)}</strong>" + (f" — {escaped(reasons)}." if reasons else "")
+    first = f"<strong>{escaped(found.word)}</strong>" + (f" — {escaped(reasons, _LINE)}." if reasons else "")
     if found.over_budget and found.word != "INVALID":
         first += " The generator was over its budget too."
     parts = [f"<p>{first} {escaped(told)}</p>"]
@@ -76,7 +77,9 @@ def verdict(run: Run, summary: pd.DataFrame) -> Shown:
     if errors:
         parts.append("<p>Steps of the scenario that ended by an error of their own:</p>")
         parts.append(
-            _list(f"{escaped(e.get('count', '?'))} × {escaped(e.get('text', ''))}" for e in errors[:10])
+            _list(
+                f"{escaped(e.get('count', '?'))} × {escaped(e.get('text', ''), _LINE)}" for e in errors[:10]
+            )
         )
     return Shown(
         f'<section class="pk-verdict pk-{found.level}">{"".join(parts)}</section>',
@@ -111,8 +114,8 @@ def _threshold(threshold: Mapping[str, Any]) -> str:
     text = str(threshold.get("text", ""))
     note = f"; {threshold['note']}" if threshold.get("note") else ""
     unit = re.search(r"[\d.]\s*([^\d\s.]+)\s*$", text)
-    measured = escaped(seen + (f" {unit[1]}" if unit else "") + note)
-    return f"{sign}: <code>{escaped(text)}</code> (measured: {measured})"
+    measured = escaped(seen + (f" {unit[1]}" if unit else "") + note, _LINE)
+    return f"{sign}: <code>{escaped(text, _LINE)}</code> (measured: {measured})"
 
 
 # -- tables ----------------------------------------------------------------------------------------
