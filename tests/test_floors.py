@@ -27,6 +27,7 @@ HEAVY = {
     "papermill": {"report"},
     "nbconvert": {"report"},
     "nbformat": {"report"},
+    "jinja2": {"publish"},
     "matplotlib": {"figures"},
     "seaborn": {"figures"},
     "pandas": {"frames", "findings", "figures", "thresholds"},
