@@ -49,8 +49,8 @@ def publish_command(site: Path, runs: str | None, title: str | None, prune: bool
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(done), indent=1, default=str))
     else:
-        told = f"{done.runs:,} runs ({done.changed:,} new or changed), {done.comparisons:,} comparisons"
-        click.echo(f"{told}, {done.trends:,} trends; {done.written:,} files written", err=True)
+        told = f"runs: {done.runs:,} ({done.changed:,} new or changed), comparisons: {done.comparisons:,}"
+        click.echo(f"{told}, trends: {done.trends:,}; files written: {done.written:,}", err=True)
         click.echo(str(done.path / "index.html"))
     if done.problems:
         sys.exit(EXIT_TOOL_ERROR)
