@@ -23,7 +23,7 @@ demo: $(READY)
 	@scripts/demo $(BIN)
 
 test: $(READY)
-	@scripts/browser
+	@scripts/browser $(VENV)
 	$(BIN)/python -m pytest $(ARGS)
 
 lab: $(READY)

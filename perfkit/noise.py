@@ -68,8 +68,13 @@ def save(data_dir: Path, run: Run, noise: Mapping[str, stats.History]) -> Path:
 
 def load(data_dir: Path, run: Run) -> dict[str, stats.History]:
     """What is known of the noise of this run's configuration; empty when nothing is, or it cannot be read."""
+    return load_key(data_dir, key(run))
+
+
+def load_key(data_dir: Path, name: str) -> dict[str, stats.History]:
+    """The same by the configuration's key."""
     try:
-        told = json.loads((data_dir / "noise" / f"{key(run)}.json").read_text())
+        told = json.loads((data_dir / "noise" / f"{name}.json").read_text())
         found = {
             name: stats.History(float(m["variance"]), float(m["df"])) for name, m in told["metrics"].items()
         }

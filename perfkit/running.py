@@ -219,7 +219,7 @@ def describe_run(run: Run) -> str:
     if health and not health["valid"]:
         lines += [f"  INVALID: {reason}" for reason in health["reasons"]]
     scenario, target = meta.get("scenario") or {}, meta.get("target") or {}
-    load = _load_words(meta.get("workload") or {})
+    load = load_words(meta.get("workload") or {})
     lines.append(f"  scenario {scenario.get('name')} on {target.get('url')}, {load}")
     lines += [f"  scenario error, {one['count']} times: {one['text']}" for one in meta.get("step_errors", ())]
     if meta.get("teardown_error"):
@@ -269,7 +269,8 @@ def _interval(row: Mapping[Any, Any], name: str) -> str:
     return "—" if math.isnan(low) or math.isnan(high) else f"{point:.4g} [{low:.4g}, {high:.4g}]"
 
 
-def _load_words(workload: Mapping[str, Any]) -> str:
+def load_words(workload: Mapping[str, Any]) -> str:
+    """The load of a workload as run.json has it, in a few words."""
     users, arrivals = workload.get("users"), workload.get("arrivals")
     if users:
         length = f"{users['iterations']} steps" if users.get("iterations") else f"{users['duration_s']:g} s"

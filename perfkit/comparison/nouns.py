@@ -111,6 +111,13 @@ class Comparison:
     unjudged: tuple[tuple[str, str], ...] = ()
     selection: str | None = None
 
+    @property
+    def level(self) -> Literal["good", "warn", "bad"]:
+        """How a reader should take it."""
+        if self.forced or self.verdict in ("regressed", "refused"):
+            return "bad"
+        return "good" if self.verdict in ("improved", "equivalent") else "warn"
+
     def to_mapping(self) -> dict[str, Any]:
         """As JSON has it; NaN and infinity become null."""
         return cast(dict[str, Any], _plain(dataclasses.asdict(self)))

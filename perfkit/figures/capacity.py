@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
 
 from perfkit.figures.style import (
     BAD,
@@ -28,6 +29,7 @@ from perfkit.figures.style import (
     style,
 )
 from perfkit.figures.tables import escaped, items, table
+from perfkit.reduce import METRICS
 from perfkit.store import Run
 
 # -- capacity --------------------------------------------------------------------------------------
@@ -189,11 +191,14 @@ def trend(
         good = frame["counts"].to_numpy()
         if not good.any():
             return nothing(ax, "No run that may be compared carries this metric.")
-        place = np.arange(len(frame))
+        place, shares = np.arange(len(frame)), METRICS[frame.attrs["metric"]] == "errors"
         bounds = [0, *changes["place"], len(frame)]
         for low, high in itertools.pairwise(bounds):
             inside = good & (place >= low) & (place < high)
-            middle = math.exp(float(np.log(frame["level"][inside]).mean()))
+            if not inside.any():
+                continue
+            of = frame["level"][inside]
+            middle = float(of.mean()) if shares else math.exp(float(np.log(of).mean()))
             ax.plot([low - 0.4, high - 0.6], [middle, middle], color=colour(0), lw=1)
             if math.isfinite(noise_sd):
                 width = math.exp(2 * noise_sd)
@@ -222,7 +227,12 @@ def trend(
             some := place[:: math.ceil(len(place) / 8)],
             [_when(frame.iloc[i], i) for i in some],
         )
-        ax.set_ylabel(f"{frame.attrs['metric']}, {frame.attrs['unit']}")
+        told_bars = _frame_levels(ax, level, error[:, good])
+        if shares:
+            ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+            ax.set_ylim(bottom=0)
+        unit = f", {frame.attrs['unit']}" if frame.attrs["unit"] else ""
+        ax.set_ylabel(frame.attrs["metric"].replace("_", " ") + unit)
         ax.set_xlabel("runs, oldest first: time, code")
         legend(ax)
         told = (
@@ -234,7 +244,18 @@ def trend(
         )
         counted = f"{len(frame)} runs, {int(good.sum())} that count"
         return say(ax, f"{frame.attrs['metric']} over {len(frame)} runs: {told}.",
-                   f"{counted}. {told}. A change point asks for a comparison.")  # fmt: skip
+                   f"{counted}. {told}. A change point asks for a comparison.{told_bars}")  # fmt: skip
+
+
+def _frame_levels(ax: Axes, level: np.ndarray, bars: np.ndarray) -> str:
+    """Keep the panel to the levels where one run's wide bar would flatten them; words for the caption."""
+    seen = level[np.isfinite(level)]
+    low, high = float(seen.min()), float(seen.max())
+    room = max(high - low, 0.1 * high)
+    if not np.isfinite(bars).any() or np.nanmax(bars) <= 1.5 * room:
+        return ""
+    ax.set_ylim(max(low - room, 0.0), high + room)
+    return " Bars wider than the panel are cut off."
 
 
 def _when(run: pd.Series, place: int) -> str:

@@ -33,7 +33,6 @@ from perfkit.figures.tables import escaped, items, table
 from perfkit.reduce import METRICS, TOTAL
 from perfkit.store import Run
 
-_CSS = {"regressed": "pk-bad", "refused": "pk-bad", "improved": "pk-good", "equivalent": "pk-good"}
 _MARKS = {"regressed": "▲", "improved": "▼", "equivalent": "=", "inconclusive": "?"}
 
 
@@ -49,8 +48,9 @@ def comparison_verdict(comparison: Comparison) -> Shown:
         parts.append(f"<p>Left out by rule:</p>{told}")
     if comparison.notes:
         parts.append(f"<p>Read with care:</p>{items(comparison.notes[:12])}")
-    css = "pk-bad" if comparison.forced else _CSS.get(comparison.verdict, "pk-warn")
-    return Shown(f'<section class="pk-verdict {css}">{"".join(parts)}</section>', comparison.words)
+    return Shown(
+        f'<section class="pk-verdict pk-{comparison.level}">{"".join(parts)}</section>', comparison.words
+    )
 
 
 def comparison_table(comparison: Comparison, operation: str = TOTAL) -> Shown:

@@ -15,14 +15,26 @@ import pandas as pd
 
 from perfkit.figures.style import Shown, ms, number, percent, scroller, seconds
 from perfkit.store import Run
+from perfkit.verdicts import verdict_of
+
+#: Characters of a text from outside that are shown; a server can answer with a megabyte of nonsense.
+MOST = 2_000
+_LINE = 500  #: of one that is a line among others
 
 _STATISTICS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "p99.9", "max")
 
 
-def escaped(value: object) -> str:
-    """Text for HTML: escaped, without control characters, bidirectional overrides included."""
+def bounded(value: object, most: int = MOST) -> str:
+    """Text from anyone, fit to be shown: no control characters, bidirectional overrides included; at most
+    `most` characters, and where it is cut it says how many there were."""
     text = str(value)
-    return html.escape("".join(c if c.isprintable() or c == "\n" else "�" for c in text), quote=True)
+    kept = text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in kept)
+
+
+def escaped(value: object, most: int = MOST) -> str:
+    """The same for HTML."""
+    return html.escape(bounded(value, most), quote=True)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, numbers: bool = True) -> str:
@@ -51,32 +63,16 @@ def items(texts: Iterable[str]) -> str:
 
 def verdict(run: Run, summary: pd.DataFrame) -> Shown:
     """The first line of a report: may this run be trusted, what did it find, which thresholds did it meet."""
-    state, health = run.state, _mapping(run.meta.get("health"))
-    told = _headline(summary)
-    if state != "complete":
-        word, css = state.upper(), "pk-bad"
-        why = [
-            run.reason or ("it is still running; this is what there is so far" if state == "running" else "")
-        ]
-    elif health.get("valid") is False:
-        word, css, why = "INVALID", "pk-bad", [str(r) for r in _sequence(health.get("reasons"))]
-        why = why or ["the generator was over its budget"]
-    elif "valid" not in health:
-        word, css, why = "UNCHECKED", "pk-warn", ["the generator's health was not recorded"]
-    else:
-        word, css, why = "VALID", "pk-good", []
-    thresholds = [t for t in _sequence(run.meta.get("thresholds")) if isinstance(t, Mapping)]
-    missed = [t for t in thresholds if not t.get("ok")]
-    if missed and css == "pk-good":
-        css = "pk-warn"
-    reasons = "; ".join(reason for reason in why if reason)
-    first = f"<strong>{escaped(word)}</strong>" + (f" — {escaped(reasons)}." if reasons else "")
-    if health.get("valid") is False and state != "complete":
+    found, told = verdict_of(run), _headline(summary)
+    reasons = "; ".join(found.reasons)
+    first = f"<strong>{escaped(found.word)}</strong>" + (f" — {escaped(reasons, _LINE)}." if reasons else "")
+    if found.over_budget and found.word != "INVALID":
         first += " The generator was over its budget too."
     parts = [f"<p>{first} {escaped(told)}</p>"]
-    if thresholds:
-        parts.append(f"<p>Thresholds: {len(thresholds) - len(missed)} of {len(thresholds)} met.</p>")
-        parts.append(_list(_threshold(t) for t in thresholds))
+    if found.thresholds:
+        met = len(found.thresholds) - len(found.missed)
+        parts.append(f"<p>Thresholds: {met} of {len(found.thresholds)} met.</p>")
+        parts.append(_list(_threshold(t) for t in found.thresholds))
     tags = ", ".join(str(tag) for tag in _sequence(run.meta.get("tags")))
     for name, words in (("Tags", tags), ("Note", str(run.meta.get("note") or ""))):
         if words:
@@ -85,10 +81,13 @@ def verdict(run: Run, summary: pd.DataFrame) -> Shown:
     if errors:
         parts.append("<p>Steps of the scenario that ended by an error of their own:</p>")
         parts.append(
-            _list(f"{escaped(e.get('count', '?'))} × {escaped(e.get('text', ''))}" for e in errors[:10])
+            _list(
+                f"{escaped(e.get('count', '?'))} × {escaped(e.get('text', ''), _LINE)}" for e in errors[:10]
+            )
         )
     return Shown(
-        f'<section class="pk-verdict {css}">{"".join(parts)}</section>', f"{word} {reasons} {told}".strip()
+        f'<section class="pk-verdict pk-{found.level}">{"".join(parts)}</section>',
+        f"{found.word} {reasons} {told}".strip(),
     )
 
 
@@ -119,8 +118,8 @@ def _threshold(threshold: Mapping[str, Any]) -> str:
     text = str(threshold.get("text", ""))
     note = f"; {threshold['note']}" if threshold.get("note") else ""
     unit = re.search(r"[\d.]\s*([^\d\s.]+)\s*$", text)
-    measured = escaped(seen + (f" {unit[1]}" if unit else "") + note)
-    return f"{sign}: <code>{escaped(text)}</code> (measured: {measured})"
+    measured = escaped(seen + (f" {unit[1]}" if unit else "") + note, _LINE)
+    return f"{sign}: <code>{escaped(text, _LINE)}</code> (measured: {measured})"
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -141,7 +140,7 @@ def summary_table(summary: pd.DataFrame) -> Shown:
         "It tells how well this run knows its own number, not what the next run would show. "
         "A dash: fewer than 10 requests lie beyond that quantile."
     )
-    body = table(["", *(_name(c["operation"]) for c in columns)], rows, caption)
+    body = table(["statistic", *(_name(c["operation"]) for c in columns)], rows, caption)
     return Shown(body, summary[["operation", "n", "failed", *_STATISTICS]].to_string(index=False))
 
 

@@ -15,6 +15,8 @@ from perfkit.frames.comparing import (
     shift,
     steady_latencies,
     trend,
+    trend_of,
+    trend_points,
 )
 from perfkit.frames.distribution import CENSORED, boxes, histogram, percentiles, survival
 from perfkit.frames.over_time import calls, concurrency, delays, over_time, waterfall
@@ -61,6 +63,8 @@ __all__ = [
     "throughput",
     "timeline",
     "trend",
+    "trend_of",
+    "trend_points",
     "warnings",
     "waterfall",
 ]

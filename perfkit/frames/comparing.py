@@ -210,37 +210,55 @@ def trend(runs: Sequence[Run], metric: str = "p50") -> pd.DataFrame:
 
     counts: whether the run may be compared with the newest; why: the reason where it may not.
     """
-    if METRICS.get(metric, "errors") == "errors":  # a share that may be 0 has no place on a log scale
-        raise unknown(
-            "metric of a trend", metric, (name for name, kind in METRICS.items() if kind != "errors")
-        )
-    rows = []
+    if metric not in METRICS:
+        raise unknown("metric", metric, METRICS)
+    points = [trend_points(run, (metric,))[metric] for run in runs]
     strange = _strangers(list(reversed(runs)), ())
-    for run in runs:
-        one: Reduced = reduce_run(run)
-        reasons = one.reasons or ([strange[run.id]] if run.id in strange else [])
-        value = one.value(TOTAL, metric)
-        if value is not None and not math.isfinite(value.y):
-            value = None
-        half = math.nan if value is None else stats.t_factor(0.95, 1e9) * value.se
-        level = math.nan if value is None else value.level
-        rows.append({
-            "run": run.id, "created": run.meta.get("created"),
-            "git": str((run.meta.get("git") or {}).get("sha") or "")[:8],
-            "level": level, "low": level * math.exp(-half), "high": level * math.exp(half),
-            "counts": not reasons and value is not None,
-            "why": "; ".join(reasons) or ("" if value is not None else "too few requests"),
-        })  # fmt: skip
-    frame = pd.DataFrame(rows)
-    y = np.log(frame["level"].to_numpy(float)[frame["counts"].to_numpy(bool)])
-    frame.attrs = {"metric": metric, "unit": UNITS[METRICS[metric]], "runs": len(rows)}
-    frame.attrs["detectable"] = stats.detectable_shift(y)
+    for run, point in zip(runs, points, strict=True):
+        if point["counts"] and run.id in strange:
+            point |= {"counts": False, "why": strange[run.id]}
+    return trend_of(points, metric)
+
+
+def trend_points(run: Run, metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What a run is in the trend of each metric: the columns of `trend`. Plain values, to be kept."""
+    one: Reduced = reduce_run(run)
+    about = {"run": run.id, "created": run.meta.get("created"),
+             "git": str((run.meta.get("git") or {}).get("sha") or "")[:8]}  # fmt: skip
+    return {metric: about | _point(one, metric) for metric in metrics}
+
+
+def _point(one: Reduced, metric: str) -> dict[str, Any]:
+    value = one.value(TOTAL, metric)
+    if value is not None and not math.isfinite(value.level):  # endless: more failed than it looks at
+        value = None
+    level = math.nan if value is None else value.level
+    half = stats.t_factor(0.95, 1e9) * value.se if value is not None and level > 0 else math.nan
+    return {
+        "level": level, "low": level * math.exp(-half), "high": level * math.exp(half),
+        "counts": not one.reasons and value is not None,
+        "why": "; ".join(one.reasons) or ("" if value is not None else "too few requests"),
+    }  # fmt: skip
+
+
+def trend_of(points: Sequence[dict[str, Any]], metric: str) -> pd.DataFrame:
+    """The frame of `trend` from the points of its runs."""
+    frame = pd.DataFrame(list(points))
+    frame.attrs = {"metric": metric, "unit": UNITS[METRICS[metric]], "runs": len(points)}
+    levels = frame["level"].to_numpy(float)[frame["counts"].to_numpy(bool)]
+    shares = METRICS[metric] == "errors"
+    frame.attrs["detectable"] = math.nan if shares else stats.detectable_shift(np.log(levels))
     return frame
 
 
 def changes(frame: pd.DataFrame, floor: float = math.nan, level: float = 0.01) -> pd.DataFrame:
-    """Where a trend shifts: run, place (row of `frame`), ratio, p; runs that do not count are passed over."""
+    """Where a trend shifts: run, place (row of `frame`), ratio, p; runs that do not count are passed over.
+
+    None for an error rate.
+    """
     there = np.flatnonzero(frame["counts"].to_numpy())
+    if METRICS[frame.attrs["metric"]] == "errors":  # rare counts: their logarithm is noise or none at all
+        there = there[:0]
     y = np.log(frame["level"].to_numpy()[there])
     found = stats.change_points(y, level=level, floor=0.0 if math.isnan(floor) else floor)
     places = [int(there[one.at]) for one in found]

@@ -43,6 +43,8 @@ def change_points(
         at = low + one.at
         waiting += [(low, at), (at, high)]
         found.append(ChangePoint(at, one.ratio, one.p))
+    if not found:
+        return []
     found.sort(key=lambda change: change.at)
     # a ratio is that of the levels on both sides, which other changes must not blur
     edges = [0, *(one.at for one in found), len(y)]

@@ -1,0 +1,179 @@
+"""What the site says of a run or a comparison, as plain values: computed once, then kept by the site.
+
+`fingerprint` tells from the files' sizes and times whether it still holds, so that a thousand runs which have
+not changed are published again without reading one row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from perfkit import figures, frames, noise
+from perfkit.comparison import change
+from perfkit.experiment import Kept
+from perfkit.figures.tables import bounded
+from perfkit.running import load_words
+from perfkit.store import Run
+from perfkit.verdicts import verdict_of
+
+#: Metrics of a trend page, in its order.
+TRENDS = ("p50", "p95", "p99", "throughput", "error_rate")
+QUANTILES = ("p50", "p95", "p99")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}").fullmatch
+_MOST_TAGS = 20
+
+
+def slug(name: str) -> str:
+    """A name as part of an address: itself where it is plain, else what is plain of it with a hash."""
+    if _PLAIN(name):
+        return name
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60].strip(".-") or "x"
+    return f"{plain}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:10]}"
+
+
+def fingerprint(files: Iterable[Path], base: Path) -> dict[str, list[int]]:
+    """Size and time of last change (ns) of each file there is, by its path below `base`."""
+    found = {}
+    for file in files:
+        try:
+            seen = file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found[file.relative_to(base).as_posix()] = [seen.st_size, seen.st_mtime_ns]
+    return found
+
+
+# -- runs ------------------------------------------------------------------------------------------
+
+
+def run_files(run: Run) -> list[Path]:
+    """The files the site's pages of a run are made from."""
+    pages = [f"{name}{end}" for name in ("run_report", "server_health") for end in (".html", ".ipynb")]
+    folder = run.path
+    reports = [folder / "report" / name for name in pages]
+    return [folder / "run.json", *run.files(), folder / "probes.parquet", *reports]
+
+
+def run_facts(run: Run) -> dict[str, Any]:
+    """Everything the site says of a run: `shown` in lists and index.json, `html` on its page, `trend`.
+
+    PerfkitError where the run is damaged.
+    """
+    rows = frames.timeline(run)
+    summary = frames.summary(rows)
+    total, meta, verdict = summary.iloc[-1], run.meta, verdict_of(run)
+    scenario, git = _mapping(meta.get("scenario")), _mapping(meta.get("git"))
+    tags = meta.get("tags")
+    shown = {
+        "id": bounded(run.id, 200),
+        "created": bounded(meta.get("created") or "", 40),
+        "scenario": bounded(scenario.get("name") or "unknown", 48),
+        "load": bounded(_load(meta), 200),
+        "target": _target(meta),
+        "git": {"sha": bounded(git.get("sha") or "", 40), "dirty": bool(git.get("dirty"))},
+        "tags": [bounded(tag, 60) for tag in (tags if isinstance(tags, list) else [])[:_MOST_TAGS]],
+        "note": bounded(meta.get("note") or "", 2000),
+        "verdict": {"word": verdict.brief, "level": verdict.level, "reasons": _reasons(verdict)},
+        "requests": int(total["n"]),
+        "failed": int(total["failed"]),
+        "error_rate": int(total["failed"]) / int(total["n"]) if int(total["n"]) else None,
+        "rate_per_s": _number(total["rate_per_s"]),
+        "latency_ms": {name: _quantile(total, name) for name in QUANTILES},
+        "interval": str(total["unit"]),
+    }
+    page = {
+        "verdict": figures.verdict(run, summary),
+        "summary": figures.summary_table(summary),
+        "notes": figures.notes(frames.warnings(rows)),
+        "errors": figures.error_table(frames.errors(run, rows)),
+        "facts": figures.facts(run),
+    }
+    return {
+        "shown": shown,
+        "html": {name: one.html for name, one in page.items()},
+        "key": noise.key(run),
+        "trend": {name: _point(one) for name, one in frames.trend_points(run, TRENDS).items()},
+    }
+
+
+def _load(meta: Mapping[str, Any]) -> str:
+    try:
+        return load_words(_mapping(meta.get("workload")))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return "unknown load"  # a workload of somebody else's making
+
+
+def _target(meta: Mapping[str, Any]) -> str:
+    if meta.get("own_server"):
+        return "perfkit's own server"
+    return bounded(_mapping(meta.get("target")).get("url") or "", 120)
+
+
+def _reasons(verdict: Any) -> list[str]:
+    missed = [f"missed: {one.get('text', '')}" for one in verdict.missed]
+    return [bounded(text, 300) for text in [*verdict.reasons, *missed][:8]]
+
+
+def _quantile(row: Any, name: str) -> dict[str, float] | None:
+    """The number with its interval; None where too few requests carry it, as everywhere in perfkit."""
+    if math.isnan(float(row[f"{name}_low"])):
+        return None
+    return {"value": float(row[name]), "low": float(row[f"{name}_low"]), "high": float(row[f"{name}_high"])}
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _point(one: Mapping[str, Any]) -> dict[str, Any]:
+    """A point of a trend as JSON can keep it: no NaN, texts bounded."""
+    kept: dict[str, Any] = {name: _number(one[name]) for name in ("level", "low", "high")}
+    texts = {name: bounded(one[name] or "", 300) for name in ("run", "created", "git", "why")}
+    return kept | texts | {"counts": bool(one["counts"])}
+
+
+# -- comparisons -----------------------------------------------------------------------------------
+
+
+def comparison_files(folder: Path) -> list[Path]:
+    """The files the site's page of a comparison is made from."""
+    return [folder / "comparison.json", *(folder / "report" / f"comparison.{e}" for e in ("html", "ipynb"))]
+
+
+def comparison_facts(kept: Kept, created: str) -> dict[str, Any]:
+    """Everything the site says of a comparison; `runs`: ids of both sides, those left out too."""
+    found = kept.comparison
+    primary = [one for one in found.results if one.primary]
+    shown = {
+        "id": bounded(kept.id, 200),
+        "created": bounded(created, 40),
+        "a": bounded(found.a.name, 60),
+        "b": bounded(found.b.name, 60),
+        "verdict": found.verdict,
+        "level": found.level,
+        "forced": bool(found.forced),
+        "words": bounded(found.words, 600),
+        "runs_a": [bounded(run.id, 200) for run in kept.a],
+        "runs_b": [bounded(run.id, 200) for run in kept.b],
+        "changes": {bounded(one.metric, 40): bounded(change(one), 80) for one in primary},
+    }
+    page = {"verdict": figures.comparison_verdict(found), "table": figures.comparison_table(found)}
+    return {"shown": shown, "html": {name: one.html for name, one in page.items()}}
+
+
+# -- shared ----------------------------------------------------------------------------------------
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def href(parts: Sequence[str]) -> str:
+    """A relative address of path parts, quoted."""
+    return "/".join(quote(part) for part in parts)

@@ -1,0 +1,207 @@
+"""The site's pages as HTML: jinja templates with autoescape, one look with the reports, nothing loaded."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+import perfkit
+from perfkit.figures.style import ms, number, percent
+
+_TEMPLATES = Path(perfkit.__file__).parent / "templates"
+_SORTS = (
+    ("0-", "newest first"), ("0+", "oldest first"), ("1+", "scenario"), ("2+", "verdict"),
+    ("3-", "slowest p50"), ("4-", "slowest p95"), ("5-", "slowest p99"), ("6-", "most failures"),
+    ("7-", "highest rate"),
+)  # fmt: skip
+_FILES = {
+    "timeline.parquet": "every request as a row (Parquet)",
+    "probes.parquet": "what the server said of itself (Parquet)",
+    "run_report.ipynb": "the executed notebook of the report",
+    "server_health.ipynb": "the executed notebook of the server's health",
+    "workload.yaml": "the parameters; perfkit run workload.yaml carries them out again",
+    "run.json": "what was run, where, with what",
+    "comparison.ipynb": "the executed notebook of the report",
+    "comparison.json": "the comparison with every number",
+}
+_REPORTS = {
+    "run_report.html": "Report with all figures",
+    "server_health.html": "Health of the server",
+    "comparison.html": "Report with all figures",
+}
+
+
+def index(
+    title: str, runs: Sequence[Mapping[str, Any]], comparisons: Sequence[Any], trends: Sequence[Any]
+) -> bytes:
+    """The first page: all runs, newest first, comparisons, trends; each with its `href`."""
+    return _page(
+        "index.html.j2",
+        title,
+        "",
+        "index",
+        runs=[one | {"words": _words(one)} for one in map(_dated, runs)],
+        comparisons=[_dated(one) for one in comparisons],
+        trends=trends,
+        scenarios=sorted({one["scenario"] for one in runs}),
+        verdicts=sorted({one["verdict"]["word"] for one in runs}),
+        sorts=_SORTS,
+    )
+
+
+def run(
+    title: str, entry: Mapping[str, Any], trend: Mapping[str, Any] | None, compared: Sequence[Any]
+) -> bytes:
+    """The permanent page of a run; trend: `href`, `count`."""
+    return _page(
+        "run.html.j2",
+        title,
+        "../../",
+        run=_dated(entry["shown"]),
+        html=entry["html"],
+        trend=trend,
+        compared=[_dated(one) for one in compared],
+        files=_files(entry),
+        reports=_reports(entry),
+    )
+
+
+def comparison(title: str, entry: Mapping[str, Any], sides: Sequence[tuple[str, Sequence[Any]]]) -> bytes:
+    """The permanent page of a comparison; sides: name, and runs with `href` where they are on the site."""
+    return _page(
+        "comparison.html.j2",
+        title,
+        "../../",
+        one=_dated(entry["shown"]),
+        html=entry["html"],
+        sides=sides,
+        files=_files(entry),
+        reports=_reports(entry),
+    )
+
+
+def trend(
+    title: str, about: Mapping[str, Any], parts: Sequence[Any], runs: Sequence[Any], left_out: str
+) -> bytes:
+    """The trend of a configuration; parts: `metric`, `name`, `short`, `verdict`, `figure`."""
+    dated = [_dated(one) for one in runs]
+    return _page("trend.html.j2", title, "../", one=about, parts=parts, runs=dated, left_out=left_out)
+
+
+def reading(title: str) -> bytes:
+    """How to read each figure."""
+    return _page("reading.html.j2", title, "", "reading")
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def _page(template: str, title: str, root: str, here: str = "", **more: Any) -> bytes:
+    site = _look() | {"title": title}
+    return _environment().get_template(template).render(site=site, root=root, here=here, **more).encode()
+
+
+@cache
+def _look() -> dict[str, Any]:
+    """What all pages have: style, script, its hash for the policy, version."""
+    css = "".join((_TEMPLATES / name).read_text() for name in ("perfkit/style.css", "site/site.css"))
+    script = (_TEMPLATES / "site" / "site.js").read_text().strip()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {
+        "css": Markup(css),
+        "script": Markup(script),
+        "script_hash": f"sha256-{digest}",
+        "version": perfkit.__version__,
+    }
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(_TEMPLATES / "site")
+    found = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.filters |= {"quantile": _quantile, "share": _share, "rate": _rate, "plural": _plural}
+    return found
+
+
+def look() -> str:
+    """Names the looks of all pages: another style, script, template or version is another name."""
+    parts = [perfkit.__version__, *(file.read_text() for file in sorted((_TEMPLATES / "site").iterdir()))]
+    parts.append((_TEMPLATES / "perfkit" / "style.css").read_text())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _quantile(one: Mapping[str, float] | None) -> str:
+    return "—" if one is None else ms(one["value"])
+
+
+def _share(value: float | None) -> str:
+    return "—" if value is None else percent(value) if value else "0"
+
+
+def _rate(value: float | None) -> str:
+    return "—" if value is None else f"{number(value)}/s"
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def _dated(one: Mapping[str, Any]) -> dict[str, Any]:
+    """With `when`, its time in UTC to the second, and `age`, to sort by; both say it when there is none."""
+    when = utc(one["created"])
+    return dict(one) | {"when": f"{when:%Y-%m-%d %H:%M:%S}" if when else "unknown time", "age": age(one)}
+
+
+def utc(text: str) -> datetime | None:
+    """A time as run.json has it; None for anything else."""
+    try:
+        when = datetime.fromisoformat(text)
+        return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def age(one: Mapping[str, Any]) -> str:
+    """Sorts by time; what has none is the oldest."""
+    when = utc(one["created"])
+    return when.isoformat() if when else ""
+
+
+def _words(one: Mapping[str, Any]) -> str:
+    """What the filter looks through."""
+    told = [one["id"], one["scenario"], one["target"], one["git"]["sha"], *one["tags"], one["note"][:300]]
+    return " ".join([*told, one["load"], one["verdict"]["word"], *one["verdict"]["reasons"]])
+
+
+def _files(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "href": name, "size": _size(entry["sizes"][name]), "what": what, "save": True}
+        for name, what in _FILES.items()
+        if name in entry["sizes"]
+    ]
+
+
+def _reports(entry: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [{"name": what, "href": name} for name, what in _REPORTS.items() if name in entry["sizes"]]
+
+
+def _size(count: int) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000 or unit == "MB":
+            return f"{count:,.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
+        count = count / 1000  # type: ignore[assignment]
+    return ""

@@ -1,0 +1,116 @@
+"""`publish`: gather what is to be on the site, make its pages, look for secrets, then write.
+
+Pages are made afresh from what the manifest keeps of each run, so they never disagree; rows are read only of
+runs whose files have changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from perfkit.errors import BadInput, PerfkitError
+from perfkit.experiment import runs_named
+from perfkit.figures.tables import bounded
+from perfkit.publish import pages
+from perfkit.publish.compose import compose
+from perfkit.publish.folder import SCHEMA, SiteFolder
+from perfkit.publish.gather import Gathered
+from perfkit.publish.leaks import Leak, Scanner
+from perfkit.store import Run, list_runs
+
+TITLE = "Performance runs"
+_MOST_LEAKS = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What is asked of a publish. runs: a selection as of `runs_named`, or None for all."""
+
+    runs: str | None = None
+    title: str | None = None  #: None: as before, or "Performance runs"
+    prune: bool = False  #: remove pages of what is not published now
+    reports: bool = True  #: make reports that are missing
+    accept: tuple[str, ...] = ()  #: fingerprints of what only looks like a secret; the site keeps them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What a publish did: numbers of runs and files, and one line for each problem or run left out."""
+
+    path: Path
+    runs: int  #: on the site now
+    changed: int  #: of them new or changed
+    gone: int  #: of them no longer in the data folder
+    comparisons: int
+    trends: int
+    written: int  #: files
+    problems: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def publish(
+    path: Path, data_dir: Path, wishes: Wishes, tell: Callable[[str], None] = lambda _: None
+) -> Published:
+    """Bring the site at `path` up to date with the runs and comparisons of `data_dir`.
+
+    BadInput for a folder of something else, an empty selection, or a secret in what would be published (then
+    nothing is written). What one run suffers from is told in `problems`; the site is made all the same.
+    """
+    chosen = runs_named(wishes.runs, data_dir) if wishes.runs is not None else list_runs(data_dir)
+    if not chosen:
+        words = f"no runs in {data_dir / 'runs'}; `perfkit run` makes one"
+        raise BadInput(f"{words}, --data-dir names another folder")
+    with SiteFolder.open(path) as folder:
+        site = Gathered(folder, data_dir, reports=wishes.reports, tell=tell)
+        for run in dict.fromkeys(chosen):
+            site.add_run(run)
+        site.add_comparisons(None if wishes.runs is None else {run.id for run in chosen})
+        if not wishes.prune:
+            site.keep_others()
+        title = bounded(wishes.title or site.old.get("title") or TITLE, 120)
+        accepted = sorted({*site.old.get("accepted", ()), *wishes.accept})
+        trends = compose(site, title)
+        _refuse_leaks(site, Scanner(_token_names(chosen), accepted))
+        manifest = {"schema": SCHEMA, "look": pages.look(), "title": title, "accepted": accepted}
+        manifest |= {"runs": site.runs, "comparisons": site.comparisons, "trends": trends}
+        written = folder.commit(site.files, manifest | {"files": site.names})
+    return Published(
+        path=path,
+        runs=len(site.runs),
+        changed=site.changed,
+        gone=site.gone,
+        comparisons=len(site.comparisons),
+        trends=len(trends),
+        written=written,
+        problems=tuple(site.problems),
+        skipped=tuple(site.skipped),
+    )
+
+
+def _refuse_leaks(site: Gathered, scanner: Scanner) -> None:
+    """BadInput, a line each, when a file to be written holds what must not be published."""
+    found: list[Leak] = []
+    for name, content in site.files.items():
+        found += scanner.file(name, content if isinstance(content, bytes) else content.path)
+    if not found:
+        return
+    words = f"nothing was written: {len(found)} places in what would be published look like secrets; remove "
+    words += "those runs (`perfkit rm`), leave them out (--runs), or accept what is none (--accept)"
+    lines = [f"  {bounded(leak, 400)}" for leak in found[:_MOST_LEAKS]]
+    more = [f"  and {len(found) - _MOST_LEAKS} more"] if len(found) > _MOST_LEAKS else []
+    raise BadInput("\n".join([words, *lines, *more]))
+
+
+def _token_names(runs: Iterable[Run]) -> set[str]:
+    """Environment variables that runs took their target's token from."""
+    found = set()
+    for run in runs:
+        try:
+            target = run.meta.get("target")
+        except PerfkitError:
+            continue
+        name = target.get("token_env") if isinstance(target, dict) else None
+        found |= {name} if isinstance(name, str) else set()
+    return found

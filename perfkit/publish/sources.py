@@ -1,0 +1,189 @@
+"""From a run or comparison in the data folder to what the site keeps of it: facts, and files to hand out."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+
+from perfkit.errors import BadInput, PerfkitError
+from perfkit.experiment import Kept, open_comparison
+from perfkit.model import Workload
+from perfkit.publish.facts import (
+    comparison_facts,
+    comparison_files,
+    fingerprint,
+    run_facts,
+    run_files,
+)
+from perfkit.publish.folder import Content, Source
+from perfkit.report import make_comparison_report, make_report
+from perfkit.store import Run, read_probes
+
+#: What a report says in its first line when one of its cells failed.
+_BROKEN = "<strong>BROKEN REPORT</strong>"
+#: What goes wrong with files that perfkit did not write.
+_ODD = (AttributeError, KeyError, TypeError, ValueError, IndexError)
+
+
+class Problem(Exception):
+    """Something that one run or comparison suffers from; the site is made all the same."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What the manifest keeps of a run or comparison, its files by name, what went wrong with its report."""
+
+    entry: dict[str, Any]
+    files: dict[str, Content]
+    wrong: str
+
+
+def take_run(run: Run, make: bool, tell: Callable[[str], None]) -> Taken:
+    """A run as it is now, its report made if it is missing and `make`. Problem where the run is damaged."""
+    with _told(run.id):
+        inputs = [file for file in run_files(run) if file.parent.name != "report"]
+        seen = fingerprint(inputs, run.path)  # before the rows are read: what changes meanwhile is seen later
+        facts = run_facts(run)
+        report, wrong = run_report(run, make, tell)
+        seen = fingerprint(run_files(run), run.path) | seen
+        return _taken(seen, facts, _run_contents(run), report, wrong)
+
+
+def take_comparison(kept: Kept, make: bool, tell: Callable[[str], None]) -> Taken:
+    """The same for a comparison."""
+    with _told(f"comparison {kept.id}"):
+        told = json.loads((kept.path / "comparison.json").read_text())
+        facts = comparison_facts(kept, str(told.get("created") or ""))
+        report, wrong = comparison_report(kept, make, tell)
+        files: dict[str, Content] = {f.name: Source.of(f) for f in comparison_files(kept.path) if f.exists()}
+        return _taken(fingerprint(comparison_files(kept.path), kept.path), facts, files, report, wrong)
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Whatever a damaged or strange run provokes is a Problem of that run alone."""
+    try:
+        yield
+    except PerfkitError as error:
+        raise Problem(f"{name} was not published: {error}") from None
+    except OSError as error:
+        raise Problem(f"{name} was not published: {error.strerror or error}") from None
+    except _ODD as error:
+        what = f"{type(error).__name__}: {error}"[:200]
+        raise Problem(f"{name} was not published, it is not as perfkit writes it ({what})") from None
+
+
+def _taken(
+    seen: dict[str, Any], facts: dict[str, Any], files: dict[str, Content], report: str, wrong: str
+) -> Taken:
+    sizes = {name: one.size if isinstance(one, Source) else len(one) for name, one in files.items()}
+    facts["shown"]["report"] = report
+    return Taken({"seen": seen, "sizes": sizes, **facts}, files, wrong)
+
+
+def _run_contents(run: Run) -> dict[str, Content]:
+    """Report, rows, samples, run.json and the workload of a run, by the names they get on the site."""
+    files: dict[str, Content] = {
+        file.name: Source.of(file)
+        for file in run_files(run)
+        if file.parent != run.path / "segments" and file.exists()
+    }
+    if "timeline.parquet" not in files:  # aborted: its segments were never merged
+        files["timeline.parquet"] = _parquet(run.table())
+    if "probes.parquet" not in files and (run.path / "probe_segments").exists():
+        files["probes.parquet"] = _parquet(read_probes(run))
+    if workload := workload_yaml(run):
+        files["workload.yaml"] = workload
+    return files
+
+
+def _parquet(table: Any) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def workload_yaml(run: Run) -> bytes | None:
+    """The run's workload as a file that `perfkit run` takes; None where run.json holds none."""
+    given = run.meta.get("workload")
+    if not isinstance(given, Mapping):
+        return None
+    told = {name: value for name, value in given.items() if value is not None}
+    target = {name: value for name, value in dict(told.get("target") or {}).items() if value is not None}
+    if run.meta.get("own_server"):  # it is gone; the next run gets one of its own
+        target = {name: value for name, value in target.items() if name not in ("url", "probes_url")}
+    try:
+        Workload.from_mapping(told | {"target": target}, "workload")
+    except BadInput:
+        return None
+    head = f"# The workload of run {run.id.encode('ascii', 'replace').decode()}: perfkit run workload.yaml\n"
+    if not head.strip().isprintable():
+        head = ""
+    return (head + yaml.safe_dump(told | {"target": target}, sort_keys=False)).encode()
+
+
+# -- reports ---------------------------------------------------------------------------------------
+
+
+def run_report(run: Run, make: bool, tell: Callable[[str], None]) -> tuple[str, str]:
+    """See that a run has its report: `made`, `broken`, `failed` or `none`, and what went wrong."""
+    page = run.path / "report" / "run_report.html"
+    return _report(page, run.files(), run.id, make, tell, lambda: make_report(run, progress=False))
+
+
+def comparison_report(kept: Kept, make: bool, tell: Callable[[str], None]) -> tuple[str, str]:
+    """The same for a comparison; without its runs none can be made."""
+    page = kept.path / "report" / "comparison.html"
+    make = make and all((run.path / "run.json").exists() for run in (*kept.a, *kept.b))
+    name = f"comparison {kept.id}"
+    return _report(
+        page,
+        [kept.path / "comparison.json"],
+        name,
+        make,
+        tell,
+        lambda: make_comparison_report(kept.path, progress=False),
+    )
+
+
+def _report(
+    page: Path,
+    inputs: list[Path],
+    name: str,
+    make: bool,
+    tell: Callable[[str], None],
+    how: Callable[[], Path],
+) -> tuple[str, str]:
+    wrong, there = "", page.exists()
+    if make and not (
+        there and page.stat().st_mtime_ns >= max((f.stat().st_mtime_ns for f in inputs), default=0)
+    ):
+        tell(f"making the report of {name}")
+        try:
+            how()
+        except PerfkitError as error:
+            wrong = str(error)
+    if not page.exists():
+        return ("failed" if wrong else "none"), f"{name}: {wrong}" if wrong else ""
+    if wrong or _BROKEN in page.read_text(errors="replace"):
+        return "broken", f"{name}: {wrong or 'its report is broken; `perfkit report` makes it anew'}"
+    return "made", ""
+
+
+def comparisons_of(data_dir: Path) -> tuple[list[Kept], list[str]]:
+    """Every kept comparison, oldest first, and what is wrong with those that cannot be read."""
+    found, wrong = [], []
+    for file in sorted((data_dir / "comparisons").glob("*/comparison.json")):
+        try:
+            found.append(open_comparison(str(file.parent), data_dir))
+        except (PerfkitError, *_ODD) as error:
+            wrong.append(f"comparison {file.parent.name} was not published: {error}")
+    return found, wrong
