@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from perfkit import fidelity
 from perfkit.errors import unknown
 from perfkit.model import Arrivals, Target, Users
 from perfkit.store import Run
@@ -45,7 +46,7 @@ def configuration_of(meta: Mapping[str, Any]) -> dict[str, Any]:
     found |= {f"target.{name}": target.get(name) for name in _SAME_TARGET}
     if meta.get("own_server"):
         found["target.url"] = "the server perfkit starts"
-    return found
+    return found | fidelity.configuration(meta)
 
 
 def refuse_unknown(vary: Iterable[str]) -> None:
@@ -80,7 +81,7 @@ def lines_of(found: list[dict[str, Any]], allowed: tuple[str, ...] = ()) -> list
     for name in dict.fromkeys(name for one in found for name in one):
         if any(name == free or name.startswith(f"{free}.") for free in allowed):
             continue
-        seen = list(dict.fromkeys(repr(one.get(name)) for one in found))
+        seen = list(dict.fromkeys(repr(one.get(name, fidelity.OWN.get(name))) for one in found))
         if len(seen) > 1:
             more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
             lines.append(f"different {name}: {' and '.join(s[:80] for s in seen[:3])}{more}")

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from perfkit import stats
+from perfkit import fidelity, stats
 from perfkit.measured import Measured, think_time_s
 from perfkit.store import Run
 
@@ -127,11 +127,21 @@ def reduce(run: Run, rows: Measured, cut: float | None = None) -> Reduced:
     if n < FEWEST:
         outcomes.append(f"only {n:,} requests in its steady part, {FEWEST} are the least")
     reasons += _unaccounted(run, rows, steady, low, high)
+    values, uncarried = _carried(run, tuple(_values(rows, steady, low, high)), high - low)
     return Reduced(
         run=run, cut=warmup.share, span_s=high - low, n=n, failed=n - len(steady.planned),
-        values=tuple(_values(rows, steady, low, high)), reasons=(*reasons, *outcomes),
-        notes=(*warmup.notes, *notes, *_shape(steady)), outcomes=tuple(outcomes),
+        values=values, reasons=(*reasons, *outcomes),
+        notes=(*warmup.notes, *notes, *_shape(steady), *fidelity.unchecked(run), *uncarried),
+        outcomes=tuple(outcomes),
     )  # fmt: skip
+
+
+def _carried(run: Run, values: tuple[Value, ...], span_s: float) -> tuple[tuple[Value, ...], list[str]]:
+    """The values that the times of an imported run are fine enough for, and why others are left out."""
+    median = next((v.level for v in values if (v.operation, v.metric) == (TOTAL, "p50")), math.inf)
+    why = {"latency": fidelity.coarse_latency(run, median), "rate": fidelity.coarse_span(run, span_s)}
+    notes = [text for text in why.values() if text]
+    return tuple(v for v in values if not why.get(METRICS[v.metric])), notes
 
 
 def distrust(run: Run) -> Iterable[str]:
@@ -142,8 +152,9 @@ def distrust(run: Run) -> Iterable[str]:
     if health.get("valid") is False:
         reasons = health.get("reasons") or ["the generator was over its budget"]
         yield f"invalid: {'; '.join(map(str, reasons))}"
-    elif run.state == "complete" and "valid" not in health:
+    elif run.state == "complete" and "valid" not in health and not fidelity.imported(run):
         yield "its generator's health was not recorded"
+    yield from fidelity.refusals(run)
     if run.meta.get("steps_broken"):
         yield f"{run.meta['steps_broken']} steps of its scenario ended by an error of their own"
 
@@ -170,7 +181,9 @@ def _unsteady(
         return ["its load changes by plan: neither warm-up nor drift nor pile-up was looked for"], []
     notes, found = [], []
     moved = stats.drift(steady.response_ms, steady.planned)
-    if moved.found:
+    if fidelity.too_coarse_for_drift(run, high - low):
+        notes.append("whether its latency drifts was not checked: instants are too coarse")
+    elif moved.found:
         told = f"{moved.ratio - 1:+.0%} from its first half to its last third"
         found.append(f"no steady state, its latency drifts: {told}")
     elif math.isnan(moved.ratio):

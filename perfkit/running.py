@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from perfkit import frames, thresholds
+from perfkit import fidelity, frames, thresholds
 from perfkit.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -183,6 +183,7 @@ def brief(run: Run) -> dict[str, Any]:
         "valid": health["valid"] if health else None,
         "rows": len(errors),
         "errors": len(errors) - errors.null_count,
+        "fidelity": fidelity.fidelity(run).get("label"),
         "scenario": run.meta.get("scenario", {}).get("name"),
         "created": run.meta.get("created"),
         "tags": " ".join(run.meta.get("tags", ())),
@@ -220,7 +221,13 @@ def describe_run(run: Run) -> str:
         lines += [f"  INVALID: {reason}" for reason in health["reasons"]]
     scenario, target = meta.get("scenario") or {}, meta.get("target") or {}
     load = load_words(meta.get("workload") or {})
-    lines.append(f"  scenario {scenario.get('name')} on {target.get('url')}, {load}")
+    if fidelity.imported(run):
+        lines += [f"  {text}" for text in (f"imported {fidelity.words(run)}", *fidelity.lacks(run))]
+        lines.append(
+            f"  scenario {scenario.get('name')} on {target.get('url') or 'a target the file does not name'}"
+        )
+    else:
+        lines.append(f"  scenario {scenario.get('name')} on {target.get('url')}, {load}")
     lines += [f"  scenario error, {one['count']} times: {one['text']}" for one in meta.get("step_errors", ())]
     if meta.get("teardown_error"):
         lines.append(f"  left behind on the target: {meta['teardown_error']}")

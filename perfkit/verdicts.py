@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from perfkit import fidelity
 from perfkit.store import Run
 
 
 @dataclass(frozen=True)
 class RunVerdict:
-    """word: `VALID`, `INVALID`, `UNCHECKED`, `ABORTED` or `RUNNING`; reasons: why it is not valid.
+    """word: `VALID INVALID UNCHECKED IMPORTED ABORTED RUNNING`; reasons: why it is not valid.
 
     thresholds, missed: as run.json has them (`text`, `value`, `ok`, `note`).
     """
@@ -25,9 +26,9 @@ class RunVerdict:
     @property
     def level(self) -> Literal["good", "warn", "bad"]:
         """How a reader should take it."""
-        if self.word not in ("VALID", "UNCHECKED"):
+        if self.word not in ("VALID", "UNCHECKED", "IMPORTED"):
             return "bad"
-        return "warn" if self.word == "UNCHECKED" or self.missed else "good"
+        return "good" if self.word == "VALID" and not self.missed else "warn"
 
     @property
     def brief(self) -> str:
@@ -46,6 +47,8 @@ def verdict_of(run: Run) -> RunVerdict:
         told = health.get("reasons")
         reasons = [str(one) for one in told] if isinstance(told, list | tuple) else []
         word, reasons = "INVALID", reasons or ["the generator was over its budget"]
+    elif fidelity.imported(run):
+        word, reasons = "IMPORTED", [fidelity.words(run), *fidelity.lacks(run)]
     elif "valid" not in health:
         word, reasons = "UNCHECKED", ["the generator's health was not recorded"]
     else:

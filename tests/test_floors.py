@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "perfkit"
 FLOORS = (
     *("errors", "model"),
     *("rows", "schedule", "stats", "transport", "pacing", "wire", "via_httpx", "session", "scenarios"),
-    *("store", "collect", "writer", "health", "load", "worker", "describe"),
-    *("configuration", "measured", "reduce", "comparison", "noise", "gate", "verdicts"),
+    *("store", "collect", "writer", "health", "load", "worker", "describe", "importing"),
+    *("fidelity", "configuration", "measured", "reduce", "comparison", "noise", "gate", "verdicts"),
     *("frames", "findings", "figures", "thresholds"),
     *("local_server", "pool", "spread", "report", "workloads", "running", "experiment", "publish", "doctor"),
     *("retention", "batch"),

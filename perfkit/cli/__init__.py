@@ -10,7 +10,14 @@ import sys
 
 import click
 
-from perfkit.cli import batches, comparing, keeping, publishing, runs  # noqa: F401 - importing adds their verbs
+from perfkit.cli import (  # noqa: F401 - importing them adds their verbs
+    batches,
+    comparing,
+    importing,
+    keeping,
+    publishing,
+    runs,
+)
 from perfkit.cli.base import cli
 from perfkit.errors import EXIT_INTERRUPTED, EXIT_TOOL_ERROR, BadInput, PerfkitError
 

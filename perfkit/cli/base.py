@@ -50,7 +50,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...]) -> None:
-    texts = [columns, *(tuple(str(row[name]) for name in columns) for row in rows)]
+    texts = [columns, *(tuple(str(row.get(name, "")) for name in columns) for row in rows)]
     widths = [max(len(text[i]) for text in texts) for i in range(len(columns))]
     for text in texts:
         click.echo("  ".join(part.ljust(width) for part, width in zip(text, widths, strict=True)).rstrip())

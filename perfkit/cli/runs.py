@@ -116,6 +116,8 @@ def ls_command(data_dir: Path, as_json: bool) -> None:
     elif not found:
         click.echo(f"no runs in {data_dir / 'runs'}; `perfkit run` makes one")
     else:
+        for one in found:  # what an imported run has instead of a generator that was checked
+            one["valid"] = one.get("fidelity") or one.get("valid")
         print_table(found, ("id", "state", "valid", "rows", "errors", "tags"))
 
 

@@ -101,7 +101,11 @@ def unjudged(case: Case, results: Sequence[Result]) -> Iterator[tuple[str, str, 
         sides = [_carried(side, TOTAL, metric) for side in (case.a, case.b)]
         if sides[0] is None or sides[1] is None:
             lopsided = any(sides)
-            yield metric, "too few requests in some run to carry it", lopsided or case.options.by_name
+            yield (
+                metric,
+                "too few requests, or times too coarse, in some run to carry it",
+                lopsided or case.options.by_name,
+            )
             continue
         (one,) = (r for r in results if r.primary and r.metric == metric)
         if METRICS[metric] == "errors" and math.isnan(one.p) and one.verdict == "inconclusive":

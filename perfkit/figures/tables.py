@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from perfkit import fidelity
 from perfkit.figures.style import Shown, ms, number, percent, scroller, seconds
 from perfkit.store import Run
 from perfkit.verdicts import verdict_of
@@ -218,9 +219,8 @@ def health_table(run: Run) -> Shown:
         w for w in _sequence(_mapping(run.meta.get("health")).get("workers")) if isinstance(w, Mapping)
     ]
     if not workers:
-        return Shown(
-            "<p>The generator's health was not recorded.</p>", "The generator's health was not recorded."
-        )
+        why = "is not in the file the run was imported from" if fidelity.imported(run) else "was not recorded"
+        return Shown(f"<p>The generator's health {why}.</p>", f"The generator's health {why}.")
     columns = {
         "kickoff_p50_ms": "kick-off p50",
         "kickoff_p99_ms": "kick-off p99",
@@ -265,6 +265,8 @@ def facts(run: Run) -> Shown:
         ("run", escaped(run.id)),
         ("state", escaped(run.state) + (f" ({escaped(run.reason)})" if run.reason else "")),
         ("created", escaped(meta.get("created", "unknown"))),
+        ("imported", _pairs({k: v for k, v in fidelity.imported(run).items() if k != "fidelity"})),
+        ("fidelity", escaped(fidelity.fidelity(run).get("words") or "")),
         ("scenario", escaped(name) + (f"<br>{escaped(doc)}" if doc else "")),
         ("parameters", _pairs(_mapping(scenario.get("params")))),
         ("load", _pairs(load)),

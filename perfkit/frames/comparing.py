@@ -13,6 +13,7 @@ from perfkit import stats
 from perfkit.comparison import Comparison
 from perfkit.configuration import differences
 from perfkit.errors import unknown
+from perfkit.fidelity import imported
 from perfkit.measured import Measured
 from perfkit.reduce import METRICS, TOTAL, UNITS, Reduced, distrust, reduce, reduce_run
 from perfkit.store import Run
@@ -134,6 +135,8 @@ def load_steps(runs: Sequence[Run]) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     left_out = _strangers(runs, ("users", "arrivals"))
+    unknown_load = "imported: what load it was under is not known"
+    left_out |= {run.id: unknown_load for run in runs if imported(run) and run.id not in left_out}
     runs = [run for run in runs if run.id not in left_out]
     for run in runs:
         measured = Measured.of(run)

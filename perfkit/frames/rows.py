@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from perfkit.errors import unknown
+from perfkit.fidelity import knows_intended_time
 from perfkit.store import Run, data_folder, find_run, list_runs
 
 LATENCIES = ("response", "service")
@@ -61,6 +62,8 @@ def timeline(run: Run, phase: str = "measure", latency: str = "response") -> pd.
     retries = frame["attempt"].to_numpy() > 1
     if retries.any():
         frame["kickoff_ms"] = frame["kickoff_ms"].mask(retries)
+    if not knows_intended_time(run):  # planned is started: a delay of 0 would be made up
+        frame["kickoff_ms"] = math.nan
     frame["latency_ms"] = frame[f"{latency}_ms"]
     failed = int(frame["error"].notna().sum())
     frame.attrs = {"run": run.id, "latency": latency, "n": len(frame), "failed": failed}

@@ -1,0 +1,219 @@
+"""k6: `--out json=FILE` and `--out csv=FILE`, a line for each metric of each request.
+
+A request's metrics stand together. Its end is their time; what it spent sending, waiting and receiving leads
+back to the other instants: first byte = end - receiving, sent = first byte - waiting, started = sent -
+sending - blocked (which includes connecting).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from perfkit.importing.nouns import Asked, Facts
+from perfkit.importing.rows import Rows, Wrong
+from perfkit.importing.source import Head, Source, short
+from perfkit.importing.times import UNITS, ns, unix_ns, whole
+from perfkit.importing.words import error_class
+
+_REQUEST = ("http_reqs", "http_req_")
+#: In what k6 counts a CSV's time, the number of its digits says; else it is RFC 3339.
+_DIGITS = {10: "s", 13: "ms", 16: "us", 19: "ns"}
+_CODES = {1010: "connect", 1020: "protocol", 1050: "timeout", 1211: "timeout", 1220: "reset", 1201: "reset"}
+_CSV = ("metric_name", "timestamp", "metric_value")
+_PARTS = ("blocked", "sending", "waiting", "receiving")
+_NOTE = "k6 does not write when a request was due"
+
+
+class _Data(msgspec.Struct):
+    time: str
+    value: float
+    tags: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class _Line(msgspec.Struct):
+    type: str
+    metric: str
+    data: msgspec.Raw
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_data = msgspec.json.Decoder(_Data).decode
+
+
+def is_json(head: Head) -> bool:
+    """A line of k6's JSON."""
+    first = head.first_json
+    return isinstance(first, dict) and first.get("type") in ("Metric", "Point") and "metric" in first
+
+
+def is_csv(head: Head) -> bool:
+    """k6's CSV by its first columns."""
+    return tuple(head.names()[:3]) == _CSV
+
+
+class _Request:
+    """The metrics of one request so far."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+        self.end = 0
+        self.tags: dict[str, Any] = {}
+        self.line = 0
+
+    def takes(self, metric: str, end: int, tags: dict[str, Any]) -> bool:
+        """Whether a metric is one of this request's."""
+        return end == self.end and metric not in self.metrics and tags.get("url") == self.tags.get("url")
+
+
+class _Reader:
+    """Puts metrics together to requests and requests into rows."""
+
+    def __init__(self, source: Source, rows: Rows) -> None:
+        self.source, self.rows = source, rows
+        self.scenarios: dict[str, None] = {}
+        self._request = _Request()
+
+    def metric(self, name: str, end: int, value: float, tags: dict[str, Any]) -> None:
+        """One metric of a request."""
+        request = self._request
+        if not request.takes(name, end, tags):
+            self.end()
+            request = self._request
+            request.end, request.tags, request.line = end, tags, self.source.line
+        request.metrics[name] = value
+
+    def end(self) -> None:
+        """The request is complete: make it a row."""
+        request, self._request = self._request, _Request()
+        if not request.metrics:
+            return
+        try:
+            self._add(request)
+        except Wrong as wrong:
+            self.source.bad(wrong.found, wrong.expected, f"the request of line {request.line:,}")
+        except (ValueError, OverflowError):
+            self.source.bad("a metric that is no number", "ms", f"the request of line {request.line:,}")
+
+    def _add(self, request: _Request) -> None:
+        took, tags = request.metrics, request.tags
+        status = whole(tags.get("status") or 0) or None
+        started, sent, first = _instants(request.end, took)
+        error = _error(status, tags, took.get("http_req_failed"))
+        label, url = str(tags.get("name") or tags.get("url") or "unnamed"), tags.get("url")
+        if url:
+            self.rows.names.saw(str(url))
+        if tags.get("scenario"):
+            self.scenarios[str(tags["scenario"])] = None
+        self.rows.add(
+            self.rows.names.of(label, str(tags.get("method") or "")),
+            started=started, sent=sent if status else None, first_byte=first if status else None,
+            done=request.end, status=status, error=error,
+            words=tags.get("error") or (f"status {status}" if error else None),
+            user=whole(tags["vu"]) if str(tags.get("vu") or "").isdecimal() else None,
+        )  # fmt: skip
+
+    def facts(self, resolution_ns: int = 1) -> Facts:
+        """What there is to say when the file has ended."""
+        names = list(self.scenarios)
+        return Facts(
+            "k6", scenario=names[0] if len(names) == 1 and names[0] != "default" else None,
+            rounded_ns=(resolution_ns, 1), notes=(_NOTE,),
+        )  # fmt: skip
+
+
+def _instants(end: int, took: dict[str, float]) -> tuple[int, int | None, int | None]:
+    """Started, sent and first byte of a request with these metrics (ms); null where one is missing."""
+    if "http_req_duration" not in took:
+        raise Wrong("no http_req_duration", "one for every request")
+    duration = ns(took["http_req_duration"], "ms")
+    known = {name: ns(took[f"http_req_{name}"], "ms") for name in _PARTS if f"http_req_{name}" in took}
+    if min([duration, *known.values()]) < 0:
+        raise Wrong("a negative time", "0 ms or more")
+    blocked = known.pop("blocked", 0)
+    if len(known) == 3 and abs(sum(known.values()) - duration) > UNITS["us"]:
+        raise Wrong("a duration its parts do not add up to", "sending + waiting + receiving")
+    first = end - known["receiving"] if "receiving" in known else None
+    sent = first - known["waiting"] if first is not None and "waiting" in known else None
+    started = end - duration - blocked
+    return started if sent is None else min(started, sent), sent, first  # each was rounded on its own
+
+
+def _error(status: int | None, tags: dict[str, Any], failed: float | None) -> str | None:
+    """The class of a request's failure; k6 may have been told to expect a 404."""
+    words = tags.get("error")
+    if failed == 0 and not words:
+        return None
+    error = error_class(status, words, failed=bool(failed) or bool(words) or status is None)
+    code = int(tags["error_code"]) if str(tags.get("error_code") or "").isdecimal() else 0
+    if error is None or not 1000 < code < 1400:
+        return error
+    return _CODES.get(code) or ("connect" if 1100 <= code < 1300 else error)
+
+
+def read_json(source: Source, rows: Rows, asked: Asked) -> Facts:
+    """k6's JSON lines; those of other metrics are passed over."""
+    reader = _Reader(source, rows)
+    for line in source.lines():
+        try:
+            found = _decode_line(line)
+            if found.type != "Point" or not found.metric.startswith(_REQUEST):
+                continue
+            data = _decode_data(found.data)
+            end = unix_ns(data.time)
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            source.bad(
+                f"{short(line.decode(errors='replace'))} ({str(error)[:60]})", "a metric or a point of k6's"
+            )
+            continue
+        reader.metric(found.metric, end, data.value, (data.metadata or {}) | (data.tags or {}))
+    reader.end()
+    return reader.facts()
+
+
+def read_csv(source: Source, rows: Rows, asked: Asked) -> Facts:
+    """k6's CSV; the time of a line is whole seconds unless k6 was asked for more."""
+    reader, steps = _Reader(source, rows), 1
+    records = source.table()
+    names = source.header(records, _CSV)
+    for record in records:
+        try:
+            tags = dict(zip(names, record, strict=True))
+        except ValueError:
+            source.bad(f"{len(record)} columns", f"{len(names)}")
+            continue
+        metric = tags["metric_name"]
+        if not metric.startswith(_REQUEST):
+            continue
+        try:
+            end, step = _csv_time(tags["timestamp"])
+            value = float(tags["metric_value"])
+        except ValueError:
+            source.bad(
+                short(f"{metric},{tags['timestamp']},{tags['metric_value']}"), "a metric, a time, a number"
+            )
+            continue
+        steps = max(steps, step)
+        reader.metric(metric, end, value, tags | dict(_extra(tags)))
+    reader.end()
+    return reader.facts(steps)
+
+
+def _csv_time(text: str) -> tuple[int, int]:
+    """A CSV's time and its step, ns."""
+    unit = _DIGITS.get(len(text)) if text.isdigit() else None
+    if unit is None:
+        return unix_ns(text), 1 if "." in text else UNITS["s"]
+    return int(text) * UNITS[unit], UNITS[unit]
+
+
+def _extra(tags: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """The tags k6 packs into one column, and where a virtual user's number stands."""
+    for name in ("extra_tags", "metadata"):
+        for pair in (tags.get(name) or "").split("&"):
+            key, _, value = pair.partition("=")
+            if key in ("vu", "iter"):
+                yield key, value

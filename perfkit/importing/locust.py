@@ -1,0 +1,158 @@
+"""Locust: the request log of `locust.contrib.csv_request_logger`, and the stats history of `--csv`.
+
+The log has a line for each request: when it was sent (s since 1970) and its response time, rounded to
+0.01 ms. The history has, about every second, how many requests each name has had so far, and quantiles in
+whole ms of the last ten seconds: counts become rows spread over their interval, with latencies by rank from
+the quantiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from perfkit.importing.buckets import Outcome, add_bucket, add_lost, by_rank, refuse_too_many
+from perfkit.importing.nouns import Asked, Facts
+from perfkit.importing.rows import Rows, Wrong
+from perfkit.importing.source import Head, Source, short
+from perfkit.importing.times import UNITS, ns, whole
+from perfkit.importing.words import error_class
+
+_LOG = ("timestamp", "request_type", "name", "response_time_ms")
+_HISTORY = ("Timestamp", "User Count", "Type", "Name")
+_COUNTS = ("Total Request Count", "Total Failure Count")
+_WHY = "Locust's history does not say why"
+_NO_LATENCY = "Locust's history has no latency of it"
+
+
+def is_log(head: Head) -> bool:
+    """The header of the request log."""
+    return set(_LOG) <= set(head.names())
+
+
+def is_history(head: Head) -> bool:
+    """The header of the stats history."""
+    return {*_HISTORY, *_COUNTS} <= set(head.names())
+
+
+def read_log(source: Source, rows: Rows, asked: Asked) -> Facts:
+    """A row for each line."""
+    records = source.table()
+    names = source.header(records, _LOG)
+    for record in records:
+        try:
+            if len(record) != len(names):
+                raise Wrong(f"{len(record)} columns", f"{len(names)}")
+            _add_logged(rows, dict(zip(names, record, strict=True)))
+        except Wrong as wrong:
+            source.bad(wrong.found, wrong.expected)
+        except (ValueError, OverflowError):
+            source.bad(short(",".join(record)), "a time in s, a type, a name, a response time in ms")
+    notes = ("Locust does not write when a request was due",)
+    return Facts("Locust", rounded_ns=(1, UNITS["ms"] // 100), notes=notes)
+
+
+def _add_logged(rows: Rows, told: dict[str, str]) -> None:
+    started, took = ns(told["timestamp"], "s"), ns(told["response_time_ms"], "ms")
+    if took < 0:
+        raise Wrong(f"a response time of {told['response_time_ms']}", "0 ms or more")
+    status, words = whole(told.get("status_code") or 0) or None, told.get("exception") or None
+    error = error_class(status, words, failed=bool(words))
+    rows.add(
+        rows.names.of(told["name"], told["request_type"]),
+        started=started, done=started + took, status=status, error=error,
+        words=words or (f"status {status}" if error else None),
+        bytes_received=whole(told["response_length"]) if told.get("response_length") else None,
+    )  # fmt: skip
+
+
+# -- stats history ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """A line of the history: counts so far, quantiles (share, ns) of the last ten seconds."""
+
+    at: int
+    count: int
+    failed: int
+    points: tuple[tuple[float, int], ...]
+
+
+def read_history(source: Source, rows: Rows, asked: Asked) -> Facts:
+    """Rows by interval; lines of all names together count only where there are no others."""
+    series: dict[str, list[_Moment]] = {}
+    users = 0
+    records = source.table()
+    names = source.header(records, (*_HISTORY, *_COUNTS))
+    for record in records:
+        try:
+            if len(record) != len(names):
+                raise Wrong(f"{len(record)} columns", f"{len(names)}")
+            told = dict(zip(names, record, strict=True))
+            users = max(users, whole(told["User Count"]))
+            is_all = told["Name"] == "Aggregated" and not told["Type"]
+            name = "" if is_all else rows.names.of(told["Name"], told["Type"])
+            _follow(series.setdefault(name, []), _moment(told))
+        except Wrong as wrong:
+            source.bad(wrong.found, wrong.expected)
+        except (ValueError, OverflowError):
+            source.bad(short(",".join(record)), "a time, counts and quantiles")
+    total = series.pop("", [])
+    if not series:
+        series = {"requests": total}
+    notes = ["made from counts a second and quantiles of the last ten seconds"]
+    known = sum(_add_series(rows, name, moments) for name, moments in series.items())
+    counted = sum(moments[-1].count for moments in series.values() if moments)
+    if known < counted:
+        notes.append(f"{counted - known:,} requests without quantiles are failures of unknown length")
+    span = (total[0].at, total[-1].at) if len(total) > 1 and total[-1].at > total[0].at else None
+    return Facts("Locust", bucketed=True, rounded_ns=(UNITS["s"], UNITS["ms"]), load={"users": users},
+                 span_ns=span, notes=tuple(notes))  # fmt: skip
+
+
+def _moment(told: dict[str, str]) -> _Moment:
+    points = []
+    for name, value in told.items():
+        if name.endswith("%") and value not in ("N/A", ""):
+            points.append((float(name[:-1]) / 100, ns(value, "ms")))
+    if any(value < 0 for _, value in points):
+        raise Wrong("a negative quantile", "0 ms or more")
+    if not any(value for _, value in points):
+        points = []  # Locust writes zeros until its window has something
+    count, failed = (whole(told[name]) for name in _COUNTS)
+    return _Moment(ns(told["Timestamp"], "s"), count, failed, tuple(sorted(points)))
+
+
+def _follow(moments: list[_Moment], one: _Moment) -> None:
+    """Add a moment that can follow the ones before it."""
+    before = moments[-1] if moments else _Moment(one.at, 0, 0, ())
+    if one.at < before.at or one.count < before.count or one.failed < before.failed:
+        raise Wrong(
+            "a time or a count that goes back",
+            "ones that grow (a run with its statistics reset cannot be read)",
+        )
+    if one.failed > one.count:
+        raise Wrong(f"{one.failed} failures of {one.count} requests", "no more failures than requests")
+    refuse_too_many(one.count - before.count)
+    moments.append(one)
+
+
+def _add_series(rows: Rows, name: str, moments: list[_Moment]) -> int:
+    """The rows of one name; how many have a latency."""
+    before, made = None, 0
+    for i, one in enumerate(moments):
+        n = one.count - (before.count if before else 0)
+        failed = one.failed - (before.failed if before else 0)
+        begin = before.at if before and before.at < one.at else one.at - UNITS["s"]
+        before = one
+        if n <= 0:
+            continue
+        around = (*moments[i:], *reversed(moments[:i]))  # the window of a later line reaches back
+        points = next((moment.points for moment in around if moment.points), ())
+        if points:
+            failures = [Outcome(min(failed, n), error="check", words=_WHY)]
+            add_bucket(rows, name, (begin, one.at), by_rank(points, n), failures)
+            made += n
+        else:
+            add_lost(rows, name, (begin, one.at), [Outcome(n, error="check", words=_NO_LATENCY)])
+    return made

@@ -1,0 +1,147 @@
+"""Any CSV with a header, by a map of its columns: `--column started_unix_s=start --column duration_ms=took`.
+
+FIELD=NAME, where NAME is the CSV's and FIELD one of
+  planned, started, sent, first_byte, done    instants: ISO 8601, or numbers with
+                                              _unix_s, _unix_ms, _unix_us, _unix_ns  since 1970,
+                                              _s, _ms, _us, _ns                      since any start
+  duration_s, _ms, _us, _ns                   from started (else planned) to done, in place of one of them
+  operation, status, error, error_text, user, bytes_sent, bytes_received
+`error`: one of perfkit's classes, or any words; empty, 0, false, none and null are no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from perfkit.errors import BadInput, unknown
+from perfkit.importing.nouns import Asked, Facts
+from perfkit.importing.rows import Rows, Wrong
+from perfkit.importing.source import Head, Source, short
+from perfkit.importing.times import UNITS, has_zone, ns, unix_ns, whole
+from perfkit.importing.words import error_class
+from perfkit.model import ERRORS, INSTANTS
+
+_OTHERS = ("operation", "status", "error", "error_text", "user", "bytes_sent", "bytes_received")
+_NO_ERROR = ("", "0", "false", "none", "null", "no", "ok")
+_DELIMITERS = (",", ";", "\t", "|")
+FIELDS = (*INSTANTS, *(f"{name}_{unit}" for name in ("duration", *INSTANTS) for unit in UNITS),
+          *(f"{name}_unix_{unit}" for name in INSTANTS for unit in UNITS), *_OTHERS)  # fmt: skip
+Read = Callable[[str], int]
+
+
+class _Map:
+    """A checked column map: the names of columns and how each instant is read."""
+
+    def __init__(self, columns: Mapping[str, str], path: str) -> None:
+        self.instants: dict[str, tuple[str, Read]] = {}
+        self.duration: tuple[str, Read] | None = None
+        self.others: dict[str, str] = {}
+        self.zone_unknown = False
+        kinds: set[bool] = set()
+        for field, name in columns.items():
+            if field not in FIELDS:
+                raise unknown("field in --column:", field, FIELDS)
+            if field in _OTHERS:
+                self.others[field] = name
+                continue
+            instant, unit = _split(field)
+            if instant == "duration":
+                self.duration = name, partial(ns, unit=unit.removeprefix("unix_"))
+                continue
+            if instant in self.instants:
+                raise BadInput(f"--column {field}: {instant} is given twice; give one")
+            self.instants[instant] = name, partial(ns, unit=unit.removeprefix("unix_")) if unit else self._iso
+            kinds.add(not unit or unit.startswith("unix_"))
+        begin = {"planned", "started"} & self.instants.keys()
+        both = (bool(begin), "done" in self.instants, self.duration is not None)
+        if sum(both) != 2:
+            raise BadInput(f"{path}: a column map needs two of: planned or started, done, duration (such as "
+                           "--column started=begin --column duration_ms=took)")  # fmt: skip
+        if len(kinds) > 1:
+            raise BadInput(
+                f"{path}: --column mixes instants since 1970 with instants since a start; give one kind"
+            )
+        self.absolute = kinds.pop()
+
+    def _iso(self, text: str) -> int:
+        self.zone_unknown = self.zone_unknown or not has_zone(text)
+        return unix_ns(text)
+
+    def all_columns(self) -> list[str]:
+        """Every column the map names."""
+        named = [*self.instants.values(), *([self.duration] if self.duration else [])]
+        return [name for name, _ in named] + list(self.others.values())
+
+
+def _split(field: str) -> tuple[str, str]:
+    """`sent_unix_ms` -> sent, unix_ms; `first_byte` -> first_byte and nothing."""
+    name = next(one for one in ("duration", *INSTANTS) if field == one or field.startswith(f"{one}_"))
+    return name, field.removeprefix(name).removeprefix("_")
+
+
+def read(source: Source, rows: Rows, asked: Asked) -> Facts:
+    """A row for each record."""
+    given = _Map(asked.columns, str(source.path))
+    rows.absolute = given.absolute
+    head = Head(source.head)
+    delimiter = max(_DELIMITERS, key=lambda one: len(head.names(one)))
+    records = source.table(delimiter)
+    names = source.header(records, ())
+    for name in given.all_columns():
+        if name not in names:
+            raise unknown(f"column of {source.path.name}:", name, names)
+    for record in records:
+        try:
+            if len(record) != len(names):
+                raise Wrong(f"{len(record)} columns", f"{len(names)}")
+            _add(rows, given, dict(zip(names, record, strict=True)))
+        except Wrong as wrong:
+            source.bad(wrong.found, wrong.expected)
+        except (ValueError, OverflowError) as error:
+            source.bad(
+                short(str(error)), "a value that fits its --column (ISO 8601, or a number of its unit)"
+            )
+    known = "planned" in given.instants
+    notes = [] if known else ["no column was given for when requests were due"]
+    notes += ["its times have no zone and were taken as UTC"] if given.zone_unknown else []
+    return Facts("CSV", intended_time=known, notes=tuple(notes))
+
+
+def _add(rows: Rows, given: _Map, told: Mapping[str, str]) -> None:
+    at = {
+        instant: value(told[name]) if told[name].strip() else None
+        for instant, (name, value) in given.instants.items()
+    }
+    begin = at.get("started") if at.get("started") is not None else at.get("planned")
+    if given.duration is not None:
+        name, value = given.duration
+        took = value(told[name]) if told[name].strip() else None
+        if took is not None and took < 0:
+            raise Wrong(f"a duration of {told[name]}", "0 or more")
+        if took is not None and begin is not None:
+            at["done"] = begin + took
+        elif took is not None and at.get("done") is not None:
+            at["started"] = at["done"] - took  # type: ignore[operator]
+    other = {field: told[name].strip() for field, name in given.others.items()}
+    status = whole(other["status"]) or None if other.get("status") else None
+    error, words = _error(status, other.get("error", ""), other.get("error_text", ""))
+    user = other.get("user", "")
+    rows.add(
+        rows.names.of(other.get("operation") or "request"),
+        started=at.get("started"), planned=at.get("planned"), sent=at.get("sent"),
+        first_byte=at.get("first_byte"), done=at.get("done"), status=status, error=error, words=words,
+        user=int(user) if user.isdecimal() else user,
+        bytes_sent=whole(other["bytes_sent"]) if other.get("bytes_sent") else None,
+        bytes_received=whole(other["bytes_received"]) if other.get("bytes_received") else None,
+    )  # fmt: skip
+
+
+def _error(status: int | None, said: str, text: str) -> tuple[str | None, str | None]:
+    """perfkit's class and the words."""
+    if said in ERRORS:
+        return said, text or said
+    failed = said.lower() not in _NO_ERROR
+    error = error_class(status, f"{said} {text}", failed=failed)
+    plain = said if said.lower() not in ("true", "yes", "1") else ""
+    return error, (text or plain or f"status {status}") if error else None

@@ -1,0 +1,92 @@
+"""The nouns of importing: how good a file's times are, and what else it told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Times this fine or finer are called exact, ns.
+EXACT_NS = 1_000
+#: The steps a resolution is told in, ns, the coarsest first.
+_STEPS = (60_000_000_000, *(10**power for power in range(10, 3, -1)))
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How true an imported run's times are to what happened.
+
+    instants_ns, latency_ns: the step they were rounded to; EXACT_NS and finer is exact. bucketed: the file
+    has counts by bucket of time or latency instead of requests. intended_time: it has when each was due.
+    """
+
+    instants_ns: int = 1
+    latency_ns: int = 1
+    bucketed: bool = False
+    intended_time: bool = False
+
+    @property
+    def label(self) -> str:
+        """`exact`, `rounded` or `bucketed`: the worst of it."""
+        if self.bucketed:
+            return "bucketed"
+        return "rounded" if max(self.instants_ns, self.latency_ns) > EXACT_NS else "exact"
+
+    @property
+    def words(self) -> str:
+        """The whole label for a person."""
+        times = f"instants {_rounding(self.instants_ns)}, latencies {_rounding(self.latency_ns)}"
+        if self.bucketed:
+            times = "instants and latencies bucketed"
+        return f"{times}, {'intended time known' if self.intended_time else 'no intended time'}"
+
+    def to_mapping(self) -> dict[str, Any]:
+        """As run.json has it; steps in seconds."""
+        return {
+            "label": self.label,
+            "words": self.words,
+            "instants_to_s": self.instants_ns / 1e9,
+            "latency_to_s": self.latency_ns / 1e9,
+            "intended_time": "known" if self.intended_time else "not recorded",
+        }
+
+
+def coarsest(divisor: int) -> int:
+    """The coarsest step (ns) that divides every one of some times, given their common divisor; 1: none."""
+    return next((step for step in _STEPS if divisor and divisor % step == 0), 1)
+
+
+def _rounding(step_ns: int) -> str:
+    if step_ns <= EXACT_NS:
+        return "exact"
+    for size, unit in ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "µs")):
+        if step_ns >= size:
+            return f"rounded to {step_ns / size:g} {unit}"
+    return "exact"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a reader found besides the rows.
+
+    span_ns: first and last instant of the measured part on the file's clock, where the rows alone do not
+    tell. rounded_ns: the steps (instants, latencies) the format rounds to at least; coarser ones are found.
+    """
+
+    tool: str
+    version: str | None = None
+    scenario: str | None = None
+    span_ns: tuple[int, int] | None = None
+    rounded_ns: tuple[int, int] = (1, 1)
+    bucketed: bool = False
+    intended_time: bool = False
+    load: Mapping[str, Any] = field(default_factory=dict)  #: what the file says of the load, in its own words
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person asked for: the column map of a CSV, the unit of an HdrHistogram log's values."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    unit: str | None = None

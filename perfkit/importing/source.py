@@ -1,0 +1,238 @@
+"""A file of another tool: opened, looked at, read line by line, and what of it was broken."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from perfkit.errors import BadInput
+from perfkit.importing.words import clean
+
+#: A line, a field of CSV may be so long; a body in base64 can stand in one.
+LONGEST_LINE = 16 * 1024 * 1024
+#: A file that is one JSON or XML document is read as a whole up to here.
+LARGEST_DOCUMENT = 512 * 1024 * 1024
+_HEAD = 1024 * 1024
+_TOLD = 3
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A place of the file that could not be read: what stands there, what would be right."""
+
+    place: str
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.found}, expected {self.expected}"
+
+
+class Source:
+    """A file opened for reading. BadInput, from the constructor on, for what cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.broken: list[Broken] = []
+        self.broken_count = 0
+        self.line = 0  #: of the line read last, from 1
+        self._raw_head = self._looked_at()
+
+    def _looked_at(self) -> bytes:
+        if self.path.is_dir():
+            raise BadInput(f"{self.path} is a folder; give a file that a tool wrote")
+        if self.path.exists() and not self.path.is_file():
+            raise BadInput(f"{self.path} is no regular file; write what it has to a file first")
+        try:
+            with open(self.path, "rb") as file:
+                head = file.read(_HEAD)
+        except OSError as error:
+            raise BadInput(f"cannot read {self.path}: {error.strerror}") from None
+        if not head:
+            raise BadInput(f"{self.path} is empty; nothing to import")
+        return head
+
+    @property
+    def is_gzip(self) -> bool:
+        """Whether its first bytes are those of gzip."""
+        return self._raw_head[:2] == b"\x1f\x8b"
+
+    @cached_property
+    def head(self) -> bytes:
+        """The first MB, unpacked, without a byte order mark."""
+        try:
+            with self._open() as file:
+                head = file.read(_HEAD)
+        except (OSError, EOFError, zlib.error) as error:
+            raise BadInput(f"{self.path}: its gzip is damaged ({error}); nothing was imported") from None
+        if not head.strip():
+            raise BadInput(f"{self.path} has nothing but blanks; nothing to import")
+        return head.removeprefix(b"\xef\xbb\xbf")
+
+    def refuse_binary(self) -> None:
+        """BadInput for what is no UTF-8 text."""
+        if self.head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise BadInput(f"{self.path} is UTF-16; `iconv -f UTF-16 -t UTF-8 FILE > NEW` makes it readable")
+        if b"\0" in self.head[:8192]:
+            raise BadInput(f"{self.path} is binary, not text; for formats see `perfkit import --help`")
+
+    def sha256(self) -> str:
+        """Of the file as it lies there, packed or not."""
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def size(self) -> int:
+        """Bytes of the file as it lies there."""
+        return os.stat(self.path).st_size
+
+    def _open(self) -> IO[bytes]:
+        if self.is_gzip:
+            return gzip.open(self.path, "rb")  # type: ignore[return-value]
+        return open(self.path, "rb")
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def lines(self) -> Iterator[bytes]:
+        """Every line that is not blank, without its end; one that is too long is broken and left out.
+
+        `line` is its number. A gzip that ends too early is a broken place.
+        """
+        self.line = 0
+        with self._open() as file:
+            try:
+                while line := file.readline(LONGEST_LINE):
+                    self.line += 1
+                    if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+                        while (more := file.readline(LONGEST_LINE)) and not more.endswith(b"\n"):
+                            continue
+                        self.bad("more than 16 MB", "a line")
+                        continue
+                    if self.line == 1:
+                        line = line.removeprefix(b"\xef\xbb\xbf")
+                    if line.strip():
+                        yield line.rstrip(b"\r\n")  # tabs and blanks at the end may be empty columns
+            except (OSError, EOFError, zlib.error) as error:
+                self.bad(f"the gzip is damaged ({error})", "more of the file")
+
+    def texts(self) -> Iterator[str]:
+        """The same as text; what is not UTF-8 is broken."""
+        for line in self.lines():
+            try:
+                text = line.decode()
+            except UnicodeDecodeError:
+                self.bad(f"{line[:40]!r} is not UTF-8", "text")
+                continue
+            if "\0" in text:
+                self.bad("zero bytes", "text")
+                continue
+            yield text
+
+    def table(self, delimiter: str = ",") -> Iterator[list[str]]:
+        """Every record of a CSV file; `line` is the number of its last line."""
+        csv.field_size_limit(LONGEST_LINE)
+        reader = csv.reader((f"{text}\n" for text in self.texts()), delimiter=delimiter)
+        while True:
+            try:
+                record = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                self.bad(f"{error}", "a line of CSV")
+                continue
+            yield record
+
+    def header(self, records: Iterator[list[str]], needed: Iterable[str]) -> list[str]:
+        """The names of a table's columns, its first record; BadInput when one that is needed is missing."""
+        names = [name.strip() for name in next(records, [])]
+        missing = [name for name in needed if name not in names]
+        if missing:
+            there = ", ".join(names)
+            raise BadInput(
+                f"{self.path}: no column {', '.join(missing)} in its first line, {short(there)}; "
+                "it is of another format"
+            )
+        return names
+
+    def document(self) -> bytes:
+        """All of a file that is one document; BadInput when it is too large or its gzip is damaged."""
+        try:
+            with self._open() as file:
+                whole = file.read(LARGEST_DOCUMENT + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise BadInput(f"{self.path}: its gzip is damaged ({error}); nothing was imported") from None
+        if len(whole) > LARGEST_DOCUMENT:
+            raise BadInput(f"{self.path} is one document of more than 512 MB; split it")
+        return whole.removeprefix(b"\xef\xbb\xbf")
+
+    def json(self) -> Any:
+        """The one JSON value the file is; BadInput says where it is broken."""
+        try:
+            return msgspec.json.decode(self.document())
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BadInput(f"{self.path} is broken JSON ({error}); nothing was imported") from None
+
+    # -- what is broken ----------------------------------------------------------------------------
+
+    def bad(self, found: str, expected: str, place: str | None = None) -> None:
+        """Note a broken place; by default the line read last."""
+        self.broken_count += 1
+        if len(self.broken) < _TOLD:
+            found = clean(found) or "nothing"  # it is kept in the run, and may hold a secret
+            self.broken.append(Broken(place or f"line {self.line:,}", found, expected))
+
+    def told(self) -> str:
+        """The first broken places in words."""
+        more = self.broken_count - len(self.broken)
+        return "; ".join(map(str, self.broken)) + (f"; and {more:,} more" if more else "")
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the formats recognise a file by: its first bytes, and its first line in some lights."""
+
+    raw: bytes
+
+    @cached_property
+    def text(self) -> str:
+        """As text; what is not UTF-8 is replaced."""
+        return self.raw.decode(errors="replace")
+
+    @cached_property
+    def first_line(self) -> str:
+        """The first line that is not blank."""
+        return next((line for line in self.text.splitlines() if line.strip()), "")
+
+    @cached_property
+    def first_json(self) -> Any:
+        """The first line as JSON, None when it is none."""
+        try:
+            return msgspec.json.decode(self.first_line.encode())
+        except (msgspec.DecodeError, RecursionError):
+            return None
+
+    def names(self, delimiter: str = ",") -> list[str]:
+        """The first line as the names of a CSV's columns."""
+        csv.field_size_limit(LONGEST_LINE)
+        try:
+            return [
+                name.strip() for name in next(csv.reader(io.StringIO(self.first_line), delimiter=delimiter))
+            ]
+        except (csv.Error, StopIteration):
+            return []
+
+
+def short(value: object) -> str:
+    """A value as it may stand in a message."""
+    text = value if isinstance(value, str) else repr(value)
+    return repr(text if len(text) <= 40 else f"{text[:39]}…")
