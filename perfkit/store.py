@@ -26,6 +26,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from perfkit import card
 from perfkit.errors import BadInput, PerfkitError, nearest
 from perfkit.model import COLUMNS, INSTANTS, SCHEMA_VERSION
 
@@ -116,6 +117,23 @@ class Run:
         merged = self.path / "timeline.parquet"
         segments = sorted((self.path / "segments").glob("*.parquet"))
         return [merged] if merged.exists() else segments  # read in this order: a merge may end now
+
+    def __repr__(self) -> str:
+        return self._card().text()
+
+    def _repr_html_(self) -> str:
+        return self._card().html()
+
+    def _card(self) -> card.Card:
+        """What a person is told of it; a run that is damaged says so instead of failing to be shown."""
+        try:
+            rows = self.rows()
+        except (OSError, pa.ArrowException):
+            rows = None
+        try:
+            return card.of_run(self.id, self.meta, self.state, self.reason, rows)
+        except PerfkitError as error:
+            return card.Card(f"run {self.id}: {error}")
 
 
 def _read(file: Path, columns: Sequence[str] | None) -> pa.Table:
