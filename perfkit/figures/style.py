@@ -24,6 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 _TEXT, _DIM, _GRID, _PAPER = "#010203", "#010204", "#010205", "#010206"
@@ -106,7 +107,7 @@ def canvas(height: float = 2.9) -> Iterator[Axes]:
         sns.histplot(rows, x="response_ms", ax=ax)
     show(ax, alt="…", caption="…")
     """
-    with matplotlib.rc_context({**_RC, "axes.prop_cycle": matplotlib.cycler(color=_SERIES)}):
+    with matplotlib.rc_context({**_RC, "axes.prop_cycle": cycler(color=_SERIES)}):
         yield axes_for(None, height)
 
 

@@ -101,7 +101,7 @@ def _cell(value: object) -> str:
 
 def _html(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td> " for cell in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f'<td style="white-space:nowrap">{html.escape(cell)}</td> ' for cell in row) + "</tr>" for row in rows
     )
     if not body:
         return ""

@@ -97,7 +97,7 @@ def run_sync(
 
 
 async def _ended(future: asyncio.Future[Any]) -> None:
-    """Wait in short turns: an interrupt, which ipykernel turns into a cancellation, wakes no sleeping loop."""
+    """Wait in short turns: an interrupt, which ipykernel makes a cancellation, wakes no sleeping loop."""
     while not future.done():
         await asyncio.wait([future], timeout=_TURN_S)
 
