@@ -19,15 +19,20 @@ ROOT = Path(__file__).parents[1]
 def jupyter_lab(folder: Path) -> Iterator[str]:
     """Copy the notebooks and the sample there, start scripts/lab, yield its address with the token; stop it.
 
-    Its settings, workspaces and runtime files lie in `folder` too, so the user's own are left alone.
+    Its settings, workspaces and runtime files lie in `folder` too, so the user's own are left alone. The user
+    has a kernel of the same name that does not work: ours must be taken.
     """
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     shutil.copytree(ROOT / "data" / "sample", folder / "data" / "sample")
     places = {
         name: str(folder / ".jupyter") for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")
     }
+    broken = folder / ".jupyter" / ".local" / "share" / "jupyter" / "kernels" / "python3"
+    broken.mkdir(parents=True)
+    spec = {"argv": ["/nonexistent"], "display_name": "Python 3 (ipykernel)", "language": "python"}
+    (broken / "kernel.json").write_text(json.dumps(spec))
     command = [str(ROOT / "scripts" / "lab"), str(Path(sys.executable).parent), "--no-browser"]
-    command += ["--ServerApp.port=0", "--LabApp.news_url=", "--LabApp.check_for_updates_class=" + NO_UPDATES]
+    command += ["--ServerApp.port=0"]
     log = folder / "lab.log"
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=folder, env={**os.environ, **places}, stdout=out, stderr=out)
@@ -36,9 +41,6 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
-
-
-NO_UPDATES = "jupyterlab.NeverCheckForUpdate"
 
 
 def _address(runtime: Path, process: subprocess.Popen[bytes], log: Path) -> str:

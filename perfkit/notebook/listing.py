@@ -100,9 +100,10 @@ def _cell(value: object) -> str:
 
 
 def _html(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    body = "".join(
-        "<tr>" + "".join(f'<td style="white-space:nowrap">{html.escape(cell)}</td> ' for cell in row) + "</tr>" for row in rows
+    lines = (
+        "".join(f'<td style="white-space:nowrap">{html.escape(cell)}</td> ' for cell in row) for row in rows
     )
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
     if not body:
         return ""
     top = "".join(f'<th scope="col">{name}</th> ' for name in head)
