@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-_LONGEST = 300
+_LONGEST = 600
 _GRID = "display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.15rem 1rem;margin:.3rem 0 0;"
 _DIM = "color:var(--pk-dim, var(--jp-content-font-color2, #666));"
 _PLAIN = "float:none;width:auto;margin:0;padding:0;overflow-wrap:anywhere;"
@@ -81,7 +81,7 @@ def _load_words(workload: Mapping[str, Any]) -> str:
 
 
 def clean(words: object) -> str:
-    """Words that may come from anyone, on one line, without control characters, cut at 300."""
+    """Words that may come from anyone, on one line, without control characters, cut at 600."""
     text = "".join(c if c.isprintable() else "�" for c in " ".join(str(words).split()))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 

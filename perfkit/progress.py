@@ -130,12 +130,13 @@ def elapsed_s(run: Run) -> float:
 @contextlib.contextmanager
 def bar(goal: Goal, label: str, *, show: bool = True, leave: bool = True) -> Iterator[Callable[[Run], None]]:
     """A bar on standard error, left there or not; call what is yielded with the run, repeatedly."""
+    if not show:  # and nothing is read: the load is not to be disturbed for nobody
+        yield lambda run: None
+        return
     from tqdm import tqdm
 
     seen, unit = Seen(), " steps" if goal.steps else " s"
-    with tqdm(
-        total=goal.total, desc=label, unit=unit, disable=not show, leave=leave, bar_format=_BAR
-    ) as drawn:
+    with tqdm(total=goal.total, desc=label, unit=unit, leave=leave, bar_format=_BAR) as drawn:
 
         def on_progress(run: Run) -> None:
             seen.look(run)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import uvloop
 
@@ -291,6 +292,8 @@ def test_the_view_tells_what_is_in_flight(server: SmallServer, tmp_path: Path) -
     assert 300 < seen.recent().p50_ms < 400
     assert 15 < seen.recent().rate_per_s < 25
     assert math.isnan(Seen().recent().p95_ms)
+    (run,) = list_runs(tmp_path)
+    assert b"perfkit_in_flight" not in pq.read_schema(run.path / "timeline.parquet").metadata
 
 
 # -- nested asyncio --------------------------------------------------------------------------------
