@@ -296,6 +296,18 @@ def test_the_view_tells_what_is_in_flight(server: SmallServer, tmp_path: Path) -
     assert b"perfkit_in_flight" not in pq.read_schema(run.path / "timeline.parquet").metadata
 
 
+def test_a_view_that_breaks_does_not_break_the_run(
+    server: SmallServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong in showing is told once; the run is carried out to its end."""
+    monkeypatch.setattr(Seen, "look", lambda *_: 1 / 0)
+    run = perfkit.run_sync(**load(server, tmp_path))
+    assert isinstance(run, Run)
+    assert run.state == "complete"
+    words = "the live view broke (ZeroDivisionError: division by zero); the run goes on"
+    assert capsys.readouterr().err.count(words) == 1
+
+
 # -- nested asyncio --------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import contextlib
 import html
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from perfkit.card import Card, clean, load_words
@@ -29,7 +29,9 @@ _BAD = "var(--pk-bad, var(--jp-error-color0, #c0262d))"
 class View(Protocol):
     """What watches a run; all of it is called from one thread."""
 
-    shown: bool
+    @property
+    def shown(self) -> bool:
+        """Whether there is anything to be seen yet."""
 
     def look(self, run: Run | None, stopping: bool) -> None:
         """Show the run as it is now; None: none has begun."""
@@ -44,7 +46,35 @@ def view_for(live: bool) -> View:
         return Nothing()
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
-    return Display() if getattr(shell, "kernel", None) is not None else Bar()
+    return Careful(Display() if getattr(shell, "kernel", None) is not None else Bar())
+
+
+class Careful:
+    """A view that may break, as whatever draws may, without breaking the run it shows; that is told once."""
+
+    def __init__(self, view: View) -> None:
+        self._view: View = view
+
+    @property
+    def shown(self) -> bool:
+        """See View."""
+        return self._view.shown
+
+    def look(self, run: Run | None, stopping: bool) -> None:
+        """See View."""
+        self._try(lambda: self._view.look(run, stopping))
+
+    def end(self, runs: Sequence[Run]) -> None:
+        """See View."""
+        self._try(lambda: self._view.end(runs))
+
+    def _try(self, show: Callable[[], None]) -> None:
+        try:
+            show()
+        except Exception as error:
+            self._view = Nothing()
+            words = f"perfkit: the live view broke ({type(error).__name__}: {error}); the run goes on"
+            print(words, file=sys.stderr)
 
 
 class Nothing:

@@ -210,7 +210,9 @@ class _Child:
             pipe.write(self._request)  # if it has ended already, its exit code is told
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        if failed is not None:  # nobody follows it any more
+            self.interrupt()
         try:
             self._process.wait(LAST_S)
         except subprocess.TimeoutExpired:
