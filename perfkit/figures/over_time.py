@@ -166,7 +166,8 @@ def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set_ylabel("requests per second")
         ax.set_ylim(bottom=0)
         if below is not None:
-            below.stairs(frame["failed_per_s"], t, fill=True, color=BAD, alpha=0.85)
+            label = "failed" if below is ax else None  # in a panel of its own the axis says it
+            below.stairs(frame["failed_per_s"], t, fill=True, color=BAD, alpha=0.85, label=label)
             below.set_ylabel("failed per second")
             below.set_ylim(bottom=0)
         time_axis(ax if below is None or below is ax else below, frame, float(t[-1]))
@@ -180,9 +181,9 @@ def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def glance(calls: pd.DataFrame, over_time: pd.DataFrame) -> Axes:
     """A run in one small figure: latency of its calls above, planned and successful rate below."""
     with style():
-        top, below = stacked(None, 3.4)
         if calls.empty or not calls.attrs["n"]:
             return nothing(axes_for(None, 1.2), NO_ROWS)
+        top, below = stacked(None, 3.4)
         call_latency(calls, top)
         told = words(top)
         top.set_xlabel("")
