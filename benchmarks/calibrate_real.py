@@ -35,7 +35,7 @@ SPEED = 4.0
 SECONDS = 6
 USERS = {"count": 8, "duration_s": SECONDS}
 LOAD = {"scenario": "message_stream", "params": {"agents": 8}, "users": USERS}
-OPTIONS = Options(primary=("p50", "p95", "throughput", "error_rate"))
+OPTIONS = Options(primary=("p50", "p95", "throughput"))  # too few requests for p99 and for errors of 0.1 %
 DRAWS = 1000
 TESTS = ("Mann-Whitney, requests", "KS, requests", "Welch, requests", "Mann-Whitney, run medians")
 Pair = tuple[Reduced, Reduced]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from perfkit.errors import unknown
+from perfkit.model import Arrivals, Target, Users
 from perfkit.store import Run
 
 #: What must be the same in all runs, by its name in a workload; `server`, seed and the code may differ.
 _SAME = ("scenario", "params", "users", "arrivals", "warmup_s", "processes")
+_OF_HOST = ("name", "cpus", "cpu_model")
 _SAME_TARGET = (
     "url",
     "transport",
@@ -23,11 +27,15 @@ _SAME_TARGET = (
 
 def configuration(run: Run) -> dict[str, Any]:
     """What must be the same for runs to be compared: dotted name -> value."""
-    meta = run.meta
+    return configuration_of(run.meta)
+
+
+def configuration_of(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The same from what run.json says, or would say."""
     workload, target = meta.get("workload") or {}, meta.get("target") or {}
     host = meta.get("host") or {}
     found: dict[str, Any] = {"schema": meta.get("schema")}
-    found |= {f"host.{name}": host.get(name) for name in ("name", "cpus", "cpu_model")}
+    found |= {f"host.{name}": host.get(name) for name in _OF_HOST}
     for name in _SAME:
         value = workload.get(name)
         if isinstance(value, Mapping):
@@ -40,15 +48,40 @@ def configuration(run: Run) -> dict[str, Any]:
     return found
 
 
+def refuse_unknown(vary: Iterable[str]) -> None:
+    """BadInput for a name that is no part of a configuration, with the nearest one that is."""
+    sections = {"users": Users, "arrivals": Arrivals, "target": Target}
+    known = {"schema", *_SAME, *sections, "host", *(f"target.{name}" for name in _SAME_TARGET)}
+    known |= {f"host.{name}" for name in _OF_HOST}
+    known |= {f"{s}.{f.name}" for s in ("users", "arrivals") for f in dataclasses.fields(sections[s])}
+    for name in vary:
+        if name not in known and not (name.startswith("params.") and name != "params."):
+            raise unknown("name in --vary:", name, {*known, "params.NAME"})
+
+
+def differences_within(side: Iterable[Run]) -> list[str]:
+    """In what the runs of one side differ: nothing may, the options of the server perfkit starts included."""
+    return lines_of([configuration(run) | _server(run) for run in side])
+
+
+def _server(run: Run) -> dict[str, Any]:
+    given = (run.meta.get("workload") or {}).get("server") or {}
+    return {f"server.{name}": value for name, value in given.items()}
+
+
 def differences(runs: Iterable[Run], vary: Iterable[str] = ()) -> list[str]:
     """In which of these the runs differ though they should not, one line each; `vary` names what may."""
-    runs, allowed = list(runs), tuple(vary)
-    found = [configuration(run) for run in runs]
+    return lines_of([configuration(run) for run in runs], tuple(vary))
+
+
+def lines_of(found: list[dict[str, Any]], allowed: tuple[str, ...] = ()) -> list[str]:
+    """In which names these configurations differ, one line each."""
     lines = []
     for name in dict.fromkeys(name for one in found for name in one):
         if any(name == free or name.startswith(f"{free}.") for free in allowed):
             continue
         seen = list(dict.fromkeys(repr(one.get(name)) for one in found))
         if len(seen) > 1:
-            lines.append(f"different {name}: {' and '.join(s[:80] for s in seen[:3])}")
+            more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
+            lines.append(f"different {name}: {' and '.join(s[:80] for s in seen[:3])}{more}")
     return lines

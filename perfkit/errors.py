@@ -1,7 +1,8 @@
 """Errors a person can act on: what was given, what is allowed, what to do. One line each.
 
 Exit codes of every `perfkit` verb (also in README.md): 0 ok, 1 tool error, 2 bad input,
-3 run invalid or nothing to judge, 4 thresholds missed or regressed, 5 inconclusive (`gate --strict`).
+3 run invalid or nothing to judge, 4 thresholds missed or regressed, 5 inconclusive (`gate --strict`),
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ EXIT_RUN_INVALID = 3
 EXIT_THRESHOLDS_MISSED = 4
 EXIT_REGRESSED = 4
 EXIT_INCONCLUSIVE = 5
+EXIT_INTERRUPTED = 130
 
 
 class PerfkitError(Exception):
@@ -32,6 +34,18 @@ class BadInput(PerfkitError):
     """What was given cannot be used; the message names it, what is allowed and the way out."""
 
     exit_code = EXIT_BAD_INPUT
+
+
+class NothingToJudge(PerfkitError):
+    """Everything went as asked, and there is nothing that could be judged."""
+
+    exit_code = EXIT_RUN_INVALID
+
+
+class Interrupted(PerfkitError):
+    """Somebody stopped it; the message says what is kept."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 class RequestFailed(Exception):

@@ -22,11 +22,12 @@ from typing import Any
 from perfkit import noise
 from perfkit.card import Card
 from perfkit.comparison import Comparison, Options, compare
-from perfkit.errors import BadInput, PerfkitError
+from perfkit.configuration import configuration_of, lines_of, refuse_unknown
+from perfkit.errors import BadInput, Interrupted, NothingToJudge, PerfkitError
 from perfkit.reduce import reduce_run
 from perfkit.running import run_repeats, stamp
-from perfkit.store import Run, find_run, list_runs, write_atomically
-from perfkit.workloads import complete, read_yaml
+from perfkit.store import Run, data_folder, find_run, list_runs, write_atomically
+from perfkit.workloads import complete, read_yaml, refuse_stranger, token_of
 
 DEFAULT_REPEATS = 5
 
@@ -62,9 +63,15 @@ class Kept:
 
     @property
     def sides(self) -> dict[str, list[Run]]:
-        """The runs that count, by the name of their side."""
-        told = ((self.comparison.a, self.a), (self.comparison.b, self.b))
-        return {side.name: [run for run in runs if run.id in side.runs] for side, runs in told}
+        """The runs that count, by the name of their side; those of a pair stand at the same place.
+
+        None when the comparison was refused: figures side by side would compare them all the same.
+        """
+        if self.comparison.refused:
+            return {self.comparison.a.name: [], self.comparison.b.name: []}
+        by_id = {run.id: run for run in (*self.a, *self.b)}
+        both = (self.comparison.a, self.comparison.b)
+        return {side.name: [by_id[name] for name in side.runs] for side in both}
 
 
 # -- carrying out ----------------------------------------------------------------------------------
@@ -82,12 +89,14 @@ def run_pairs(
 ) -> tuple[list[Run], list[Run]]:
     """Carry out both sides `pairs` times in the order AB BA AB …, and return the runs of each.
 
-    Both workloads are checked before the first request. An interrupted run ends the experiment; what there is
-    so far is returned.
+    Everything that can be known is checked before the first request. Interrupted when a run was: those so far
+    are kept, and named.
     """
+    for given, name in zip((a, b), names, strict=True):
+        workload, _, _ = complete(given, name)
+        token_of(workload)
+        refuse_stranger(workload, allow_targets)
     sides = {"A": {**a, "repeats": 1}, "B": {**b, "repeats": 1}}
-    for given, name in zip(sides.values(), names, strict=True):
-        complete(given, name)
     experiment = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     found: dict[str, list[Run]] = {"A": [], "B": []}
     order = 0
@@ -101,8 +110,26 @@ def run_pairs(
             stamp(run, experiment={"id": experiment, "side": side, "pair": pair + 1, "order": order})
             found[side].append(Run(run.path))
             if run.state != "complete":
-                return found["A"], found["B"]
+                done = [",".join(one.id for one in found[s] if one.state == "complete") for s in "AB"]
+                kept = f"; `perfkit compare {done[0]} {done[1]}` judges what there is" if all(done) else ""
+                raise Interrupted(f"interrupted in pair {pair + 1} of {pairs}{kept}")
     return found["A"], found["B"]
+
+
+def refuse_differences(a: Mapping[str, Any], b: Mapping[str, Any], options: Options) -> None:
+    """BadInput when runs of these two workloads could not be compared, before any of them is made."""
+    refuse_unknown(options.vary)
+    if options.force:
+        return
+    found = []
+    for given, name in ((a, "A"), (b, "B")):
+        workload, _, _ = complete(given, name)
+        told = workload.to_mapping()
+        meta = {"workload": told, "target": told["target"], "own_server": workload.target.url is None}
+        found.append(configuration_of(meta))
+    if wrong := lines_of(found, tuple(options.vary)):
+        hint = "name what is meant to differ with --vary NAME, or add --force"
+        raise BadInput(f"runs of these could not be compared: {'; '.join(wrong)}; {hint}")
 
 
 def repeats_of(given: Mapping[str, Any]) -> int:
@@ -121,12 +148,13 @@ def is_workload(name: str) -> bool:
 
 def runs_named(name: str, data_dir: str | Path) -> list[Run]:
     """Existing runs: `tag:NAME`, `comparison:ID:a`, or ids separated by commas (as find_run takes them)."""
+    folder = data_folder(data_dir)
     if name.startswith("tag:"):
-        found = [run for run in list_runs(Path(data_dir)) if name[4:] in _tags(run)]
+        found = [run for run in list_runs(folder) if name[4:] in _tags(run)]
         if not found:
             raise BadInput(f"no run is tagged {name[4:]!r}; `perfkit ls` shows the tags")
         return found
-    return [find_run(one.strip(), Path(data_dir)) for one in name.split(",") if one.strip()]
+    return [find_run(one.strip(), folder) for one in name.split(",") if one.strip()]
 
 
 def _tags(run: Run) -> Sequence[str]:
@@ -138,10 +166,11 @@ def _tags(run: Run) -> Sequence[str]:
 
 def series_named(name: str, data_dir: str | Path) -> list[Run]:
     """Runs of a trend, oldest first: as `runs_named`; one run alone stands for all of its configuration."""
-    found = runs_named(name, Path(data_dir))
+    folder = data_folder(data_dir)
+    found = runs_named(name, folder)
     if len(found) == 1:
         wanted = noise.key(found[0])
-        found = [run for run in list_runs(Path(data_dir)) if run.path == found[0].path or _key(run) == wanted]
+        found = [run for run in list_runs(folder) if run.path == found[0].path or _key(run) == wanted]
     return sorted(found, key=lambda run: run.id)
 
 
@@ -154,7 +183,7 @@ def _key(run: Run) -> str | None:
 
 def noise_sd(run: Run, metric: str, data_dir: str | Path) -> float:
     """The standard deviation of a metric between runs, log scale, from the noise floor; NaN without one."""
-    known = noise.load(Path(data_dir), run).get(metric)
+    known = noise.load(data_folder(data_dir), run).get(metric)
     return math.nan if known is None else math.sqrt(known.variance)
 
 
@@ -167,8 +196,10 @@ def compare_and_keep(
     """Compare, with the noise floor of this configuration where there is one, and write it to a folder."""
     history = noise.load(data_dir, a[0]) if a else {}
     found = compare(a, b, options, names=names, history=history)
-    if looks := _earlier_looks({run.id for run in (*a, *b)}, data_dir):
-        words = f"some of these runs were compared before, {looks} times: p-values do not know of that"
+    ids, asked = {run.id for run in (*a, *b)}, found.to_mapping()["options"]
+    if looks := _earlier_looks(ids, asked, data_dir):
+        often = "once" if looks == 1 else f"{looks} times"
+        words = f"these runs, or some of them, were compared before, {often}: p-values do not know of that"
         found = dataclasses.replace(found, notes=(*found.notes, words))
     folder = data_dir / "comparisons" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     folder.mkdir(parents=True)
@@ -184,20 +215,22 @@ def compare_and_keep(
     return Kept(folder, found, tuple(a), tuple(b))
 
 
-def _earlier_looks(ids: set[str], data_dir: Path) -> int:
-    """How many kept comparisons are of some of these runs only: looking again and again finds noise."""
+def _earlier_looks(ids: set[str], options: Any, data_dir: Path) -> int:
+    """How many kept comparisons judged these runs or some of them: looking again and again finds noise."""
     looks = 0
     for file in (data_dir / "comparisons").glob("*/comparison.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             told = json.loads(file.read_text())
             before = {Path(path).name for side in ("runs_a", "runs_b") for path in told[side]}
-            looks += before < ids
+            judged = not (told["comparison"]["refused"] or told["comparison"]["forced"])
+            other = told["comparison"]["options"] != options  # the same question of the same runs is no look
+            looks += judged and (before < ids or (before == ids and other))
     return looks
 
 
-def open_comparison(name: str = "latest", data_dir: str | Path = "data") -> Kept:
+def open_comparison(name: str = "latest", data_dir: str | Path = "") -> Kept:
     """A comparison by id, its start or end, a path, or `latest`; BadInput when there is none."""
-    folder = Path(data_dir) / "comparisons"
+    folder = data_folder(data_dir) / "comparisons"
     there = sorted(path.parent for path in folder.glob("*/comparison.json"))
     if (Path(name) / "comparison.json").exists():
         there = [Path(name)]
@@ -223,7 +256,7 @@ def measure_noise(
 ) -> tuple[Kept, dict[str, Any]]:
     """Compare a workload with itself `pairs` times, keep the floor, and return it with the comparison.
 
-    PerfkitError when fewer than three pairs can be compared.
+    NothingToJudge when fewer than three pairs can be compared.
     """
     given = read_yaml(file)
     names = (f"{file.stem}", f"{file.stem} again")
@@ -232,7 +265,12 @@ def measure_noise(
     good = set(kept.comparison.a.runs) | set(kept.comparison.b.runs)
     both = [(x, y) for x, y in zip(a, b, strict=False) if x.id in good and y.id in good]
     if len(both) < 3:
-        raise PerfkitError(f"only {len(both)} of {pairs} pairs can be compared; {kept.comparison.words}")
-    found = noise.measure([reduce_run(x) for x, _ in both], [reduce_run(y) for _, y in both])
+        sides = (kept.comparison.a, kept.comparison.b)
+        why = "; ".join(
+            dict.fromkeys(text for side in sides for _, reasons in side.left_out for text in reasons)
+        )
+        raise NothingToJudge(f"only {len(both)} of {pairs} pairs can be compared, 3 are the least: {why}")
+    cut = kept.comparison.cut
+    found = noise.measure([reduce_run(x, cut) for x, _ in both], [reduce_run(y, cut) for _, y in both])
     noise.save(data_dir, a[0], found)
     return kept, dict(found)

@@ -13,12 +13,22 @@ _SIGNS = {"regressed": "🔴", "improved": "🟢", "equivalent": "⚪", "inconcl
 
 def exit_code(comparison: Comparison, *, strict: bool = False) -> int:
     """0 pass, 3 nothing to judge, 4 regressed, 5 inconclusive when `strict`."""
-    if comparison.verdict == "refused":
-        return EXIT_RUN_INVALID
-    if comparison.verdict == "regressed":
+    if comparison.verdict == "regressed" and not comparison.forced:
         return EXIT_REGRESSED
-    undecided = comparison.verdict in ("inconclusive", "within-run only")
-    return EXIT_INCONCLUSIVE if strict and undecided else 0
+    if _nothing_to_judge(comparison):
+        return EXIT_RUN_INVALID
+    return EXIT_INCONCLUSIVE if strict and comparison.verdict == "inconclusive" else 0
+
+
+def _nothing_to_judge(comparison: Comparison) -> str:
+    """Why a gate can neither pass nor fail on a comparison; empty when it can."""
+    if comparison.refused:
+        return "; ".join(comparison.refused)
+    if comparison.forced:
+        return f"forced, though not comparable: {'; '.join(comparison.forced)}"
+    if comparison.verdict == "within-run only":
+        return "one run on a side cannot tell a change from chance"
+    return comparison.selection or "" if comparison.verdict != "regressed" else ""
 
 
 def junit(comparison: Comparison, *, strict: bool = False) -> str:
@@ -26,19 +36,32 @@ def junit(comparison: Comparison, *, strict: bool = False) -> str:
     primary = [one for one in comparison.results if one.primary]
     suite = ET.Element("testsuite", name="perfkit gate")
     case = ET.SubElement(suite, "testcase", classname="perfkit", name="runs can be compared")
-    if comparison.refused:
-        ET.SubElement(case, "error", message=_clean("; ".join(comparison.refused)))
+    nothing = _nothing_to_judge(comparison)
+    if nothing:
+        ET.SubElement(case, "error", message=_clean(nothing))
+    unjudged = dict(comparison.unjudged)
     failures = 0
     for one in primary:
         case = ET.SubElement(suite, "testcase", classname="perfkit", name=one.metric)
         told = _clean(f"{one.metric} {one.verdict}: {change(one)}")
-        if one.verdict == "regressed" or (strict and one.verdict in ("inconclusive", "within-run only")):
+        undecided = one.verdict in ("inconclusive", "within-run only")
+        if one.verdict == "regressed" or (strict and undecided and one.metric not in unjudged):
             failures += 1
             ET.SubElement(case, "failure", message=told)
-        elif one.verdict in ("inconclusive", "within-run only"):
-            ET.SubElement(case, "skipped", message=told)
+        elif undecided:
+            why = unjudged.get(one.metric)
+            ET.SubElement(case, "skipped", message=f"not judged: {_clean(why)}" if why else told)
         ET.SubElement(case, "system-out").text = told
-    counts = {"tests": len(primary) + 1, "failures": failures, "errors": int(bool(comparison.refused))}
+    cases = {one.metric for one in primary}
+    for metric, why in comparison.unjudged:
+        if metric not in cases:
+            case = ET.SubElement(suite, "testcase", classname="perfkit", name=metric)
+            ET.SubElement(case, "skipped", message=f"not judged: {_clean(why)}")
+    if strict and comparison.verdict == "inconclusive" and not failures and not nothing:
+        failures += 1
+        case = ET.SubElement(suite, "testcase", classname="perfkit", name="verdict")
+        ET.SubElement(case, "failure", message=_clean(comparison.words))
+    counts = {"tests": len(suite), "failures": failures, "errors": int(bool(nothing))}
     for name, count in counts.items():
         suite.set(name, str(count))
     root = ET.Element("testsuites")
@@ -66,6 +89,7 @@ def markdown(comparison: Comparison) -> str:
     left = [*comparison.a.left_out, *comparison.b.left_out]
     lines += [f"- left out: {_escaped(run)}: {_escaped('; '.join(why))}" for run, why in left]
     lines += [f"- forced: {_escaped(one)}" for one in comparison.forced]
+    lines += [f"- note: {_escaped(one)}" for one in comparison.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 

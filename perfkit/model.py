@@ -136,6 +136,8 @@ class Workload:
             raise BadInput(f"{where}: both users and arrivals given; a run has one of them, remove the other")
         if workload.arrivals is not None:
             _refuse_other_shapes(workload.arrivals, where)
+        for tag in workload.tags:
+            refuse_bad_tag(tag, f"{where}, tags: ")
         users = workload.users
         if users is not None:
             if users.iterations is None and users.duration_s is None:
@@ -151,6 +153,14 @@ class Workload:
     def to_mapping(self) -> dict[str, Any]:
         """The inverse of `from_mapping`: plain dicts, lists and numbers."""
         return cast(dict[str, Any], msgspec.to_builtins(dataclasses.asdict(self)))
+
+
+def refuse_bad_tag(tag: str, where: str = "") -> None:
+    """BadInput for a tag that could not be named again in `tag:NAME` or in a list of tags."""
+    if not tag or len(tag) > 60 or not tag.isprintable() or any(c.isspace() or c == "," for c in tag):
+        raise BadInput(
+            f"{where}{tag[:80]!r} is no tag: a word of 1 to 60 characters, without blanks and commas"
+        )
 
 
 #: Which shape a field of `arrivals` belongs to; those not named are of all shapes.

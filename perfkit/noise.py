@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from perfkit import stats
+from perfkit.comparison import Options
 from perfkit.configuration import configuration
 from perfkit.reduce import METRICS, TOTAL, Reduced
 from perfkit.store import Run, write_atomically
@@ -39,6 +40,8 @@ def measure(a: Sequence[Reduced], b: Sequence[Reduced]) -> dict[str, stats.Histo
     for metric in METRICS:
         values = [[one.value(TOTAL, metric) for one in side] for side in (a, b)]
         whole = [(x.y, y.y) for x, y in zip(*values, strict=True) if x is not None and y is not None]
+        if METRICS[metric] == "errors" or not np.isfinite(whole).all():  # counts bring their own error
+            continue
         if len(whole) < 2 or len(whole) < len(a):
             continue
         y = np.array(whole)
@@ -76,16 +79,20 @@ def load(data_dir: Path, run: Run) -> dict[str, stats.History]:
 
 
 def table(noise: Mapping[str, stats.History]) -> list[dict[str, Any]]:
-    """The change of each metric that so many pairs would find 8 times of 10, a share; sd: of a run."""
+    """The change of each metric that so many pairs would find 8 times of 10, a share; sd: of a run.
+
+    As one of the usual primary metrics, of which it is the only one to change.
+    """
     rows = []
+    level = Options().alpha / len(Options().primary)
     for metric in METRICS:
         of_pairs = noise.get(f"paired {metric}")
-        if of_pairs is None or METRICS[metric] == "errors":
+        if of_pairs is None:
             continue
         row: dict[str, Any] = {"metric": metric, "sd": math.sqrt(noise[metric].variance)}
         for repeats in REPEATS:
             se = math.sqrt(of_pairs.variance / repeats)
-            row[str(repeats)] = stats.detectable(se, repeats - 1 + of_pairs.df)
+            row[str(repeats)] = stats.detectable(se, repeats - 1 + of_pairs.df, level=level)
         rows.append(row)
     return rows
 

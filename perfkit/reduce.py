@@ -68,6 +68,7 @@ class Reduced:
     values: tuple[Value, ...]
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
+    outcomes: tuple[str, ...] = ()  #: those of the reasons that may be the server's doing
 
     def value(self, operation: str, metric: str) -> Value | None:
         """One metric, None where the run does not carry it."""
@@ -84,24 +85,25 @@ class Warmup:
 
     share: float
     counts: bool
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def warmup_of(run: Run) -> Warmup:
     """The warm-up of a run by itself."""
-    rows = Measured.of(run)
-    good = rows.only(rows.good)
-    share, notes = _warmup(good)
-    return Warmup(share, len(good.planned) > 0 and not any(_of_the_run(run)), notes)
+    return _warmup(run, Measured.of(run))
 
 
-def _warmup(good: Measured) -> tuple[float, tuple[str, ...]]:
-    share = stats.warmup_share(good.response_ms, good.planned) if len(good.planned) else stats.LEAST_CUT
-    if share >= stats.MOST_CUT:  # MSER's least error at its limit says that it found no end
-        return stats.LEAST_CUT, ("no end of its warm-up was found; a tenth is left out",)
-    if share >= stats.WARN_CUT:
-        return share, (f"its warm-up took {share:.0%} of the measured part",)
-    return share, ()
+def _warmup(run: Run, rows: Measured) -> Warmup:
+    good = rows.only(rows.good & np.isfinite(rows.response_ms))
+    counts = len(good.planned) > 0 and not any(distrust(run))
+    if not counts or _load_changes(run):
+        return Warmup(stats.LEAST_CUT, counts)
+    share = stats.warmup_share(good.response_ms, good.planned)
+    if share < stats.MOST_CUT:
+        told = f"its warm-up took {share:.0%} of the measured part"
+        return Warmup(share, counts, (told,) if share >= stats.WARN_CUT else ())
+    # MSER's least error at its limit says that it found no end: whether there is a level, drift decides
+    return Warmup(stats.LEAST_CUT, counts, ("no end of its warm-up was found; a tenth is left out",))
 
 
 def reduce_run(run: Run, cut: float | None = None) -> Reduced:
@@ -111,24 +113,28 @@ def reduce_run(run: Run, cut: float | None = None) -> Reduced:
 
 def reduce(run: Run, rows: Measured, cut: float | None = None) -> Reduced:
     """The same for rows that were read already."""
-    reasons = list(_of_the_run(run))
+    reasons = list(distrust(run))
     good = rows.only(rows.good & np.isfinite(rows.response_ms))
     if len(good.planned) == 0 or rows.span_s <= 0:
+        nothing = ("no request of its measured part succeeded",)
         return Reduced(run, 0.0, 0.0, len(rows.planned), int((~rows.good).sum()), (),
-                       (*reasons, "no request of its measured part succeeded"), ())  # fmt: skip
-    found, notes = _warmup(good) if cut is None else (cut, ())
-    low, high = found * rows.span_s, _end(run, rows)
+                       (*reasons, *nothing), (), nothing)  # fmt: skip
+    warmup = _warmup(run, rows) if cut is None else Warmup(cut, True)
+    low, high = warmup.share * rows.span_s, _end(run, rows)
     steady = good.only(good.planned >= low)
     n = int((rows.planned >= low).sum())
+    notes, outcomes = _unsteady(run, rows, steady, low, high)
     if n < FEWEST:
-        reasons.append(f"only {n:,} requests in its steady part, {FEWEST} are the least")
-    reasons += _unsteady(run, rows, steady, low, high)
-    values = tuple(_values(rows, steady, low, high))
-    return Reduced(run, found, high - low, n, n - len(steady.planned), values,
-                   tuple(reasons), notes)  # fmt: skip
+        outcomes.append(f"only {n:,} requests in its steady part, {FEWEST} are the least")
+    reasons += _unaccounted(run, rows, steady, low, high)
+    return Reduced(
+        run=run, cut=warmup.share, span_s=high - low, n=n, failed=n - len(steady.planned),
+        values=tuple(_values(rows, steady, low, high)), reasons=(*reasons, *outcomes),
+        notes=(*warmup.notes, *notes, *_shape(steady)), outcomes=tuple(outcomes),
+    )  # fmt: skip
 
 
-def _of_the_run(run: Run) -> Iterable[str]:
+def distrust(run: Run) -> Iterable[str]:
     """Why a run may not be compared, from what run.json says."""
     if run.state != "complete":
         yield f"{run.state}{f': {run.reason}' if run.reason else ''}"
@@ -148,24 +154,52 @@ def _end(run: Run, rows: Measured) -> float:
     return float(rows.planned.max()) if users.get("iterations") else rows.span_s
 
 
-def _unsteady(run: Run, rows: Measured, steady: Measured, low: float, high: float) -> Iterable[str]:
-    """Drift, saturation, Little's law: what is wrong with the steady part."""
-    workload = run.meta.get("workload") or {}
+def _load_changes(run: Run) -> bool:
+    """Whether the load is meant to change during the run: then nothing about it is steady by design."""
+    arrivals = (run.meta.get("workload") or {}).get("arrivals") or {}
+    return arrivals.get("shape") in ("ramp", "steps", "spike")
+
+
+def _unsteady(
+    run: Run, rows: Measured, steady: Measured, low: float, high: float
+) -> tuple[list[str], list[str]]:
+    """Drift and saturation of the steady part: notes, and reasons against the run."""
     if len(steady.planned) < FEWEST or high <= low:
-        return
+        return [], []
+    if _load_changes(run):
+        return ["its load changes by plan: neither warm-up nor drift nor pile-up was looked for"], []
+    notes, found = [], []
     moved = stats.drift(steady.response_ms, steady.planned)
     if moved.found:
-        yield f"its latency drifts: {moved.ratio - 1:+.0%} from its middle third to its last"
-    if workload.get("arrivals"):
+        told = f"{moved.ratio - 1:+.0%} from its first half to its last third"
+        found.append(f"no steady state, its latency drifts: {told}")
+    elif math.isnan(moved.ratio):
+        notes.append("whether it drifts could not be checked: its successes leave gaps")
+    if (run.meta.get("workload") or {}).get("arrivals"):
         grown = stats.growth(rows.planned, rows.done, low, high)
         if grown.found:
-            yield (
+            found.append(
                 f"the server fell behind: requests in flight grew {grown.ratio:.1f}-fold, "
                 "so its latency tells how long the run was"
             )
-    users = workload.get("users") or {}
-    if users.get("count"):
+    return notes, found
+
+
+def _unaccounted(run: Run, rows: Measured, steady: Measured, low: float, high: float) -> Iterable[str]:
+    """Little's law in a closed loop: time of the users that neither waiting nor thinking explains."""
+    users = (run.meta.get("workload") or {}).get("users") or {}
+    if users.get("count") and len(steady.planned) >= FEWEST and high > low:
         yield from _off_littles_law(rows, int(users["count"]), think_time_s(run), low, high)
+
+
+def _shape(steady: Measured) -> Iterable[str]:
+    """A quantile between two groups of requests jumps from run to run."""
+    x = steady.response_ms
+    if len(x) < FEWEST:
+        return
+    low, high = np.quantile(x, (0.45, 0.55))
+    if low > 0 and high / low > 2:
+        yield f"its p50 lies between two groups of requests, {low:.3g} and {high:.3g} ms, and may jump"
 
 
 def _off_littles_law(rows: Measured, users: int, think_s: float, low: float, high: float) -> Iterable[str]:
@@ -232,10 +266,19 @@ def _counted(name: str, good_ms: np.ndarray, n: int, ended: np.ndarray, span_s: 
     if n:
         y = math.log((failed + 0.5) / n)
         yield Value(name, "error_rate", failed / n, y, 1 / math.sqrt(failed + 0.5), max(failed - 1, 1), n)
-    place = math.ceil(0.99 * (n - 1))  # among all of them, failures last
-    if failed and stats.support(n, 0.99) >= stats.MIN_SUPPORT and place < len(good_ms):
-        level = float(np.partition(good_ms, place)[place])
+    if failed and stats.support(n, 0.99) >= stats.MIN_SUPPORT:
+        level = _success(good_ms, n, 0.99)
         yield Value(name, "success_p99", level, math.log(level), math.nan, math.nan, n)
+
+
+def _success(good_ms: np.ndarray, n: int, p: float) -> float:
+    """The p-quantile (numpy's) of n requests of which those that are not in `good_ms` take for ever."""
+    place = p * (n - 1)
+    low, high = math.floor(place), math.ceil(place)
+    if high >= len(good_ms):
+        return math.inf
+    x = np.partition(good_ms, (low, high))
+    return float(x[low] + (place - low) * (x[high] - x[low]))
 
 
 def _latencies(name: str, good: Measured) -> Iterable[Value]:

@@ -63,8 +63,9 @@ def make_report(
 
     The default is run_report, with server_health beside it when the run has samples of its server's probes.
 
-    BadInput for a parameter the notebook does not have or a value of the wrong type. PerfkitError, with the
-    HTML's address and the broken cell's anchor, when a cell fails; both files are written all the same.
+    BadInput for a parameter the notebook does not have, a value of the wrong type, or one a cell refuses:
+    then nothing is written. PerfkitError, with the HTML's address and the broken cell's anchor, when a cell
+    fails; both files are written all the same.
     """
     folder = out_dir or run.path / "report"
     own, broken = _parameters_for(run, folder), None
@@ -88,6 +89,22 @@ def make_report(
     if broken is not None:
         raise broken
     return page
+
+
+def make_report_of_several(data_dir: Path, notebook: Path, parameters: Mapping[str, Any], *,
+                           progress: bool = True) -> Path:  # fmt: skip
+    """Execute a notebook on the runs its `runs` parameter names, in a folder of its own in data_dir/reports.
+
+    The same runs' page is replaced by a later one; that of others is not. Errors as of `make_report`.
+    """
+    check_parameters(notebook, parameters)
+    words = re.sub(r"[^\w.-]+", "_", str(parameters["runs"]))
+    if len(words) > 60:
+        words = f"{words[:40]}-{hashlib.sha256(words.encode()).hexdigest()[:8]}"
+    folder = data_dir / "reports" / f"{notebook.stem}-{words}"
+    given = {**parameters, "data_dir": os.path.relpath(data_dir, folder)}
+    output = folder / f"{notebook.stem}.ipynb"
+    return execute(notebook, given, output, subtitle=str(parameters["runs"]), progress=progress)
 
 
 def make_comparison_report(folder: Path, *, progress: bool = True) -> Path:
@@ -133,7 +150,12 @@ def execute(
         raise PerfkitError(
             f"cannot write the report to {output.parent}: {error.strerror}; make it writable"
         ) from None
-    broken = _run_cells(notebook, dict(parameters), output, progress)
+    trial = output.with_name(f".{output.stem}.part.ipynb")
+    try:
+        broken = _run_cells(notebook, dict(parameters), trial, progress, output)
+        os.replace(trial, output)
+    finally:
+        trial.unlink(missing_ok=True)
     page = render(output, title=str(parameters.get("title") or ""), subtitle=subtitle, broken=broken)
     if broken:
         raise PerfkitError(f"{notebook.name} failed: {broken}; see {page.resolve().as_uri()}#broken-cell")
@@ -204,8 +226,10 @@ def _check_value(notebook: str, parameter: Parameter, value: object) -> None:
 # -- execution -------------------------------------------------------------------------------------
 
 
-def _run_cells(notebook: Path, parameters: dict[str, Any], output: Path, progress: bool) -> str | None:
-    """Execute into `output`; what broke in one line, or None."""
+def _run_cells(
+    notebook: Path, parameters: dict[str, Any], output: Path, progress: bool, final: Path
+) -> str | None:
+    """Execute into `output`, which will be `final`; what broke in one line, or None."""
     import papermill
 
     _silence_papermill()
@@ -221,13 +245,15 @@ def _run_cells(notebook: Path, parameters: dict[str, Any], output: Path, progres
                 resources={"metadata": {"path": str(output.parent)}},
             )
         except papermill.PapermillExecutionError as error:
+            if error.ename == BadInput.__name__:
+                raise BadInput(str(error.evalue).strip()) from None
             broken = f"{error.ename}: {error.evalue}".strip().splitlines()[0][:300]
         except Exception as error:
             what = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0] + _last_words(folder)
             if not output.exists():
                 raise PerfkitError(f"cannot execute {notebook.name}: {what:.300}") from error
             broken = what[:300]
-    _forget_machine(output, notebook)
+    _forget_machine(output, notebook, final)
     return broken
 
 
@@ -281,13 +307,13 @@ def _silence_papermill() -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
 
 
-def _forget_machine(output: Path, notebook: Path) -> None:
+def _forget_machine(output: Path, notebook: Path, final: Path) -> None:
     """Take the working and the home directory out of an executed notebook: they are nobody's business."""
     import nbformat
 
     nb = nbformat.read(str(output), as_version=4)  # type: ignore[no-untyped-call]
     told = nb.metadata.get("papermill", {})
-    told["input_path"], told["output_path"] = notebook.name, output.name
+    told["input_path"], told["output_path"] = notebook.name, final.name
     # the inner one first; text by text, because in the file's JSON a newline before a path is a letter n
     folders = {str(Path.cwd()): ".", str(Path.home()): "~", str(Path(perfkit.__file__).parents[1]): "."}
     places = [

@@ -12,7 +12,16 @@ from typing import Any
 
 from perfkit import frames, thresholds
 from perfkit.card import load_words
-from perfkit.errors import BadInput, PerfkitError
+from perfkit.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_RUN_INVALID,
+    EXIT_THRESHOLDS_MISSED,
+    EXIT_TOOL_ERROR,
+    BadInput,
+    PerfkitError,
+)
 from perfkit.local_server import reference_server
 from perfkit.model import Workload
 from perfkit.progress import Goal, bar
@@ -109,6 +118,31 @@ def stamp(run: Run, **told: Any) -> None:
     write_atomically(run.path / "run.json", (json.dumps(meta, indent=1, default=str) + "\n").encode())
 
 
+def outcome(run: Run) -> tuple[str, int]:
+    """How a run ended in a word or two, and the exit code of `perfkit run` for it."""
+    if run.state == "aborted":
+        return "aborted", EXIT_INTERRUPTED if run.reason == "interrupted" else EXIT_TOOL_ERROR
+    if run.state != "complete":
+        return run.state, EXIT_TOOL_ERROR
+    if not (run.meta.get("health") or {}).get("valid", False):
+        return "invalid", EXIT_RUN_INVALID
+    if run.meta.get("steps_broken"):
+        return "scenario broke", EXIT_TOOL_ERROR
+    if not all(one["ok"] for one in run.meta.get("thresholds") or ()):
+        return "thresholds missed", EXIT_THRESHOLDS_MISSED
+    return "ok", EXIT_OK
+
+
+#: Of several exit codes the first of these that occurs is told.
+_WORST_FIRST = (EXIT_INTERRUPTED, EXIT_BAD_INPUT, EXIT_TOOL_ERROR, EXIT_RUN_INVALID, EXIT_THRESHOLDS_MISSED)
+
+
+def worst(codes: Iterable[int]) -> int:
+    """One exit code for several runs: what kept them from ending says more than what they found."""
+    seen = set(codes)
+    return next((code for code in _WORST_FIRST if code in seen), EXIT_OK)
+
+
 # -- runs in words ---------------------------------------------------------------------------------
 
 
@@ -140,12 +174,25 @@ def listed(runs: Iterable[Run]) -> list[dict[str, Any]]:
     return found
 
 
+def headline(run: Run) -> dict[str, str]:
+    """The measured part in words: rows, failed, and `p50 ms`, …, "—" where too few requests carry it."""
+    row = _firm_summary(run).iloc[-1]
+    told = {"rows": f"{int(row['n']):,}", "failed": f"{int(row['failed']):,}"}
+    firm = {f"{name} ms": row[name] for name in ("p50", "p95", "p99")}
+    return told | {name: "—" if math.isnan(value) else f"{value:.4g}" for name, value in firm.items()}
+
+
+def _firm_summary(run: Run) -> Any:
+    """The summary per operation, without the quantiles that too few requests carry."""
+    summary = frames.summary(frames.timeline(run))
+    for name in frames.NAMES:
+        summary.loc[summary[f"{name}_low"].isna(), name] = math.nan
+    return summary
+
+
 def details(run: Run) -> dict[str, Any]:
     """Everything run.json says, the state as it is now, and the summary per operation."""
-    summary = frames.summary(frames.timeline(run))
-    for name in frames.NAMES:  # a quantile that too few requests carry is not told
-        summary.loc[summary[f"{name}_low"].isna(), name] = math.nan
-    rows = json.loads(summary.to_json(orient="records"))
+    rows = json.loads(_firm_summary(run).to_json(orient="records"))
     return run.meta | {"state": run.state, "reason": run.reason, "path": str(run.path), "summary": rows}
 
 

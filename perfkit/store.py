@@ -187,6 +187,20 @@ def read_probes(run: Run) -> pa.Table:
 # -- finding runs ----------------------------------------------------------------------------------
 
 
+def data_folder(given: str | Path = "") -> Path:
+    """The folder with runs/: the one given, else PERFKIT_DATA_DIR, else the nearest data/ here or above.
+
+    A notebook may be executed from anywhere: papermill runs it in the caller's folder, JupyterLab in its own.
+    """
+    if str(given) not in ("", "."):
+        return Path(given)
+    if told := os.environ.get("PERFKIT_DATA_DIR"):
+        return Path(told)
+    here = Path.cwd()
+    near = (folder / "data" for folder in (here, *here.parents))
+    return next((f for f in near if (f / "runs").is_dir() or (f / "sample").is_dir()), Path("data"))
+
+
 def list_runs(data_dir: Path) -> list[Run]:
     """All runs below data_dir/runs, oldest first; ids tell seconds, run.json the rest."""
     found = [Run(path.parent) for path in (data_dir / "runs").glob("*/run.json")]

@@ -158,7 +158,7 @@ def test_the_law_is_fitted_as_published() -> None:
     assert law.beta == pytest.approx(0.0001044, rel=1e-3)
     assert law.knee == pytest.approx(96.5, abs=0.1)
     assert law.knee_interval[0] < 96.5 < law.knee_interval[1]
-    assert law.told.startswith("96.5, but not known well: its 95 % interval is 74")
+    assert law.told.startswith("not known well: the fit puts it at 96.5, 95 % interval 74")
     three = np.tile(np.array(SPECSDM91, float), 3)
     assert stats.fit_usl(three[0], three[1] * RNG.normal(1, 0.01, 21)).told == ""
 
@@ -170,6 +170,13 @@ def test_a_knee_beyond_the_range_is_not_told() -> None:
     assert "beyond the measured range" in law.told or "not known well" in law.told
     with pytest.raises(ValueError, match="give 4 or more"):
         stats.fit_usl(n[:3], x[:3])
+
+
+def test_a_law_that_does_not_fit_tells_no_knee() -> None:
+    """A server that serves four at once and queues the rest is no such law: the curve misses its edge."""
+    n = np.repeat([1.0, 2.0, 4.0, 8.0, 16.0], 3)
+    law = stats.fit_usl(n, np.minimum(n, 4) * 174 * RNG.normal(1, 0.005, 15))
+    assert law.told.startswith("the law does not describe this server: it misses by 1")
 
 
 def test_a_linear_server_has_no_knee() -> None:

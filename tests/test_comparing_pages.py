@@ -5,8 +5,10 @@ from __future__ import annotations
 import html
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from perfkit import experiment, frames
 from perfkit.comparison import Options
 from perfkit.errors import BadInput
 from perfkit.report import execute, make_comparison_report, notebook_path
-from perfkit.store import Run
+from perfkit.store import Run, list_runs
 from tests.small_server import small_server
 
 HOSTILE = "<script>alert(1)</script>"
@@ -77,9 +79,11 @@ def test_looking_again_and_again_is_told(tmp_path: Path) -> None:
     a, b = ([made(tmp_path, 10 * k + i) for i in (1, 2, 3)] for k in (4, 5))
     for count in (2, 3):
         kept = experiment.compare_and_keep(a[:count], b[:count], Options(), ("A", "B"), tmp_path)
-    assert "were compared before, 1 times" in kept.comparison.notes[-1]
+    assert "were compared before, once" in kept.comparison.notes[-1]
     again = experiment.compare_and_keep(a, b, Options(), ("A", "B"), tmp_path)
     assert again.comparison.notes == kept.comparison.notes
+    other = experiment.compare_and_keep(a, b, Options(margin=0.5), ("A", "B"), tmp_path)
+    assert "were compared before, 3 times" in other.comparison.notes[-1]
 
 
 def test_the_gate_takes_up_a_comparison(kept: experiment.Kept, tmp_path: Path) -> None:
@@ -110,10 +114,92 @@ def test_the_gate_takes_up_a_comparison(kept: experiment.Kept, tmp_path: Path) -
         assert (done.returncode, words in line) == (2, True), line
 
 
+@pytest.mark.parametrize("broken", ["one side", "both sides"])
+def test_a_refused_comparison_has_a_page_that_compares_nothing(tmp_path: Path, broken: str) -> None:
+    """Exit code 3, the reason first on the page, and no figure of two sides that cannot stand together."""
+    invalid = {"health": {"valid": False, "reasons": ["steps started late"]}}
+    a = [made(tmp_path, i, **(invalid if broken == "both sides" else {})) for i in (1, 2)]
+    b = [made(tmp_path, i, **invalid) for i in (3, 4)]
+    names = [",".join(run.id for run in side) for side in (a, b)]
+    done = perfkit("compare", *names, "--data-dir", str(tmp_path), "-q")
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.startswith("REFUSED: no run of")
+    page = Path(done.stdout.splitlines()[-1]).read_text()
+    assert "steps started late" in page
+    assert 'role="img"' not in page
+
+
+def test_a_page_of_several_runs_has_a_place_of_its_own(tmp_path: Path) -> None:
+    """Pages of different runs do not replace each other, and a name that is wrong replaces none."""
+    runs = [made(tmp_path, i) for i in (1, 2, 3)]
+    pages = []
+    for some in (runs[:2], runs):
+        told = f"runs={','.join(run.id for run in some)}"
+        done = perfkit("report", "--notebook", "trend", "-p", told, "--data-dir", str(tmp_path), "-q")
+        assert done.returncode == 0, done.stderr
+        pages.append(Path(done.stdout.strip()))
+    assert pages[0] != pages[1]
+    assert all(page.exists() and "reports" in page.parts for page in pages)
+    wrong = ("-p", f"runs={runs[0].id},nowhere", "--data-dir", str(tmp_path), "-q")
+    done = perfkit("report", "--notebook", "trend", *wrong)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "no run 'nowhere'" in done.stderr
+    assert [path.name for path in (tmp_path / "reports").glob("*/*.html")] == ["trend.html"] * 2
+
+
+WORKLOADS = {
+    "another url": ("target: {url: 'http://127.0.0.1:1'}", (), "--vary NAME"),
+    "a stranger": ("target: {url: 'http://10.1.2.3'}", ("--vary", "target.url"), "is not this machine"),
+    "no number": ("repeats: many", (), "repeats"),
+    "a mistyped name": ("seed: 2", ("--vary", "target.ulr"), "did you mean 'target.url'"),
+    "no file": ("seed: 2", ("--junit", "."), "it is a folder"),
+}
+
+
+@pytest.mark.parametrize(("line", "options", "says"), WORKLOADS.values(), ids=WORKLOADS)
+def test_what_can_be_known_is_refused_before_the_first_request(
+    tmp_path: Path, line: str, options: tuple[str, ...], says: str
+) -> None:
+    """One line, exit code 2, and no run is made."""
+    common = "scenario: http_get\nusers: {count: 1, iterations: 200}\n"
+    (tmp_path / "a.yaml").write_text(common + "target: {url: 'http://127.0.0.1:2'}\n")
+    own = "" if line.startswith("target") else "target: {url: 'http://127.0.0.1:2'}\n"
+    (tmp_path / "b.yaml").write_text(f"{common}{own}{line}\n")
+    files = [str(tmp_path / f"{name}.yaml") for name in "ab"]
+    done = perfkit("gate", *files, *options, "--data-dir", str(tmp_path / "data"), "-q")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert says in done.stderr
+    assert not (tmp_path / "data" / "runs").exists()
+
+
+@pytest.mark.parametrize("verb", ["gate", "aa"])
+def test_an_interrupted_experiment_passes_no_gate(tmp_path: Path, verb: str) -> None:
+    """Exit code 130, whatever there is so far, and the runs that are whole are named."""
+    with small_server() as server:
+        file = tmp_path / "a.yaml"
+        load = "users: {count: 2, duration_s: 2}\nparams: {path: /slow/3}\n"
+        file.write_text(f"scenario: http_get\ntarget: {{url: '{server.url}'}}\n{load}")
+        files = [str(file)] * (1 if verb == "aa" else 2)
+        command = [sys.executable, "-m", "perfkit.cli", verb, *files, "-q", "--data-dir", str(tmp_path)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+            deadline = time.monotonic() + 60
+            while not any(run.rows() and run.state == "running" for run in list_runs(tmp_path)[2:]):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    done = [run.id for run in list_runs(tmp_path) if run.state == "complete"]
+    assert said.startswith("perfkit: interrupted in pair 2 of")
+    assert f"perfkit compare {done[0]} {done[1]}" in said
+    assert not (tmp_path / "comparisons").exists()
+
+
 def test_compare_carries_out_both_sides_in_turns(tmp_path: Path) -> None:
     """Two files: four runs in the order A B B A, each with its pair; then aa keeps a noise floor."""
     with small_server() as server:
         load = f"users: {{count: 2, duration_s: 1.2}}\ntarget: {{url: '{server.url}'}}\nscenario: http_get\n"
+        load += "params: {path: /slow/5}\n"  # most of it sleep, so that a busy machine is no drift
         for name in ("a", "b"):
             (tmp_path / f"{name}.yaml").write_text(load)
         arguments = (
@@ -126,7 +212,7 @@ def test_compare_carries_out_both_sides_in_turns(tmp_path: Path) -> None:
         )
         done = perfkit("compare", *arguments, "--data-dir", str(tmp_path), "--json")
         told = json.loads(done.stdout)
-        aa = perfkit("aa", str(tmp_path / "a.yaml"), "--pairs", "3", "-q", "--data-dir", str(tmp_path))
+        aa = perfkit("aa", str(tmp_path / "a.yaml"), "--pairs", "5", "-q", "--data-dir", str(tmp_path))
     assert done.returncode in (0, 3), done.stderr
     kept = experiment.open_comparison(told["id"], tmp_path)
     order = {run.meta["experiment"]["order"]: run.meta["experiment"]["side"] for run in (*kept.a, *kept.b)}

@@ -179,8 +179,8 @@ def test_one_run_a_side_is_no_verdict(runs: list[Run], slower: list[Run]) -> Non
     p50 = found.result("p50")
     assert math.isnan(p50.p)
     assert 0 < p50.tipping_point < 0.5
-    assert gate.exit_code(found) == 0
-    assert gate.exit_code(found, strict=True) == 5
+    assert gate.exit_code(found) == 3
+    assert gate.exit_code(found, strict=True) == 3
     several = compare(runs[:1], slower)
     assert several.verdict == "within-run only"
     assert "nan" not in several.words

@@ -19,7 +19,7 @@ FLOORS = (
     *("configuration", "measured", "reduce", "comparison", "noise", "gate"),
     *("frames", "findings", "figures", "thresholds"),
     *("local_server", "pool", "spread", "report", "workloads", "progress", "running", "experiment", "doctor"),
-    "notebook",
+    *("retention", "batch", "notebook"),
     "cli",
 )
 ISLANDS = ("probes", "server")

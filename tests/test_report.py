@@ -254,7 +254,7 @@ def test_where_it_was_made_is_taken_out(tmp_path: Path, monkeypatch: pytest.Monk
     for cell, text in zip(written.cells, texts, strict=True):
         cell.outputs = [nbformat.v4.new_output("stream", text=text)]  # type: ignore[no-untyped-call]
     nbformat.write(written, made)  # type: ignore[no-untyped-call]
-    report._forget_machine(made, made)
+    report._forget_machine(made, made, made)
     left = nbformat.read(made, as_version=4).cells  # type: ignore[no-untyped-call]
     assert [cell.outputs[0].text for cell in left] == list(texts.values())
 

@@ -10,9 +10,9 @@ import sys
 
 import click
 
-from perfkit.cli import comparing, runs  # noqa: F401 - importing them adds their verbs
+from perfkit.cli import batches, comparing, keeping, runs  # noqa: F401 - importing them adds their verbs
 from perfkit.cli.base import cli
-from perfkit.errors import EXIT_TOOL_ERROR, BadInput, PerfkitError
+from perfkit.errors import EXIT_INTERRUPTED, EXIT_TOOL_ERROR, BadInput, PerfkitError
 
 __all__ = ["cli", "main"]
 
@@ -40,7 +40,7 @@ def main() -> None:
         sys.exit(EXIT_TOOL_ERROR)
     except (click.Abort, KeyboardInterrupt):
         click.echo("perfkit: interrupted", err=True)
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(EXIT_TOOL_ERROR)
     except Exception as error:

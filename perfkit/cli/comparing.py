@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,12 +59,13 @@ def compare_command(a: str, b: str, report: bool, data_dir: Path, as_json: bool,
     Exit code 3 when there is nothing to judge, else 0; `gate` has one for every verdict.
     """
     kept = _kept(a, b, data_dir, **options)
+    if not as_json:
+        _print(kept)
     page = _page(kept, quiet=options["quiet"] or as_json) if report else None
     if as_json:
         told = {"id": kept.id, "path": str(kept.path), "html": str(page) if page else None}
         click.echo(json.dumps(told | kept.comparison.to_mapping(), indent=1))
     else:
-        _print(kept)
         click.echo(str(page or kept.path))
     if kept.comparison.verdict == "refused":
         sys.exit(EXIT_RUN_INVALID)
@@ -94,18 +96,21 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
     from perfkit.experiment import open_comparison
 
     for file in (junit, markdown):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise BadInput(f"cannot write {file}: there is no folder {file.absolute().parent}")
+        if file is not None:
+            _refuse_unwritable(file)
+    if b is None:
+        _refuse_options()
     kept = open_comparison(a, data_dir) if b is None else _kept(a, b, data_dir, **options)
     found = kept.comparison
     code = gate.exit_code(found, strict=strict)
-    for file, text in ((junit, gate.junit(found, strict=strict)), (markdown, gate.markdown(found))):
-        if file is not None:
-            _write(file, text)
     if as_json:
         click.echo(json.dumps({"id": kept.id, "exit_code": code, **found.to_mapping()}, indent=1))
     else:
         _print(kept)
+        click.echo(str(kept.path))
+    for file, text in ((junit, gate.junit(found, strict=strict)), (markdown, gate.markdown(found))):
+        if file is not None:
+            _write(file, text)
     sys.exit(code)
 
 
@@ -136,6 +141,14 @@ def aa_command(
     click.echo(noise.words(found, file.stem))
 
 
+def _refuse_options() -> None:
+    """BadInput for an option that asks something of a comparison that has been made already."""
+    context = click.get_current_context()
+    for name in ("repeats", "margin", "alpha", "primary", "vary", "force"):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise BadInput(f"--{name} is for two sides; a comparison that was kept has its own, leave it out")
+
+
 # -- shared ----------------------------------------------------------------------------------------
 
 
@@ -144,7 +157,14 @@ def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, margin: float,
           quiet: bool) -> Any:  # fmt: skip
     """Carry out or find both sides, compare them and keep the comparison."""
     from perfkit.comparison import Options
-    from perfkit.experiment import compare_and_keep, is_workload, repeats_of, run_pairs, runs_named
+    from perfkit.experiment import (
+        compare_and_keep,
+        is_workload,
+        refuse_differences,
+        repeats_of,
+        run_pairs,
+        runs_named,
+    )  # fmt: skip
     from perfkit.workloads import read_yaml
 
     options = Options(
@@ -157,6 +177,7 @@ def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, margin: float,
         names = f"{names[0]} (A)", f"{names[1]} (B)"
     if is_workload(a):
         given = read_yaml(Path(a)), read_yaml(Path(b))
+        refuse_differences(*given, options)
         pairs = repeats or repeats_of(given[0])
         sides = run_pairs(*given, names, pairs, data_dir, allow_target, show_progress=not quiet)
     elif repeats is not None:
@@ -200,6 +221,17 @@ def _print(kept: Any) -> None:
             click.echo(f"  {star} {one.metric:<12} {told:<28} {change(one):<28} {one.verdict}")
     for text in found.notes:
         click.echo(f"  note: {text}")
+
+
+def _refuse_unwritable(file: Path) -> None:
+    """BadInput before the load where a file could not be written after it."""
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise BadInput(f"cannot write {file}: there is no folder {folder}")
+    if file.is_dir():
+        raise BadInput(f"cannot write {file}: it is a folder; name a file in it")
+    if not os.access(file if file.exists() else folder, os.W_OK):
+        raise BadInput(f"cannot write {file}: no permission; name another file")
 
 
 def _write(file: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from perfkit.cli.base import cli, data_dir_option, json_option, print_table
-from perfkit.errors import EXIT_RUN_INVALID, EXIT_THRESHOLDS_MISSED, EXIT_TOOL_ERROR, BadInput
+from perfkit.errors import EXIT_TOOL_ERROR, BadInput
 
 
 @cli.command("run")
@@ -38,7 +38,7 @@ def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...]
     perfkit run params/agent_mass_creation.yaml
     perfkit run --scenario http_get --target http://127.0.0.1:8000 -s users.count=20 -s users.duration_s=30
     """
-    from perfkit.running import run_repeats
+    from perfkit.running import outcome, run_repeats, worst
     from perfkit.workloads import merged, parse_assignments, read_yaml
 
     given = read_yaml(file) if file else {}
@@ -56,14 +56,7 @@ def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...]
         raise BadInput("nothing to run: give a FILE from params/ or --scenario NAME")
     runs = run_repeats(given, str(file or "options"), data_dir, allow_target, show_progress=not quiet)
     _print_runs(runs, as_json)
-    if any(run.state != "complete" for run in runs):
-        sys.exit(130 if runs[-1].reason == "interrupted" else EXIT_TOOL_ERROR)
-    if any(not run.meta.get("health", {}).get("valid", False) for run in runs):
-        sys.exit(EXIT_RUN_INVALID)
-    if any(run.meta.get("steps_broken") for run in runs):
-        sys.exit(EXIT_TOOL_ERROR)
-    if any(not one["ok"] for run in runs for one in run.meta["thresholds"]):
-        sys.exit(EXIT_THRESHOLDS_MISSED)
+    sys.exit(worst(outcome(run)[1] for run in runs))
 
 
 @cli.command("report")
@@ -78,18 +71,30 @@ def report_command(run: str, file: Path | None, params: tuple[str, ...], noteboo
                    data_dir: Path, as_json: bool) -> None:  # fmt: skip
     """Execute the report notebook on RUN and print the HTML's path.
 
-    RUN is an id, its start or end, a path, or `latest`.
+    RUN is an id, its start or end, a path, or `latest`. With `-p runs=...` the page is of those runs, in
+    data/reports; with `--notebook comparison` RUN is a comparison.
+
+    \b
+    perfkit report --notebook capacity -p runs=tag:scale
     """
-    from perfkit.report import make_report, notebook_path
+    from perfkit.experiment import open_comparison
+    from perfkit.report import make_comparison_report, make_report, make_report_of_several, notebook_path
     from perfkit.store import find_run
     from perfkit.workloads import parse_assignments, read_yaml
 
-    found = find_run(run, data_dir)
     if notebook is not None and not notebook.suffix:
         notebook = notebook_path(str(notebook))
     given = (read_yaml(file) if file else {}) | parse_assignments(params, "--param")
-    html = make_report(found, notebook=notebook, parameters=given, progress=not (quiet or as_json))
-    click.echo(json.dumps({"run": found.id, "html": str(html)}) if as_json else str(html))
+    show = not (quiet or as_json)
+    if notebook == notebook_path("comparison") and set(given) <= {"comparison"}:
+        kept = open_comparison(str(given.get("comparison", run)), data_dir)
+        of, html = kept.id, make_comparison_report(kept.path, progress=show)
+    elif notebook is not None and given.get("runs"):
+        of, html = str(given["runs"]), make_report_of_several(data_dir, notebook, given, progress=show)
+    else:
+        found = find_run(run, data_dir)
+        of, html = found.id, make_report(found, notebook=notebook, parameters=given, progress=show)
+    click.echo(json.dumps({"run": of, "html": str(html)}) if as_json else str(html))
 
 
 @cli.command("ls")

@@ -5,6 +5,16 @@ themselves. METHOD.md, "Comparing runs", tells the method and how it was checked
 """
 
 from perfkit.comparison.judging import compare, judge
-from perfkit.comparison.nouns import Comparison, Options, Result, Side, Verdict, change
+from perfkit.comparison.nouns import Comparison, Options, Result, Side, Verdict, change, tipping_words
 
-__all__ = ["Comparison", "Options", "Result", "Side", "Verdict", "change", "compare", "judge"]
+__all__ = [
+    "Comparison",
+    "Options",
+    "Result",
+    "Side",
+    "Verdict",
+    "change",
+    "compare",
+    "judge",
+    "tipping_words",
+]

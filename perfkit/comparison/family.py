@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,9 +65,7 @@ def _lines(case: Case) -> Iterator[_Line]:
     for operation in operations:
         for metric in METRICS:
             a, b = (_carried(side, operation, metric) for side in (case.a, case.b))
-            if metric == "success_p99" and not any(
-                one.value(operation, metric) for one in (*case.a, *case.b)
-            ):
+            if metric == "success_p99" and not _fails(case, operation):
                 continue
             if a is not None and b is not None:
                 primary = operation == TOTAL and metric in case.options.primary
@@ -76,33 +74,63 @@ def _lines(case: Case) -> Iterator[_Line]:
                 yield line
 
 
+def _fails(case: Case, operation: str) -> bool:
+    """Whether a run tells of failures, without which success is all there is."""
+    return any(one.value(operation, "success_p99") for one in (*case.a, *case.b))
+
+
 def _carried(side: Sequence[Reduced], operation: str, metric: str) -> list[Value] | None:
-    """The metric of every run; None where one does not carry it."""
+    """The metric of every run; None where one does not carry it, or not as a finite number."""
     found = []
     for one in side:
         value = one.value(operation, metric)
         if value is None and metric == "success_p99":  # nothing failed: success is all there is
             value = one.value(operation, "p99") if not one.failed else None
-        if value is None:
+        if value is None or not math.isfinite(value.y):
             return None
         found.append(value)
     return found
 
 
+def unjudged(case: Case, results: Sequence[Result]) -> Iterator[tuple[str, str, bool]]:
+    """Primary metrics that these runs cannot judge: the metric, why, and whether that itself may be a change.
+
+    It may be when just one side carries the metric, and when it was asked for by name.
+    """
+    for metric in case.options.primary:
+        sides = [_carried(side, TOTAL, metric) for side in (case.a, case.b)]
+        if sides[0] is None or sides[1] is None:
+            lopsided = any(sides)
+            yield metric, "too few requests in some run to carry it", lopsided or case.options.by_name
+            continue
+        (one,) = (r for r in results if r.primary and r.metric == metric)
+        if METRICS[metric] == "errors" and math.isnan(one.p) and one.verdict == "inconclusive":
+            n = [sum(v.n for v in side) for side in sides if side]
+            why = f"no failure in {n[0]:,} and {n[1]:,} requests; a share of up to "
+            why += f"{blind_share(*(side or [] for side in sides)):.2%} would not have shown"
+            yield metric, why, case.options.by_name
+
+
 def _difference(case: Case, line: _Line) -> stats.Difference | None:
     """B - A on the log scale; None when no error can be given to it, or nothing failed anywhere."""
     a, b = line.y
-    if METRICS[line.metric] == "errors" and not any(v.level for v in (*line.a, *line.b)):
+    counts = METRICS[line.metric] == "errors"
+    if counts and not any(v.level for v in (*line.a, *line.b)):
         return None
-    known = case.history if line.operation == TOTAL else {}
-    if case.paired:
-        return stats.paired(a, b, known.get(f"paired {line.metric}"))
+    known = case.history if line.operation == TOTAL and not counts else {}
     history = known.get(line.metric)
-    if case.alone and (history is None or history.df < _SCREENING_DF):
+    if case.paired:
+        found = stats.paired(a, b, known.get(f"paired {line.metric}"))
+    elif case.alone and (history is None or history.df < _SCREENING_DF):
         return None
-    if case.even:
-        return stats.pooled(a, b, history)
-    return stats.welch(a, b) if min(len(a), len(b)) >= 3 else None
+    elif case.even:
+        found = stats.pooled(a, b, history)
+    elif min(len(a), len(b)) >= 3:
+        found = stats.welch(a, b)
+    else:
+        return None
+    # five runs with one failure each are no more alike than chance made them
+    return found.at_least(_counting_error(line.a, line.b)) if counts else found
 
 
 def _adjusted(case: Case, lines: Sequence[_Line]) -> list[float]:
@@ -130,7 +158,8 @@ def _method(line: _Line) -> str:
 def _result(case: Case, line: _Line, p: float, family: int) -> Result:
     alpha, kind, one = case.options.alpha, METRICS[line.metric], line.difference
     a, b = line.y
-    ratio = math.exp(float(b.mean() - a.mean()))
+    ratio = stats.ratio_of(float(b.mean() - a.mean()))
+    level = alpha / family if line.primary and one is not None else alpha
     interval = together = narrow = _NONE
     detectable, tipping, repeats = math.nan, math.nan, None
     notes = list(_notes(line))
@@ -138,9 +167,11 @@ def _result(case: Case, line: _Line, p: float, family: int) -> Result:
         interval, tipping = _within(line)
     else:
         interval, narrow = one.interval(0.95), one.interval(1 - 2 * alpha)
-        together = one.interval(1 - alpha / family) if line.primary else _NONE
-        detectable = stats.detectable(one.se, one.df, level=alpha)
-        repeats = _repeats(case, one, len(a), len(b))
+        together = one.interval(1 - level) if line.primary else _NONE
+        detectable = stats.detectable(one.se, one.df, level=level)
+        repeats = _repeats(case, one, len(a), len(b), level)
+        if case.alone:  # a screening; what the runs know of themselves is told beside it
+            _, tipping = _within(line)
         if one.noisier:
             notes.append("noisier than earlier runs of this configuration, whose noise was not used")
     verdict = _verdict(case, line, narrow, p, ratio)
@@ -175,22 +206,43 @@ def _equivalent(case: Case, line: _Line, narrow: tuple[float, float]) -> bool:
     if METRICS[line.metric] != "errors":
         return narrow[0] >= 1 - options.margin and narrow[1] <= 1 + options.margin
     # a ratio of nearly nothing says nothing: shares are judged by their difference
+    if line.difference is None:
+        return blind_share(line.a, line.b) <= options.error_margin
     a, b = (np.array([v.level for v in side]) for side in (line.a, line.b))
-    plain = stats.paired(a, b) if case.paired else stats.pooled(a, b)
+    by_chance = _counting_error(line.a, line.b, lambda v: (v.level + 0.5 / v.n) / v.n)
+    plain = (stats.paired(a, b) if case.paired else stats.pooled(a, b)).at_least(by_chance)
     half = stats.t_factor(1 - 2 * options.alpha, plain.df) * plain.se
     return abs(plain.d) + half <= options.error_margin
 
 
-def _repeats(case: Case, one: stats.Difference, a: int, b: int) -> int | None:
+def blind_share(a: Sequence[Value], b: Sequence[Value]) -> float:
+    """The share of failures that no failure at all leaves possible on the smaller side: 3 ÷ n (95 %).
+
+    The rule of three (Hanley & Lippman-Hand 1983).
+    """
+    return 3 / max(min(sum(v.n for v in side) for side in (a, b)), 1)
+
+
+def _counting_error(
+    a: Sequence[Value], b: Sequence[Value], variance: Callable[[Value], float] = lambda v: v.se**2
+) -> float:
+    """The standard error of a difference of means that counts of failures have by chance alone (Poisson)."""
+    return math.sqrt(sum(sum(map(variance, side)) / len(side) ** 2 for side in (a, b)))
+
+
+def _repeats(case: Case, one: stats.Difference, a: int, b: int, level: float) -> int | None:
     sd = one.se * math.sqrt(a if case.paired else 1 / (1 / a + 1 / b))
-    return stats.repeats_needed(sd, case.options.margin, pairs=case.paired)
+    borrowed = one.df - (a - 1 if case.paired else a + b - 2) if "moderated" in one.method else 0.0
+    return stats.repeats_needed(
+        sd, case.options.margin, pairs=case.paired, level=level, more_df=max(borrowed, 0.0)
+    )
 
 
 def _level(kind: str, side: Sequence[Value]) -> float:
     """A geometric mean, of shares of errors the plain one."""
     if kind == "errors":
         return float(np.mean([v.level for v in side]))
-    return math.exp(float(np.mean([v.y for v in side])))
+    return stats.ratio_of(float(np.mean([v.y for v in side])))
 
 
 def _within(line: _Line) -> tuple[tuple[float, float], float]:
@@ -204,7 +256,7 @@ def _within(line: _Line) -> tuple[tuple[float, float], float]:
     half = stats.t_factor(0.95, 1e9) * math.hypot(line.a[0].se, line.b[0].se)
     if math.isnan(half):
         return _NONE, math.nan
-    return (math.exp(d - half), math.exp(d + half)), stats.tipping_point(d, half)
+    return (stats.ratio_of(d - half), stats.ratio_of(d + half)), stats.tipping_point(d, half)
 
 
 def _notes(line: _Line) -> Iterator[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from perfkit import stats
-from perfkit.comparison.family import Case, compare_metrics
-from perfkit.comparison.nouns import Comparison, Options, Side, Verdict, headline
-from perfkit.configuration import differences
+from perfkit.comparison.family import Case, compare_metrics, unjudged
+from perfkit.comparison.nouns import Comparison, Options, Result, Side, Verdict, headline
+from perfkit.configuration import differences, differences_within, refuse_unknown
 from perfkit.errors import BadInput
 from perfkit.reduce import Reduced, reduce_run, warmup_of
 from perfkit.store import Run
@@ -67,7 +67,12 @@ def judge(
 ) -> Comparison:
     """The same for runs that are reduced already."""
     everything = [*a, *b]
-    wrong = differences((one.run for one in everything), ("server", *options.vary))
+    refuse_unknown(options.vary)
+    wrong = differences((one.run for one in everything), options.vary)
+    for given, name in ((a, names[0]), (b, names[1])):
+        within = differences_within(one.run for one in given)
+        wrong += [f"runs of {name} differ: {told}" for told in within if told not in wrong]
+    hint = " Name what is meant to differ with --vary NAME." if wrong else ""
     forced: list[str] = []
     if options.force:
         forced = [*wrong, *(f"{one.run.id}: {why}" for one in everything for why in one.reasons)]
@@ -83,17 +88,31 @@ def judge(
             wrong.append(f"no run of {side.name} can be compared ({why})")
     if wrong or not all(one.values for one in (*good_a, *good_b)):
         wrong = wrong or ["a run has no successful request to compare"]
-        words = f"REFUSED: {'; '.join(wrong)}."
-        return Comparison("refused", words, left, right, 0, (), tuple(wrong), (), (), options)
+        words = f"REFUSED: {'; '.join(wrong)}.{hint}"
+        return Comparison("refused", words, left, right, len(pairs), (), tuple(wrong), (), (), options)
     spans = [one.span_s for one in (*good_a, *good_b)]
     case = Case(good_a, good_b, len(pairs) >= 2, max(spans) <= 1.1 * min(spans), options, history or {})
-    return _told(case, left, right, tuple(forced))
+    return _told(case, left, right, tuple(forced), _selection(names, (a, b)))
+
+
+def _selection(names: tuple[str, str], sides: tuple[Sequence[Reduced], Sequence[Reduced]]) -> str | None:
+    """Words for sides that lost different numbers of runs to what may be their server's doing.
+
+    What is left of such a side is a selection of its good runs: it cannot be called as good as the other.
+    """
+    lost = [sum(bool(one.outcomes) for one in side) for side in sides]
+    if lost[0] == lost[1]:
+        return None
+    told = (f"{n} of {len(side)} runs of {name}" for n, side, name in zip(lost, sides, names, strict=True))
+    return f"{' and '.join(told)} cannot be compared for what their server did: the rest is a selection"
 
 
 def _side(name: str, side: Sequence[Reduced], kept: Sequence[Reduced]) -> Side:
     there = {one.run.id for one in kept}
     lost = [
-        (one.run.id, one.reasons or ("its pair was left out",)) for one in side if one.run.id not in there
+        (one.run.id, one.reasons or ("the other run of its pair does not count",))
+        for one in side
+        if one.run.id not in there
     ]
     return Side(name, tuple(one.run.id for one in kept), tuple(lost))
 
@@ -111,32 +130,46 @@ def _pairs(a: Sequence[Reduced], b: Sequence[Reduced]) -> list[tuple[Reduced, Re
     return [(one, right[key]) for key, one in left.items() if key in right]
 
 
-def _told(case: Case, a: Side, b: Side, forced: tuple[str, ...]) -> Comparison:
+def _told(case: Case, a: Side, b: Side, forced: tuple[str, ...], selection: str | None) -> Comparison:
     found = compare_metrics(case)
-    notes = [f"{one.run.id}: {note}" for one in (*case.a, *case.b) for note in one.notes]
-    missing = [m for m in case.options.primary if not any(r.metric == m and r.primary for r in found)]
-    if missing:
-        notes.append(
-            f"{', '.join(missing)}: too few requests in some run to carry it; left out of the verdict"
-        )
-    if not case.even:
-        notes.append("the runs differ in length by more than 10 %: Welch's t, which wants 3 runs a side")
+    blind = list(unjudged(case, found))
     verdict: Verdict = "within-run only"
     if not case.alone:
-        primary = {one.verdict for one in found if one.primary}
+        left = {metric for metric, _, _ in blind}
+        primary = {one.verdict for one in found if one.primary and one.metric not in left}
         verdict = next((one for one in _WORST if one in primary), "inconclusive")
-    elif any(math.isfinite(one.p) for one in found):
-        notes.append("one run a side: p-values borrow the noise of earlier runs, a screening, never a gate")
+        if verdict in ("equivalent", "improved") and (selection or any(change for _, _, change in blind)):
+            verdict = "inconclusive"
+    but = [*([selection] if selection else []), *(f"{metric} not judged: {why}" for metric, why, _ in blind)]
     return Comparison(
         verdict=verdict,
-        words=headline(verdict, found, a.name, b.name),
+        words=headline(verdict, found, (a.name, b.name), but),
         a=a,
         b=b,
         pairs=len(case.a) if case.paired else 0,
         results=tuple(found),
         refused=(),
         forced=forced,
-        notes=tuple(notes),
+        notes=tuple(_notes(case, found)),
         options=case.options,
         history_df=max((one.df for one in case.history.values()), default=0.0),
+        cut=max(one.cut for one in (*case.a, *case.b)),
+        unjudged=tuple((metric, why) for metric, why, _ in blind),
+        selection=selection,
     )
+
+
+def _notes(case: Case, found: Sequence[Result]) -> Iterator[str]:
+    """What a reader must know of the runs and the design."""
+    yield from (f"{one.run.id}: {note}" for one in (*case.a, *case.b) for note in one.notes)
+    for side in (case.a, case.b):
+        commits = {str((one.run.meta.get("git") or {}).get("sha")) for one in side}
+        if len(commits) > 1:
+            yield f"the runs of one side are of {len(commits)} commits: {', '.join(sorted(commits))[:60]}"
+    if any(v.level == math.inf for one in (*case.a, *case.b) for v in one.values):
+        yield "success_p99 is not reached where more than 1 % of the requests fail, and is not compared"
+    if not case.even:
+        design = "pairs are compared all the same" if case.paired else "Welch's t, which wants 3 runs a side"
+        yield f"the runs differ in length by more than 10 %: {design}"
+    if case.alone and any(math.isfinite(one.p) for one in found):
+        yield "one run on a side: p-values borrow the noise of earlier runs, a screening, never a gate"

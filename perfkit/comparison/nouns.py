@@ -10,10 +10,13 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from perfkit.errors import BadInput
+from perfkit.errors import BadInput, unknown
 from perfkit.reduce import METRICS, TOTAL
 
 Verdict = Literal["regressed", "improved", "equivalent", "inconclusive", "within-run only", "refused"]
+
+
+_PRIMARY = ("p50", "p99", "throughput", "error_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,7 @@ class Options:
     margin: float = 0.05  #: a ratio within 1 ± this is no difference anybody cares for
     error_margin: float = 0.001  #: the same for the share of failed requests, absolute
     alpha: float = 0.05  #: chance of a false alarm in the whole primary family
-    primary: tuple[str, ...] = ("p50", "p99", "throughput", "error_rate")
+    primary: tuple[str, ...] = _PRIMARY
     vary: tuple[str, ...] = ()  #: what may differ between the sides besides `server` and the code
     force: bool = False  #: compare what is not comparable; the page says so
 
@@ -33,7 +36,12 @@ class Options:
                 raise BadInput(f"{name} lies between {low} and {high}, not {getattr(self, name)!r}")
         for name in self.primary:
             if name not in METRICS:
-                raise BadInput(f"unknown metric {name!r}; known: {', '.join(METRICS)}")
+                raise unknown("metric", name, METRICS)
+
+    @property
+    def by_name(self) -> bool:
+        """Whether somebody chose the primary metrics: then one that cannot be judged leaves no verdict."""
+        return self.primary != _PRIMARY
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,8 @@ class Result:
     """One metric of one operation. Levels are geometric means of the runs; ratio is B ÷ A, NaN without any.
 
     low, high: 95 % interval; low_all, high_all: the same for the whole primary family at once; low90,
-    high90: what equivalence is judged by. detectable: the change, a share, that would be found 8 times of 10;
-    repeats: runs a side until that is the margin (None: beyond reach).
+    high90: what equivalence is judged by. detectable: the change, a share, that would be found 8 times of 10
+    if only this metric changed; repeats: runs a side until that is the margin (None: beyond reach).
     """
 
     operation: str
@@ -82,7 +90,11 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All of it; `verdict` is the worst of the primary metrics. refused: why there is none."""
+    """All of it; `verdict` is the worst of the primary metrics. refused: why there is none.
+
+    cut: the share left out at the beginning of every run. unjudged: primary metrics that the runs cannot
+    judge, and why. selection: words for sides that lost different numbers of runs to what their server did.
+    """
 
     verdict: Verdict
     words: str
@@ -95,6 +107,9 @@ class Comparison:
     notes: tuple[str, ...]
     options: Options
     history_df: float = 0.0
+    cut: float | None = None
+    unjudged: tuple[tuple[str, str], ...] = ()
+    selection: str | None = None
 
     def to_mapping(self) -> dict[str, Any]:
         """As JSON has it; NaN and infinity become null."""
@@ -134,40 +149,63 @@ def _plain(value: Any) -> Any:
 # -- words ------------------------------------------------------------------------------------------
 
 
-def headline(verdict: Verdict, results: Sequence[Result], a: str, b: str) -> str:
-    """The verdict and what it rests on, in one sentence."""
+def headline(
+    verdict: Verdict, results: Sequence[Result], names: tuple[str, str], but: Sequence[str] = ()
+) -> str:
+    """The verdict and what it rests on, in a sentence; `but`: what stands in its way, a sentence each."""
+    text = _headline(verdict, results, *names)
+    return " ".join([text, *(f"{one[0].upper()}{one[1:]}." for one in but)])
+
+
+def _headline(verdict: Verdict, results: Sequence[Result], a: str, b: str) -> str:
     primary = [one for one in results if one.primary]
     if verdict == "within-run only":
-        told = "; ".join(f"{r.metric} {change(r)}" for r in primary if math.isfinite(r.ratio))
-        why = "WITHIN-RUN ONLY, no verdict: one run a side cannot tell a change from chance."
+        told = "; ".join(f"{r.metric} {change(r)}{_tipping(r)}" for r in primary if math.isfinite(r.ratio))
+        why = "WITHIN-RUN ONLY, no verdict: one run on a side cannot tell a change from chance."
         return f"{why} {b} beside {a}: {told}."
     of = [r for r in primary if r.verdict == verdict]
+    if not of and verdict == "inconclusive" and primary:
+        of = [r for r in primary if r.verdict != "inconclusive"]
     if not of:
         return f"{verdict.upper()}: no primary metric is carried by every run of {a} and {b}."
     told = "; ".join(f"{r.metric} {change(r)}" for r in of)
     text = f"{verdict.upper()}: {b} beside {a}: {told}."
     if verdict == "inconclusive":
-        needs = [r for r in of if math.isfinite(r.detectable)]
-        text += (
-            " "
-            + "; ".join(
-                f"{r.metric} could show a change of {r.detectable:.1%} from here"
-                + (f", {r.repeats} runs a side would show the margin" if r.repeats else "")
-                for r in needs[:2]
-            )
-            + "."
-            if needs
-            else ""
-        )
+        needs = [r for r in of if r.verdict == "inconclusive" and math.isfinite(r.detectable)]
+        text += "".join(f" {_needed(r)}." for r in needs[:2])
     return text
 
 
+def _needed(one: Result) -> str:
+    """What an inconclusive metric may have hidden, and what it would take."""
+    size = f"below {one.detectable:.1%}" if one.detectable < 10 else "of any size"
+    text = f"A change of {one.metric} {size} may go unseen"
+    return text + (f"; {one.repeats} runs a side would show the margin" if one.repeats else "")
+
+
+def _tipping(one: Result) -> str:
+    text = tipping_words(one)
+    return f" ({text})" if text else ""
+
+
+def tipping_words(one: Result) -> str:
+    """What one run a side would need to count; empty where that is not known."""
+    if not math.isfinite(one.tipping_point):
+        return ""
+    if one.tipping_point < 0.0005:
+        return "would not count even if runs never differed"
+    return f"would count only if runs differ by less than {one.tipping_point:.1%} (sd)"
+
+
 def change(one: Result) -> str:
-    """`+3.2 % [+1.0 %, +5.4 %]`; errors as their shares."""
+    """`+3.2 % [+1.0 %, +5.4 %]`, the interval that decided: 95 %, of equivalence 90 %; errors as shares."""
     if METRICS[one.metric] == "errors":
         return f"{one.a:.2%} → {one.b:.2%}"
     if not math.isfinite(one.ratio):
         return "unknown"
     if not math.isfinite(one.low):
         return f"{one.ratio - 1:+.1%}, no interval"
-    return f"{one.ratio - 1:+.1%} [{one.low - 1:+.1%}, {one.high - 1:+.1%}]"
+    low, high, level = one.low, one.high, ""
+    if one.verdict == "equivalent" and math.isfinite(one.low90):
+        low, high, level = one.low90, one.high90, "90 %: "
+    return f"{one.ratio - 1:+.1%} [{level}{low - 1:+.1%}, {high - 1:+.1%}]"

@@ -10,6 +10,7 @@ from perfkit.figures.capacity import (
     capacity_verdict,
     law_table,
     left_out,
+    runs_table,
     trend,
     trend_verdict,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "pool",
     "ratios",
     "run_dots",
+    "runs_table",
     "shift",
     "show",
     "streaming",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from perfkit.figures.style import (
     style,
 )
 from perfkit.figures.tables import escaped, items, table
+from perfkit.store import Run
 
 # -- capacity --------------------------------------------------------------------------------------
 
@@ -41,24 +42,36 @@ def _told(css: str, *texts: str) -> Shown:
 
 def capacity_verdict(steps: pd.DataFrame, laws: dict[str, Any]) -> Shown:
     """The first line: the most throughput seen, and the knee if the data carry one."""
+    left = [f"Left out: {run}: {why}." for run, why in steps.attrs["left_out"].items()]
+    if steps.empty:
+        return _told("pk-bad", "NOTHING TO JUDGE: no run of these can be relied on.", *left)
     best = steps.iloc[int(steps["throughput"].argmax())]
     seen = f"{number(best['throughput'])} successes a second was the most, "
     seen += f"with {number(best['concurrency'])} in flight"
     if not laws:
-        few = f"UNKNOWN: {len(steps)} levels of load; the law has three parameters, measure four or more."
-        return _told("pk-warn", few, f"{seen}.")
+        few = f"UNKNOWN: {_levels(steps)}; the law has three parameters, measure four levels or more."
+        return _told("pk-warn", few, f"{seen}.", *left)
     law = laws["alike"]
     if law.told:
-        return _told("pk-warn", f"NO KNEE that can be told: {law.told}.", f"{seen}.")
+        return _told("pk-warn", f"NO KNEE can be told: {law.told}.", f"{seen}.", *left)
     low, high = law.knee_interval
     knee = f"KNEE at {law.knee:.3g} requests in flight: 95 % interval {low:.3g} to {high:.3g}, "
-    return _told("pk-good", f"{knee}{number(law.peak)} successes a second there.", f"{seen}.")
+    return _told("pk-good", f"{knee}{number(law.peak)} successes a second there.", f"{seen}.", *left)
+
+
+def _levels(steps: pd.DataFrame) -> str:
+    """How many levels of load, of how many measurements."""
+    levels = steps["load"].nunique()
+    text = f"{levels} level{'s' * (levels != 1)} of load"
+    return text if len(steps) == levels else f"{text}, measured {len(steps)} times"
 
 
 def capacity(steps: pd.DataFrame, law: Any, ax: Axes | None = None) -> Axes:
     """Throughput against concurrency, with the fitted law inside the measured range; latency below it."""
     with style():
         figure: Any = axes_for(None, 4.6).get_figure()
+        if steps.empty:
+            return nothing(figure.axes[0], "No run can be relied on.")
         figure.clear()
         top, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
         steps = steps.sort_values("concurrency")
@@ -86,8 +99,8 @@ def capacity(steps: pd.DataFrame, law: Any, ax: Axes | None = None) -> Axes:
         below.set_ylabel("response time")
         below.set_xlabel("requests in flight, mean")
         legend(below)
-        return say(top, f"Throughput and latency at {len(steps)} levels of load. {told}",
-                   f"{steps.attrs['n']:,} requests at {len(steps)} levels; the first 20 % of each "
+        return say(top, f"Throughput and latency at {_levels(steps)}. {told}",
+                   f"{steps.attrs['n']:,} requests, {_levels(steps)}; the first 20 % of each "
                    f"left out. {told}")  # fmt: skip
 
 
@@ -110,8 +123,23 @@ def capacity_table(steps: pd.DataFrame) -> Shown:
     return Shown(table(head, rows, "Levels of load."), steps.to_string(index=False))
 
 
+def runs_table(runs: Sequence[Run], left_out: Mapping[str, str]) -> Shown:
+    """Every run of a page that is made of several: id, load, code, and why it is left out if it is."""
+    rows = []
+    for run in runs:
+        workload = run.meta.get("workload") or {}
+        load = workload.get("users") or workload.get("arrivals") or {}
+        told = ", ".join(f"{name} {value}" for name, value in load.items() if value not in (None, [], ()))
+        code = str((run.meta.get("git") or {}).get("sha") or "")[:10]
+        rows.append([escaped(run.id), escaped(told), escaped(code), escaped(left_out.get(run.id, ""))])
+    shown = table(["run", "load", "code", "left out"], rows, f"{len(rows)} runs.", numbers=False)
+    return Shown(shown, "\n".join(run.id for run in runs))
+
+
 def law_table(laws: dict[str, Any]) -> Shown:
     """The law's parameters with 95 % intervals, a row for each weighting."""
+    if not laws:
+        return Shown("<p>No law was fitted.</p>", "No law was fitted.")
     rows = []
     for name, law in laws.items():
         cells = [_with_interval(getattr(law, p), law.intervals[p]) for p in ("gamma", "alpha", "beta")]
@@ -125,7 +153,7 @@ def law_table(laws: dict[str, Any]) -> Shown:
 
 
 def _with_interval(value: float, interval: tuple[float, float]) -> str:
-    return f"{value:.4g}<br><small>{interval[0]:.3g} to {interval[1]:.3g}</small>"
+    return f"{value:.4g}<small>{interval[0]:.3g} to {interval[1]:.3g}</small>"
 
 
 # -- trend -----------------------------------------------------------------------------------------
@@ -141,8 +169,11 @@ def trend_verdict(frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = 
     )
     if counted < 8:
         return _told("pk-warn", f"TOO FEW: {counted} runs count, a change point needs 8.", floor)
+    seen = frame.attrs["detectable"]
     if changes.empty:
-        return _told("pk-good", f"NO CHANGE: {metric} of {counted} runs shows no shift beyond noise.", floor)
+        words = f"NO CHANGE TOLD: {metric} of {counted} runs shows no shift beyond noise."
+        could = f"A lasting shift of {seen:.1%} in the middle of the series would be told 8 times of 10; "
+        return _told("", words, f"{could}smaller ones, and short ones that went away, may go unseen.", floor)
     last = changes.iloc[-1]
     words = f"{last['ratio'] - 1:+.1%} at {last['run']} (p {last['p']:.2g})"
     count = "one shift" if len(changes) == 1 else f"{len(changes)} shifts"
@@ -189,10 +220,10 @@ def trend(
             ax.axvline(at - 0.5, color=BAD, lw=1.2, ls="--", label="change point" if i == 0 else None)
         ax.set_xticks(
             some := place[:: math.ceil(len(place) / 8)],
-            [frame["git"].iloc[i] or str(i + 1) for i in some],
+            [_when(frame.iloc[i], i) for i in some],
         )
         ax.set_ylabel(f"{frame.attrs['metric']}, {frame.attrs['unit']}")
-        ax.set_xlabel("runs, oldest first (code)")
+        ax.set_xlabel("runs, oldest first: time, code")
         legend(ax)
         told = (
             "; ".join(
@@ -204,6 +235,13 @@ def trend(
         counted = f"{len(frame)} runs, {int(good.sum())} that count"
         return say(ax, f"{frame.attrs['metric']} over {len(frame)} runs: {told}.",
                    f"{counted}. {told}. A change point asks for a comparison.")  # fmt: skip
+
+
+def _when(run: pd.Series, place: int) -> str:
+    """A run on the axis: when it was made, and of which code."""
+    created = str(run["created"] or "")
+    time = f"{created[5:10]} {created[11:16]}".strip() or str(place + 1)
+    return f"{time}\n{run['git']}" if run["git"] else time
 
 
 def left_out(frame: pd.DataFrame) -> Shown:

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from perfkit.comparison import Comparison, Result, change
+from perfkit.comparison import Comparison, Result, change, tipping_words
 from perfkit.figures.style import (
     BAD,
     FILL,
@@ -59,25 +59,38 @@ def comparison_table(comparison: Comparison, operation: str = TOTAL) -> Shown:
     if not found:
         return Shown("<p>Nothing could be compared.</p>", "Nothing could be compared.")
     rows = [
-        [f"{escaped(one.metric)}{' ★' if one.primary else ''}", _level(one, one.a), _level(one, one.b),
-         _change(one), _verdict(one), _detectable(one)]
+        [f"{escaped(one.metric)}{' ★' if one.primary else ''}", _change(one), _verdict(one),
+         _level(one, one.a), _level(one, one.b), _detectable(one)]
         for one in found
     ]  # fmt: skip
     head = [
         "metric",
-        escaped(comparison.a.name),
-        escaped(comparison.b.name),
         "B ÷ A",
         "verdict",
+        escaped(comparison.a.name),
+        escaped(comparison.b.name),
         "detectable",
     ]
-    adjusted = f"p adjusted for {sum(one.primary for one in comparison.results)} primary metrics (★)"
-    text = f"{escaped(operation)}. Small print: 95 % interval of this metric alone, from how runs differ; "
-    text += f"below it that of all primary metrics at once. {adjusted}; the others are exploratory "
-    text += f"(Benjamini–Hochberg). Margin ±{comparison.options.margin:.0%}. Detectable: the change that "
-    text += "would be found 8 times of 10; below it the runs a side until that is the margin."
+    text = f"{escaped(operation)}. {_small_print(comparison)}"
     plain = "\n".join(f"{one.metric:<12} {change(one):<28} {one.verdict}" for one in found)
     return Shown(table(head, rows, text), plain)
+
+
+def _small_print(comparison: Comparison) -> str:
+    """How to read the table: of runs that are replicated, or of one run a side."""
+    if comparison.verdict == "within-run only":
+        return (
+            "Small print: 95 % interval from what each run knows of itself; how runs differ is not in it. "
+            "One run a side cannot tell a change from chance: no verdict."
+        )
+    return (
+        "Small print: 95 % interval of this metric alone, from how runs differ (where it is equivalent, the "
+        "90 % interval, which decided that); below it that of all primary metrics at once. p adjusted for "
+        f"{sum(one.primary for one in comparison.results)} primary metrics (★); the others are exploratory "
+        f"(Benjamini–Hochberg). Margin ±{comparison.options.margin:.0%}. Detectable: the change that would "
+        "be found 8 times of 10 if only this metric changed; below it the runs a side until that is the "
+        "margin."
+    )
 
 
 def comparison_tables(comparison: Comparison) -> Shown:
@@ -134,10 +147,12 @@ def _change(one: Result) -> str:
     if not math.isfinite(one.ratio):
         return "—"
     text = f"{one.ratio - 1:+.1%}"
-    if math.isfinite(one.low):
-        text += f"<br><small>{one.low - 1:+.1%} to {one.high - 1:+.1%}</small>"
+    if one.verdict == "equivalent" and math.isfinite(one.low90):
+        text += f"<small>90 %: {one.low90 - 1:+.1%} to {one.high90 - 1:+.1%}</small>"
+    elif math.isfinite(one.low):
+        text += f"<small>{one.low - 1:+.1%} to {one.high - 1:+.1%}</small>"
     if one.primary and math.isfinite(one.low_all):
-        text += f"<br><small>all: {one.low_all - 1:+.1%} to {one.high_all - 1:+.1%}</small>"
+        text += f"<small>all: {one.low_all - 1:+.1%} to {one.high_all - 1:+.1%}</small>"
     return text
 
 
@@ -145,20 +160,18 @@ def _verdict(one: Result) -> str:
     css = {"regressed": "pk-no", "improved": "pk-ok", "equivalent": "pk-ok"}.get(one.verdict, "")
     told = f'<span class="{css}">{_MARKS.get(one.verdict, "")} {escaped(one.verdict)}</span>'
     if one.small_but_real:
-        told += "<br><small>small but real</small>"
+        told += "<small>small but real</small>"
     if math.isfinite(one.p_adjusted):
-        told += f"<br><small>p {one.p_adjusted:.2g}, {escaped(one.method)}</small>"
-    if math.isfinite(one.tipping_point):
-        told += (
-            f"<br><small>would count only if runs differ by less than {one.tipping_point:.1%} (sd)</small>"
-        )
-    return told + "".join(f"<br><small>{escaped(note)}</small>" for note in one.notes)
+        told += f"<small>p {one.p_adjusted:.2g}, {escaped(one.method)}</small>"
+    if one.verdict == "within-run only" and tipping_words(one):
+        told += f"<small>{tipping_words(one)}</small>"
+    return told + "".join(f"<small>{escaped(note)}</small>" for note in one.notes)
 
 
 def _detectable(one: Result) -> str:
     if not math.isfinite(one.detectable):
         return "—"
-    runs = f"<br><small>{one.repeats} runs a side</small>" if one.repeats else ""
+    runs = f"<small>{one.repeats} runs a side</small>" if one.repeats else ""
     return f"{one.detectable:.1%}{runs}"
 
 
@@ -182,7 +195,9 @@ def ratios(comparison: Comparison, ax: Axes | None = None) -> Axes:
             hue = {"regressed": BAD, "improved": colour(2)}.get(one.verdict, colour(0))
             if one.primary and math.isfinite(one.low_all):
                 ax.plot([one.low_all - 1, one.high_all - 1], [place, place], color=hue, lw=1)
-            ax.plot([one.low - 1, one.high - 1], [place, place], color=hue, lw=3, alpha=0.7)
+            ax.plot([one.low - 1, one.high - 1], [place, place], color=hue, lw=2.5, alpha=0.6)
+            if math.isfinite(one.low90):
+                ax.plot([one.low90 - 1, one.high90 - 1], [place, place], color=hue, lw=5, alpha=0.6)
             ax.plot(one.ratio - 1, place, "o" if one.primary else "s", color=hue, ms=5)
         ax.set_yticks(range(len(found)), [f"{one.metric}{' *' if one.primary else ''}" for one in found])
         ax.set_ylim(-0.6, len(found) - 0.4)
@@ -196,8 +211,17 @@ def ratios(comparison: Comparison, ax: Axes | None = None) -> Axes:
         legend(ax)
         told = "; ".join(f"{one.metric} {change(one)}" for one in found)
         return say(ax, f"Change of each metric: {told}.",
-                   "Thick: 95 % interval of the metric alone; thin: of all primary metrics (*) at once "
-                   "(Bonferroni, a little stricter than the verdict). From how runs differ.")  # fmt: skip
+                   _bars(comparison))  # fmt: skip
+
+
+def _bars(comparison: Comparison) -> str:
+    if comparison.verdict == "within-run only":
+        return "95 % intervals from what each run knows of itself; how much runs differ is not in them."
+    return (
+        "Thickest: 90 % interval, which decides equivalence; thick: 95 %, of the metric alone; thin: 95 % of "
+        "all primary metrics (*) at once (Bonferroni, a little stricter than the verdict). "
+        "From how runs differ."
+    )
 
 
 def _change_tick(share: float, _: object) -> str:
@@ -209,6 +233,8 @@ def group_ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Distribution functions of both sides, each with a band of how its runs differ."""
     with style():
         ax = axes_for(ax, 3.4)
+        if frame.empty:
+            return nothing(ax, "A side has no run that can be compared.")
         for i, (side, part) in enumerate(frame.groupby("side", sort=False)):
             runs = frame.attrs["runs"][side]
             ax.plot(part["ms"], part["share"], label=f"{short(str(side))}, {runs} runs", **line(i))
@@ -230,6 +256,8 @@ def shift(frame: pd.DataFrame, margin: float, ax: Axes | None = None) -> Axes:
     """Where in the distribution a change sits: B ÷ A at each quantile, with one band for all of them."""
     with style():
         ax = axes_for(ax)
+        if frame.empty:
+            return nothing(ax, "A side has no run that can be compared.")
         ax.axhspan(1 - margin, 1 + margin, color=FILL, alpha=0.35, lw=0, label=f"margin ±{margin:.0%}")
         ax.axhline(1, color=colour(7), lw=1)
         if frame["low"].notna().all():

@@ -77,6 +77,10 @@ def verdict(run: Run, summary: pd.DataFrame) -> Shown:
     if thresholds:
         parts.append(f"<p>Thresholds: {len(thresholds) - len(missed)} of {len(thresholds)} met.</p>")
         parts.append(_list(_threshold(t) for t in thresholds))
+    tags = ", ".join(str(tag) for tag in _sequence(run.meta.get("tags")))
+    for name, words in (("Tags", tags), ("Note", str(run.meta.get("note") or ""))):
+        if words:
+            parts.append(f'<p class="pk-note">{name}: {escaped(words)}</p>')
     errors = [e for e in _sequence(run.meta.get("step_errors")) if isinstance(e, Mapping)]
     if errors:
         parts.append("<p>Steps of the scenario that ended by an error of their own:</p>")
@@ -269,8 +273,6 @@ def facts(run: Run) -> Shown:
         ("code", (escaped(sha) + (", with uncommitted changes" if git.get("dirty") else "")) if sha else ""),
         ("host", _pairs(host)),
         ("versions", _pairs(versions)),
-        ("tags", escaped(", ".join(str(t) for t in _sequence(meta.get("tags"))))),
-        ("note", escaped(meta.get("note") or "")),
     ]
     body = "".join(f"<dt>{label}</dt><dd>{value}</dd>" for label, value in pairs if value)
     return Shown(f'<dl class="pk-facts">{body}</dl>', f"{run.id} {name}")

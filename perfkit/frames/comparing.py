@@ -11,8 +11,10 @@ import pandas as pd
 
 from perfkit import stats
 from perfkit.comparison import Comparison
+from perfkit.configuration import differences
+from perfkit.errors import unknown
 from perfkit.measured import Measured
-from perfkit.reduce import METRICS, TOTAL, UNITS, Reduced, reduce, reduce_run
+from perfkit.reduce import METRICS, TOTAL, UNITS, Reduced, distrust, reduce, reduce_run
 from perfkit.store import Run
 
 #: The quantiles of a shift function.
@@ -28,12 +30,16 @@ def results(comparison: Comparison) -> pd.DataFrame:
     )
 
 
-def steady_latencies(runs: Sequence[Run]) -> list[np.ndarray]:
-    """Response times of each run's successes in its steady part, ms, sorted: [runs][n]."""
+def steady_latencies(runs: Sequence[Run], cut: float | None = None) -> list[np.ndarray]:
+    """Response times of each run's successes in its steady part, ms, sorted: [runs][n].
+
+    cut: the share a comparison left out of every run; without it each run's own.
+    """
     found = []
     for run in runs:
         rows = Measured.of(run)
-        kept = rows.good & (rows.planned >= reduce(run, rows).cut * rows.span_s)
+        share = reduce(run, rows).cut if cut is None else cut
+        kept = rows.good & (rows.planned >= share * rows.span_s)
         found.append(np.sort(rows.response_ms[kept]))
     return found
 
@@ -44,7 +50,12 @@ def group_ecdf(sides: dict[str, list[np.ndarray]]) -> pd.DataFrame:
     share: mean over the runs; low, high: its 95 % interval at each point, from how runs differ (t), NaN for
     one run. sides: sorted latencies by side and run.
     """
-    every = [x for runs in sides.values() for x in runs if len(x)]
+    sides = {side: [x for x in runs if len(x)] for side, runs in sides.items()}
+    every = [x for runs in sides.values() for x in runs]
+    if not all(sides.values()):
+        empty = pd.DataFrame(columns=["side", "ms", "share", "low", "high"])
+        empty.attrs = {"runs": {side: len(runs) for side, runs in sides.items()}, "n": 0}
+        return empty
     low, high = min(x[0] for x in every), max(np.quantile(x, 0.999) for x in every)
     grid = np.geomspace(max(low, 1e-6), max(high, low * 1.001), _POINTS)
     frames = []
@@ -67,6 +78,10 @@ def shift(a: list[np.ndarray], b: list[np.ndarray], *, paired: bool) -> pd.DataF
     q, ratio, low, high. The band is run-level and simultaneous: its factor is the 95 % quantile of the
     largest |t| over permutations of the runs where there are enough of them, else Šidák's t; NaN for one run.
     """
+    if not a or not b or not all(map(len, (*a, *b))):
+        frame = pd.DataFrame(columns=["q", "ratio", "low", "high"], dtype=float)
+        frame.attrs = {"method": "a side has no run", "runs": (len(a), len(b))}
+        return frame
     y = [np.log(np.array([np.quantile(x, SHIFT) for x in runs])) for runs in (a, b)]
     d = y[1].mean(axis=0) - y[0].mean(axis=0)
     half = np.full(len(SHIFT), np.nan)
@@ -84,26 +99,27 @@ def shift(a: list[np.ndarray], b: list[np.ndarray], *, paired: bool) -> pd.DataF
 
 
 def dots(
-    sides: dict[str, Sequence[Run]], metrics: Sequence[str] = ("p50", "p99", "throughput")
+    sides: dict[str, Sequence[Run]],
+    cut: float | None = None,
+    metrics: Sequence[str] = ("p50", "p99", "throughput"),
 ) -> pd.DataFrame:
-    """Each run's own numbers: side, run, order (by time), metric, level, unit."""
+    """Each run's own numbers: side, run, order (by time), metric, level, unit. cut: as of a comparison."""
     rows: list[dict[str, Any]] = []
+    everything = [run for runs in sides.values() for run in runs]
+    told = [run.meta.get("experiment") or {} for run in everything]
+    together = len({one.get("id") for one in told}) == 1  # else each experiment counts from 1
+    by_time = {run.id: i + 1 for i, run in enumerate(sorted(everything, key=lambda run: run.id))}
     for side, runs in sides.items():
         for run in runs:
-            one = reduce_run(run)
-            place = (run.meta.get("experiment") or {}).get("order")
+            one = reduce_run(run, cut)
+            place = (run.meta.get("experiment") or {}).get("order") if together else None
+            place = by_time[run.id] if place is None else place
             for metric in metrics:
                 value = one.value(TOTAL, metric)
                 if value is not None:
                     rows.append({"side": side, "run": run.id, "order": place, "metric": metric,
                                  "level": value.level, "unit": UNITS[METRICS[metric]]})  # fmt: skip
-    frame = pd.DataFrame(rows, columns=["side", "run", "order", "metric", "level", "unit"])
-    by_time = {run: i + 1 for i, run in enumerate(sorted(frame["run"].unique()))}
-    frame["order"] = [
-        by_time[run] if math.isnan(o or math.nan) else o
-        for run, o in zip(frame["run"], frame["order"], strict=True)
-    ]
-    return frame
+    return pd.DataFrame(rows, columns=["side", "run", "order", "metric", "level", "unit"])
 
 
 # -- capacity --------------------------------------------------------------------------------------
@@ -113,9 +129,12 @@ def load_steps(runs: Sequence[Run]) -> pd.DataFrame:
     """What the server did at each level of load: a row for each step of a stepped run, or for each run.
 
     load (asked: requests a second, or users), concurrency (mean in flight), throughput (successes a second),
-    p50, p95 (ms), failed (share), n. The first 20 % of each step are left out.
+    p50, p95 (ms), failed (share), n. The first 20 % of each step are left out. attrs: unit, runs, n; and
+    left_out, runs not looked at and why: aborted, invalid, or in more than the load unlike the first.
     """
     rows: list[dict[str, Any]] = []
+    left_out = _strangers(runs, ("users", "arrivals"))
+    runs = [run for run in runs if run.id not in left_out]
     for run in runs:
         measured = Measured.of(run)
         workload = run.meta.get("workload") or {}
@@ -128,13 +147,26 @@ def load_steps(runs: Sequence[Run]) -> pd.DataFrame:
         else:
             asked = users.get("count") or arrivals.get("rate_per_s")
             rows.append({"load": asked, **_window(measured, 0.0, measured.span_s)})
-    frame = pd.DataFrame(rows)
+    names = ["load", "concurrency", "throughput", "p50", "p95", "failed", "n"]
+    frame = pd.DataFrame(rows, columns=names)
+    open_model = bool(runs) and bool((runs[0].meta.get("workload") or {}).get("arrivals"))
     frame.attrs = {
-        "unit": "requests a second" if arrivals else "users",
+        "unit": "requests a second" if open_model else "users",
         "runs": len(runs),
         "n": int(frame["n"].sum()),
+        "left_out": left_out,
     }
     return frame
+
+
+def _strangers(runs: Sequence[Run], vary: Sequence[str]) -> dict[str, str]:
+    """Runs that cannot stand beside the others: id -> why. The first that can be trusted is the measure."""
+    found = {run.id: "; ".join(why) for run in runs if (why := list(distrust(run)))}
+    trusted = [run for run in runs if run.id not in found]
+    for run in trusted[1:]:
+        if other := differences([trusted[0], run], vary):
+            found[run.id] = "; ".join(other)
+    return found
 
 
 def _window(rows: Measured, low: float, high: float) -> dict[str, Any]:
@@ -161,6 +193,8 @@ def scalability(steps: pd.DataFrame) -> dict[str, stats.Scalability]:
     Empty for fewer than four levels.
     """
     good = steps[(steps["throughput"] > 0).to_numpy() & (steps["concurrency"] > 0).to_numpy()]
+    if good["load"].nunique() < 4 or good["concurrency"].nunique() < 4:
+        return {}
     n, x = good["concurrency"].to_numpy(), good["throughput"].to_numpy()
     try:
         return {"alike": stats.fit_usl(n, x), "by 1/throughput": stats.fit_usl(n, x, relative=True)}
@@ -174,23 +208,33 @@ def scalability(steps: pd.DataFrame) -> dict[str, stats.Scalability]:
 def trend(runs: Sequence[Run], metric: str = "p50") -> pd.DataFrame:
     """A metric over runs, oldest first: run, created, git, level, low, high (within-run, 95 %), counts, why.
 
-    counts: whether the run may be compared; why: the reason where it may not.
+    counts: whether the run may be compared with the newest; why: the reason where it may not.
     """
+    if METRICS.get(metric, "errors") == "errors":  # a share that may be 0 has no place on a log scale
+        raise unknown(
+            "metric of a trend", metric, (name for name, kind in METRICS.items() if kind != "errors")
+        )
     rows = []
+    strange = _strangers(list(reversed(runs)), ())
     for run in runs:
         one: Reduced = reduce_run(run)
+        reasons = one.reasons or ([strange[run.id]] if run.id in strange else [])
         value = one.value(TOTAL, metric)
+        if value is not None and not math.isfinite(value.y):
+            value = None
         half = math.nan if value is None else stats.t_factor(0.95, 1e9) * value.se
         level = math.nan if value is None else value.level
         rows.append({
             "run": run.id, "created": run.meta.get("created"),
             "git": str((run.meta.get("git") or {}).get("sha") or "")[:8],
             "level": level, "low": level * math.exp(-half), "high": level * math.exp(half),
-            "counts": not one.reasons and value is not None,
-            "why": "; ".join(one.reasons) or ("" if value is not None else "too few requests"),
+            "counts": not reasons and value is not None,
+            "why": "; ".join(reasons) or ("" if value is not None else "too few requests"),
         })  # fmt: skip
     frame = pd.DataFrame(rows)
+    y = np.log(frame["level"].to_numpy(float)[frame["counts"].to_numpy(bool)])
     frame.attrs = {"metric": metric, "unit": UNITS[METRICS[metric]], "runs": len(rows)}
+    frame.attrs["detectable"] = stats.detectable_shift(y)
     return frame
 
 

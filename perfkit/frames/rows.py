@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from perfkit.errors import unknown
-from perfkit.store import Run, find_run, list_runs
+from perfkit.store import Run, data_folder, find_run, list_runs
 
 LATENCIES = ("response", "service")
 _READ = ("planned", "started", "sent", "first_byte", "done", "user", "worker", "attempt")
 
 
-def open_run(name: str = "latest", data_dir: str | Path = "data") -> Run:
+def open_run(name: str = "latest", data_dir: str | Path = "") -> Run:
     """The run meant by a path, an id or `latest`; without any run of one's own, `latest` is the sample."""
-    folder = Path(data_dir)
+    folder = data_folder(data_dir)
     sample = folder / "sample"
     if name == "latest" and not list_runs(folder):
         found = sorted(sample.glob("**/run.json"))

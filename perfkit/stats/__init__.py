@@ -13,6 +13,7 @@ from perfkit.stats.between import (
     max_t,
     paired,
     pooled,
+    ratio_of,
     repeats_needed,
     simultaneous_factor,
     tipping_point,
@@ -26,6 +27,7 @@ from perfkit.stats.capacity import (
 from perfkit.stats.changes import (
     ChangePoint,
     change_points,
+    detectable_shift,
 )
 from perfkit.stats.series import (
     Floats,
@@ -102,6 +104,7 @@ __all__ = [
     "change_points",
     "concurrency",
     "detectable",
+    "detectable_shift",
     "drift",
     "edges",
     "fit_usl",
@@ -122,6 +125,7 @@ __all__ = [
     "quantile",
     "quantile_of",
     "quantiles",
+    "ratio_of",
     "repeats_needed",
     "simultaneous_factor",
     "slice_error",

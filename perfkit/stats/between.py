@@ -7,6 +7,7 @@ with itself, METHOD.md).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -55,7 +56,16 @@ class Difference:
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """The interval of the ratio B ÷ A."""
         half = t_factor(level, self.df) * self.se
-        return math.exp(self.d - half), math.exp(self.d + half)
+        return ratio_of(self.d - half), ratio_of(self.d + half)
+
+    def at_least(self, se: float) -> Difference:
+        """The same with an error of at least `se`: counts of few cannot vary less than they do by chance."""
+        return dataclasses.replace(self, se=max(self.se, se))
+
+
+def ratio_of(d: float) -> float:
+    """exp, bounded: an interval may end anywhere, and 1e304 is as good as any of those ends."""
+    return math.exp(min(d, 700.0))
 
 
 def paired(a: Floats, b: Floats, history: History | None = None) -> Difference:
@@ -177,7 +187,7 @@ def detectable(se: float, df: float, *, level: float = 0.05, power: float = 0.8)
 
     From the noncentral t distribution; 0.05 means a change of 5 %.
     """
-    return math.exp(_noncentrality(df, level, power) * se) - 1 if se > 0 else 0.0
+    return ratio_of(_noncentrality(df, level, power) * se) - 1 if se > 0 else 0.0
 
 
 @functools.lru_cache(4096)
@@ -195,18 +205,21 @@ def _noncentrality(df: float, level: float, power: float) -> float:
     return float(brentq(missing, 1e-6, 5 * bound + 20))
 
 
-def repeats_needed(sd: float, margin: float, *, pairs: bool, most: int = 1000) -> int | None:
+def repeats_needed(
+    sd: float, margin: float, *, pairs: bool, level: float = 0.05, more_df: float = 0.0, most: int = 1000
+) -> int | None:
     """Runs a side until a change of `margin` would be found 8 times of 10; None when beyond `most`.
 
-    sd: of one run on the log scale, or of one pair's difference when `pairs`.
+    sd: of one run on the log scale, or of one pair's difference when `pairs`. more_df: degrees of freedom
+    that a history adds.
     """
     if not math.isfinite(sd):
         return None
 
     def enough(repeats: int) -> bool:
-        df = repeats - 1 if pairs else 2 * repeats - 2
+        df = more_df + (repeats - 1 if pairs else 2 * repeats - 2)
         se = sd * math.sqrt((1 if pairs else 2) / repeats)
-        return detectable(se, df) <= margin
+        return detectable(se, df, level=level) <= margin
 
     low, high = 2, 3
     while not enough(high):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ import numpy as np
 
 from perfkit.stats.series import Floats
 from perfkit.stats.within import t_factor
+
+#: A law that misses a point near the top by more than this says nothing about the knee.
+_MOST_MISS = 0.1
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,20 @@ def fit_usl(n: Floats, x: Floats, *, relative: bool = False) -> Scalability:
             best, error = (found, covariance), left
     if best is None:
         raise ValueError("the law cannot be fitted to these points")
-    return _told(*best, n)
+    return _told(*best, n, x)
 
 
-def _told(found: Floats, covariance: Floats, n: Floats) -> Scalability:
+def _misfit(law: Scalability, n: Floats, x: Floats) -> str:
+    """Why a law does not describe its points near the knee: those with half the most throughput or more."""
+    near = x >= 0.5 * x.max()
+    miss = np.abs(law(n[near]) / x[near] - 1)
+    if miss.max() > _MOST_MISS:
+        at = n[near][int(miss.argmax())]
+        return f"the law does not describe this server: it misses by {miss.max():.0%} at {at:.3g} in flight"
+    return ""
+
+
+def _told(found: Floats, covariance: Floats, n: Floats, x: Floats) -> Scalability:
     gamma, alpha, beta = (float(one) for one in found)
     factor = t_factor(0.95, max(len(n) - 3, 1))
     se = np.sqrt(np.maximum(np.diag(covariance), 0))
@@ -90,6 +104,9 @@ def _told(found: Floats, covariance: Floats, n: Floats) -> Scalability:
         told = f"beyond the measured range: no load above {most:g} was measured, the fit puts it "
         told += f"at {knee:.3g}" if math.isfinite(knee) else "nowhere"
     elif not (bounds[1] - bounds[0]) < 0.5 * knee:
-        told = f"{knee:.3g}, but not known well: its 95 % interval is {bounds[0]:.3g} to {bounds[1]:.3g}"
+        told = (
+            f"not known well: the fit puts it at {knee:.3g}, 95 % interval {bounds[0]:.3g} to {bounds[1]:.3g}"
+        )
     peak = float(_usl(np.array([knee]), gamma, alpha, beta)[0]) if math.isfinite(knee) else math.nan
-    return Scalability(gamma, alpha, beta, intervals, knee, bounds, peak, most, told)
+    law = Scalability(gamma, alpha, beta, intervals, knee, bounds, peak, most, told)
+    return dataclasses.replace(law, told=_misfit(law, n, x) or told)

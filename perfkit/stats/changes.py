@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -41,9 +42,33 @@ def change_points(
             continue
         at = low + one.at
         waiting += [(low, at), (at, high)]
-        if abs(math.log(one.ratio)) >= floor:
-            found.append(ChangePoint(at, one.ratio, one.p))
-    return sorted(found, key=lambda change: change.at)
+        found.append(ChangePoint(at, one.ratio, one.p))
+    found.sort(key=lambda change: change.at)
+    # a ratio is that of the levels on both sides, which other changes must not blur
+    edges = [0, *(one.at for one in found), len(y)]
+    levels = [float(y[low:high].mean()) for low, high in itertools.pairwise(edges)]
+    steps = np.diff(levels)
+    told = [ChangePoint(one.at, math.exp(step), one.p) for one, step in zip(found, steps, strict=True)]
+    return [one for one in told if abs(math.log(one.ratio)) >= floor]
+
+
+def detectable_shift(y: Floats, *, level: float = 0.01, power: float = 0.8, seed: int = 1) -> float:
+    """The lasting shift in the middle of a series [runs] that would be told so often, a share; NaN below 8.
+
+    From the noise around the changes that were found, and the largest |t| of series with its memory.
+    """
+    m = len(y)
+    if m < 2 * SHORTEST + 2 or np.ptp(y) == 0:
+        return math.nan
+    edges = [0, *(one.at for one in change_points(y, level=level, seed=seed)), m]
+    rest = np.concatenate([y[low:high] - y[low:high].mean() for low, high in itertools.pairwise(edges)])
+    made = _ar1(np.random.default_rng(seed), 999, m, _memory(y))
+    t = _split_t(made)
+    bound = float(np.quantile(t.max(axis=1), 1 - level))
+    middle = np.abs(t[:, m // 2 - SHORTEST])  # how far a shift's own t scatters around where it belongs
+    scatter = float(np.sqrt(np.mean(middle**2)))
+    sd = float(np.sqrt(np.sum(rest**2) / max(m - len(edges) + 1, 1)))
+    return math.exp((bound + 0.84 * scatter) * sd * math.sqrt(4 / m)) - 1
 
 
 def _split(y: Floats, rng: np.random.Generator, draws: int) -> ChangePoint | None:

@@ -1,0 +1,179 @@
+"""Several experiments one after the other, each run and reported; one that was cut off goes on where it was.
+
+What has been done stands in `data_dir`/batches/KEY.json after every step. KEY is made of the files' names and
+contents: the same command takes up its own unfinished batch, and a changed file makes a new one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from perfkit.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TOOL_ERROR, BadInput, PerfkitError
+from perfkit.report import make_report
+from perfkit.running import outcome, run_repeats, worst
+from perfkit.store import Run, write_atomically
+from perfkit.workloads import complete, read_yaml, refuse_stranger, token_of
+
+
+@dataclass
+class Item:
+    """One run of a batch, and what became of it; exit_code None: not done yet."""
+
+    file: str
+    repeat: int
+    repeats: int
+    run: str | None = None  #: its folder's name
+    ended: str = ""
+    exit_code: int | None = None
+    report: str | None = None
+    error: str | None = None
+
+    @property
+    def wants_report(self) -> bool:
+        """Whether its run has no report yet, and none was tried."""
+        return self.run is not None and self.report is None and self.error is None
+
+    @property
+    def label(self) -> str:
+        """The file, and which of its repeats."""
+        return self.file if self.repeats == 1 else f"{self.file} {self.repeat}/{self.repeats}"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The items of a batch in order; `resumed` of them were done before."""
+
+    path: Path
+    items: tuple[Item, ...]
+    resumed: int
+
+    @property
+    def exit_code(self) -> int:
+        """One for all: the worst, by `running.worst`; interrupted while something is left to do."""
+        codes = [one.exit_code for one in self.items]
+        return worst(EXIT_INTERRUPTED if code is None else code for code in codes)
+
+
+def run_batch(
+    files: Sequence[Path],
+    data_dir: Path,
+    *,
+    allow_targets: Iterable[str] = (),
+    report: bool = True,
+    fresh: bool = False,
+    show_progress: bool = True,
+    tell: Any = lambda words: None,
+) -> Batch:
+    """Carry out and report each file in order, as often as its `repeats` say; then all of it is told.
+
+    Every file is checked before the first request (BadInput names the file). A run that breaks or a report
+    that fails is told and hinders no other. `tell` is called with a line before each run. An unfinished batch
+    of the same files is taken up unless `fresh`; the run that was under way is made again.
+    """
+    given = {str(file): read_yaml(file) for file in files}
+    plan = [item for file in files for item in _items(str(file), given[str(file)], allow_targets)]
+    path = data_dir / "batches" / f"{_key(files)}.json"
+    with _held(path):
+        before = None if fresh else _unfinished(path, plan, report)
+        batch = Batch(path, tuple(before or plan), sum(one.run is not None for one in before or ()))
+        for place, item in enumerate(batch.items):
+            if item.exit_code is None:
+                tell(f"{place + 1}/{len(batch.items)} {item.label}")
+            if not _carry_out(item, given[item.file], data_dir, allow_targets, show_progress):
+                break
+            _keep(batch)
+            if report and item.wants_report:
+                _report(item, data_dir, show_progress)
+                _keep(batch)
+        _keep(batch)
+    return batch
+
+
+def _items(file: str, given: Mapping[str, Any], allow_targets: Iterable[str]) -> list[Item]:
+    workload, _, _ = complete(given, file)
+    token_of(workload)
+    refuse_stranger(workload, allow_targets)
+    return [Item(file, repeat + 1, workload.repeats) for repeat in range(workload.repeats)]
+
+
+def _carry_out(item: Item, given: Mapping[str, Any], data_dir: Path, allow_targets: Iterable[str],
+               show_progress: bool) -> bool:  # fmt: skip
+    """Do the run of an item unless it is done; False after an interrupt, which leaves it to be done."""
+    if item.exit_code is not None:
+        return True
+    once = {**given, "repeats": 1}
+    try:
+        (run,) = run_repeats(once, item.file, data_dir, allow_targets, show_progress=show_progress)
+    except PerfkitError as error:
+        item.ended, item.exit_code, item.error = "broke down", error.exit_code, str(error)
+        return True
+    except KeyboardInterrupt:
+        return False
+    ended, code = outcome(run)
+    if code == EXIT_INTERRUPTED:
+        return False
+    item.run, item.ended, item.exit_code = run.id, ended, code
+    return True
+
+
+def _report(item: Item, data_dir: Path, show_progress: bool) -> None:
+    """Make the report of an item's run; a failure is told in the item, and is a tool error."""
+    run = Run(data_dir / "runs" / str(item.run))
+    try:
+        item.report = str(make_report(run, progress=show_progress))
+    except PerfkitError as error:
+        item.error = str(error)
+        item.exit_code = worst([item.exit_code or EXIT_OK, EXIT_TOOL_ERROR])
+
+
+# -- what is kept between two calls ----------------------------------------------------------------
+
+
+def _key(files: Sequence[Path]) -> str:
+    """Names a batch by its files, their order and what is in them."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.resolve()}\n".encode() + file.read_bytes())
+    return f"{files[0].stem[:40]}-{digest.hexdigest()[:12]}"
+
+
+def _unfinished(path: Path, plan: Sequence[Item], report: bool) -> list[Item] | None:
+    """The items of a batch that was cut off; None when there is none, or it cannot be read."""
+    try:
+        items = [Item(**one) for one in json.loads(path.read_text())["items"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if [(one.file, one.repeat) for one in items] != [(one.file, one.repeat) for one in plan]:
+        return None
+    done = all(one.exit_code is not None and not (report and one.wants_report) for one in items)
+    return None if done else items
+
+
+def _keep(batch: Batch) -> None:
+    text = json.dumps({"items": [asdict(one) for one in batch.items]}, indent=1)
+    write_atomically(batch.path, (text + "\n").encode())
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold the batch's lock; BadInput when another process does."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path.with_suffix(".lock"), "w")  # noqa: SIM115  held as long as the batch is on
+    except OSError as error:
+        raise PerfkitError(f"cannot write {path.parent}: {error.strerror}; choose --data-dir") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(
+                "this batch is being carried out already, by another process; wait for it"
+            ) from None
+        yield

@@ -1,0 +1,75 @@
+"""The verb for several experiments: batch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from perfkit.cli.base import cli, data_dir_option, json_option, print_table
+
+
+@cli.command("batch")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--report/--no-report", default=True, show_default=True, help="Make each run's HTML report.")
+@click.option("--fresh", is_flag=True, help="Begin anew, even if a batch of these files was cut off.")
+@click.option("--allow-target", multiple=True, metavar="HOST",
+              help="Permit a target that is not this machine.")  # fmt: skip
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@data_dir_option
+@json_option
+def batch_command(files: tuple[Path, ...], report: bool, fresh: bool, allow_target: tuple[str, ...],
+                  quiet: bool, data_dir: Path, as_json: bool) -> None:  # fmt: skip
+    """Run and report several workload FILES, one after the other.
+
+    A batch that was cut off, by Ctrl-C or a kill, goes on where it stopped when the same command is given
+    again; the run that was under way is made again.
+
+    \b
+    perfkit batch params/*.yaml
+
+    Exit code: that of the worst run, as of `perfkit run`.
+    """
+    from perfkit.batch import run_batch
+    from perfkit.store import Run
+
+    def tell(words: str) -> None:
+        if not quiet:
+            click.echo(words, err=True)
+
+    batch = run_batch(files, data_dir, allow_targets=allow_target, report=report, fresh=fresh,
+                      show_progress=not quiet, tell=tell)  # fmt: skip
+    if as_json:
+        told = {
+            "exit_code": batch.exit_code,
+            "resumed": batch.resumed,
+            "items": [asdict(i) for i in batch.items],
+        }
+        click.echo(json.dumps(told, indent=1))
+        sys.exit(batch.exit_code)
+    if batch.resumed:
+        click.echo(f"{batch.resumed} of {len(batch.items)} were done before; --fresh begins anew")
+    rows = [_row(one, Run(data_dir / "runs" / str(one.run)) if one.run else None) for one in batch.items]
+    print_table(rows, ("experiment", "ended", "rows", "failed", "p50 ms", "p95 ms", "p99 ms", "run"))
+    for one in batch.items:
+        if one.error:
+            click.echo(f"{one.label}: {one.error}")
+    for one in batch.items:
+        if one.report:
+            click.echo(one.report)
+    sys.exit(batch.exit_code)
+
+
+def _row(item: Any, run: Any) -> dict[str, Any]:
+    """An item of a batch for the table at its end."""
+    from perfkit.running import headline
+
+    ended = item.ended or "not done"
+    numbers = headline(run) if run is not None else {}
+    return {"experiment": item.label, "ended": ended, "run": item.run or "", **{
+        name: numbers.get(name, "—") for name in ("rows", "failed", "p50 ms", "p95 ms", "p99 ms")
+    }}  # fmt: skip

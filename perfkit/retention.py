@@ -1,0 +1,117 @@
+"""Tags, notes, and which runs are kept: what people add to a run after it has ended, and what goes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from perfkit.errors import BadInput, PerfkitError
+from perfkit.model import refuse_bad_tag
+from perfkit.running import stamp
+from perfkit.store import Run, list_runs
+
+#: A run with this tag is never pruned.
+KEEP = "keep"
+LONGEST_NOTE = 4000
+
+
+# -- tags and notes --------------------------------------------------------------------------------
+
+
+def mark(runs: Sequence[Run], *, add: Iterable[str] = (), remove: Iterable[str] = (), note: str | None = None
+         ) -> list[Run]:  # fmt: skip
+    """Add and remove tags, set the note ("" removes it), in all runs or in none; the runs as they are now.
+
+    BadInput for a word that is no tag, a tag to remove that no run has, a note that is too long, and a run
+    that is still running, whose own process writes its run.json.
+    """
+    add, remove = tuple(dict.fromkeys(add)), set(remove)
+    for tag in add:
+        refuse_bad_tag(tag)
+    if note is not None and len(note) > LONGEST_NOTE:
+        raise BadInput(f"the note has {len(note):,} characters; {LONGEST_NOTE:,} are the most")
+    for run in runs:
+        if run.state == "running":
+            raise BadInput(f"{run.id} is still running; tag it when it has ended, nothing was changed")
+    if missing := remove - {tag for run in runs for tag in tags(run)}:
+        there = ", ".join(sorted({tag for run in runs for tag in tags(run)})) or "none"
+        raise BadInput(f"no such tag to remove: {', '.join(sorted(missing))}; tags there are: {there}")
+    for run in runs:
+        left = [tag for tag in tags(run) if tag not in remove]
+        changes: dict[str, object] = {"tags": list(dict.fromkeys([*left, *add]))}
+        stamp(run, **changes if note is None else changes | {"note": note.strip() or None})
+    return [Run(run.path) for run in runs]
+
+
+def tags(run: Run) -> list[str]:
+    """The tags of a run."""
+    return [str(tag) for tag in run.meta.get("tags") or ()]
+
+
+# -- retention -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What pruning would do: runs to remove, and runs that only a reason keeps."""
+
+    remove: tuple[Run, ...]
+    spared: tuple[tuple[Run, str], ...]
+
+
+def plan(data_dir: Path, keep: int, scenario: str | None = None) -> Plan:
+    """Which runs go when the newest `keep` complete ones of each scenario stay.
+
+    What is newer than the oldest of those stays too, so that a broken run of today is there to look at. Older
+    runs are spared where they are tagged `keep`, still running, damaged, or needed by a kept comparison.
+    BadInput for a scenario that has no run.
+    """
+    groups: dict[str, list[Run]] = {}
+    spared: list[tuple[Run, str]] = []
+    for run in list_runs(data_dir):
+        try:
+            name = str((run.meta.get("scenario") or {}).get("name"))
+        except PerfkitError as damaged:
+            spared.append((run, f"damaged ({damaged}); `perfkit rm` removes it"))
+            continue
+        groups.setdefault(name, []).append(run)
+    if scenario is not None and scenario not in groups:
+        raise BadInput(f"no run of scenario {scenario!r}; there are: {', '.join(sorted(groups)) or 'none'}")
+    compared = _compared(data_dir)
+    remove = []
+    for name in sorted(groups) if scenario is None else [scenario]:
+        for run in _older(groups[name], keep):
+            if why := _why_kept(run, compared):
+                spared.append((run, why))
+            else:
+                remove.append(run)
+    return Plan(tuple(remove), tuple(spared))
+
+
+def _older(runs: Sequence[Run], keep: int) -> Sequence[Run]:
+    """Those before the newest `keep` complete ones, oldest first."""
+    complete = [i for i, run in enumerate(runs) if run.state == "complete"]
+    if keep == 0:
+        return runs
+    return runs[: complete[-keep]] if len(complete) >= keep else ()
+
+
+def _why_kept(run: Run, compared: dict[str, str]) -> str | None:
+    if run.state == "running":
+        return "still running"
+    if KEEP in tags(run):
+        return f"tagged {KEEP}"
+    return f"comparison {compared[run.id]} needs it" if run.id in compared else None
+
+
+def _compared(data_dir: Path) -> dict[str, str]:
+    """The runs of kept comparisons: run id -> a comparison's id."""
+    found: dict[str, str] = {}
+    for file in sorted((data_dir / "comparisons").glob("*/comparison.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            told = json.loads(file.read_text())
+            found |= {Path(p).name: file.parent.name for side in ("runs_a", "runs_b") for p in told[side]}
+    return found

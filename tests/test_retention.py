@@ -1,0 +1,129 @@
+"""Tags, notes and what is kept: real run folders, real verbs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.make_timeline import make_timeline
+from perfkit.errors import BadInput
+from perfkit.retention import mark, plan
+from perfkit.store import Run, RunFolder, list_runs
+from tests.test_cli import perfkit
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """An empty data folder."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def made(data: Path) -> Callable[..., Run]:
+    """Makes a small run with an id that sorts as made."""
+    numbers = iter(range(100))
+
+    def make(scenario: str = "http_get", **meta: object) -> Run:
+        run_id = f"20260101-0000{next(numbers):02}-{scenario}-0000"
+        return make_timeline(data, 200, run_id=run_id, meta={"scenario": {"name": scenario}, **meta})
+
+    return make
+
+
+def test_tags_and_a_note_stay_with_the_run(made: Callable[..., Run], data: Path) -> None:
+    """Tags are added once, in order, and taken off; the note is kept until an empty one removes it."""
+    run = made(tags=["first"])
+    (run,) = mark([run], add=["second", "first", "second"], note=" before the index ")
+    assert (run.meta["tags"], run.meta["note"]) == (["first", "second"], "before the index")
+    (run,) = mark([run], remove=["first"])
+    assert (run.meta["tags"], run.meta["note"]) == (["second"], "before the index")
+    assert mark([run], note="")[0].meta["note"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"add": ["two words"]}, "is no tag"),
+        ({"add": ["a,b"]}, "is no tag"),
+        ({"add": [""]}, "is no tag"),
+        ({"remove": ["thrid"]}, "tags there are: third"),
+        ({"note": "x" * 4001}, "4,000 are the most"),
+    ],
+)
+def test_what_is_no_tag_changes_nothing(
+    made: Callable[..., Run], change: dict[str, object], says: str
+) -> None:
+    """Nonsense is refused in one line before any run is changed."""
+    runs = [made(tags=["third"]), made(tags=["third"])]
+    before = [(run.path / "run.json").read_bytes() for run in runs]
+    with pytest.raises(BadInput, match=says):
+        mark(runs, **change)  # type: ignore[arg-type]
+    assert [(run.path / "run.json").read_bytes() for run in runs] == before
+
+
+def test_a_running_run_is_not_tagged(data: Path) -> None:
+    """Its own process writes run.json and would forget the tag."""
+    folder = RunFolder.create(data, "http_get")
+    folder.write_meta({"state": "running", "tags": []})
+    with pytest.raises(BadInput, match="still running"):
+        mark([Run(folder.path)], add=["late"])
+    folder.close()
+
+
+def test_the_newest_complete_runs_of_each_scenario_stay(made: Callable[..., Run], data: Path) -> None:
+    """What is newer than the oldest complete run kept stays as well; each scenario counts by itself."""
+    runs = [made(), made(), made(state="aborted"), made(), made(state="aborted"), made("other")]
+    assert plan(data, 2).remove == (runs[0],)
+    assert plan(data, 1).remove == tuple(runs[:3])
+    assert plan(data, 3).remove == ()
+    assert plan(data, 0, "other").remove == (runs[5],)
+    with pytest.raises(BadInput, match="there are: http_get, other"):
+        plan(data, 1, "http_gte")
+
+
+def test_pruning_spares_what_somebody_needs(made: Callable[..., Run], data: Path) -> None:
+    """Tagged keep, still running, damaged, or part of a kept comparison: spared, with the reason."""
+    tagged, compared, damaged, plain = made(tags=["keep"]), made(), made(), made()
+    (damaged.path / "run.json").write_text("{")
+    folder = data / "comparisons" / "20260101-000000-c0de"
+    folder.mkdir(parents=True)
+    told = {"runs_a": [f"../../runs/{compared.id}"], "runs_b": []}
+    (folder / "comparison.json").write_text(json.dumps(told))
+    found = plan(data, 0)
+    assert found.remove == (plain,)
+    assert {run.id: why.split(" (")[0] for run, why in found.spared} == {
+        tagged.id: "tagged keep",
+        compared.id: "comparison 20260101-000000-c0de needs it",
+        damaged.id: "damaged",
+    }
+
+
+def test_prune_removes_only_when_told_to(made: Callable[..., Run], data: Path) -> None:
+    """Without --yes the runs are listed and stay; with it they go, and the count is told."""
+    runs = [made(), made(), made()]
+    listed = perfkit("prune", "--keep", "1", data=data)
+    assert listed.returncode == 0
+    assert f"would remove {runs[0].id}" in listed.stdout
+    assert "nothing was removed, add --yes" in listed.stdout
+    assert len(list_runs(data)) == 3
+    done = perfkit("prune", "--keep", "1", "--yes", data=data)
+    assert "2 runs, " in done.stdout
+    assert [run.id for run in list_runs(data)] == [runs[2].id]
+
+
+def test_tag_by_command_and_in_the_list(made: Callable[..., Run], data: Path) -> None:
+    """`perfkit tag` takes several runs, prints what they have, and `tag:NAME` names them afterwards."""
+    runs = [made(tags=[]) for _ in range(3)]
+    names = f"{runs[0].id},{runs[1].id}"
+    told = perfkit("tag", names, "baseline", "--note", "quiet night", data=data)
+    assert told.stdout.splitlines() == [f"{run.id}: baseline; note: quiet night" for run in runs[:2]]
+    again = perfkit("tag", "tag:baseline", "--json", data=data)
+    assert [one["id"] for one in json.loads(again.stdout)] == [run.id for run in runs[:2]]
+    wrong = perfkit("tag", "latest", "--remove", "baseline", data=data)
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "perfkit: no such tag to remove: baseline; tags there are: none\n",
+    )

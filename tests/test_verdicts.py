@@ -1,0 +1,293 @@
+"""Verdicts on runs that are reduced already: what may be called a difference, and what no gate may pass."""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ET
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perfkit import gate, stats
+from perfkit.comparison import Comparison, Options, judge
+from perfkit.comparison.family import blind_share
+from perfkit.measured import Measured
+from perfkit.reduce import METRICS, TOTAL, Reduced, Value, reduce
+from perfkit.store import Run
+
+LATENCIES = ("p50", "p90", "p95", "p99", "mean", "throughput")
+DRIFTS = ("its latency drifts: +20% from its middle third to its last",)
+
+
+def one(number: int, y: float = 0.0, *, side: str = "a", failed: int = 0, n: int = 10_000,
+        pair: int | None = None, without: tuple[str, ...] = (), outcomes: tuple[str, ...] = (),
+        **more: Any) -> Reduced:  # fmt: skip
+    """A run reduced to log values y (throughput to -y, further metrics as given)."""
+    found = []
+    for metric in LATENCIES:
+        value = float(more.get(metric, -y if METRICS[metric] == "rate" else y))
+        if metric not in without:
+            found.append(Value(TOTAL, metric, math.exp(value), value, 0.01, math.nan, n))
+    y_failed = math.log((failed + 0.5) / n)
+    found.append(Value(TOTAL, "error_rate", failed / n, y_failed, 1 / math.sqrt(failed + 0.5), 1, n))
+    meta: dict[str, Any] = {"workload": {"server": more.get("server", {})}, "git": {"sha": more.get("sha")}}
+    meta |= {"experiment": {"id": "x", "pair": pair}} if pair is not None else {}
+    run: Any = SimpleNamespace(id=f"{side}{number}", meta=meta, path=None)
+    return Reduced(run, 0.1, 60.0, n, failed, tuple(found), outcomes, (), outcomes)
+
+
+def side(ys: Any, letter: str, *, pairs: bool = False, **more: Any) -> list[Reduced]:
+    """One run for each y."""
+    return [one(i, y, side=letter, pair=i if pairs else None, **more) for i, y in enumerate(ys)]
+
+
+def compared(a: list[Reduced], b: list[Reduced], **options: Any) -> Comparison:
+    return judge(a, b, Options(**options))
+
+
+NOISE = (-0.004, 0.002, 0.001, -0.002, 0.003)
+
+
+# -- what could be found ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_a_change_of_the_detectable_size_regresses_8_times_of_10(pairs: bool) -> None:
+    """The promise is about the verdict: of four primary metrics one alone has changed by that much."""
+    rng = np.random.default_rng(5)
+    regressed, draws, repeats, sd = 0, 400, 10, 0.03
+    se = sd * math.sqrt(2 / repeats)
+    by = math.log1p(stats.detectable(se, repeats - 1 if pairs else 2 * repeats - 2, level=0.05 / 4))
+    for _ in range(draws):
+        y = rng.normal(0, sd, (2, repeats, 3))
+        sides = [
+            [one(i, side=letter, pair=i if pairs else None, failed=40 + int(rng.poisson(20)),
+                 p50=values[0] + k * by, p99=values[1], throughput=values[2])
+             for i, values in enumerate(y[k])]
+            for k, letter in ((0, "a"), (1, "b"))
+        ]  # fmt: skip
+        regressed += compared(*sides).result("p50").verdict == "regressed"
+    assert 0.74 < regressed / draws < 0.92  # max-T, used without pairs, finds a little more
+
+
+def test_repeats_and_detectable_change_agree() -> None:
+    """As many runs as are told to be needed, and no fewer, make the margin detectable."""
+    found = compared(side(NOISE, "a"), side(np.add(NOISE, (0.03, -0.03, 0, 0.03, -0.03)), "b"), alpha=0.01)
+    p50 = found.result("p50")
+    assert p50.repeats is not None
+    family = sum(math.isfinite(r.p) for r in found.results if r.primary)
+    spread = (math.log(p50.high) - math.log(p50.low)) / 2 / stats.t_factor(0.95, 8) / math.sqrt(2 / 5)
+    for repeats, enough in ((p50.repeats, True), (p50.repeats - 1, False)):
+        could = stats.detectable(spread * math.sqrt(2 / repeats), 2 * repeats - 2, level=0.01 / family)
+        assert (could <= 0.05) is enough
+
+
+# -- failures --------------------------------------------------------------------------------------
+
+
+def test_rare_failures_are_no_difference() -> None:
+    """Three failures against none in three runs a side are what chance makes (binomial p = 0.25)."""
+    found = compared(side((0, 0, 0), "a", n=500), [one(i, side="b", failed=1, n=500) for i in range(3)])
+    assert found.result("error_rate").p > 0.2
+    many = compared(side(NOISE, "a"), [one(i, y, side="b", failed=200 + i) for i, y in enumerate(NOISE)])
+    assert many.result("error_rate").verdict == "regressed"
+
+
+@pytest.mark.parametrize("mean", [0.5, 1, 3])
+@pytest.mark.parametrize("pairs", [True, False])
+def test_rare_failures_cry_wolf_no_more_often_than_said(mean: float, pairs: bool) -> None:
+    """A server compared with itself, two runs a side, that fails now and then: at most 6 % below 0.05."""
+    rng = np.random.default_rng(7)
+    hits, draws = 0, 500
+    for _ in range(draws):
+        made = [
+            [one(i, side=letter, failed=int(k), n=500, pair=i if pairs else None)
+             for i, k in enumerate(rng.poisson(mean, 2))]
+            for letter in "ab"
+        ]  # fmt: skip
+        p = compared(*made).result("error_rate").p
+        hits += p < 0.05
+    assert hits / draws <= 0.06
+
+
+def test_no_failure_in_few_requests_is_not_called_equivalent() -> None:
+    """0 of 600 leaves 0.5 % possible; the verdict rests on the others and says so, unless asked by name."""
+    few = [side(NOISE[:3], letter, n=200) for letter in "ab"]
+    assert blind_share(*([r.value(TOTAL, "error_rate") for r in s] for s in few)) == pytest.approx(0.005)  # type: ignore[arg-type]
+    found = compared(*few)
+    assert found.result("error_rate").verdict == "inconclusive"
+    assert found.verdict == "equivalent"
+    assert "0.50% would not have shown" in found.words
+    assert compared(*few, primary=("p50", "error_rate")).verdict == "inconclusive"
+    many = compared(side(NOISE, "a"), side(NOISE, "b"))
+    assert (many.result("error_rate").verdict, many.unjudged) == ("equivalent", ())
+
+
+# -- what is left out ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_side_that_lost_runs_to_its_server_is_not_as_good(paired: bool) -> None:
+    """Two of five runs of B drifted away: the three good ones are a selection, and no gate passes on them."""
+    b = side(NOISE, "b", pairs=paired)
+    b[3:] = [one(i, side="b", outcomes=DRIFTS, pair=i if paired else None) for i in (3, 4)]
+    found = compared(side(NOISE, "a", pairs=paired), b)
+    assert found.verdict == "inconclusive"
+    assert "0 of 5 runs of A and 2 of 5 runs of B cannot be compared" in found.words
+    assert gate.exit_code(found) == 3
+    a = side(NOISE, "a")
+    a[0] = one(0, outcomes=DRIFTS)
+    even = compared(a, [*side(NOISE[:4], "b"), one(4, side="b", outcomes=DRIFTS)])
+    assert even.verdict == "equivalent"
+
+
+def test_a_metric_only_one_side_carries_leaves_no_verdict() -> None:
+    """B lost its p99: that may be the change. Where neither side carries it, the others decide."""
+    found = compared(side(NOISE, "a"), side(NOISE, "b", without=("p99",)))
+    assert found.verdict == "inconclusive"
+    both = compared(side(NOISE, "a", without=("p99",)), side(NOISE, "b", without=("p99",)))
+    assert both.verdict == "equivalent"
+    assert "P99 not judged" in both.words
+    xml = ET.fromstring(gate.junit(both, strict=True).partition("\n")[2])
+    assert [case.get("name") for case in xml.iter("testcase") if case.find("skipped") is not None] == ["p99"]
+    named = compared(
+        side(NOISE, "a", without=("p99",)), side(NOISE, "b", without=("p99",)), primary=("p50", "p99")
+    )
+    assert named.verdict == "inconclusive"
+    assert gate.exit_code(named, strict=True) == 5
+    assert 'failures="1"' in gate.junit(named, strict=True)
+
+
+def test_runs_of_one_side_are_of_one_kind() -> None:
+    """Server options may differ between the sides, not inside one; several commits in one are told."""
+    mixed = [one(i, y, server={"model_speed": 1 + i % 2}) for i, y in enumerate(NOISE)]
+    found = compared(mixed, side(NOISE, "b", server={"model_speed": 2}))
+    assert found.verdict == "refused"
+    assert "runs of A differ: different server.model_speed: 1 and 2" in found.words
+    commits = [one(i, y, sha=f"c{i}") for i, y in enumerate(NOISE)]
+    assert any("of 5 commits" in note for note in compared(commits, side(NOISE, "b")).notes)
+
+
+def test_a_gate_cannot_pass_on_what_was_forced_or_not_replicated() -> None:
+    """Exit code 3, and an error in the JUnit file."""
+    forced = compared(side(NOISE, "a"), side(NOISE, "b", outcomes=DRIFTS), force=True)
+    alone = compared(side(NOISE, "a"), [one(9, 0.5, side="b")])
+    for found in (forced, alone):
+        assert gate.exit_code(found) == 3
+        assert 'errors="1"' in gate.junit(found)
+    assert "one run on a side" in alone.words
+
+
+# -- numbers far out -------------------------------------------------------------------------------
+
+
+def test_an_interval_may_be_endless() -> None:
+    """Errors that come and go between pairs make an interval nobody can print, and no crash."""
+    a = [one(0, pair=0), one(1, pair=1, failed=9000)]
+    b = [one(0, side="b", pair=0, failed=9000), one(1, side="b", pair=1)]
+    found = compared(a, b, alpha=0.01)
+    assert found.result("error_rate").high > 1e50
+    assert Comparison.from_mapping(found.to_mapping()).verdict == found.verdict
+
+
+def test_time_to_success_is_endless_where_too_many_fail() -> None:
+    """Beyond 1 % failures the p99 of success is not reached: not compared, and told."""
+    endless = Value(TOTAL, "success_p99", math.inf, math.inf, math.nan, math.nan, 10_000)
+    b = [one(i, y, side="b", failed=300) for i, y in enumerate(NOISE)]
+    b[0] = Reduced(**{**b[0].__dict__, "values": (*b[0].values, endless)})
+    found = compared(side(NOISE, "a"), b)
+    assert [r.metric for r in found.results].count("success_p99") == 0
+    assert any("success_p99 is not reached" in note for note in found.notes)
+
+
+# -- steady ----------------------------------------------------------------------------------------
+
+
+def measured(t: np.ndarray, x: np.ndarray, good: np.ndarray | None = None) -> Measured:
+    return Measured(
+        planned=t, done=t + x / 1000, response_ms=x, ttft_ms=np.full(len(t), np.nan),
+        good=np.ones(len(t), bool) if good is None else good,
+        operation=np.zeros(len(t), np.int32), names=("one",), step=None, span_s=float(t[-1]),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def run() -> Any:
+    """An open-model run with a constant rate that says nothing against itself."""
+    workload = {"arrivals": {"shape": "constant"}}
+    return SimpleNamespace(
+        id="made", state="complete", meta={"workload": workload, "health": {"valid": True}}
+    )
+
+
+def test_a_run_that_never_settles_is_no_steady_state(run: Any) -> None:
+    """Latency that steps in the middle has no level, and the run does not count."""
+    rng = np.random.default_rng(3)
+    t = np.sort(rng.uniform(0, 60, 6000))
+    x = 40 * np.exp(rng.normal(0, 0.3, len(t)))
+    assert reduce(run, measured(t, x)).reasons == ()
+    for steps in (np.where(t < 33, 1, 0.5), np.where(t < 36, 1, 0.8), np.where(t < 20, 1, 1.2)):
+        assert any("no steady state" in why for why in reduce(run, measured(t, x * steps), 0.1).reasons)
+
+
+def test_few_requests_are_looked_at_for_drift_too(run: Any) -> None:
+    """300 requests make fewer slices; where successes leave gaps it is told that nothing was checked."""
+    rng = np.random.default_rng(4)
+    t = np.sort(rng.uniform(0, 30, 300))
+    x = 40 * np.exp(rng.normal(0, 0.1, len(t)))
+    assert reduce(run, measured(t, x), 0.1).reasons == ()
+    assert any("drifts" in why for why in reduce(run, measured(t, x * (1 + 2 * t / 30)), 0.1).reasons)
+    gap = (t > 15) & (t < 22)
+    assert any("could not be checked" in note for note in reduce(run, measured(t, x, ~gap), 0.1).notes)
+
+
+def test_a_load_that_changes_by_plan_is_not_called_a_backlog(run: Any) -> None:
+    """A ramp has more in flight at its end because it asked for more."""
+    t = 60 * np.sqrt(np.linspace(0, 1, 6000))
+    x = np.full(len(t), 40.0) + np.sin(np.arange(len(t)))
+    assert any("fell behind" in why for why in reduce(run, measured(t, x), 0.1).reasons)
+    run.meta["workload"]["arrivals"]["shape"] = "ramp"
+    ramp = reduce(run, measured(t, x))
+    assert ramp.reasons == ()
+    assert "changes by plan" in ramp.notes[0]
+
+
+def test_p99_of_success_is_numpys_with_failures_as_endless(run: Any) -> None:
+    """Of all requests, those that failed take for ever."""
+    rng = np.random.default_rng(6)
+    t = np.sort(rng.uniform(0, 60, 5000))
+    x = 40 * np.exp(rng.normal(0, 0.3, len(t)))
+    for share in (0.004, 0.02):
+        good = rng.random(len(t)) >= share
+        value = reduce(run, measured(t, x, good), 0.0).value(TOTAL, "success_p99")
+        assert value is not None
+        everyone = np.where(good, x, 1e12)
+        wanted = float(np.quantile(everyone, 0.99))
+        assert value.level == pytest.approx(wanted) if wanted < 1e9 else math.isinf(value.level)
+
+
+def test_each_change_has_the_size_of_its_own_step() -> None:
+    """Two steps upwards: the first is not blurred by the second."""
+    rng = np.random.default_rng(8)
+    levels = np.repeat([0.0, 0.10, 0.16], 20)
+    found = stats.change_points(levels + rng.normal(0, 0.005, 60), floor=0.02)
+    assert [one.at for one in found] == [20, 40]
+    assert [math.log(one.ratio) for one in found] == pytest.approx([0.10, 0.06], abs=0.005)
+
+
+def test_sides_of_a_kept_comparison_stand_in_pairs() -> None:
+    """A figure of pairs needs the runs in the order in which they were compared."""
+    from pathlib import Path
+
+    from perfkit.experiment import Kept
+
+    a, b = side(NOISE[:3], "a", pairs=True), side(NOISE[:3], "b", pairs=True)
+    found = compared(a, b[::-1])
+    runs = [tuple(Run(Path(r.run.id)) for r in group) for group in (a, b[::-1])]
+    kept = Kept(Path("x"), found, *runs)
+    assert [[run.id for run in runs] for runs in kept.sides.values()] == [
+        ["a0", "a1", "a2"],
+        ["b0", "b1", "b2"],
+    ]
