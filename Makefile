@@ -27,7 +27,7 @@ test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
 
 lab: $(READY)
-	$(BIN)/jupyter lab --notebook-dir=. $(ARGS)
+	@scripts/lab $(BIN) $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

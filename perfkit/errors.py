@@ -25,6 +25,10 @@ class PerfkitError(Exception):
 
     exit_code = EXIT_TOOL_ERROR
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of a wall of frames."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class BadInput(PerfkitError):
     """What was given cannot be used; the message names it, what is allowed and the way out."""

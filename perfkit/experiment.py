@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from perfkit import noise
+from perfkit.card import Card
 from perfkit.comparison import Comparison, Options, compare
 from perfkit.configuration import configuration_of, lines_of, refuse_unknown
 from perfkit.errors import BadInput, Interrupted, NothingToJudge, PerfkitError
@@ -44,6 +45,21 @@ class Kept:
     def id(self) -> str:
         """The folder's name."""
         return self.path.name
+
+    def __repr__(self) -> str:
+        return self._card().text()
+
+    def _repr_html_(self) -> str:
+        return self._card().html()
+
+    def _card(self) -> Card:
+        """What a person is told of it: the verdict, and the runs of each side that count."""
+        sides = (self.comparison.a, self.comparison.b)
+        left = [f"; {len(side.left_out)} left out by rule" if side.left_out else "" for side in sides]
+        counted = [
+            f"{side.name}, {len(side.runs)} runs{more}" for side, more in zip(sides, left, strict=True)
+        ]
+        return Card(f"comparison {self.id}: {self.comparison.words}", [("a", counted[0]), ("b", counted[1])])
 
     @property
     def sides(self) -> dict[str, list[Run]]:

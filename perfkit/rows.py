@@ -50,6 +50,7 @@ class Batch(NamedTuple):
     packed: bytearray
     extras: dict[int, Extra]
     operations: tuple[str, ...]
+    in_flight: int = 0  #: requests under way at the hand-over, for who watches a run
 
 
 class RowBuffer:
@@ -73,9 +74,9 @@ class RowBuffer:
         self._packed += packed
         self.count += 1
 
-    def take(self) -> Batch:
+    def take(self, in_flight: int = 0) -> Batch:
         """Everything added since the last call."""
-        batch = Batch(self._packed, self._extras, tuple(self._operations))
+        batch = Batch(self._packed, self._extras, tuple(self._operations), in_flight)
         self._packed, self._extras = bytearray(), {}
         return batch
 
@@ -110,7 +111,8 @@ def to_table(batch: Batch, *, scenario: str, worker: int, id_prefix: str, origin
     for name in sorted({key for e in extras if e and e.server_ms for key in e.server_ms}):
         values = [e.server_ms.get(name) if e and e.server_ms else None for e in extras]
         columns[f"server_{name}"] = pa.array(values, pa.float64())
-    return pa.table(columns, metadata={"perfkit_schema": str(SCHEMA_VERSION)})
+    told = {"perfkit_schema": str(SCHEMA_VERSION), "perfkit_in_flight": str(batch.in_flight)}
+    return pa.table(columns, metadata=told)
 
 
 def _text(codes: np.ndarray, words: tuple[str, ...]) -> pa.Array:

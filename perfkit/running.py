@@ -10,10 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from perfkit import fidelity, frames, thresholds
+from perfkit.card import load_words
 from perfkit.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -22,33 +20,47 @@ from perfkit.errors import (
     EXIT_THRESHOLDS_MISSED,
     EXIT_TOOL_ERROR,
     BadInput,
+    PerfkitError,
 )
 from perfkit.local_server import reference_server
 from perfkit.model import Workload
-from perfkit.spread import execute
+from perfkit.progress import Goal, bar
+from perfkit.scenarios import Scenario
+from perfkit.spread import Progress, execute
 from perfkit.store import Run, write_atomically
 from perfkit.workloads import complete, refuse_stranger, token_of, with_server
 
 
 def run_repeats(
-    given: Mapping[str, Any], where: str, data_dir: Path, allow_targets: Iterable[str], *, show_progress: bool
+    given: Mapping[str, Any],
+    where: str,
+    data_dir: Path,
+    allow_targets: Iterable[str],
+    *,
+    show_progress: bool,
+    on_progress: Progress = lambda run: None,
 ) -> list[Run]:
     """Carry out a workload as often as its `repeats` say; every input is checked before the first request.
 
+    on_progress is called with each run as soon as it has a folder, and several times a second from then on.
     Raises BadInput for anything that cannot be run, PerfkitError when a run breaks down.
     """
-    workload, scenario, params = complete(given, where)
+    workload, scenario, params = checked(given, where, allow_targets)
     wanted = [thresholds.parse(text) for text in workload.thresholds]
     token = token_of(workload)
-    refuse_stranger(workload, allow_targets)
     runs = []
     for repeat in range(workload.repeats):
         label = scenario.name if workload.repeats == 1 else f"{scenario.name} {repeat + 1}/{workload.repeats}"
         with (
             _target_of(workload, show_progress) as aimed,
-            _progress(aimed, label, show_progress) as on_progress,
+            bar(Goal.of(aimed.to_mapping()), label, show=show_progress) as draw,
         ):
-            run = execute(aimed, scenario, params, data_dir=data_dir, token=token, on_progress=on_progress)
+
+            def tell(run: Run, draw: Progress = draw) -> None:
+                draw(run)
+                on_progress(run)
+
+            run = execute(aimed, scenario, params, data_dir=data_dir, token=token, on_progress=tell)
         _apply_thresholds(run, wanted)
         if workload.target.url is None:
             stamp(run, own_server=True)
@@ -56,6 +68,18 @@ def run_repeats(
         if runs[-1].state != "complete":
             break
     return runs
+
+
+def checked(
+    given: Mapping[str, Any], where: str, allow_targets: Iterable[str]
+) -> tuple[Workload, Scenario, Any]:
+    """A workload with its scenario and parameters, after every check that needs no request; else BadInput."""
+    workload, scenario, params = complete(given, where)
+    for text in workload.thresholds:
+        thresholds.parse(text)
+    token_of(workload)
+    refuse_stranger(workload, allow_targets)
+    return workload, scenario, params
 
 
 @contextlib.contextmanager
@@ -119,57 +143,6 @@ def worst(codes: Iterable[int]) -> int:
     return next((code for code in _WORST_FIRST if code in seen), EXIT_OK)
 
 
-# -- progress --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _progress(workload: Workload, label: str, show: bool) -> Iterator[Any]:
-    """A bar that counts steps when their number is known, seconds otherwise."""
-    from tqdm import tqdm
-
-    load = workload.users or workload.arrivals
-    assert load is not None
-    steps = workload.users.iterations if workload.users and workload.users.duration_s is None else None
-    total = steps or workload.warmup_s + (load.duration_s or 0)
-    unit = " steps" if steps else " s"
-    bar_format = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f}{unit} [{elapsed}{postfix}]"
-    with tqdm(total=total, desc=label, unit=unit, disable=not show, bar_format=bar_format) as bar:
-        seen = _Seen()
-
-        def on_progress(run: Run) -> None:
-            seen.look(run)
-            reached = seen.steps if steps else min(total, seen.seconds)
-            bar.set_postfix_str(f"{seen.rows} requests, {seen.failed} failed", refresh=False)
-            bar.update(max(0, reached - bar.n))
-
-        yield on_progress
-
-
-class _Seen:
-    """What the segments written so far tell; each is read once."""
-
-    def __init__(self) -> None:
-        self.rows = self.failed = self.steps = 0
-        self.seconds = 0.0
-        self._read: set[str] = set()
-
-    def look(self, run: Run) -> None:
-        for file in run.files():
-            if file.name in self._read or file.name.startswith("setup"):
-                continue
-            self._read.add(file.name)
-            with contextlib.suppress(OSError):
-                self._add(pq.read_table(file, columns=["step", "error", "started"]), run)
-
-    def _add(self, table: Any, run: Run) -> None:
-        self.rows += len(table)
-        self.failed += len(table) - table["error"].null_count
-        if len(table):
-            self.steps = max(self.steps, pc.max(table["step"]).as_py() + 1)
-            start = run.meta.get("load_started_ns", 0)
-            self.seconds = max(self.seconds, (pc.max(table["started"]).as_py() - start) / 1e9)
-
-
 # -- runs in words ---------------------------------------------------------------------------------
 
 
@@ -188,6 +161,18 @@ def brief(run: Run) -> dict[str, Any]:
         "created": run.meta.get("created"),
         "tags": " ".join(run.meta.get("tags", ())),
     }
+
+
+def listed(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """`brief` of each; one that is damaged is told, and hides no other."""
+    found = []
+    for run in runs:
+        try:
+            found.append(brief(run))
+        except PerfkitError as error:
+            damaged = dict.fromkeys(("valid", "rows", "errors", "scenario", "created"))
+            found.append({"id": run.id, "state": "damaged", **damaged, "tags": str(error)})
+    return found
 
 
 def headline(run: Run) -> dict[str, str]:
@@ -274,20 +259,3 @@ def _probe_words(sources: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 def _interval(row: Mapping[Any, Any], name: str) -> str:
     point, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     return "—" if math.isnan(low) or math.isnan(high) else f"{point:.4g} [{low:.4g}, {high:.4g}]"
-
-
-def load_words(workload: Mapping[str, Any]) -> str:
-    """The load of a workload as run.json has it, in a few words."""
-    users, arrivals = workload.get("users"), workload.get("arrivals")
-    if users:
-        length = f"{users['iterations']} steps" if users.get("iterations") else f"{users['duration_s']:g} s"
-        return f"closed model: {users['count']} users, {length}"
-    if arrivals:
-        rate = f"{arrivals['rate_per_s']:g}/s"
-        if arrivals["shape"] == "steps":
-            rate = f"{', '.join(f'{step:g}' for step in arrivals['step_rates_per_s'])}/s"
-        elif arrivals["shape"] == "spike":
-            peak = arrivals.get("spike_rate_per_s") or 5 * arrivals["rate_per_s"]
-            rate += f" with a spike of {peak:g}/s"
-        return f"open model: {arrivals['shape']}, {rate}, {arrivals['duration_s']:g} s"
-    return "no load"

@@ -41,7 +41,7 @@ from perfkit.worker import (
 )
 from perfkit.writer import SegmentWriter, monotonic_unix_ns
 
-#: Called about five times a second while the load is on, with the run so far.
+#: Called as soon as the run has a folder, and about five times a second while the load is on.
 Progress = Callable[[Run], None]
 _LEAD_S = 0.2
 _UNDO_WORKERS = 20
@@ -101,6 +101,7 @@ class _Execution:
         reason: str | None = None
         try:
             self.save()
+            on_progress(Run(self.folder.path))
             self._work(executor, on_progress)
             reason = self._reason()
         except KeyboardInterrupt:

@@ -26,6 +26,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from perfkit import card
 from perfkit.errors import BadInput, PerfkitError, nearest
 from perfkit.model import COLUMNS, INSTANTS, SCHEMA_VERSION
 
@@ -117,6 +118,23 @@ class Run:
         segments = sorted((self.path / "segments").glob("*.parquet"))
         return [merged] if merged.exists() else segments  # read in this order: a merge may end now
 
+    def __repr__(self) -> str:
+        return self._card().text()
+
+    def _repr_html_(self) -> str:
+        return self._card().html()
+
+    def _card(self) -> card.Card:
+        """What a person is told of it; a run that is damaged says so instead of failing to be shown."""
+        try:
+            rows = self.rows()
+        except (OSError, pa.ArrowException):
+            rows = None
+        try:
+            return card.of_run(self.id, self.meta, self.state, self.reason, rows)
+        except PerfkitError as error:
+            return card.Card(f"run {self.id}: {error}")
+
 
 def _read(file: Path, columns: Sequence[str] | None) -> pa.Table:
     if columns is not None:
@@ -169,12 +187,12 @@ def read_probes(run: Run) -> pa.Table:
 # -- finding runs ----------------------------------------------------------------------------------
 
 
-def data_folder(given: str | Path = "") -> Path:
+def data_folder(given: str | os.PathLike[str] | None = None) -> Path:
     """The folder with runs/: the one given, else PERFKIT_DATA_DIR, else the nearest data/ here or above.
 
     A notebook may be executed from anywhere: papermill runs it in the caller's folder, JupyterLab in its own.
     """
-    if str(given) not in ("", "."):
+    if given is not None and str(given) not in ("", "."):
         return Path(given)
     if told := os.environ.get("PERFKIT_DATA_DIR"):
         return Path(told)

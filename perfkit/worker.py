@@ -223,15 +223,18 @@ class Flusher:
     """Hands rows from the load path to the writer several times a second, on the loop's own thread."""
 
     def __init__(self, recorder: Recorder, writer: SegmentWriter) -> None:
-        self._buffer, self._writer = recorder.buffer, writer
+        self._recorder, self._writer = recorder, writer
         self._loop = asyncio.get_running_loop()
         self._handle = self._loop.call_later(FLUSH_S, self._flush)
 
     def _flush(self) -> None:
-        self._writer.put(self._buffer.take())
+        self._hand_over()
         self._handle = self._loop.call_later(FLUSH_S, self._flush)
 
     def stop(self) -> None:
         """Hand over the rest."""
         self._handle.cancel()
-        self._writer.put(self._buffer.take())
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        self._writer.put(self._recorder.buffer.take(self._recorder.in_flight()))

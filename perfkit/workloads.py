@@ -160,7 +160,8 @@ def refuse_stranger(workload: Workload, allowed: Iterable[str]) -> None:
     for host in hosts:
         if not is_loopback(host or "") and host not in known:
             raise BadInput(
-                f"target {host} is not this machine; if you may load it, add --allow-target {host}"
+                f"target {host} is not this machine; if you may load it, add --allow-target {host} "
+                f"(in Python: allow_targets={[host]})"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import signal
@@ -65,6 +66,9 @@ def test_a_comparison_is_found_again(kept: experiment.Kept) -> None:
     data = kept.path.parent.parent
     for name in ("latest", kept.id, kept.id[-4:], str(kept.path)):
         assert experiment.open_comparison(name, data).comparison.words == kept.comparison.words
+    shown = html.unescape(re.sub(r"<[^>]*>", "", kept._repr_html_())).split()
+    assert shown == repr(kept).split()
+    assert f"{kept.comparison.b.name}, {len(kept.comparison.b.runs)} runs" in repr(kept)
     with pytest.raises(BadInput, match="no comparison 'nothing'"):
         experiment.open_comparison("nothing", data)
     assert [run.id for run in kept.sides["before"]] == list(kept.comparison.a.runs)

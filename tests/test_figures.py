@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -28,6 +29,7 @@ DRAWN: dict[str, Callable[[Run, pd.DataFrame], Axes]] = {
     "ecdf": lambda run, rows: figures.ecdf(frames.survival(rows)),
     "percentiles": lambda run, rows: figures.percentile_plot(frames.percentiles(rows)),
     "streaming": lambda run, rows: figures.streaming(frames.streaming(run, rows)),
+    "glance": lambda run, rows: figures.glance(frames.calls(rows, 60), frames.over_time(rows, 60)),
 }
 HOSTILE = ["<img src=x onerror=alert(1)>", "$\\frac{bad}$", "quote\" onload='x' ‮evil", "a" * 300]
 
@@ -82,7 +84,7 @@ def test_two_figures_share_no_id(run: Run) -> None:
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize("name", [n for n in DRAWN if n not in ("streaming",)])
+@pytest.mark.parametrize("name", [n for n in DRAWN if n not in ("streaming", "glance")])
 def test_figures_draw_into_given_axes(run: Run, name: str) -> None:
     """A figure function draws where it is told, for one's own compositions."""
     rows = frames.timeline(run)
@@ -100,6 +102,18 @@ def test_figures_draw_into_given_axes(run: Run, name: str) -> None:
         "percentiles": lambda: figures.percentile_plot(frames.percentiles(rows), ax),
     }[name]
     assert build() is ax
+
+
+def test_a_figure_of_ones_own_has_the_theme(run: Run) -> None:
+    """Drawn by seaborn inside `canvas`, with a legend: no colour is left that a dark page would swallow."""
+    rows = frames.timeline(run)
+    with figures.canvas() as ax:
+        late = rows.assign(late=rows["t_s"] > rows["t_s"].median())
+        sns.histplot(late, x="response_ms", hue="late", element="step", fill=False, ax=ax)
+    shown = figures.show(ax, alt="mine", caption="my caption")
+    assert "my caption" in shown.html
+    assert "var(--pk-fg, var(--jp-content-font-color1" in shown.html
+    assert not re.search(r"(?:fill|stroke): #(?:0{3}){1,2}\b|#2[26]2[26]2[26]", shown.html)
 
 
 def test_empty_runs_say_so(tmp_path: Any) -> None:

@@ -13,13 +13,23 @@ PACKAGE = Path(__file__).parents[1] / "perfkit"
 
 #: Lower floors first; a module imports only what stands before it.
 FLOORS = (
-    *("errors", "model"),
+    *("errors", "model", "card"),
     *("rows", "schedule", "stats", "transport", "pacing", "wire", "via_httpx", "session", "scenarios"),
     *("store", "collect", "writer", "health", "load", "worker", "describe", "importing"),
     *("fidelity", "configuration", "measured", "reduce", "comparison", "noise", "gate", "verdicts"),
     *("frames", "findings", "figures", "thresholds"),
-    *("local_server", "pool", "spread", "report", "workloads", "running", "experiment", "publish", "doctor"),
-    *("retention", "batch"),
+    *(
+        "local_server",
+        "pool",
+        "spread",
+        "report",
+        "workloads",
+        "progress",
+        "running",
+        "experiment",
+        "publish",
+    ),
+    *("doctor", "retention", "batch", "notebook"),
     "cli",
 )
 ISLANDS = ("probes", "server")
@@ -38,6 +48,9 @@ HEAVY = {
     "apscheduler": {"server", "probes"},
     "fastapi": {"server"},
     "dask": set(),
+    "IPython": {"notebook"},
+    "nest_asyncio": {"notebook"},
+    "nest_asyncio2": {"notebook"},
 }
 
 

@@ -429,6 +429,23 @@ def test_a_retry_after_a_redirect_is_one_of_the_new_request(server: FaultServer)
     play(server.url, work, follow_redirects=True, retries=1)
 
 
+def test_requests_under_way_are_counted(server: FaultServer) -> None:
+    """In flight: those sent and not yet ended; a retry, a redirect and one cut off leave nothing behind."""
+
+    async def work(rows: Rows) -> None:
+        await rows.session.get("/redirect/302/broken")
+        assert rows.recorder.in_flight() == 0
+        slow = [asyncio.create_task(rows.session.get("/slow/2000")) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        assert rows.recorder.in_flight() == 3
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+        assert rows.recorder.in_flight() == 0
+
+    play(server.url, work, follow_redirects=True, retries=1)
+
+
 def test_opening_a_connection_is_told_apart_from_waiting(server: FaultServer) -> None:
     """`opening` has the number of each request whose first attempt dialled, and of no other."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from perfkit.cli.base import cli, data_dir_option, json_option, print_table
-from perfkit.errors import EXIT_TOOL_ERROR, BadInput, PerfkitError
+from perfkit.errors import EXIT_TOOL_ERROR, BadInput
 
 
 @cli.command("run")
@@ -102,15 +102,10 @@ def report_command(run: str, file: Path | None, params: tuple[str, ...], noteboo
 @json_option
 def ls_command(data_dir: Path, as_json: bool) -> None:
     """List the runs, oldest first."""
-    from perfkit.running import brief
+    from perfkit.running import listed
     from perfkit.store import list_runs
 
-    found = []
-    for run in list_runs(data_dir):
-        try:
-            found.append(brief(run))
-        except PerfkitError as error:  # one that is damaged is told, and hides no other
-            found.append({"id": run.id, "state": "damaged", "tags": str(error)})
+    found = listed(list_runs(data_dir))
     if as_json:
         click.echo(json.dumps(found, indent=1))
     elif not found:

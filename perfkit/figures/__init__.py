@@ -29,6 +29,7 @@ from perfkit.figures.over_time import (
     call_latency,
     concurrency,
     generator_delays,
+    glance,
     kickoff_timeline,
     throughput,
 )
@@ -43,13 +44,14 @@ from perfkit.figures.server import (
     tail,
 )
 from perfkit.figures.streaming import streaming
-from perfkit.figures.style import Shown, show, words
+from perfkit.figures.style import Shown, canvas, show, words
 from perfkit.figures.tables import error_table, facts, health_table, notes, summary_table, verdict
 
 __all__ = [
     "Shown",
     "boxes",
     "call_latency",
+    "canvas",
     "capacity",
     "capacity_table",
     "capacity_verdict",
@@ -65,6 +67,7 @@ __all__ = [
     "facts",
     "findings",
     "generator_delays",
+    "glance",
     "group_ecdf",
     "health_table",
     "histogram",

@@ -27,6 +27,7 @@ from perfkit.figures.style import (
     stacked,
     style,
     time_axis,
+    words,
 )
 
 NO_ROWS = "No requests in the measured part of this run."
@@ -165,7 +166,8 @@ def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set_ylabel("requests per second")
         ax.set_ylim(bottom=0)
         if below is not None:
-            below.stairs(frame["failed_per_s"], t, fill=True, color=BAD, alpha=0.85)
+            label = "failed" if below is ax else None  # in a panel of its own the axis says it
+            below.stairs(frame["failed_per_s"], t, fill=True, color=BAD, alpha=0.85, label=label)
             below.set_ylabel("failed per second")
             below.set_ylim(bottom=0)
         time_axis(ax if below is None or below is ax else below, frame, float(t[-1]))
@@ -174,6 +176,21 @@ def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         alt += f"{number(frame['failed_per_s'].max())} failures a second in a bin."
         width = f"bins of {seconds(frame.attrs['bin_s'])}; planned: when due, the others: when they ended"
         return say(ax, alt, caption(frame, width))
+
+
+def glance(calls: pd.DataFrame, over_time: pd.DataFrame) -> Axes:
+    """A run in one small figure: latency of its calls above, planned and successful rate below."""
+    with style():
+        if calls.empty or not calls.attrs["n"]:
+            return nothing(axes_for(None, 1.2), NO_ROWS)
+        top, below = stacked(None, 3.4)
+        call_latency(calls, top)
+        told = words(top)
+        top.set_xlabel("")
+        throughput(over_time, below)
+        alt = f"{told[0]} Below, {words(below)[0][0].lower()}{words(below)[0][1:]}"
+        below.set_ylabel("per second")
+        return say(top, alt, told[1])
 
 
 def generator_delays(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:

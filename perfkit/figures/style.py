@@ -24,6 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 _TEXT, _DIM, _GRID, _PAPER = "#010203", "#010204", "#010205", "#010206"
@@ -96,6 +97,18 @@ def axes_for(ax: Axes | None, height: float = 2.9) -> Axes:
     ax = figure.subplots()
     sns.despine(ax=ax)
     return ax
+
+
+@contextmanager
+def canvas(height: float = 2.9) -> Iterator[Axes]:
+    """Empty Axes for a figure of one's own, drawn inside this in the theme and colours of all others.
+
+    with canvas() as ax:
+        sns.histplot(rows, x="response_ms", ax=ax)
+    show(ax, alt="…", caption="…")
+    """
+    with matplotlib.rc_context({**_RC, "axes.prop_cycle": cycler(color=_SERIES)}):
+        yield axes_for(None, height)
 
 
 def stacked(ax: Axes | None, height: float) -> tuple[Axes, Axes]:

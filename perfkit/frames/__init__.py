@@ -23,7 +23,7 @@ from perfkit.frames.over_time import calls, concurrency, delays, over_time, wate
 from perfkit.frames.rows import LATENCIES, open_run, operations, succeeded, throughput, timeline
 from perfkit.frames.server import binned, endpoints, leadership, pool, server_samples, split, tail_split
 from perfkit.frames.streaming import streaming
-from perfkit.frames.tables import NAMES, QUANTILES, TOTAL, errors, summary, warnings
+from perfkit.frames.tables import NAMES, QUANTILES, TOTAL, errors, listing, summary, warnings
 
 __all__ = [
     "CENSORED",
@@ -43,6 +43,7 @@ __all__ = [
     "group_ecdf",
     "histogram",
     "leadership",
+    "listing",
     "load_steps",
     "open_run",
     "operations",

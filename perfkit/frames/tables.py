@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,3 +109,11 @@ def errors(run: Run, rows: pd.DataFrame, most: int = 50) -> pd.DataFrame:
         c / max(int(of.get(o, c)), 1) for c, o in zip(counts["count"], counts["operation"], strict=True)
     ]
     return small(counts.head(most).reset_index(drop=True), rows, kinds=len(counts))
+
+
+def listing(told: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Runs as `perfkit ls` tells them: id, created (UTC), scenario, state, valid, rows, errors, tags."""
+    columns = ["id", "created", "scenario", "state", "valid", "rows", "errors", "tags"]
+    frame = pd.DataFrame([dict(one) for one in told], columns=columns)
+    frame["created"] = pd.to_datetime(frame["created"], utc=True, errors="coerce", format="ISO8601")
+    return frame

@@ -15,10 +15,10 @@ from typing import Any
 from urllib.parse import quote
 
 from perfkit import figures, frames, noise
+from perfkit.card import load_words
 from perfkit.comparison import change
 from perfkit.experiment import Kept
 from perfkit.figures.tables import bounded
-from perfkit.running import load_words
 from perfkit.store import Run
 from perfkit.verdicts import verdict_of
 

@@ -62,6 +62,7 @@ class Recorder:
     seed: int = 0
     measure_ends: int = 2**63 - 1  #: requests a step begins after this instant are of phase drain
     undo: list[Undo] = field(default_factory=list)
+    retried: int = 0  #: attempts after the first, the one under way included
     unanswered: int = 0  #: POST and PUT that were sent and got no answer: what they made is not known
     #: By seq, for requests whose first attempt opened a connection or tried to: nanoseconds spent on that.
     opening: dict[int, int] = field(default_factory=dict)
@@ -77,6 +78,11 @@ class Recorder:
         seq = self._next
         self._next = seq + self.seq_stride
         return seq
+
+    def in_flight(self) -> int:
+        """How many requests are under way, from counts that are kept anyway: the load path pays nothing."""
+        begun = (self._next - self.first_seq) // self.seq_stride
+        return begun + self.retried - self.buffer.count
 
     def operation_code(self, name: str) -> int:
         """The code of an operation; after a thousand names all others are one, so that a slip (an id in a
@@ -253,6 +259,7 @@ class Session:
                 seq, attempt = recorder.next_seq(), 1
             elif retries and response.error in ("connect", "reset", "http_5xx"):
                 retries -= 1
+                recorder.retried += 1
                 started = recorder.clock()
             else:
                 return response

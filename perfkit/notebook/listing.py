@@ -1,0 +1,113 @@
+"""Runs as a list that shows itself as a table, and one run by its name."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, SupportsIndex, overload
+
+from perfkit.card import clean
+from perfkit.errors import PerfkitError, unknown
+from perfkit.store import Run, list_runs
+
+_SHOWN = 20
+_COLUMNS = ("id", "state", "valid", "rows", "errors", "tags")
+_STATES = ("running", "complete", "aborted")
+
+
+class Runs(list[Run]):
+    """A list of runs, oldest first; `filter` picks from it, `frame` makes a table for pandas of it."""
+
+    def filter(
+        self, *, scenario: str | None = None, tag: str | None = None, state: str | None = None
+    ) -> Runs:
+        """Those of a scenario, with a tag, in a state (running, complete, aborted); damaged ones are none."""
+        if state is not None and state not in _STATES:
+            raise unknown("state", state, _STATES)
+        return Runs(run for run in self if _fits(run, scenario, tag, state))
+
+    def frame(self) -> Any:
+        """A pandas DataFrame, a row each: id, created (UTC), scenario, state, valid, rows, errors, tags."""
+        from perfkit import frames
+        from perfkit.running import listed
+
+        return frames.listing(listed(self))
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Run: ...
+    @overload
+    def __getitem__(self, index: slice) -> Runs: ...
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return Runs(found) if isinstance(index, slice) else found
+
+    def __repr__(self) -> str:
+        head, rows, after = self._table()
+        texts = [head, *rows] if rows else []
+        widths = [max(len(text[i]) for text in texts) for i in range(len(head))] if texts else []
+        lines = ["  ".join(t.ljust(w) for t, w in zip(text, widths, strict=True)).rstrip() for text in texts]
+        return "\n".join([*lines, after])
+
+    def _repr_html_(self) -> str:
+        head, rows, after = self._table()
+        return _html(head, rows) + f"<p>{html.escape(after)}</p>"
+
+    def _table(self) -> tuple[Sequence[str], list[list[str]], str]:
+        """Head, cells and the words below, of the newest runs."""
+        from perfkit.running import listed
+
+        rows = [[_cell(one[name]) for name in _COLUMNS] for one in listed(self[-_SHOWN:])]
+        hidden = len(self) - len(rows)
+        after = f"{len(self)} run{'' if len(self) == 1 else 's'}" if self else "no runs"
+        return _COLUMNS, rows, f"{after}, the newest {_SHOWN} shown" if hidden else after
+
+
+def runs(data_dir: str | os.PathLike[str] | None = None) -> Runs:
+    """All runs, oldest first; data_dir as of `run`."""
+    from perfkit.store import data_folder
+
+    return Runs(list_runs(data_folder(data_dir)))
+
+
+def open_run(name: str = "latest", data_dir: str | os.PathLike[str] | None = None) -> Run:
+    """One run by its id, the id's start or end, a path, or `latest` (the sample when there is no other)."""
+    from perfkit import frames
+    from perfkit.store import data_folder
+
+    return frames.open_run(str(name), data_folder(data_dir))
+
+
+def _fits(run: Run, scenario: str | None, tag: str | None, state: str | None) -> bool:
+    try:
+        meta, now = run.meta, run.state
+    except PerfkitError:
+        return False
+    named = (meta.get("scenario") or {}).get("name")
+    return (
+        (scenario is None or named == scenario)
+        and (tag is None or tag in (meta.get("tags") or ()))
+        and (state is None or now == state)
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    return f"{value:,}" if isinstance(value, int) else clean(value)
+
+
+def _html(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = (
+        "".join(f'<td style="white-space:nowrap">{html.escape(cell)}</td> ' for cell in row) for row in rows
+    )
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    if not body:
+        return ""
+    top = "".join(f'<th scope="col">{name}</th> ' for name in head)
+    return (
+        '<div class="pk-scroll" tabindex="0" role="group" aria-label="table" style="overflow-x:auto">'
+        f'<table class="pk-table"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
