@@ -29,6 +29,7 @@ Tell = Callable[..., None]
 def main() -> None:
     """Carry out one request; the exit code is 0 also when the run failed, for the answer says it."""
     tell = _own_stdout()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a script's background ignores it
     request = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with, args=(request["parent_pid"],), daemon=True).start()
     try:
