@@ -115,9 +115,9 @@ def test_an_interrupt_ends_the_run_cleanly(
     (run,) = list_runs(tmp_path)
     assert done.error is not None
     assert done.error["ename"] in ("RunCancelled", "RunInterrupted")
-    assert done.error["traceback"] == [
-        f"interrupted: run {run.id} is aborted, {run.rows():,} rows can be read"
-    ]
+    (said,) = done.error["traceback"]  # one cut off on its way may have made something: that is told too
+    assert said.startswith(f"interrupted: run {run.id} is aborted, {run.rows():,} rows can be read")
+    assert "\n" not in said
     assert (run.state, run.reason) == ("aborted", "interrupted")
     assert 0 < server.requests["POST /notes"] == server.requests["DELETE /slow/1"]
     assert any("stopping" in data["text/plain"] for _, _, data in done.displays)
