@@ -97,7 +97,7 @@ def test_latencies_coarser_than_a_percent_are_not_compared(tmp_path: Path) -> No
     assert verdicts(found).keys() == {"throughput", "error_rate"}
     notes = " ".join(found.notes)
     assert "latencies are rounded to 1 ms, 5% of the median: not compared (1 % is the most)" in notes
-    assert "P50 not judged: too few requests, or times too coarse, in some run to carry it" in found.words
+    assert "Not judged: p50 (too few requests, or times too coarse, in some run to carry it)" in found.words
 
 
 def test_throughput_over_whole_seconds_is_not_compared(tmp_path: Path) -> None:

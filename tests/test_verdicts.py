@@ -149,7 +149,7 @@ def test_a_metric_only_one_side_carries_leaves_no_verdict() -> None:
     assert found.verdict == "inconclusive"
     both = compared(side(NOISE, "a", without=("p99",)), side(NOISE, "b", without=("p99",)))
     assert both.verdict == "equivalent"
-    assert "P99 not judged" in both.words
+    assert "Not judged: p99 (too few requests" in both.words
     xml = ET.fromstring(gate.junit(both, strict=True).partition("\n")[2])
     assert [case.get("name") for case in xml.iter("testcase") if case.find("skipped") is not None] == ["p99"]
     named = compared(

@@ -140,7 +140,9 @@ def _told(case: Case, a: Side, b: Side, forced: tuple[str, ...], selection: str 
         verdict = next((one for one in _WORST if one in primary), "inconclusive")
         if verdict in ("equivalent", "improved") and (selection or any(change for _, _, change in blind)):
             verdict = "inconclusive"
-    but = [*([selection] if selection else []), *(f"{metric} not judged: {why}" for metric, why, _ in blind)]
+    but = [selection] if selection else []
+    if blind:
+        but.append(f"not judged: {'; '.join(f'{metric} ({why})' for metric, why, _ in blind)}")
     return Comparison(
         verdict=verdict,
         words=headline(verdict, found, (a.name, b.name), but),

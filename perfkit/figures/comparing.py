@@ -83,10 +83,11 @@ def _small_print(comparison: Comparison) -> str:
             "Small print: 95 % interval from what each run knows of itself; how runs differ is not in it. "
             "One run a side cannot tell a change from chance: no verdict."
         )
+    family = sum(one.primary and math.isfinite(one.p) for one in comparison.results)
     return (
         "Small print: 95 % interval of this metric alone, from how runs differ (where it is equivalent, the "
         "90 % interval, which decided that); below it that of all primary metrics at once. p adjusted for "
-        f"{sum(one.primary for one in comparison.results)} primary metrics (★); the others are exploratory "
+        f"{family} primary metrics (★); the others are exploratory "
         f"(Benjamini–Hochberg). Margin ±{comparison.options.margin:.0%}. Detectable: the change that would "
         "be found 8 times of 10 if only this metric changed; below it the runs a side until that is the "
         "margin."
