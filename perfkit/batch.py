@@ -6,6 +6,7 @@ contents: the same command takes up its own unfinished batch, and a changed file
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -53,11 +54,12 @@ class Batch:
     path: Path
     items: tuple[Item, ...]
     resumed: int
+    interrupted: bool = False  #: while a report was made; an interrupted run is an item that is not done
 
     @property
     def exit_code(self) -> int:
         """One for all: the worst, by `running.worst`; interrupted while something is left to do."""
-        codes = [one.exit_code for one in self.items]
+        codes = [None if self.interrupted else EXIT_OK, *(one.exit_code for one in self.items)]
         return worst(EXIT_INTERRUPTED if code is None else code for code in codes)
 
 
@@ -79,9 +81,9 @@ def run_batch(
     """
     given = {str(file): read_yaml(file) for file in files}
     plan = [item for file in files for item in _items(str(file), given[str(file)], allow_targets)]
-    path = data_dir / "batches" / f"{_key(files)}.json"
+    path = data_dir / "batches" / f"{_key(files, given)}.json"
     with _held(path):
-        before = None if fresh else _unfinished(path, plan, report)
+        before = None if fresh else _unfinished(path, plan, report, data_dir)
         batch = Batch(path, tuple(before or plan), sum(one.run is not None for one in before or ()))
         for place, item in enumerate(batch.items):
             if item.exit_code is None:
@@ -90,7 +92,11 @@ def run_batch(
                 break
             _keep(batch)
             if report and item.wants_report:
-                _report(item, data_dir, show_progress)
+                try:
+                    _report(item, data_dir, show_progress)
+                except KeyboardInterrupt:
+                    batch = dataclasses.replace(batch, interrupted=True)
+                    break
                 _keep(batch)
         _keep(batch)
     return batch
@@ -111,8 +117,9 @@ def _carry_out(item: Item, given: Mapping[str, Any], data_dir: Path, allow_targe
     once = {**given, "repeats": 1}
     try:
         (run,) = run_repeats(once, item.file, data_dir, allow_targets, show_progress=show_progress)
-    except PerfkitError as error:
-        item.ended, item.exit_code, item.error = "broke down", error.exit_code, str(error)
+    except (PerfkitError, OSError) as error:
+        code = error.exit_code if isinstance(error, PerfkitError) else EXIT_TOOL_ERROR
+        item.ended, item.exit_code, item.error = "broke down", code, str(error)
         return True
     except KeyboardInterrupt:
         return False
@@ -128,7 +135,7 @@ def _report(item: Item, data_dir: Path, show_progress: bool) -> None:
     run = Run(data_dir / "runs" / str(item.run))
     try:
         item.report = str(make_report(run, progress=show_progress))
-    except PerfkitError as error:
+    except (PerfkitError, OSError) as error:
         item.error = str(error)
         item.exit_code = worst([item.exit_code or EXIT_OK, EXIT_TOOL_ERROR])
 
@@ -136,22 +143,31 @@ def _report(item: Item, data_dir: Path, show_progress: bool) -> None:
 # -- what is kept between two calls ----------------------------------------------------------------
 
 
-def _key(files: Sequence[Path]) -> str:
-    """Names a batch by its files, their order and what is in them."""
+def _key(files: Sequence[Path], given: Mapping[str, Mapping[str, Any]]) -> str:
+    """Names a batch by its files, their order and what is in them, scenario files of one's own included."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.resolve()}\n".encode() + file.read_bytes())
+        scenario = Path(str(given[str(file)].get("scenario")))
+        for one in (file, *([scenario] if scenario.is_file() else [])):
+            digest.update(f"{one.resolve()}\n".encode() + one.read_bytes())
     return f"{files[0].stem[:40]}-{digest.hexdigest()[:12]}"
 
 
-def _unfinished(path: Path, plan: Sequence[Item], report: bool) -> list[Item] | None:
-    """The items of a batch that was cut off; None when there is none, or it cannot be read."""
+def _unfinished(path: Path, plan: Sequence[Item], report: bool, data_dir: Path) -> list[Item] | None:
+    """The items of a batch that was cut off; None when there is none, or it cannot be read.
+
+    One whose run has been removed since is to be done again.
+    """
     try:
         items = [Item(**one) for one in json.loads(path.read_text())["items"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if [(one.file, one.repeat) for one in items] != [(one.file, one.repeat) for one in plan]:
         return None
+    items = [
+        new if one.run and not (data_dir / "runs" / one.run).exists() else one
+        for one, new in zip(items, plan, strict=True)
+    ]
     done = all(one.exit_code is not None and not (report and one.wants_report) for one in items)
     return None if done else items
 

@@ -218,9 +218,9 @@ def compare_and_keep(
 def _earlier_looks(ids: set[str], options: Any, data_dir: Path) -> int:
     """How many kept comparisons judged these runs or some of them: looking again and again finds noise."""
     looks = 0
-    for file in (data_dir / "comparisons").glob("*/comparison.json"):
+    for folder in comparison_folders(data_dir):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            told = json.loads(file.read_text())
+            told = json.loads((folder / "comparison.json").read_text())
             before = {Path(path).name for side in ("runs_a", "runs_b") for path in told[side]}
             judged = not (told["comparison"]["refused"] or told["comparison"]["forced"])
             other = told["comparison"]["options"] != options  # the same question of the same runs is no look
@@ -228,10 +228,24 @@ def _earlier_looks(ids: set[str], options: Any, data_dir: Path) -> int:
     return looks
 
 
+def comparison_folders(data_dir: Path) -> list[Path]:
+    """The folders of kept comparisons, oldest first."""
+    return sorted(file.parent for file in (data_dir / "comparisons").glob("*/comparison.json"))
+
+
+def compared_runs(data_dir: Path) -> dict[str, str]:
+    """The runs of kept comparisons: run id -> its id. PerfkitError names one that cannot be read."""
+    found: dict[str, str] = {}
+    for folder in comparison_folders(data_dir):
+        kept = open_comparison(str(folder), data_dir)
+        found |= {run.id: kept.id for run in (*kept.a, *kept.b)}
+    return found
+
+
 def open_comparison(name: str = "latest", data_dir: str | Path = "") -> Kept:
     """A comparison by id, its start or end, a path, or `latest`; BadInput when there is none."""
     folder = data_folder(data_dir) / "comparisons"
-    there = sorted(path.parent for path in folder.glob("*/comparison.json"))
+    there = comparison_folders(folder.parent)
     if (Path(name) / "comparison.json").exists():
         there = [Path(name)]
     elif name != "latest":

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from perfkit.errors import BadInput, PerfkitError
+from perfkit.experiment import compared_runs
 from perfkit.model import refuse_bad_tag
 from perfkit.running import stamp
 from perfkit.store import Run, list_runs
@@ -67,20 +66,20 @@ def plan(data_dir: Path, keep: int, scenario: str | None = None) -> Plan:
 
     What is newer than the oldest of those stays too, so that a broken run of today is there to look at. Older
     runs are spared where they are tagged `keep`, still running, damaged, or needed by a kept comparison.
-    BadInput for a scenario that has no run.
+    BadInput for a scenario that has no run; PerfkitError when a comparison cannot be read.
     """
     groups: dict[str, list[Run]] = {}
     spared: list[tuple[Run, str]] = []
     for run in list_runs(data_dir):
         try:
-            name = str((run.meta.get("scenario") or {}).get("name"))
-        except PerfkitError as damaged:
+            name = str(run.meta["scenario"]["name"])
+        except (PerfkitError, KeyError, TypeError) as damaged:
             spared.append((run, f"damaged ({damaged}); `perfkit rm` removes it"))
             continue
         groups.setdefault(name, []).append(run)
     if scenario is not None and scenario not in groups:
         raise BadInput(f"no run of scenario {scenario!r}; there are: {', '.join(sorted(groups)) or 'none'}")
-    compared = _compared(data_dir)
+    compared = compared_runs(data_dir)
     remove = []
     for name in sorted(groups) if scenario is None else [scenario]:
         for run in _older(groups[name], keep):
@@ -105,13 +104,3 @@ def _why_kept(run: Run, compared: dict[str, str]) -> str | None:
     if KEEP in tags(run):
         return f"tagged {KEEP}"
     return f"comparison {compared[run.id]} needs it" if run.id in compared else None
-
-
-def _compared(data_dir: Path) -> dict[str, str]:
-    """The runs of kept comparisons: run id -> a comparison's id."""
-    found: dict[str, str] = {}
-    for file in sorted((data_dir / "comparisons").glob("*/comparison.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            told = json.loads(file.read_text())
-            found |= {Path(p).name: file.parent.name for side in ("runs_a", "runs_b") for p in told[side]}
-    return found

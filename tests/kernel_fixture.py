@@ -116,11 +116,11 @@ class Kernel:
 
 
 @contextmanager
-def running_kernel() -> Iterator[Kernel]:
-    """A kernel that is ready, in a folder of its own; ended at the end."""
+def running_kernel(*first: str) -> Iterator[Kernel]:
+    """A kernel that is ready, in a folder of its own; ended at the end. first: heads its import path."""
     with tempfile.TemporaryDirectory(prefix="pk-") as folder:
         manager = OwnKernelManager(transport="ipc", connection_file=f"{folder}/kernel.json")
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        path = os.pathsep.join(filter(None, [*first, str(ROOT), os.environ.get("PYTHONPATH")]))
         with open(os.devnull, "w") as log:
             manager.start_kernel(cwd=folder, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=log)
         client = manager.client()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,37 @@ def test_a_report_that_is_missing_is_made_and_no_run_again(
     assert perfkit("batch", "-q", file, data=data).returncode == 0
     (run,) = list_runs(data)
     assert (run.path / "report" / "run_report.html").exists()
+
+
+def test_a_run_that_was_removed_is_made_again(workload: Callable[..., str], tmp_path: Path) -> None:
+    """A batch taken up after its first run was deleted does not stumble over it."""
+    file, data = workload("only"), tmp_path / "data"
+    assert perfkit("batch", "-q", "--no-report", file, data=data).returncode == 0
+    (before,) = list_runs(data)
+    shutil.rmtree(before.path)
+    again = perfkit("batch", "-q", "--no-report", file, data=data)
+    assert again.returncode == 0, again.stderr
+    (after,) = list_runs(data)
+    assert after.id != before.id
+
+
+def test_a_report_that_cannot_be_written_hinders_no_other(
+    workload: Callable[..., str], tmp_path: Path
+) -> None:
+    """Told below the table, exit code 1, and the second file is run and reported."""
+    data = tmp_path / "data"
+    mine = tmp_path / "mine.py"
+    mine.write_text("from pathlib import Path\n\n\nasync def setup(session, params):\n"
+                    f"    (run,) = [p for p in Path({str(data)!r}).glob('runs/*')]\n"
+                    "    (run / 'report').write_text('in the way')\n\n\n"
+                    "async def step(session, state, rng):\n    await session.get('/')\n")  # fmt: skip
+    first = Path(workload("first"))
+    first.write_text(first.read_text().replace("http_get", str(mine)).replace("params: {path: /}\n", ""))
+    done = perfkit("batch", "-q", "--json", str(first), workload("second"), data=data)
+    told = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert "report" in told["items"][0]["error"]
+    assert told["items"][1]["report"].endswith("run_report.html")
 
 
 def test_the_worst_exit_code_is_told() -> None:

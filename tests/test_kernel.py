@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,12 +188,16 @@ def test_a_kernel_that_dies_takes_the_run_with_it(server: SmallServer, tmp_path:
 NESTED = "asyncio.run(asyncio.sleep(0.6, 'slept'))"
 
 
-def test_nested_asyncio_keeps_the_messages() -> None:
+@pytest.mark.parametrize(("ipykernel", "patch"), [(7, "nest_asyncio2"), (6, "nest_asyncio")])
+def test_nested_asyncio_keeps_the_messages(ipykernel: int, patch: str) -> None:
     """Opted in, asyncio.run works in a cell, and a queued cell, complete and inspect are answered."""
-    with running_kernel() as kernel:
-        kernel.run("import asyncio, perfkit.notebook")
+    older = Path(sys.prefix) / "ipykernel6"
+    assert (older / "ipykernel_launcher.py").exists(), "scripts/browser (make test) installs ipykernel 6"
+    with running_kernel(*([str(older)] if ipykernel == 6 else [])) as kernel:
+        kernel.run("import asyncio, ipykernel, perfkit")
+        assert kernel.run("ipykernel.version_info[0]").text == str(ipykernel)
         assert "cannot be called from a running event loop" in str(kernel.run(NESTED).error)
-        assert kernel.run("perfkit.notebook.enable_nested_asyncio()").text == "'nest_asyncio2'"
+        assert kernel.run("perfkit.notebook.enable_nested_asyncio()").text == f"'{patch}'"
         for _ in range(2):
             asked = [kernel.client.execute(NESTED)]
             time.sleep(0.2)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,20 @@ def test_page_loads_nothing_and_nothing_hostile_runs(page: Path, chromium: Brows
     assert tab.locator("script").count() == 1
     assert tab.locator("img").count() == 0
     tab.close()
+
+
+@pytest.mark.parametrize("folder", [".", "notebooks"])
+def test_plain_papermill_executes_it(tmp_path: Path, folder: str) -> None:
+    """`papermill notebook out -f parameters`, from the root or from notebooks/, finds the data by itself."""
+    root = Path(__file__).parents[1]
+    paths = root / "notebooks" / "run_report.ipynb", tmp_path / "out.ipynb"
+    parameters = root / "params" / "report" / "run_report.yaml"
+    command = [sys.executable, "-m", "papermill", *map(str, paths), "-f", str(parameters)]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    environment.pop("PERFKIT_DATA_DIR", None)
+    done = subprocess.run(command, cwd=root / folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "pk-verdict" in paths[1].read_text()
 
 
 def test_every_figure_has_words(page: Path, chromium: Browser) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.make_timeline import make_timeline
-from perfkit.errors import BadInput
+from perfkit.comparison import Options
+from perfkit.errors import BadInput, PerfkitError
+from perfkit.experiment import compare_and_keep
 from perfkit.retention import mark, plan
 from perfkit.store import Run, RunFolder, list_runs
 from tests.test_cli import perfkit
@@ -86,19 +88,27 @@ def test_the_newest_complete_runs_of_each_scenario_stay(made: Callable[..., Run]
 
 def test_pruning_spares_what_somebody_needs(made: Callable[..., Run], data: Path) -> None:
     """Tagged keep, still running, damaged, or part of a kept comparison: spared, with the reason."""
-    tagged, compared, damaged, plain = made(tags=["keep"]), made(), made(), made()
+    tagged, compared, damaged, plain, other = made(tags=["keep"]), made(), made(), made(), made()
     (damaged.path / "run.json").write_text("{")
-    folder = data / "comparisons" / "20260101-000000-c0de"
-    folder.mkdir(parents=True)
-    told = {"runs_a": [f"../../runs/{compared.id}"], "runs_b": []}
-    (folder / "comparison.json").write_text(json.dumps(told))
+    kept = compare_and_keep([compared], [other], Options(), ("A", "B"), data)
     found = plan(data, 0)
     assert found.remove == (plain,)
     assert {run.id: why.split(" (")[0] for run, why in found.spared} == {
         tagged.id: "tagged keep",
-        compared.id: "comparison 20260101-000000-c0de needs it",
+        compared.id: f"comparison {kept.id} needs it",
+        other.id: f"comparison {kept.id} needs it",
         damaged.id: "damaged",
     }
+
+
+def test_pruning_refuses_what_it_cannot_know(made: Callable[..., Run], data: Path) -> None:
+    """A comparison that cannot be read may need any run: nothing is planned, and its folder is named."""
+    runs = [made(), made()]
+    kept = compare_and_keep(runs[:1], runs[1:], Options(), ("A", "B"), data)
+    file = kept.path / "comparison.json"
+    file.write_text(file.read_text()[:200])
+    with pytest.raises(PerfkitError, match=f"{kept.id} is damaged"):
+        plan(data, 0)
 
 
 def test_prune_removes_only_when_told_to(made: Callable[..., Run], data: Path) -> None:

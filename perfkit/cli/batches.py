@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from perfkit.cli.base import cli, data_dir_option, json_option, print_table
+from perfkit.errors import PerfkitError
 
 
 @cli.command("batch")
@@ -68,8 +70,10 @@ def _row(item: Any, run: Any) -> dict[str, Any]:
     """An item of a batch for the table at its end."""
     from perfkit.running import headline
 
-    ended = item.ended or "not done"
-    numbers = headline(run) if run is not None else {}
+    ended, numbers = item.ended or "not done", {}
+    if run is not None:
+        with contextlib.suppress(PerfkitError):  # damaged meanwhile: a table without its numbers
+            numbers = headline(run)
     return {"experiment": item.label, "ended": ended, "run": item.run or "", **{
         name: numbers.get(name, "—") for name in ("rows", "failed", "p50 ms", "p95 ms", "p99 ms")
     }}  # fmt: skip
