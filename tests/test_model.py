@@ -55,7 +55,7 @@ def test_a_workload_needs_a_scenario() -> None:
     count=st.integers(1, 1000),
     think=st.one_of(st.floats(0, 10), st.lists(st.floats(0, 10), min_size=2, max_size=2).map(sorted)),
     warmup=st.floats(0, 100),
-    tags=st.lists(st.text(max_size=5), max_size=3),
+    tags=st.lists(st.text("abcé-_:0", min_size=1, max_size=5), max_size=3),
 )
 def test_mapping_and_back(seed: int, count: int, think: Any, warmup: float, tags: list[str]) -> None:
     """from_mapping and to_mapping are inverse: a YAML maps to a workload one to one."""

@@ -257,7 +257,7 @@ def test_waiting_is_measured_and_seen_while_it_lasts(postgres: str) -> None:
 
     during, after, first, second = asyncio.run(work())
     assert (during, after) == (1, 0)
-    assert first.db_wait_ns < 1e6
+    assert first.db_wait_ns < 20e6
     assert 170e6 <= second.db_wait_ns <= 260e6
     (waited,) = (sample for sample in ring.page().samples if sample.probe == "pool.wait_ms")
     assert (waited.label, waited.request_id) == ("pg", "b")
