@@ -35,6 +35,7 @@ class Item:
     exit_code: int | None = None
     report: str | None = None
     error: str | None = None
+    reasons: list[str] = dataclasses.field(default_factory=list)  #: why the run is invalid
 
     @property
     def wants_report(self) -> bool:
@@ -127,6 +128,7 @@ def _carry_out(item: Item, given: Mapping[str, Any], data_dir: Path, allow_targe
     if code == EXIT_INTERRUPTED:
         return False
     item.run, item.ended, item.exit_code = run.id, ended, code
+    item.reasons = [str(why) for why in (run.meta.get("health") or {}).get("reasons") or ()]
     return True
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 _LONGEST = 600
+_NO_LOAD = "no load"
 _GRID = "display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.15rem 1rem;margin:.3rem 0 0;"
 _DIM = "color:var(--pk-dim, var(--jp-content-font-color2, #666));"
 _PLAIN = "float:none;width:auto;margin:0;padding:0;overflow-wrap:anywhere;"
@@ -47,7 +48,7 @@ def of_run(run_id: str, meta: Mapping[str, Any], state: str, reason: str | None,
         ("invalid", "; ".join(map(str, _sequence(health.get("reasons"))))),
         ("scenario", str(scenario.get("name") or "unknown")),
         ("target", str(target.get("url") or "")),
-        ("load", load_words(_mapping(meta.get("workload")))),
+        ("load", load_words_of(meta)),
         ("rows", "cannot be counted" if rows is None else f"{rows:,}"),
         ("thresholds", f"{met} of {len(thresholds)} met" if thresholds else ""),
         ("tags", ", ".join(map(str, _sequence(meta.get("tags"))))),
@@ -56,12 +57,18 @@ def of_run(run_id: str, meta: Mapping[str, Any], state: str, reason: str | None,
     return Card(f"run {run_id}: {state}{why}{valid}", [pair for pair in pairs if pair[1]])
 
 
+def load_words_of(meta: Mapping[str, Any]) -> str:
+    """The load of a run in a few words; what another tool measured need not tell its load."""
+    told = load_words(_mapping(meta.get("workload")))
+    return "load not in the file" if told == _NO_LOAD and meta.get("imported") else told
+
+
 def load_words(workload: Mapping[str, Any]) -> str:
     """The load of a workload as run.json has it, in a few words; `no load` for anything else."""
     try:
         return _load_words(workload)
     except (KeyError, TypeError, ValueError):
-        return "no load"
+        return _NO_LOAD
 
 
 def _load_words(workload: Mapping[str, Any]) -> str:
@@ -77,7 +84,7 @@ def _load_words(workload: Mapping[str, Any]) -> str:
             peak = arrivals.get("spike_rate_per_s") or 5 * arrivals["rate_per_s"]
             rate += f" with a spike of {peak:g}/s"
         return f"open model: {arrivals['shape']}, {rate}, {arrivals['duration_s']:g} s"
-    return "no load"
+    return _NO_LOAD
 
 
 def clean(words: object) -> str:

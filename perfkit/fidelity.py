@@ -61,6 +61,15 @@ def lacks(run: Run) -> list[str]:
     return [*left_out, *map(str, told.get("notes") or ())]
 
 
+#: Formats that hold one histogram of a whole run.
+_ONE_HISTOGRAM = ("wrk2", "oha-json")
+
+
+def untimed(run: Run) -> bool:
+    """Whether the file tells how long requests took and nothing of when: figures over time are made up."""
+    return imported(run).get("format") in _ONE_HISTOGRAM
+
+
 def refusals(run: Run) -> Iterable[str]:
     """Why an imported run may not be compared at all."""
     if fidelity(run).get("label") == "bucketed":

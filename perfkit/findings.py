@@ -50,6 +50,7 @@ class Limits:
     cpu_share: float = 0.8  #: of one core, by one server process in a second
     cpu_seconds: int = 2  #: and in half of the run's seconds, or in ten
     lag_ms: float = 250.0  #: of the loop where no hang report says by what; three times, or once 1 s
+    failed_share: float = 0.2  #: of all requests
     burst_failures: int = 5  #: in one second, and at least half of what ended in it
 
 
@@ -86,7 +87,7 @@ def findings(
     found: list[Finding] = []
     for rule in (_pool_exhausted, _leaks, _blocked, _cpu, _slow_model, _scans, _cache):
         found += rule(samples, parts, limits)
-    return [*found, *_timeouts(rows), *_bursts(rows, limits), *_retries(rows)]
+    return [*found, *_failing(rows, limits), *_timeouts(rows), *_bursts(rows, limits), *_retries(rows)]
 
 
 # -- of the server's probes ------------------------------------------------------------------------
@@ -219,6 +220,17 @@ def _cache(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterat
 
 
 # -- of the client's rows --------------------------------------------------------------------------
+
+
+def _failing(rows: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
+    """A large share of all requests failed: what latencies say is of the few that did not."""
+    failed = rows[rows["error"].notna().to_numpy()]
+    if len(failed) < limits.burst_failures or len(failed) < limits.failed_share * len(rows):
+        return
+    kinds = (failed["error"].astype(str) + " of " + failed["operation"].astype(str)).value_counts()
+    told = ", ".join(f"{count:,} × {kind}" for kind, count in kinds.head(3).items())
+    share = len(failed) / len(rows)
+    yield Finding("failing", f"{share:.0%} of all requests failed: {told}.", *_span(failed))
 
 
 def _timeouts(rows: pd.DataFrame) -> Iterator[Finding]:

@@ -97,8 +97,11 @@ def complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario, 
         words = f"{where}: server.{name} is for the server perfkit starts itself"
         raise BadInput(f"{words}; there is none with target.url, leave one of them out")
     _try_target(workload.target)
-    scenario = load_scenario(workload.scenario)
-    params = scenario.params(workload.params)
+    try:
+        scenario = load_scenario(workload.scenario)
+        params = scenario.params(workload.params)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
     if workload.users is None and workload.arrivals is None:
         workload = Workload.from_mapping(dict(given) | scenario.default_load(params), where)
     if workload.arrivals is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from perfkit.cli.base import cli, data_dir_option, json_option, print_table
-from perfkit.errors import PerfkitError
+from perfkit.errors import EXIT_INTERRUPTED, EXIT_RUN_INVALID, PerfkitError
 
 
 @cli.command("batch")
@@ -60,10 +60,19 @@ def batch_command(files: tuple[Path, ...], report: bool, fresh: bool, allow_targ
     for one in batch.items:
         if one.error:
             click.echo(f"{one.label}: {one.error}")
+        elif why := _why(one):
+            click.echo(f"{one.label}: {why}")
+    if batch.exit_code == EXIT_INTERRUPTED:
+        click.echo("interrupted: the same command goes on where it stopped; a run cut off is kept as aborted")
     for one in batch.items:
         if one.report:
             click.echo(one.report)
     sys.exit(batch.exit_code)
+
+
+def _why(item: Any) -> str:
+    """Why a run of a batch is none to rely on."""
+    return "; ".join(item.reasons) if item.exit_code == EXIT_RUN_INVALID else ""
 
 
 def _row(item: Any, run: Any) -> dict[str, Any]:

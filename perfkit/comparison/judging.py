@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from perfkit import stats
+from perfkit import fidelity, stats
 from perfkit.comparison.family import Case, compare_metrics, unjudged
 from perfkit.comparison.nouns import Comparison, Options, Result, Side, Verdict, headline
 from perfkit.configuration import differences, differences_within, refuse_unknown
@@ -72,7 +72,9 @@ def judge(
     for given, name in ((a, names[0]), (b, names[1])):
         within = differences_within(one.run for one in given)
         wrong += [f"runs of {name} differ: {told}" for told in within if told not in wrong]
-    hint = " Name what is meant to differ with --vary NAME." if wrong else ""
+    may = [line for line in wrong if not line.startswith(("different tool:", "different fidelity:"))]
+    wrong += _same_files([one.run for one in everything])
+    hint = " Name what is meant to differ with --vary NAME." if may else ""
     forced: list[str] = []
     if options.force:
         forced = [*wrong, *(f"{one.run.id}: {why}" for one in everything for why in one.reasons)]
@@ -105,6 +107,17 @@ def _selection(names: tuple[str, str], sides: tuple[Sequence[Reduced], Sequence[
         return None
     told = (f"{n} of {len(side)} runs of {name}" for n, side, name in zip(lost, sides, names, strict=True))
     return f"{' and '.join(told)} cannot be compared for what their server did: the rest is a selection"
+
+
+def _same_files(runs: Sequence[Run]) -> list[str]:
+    """Runs imported from one file: it was measured once, and copies of it replicate nothing."""
+    first: dict[str, Run] = {}
+    found = []
+    for run in runs:
+        digest = fidelity.imported(run).get("sha256")
+        if digest and first.setdefault(digest, run) is not run:
+            found.append(f"{first[digest].id} and {run.id} are of the same file, which counts once")
+    return found
 
 
 def _side(name: str, side: Sequence[Reduced], kept: Sequence[Reduced]) -> Side:

@@ -44,7 +44,7 @@ from perfkit.figures.server import (
     tail,
 )
 from perfkit.figures.streaming import streaming
-from perfkit.figures.style import Shown, canvas, show, words
+from perfkit.figures.style import Shown, canvas, latency_axis, show, words
 from perfkit.figures.tables import error_table, facts, health_table, notes, summary_table, verdict
 
 __all__ = [
@@ -72,6 +72,7 @@ __all__ = [
     "health_table",
     "histogram",
     "kickoff_timeline",
+    "latency_axis",
     "law_table",
     "leadership",
     "left_out",

@@ -31,6 +31,8 @@ from perfkit.figures.style import (
 )
 
 NO_ROWS = "No requests in the measured part of this run."
+NO_SUCCESS = "No request of the measured part succeeded."
+UNTIMED = "Not in the file this run was imported from: it does not tell when its requests were made."
 _MARKS = ("o", "s", "^", "D", "v", "P", "<", ">")
 
 
@@ -44,6 +46,8 @@ def kickoff_timeline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax = axes_for(ax, 3.4)
         if frame.empty:
             return nothing(ax, NO_ROWS)
+        if frame.attrs.get("untimed"):
+            return nothing(ax, UNTIMED)
         y = frame["order"].to_numpy() + 1
         sent = frame["sent_s"].fillna(frame["done_s"]).to_numpy()
         due, done = frame["t_s"].to_numpy(), frame["done_s"].fillna(frame["t_s"]).to_numpy()
@@ -86,6 +90,10 @@ def call_latency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax = axes_for(ax)
         if frame.empty or not frame.attrs["n"]:
             return nothing(ax, NO_ROWS)
+        if frame.attrs.get("untimed"):
+            return nothing(ax, UNTIMED)
+        if frame.attrs["failed"] == frame.attrs["n"]:
+            return nothing(ax, NO_SUCCESS)
         return _each_call(frame, ax) if frame.attrs["drawn"] == "calls" else _binned_calls(frame, ax)
 
 
@@ -131,6 +139,8 @@ def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax = axes_for(ax)
         if not frame.attrs["n"]:
             return nothing(ax, NO_ROWS)
+        if frame.attrs.get("untimed"):
+            return nothing(ax, UNTIMED)
         t, width = frame["t_s"].to_numpy(), frame.attrs["bin_s"]
         t = np.append(t, t[-1] + width)
         least, most = (np.append(frame[name], frame[name].iloc[-1]) for name in ("least", "most"))
@@ -156,6 +166,8 @@ def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Requests a second: planned and ended well; failures in a panel of their own (or in the given Axes)."""
     with style():
+        if frame.attrs.get("untimed"):
+            return nothing(axes_for(ax), UNTIMED)
         failures = bool(frame.attrs["n"]) and frame["failed_per_s"].max() > 0
         ax, below = stacked(ax, 3.6) if failures else (axes_for(ax), None)
         if not frame.attrs["n"]:
@@ -183,6 +195,8 @@ def glance(calls: pd.DataFrame, over_time: pd.DataFrame) -> Axes:
     with style():
         if calls.empty or not calls.attrs["n"]:
             return nothing(axes_for(None, 1.2), NO_ROWS)
+        if calls.attrs["failed"] == calls.attrs["n"]:
+            return nothing(axes_for(None, 1.2), NO_SUCCESS)
         top, below = stacked(None, 3.4)
         call_latency(calls, top)
         told = words(top)
@@ -199,6 +213,8 @@ def generator_delays(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax = axes_for(ax)
         if not frame.attrs["n"]:
             return nothing(ax, NO_ROWS)
+        if not frame[["kickoff_max", "queue_max"]].notna().any(axis=None):
+            return nothing(ax, "No delay of the generator was recorded.")
         t = frame["t_s"].to_numpy()
         names = {
             "kickoff_p50": "kick-off p50",

@@ -69,6 +69,7 @@ def verdict(run: Run, summary: pd.DataFrame) -> Shown:
     first = f"<strong>{escaped(found.word)}</strong>" + (f" — {escaped(reasons, _LINE)}." if reasons else "")
     if found.over_budget and found.word != "INVALID":
         first += " The generator was over its budget too."
+    css = found.level if int(summary.iloc[-1]["ok"]) or not int(summary.iloc[-1]["n"]) else "bad"
     parts = [f"<p>{first} {escaped(told)}</p>"]
     if found.thresholds:
         met = len(found.thresholds) - len(found.missed)
@@ -87,7 +88,7 @@ def verdict(run: Run, summary: pd.DataFrame) -> Shown:
             )
         )
     return Shown(
-        f'<section class="pk-verdict pk-{found.level}">{"".join(parts)}</section>',
+        f'<section class="pk-verdict pk-{css}">{"".join(parts)}</section>',
         f"{found.word} {reasons} {told}".strip(),
     )
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from perfkit import fidelity
 from perfkit.errors import unknown
 from perfkit.fidelity import knows_intended_time
 from perfkit.store import Run, data_folder, find_run, list_runs
@@ -67,6 +68,7 @@ def timeline(run: Run, phase: str = "measure", latency: str = "response") -> pd.
     frame["latency_ms"] = frame[f"{latency}_ms"]
     failed = int(frame["error"].notna().sum())
     frame.attrs = {"run": run.id, "latency": latency, "n": len(frame), "failed": failed}
+    frame.attrs["untimed"] = fidelity.untimed(run)
     frame.attrs |= {"span_s": (window[1] - window[0]) / 1e9, "origin_ns": origin}
     return frame
 

@@ -29,7 +29,10 @@ def summary(rows: pd.DataFrame, level: float = stats.LEVEL) -> pd.DataFrame:
     `unit`: what it takes for independent. Quantiles are exact, numpy's linear method on every row.
     """
     return small(
-        [_summary_row(name, part, level) for name, part in [*_by_operation(rows), (TOTAL, rows)]],
+        [
+            _summary_row(name, part, level, bool(rows.attrs.get("untimed")))
+            for name, part in [*_by_operation(rows), (TOTAL, rows)]
+        ],
         rows,
         operations=operations(rows),
     )
@@ -42,15 +45,15 @@ def _by_operation(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(name, needed[(rows["operation"] == name).to_numpy()]) for name in names if len(names) > 1]
 
 
-def _summary_row(name: str, rows: pd.DataFrame, level: float) -> dict[str, Any]:
+def _summary_row(name: str, rows: pd.DataFrame, level: float, untimed: bool) -> dict[str, Any]:
     good = succeeded(rows, "latency_ms", "t_s")
     x, t = good["latency_ms"].to_numpy(), good["t_s"].to_numpy()
-    n = len(x)
+    n, instants = len(x), stats.Slices(None) if untimed else stats.Slices.of(t)
     row: dict[str, Any] = {"operation": name, "n": len(rows), "failed": int(rows["error"].notna().sum())}
     row["ok"] = n
     row["rate_per_s"] = throughput(rows)
-    estimates = {"mean": stats.mean(x, t, level)}
-    estimates |= dict(zip(NAMES, stats.quantiles(x, t, QUANTILES, level), strict=True))
+    estimates = {"mean": stats.mean(x, instants, level)}
+    estimates |= dict(zip(NAMES, stats.quantiles(x, instants, QUANTILES, level), strict=True))
     row["unit"] = estimates["p50"].unit
     row["std"] = float(np.std(x, ddof=1)) if n > 1 else math.nan
     row["min"], row["max"] = (float(x.min()), float(x.max())) if n else (math.nan, math.nan)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex, overload
 
 from perfkit.card import clean
-from perfkit.errors import PerfkitError, unknown
+from perfkit.errors import BadInput, PerfkitError, unknown
 from perfkit.store import Run, list_runs
 
 _SHOWN = 20
@@ -20,9 +20,14 @@ class Runs(list[Run]):
     """A list of runs, oldest first; `filter` picks from it, `frame` makes a table for pandas of it."""
 
     def filter(
-        self, *, scenario: str | None = None, tag: str | None = None, state: str | None = None
+        self, *, scenario: str | None = None, tag: str | None = None, state: str | None = None, **other: Any
     ) -> Runs:
         """Those of a scenario, with a tag, in a state (running, complete, aborted); damaged ones are none."""
+        for name, value in (("scenario", scenario), ("tag", tag), ("state", state)):
+            if value is not None and not isinstance(value, str):
+                raise BadInput(f"filter({name}=…) takes text, not {value!r:.60}")
+        if other:
+            raise unknown("filter", next(iter(other)), ("scenario", "tag", "state"))
         if state is not None and state not in _STATES:
             raise unknown("state", state, _STATES)
         return Runs(run for run in self if _fits(run, scenario, tag, state))

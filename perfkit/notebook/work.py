@@ -163,7 +163,9 @@ def _given(
     if isinstance(workload, Mapping):
         given = workload
     elif workload is not None:
-        file = Path(workload)
+        if not isinstance(workload, str | os.PathLike):
+            raise BadInput(f"perfkit.run takes a .yaml file or a mapping, not {workload!r:.80}")
+        file = _found(Path(workload))
         if file.suffix not in (".yaml", ".yml"):
             words = f"perfkit.run takes a .yaml file or a mapping, not {str(workload)!r:.80}"
             raise BadInput(f"{words}; a scenario is named by scenario=…")
@@ -175,6 +177,14 @@ def _given(
     if "scenario" not in given:
         raise BadInput("nothing to run: give perfkit.run a file from params/ or scenario=NAME")
     return given, where
+
+
+def _found(file: Path) -> Path:
+    """A file by its path from here, or else from the folder of data/: notebooks/ lies beside params/."""
+    from perfkit.store import data_folder
+
+    beside = data_folder().absolute().parent / file
+    return beside if not file.exists() and beside.exists() else file
 
 
 def _plain(value: Any) -> Any:

@@ -78,7 +78,7 @@ def quantiles(x: Floats, t: Floats | Slices, ps: Sequence[float], level: float =
     Interval: Woodruff's inversion, Q(p ± t·se), with the standard error of the distribution function taken
     from 40 time slices (`slice_error`); with fewer than 400 rows, or all of them in less than half of the
     slices (a burst), the order-statistic interval that takes rows as independent; with less than
-    `MIN_SUPPORT` requests beyond the quantile none (NaN).
+    `MIN_SUPPORT` requests beyond the quantile, or where it would span the whole distribution, none (NaN).
     """
     if not len(x):
         return [Estimate(math.nan, math.nan, math.nan, level, 0, NOTHING) for _ in ps]
@@ -125,7 +125,8 @@ def _bounds(n: int, p: float, share: Floats | None, level: float) -> tuple[float
     if share is not None:
         se, df = slice_error(share)
         half = t_factor(level, df) * se
-        return max(p - half, 0.0), min(p + half, 1.0), WITHIN_RUN
+        low, high = max(p - half, 0.0), min(p + half, 1.0)
+        return (low, high, WITHIN_RUN) if high - low < 1 else (p, p, NOTHING)
     low, high = order_statistics(n, p, level)
     return (low - 1) / (n - 1), (high - 1) / (n - 1), INDEPENDENT
 

@@ -51,6 +51,8 @@ def find_run(name: str, data_dir: Path, *, whole: bool = False) -> Run:
     if name == "latest" and runs and not whole:
         return list(runs.values())[-1]
     found = [i for i in runs if i == name] or [i for i in runs if i.startswith(name) or i.endswith(name)]
+    if whole and name == "latest":
+        raise BadInput("give the whole id, `perfkit ls` lists them: `latest` may be another one by now")
     if whole and found and found != [name]:
         raise BadInput(f"give the whole id: {name!r} fits {', '.join(found)}; nothing was done")
     if len(found) == 1:
