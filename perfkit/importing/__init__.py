@@ -24,7 +24,7 @@ from perfkit.errors import BadInput, PerfkitError
 from perfkit.importing.formats import FORMATS, format_of
 from perfkit.importing.mapped import FIELDS
 from perfkit.importing.nouns import EXACT_NS, Asked, Facts, Fidelity
-from perfkit.importing.rows import Rows, settle
+from perfkit.importing.rows import Rows
 from perfkit.importing.source import Source
 from perfkit.importing.times import UNITS, iso
 from perfkit.model import SCHEMA_VERSION, refuse_bad_tag
@@ -71,7 +71,7 @@ def import_file(
             ) from None
         _refuse_broken(source, rows, skip_broken)
         meta = _meta(source, name, rows, facts, scenario) | {"tags": list(tags), "note": note}
-        return _put_in_place(folder, data_dir, meta, rows.span_ns[0])
+        return _put_in_place(folder, data_dir, meta, rows)
 
 
 def _refuse_broken(source: Source, rows: Rows, skip_broken: bool) -> None:
@@ -83,6 +83,8 @@ def _refuse_broken(source: Source, rows: Rows, skip_broken: bool) -> None:
     if not rows.count:
         why = f": {source.told()}" if source.broken_count else ""
         raise BadInput(f"{source.path} has no request in it{why}; nothing was imported")
+    if rows.measured_ns is None:
+        raise BadInput(f"{source.path} has only requests of setup and teardown; nothing was imported")
     first, last = rows.span_ns
     if last - first > _LONGEST_NS:
         days = f"{(last - first) / 86_400e9:.0f} days lie between its first and its last request"
@@ -107,11 +109,11 @@ def _aside(data_dir: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _put_in_place(folder: Path, data_dir: Path, meta: dict[str, Any], origin: int) -> Run:
+def _put_in_place(folder: Path, data_dir: Path, meta: dict[str, Any], rows: Rows) -> Run:
     """Finish the folder and give it its name among the runs."""
     run_id = _free_id(data_dir, meta["clock"]["unix_ns"], meta["scenario"]["name"])
     try:
-        settle(folder, origin, meta["scenario"]["name"])
+        rows.settle(meta["scenario"]["name"])
         with open(folder / "run.lock", "w") as lock:
             made = RunFolder(folder, lock)
             made.merge()
@@ -143,9 +145,8 @@ def _umask() -> int:
 
 def _meta(source: Source, name: str, rows: Rows, facts: Facts, scenario: str | None) -> dict[str, Any]:
     """run.json of the run: what every run has, null where the tool did not tell, and what was imported."""
-    first, last = rows.span_ns
-    low, high = facts.span_ns or (first, last)
-    low, high = min(low, first), max(high, low + 1)
+    first = rows.span_ns[0]
+    low, high = facts.span_ns or rows.measured_ns or rows.span_ns
     origins = list(rows.names.origins)
     called = scenario or facts.scenario or facts.tool.lower()
     began = first if rows.absolute else None
@@ -161,7 +162,7 @@ def _meta(source: Source, name: str, rows: Rows, facts: Facts, scenario: str | N
         "host": {},
         "versions": {"perfkit": versions().get("perfkit")},
         "clock": {"unix_ns": began},
-        "measured": {"from_ns": low - first, "to_ns": high - first},
+        "measured": {"from_ns": low - first, "to_ns": max(high, low + 1) - first},
         "thresholds": [],
         "imported": {
             "tool": facts.tool,
@@ -182,7 +183,7 @@ def _meta(source: Source, name: str, rows: Rows, facts: Facts, scenario: str | N
 
 def _fidelity(rows: Rows, facts: Facts) -> Fidelity:
     """The coarser of what the format rounds to and what was found; steps as fine as EXACT_NS are none."""
-    measured = (1, 1) if facts.bucketed else rows.resolution()
+    measured = (1, 1) if facts.bucketed else rows.steps.resolution()
     steps = [max(pair) for pair in zip(facts.rounded_ns, measured, strict=True)]
     instants, latency = (step if step > EXACT_NS else 1 for step in steps)
     return Fidelity(instants, latency, facts.bucketed, facts.intended_time)
