@@ -7,12 +7,9 @@ taken to have been due when it started.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,13 +18,14 @@ from typing import Any
 
 from perfkit.describe import versions
 from perfkit.errors import BadInput, PerfkitError
+from perfkit.importing.aside import aside
 from perfkit.importing.formats import FORMATS, format_of
 from perfkit.importing.mapped import FIELDS
 from perfkit.importing.nouns import EXACT_NS, Asked, Facts, Fidelity
 from perfkit.importing.rows import Rows
 from perfkit.importing.source import Source
 from perfkit.importing.times import UNITS, iso
-from perfkit.model import SCHEMA_VERSION, refuse_bad_tag
+from perfkit.model import SCHEMA_VERSION, refuse_bad_tag, refuse_long_note
 from perfkit.store import Run, RunFolder
 
 __all__ = ["FIELDS", "FORMATS", "UNITS", "Asked", "Fidelity", "import_file"]
@@ -57,11 +55,12 @@ def import_file(
     """
     for tag in tags:
         refuse_bad_tag(tag)
+    refuse_long_note(note)
     asked = Asked(dict(columns or {}), unit)
     source = Source(path)
     name = format_of(source, format, asked)
-    with _aside(data_dir) as folder:
-        rows = Rows(folder)
+    with aside(data_dir) as folder:
+        rows = Rows(folder.path)
         try:
             facts = FORMATS[name].read(source, rows, asked)
             rows.close()
@@ -70,7 +69,10 @@ def import_file(
                 f"cannot write to {data_dir}: {error.strerror or error}; choose --data-dir"
             ) from None
         _refuse_broken(source, rows, skip_broken)
-        meta = _meta(source, name, rows, facts, scenario) | {"tags": list(tags), "note": note}
+        meta = _meta(source, name, rows, facts, scenario) | {
+            "tags": list(tags),
+            "note": (note or "").strip() or None,
+        }
         return _put_in_place(folder, data_dir, meta, rows)
 
 
@@ -94,32 +96,15 @@ def _refuse_broken(source: Source, rows: Rows, skip_broken: bool) -> None:
 # -- the folder ------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _aside(data_dir: Path) -> Iterator[Path]:
-    """A folder on the same disk as the runs, gone afterwards unless it was moved away."""
-    try:
-        (data_dir / "runs").mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".importing-", dir=data_dir))
-        (folder / "segments").mkdir()
-    except OSError as error:
-        raise PerfkitError(f"cannot write runs to {data_dir}: {error.strerror}; choose --data-dir") from None
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _put_in_place(folder: Path, data_dir: Path, meta: dict[str, Any], rows: Rows) -> Run:
+def _put_in_place(folder: RunFolder, data_dir: Path, meta: dict[str, Any], rows: Rows) -> Run:
     """Finish the folder and give it its name among the runs."""
     run_id = _free_id(data_dir, meta["clock"]["unix_ns"], meta["scenario"]["name"])
     try:
         rows.settle(meta["scenario"]["name"])
-        with open(folder / "run.lock", "w") as lock:
-            made = RunFolder(folder, lock)
-            made.merge()
-            made.write_meta({"schema": SCHEMA_VERSION, "id": run_id} | meta)
-        folder.chmod(0o777 & ~_umask())  # a temporary folder is its maker's alone
-        os.rename(folder, data_dir / "runs" / run_id)
+        folder.merge()
+        folder.write_meta({"schema": SCHEMA_VERSION, "id": run_id} | meta)
+        folder.path.chmod(0o777 & ~_umask())  # a temporary folder is its maker's alone
+        os.rename(folder.path, data_dir / "runs" / run_id)
     except OSError as error:
         raise PerfkitError(
             f"cannot write to {data_dir}: {error.strerror or error}; choose --data-dir"
@@ -176,7 +161,7 @@ def _meta(source: Source, name: str, rows: Rows, facts: Facts, scenario: str | N
             "load": dict(facts.load),
             "skipped": source.broken_count,
             "skipped_first": [str(one) for one in source.broken],
-            "notes": [*facts.notes, *_notes(rows, origins)],
+            "notes": [*facts.notes, *_notes(source, rows, origins)],
         },
     }
 
@@ -189,7 +174,11 @@ def _fidelity(rows: Rows, facts: Facts) -> Fidelity:
     return Fidelity(instants, latency, facts.bucketed, facts.intended_time)
 
 
-def _notes(rows: Rows, origins: Sequence[str]) -> Iterator[str]:
+def _notes(source: Source, rows: Rows, origins: Sequence[str]) -> Iterator[str]:
+    if source.swallowed:
+        yield f"{source.swallowed:,} more lines stood in quotes of broken places and are left out with them"
+    if source.quoted:
+        yield f"{source.quoted:,} lines stand in quotes that an earlier line opened, as part of its text"
     if len(origins) > 1:
         yield f"its requests went to {len(origins)} hosts: {', '.join(origins[:5])}"
     if rows.names.count > _MANY_OPERATIONS:

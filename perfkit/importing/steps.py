@@ -14,15 +14,15 @@ from perfkit.importing.times import UNITS
 
 #: A step is found on at least so many rows; fewer can look rounded by chance.
 _ENOUGH = 20
-#: Delays against a rounded plan lie anywhere between 0 and its step; those of a generator are less, or pass it.
+#: Delays against a rounded plan lie anywhere from 0 to its step; those of a generator are less, or pass it.
 _TYPICAL, _MOST = 0.25, 1.05
 
 
 class Steps:
     """Looks at rows a segment at a time, and then says to what step their times were rounded.
 
-    units: in what (ns) `planned`, `started`, `done` or `took` (a latency of the file's own) are written, where
-    that is known. between: the instants whose difference the latency is, where the file has none of its own.
+    units: in what (ns) `planned`, `started`, `done` or `took` (a latency) are written, where that is known.
+    between: the instants whose difference the latency is, where the file has none of its own.
     """
 
     def __init__(self) -> None:
