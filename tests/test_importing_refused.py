@@ -237,3 +237,20 @@ def test_damage_is_a_refusal_or_a_run(name: str, data: st.DataObject, tmp_path: 
         except BadInput as error:
             told = str(error)
         assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, (form, *_) in EXPECTED.items() if LINES.get(form) is not None]
+)
+def test_a_quote_that_opens_a_field_loses_no_line(name: str, tmp_path: Path) -> None:
+    """In whichever line of a file of lines: every other line is a row, or counted as left out."""
+    lines = (FILES / name).read_bytes().splitlines()
+    expected = len(lines) - LINES[EXPECTED[name][0]] + (name == "jmeter_headless.csv")
+    for place in range(2, len(lines), max(1, len(lines) // 7)):
+        damaged = [*lines]
+        damaged[place] = b'"' + damaged[place]
+        made = tmp_path / name
+        made.write_bytes(b"\n".join(damaged))
+        run = import_file(made, data_dir=tmp_path / "data", format=EXPECTED[name][0], skip_broken=True,
+                          columns=HEY if name == "hey.csv" else None)  # fmt: skip
+        assert accounted_for(run) == expected
