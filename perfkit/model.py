@@ -163,6 +163,16 @@ def refuse_bad_tag(tag: str, where: str = "") -> None:
         )
 
 
+#: Characters of a note.
+LONGEST_NOTE = 4000
+
+
+def refuse_long_note(note: str | None) -> None:
+    """BadInput for a note that is longer than anybody reads."""
+    if note is not None and len(note) > LONGEST_NOTE:
+        raise BadInput(f"the note has {len(note):,} characters; {LONGEST_NOTE:,} are the most")
+
+
 #: Which shape a field of `arrivals` belongs to; those not named are of all shapes.
 _OF_SHAPE = {
     "start_rate_per_s": "ramp",

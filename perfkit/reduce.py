@@ -138,10 +138,29 @@ def reduce(run: Run, rows: Measured, cut: float | None = None) -> Reduced:
 
 def _carried(run: Run, values: tuple[Value, ...], span_s: float) -> tuple[tuple[Value, ...], list[str]]:
     """The values that the times of an imported run are fine enough for, and why others are left out."""
-    median = next((v.level for v in values if (v.operation, v.metric) == (TOTAL, "p50")), math.inf)
-    why = {"latency": fidelity.coarse_latency(run, median), "rate": fidelity.coarse_span(run, span_s)}
-    notes = [text for text in why.values() if text]
-    return tuple(v for v in values if not why.get(METRICS[v.metric])), notes
+    too_short = fidelity.coarse_span(run, span_s)
+    kept, notes = [], [too_short] if too_short else []
+    for value in values:
+        kind, why = METRICS[value.metric], None
+        if kind == "latency":
+            why = fidelity.coarse_latency(run, _median(values, value))
+            place = value.operation if value.operation != TOTAL else ""
+            why = f"{place}: {why}" if why and place else why
+        elif kind == "rate":
+            why = too_short
+        if why is None:
+            kept.append(value)
+        elif why not in notes:
+            notes.append(why)
+    return tuple(kept), notes
+
+
+def _median(values: Iterable[Value], one: Value) -> float:
+    """The median, ms, of the same operation; the level itself where too few requests carry a median."""
+    p50 = "ttft_p50" if one.metric.startswith("ttft_") else "p50"
+    found = (v.level for v in values if (v.operation, v.metric) == (one.operation, p50))
+    enough = stats.support(one.n, 0.5) >= stats.MIN_SUPPORT  # then it is missing because it is 0
+    return next(found, 0.0 if enough else one.level)
 
 
 def distrust(run: Run) -> Iterable[str]:
@@ -281,7 +300,8 @@ def _counted(name: str, good_ms: np.ndarray, n: int, ended: np.ndarray, span_s: 
         yield Value(name, "error_rate", failed / n, y, 1 / math.sqrt(failed + 0.5), max(failed - 1, 1), n)
     if failed and stats.support(n, 0.99) >= stats.MIN_SUPPORT:
         level = _success(good_ms, n, 0.99)
-        yield Value(name, "success_p99", level, math.log(level), math.nan, math.nan, n)
+        if level > 0:  # an imported latency may be rounded to 0
+            yield Value(name, "success_p99", level, math.log(level), math.nan, math.nan, n)
 
 
 def _success(good_ms: np.ndarray, n: int, p: float) -> float:
@@ -299,7 +319,7 @@ def _latencies(name: str, good: Measured) -> Iterable[Value]:
     slices = stats.Slices.of(good.planned)
     for q, one in _quantiles(good.response_ms, slices, QUANTILES):
         yield _value(name, q, one)
-    if len(good.planned) >= stats.MIN_SUPPORT:
+    if len(good.planned) >= stats.MIN_SUPPORT and good.response_ms.any():
         yield _value(name, "mean", stats.mean(good.response_ms, slices))
     first, there = good.ttft_ms, ~np.isnan(good.ttft_ms)
     if not there.all():

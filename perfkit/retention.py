@@ -8,13 +8,12 @@ from pathlib import Path
 
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.experiment import compared_runs
-from perfkit.model import refuse_bad_tag
+from perfkit.model import refuse_bad_tag, refuse_long_note
 from perfkit.running import stamp
 from perfkit.store import Run, list_runs
 
 #: A run with this tag is never pruned.
 KEEP = "keep"
-LONGEST_NOTE = 4000
 
 
 # -- tags and notes --------------------------------------------------------------------------------
@@ -30,8 +29,7 @@ def mark(runs: Sequence[Run], *, add: Iterable[str] = (), remove: Iterable[str] 
     add, remove = tuple(dict.fromkeys(add)), set(remove)
     for tag in add:
         refuse_bad_tag(tag)
-    if note is not None and len(note) > LONGEST_NOTE:
-        raise BadInput(f"the note has {len(note):,} characters; {LONGEST_NOTE:,} are the most")
+    refuse_long_note(note)
     for run in runs:
         if run.state == "running":
             raise BadInput(f"{run.id} is still running; tag it when it has ended, nothing was changed")

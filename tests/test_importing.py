@@ -42,6 +42,18 @@ EXPECTED: dict[str, tuple[str, int, dict[str, int], str]] = {
     "jmeter.xml": ("jmeter-xml", 108, {}, "instants rounded to 1 ms, latencies rounded to 1 ms"),
     "jmeter_headless.csv": ("jmeter-csv", 108, {}, "instants rounded to 1 ms, latencies rounded to 1 ms"),
     "jmeter_dated.csv": ("jmeter-csv", 108, {}, "instants rounded to 1 ms, latencies rounded to 1 ms"),
+    "jmeter_transactions.csv": (
+        "jmeter-csv",
+        30,  # "summary = 42": 24 requests, 12 transactions of them, and 6 that stand for two requests each
+        {"http_4xx": 6},
+        "instants rounded to 1 ms, latencies rounded to 1 ms",
+    ),
+    "jmeter_transactions.xml": (
+        "jmeter-xml",
+        30,
+        {"http_4xx": 6},
+        "instants rounded to 1 ms, latencies rounded to 1 ms",
+    ),
     "vegeta.json": (
         "vegeta-json",
         80,
@@ -167,6 +179,12 @@ def test_jmeter_agrees_with_jmeter(runs: dict[str, Run]) -> None:
     texts = set(rows["error_text"][rows["operation"] == "checked"])
     assert texts == {"Test failed: text expected to contain /hello/"}
     assert set(rows["user"]) == {0, 1, 2, 3}
+    for name in ("jmeter_transactions.csv", "jmeter_transactions.xml"):
+        kept = Counter(rows_of(runs[name])["operation"])
+        assert kept == dict.fromkeys(("alone", "fast", "missing", "nested", "parent"), 6)
+        notes = " ".join(runs[name].meta["imported"]["notes"])
+        assert "12 samples of Transaction Controllers are left out" in notes
+        assert "6 rows are transactions of one or more requests each" in notes
     dated = runs["jmeter_dated.csv"].meta
     assert dated["created"].startswith("2026-11-25T09:46:")
     assert dated["id"].startswith("20261125-0946")
@@ -224,8 +242,8 @@ def test_wrk2_quantiles_are_the_printed_ones(runs: dict[str, Run]) -> None:
     for share in (0.5, 0.9, 0.95):
         line = next(one.split() for one in told.splitlines() if f" {share:.6f} " in one)
         assert np.quantile(took, share, method="inverted_cdf") == float(line[0])
-    span_s = runs["wrk2.txt"].meta["measured"]["to_ns"] / 1e9
-    assert 20 <= span_s < 20.2
+    measured = runs["wrk2.txt"].meta["measured"]
+    assert (measured["to_ns"] - measured["from_ns"]) / 1e9 == pytest.approx(20)  # 19,000 of 28,500 in 30 s
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_mean_interval_covers() -> None:
 
 def test_too_few_requests_give_no_interval() -> None:
     """With fewer than ten requests beyond a quantile there is no interval."""
-    x = np.random.default_rng(1).permutation(700.0)
+    x = np.random.default_rng(1).permutation(np.arange(700.0))
     median, tail = stats.quantiles(x, np.arange(700.0), [0.5, 0.999])
     assert median.low < median.point < median.high
     assert math.isnan(tail.low)

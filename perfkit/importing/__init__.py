@@ -7,12 +7,9 @@ taken to have been due when it started.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,13 +18,14 @@ from typing import Any
 
 from perfkit.describe import versions
 from perfkit.errors import BadInput, PerfkitError
+from perfkit.importing.aside import aside
 from perfkit.importing.formats import FORMATS, format_of
 from perfkit.importing.mapped import FIELDS
 from perfkit.importing.nouns import EXACT_NS, Asked, Facts, Fidelity
-from perfkit.importing.rows import Rows, settle
+from perfkit.importing.rows import Rows
 from perfkit.importing.source import Source
 from perfkit.importing.times import UNITS, iso
-from perfkit.model import SCHEMA_VERSION, refuse_bad_tag
+from perfkit.model import SCHEMA_VERSION, refuse_bad_tag, refuse_long_note
 from perfkit.store import Run, RunFolder
 
 __all__ = ["FIELDS", "FORMATS", "UNITS", "Asked", "Fidelity", "import_file"]
@@ -57,11 +55,12 @@ def import_file(
     """
     for tag in tags:
         refuse_bad_tag(tag)
+    refuse_long_note(note)
     asked = Asked(dict(columns or {}), unit)
     source = Source(path)
     name = format_of(source, format, asked)
-    with _aside(data_dir) as folder:
-        rows = Rows(folder)
+    with aside(data_dir) as folder:
+        rows = Rows(folder.path)
         try:
             facts = FORMATS[name].read(source, rows, asked)
             rows.close()
@@ -70,8 +69,11 @@ def import_file(
                 f"cannot write to {data_dir}: {error.strerror or error}; choose --data-dir"
             ) from None
         _refuse_broken(source, rows, skip_broken)
-        meta = _meta(source, name, rows, facts, scenario) | {"tags": list(tags), "note": note}
-        return _put_in_place(folder, data_dir, meta, rows.span_ns[0])
+        meta = _meta(source, name, rows, facts, scenario) | {
+            "tags": list(tags),
+            "note": (note or "").strip() or None,
+        }
+        return _put_in_place(folder, data_dir, meta, rows)
 
 
 def _refuse_broken(source: Source, rows: Rows, skip_broken: bool) -> None:
@@ -83,6 +85,8 @@ def _refuse_broken(source: Source, rows: Rows, skip_broken: bool) -> None:
     if not rows.count:
         why = f": {source.told()}" if source.broken_count else ""
         raise BadInput(f"{source.path} has no request in it{why}; nothing was imported")
+    if rows.measured_ns is None:
+        raise BadInput(f"{source.path} has only requests of setup and teardown; nothing was imported")
     first, last = rows.span_ns
     if last - first > _LONGEST_NS:
         days = f"{(last - first) / 86_400e9:.0f} days lie between its first and its last request"
@@ -92,32 +96,15 @@ def _refuse_broken(source: Source, rows: Rows, skip_broken: bool) -> None:
 # -- the folder ------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _aside(data_dir: Path) -> Iterator[Path]:
-    """A folder on the same disk as the runs, gone afterwards unless it was moved away."""
-    try:
-        (data_dir / "runs").mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".importing-", dir=data_dir))
-        (folder / "segments").mkdir()
-    except OSError as error:
-        raise PerfkitError(f"cannot write runs to {data_dir}: {error.strerror}; choose --data-dir") from None
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _put_in_place(folder: Path, data_dir: Path, meta: dict[str, Any], origin: int) -> Run:
+def _put_in_place(folder: RunFolder, data_dir: Path, meta: dict[str, Any], rows: Rows) -> Run:
     """Finish the folder and give it its name among the runs."""
     run_id = _free_id(data_dir, meta["clock"]["unix_ns"], meta["scenario"]["name"])
     try:
-        settle(folder, origin, meta["scenario"]["name"])
-        with open(folder / "run.lock", "w") as lock:
-            made = RunFolder(folder, lock)
-            made.merge()
-            made.write_meta({"schema": SCHEMA_VERSION, "id": run_id} | meta)
-        folder.chmod(0o777 & ~_umask())  # a temporary folder is its maker's alone
-        os.rename(folder, data_dir / "runs" / run_id)
+        rows.settle(meta["scenario"]["name"])
+        folder.merge()
+        folder.write_meta({"schema": SCHEMA_VERSION, "id": run_id} | meta)
+        folder.path.chmod(0o777 & ~_umask())  # a temporary folder is its maker's alone
+        os.rename(folder.path, data_dir / "runs" / run_id)
     except OSError as error:
         raise PerfkitError(
             f"cannot write to {data_dir}: {error.strerror or error}; choose --data-dir"
@@ -143,9 +130,8 @@ def _umask() -> int:
 
 def _meta(source: Source, name: str, rows: Rows, facts: Facts, scenario: str | None) -> dict[str, Any]:
     """run.json of the run: what every run has, null where the tool did not tell, and what was imported."""
-    first, last = rows.span_ns
-    low, high = facts.span_ns or (first, last)
-    low, high = min(low, first), max(high, low + 1)
+    first = rows.span_ns[0]
+    low, high = facts.span_ns or rows.measured_ns or rows.span_ns
     origins = list(rows.names.origins)
     called = scenario or facts.scenario or facts.tool.lower()
     began = first if rows.absolute else None
@@ -161,7 +147,7 @@ def _meta(source: Source, name: str, rows: Rows, facts: Facts, scenario: str | N
         "host": {},
         "versions": {"perfkit": versions().get("perfkit")},
         "clock": {"unix_ns": began},
-        "measured": {"from_ns": low - first, "to_ns": high - first},
+        "measured": {"from_ns": low - first, "to_ns": max(high, low + 1) - first},
         "thresholds": [],
         "imported": {
             "tool": facts.tool,
@@ -175,20 +161,24 @@ def _meta(source: Source, name: str, rows: Rows, facts: Facts, scenario: str | N
             "load": dict(facts.load),
             "skipped": source.broken_count,
             "skipped_first": [str(one) for one in source.broken],
-            "notes": [*facts.notes, *_notes(rows, origins)],
+            "notes": [*facts.notes, *_notes(source, rows, origins)],
         },
     }
 
 
 def _fidelity(rows: Rows, facts: Facts) -> Fidelity:
     """The coarser of what the format rounds to and what was found; steps as fine as EXACT_NS are none."""
-    measured = (1, 1) if facts.bucketed else rows.resolution()
+    measured = (1, 1) if facts.bucketed else rows.steps.resolution()
     steps = [max(pair) for pair in zip(facts.rounded_ns, measured, strict=True)]
     instants, latency = (step if step > EXACT_NS else 1 for step in steps)
     return Fidelity(instants, latency, facts.bucketed, facts.intended_time)
 
 
-def _notes(rows: Rows, origins: Sequence[str]) -> Iterator[str]:
+def _notes(source: Source, rows: Rows, origins: Sequence[str]) -> Iterator[str]:
+    if source.swallowed:
+        yield f"{source.swallowed:,} more lines stood in quotes of broken places and are left out with them"
+    if source.quoted:
+        yield f"{source.quoted:,} lines stand in quotes that an earlier line opened, as part of its text"
     if len(origins) > 1:
         yield f"its requests went to {len(origins)} hosts: {', '.join(origins[:5])}"
     if rows.names.count > _MANY_OPERATIONS:

@@ -31,16 +31,22 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     entries = log.get("entries") if isinstance(log, Mapping) else None
     if not isinstance(log, Mapping) or not isinstance(entries, list):
         raise BadInput(f"{source.path} is no HAR: it has no log.entries")
+    cached = 0
     for number, entry in enumerate(entries, 1):
         place = f"entry {number:,}"
+        if isinstance(entry, Mapping) and entry.get("_fromCache"):
+            cached += 1  # no server saw it
+            continue
         try:
             _add(rows, entry)
         except Wrong as wrong:
             source.bad(wrong.found, wrong.expected, place)
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             source.bad(f"{type(error).__name__} at {short(str(error))}", "a HAR entry with its times", place)
-    notes = ("a browser asks when its page wants it: that instant is not in the file",)
-    return Facts("HAR", version=_creator(log), rounded_ns=(UNITS["ms"], 1), notes=notes)
+    rows.steps.units["took"] = UNITS["ms"]
+    notes = ["a browser asks when its page wants it: that instant is not in the file"]
+    notes += [f"{cached:,} answers came from the browser's cache and are left out"] if cached else []
+    return Facts("HAR", version=_creator(log), rounded_ns=(UNITS["ms"], 1), notes=tuple(notes))
 
 
 def _creator(log: Mapping[str, Any]) -> str | None:

@@ -50,6 +50,7 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     unit = asked.unit or "ns"
     base = {"Start": 0, "Base": 0}
     first: int | None = None
+    spans: list[int] = []
     for text in map(str.strip, source.texts()):
         told = _TIME.match(text)
         if told:
@@ -62,7 +63,8 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
                 first = one.at_ns
                 base["Base"] = base["Base"] or _base(first, base["Start"])
                 rows.absolute = first + base["Base"] > 30 * _YEAR_S * UNITS["s"]
-            _add(rows, one, base["Base"], UNITS[unit])
+            spans += _add(rows, one, base["Base"], UNITS[unit])
+            spans = [min(spans), max(spans)]
         except Wrong as wrong:
             source.bad(wrong.found, wrong.expected)
         except (ValueError, OverflowError):
@@ -72,7 +74,8 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
         if asked.unit is None
         else []
     )
-    return Facts("HdrHistogram", bucketed=True, notes=(
+    span = (spans[0], spans[1]) if spans else None
+    return Facts("HdrHistogram", bucketed=True, span_ns=span, notes=(
         *notes, "failures are not in such a log",
         "whether values were counted from when requests were due is not known",
     ))  # fmt: skip
@@ -93,13 +96,15 @@ def _interval(text: str) -> _Interval:
     return _Interval(found["tag"] or "", at, length, list(decode(found["coded"])))
 
 
-def _add(rows: Rows, one: _Interval, base: int, unit_ns: int) -> None:
+def _add(rows: Rows, one: _Interval, base: int, unit_ns: int) -> tuple[int, int]:
+    """The rows of an interval; when it began and ended."""
     total = sum(count for _, count in one.counts)
     if total > MOST:
         raise Wrong(f"{total:,} values in one interval", f"up to {MOST:,}")
     latencies = [value * unit_ns for value, count in one.counts for _ in range(count)]
-    begin = base + one.at_ns
-    add_bucket(rows, rows.names.of(one.tag or "requests"), (begin, begin + one.length_ns), latencies)
+    span = (base + one.at_ns, base + one.at_ns + one.length_ns)
+    add_bucket(rows, rows.names.of(one.tag or "requests"), span, latencies)
+    return span
 
 
 # -- decoding --------------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ _ATTRIBUTES = {
 }  # fmt: skip
 _SLASHES = re.compile(r"(\d{4})/(\d\d)/(\d\d)")
 _NON_HTTP = "Non HTTP response "
+#: How a Transaction Controller words its sample.
+_TRANSACTION = re.compile(r"Number of samples in transaction : (\d+)")
 _NOTES = ("JMeter starts a sample when its thread is free: when it was due is not in the file",)
 
 
@@ -64,6 +66,9 @@ class _Reader:
     def __init__(self, source: Source, rows: Rows) -> None:
         self.source, self.rows = source, rows
         self.zone_unknown = False
+        self.transactions = self.parents = 0
+        self._latest: dict[str, int] = {}  # thread -> when its request before this one began
+        rows.steps.units["took"] = UNITS["ms"]
 
     def add(self, told: Mapping[str, str], failure: str | None = None) -> None:
         """One sample; a broken one is noted."""
@@ -80,6 +85,8 @@ class _Reader:
         started, took = self._instant(told["timeStamp"]), ns(whole(told["elapsed"]), "ms")
         if took < 0:
             raise Wrong(f"elapsed {told['elapsed']}", "0 ms or more")
+        if self._is_transaction(told, started):
+            return
         code = told.get("responseCode") or ""
         status = (
             int(code)
@@ -94,7 +101,9 @@ class _Reader:
         words = problem if status and status < 400 else " ".join(
             part for part in (code.removeprefix(f"{_NON_HTTP}code: ") if not status else "", message) if part
         )  # fmt: skip
-        error = error_class(status if success == "false" else None, words, failed=success == "false")
+        error = None if success == "true" else error_class(status, words, failed=True)
+        if error and status is None and code.isdigit():  # an answer, of another protocol
+            error = "check"
         latency = ns(whole(told["Latency"]), "ms") if told.get("Latency") else 0
         if told.get("URL", "null") not in ("", "null"):
             self.rows.names.saw(told["URL"])
@@ -105,6 +114,21 @@ class _Reader:
             words=words or (f"code {code}" if error else None), user=told.get("threadName"),
             bytes_sent=_maybe(told.get("sentBytes")), bytes_received=_maybe(told.get("bytes")),
         )  # fmt: skip
+
+    def _is_transaction(self, told: Mapping[str, str], started: int) -> bool:
+        """Whether a sample is a Transaction Controller's and stands beside its requests: it is none itself.
+
+        One that was told to be their parent stands for them: the file has no request of its thread in it.
+        """
+        thread = told.get("threadName") or ""
+        found = _TRANSACTION.match(told.get("responseMessage") or "")
+        if found is None or told.get("URL", "null") not in ("", "null"):
+            self._latest[thread] = started
+            return False
+        beside = self._latest.get(thread, started - 1) >= started or not int(found[1])
+        self.transactions += beside
+        self.parents += not beside
+        return beside
 
     def _instant(self, text: str) -> int:
         text = text.strip()
@@ -117,6 +141,11 @@ class _Reader:
         """What there is to say when the file has ended."""
         if self.zone_unknown:
             notes = (*notes, "its times have no zone and were taken as UTC")
+        if self.transactions:
+            told = "samples of Transaction Controllers are left out: their requests stand beside them"
+            notes = (*notes, f"{self.transactions:,} {told}")
+        if self.parents:
+            notes = (*notes, f"{self.parents:,} rows are transactions of one or more requests each")
         step = UNITS["ms"]
         return Facts("JMeter", rounded_ns=(step, step), notes=(*_NOTES, *notes))
 

@@ -25,6 +25,8 @@ _CODES = {1010: "connect", 1020: "protocol", 1050: "timeout", 1211: "timeout", 1
 _CSV = ("metric_name", "timestamp", "metric_value")
 _PARTS = ("blocked", "sending", "waiting", "receiving")
 _NOTE = "k6 does not write when a request was due"
+#: Groups of a test's life cycle, and the phases their requests belong to.
+_PHASES = {"::setup": "setup", "::teardown": "teardown"}
 
 
 class _Data(msgspec.Struct):
@@ -75,6 +77,7 @@ class _Reader:
     def __init__(self, source: Source, rows: Rows) -> None:
         self.source, self.rows = source, rows
         self.scenarios: dict[str, None] = {}
+        self.around = 0  # requests of setup and teardown
         self._request = _Request()
 
     def metric(self, name: str, end: int, value: float, tags: dict[str, Any]) -> None:
@@ -108,21 +111,30 @@ class _Reader:
             self.rows.names.saw(str(url))
         if tags.get("scenario"):
             self.scenarios[str(tags["scenario"])] = None
+        phase = _phase(str(tags.get("group") or ""))
+        self.around += phase != "measure"
         self.rows.add(
             self.rows.names.of(label, str(tags.get("method") or "")),
             started=started, sent=sent if status else None, first_byte=first if status else None,
             done=request.end, status=status, error=error,
             words=tags.get("error") or (f"status {status}" if error else None),
             user=whole(tags["vu"]) if str(tags.get("vu") or "").isdecimal() else None,
+            phase=phase,
         )  # fmt: skip
 
     def facts(self, resolution_ns: int = 1) -> Facts:
         """What there is to say when the file has ended."""
         names = list(self.scenarios)
+        around = f"{self.around:,} requests of setup and teardown are in the run, and in no statistics"
         return Facts(
             "k6", scenario=names[0] if len(names) == 1 and names[0] != "default" else None,
-            rounded_ns=(resolution_ns, 1), notes=(_NOTE,),
+            rounded_ns=(resolution_ns, 1), notes=(_NOTE, *([around] if self.around else [])),
         )  # fmt: skip
+
+
+def _phase(group: str) -> str:
+    """The phase of a request in this group, or in one inside it."""
+    return next((p for name, p in _PHASES.items() if f"{group}::".startswith(f"{name}::")), "measure")
 
 
 def _instants(end: int, took: dict[str, float]) -> tuple[int, int | None, int | None]:
@@ -147,7 +159,8 @@ def _error(status: int | None, tags: dict[str, Any], failed: float | None) -> st
     words = tags.get("error")
     if failed == 0 and not words:
         return None
-    error = error_class(status, words, failed=bool(failed) or bool(words) or status is None)
+    lost = bool(words) or status is None
+    error = error_class(status, words, failed=bool(failed) or lost, of_transport=True)
     code = int(tags["error_code"]) if str(tags.get("error_code") or "").isdecimal() else 0
     if error is None or not 1000 < code < 1400:
         return error

@@ -8,8 +8,10 @@ the quantiles.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from perfkit.errors import BadInput
 from perfkit.importing.buckets import Outcome, add_bucket, add_lost, by_rank, refuse_too_many
 from perfkit.importing.nouns import Asked, Facts
 from perfkit.importing.rows import Rows, Wrong
@@ -101,13 +103,23 @@ def read_history(source: Source, rows: Rows, asked: Asked) -> Facts:
     if not series:
         series = {"requests": total}
     notes = ["made from counts a second and quantiles of the last ten seconds"]
-    known = sum(_add_series(rows, name, moments) for name, moments in series.items())
-    counted = sum(moments[-1].count for moments in series.values() if moments)
-    if known < counted:
-        notes.append(f"{counted - known:,} requests without quantiles are failures of unknown length")
-    span = (total[0].at, total[-1].at) if len(total) > 1 and total[-1].at > total[0].at else None
+    left_out = sum(_add_series(rows, name, moments) for name, moments in series.items())
+    if left_out and not rows.added:
+        raise BadInput(f"{source.path} has counts but no quantiles, so no request has a latency; import the "
+                       "request log of locust.contrib.csv_request_logger instead")  # fmt: skip
+    if left_out:
+        notes.append(f"{left_out:,} successes are left out: the history has no quantiles of their names")
     return Facts("Locust", bucketed=True, rounded_ns=(UNITS["s"], UNITS["ms"]), load={"users": users},
-                 span_ns=span, notes=tuple(notes))  # fmt: skip
+                 span_ns=_span([total, *series.values()]), notes=tuple(notes))  # fmt: skip
+
+
+def _span(series: Iterable[list[_Moment]]) -> tuple[int, int] | None:
+    """From the first line to the last; requests the first one counts were in the second before it."""
+    lines = [moments for moments in series if moments]
+    if not lines:
+        return None
+    begin = min(one[0].at - (UNITS["s"] if one[0].count else 0) for one in lines)
+    return begin, max(one[-1].at for one in lines)
 
 
 def _moment(told: dict[str, str]) -> _Moment:
@@ -117,8 +129,8 @@ def _moment(told: dict[str, str]) -> _Moment:
             points.append((float(name[:-1]) / 100, ns(value, "ms")))
     if any(value < 0 for _, value in points):
         raise Wrong("a negative quantile", "0 ms or more")
-    if not any(value for _, value in points):
-        points = []  # Locust writes zeros until its window has something
+    if not any(value for _, value in points) and not float(told.get("Requests/s") or 0):
+        points = []  # its zeros are of a window without a request; in one with any, they are below 0.5 ms
     count, failed = (whole(told[name]) for name in _COUNTS)
     return _Moment(ns(told["Timestamp"], "s"), count, failed, tuple(sorted(points)))
 
@@ -138,8 +150,8 @@ def _follow(moments: list[_Moment], one: _Moment) -> None:
 
 
 def _add_series(rows: Rows, name: str, moments: list[_Moment]) -> int:
-    """The rows of one name; how many have a latency."""
-    before, made = None, 0
+    """The rows of one name; how many successes were left out for want of a latency."""
+    before, left_out = None, 0
     for i, one in enumerate(moments):
         n = one.count - (before.count if before else 0)
         failed = one.failed - (before.failed if before else 0)
@@ -152,7 +164,8 @@ def _add_series(rows: Rows, name: str, moments: list[_Moment]) -> int:
         if points:
             failures = [Outcome(min(failed, n), error="check", words=_WHY)]
             add_bucket(rows, name, (begin, one.at), by_rank(points, n), failures)
-            made += n
         else:
-            add_lost(rows, name, (begin, one.at), [Outcome(n, error="check", words=_NO_LATENCY)])
-    return made
+            failed = min(failed, n)
+            add_lost(rows, name, (begin, one.at), [Outcome(failed, error="check", words=_NO_LATENCY)])
+            left_out += n - failed
+    return left_out

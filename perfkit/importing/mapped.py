@@ -38,6 +38,9 @@ class _Map:
         self.duration: tuple[str, Read] | None = None
         self.others: dict[str, str] = {}
         self.zone_unknown = False
+        self.units: dict[
+            str, int
+        ] = {}  #: in what (ns) a time is written: as named, or by an ISO time's digits
         kinds: set[bool] = set()
         for field, name in columns.items():
             if field not in FIELDS:
@@ -47,11 +50,12 @@ class _Map:
                 continue
             instant, unit = _split(field)
             if instant == "duration":
-                self.duration = name, partial(ns, unit=unit.removeprefix("unix_"))
+                self.duration = name, partial(ns, unit=unit)
+                self.units["took"] = UNITS[unit]
                 continue
             if instant in self.instants:
                 raise BadInput(f"--column {field}: {instant} is given twice; give one")
-            self.instants[instant] = name, partial(ns, unit=unit.removeprefix("unix_")) if unit else self._iso
+            self.instants[instant] = name, self._reading(instant, unit.removeprefix("unix_"))
             kinds.add(not unit or unit.startswith("unix_"))
         begin = {"planned", "started"} & self.instants.keys()
         both = (bool(begin), "done" in self.instants, self.duration is not None)
@@ -64,9 +68,25 @@ class _Map:
             )
         self.absolute = kinds.pop()
 
-    def _iso(self, text: str) -> int:
+    def _reading(self, instant: str, unit: str) -> Read:
+        """How the texts of an instant are read."""
+        self.units[instant] = UNITS[unit or "s"]
+        return partial(ns, unit=unit) if unit else partial(self._iso, instant)
+
+    def _iso(self, instant: str, text: str) -> int:
         self.zone_unknown = self.zone_unknown or not has_zone(text)
-        return unix_ns(text)
+        at = unix_ns(text)
+        while at % self.units[instant]:
+            self.units[instant] //= 1000
+        return at
+
+    @property
+    def between(self) -> tuple[str, ...]:
+        """The instants a latency is the difference of, where it is not the duration alone."""
+        begin = "planned" if "planned" in self.instants else "started"
+        if self.duration is None:
+            return begin, "done"
+        return ("planned", "started") if {"planned", "started"} <= self.instants.keys() else ()
 
     def all_columns(self) -> list[str]:
         """Every column the map names."""
@@ -91,6 +111,7 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     for name in given.all_columns():
         if name not in names:
             raise unknown(f"column of {source.path.name}:", name, names)
+    source.refuse_twice(names, given.all_columns())
     for record in records:
         try:
             if len(record) != len(names):
@@ -102,6 +123,10 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
             source.bad(
                 short(str(error)), "a value that fits its --column (ISO 8601, or a number of its unit)"
             )
+    rows.steps.between = given.between
+    rows.steps.units = given.units
+    if given.duration is None:  # as fine as the finer of the two that it is the difference of
+        rows.steps.units["took"] = min(given.units[name] for name in given.between)
     known = "planned" in given.instants
     notes = [] if known else ["no column was given for when requests were due"]
     notes += ["its times have no zone and were taken as UTC"] if given.zone_unknown else []
@@ -131,7 +156,7 @@ def _add(rows: Rows, given: _Map, told: Mapping[str, str]) -> None:
         rows.names.of(other.get("operation") or "request"),
         started=at.get("started"), planned=at.get("planned"), sent=at.get("sent"),
         first_byte=at.get("first_byte"), done=at.get("done"), status=status, error=error, words=words,
-        user=int(user) if user.isdecimal() else user,
+        user=int(user) if user.isdecimal() and str(int(user)) == user else user,
         bytes_sent=whole(other["bytes_sent"]) if other.get("bytes_sent") else None,
         bytes_received=whole(other["bytes_received"]) if other.get("bytes_received") else None,
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from perfkit.importing.nouns import coarsest
+from perfkit.importing.steps import Steps
 from perfkit.importing.words import Names, clean
+from perfkit.model import INSTANTS
 from perfkit.store import write_segment
 
 #: So many rows are held in memory before they become a segment.
 SEGMENT = 100_000
-#: A resolution is measured on at least so many rows; fewer can look rounded by chance.
-_ENOUGH = 20
 _YEAR_NS = 366 * 86_400 * 1_000_000_000
 _UNIX = (631_152_000 * 1_000_000_000, 7_258_118_400 * 1_000_000_000)  # 1990 to 2200
 _NAMES = ("planned", "started", "sent", "first_byte", "done", "operation", "status", "error", "error_text",
-          "bytes_sent", "bytes_received", "user")  # fmt: skip
+          "bytes_sent", "bytes_received", "user", "phase")  # fmt: skip
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _TYPES = dict.fromkeys(_NAMES, pa.int64()) | {"operation": _TEXT, "error": _TEXT, "error_text": pa.string()}
-_TYPES |= {"status": pa.int16(), "user": pa.int32()}
+_TYPES |= {"status": pa.int16(), "user": pa.int64(), "phase": _TEXT}
+_MOST_USERS = 2**31
+Span = tuple[int, int]
 
 
 class Wrong(ValueError):
@@ -45,12 +45,13 @@ class Rows:
         self._rows: list[tuple[Any, ...]] = []
         self._users: dict[str, int] = {}
         self._segments = 0
-        self._divisors = {"started": 0, "done": 0, "took": 0}
+        self._numbered = 0  # users with a number of their own: one more than the highest
+        self._all: Span | None = None
+        self._measured: Span | None = None
+        self.steps = Steps()  #: a reader tells it in which units the file has its times
         self.names = Names()
         self.absolute = True  #: instants are Unix time; a reader sets it before the first row
         self.count = self.failed = 0
-        self.first: int | None = None
-        self.last: int | None = None
 
     def add(
         self,
@@ -67,6 +68,7 @@ class Rows:
         bytes_sent: int | None = None,
         bytes_received: int | None = None,
         user: object = None,
+        phase: str = "measure",
     ) -> None:
         """One request, instants in ns; without `planned` it is taken to have been due when it started.
 
@@ -83,7 +85,7 @@ class Rows:
         self._rows.append((
             begin, started, sent, first_byte, done, operation, status, error,
             clean(words) if words and error else None,
-            _size(bytes_sent), _size(bytes_received), self._user(user),
+            _size(bytes_sent), _size(bytes_received), self._user(user), phase,
         ))  # fmt: skip
         if len(self._rows) >= SEGMENT:
             self._flush()
@@ -106,12 +108,13 @@ class Rows:
             raise Wrong(f"a request that took {(before - begin) / 1e9:.6g} s", "less than a year")
 
     def _user(self, user: object) -> int | None:
-        """A user's number: its own, or for a name the place of that name among all."""
+        """A user's number; one with a name gets -1, -2, … until `settle` knows which numbers are free."""
         if user is None or user == "":
             return None
-        if isinstance(user, int):
-            return user if 0 <= user < 2**31 else None
-        return self._users.setdefault(str(user), len(self._users))
+        if isinstance(user, int) and 0 <= user < _MOST_USERS:
+            self._numbered = max(self._numbered, user + 1)
+            return user
+        return -1 - self._users.setdefault(str(user), len(self._users))
 
     def _flush(self) -> None:
         if not self._rows:
@@ -138,17 +141,10 @@ class Rows:
 
     def _look(self, table: pa.Table) -> None:
         """Remember what the run as a whole needs to know of its rows."""
-        begin = table["planned"].to_numpy()
-        ended = pc.drop_null(table["done"]).to_numpy()
-        took = pc.drop_null(pc.subtract(table["done"], table["planned"])).to_numpy()
         self.failed += n_valid(table["error"])
-        low, high = int(begin.min()), int(max(begin.max(), ended.max() if len(ended) else begin.max()))
-        self.first = low if self.first is None else min(self.first, low)
-        self.last = high if self.last is None else max(self.last, high)
-        started = pc.drop_null(table["started"]).to_numpy()
-        for name, values in (("started", started), ("done", ended), ("took", took)):
-            common = int(np.gcd.reduce(values)) if len(values) else 0
-            self._divisors[name] = math.gcd(self._divisors[name], common)
+        self.steps.look(table)
+        self._all = _wider(self._all, table)
+        self._measured = _wider(self._measured, table.filter(pc.equal(table["phase"], "measure")))
 
     def close(self) -> None:
         """Write what is left."""
@@ -159,22 +155,47 @@ class Rows:
         """How many rows there are, those in memory too."""
         return self.count + len(self._rows)
 
-    def resolution(self) -> tuple[int, int]:
-        """The steps instants and latencies turned out to be rounded to, ns; 1 where nothing can be said.
-
-        Not by `planned`: a schedule may be even.
-        """
-        if self.count < _ENOUGH:
-            return 1, 1
-        found = {name: coarsest(divisor) for name, divisor in self._divisors.items()}
-        return max(found["started"], found["done"]), found["took"]
+    @property
+    def span_ns(self) -> Span:
+        """The first begin and the last end."""
+        assert self._all is not None
+        return self._all
 
     @property
-    def span_ns(self) -> tuple[int, int]:
-        """The first begin and the last end."""
-        assert self.first is not None
-        assert self.last is not None
-        return self.first, self.last
+    def measured_ns(self) -> Span | None:
+        """The same of the measured rows; None where there is none."""
+        return self._measured
+
+    def settle(self, scenario: str) -> None:
+        """Put the segments on the run's own clock: instants from 0 on; a segment's rows by their begin.
+
+        Users with names get the numbers after those that users have of their own.
+        """
+        origin = pa.scalar(self.span_ns[0], pa.int64())
+        for file in sorted((self._folder / "segments").glob("*.parquet")):
+            table = pq.read_table(file)
+            for name in INSTANTS:
+                table = _replaced(table, name, pc.subtract(table[name], origin))
+            named = pc.subtract(self._numbered - 1, table["user"])
+            user = pc.if_else(pc.less(table["user"], 0), named, table["user"])
+            user = pc.if_else(pc.less(user, _MOST_USERS), user, None)
+            table = _replaced(table, "user", user.cast(pa.int32()))
+            words = pa.array([scenario], pa.string()).dictionary_encode().take([0] * len(table))
+            table = table.append_column("scenario", words)
+            write_segment(self._folder, file.stem, table.take(pc.sort_indices(table["planned"])))
+
+
+def _replaced(table: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, column)
+
+
+def _wider(span: Span | None, table: pa.Table) -> Span | None:
+    """A span that takes in these rows too: from the first begin to the last end."""
+    if not len(table):
+        return span
+    begin, end = (pc.min_max(table[name]).as_py() for name in ("planned", "done"))
+    last = begin["max"] if end["max"] is None else max(begin["max"], end["max"])
+    return (begin["min"], last) if span is None else (min(span[0], begin["min"]), max(span[1], last))
 
 
 def n_valid(column: pa.ChunkedArray) -> int:
@@ -187,19 +208,6 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 def _size(value: int | None) -> int | None:
     return value if value is not None and 0 <= value < 2**62 else None
-
-
-def settle(folder: Path, origin: int, scenario: str) -> None:
-    """Put the segments on the run's own clock: instants from `origin` on; a segment's rows by their begin."""
-    for file in sorted((folder / "segments").glob("*.parquet")):
-        table = pq.read_table(file)
-        for name in ("planned", "started", "sent", "first_byte", "done"):
-            place = table.schema.get_field_index(name)
-            table = table.set_column(place, name, pc.subtract(table[name], pa.scalar(origin, pa.int64())))
-        n = len(table)
-        for name, word in (("scenario", scenario), ("phase", "measure")):
-            table = table.append_column(name, pa.array([word], pa.string()).dictionary_encode().take([0] * n))
-        write_segment(folder, file.stem, table.take(pc.sort_indices(table["planned"])))
 
 
 def spread(begin: int, end: int, n: int) -> Iterator[int]:

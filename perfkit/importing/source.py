@@ -46,7 +46,10 @@ class Source:
         self.path = path
         self.broken: list[Broken] = []
         self.broken_count = 0
-        self.line = 0  #: of the line read last, from 1
+        self.swallowed = 0  #: lines that were lost with a broken place, being in its quotes
+        self.quoted = 0  #: lines in quotes of a record that began before them, and was read
+        self.line = 0  #: of the line read last, from 1; of a CSV's record its first
+        self._more = 0  # lines of the record read last beyond its first
         self._raw_head = self._looked_at()
 
     def _looked_at(self) -> bytes:
@@ -108,17 +111,18 @@ class Source:
 
         `line` is its number. A gzip that ends too early is a broken place.
         """
-        self.line = 0
+        number = 0
         with self._open() as file:
             try:
                 while line := file.readline(LONGEST_LINE):
-                    self.line += 1
+                    number += 1
+                    self.line, self._more = number, 0
                     if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
                         while (more := file.readline(LONGEST_LINE)) and not more.endswith(b"\n"):
                             continue
                         self.bad("more than 16 MB", "a line")
                         continue
-                    if self.line == 1:
+                    if number == 1:
                         line = line.removeprefix(b"\xef\xbb\xbf")
                     if line.strip():
                         yield line.rstrip(b"\r\n")  # tabs and blanks at the end may be empty columns
@@ -139,21 +143,42 @@ class Source:
             yield text
 
     def table(self, delimiter: str = ",") -> Iterator[list[str]]:
-        """Every record of a CSV file; `line` is the number of its last line."""
+        """Every record of a CSV file; `line` is the number of its first line.
+
+        A quote that is not closed is a broken place, and takes the lines after it along: they are counted.
+        """
         csv.field_size_limit(LONGEST_LINE)
-        reader = csv.reader((f"{text}\n" for text in self.texts()), delimiter=delimiter)
+        numbers: list[int] = []
+        reader = csv.reader(self._numbered(numbers), delimiter=delimiter, strict=True)
         while True:
+            numbers.clear()
+            record, problem = None, ""
             try:
                 record = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                self.bad(f"{error}", "a line of CSV")
+                problem = str(error).replace("unexpected end of data", "a quote that is never closed")
+            self.line, self._more = numbers[0], len(numbers) - 1
+            if record is None:
+                self.bad(problem, "a line of CSV")
                 continue
+            broken = self.broken_count
             yield record
+            if broken == self.broken_count:
+                self.quoted += len(numbers) - 1
+
+    def _numbered(self, numbers: list[int]) -> Iterator[str]:
+        """The file's lines with their ends, the number of each put down in `numbers`."""
+        for text in self.texts():
+            numbers.append(self.line)
+            yield f"{text}\n"
 
     def header(self, records: Iterator[list[str]], needed: Iterable[str]) -> list[str]:
-        """The names of a table's columns, its first record; BadInput when one that is needed is missing."""
+        """The names of a table's columns, its first record.
+
+        BadInput when one that is needed is missing, or stands there twice.
+        """
         names = [name.strip() for name in next(records, [])]
         missing = [name for name in needed if name not in names]
         if missing:
@@ -162,7 +187,15 @@ class Source:
                 f"{self.path}: no column {', '.join(missing)} in its first line, {short(there)}; "
                 "it is of another format"
             )
+        self.refuse_twice(names, needed)
         return names
+
+    def refuse_twice(self, names: list[str], needed: Iterable[str]) -> None:
+        """BadInput when several columns have a name that is needed."""
+        for name in needed:
+            if names.count(name) > 1:
+                twice = f"{names.count(name)} columns are called {short(name)}"
+                raise BadInput(f"{self.path}: {twice}, which is meant is not known; rename all but one")
 
     def document(self) -> bytes:
         """All of a file that is one document; BadInput when it is too large or its gzip is damaged."""
@@ -185,8 +218,11 @@ class Source:
     # -- what is broken ----------------------------------------------------------------------------
 
     def bad(self, found: str, expected: str, place: str | None = None) -> None:
-        """Note a broken place; by default the line read last."""
+        """Note a broken place; by default the line, or the record of a CSV, read last."""
         self.broken_count += 1
+        if place is None and self._more:
+            self.swallowed += self._more
+            found, self._more = f"{found} (and {self._more:,} more lines in its quotes)", 0
         if len(self.broken) < _TOLD:
             found = clean(found) or "nothing"  # it is kept in the run, and may hold a secret
             self.broken.append(Broken(place or f"line {self.line:,}", found, expected))

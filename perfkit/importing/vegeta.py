@@ -64,7 +64,8 @@ class _Reader:
         if result.latency < 0:
             raise Wrong(f"a latency of {result.latency}", "0 ns or more")
         status = result.code or None
-        error = error_class(status, result.error, failed=bool(result.error) or status is None)
+        failed = bool(result.error) or status is None
+        error = error_class(status, result.error, failed=failed, of_transport=True)
         if result.attack:
             self.attacks[result.attack] = None
         label = result.url or "request"

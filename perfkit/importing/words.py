@@ -45,20 +45,25 @@ def _without_values(words: str) -> str:
     return words
 
 
-def error_class(status: int | None, words: str | None, *, failed: bool) -> str | None:
+def error_class(
+    status: int | None, words: str | None, *, failed: bool, of_transport: bool = False
+) -> str | None:
     """perfkit's class for what a tool says of a request; None when it did not fail.
 
-    A status of 400 and more is a failure, whatever the tool thinks of it. Words nobody knows are `check`
-    where there was an answer, else `protocol`.
+    A status of 400 and more is a failure here: a reader whose tool expected it does not ask. What else was
+    answered and failed is `check`, whatever its words: they are those of an assertion, and "timeout" in them
+    is no timeout, unless the tool's words are `of_transport` alone. Without an answer the words decide;
+    those nobody knows are `protocol`.
     """
     if status is not None and status >= 400:
         return "http_5xx" if status >= 500 else "http_4xx"
     if not failed:
         return None
-    for name, pattern in _CLASSES:
+    answered = bool(status)
+    for name, pattern in _CLASSES if of_transport or not answered else ():
         if words and pattern.search(words):
             return name
-    return "check" if status else "protocol"
+    return "check" if answered else "protocol"
 
 
 class Names:
