@@ -1,4 +1,4 @@
-"""What every HTML page of perfkit has, reports and the site alike: its script, and a policy for that one alone."""
+"""What every HTML page of perfkit has, reports and the site alike: a script, and a policy for it alone."""
 
 from __future__ import annotations
 

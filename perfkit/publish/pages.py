@@ -135,7 +135,7 @@ def _environment() -> jinja2.Environment:
 
 
 def look() -> str:
-    """Names the looks of all pages, reports too: another style, script, template or version is another name."""
+    """Names the looks of all pages and reports: another style, script, template or version, another name."""
     files = sorted(file for file in TEMPLATES.rglob("*") if file.is_file())
     parts = [perfkit.__version__, *(file.read_text() for file in files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
