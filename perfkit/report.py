@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import perfkit
+from perfkit.card import clean
 from perfkit.errors import BadInput, PerfkitError, unknown
 from perfkit.page import SITE_LINK, TEMPLATES, head, script
 from perfkit.store import Run
@@ -28,6 +29,7 @@ from perfkit.store import Run
 _ONE_OF = re.compile(r"one of:\s*(.+)")
 _FROM_TO = re.compile(r"from (\d+) to (\d+)")
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', re.DOTALL)
+_HEAD_MARK = "<!--pk-head-->"
 
 
 @dataclass(frozen=True)
@@ -379,12 +381,12 @@ def _html(nb: Any, notebook: Path, title: str, subtitle: str, broken: str | None
     own, heading = script("perfkit/page.js"), _take_title(nb)
     page = {
         "title": title or heading or notebook.stem.replace("_", " ").capitalize(),
-        "subtitle": subtitle,
+        "subtitle": clean(subtitle),
         "broken": broken,
         "notebook": notebook.name,
         "made": str(nb.metadata.get("papermill", {}).get("end_time") or "")[:19].replace("T", " ") + " UTC",
         "version": perfkit.__version__,
-        "head": head(own),
+        "head_mark": _HEAD_MARK,
         "script": own,
         "site_link": SITE_LINK,
     }
@@ -393,7 +395,8 @@ def _html(nb: Any, notebook: Path, title: str, subtitle: str, broken: str | None
     )
     body, _ = exporter.from_notebook_node(nb, resources={"perfkit": page})
     toc = "".join(f'<li><a href="#{i}">{_plain(text)}</a></li>' for i, text in _HEADING.findall(body))
-    return str(body.replace("<!--pk-toc-->", toc, 1))
+    inside = body.partition(_HEAD_MARK)[2]  # nbconvert writes tags its own way; the first lines are fixed
+    return head(own) + str(inside.replace("<!--pk-toc-->", toc, 1))
 
 
 def _take_title(nb: Any) -> str:

@@ -4,8 +4,8 @@ Everything is first written to a staging folder inside; then each file takes its
 pages, to which nothing leads yet, then changed ones, index.json and index.html last. A reader meets whole
 files only, and no link to a page that is not there yet. What is going to be placed is written down before:
 after a kill at any moment the site still stands, and the next publish does all of that again, or removes what
-is no longer wanted. Swapping whole folders would be one step less, but would take along what others keep in it
-(.git, CNAME) and fail where the folder is a mount.
+is no longer wanted. Swapping whole folders would be one step less, but would take along what others keep in
+it (.git, CNAME) and fail where the folder is a mount.
 """
 
 from __future__ import annotations
@@ -86,7 +86,11 @@ class SiteFolder:
                 raise BadInput(f"{words}; give a new or empty folder, nothing was written")
             return cls(path, None, {})
         lock = cls._take(own)
-        return cls(path, lock, _read(own / "manifest.json"))
+        try:
+            return cls(path, lock, _read(own / "manifest.json"))
+        except BaseException:
+            lock.close()
+            raise
 
     @staticmethod
     def _take(own: Path) -> IO[str]:

@@ -2,9 +2,9 @@
 
 Known values come from the environment, known shapes from the makers of tokens. A value without a shape is
 seen where the name of a secret stands beside it: any value in run.json and in the query of an address, in
-other text one with letters and digits, because words like `token: expired` are no secret. A scanner of our own:
-detect-secrets 1.5 does not know what a load test leaks (a bearer header, an API key of the service under test,
-a path of a home) and takes over a second for one report.
+other text one with letters and digits, because words like `token: expired` are no secret. A scanner of our
+own: detect-secrets 1.5 does not know what a load test leaks (a bearer header, an API key of the service under
+test, a path of a home) and takes over a second for one report.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _PUT = (SITE_LINK.encode(), _LINK.encode())
 
 @dataclass(frozen=True)
 class Report:
-    """state: `made`, `old` (what it shows has changed since), `broken`, `failed` or `none`; what went wrong."""
+    """state: `made`, `old` (what it shows has changed), `broken`, `failed` or `none`; wrong: in a line."""
 
     state: str
     pages: dict[str, Content]
