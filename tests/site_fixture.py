@@ -1,4 +1,4 @@
-"""A published site for tests: made runs, a hostile one, the samples, a comparison; two real reports."""
+"""A published site for tests: made runs, a hostile one, the samples, a comparison; three real reports."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     nightly(data, 10, thresholds=[{"text": "p95 < 300 ms", "value": 312.0, "ok": False}])
     nightly(data, 11, health={"valid": False, "reasons": ["kick-off delay p99 31 ms is over 10 ms"]})
     nightly(data, 12, state="aborted", reason="interrupted", rows=60)
-    hostile(data)
+    make_report(hostile(data), progress=False)
     make_report(sample(data, "http_get"), progress=False)
     sample(data, "agent_mass_creation")
     make_comparison_report(compared(data).path, progress=False)

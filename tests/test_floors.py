@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "perfkit"
 
 #: Lower floors first; a module imports only what stands before it.
 FLOORS = (
-    *("errors", "model", "card"),
+    *("errors", "model", "card", "page"),
     *("rows", "schedule", "stats", "transport", "pacing", "wire", "via_httpx", "session", "scenarios"),
     *("store", "collect", "writer", "health", "load", "worker", "describe", "importing"),
     *("fidelity", "configuration", "measured", "reduce", "comparison", "noise", "gate", "verdicts"),

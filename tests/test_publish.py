@@ -24,14 +24,17 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from markupsafe import escape
 
 from benchmarks.make_timeline import make_timeline
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import Workload
+from perfkit.page import SITE_LINK, head, script
 from perfkit.publish import Wishes, publish
 from perfkit.publish.folder import SiteFolder
 from perfkit.publish.leaks import Scanner
-from perfkit.report import notebook_path
+from perfkit.report import make_report, notebook_path
+from perfkit.retention import mark
 from perfkit.running import details, stamp
 from perfkit.store import Run, RunFolder, write_segment
 from perfkit.workloads import complete, read_yaml
@@ -53,6 +56,11 @@ def tree(path: Path) -> dict[str, tuple[int, int]]:
     """Every file with its inode and time of change: the same only if it was not written again."""
     files = [p for p in path.rglob("*") if p.is_file() and ".perfkit-site" not in p.parts]
     return {p.relative_to(path).as_posix(): (p.stat().st_ino, p.stat().st_mtime_ns) for p in files}
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """What is in every file, but for the ids inside of drawings, which count up."""
+    return {name: re.sub(rb"\bpk\d+-", b"", (path / name).read_bytes()) for name in tree(path)}
 
 
 class Links(HTMLParser):
@@ -110,8 +118,13 @@ def test_a_site_has_a_page_and_the_files_of_each_run(site: Site) -> None:
         )
     ]
     source = site.data / "runs" / one["id"]
-    for name in ("run.json", "timeline.parquet", "report/run_report.html", "report/run_report.ipynb"):
+    for name in ("run.json", "timeline.parquet", "report/run_report.ipynb"):
         assert (folder / Path(name).name).read_bytes() == (source / name).read_bytes()
+    page, shown = (source / "report/run_report.html").read_text(), (folder / "run_report.html").read_text()
+    before, after = page.split(SITE_LINK)
+    assert shown.startswith(before)
+    assert shown.endswith(after)
+    assert '<a href="../../index.html">' in shown[len(before) : -len(after)]
     (comparison,) = (site.path / "comparisons").iterdir()
     assert sorted(p.name for p in comparison.iterdir()) == [
         *("comparison.html", "comparison.ipynb", "comparison.json", "index.html")
@@ -189,12 +202,12 @@ def test_an_aborted_run_has_its_rows(tmp_path: Path) -> None:
 
 def test_hostile_words_are_inert_and_bounded(site: Site) -> None:
     """No markup, escape sequence, turned text or NUL, and no megabyte, on any page or in index.json."""
-    made = [p for p in site.path.rglob("*.html") if p.name not in ("run_report.html", "comparison.html")]
-    for page in made:
+    for page in site.path.rglob("*.html"):
         text = page.read_text()
         assert "<script>document" not in text, page
         assert not re.search("[\x00\x1b\u202e]", text), page
-        assert len(text) < 200_000, page
+        report = page.name in ("run_report.html", "comparison.html")  # these have figures
+        assert len(text) < (1_000_000 if report else 200_000), page
     (odd,) = [one for one in site.index["runs"] if one["created"][:2] != "20"]
     texts = [odd["note"], *odd["tags"], *odd["verdict"]["reasons"], odd["scenario"], odd["target"]]
     assert max(map(len, texts)) < 2100
@@ -286,6 +299,92 @@ def test_what_is_wrong_with_one_run_hides_no_other(data: Path, tmp_path: Path) -
     page = (tmp_path / "site" / "runs" / "20260103-080000-nightly" / "index.html").read_text()
     assert "The report could not be made" in page
     assert str(tmp_path) not in page
+
+
+def test_a_damaged_run_stays_as_it_was_published(data: Path, tmp_path: Path) -> None:
+    """Its rows or its server's samples cannot be read any more: told, and its page stays, --prune or not."""
+    path, names = tmp_path / "site", [f"2026010{day}-080000-nightly" for day in (1, 2, 3)]
+    publish(path, data, QUICK)
+    (data / "runs" / names[0] / "timeline.parquet").write_bytes(b"no parquet")
+    (data / "runs" / names[1] / "probes.parquet").write_bytes(b"no parquet")
+    for name in (names[2], nightly(data, 4, rows=300).id):  # sound at its ends, damaged between
+        rows = data / "runs" / name / "timeline.parquet"
+        count = pq.read_metadata(rows).num_rows
+        table = pq.read_table(rows).append_column("padding", pa.array([f"{i:032}" for i in range(count)]))
+        pq.write_table(table, rows, compression="zstd")
+        told = pq.read_metadata(rows).row_group(0).column(table.num_columns - 1)
+        content, start = bytearray(rows.read_bytes()), told.dictionary_page_offset
+        content[start : start + told.total_compressed_size] = b"\xff" * told.total_compressed_size
+        rows.write_bytes(content)
+    done = publish(path, data, Wishes(reports=False, prune=True))
+    assert [[name in line for line in done.problems].count(True) for name in names] == [1, 1, 1]
+    assert (done.runs, len(done.problems), done.gone) == (3, 4, 0)
+    assert_links(path)
+    shutil.rmtree(path)
+    assert len(publish(path, nightly(data, 5, rows=300).path.parents[1], QUICK).problems) == 4
+    assert [one["id"] for one in json.loads((path / "index.json").read_text())["runs"]] == [
+        "20260105-080000-nightly"
+    ]
+
+
+def test_what_is_lost_from_the_site_is_put_back_or_told(data: Path, tmp_path: Path) -> None:
+    """A removed download comes back from its run, selected or not; of a run that is gone it is told."""
+    path, gone, there = tmp_path / "site", "20260101-080000-nightly", "20260102-080000-nightly"
+    publish(path, data, QUICK)
+    shutil.rmtree(data / "runs" / gone)
+    for name in (gone, there):
+        (path / "runs" / name / "timeline.parquet").unlink()
+    done = publish(path, data, Wishes(reports=False, runs="20260103-080000-nightly"))
+    words = f"{gone}: timeline.parquet is no longer on the site and cannot be made again"
+    assert (done.problems, done.runs, done.gone) == ((words,), 3, 1)
+    assert (path / "runs" / there / "timeline.parquet").exists()
+    assert "timeline.parquet" not in Site(path, data, done).run(gone)["files"]
+    assert_links(path)
+    assert publish(path, data, QUICK).problems == ()
+
+
+# -- reports ---------------------------------------------------------------------------------------
+
+
+def test_only_pages_of_perfkit_are_published_as_reports(data: Path, tmp_path: Path, site: Site) -> None:
+    """A page by hand, or of another perfkit, is made again from its notebook, or left out and told."""
+    run = Run(data / "runs" / "20260101-080000-nightly")
+    report = run.path / "report"
+    report.mkdir()
+    odd = '<meta name="generator" content="perfkit 0"><p>' + head(script("perfkit/page.js"))
+    for i, text in enumerate(("<script>alert(1)</script>", odd)):
+        (report / "run_report.html").write_text(text)
+        done = publish(tmp_path / f"site{i}", data, QUICK)
+        assert ["run_report.html is no page of this perfkit's" in line for line in done.problems] == [True]
+        assert not (tmp_path / f"site{i}" / "runs" / run.id / "run_report.html").exists()
+    made = next(site.data.glob("runs/*http_get*/report/run_report.ipynb"))
+    shutil.copy(made, report)
+    assert publish(tmp_path / "site", data, QUICK).problems == ()
+    text = (tmp_path / "site" / "runs" / run.id / "run_report.html").read_text()
+    ours = made.with_suffix(".html").read_text()
+    assert text.startswith(head(script("perfkit/page.js")))
+    assert text.split("</header>")[1][:20_000] == ours.split("</header>")[1][:20_000]
+    assert (report / "run_report.html").read_text() == odd
+    (report / "run_report.ipynb").write_text("{}")
+    assert len(publish(tmp_path / "site", data, QUICK).problems) == 1
+
+
+def test_a_report_follows_tags_and_notes(tmp_path: Path) -> None:
+    """The site never says two things: a report from before a note is made anew, or said to be old."""
+    run, path = sample(tmp_path / "data", "http_get"), tmp_path / "site"
+    make_report(run, progress=False)
+    assert publish(path, tmp_path / "data", QUICK).problems == ()
+    page = path / "runs" / run.id / "index.html"
+    assert "older than this page" not in page.read_text()
+    mark([run], add=["release"], note="the new index")
+    publish(path, tmp_path / "data", QUICK)
+    assert "older than this page" in page.read_text()
+    made = (run.path / "report" / "run_report.html").stat().st_mtime_ns
+    publish(path, tmp_path / "data", Wishes())
+    assert "older than this page" not in page.read_text()
+    assert "the new index" in (path / "runs" / run.id / "run_report.html").read_text()
+    assert (run.path / "report" / "run_report.html").stat().st_mtime_ns > made
+    assert publish(path, tmp_path / "data", Wishes()).changed == 0
 
 
 # -- the folder ------------------------------------------------------------------------------------
@@ -393,14 +492,18 @@ def test_a_reader_never_meets_half_a_site(data: Path, tmp_path: Path) -> None:
     assert all(seen)
 
 
-#: Publishes, and kills itself the moment before it does `sys.argv[1]` to a path that ends with `sys.argv[2]`.
+#: Publishes, and kills itself the moment before it does something to a path that ends with given words, for
+#: the n-th time: `sys.argv[1:4]`.
 KILLED = """
 import os, signal, sys
-what, where, sys.argv = sys.argv[1], sys.argv[2], ["perfkit", *sys.argv[3:]]
+what, where, nth, sys.argv = sys.argv[1], sys.argv[2], int(sys.argv[3]), ["perfkit", *sys.argv[4:]]
 
 def hook(event, given):
+    global nth
     if event == what and any(str(one).endswith(where) for one in given):
-        os.kill(os.getpid(), signal.SIGKILL)
+        nth -= 1
+        if not nth:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(hook)
 from perfkit.cli import main
@@ -408,34 +511,81 @@ main()
 """
 
 
+def killed(path: Path, data: Path, what: str, where: str, nth: int = 1, title: str = "") -> None:
+    """A publish that ends as its n-th step to a path that ends with `where` begins."""
+    command = [sys.executable, "-c", KILLED, what, where, str(nth), "publish", str(path), "--no-report"]
+    more = ["--title", title] if title else []
+    done = subprocess.run([*command, "--data-dir", str(data), *more], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
 def test_kill_at_any_moment_leaves_a_site(data: Path, tmp_path: Path) -> None:
-    """Killed while staging, between pages, before the index, its JSON or the manifest: every page is whole,
-    no link of the index is dead; the next publish completes the site."""
-    path = tmp_path / "site"
-    publish(path, data, Wishes(reports=False, runs="20260101-080000-nightly", title="T0"))
+    """Killed while staging, between pages, before the index, its JSON or a manifest: every page is whole, no
+    link of the index is dead; the next publish completes the site, and nothing of those before is left."""
+    path, first = tmp_path / "site", Run(data / "runs" / "20260101-080000-nightly")
+    publish(path, data, Wishes(reports=False, runs=first.id, title="T0"))
     moments = (
-        ("open", "/staging/9"),
-        ("os.rename", "20260102-080000-nightly/index.html"),
-        ("os.rename", "site/index.json"),
-        ("os.rename", "site/index.html"),
-        ("os.rename", "manifest.json"),
+        ("open", "/staging/9", 1),
+        ("os.rename", "manifest.json", 1),
+        ("os.rename", "20260102-080000-nightly/index.html", 1),
+        ("os.rename", "site/index.json", 1),
+        ("os.rename", "site/index.html", 1),
+        ("os.rename", "manifest.json", 2),
     )
     for i, moment in enumerate(moments, 1):
-        command = [sys.executable, "-c", KILLED, *moment, "publish", str(path), "--data-dir", str(data)]
-        done = subprocess.run([*command, "--no-report", "--title", f"T{i}"], capture_output=True)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        stamp(first, note=f"told to nobody by T{i}")
+        killed(path, data, *moment, title=f"T{i}")
         title = re.search(r"<title>(T\d)</title>", (path / "index.html").read_text())
         assert title
-        assert title[1] == ("T5" if i == 5 else "T0")
+        assert title[1] == ("T6" if i == 6 else "T0")
         assert all(page.read_text().endswith("</html>\n") for page in path.rglob("*.html"))
         assert_links(path)
         told = json.loads((path / "index.json").read_text())
         assert all((path / one["href"]).is_file() for one in told["runs"])
+    stamp(first, note=None)
     publish(path, data, Wishes(reports=False, title="T9"))
     assert not (path / ".perfkit-site" / "staging").exists()
     told = json.loads((path / "index.json").read_text())
     assert (len(told["runs"]), told["title"]) == (3, "T9")
     assert_links(path)
+    assert [name for name in tree(path) if b"told to nobody" in (path / name).read_bytes()] == []
+    publish(tmp_path / "afresh", data, Wishes(reports=False, title="T9"))
+    assert sorted(tree(path)) == sorted(tree(tmp_path / "afresh"))
+
+
+def test_what_a_killed_publish_placed_goes_when_it_is_not_wanted(data: Path, tmp_path: Path) -> None:
+    """Files of a run that was removed after the kill are removed; a note taken back is back on no page."""
+    path, run = tmp_path / "site", Run(data / "runs" / "20260101-080000-nightly")
+    publish(path, data, QUICK)
+    before = contents(path)
+    new = nightly(data, 4, rows=300)
+    killed(path, data, "os.rename", f"{new.id}/workload.yaml")
+    assert (path / "runs" / new.id / "timeline.parquet").exists()
+    shutil.rmtree(new.path)
+    publish(path, data, QUICK)
+    assert contents(path) == before
+    stored = (run.path / "run.json").read_bytes()
+    stamp(run, note="for us only")
+    killed(path, data, "os.rename", "site/index.json")
+    (run.path / "run.json").write_bytes(stored)
+    publish(path, data, QUICK)
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("name", ["../victim", "/etc/victim", "runs/../../victim", ".git/config", ""])
+def test_a_manifest_that_leads_out_of_the_site_is_refused(data: Path, tmp_path: Path, name: str) -> None:
+    """Whatever names a file elsewhere, to be removed or written: one line, and nothing is touched."""
+    path, manifest = tmp_path / "site", tmp_path / "site" / ".perfkit-site" / "manifest.json"
+    publish(path, data, QUICK)
+    told = json.loads(manifest.read_text())
+    runs = {"x": told["runs"]["20260101-080000-nightly"] | {"place": name}}
+    (tmp_path / "victim").write_text("mine")
+    for wrong in ({"files": told["files"] | {name: "1"}}, {"going": [name]}, {"runs": runs}, {"files": 3}):
+        manifest.write_text(json.dumps(told | wrong))
+        before = tree(tmp_path)
+        with pytest.raises(PerfkitError, match="is damaged; remove that file"):
+            publish(path, data, QUICK)
+        assert tree(tmp_path) == before
 
 
 def test_who_reads_a_page_reads_it_to_its_end(data: Path, tmp_path: Path) -> None:
@@ -470,6 +620,10 @@ SECRETS = {
 }
 
 
+#: How each of perfkit's reports begins.
+REPORT = head(script("perfkit/page.js")) + '<meta name="generator" content="perfkit 0">'
+
+
 def with_error_text(run: Run, text: str) -> None:
     """Let the server have said `text` in one of the rows."""
     table = run.table()
@@ -486,8 +640,8 @@ def test_a_secret_is_found_wherever_it_is(data: Path, tmp_path: Path, kind: str)
     with_error_text(run, f"the server said {secret} and more")
     stamp(run, note=f"see {secret} there")
     (run.path / "report").mkdir()
-    for name in ("run_report.html", "run_report.ipynb"):
-        (run.path / "report" / name).write_text(json.dumps(f"<p>{secret} there</p>"))
+    for name, before in (("run_report.html", REPORT), ("run_report.ipynb", "")):
+        (run.path / "report" / name).write_text(before + json.dumps(f"<p>{secret} there</p>"))
     with pytest.raises(BadInput) as caught:
         publish(tmp_path / "site", data, QUICK)
     first, *lines = str(caught.value).splitlines()
@@ -506,7 +660,8 @@ def test_secrets_of_the_environment(data: Path, tmp_path: Path) -> None:
     environment = {"MY_API_KEY": secret, "HARMLESS": "agent_mass_creation"}
     environment |= {"BOT": "quite-plain", "DB": "postgres://u:s3cr3t-in-url@h/d"}
     scanner = Scanner({"BOT"}, (), environment)
-    for text in (secret, secret.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    escaped = str(escape(secret))
+    for text in (secret, escaped, secret.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
                  .replace(">", "&gt;"), json.dumps(secret), "quite-plain", "s3cr3t-in-url"):  # fmt: skip
         assert scanner.file("index.html", text.encode()), text
     assert scanner.file("index.html", b"agent_mass_creation *** Bearer *** http://u:***@h") == []
@@ -520,6 +675,66 @@ def test_secrets_of_the_environment(data: Path, tmp_path: Path) -> None:
         {"workload": {"params": {"db_password": "tiger"}}, "target": {"headers": {"x-api-key": "***"}}}
     )
     assert [one.kind for one in scanner.file("runs/x/run.json", named.encode())] == ["value of 'db_password'"]
+
+
+VALUE = "9f8e7d6c5b4a39281706"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("api_key", f"http://127.0.0.1/get?a=1&amp;api_key={VALUE}#x"),
+        ("access_token", "/x?access_token=abcdefghijklmnop"),
+        ("X-Amz-Signature", f"https://h/x?X-Amz-Signature={VALUE}&X-Amz-Date=1"),
+        ("x-api-key", f"400 bad x-api-key: {VALUE}"),
+        ("api_key", f"&quot;api_key&quot;: &quot;{VALUE}&quot;"),
+        ("db_password", f'{{\\"db_password\\": \\"{VALUE}\\"}}'),
+        ("password", "password=hunter2secret"),
+    ],
+)
+def test_a_value_beside_the_name_of_a_secret(name: str, text: str) -> None:
+    """In an address, a header, JSON inside a text or HTML; in any file."""
+    found = Scanner(environment={}).file("runs/x/run_report.html", text.encode())
+    assert [one.kind for one in found] == [f"value of {name!r}"]
+
+
+def test_words_beside_the_name_of_a_secret_are_none() -> None:
+    """Stars, masks, words, numbers, times, variables and code are no secrets."""
+    scanner = Scanner(environment={})
+    for text in ("token: ********", "api_key=sk***1234567", "token: none", "?token=", "token=${MY_TOKEN1}",
+                 "Invalid token: expired_or_wrong", "time to first_token: 0.0012345", "author: abc12345678",
+                 "auth = base64.b64encode(x)", "monkey=abc12345678", "last-token: 2026-01-01T00:00:00Z",
+                 "password = xxxxxxxx1"):  # fmt: skip
+        assert scanner.file("index.html", text.encode()) == [], text
+    named = {"token": "***", "headers": [["X-Api-Key", "***"]], "auth": {"kind": "none"}, "max_tokens": "9"}
+    assert scanner.file("runs/x/run.json", json.dumps(named).encode()) == []
+
+
+def test_secrets_deep_in_run_json_and_parquet(tmp_path: Path) -> None:
+    """Pairs, lists and objects below a name; lists, structs, maps, views and metadata of a column."""
+    scanner, key = Scanner(environment={}), SECRETS["AWS access key"]
+    for told in ([["X-Api-Key", "tiger"]], {"password": {"value": "tiger"}}, {"api_keys": ["tiger"]},
+                 [{"name": "X-Api-Key", "value": "tiger"}]):  # fmt: skip
+        found = scanner.file("runs/x/run.json", json.dumps({"params": told}).encode())
+        assert [one.length for one in found] == [5], told
+    kinds = {"list": (pa.list_(pa.string()), [key]), "struct": (pa.struct({"a": pa.string()}), {"a": key}),
+             "map": (pa.map_(pa.string(), pa.string()), [("a", key)]), "view": (pa.string_view(), key),
+             "bytes": (pa.binary(), key.encode()), "plain": (pa.int64(), 1), "words": (
+                 pa.list_(pa.dictionary(pa.int32(), pa.string())), [key])}  # fmt: skip
+    for name, (kind, value) in kinds.items():
+        field = pa.field(name, kind, metadata={"told": key} if name == "plain" else None)
+        pq.write_table(pa.table([pa.array([None, value], kind)], pa.schema([field])), tmp_path / "t.parquet")
+        assert [one.kind for one in scanner.file("t.parquet", tmp_path / "t.parquet")] == ["AWS access key"]
+
+
+def test_a_secret_in_a_note_is_refused(data: Path, tmp_path: Path) -> None:
+    """What somebody wrote with `perfkit tag --note` is not published when it holds a secret."""
+    where = ("--data-dir", str(data))
+    assert perfkit("tag", "latest", "--note", f"uses {SECRETS['AWS access key']}", *where).returncode == 0
+    done = perfkit("publish", str(tmp_path / "site"), "--no-report", *where)
+    assert done.returncode == 2
+    assert "20260103-080000-nightly/run.json: AWS access key (" in done.stderr
+    assert not (tmp_path / "site").exists()
 
 
 def test_the_home_of_whoever_publishes(monkeypatch: pytest.MonkeyPatch) -> None:

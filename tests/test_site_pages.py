@@ -15,7 +15,7 @@ from tests.site_fixture import Site
 from tests.test_publish import served
 
 AXE = Path(__file__).parents[1] / ".venv" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
-KINDS = ("index", "run", "odd", "trend", "comparison", "reading", "report", "comparison report")
+KINDS = ("index", "run", "odd", "trend", "comparison", "reading", "report", "odd report", "comparison report")
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,7 @@ def places(site: Site) -> dict[str, str]:
         "trend": next(t["href"] for t in site.index["trends"] if t["scenario"] == "agent_mass_creation"),
         "comparison": comparison["href"],
         "reading": "reading.html",
+        "odd report": odd["files"]["run_report.html"],
         "report": http["files"]["run_report.html"],
         "comparison report": comparison["files"]["comparison.html"],
     }
@@ -93,17 +94,17 @@ def test_the_policy_stops_what_escaping_would_miss(site: Site, chromium: Browser
     tab = watched.open(f"{site.path.as_uri()}/index.html")
     tab.evaluate(
         """() => { const s = document.createElement('script'); s.textContent = "document.title='owned'";
-        const i = document.createElement('img'); i.src = 'http://127.0.0.1:9/x.png'; i.onerror = () => 0;
-        i.setAttribute('onload', "document.title='owned'"); document.body.append(s, i); }"""
+        const i = document.createElement('img'); i.setAttribute('onerror', "document.title='owned'");
+        document.body.append(s, i); const told = new Promise(done => i.addEventListener('error', done));
+        i.src = 'http://127.0.0.1:9/x.png'; return told; }"""
     )
-    tab.wait_for_timeout(100)
     assert tab.title() == "Agent server"
     assert watched.outside == []
     assert len([m for m in watched.messages if "Content Security Policy" in m]) >= 2
     context.close()
 
 
-@pytest.mark.parametrize("kind", ["index", "odd", "trend", "comparison", "comparison report"])
+@pytest.mark.parametrize("kind", ["index", "odd", "odd report", "trend", "comparison", "comparison report"])
 def test_hostile_words_are_words(site: Site, places: dict[str, str], chromium: Browser, kind: str) -> None:
     """They are seen as text; no script but the page's own, no image, no frame; the title stays."""
     tab = chromium.new_page()
@@ -111,7 +112,7 @@ def test_hostile_words_are_words(site: Site, places: dict[str, str], chromium: B
     assert tab.title() != "owned"
     assert tab.locator("script").count() == 1
     assert tab.locator("img, iframe, object, embed, form[action]").count() == 0
-    if kind in ("index", "odd", "comparison"):
+    if kind in ("index", "odd", "odd report", "comparison"):
         assert "<script>document.title='owned'" in tab.locator("body").inner_text()
     tab.close()
 

@@ -197,6 +197,11 @@ def ms(value: float) -> str:
     return f"{value:.0f} ms" if abs(value) >= 100 else f"{value:.3g} ms"
 
 
+def printable(text: str) -> str:
+    """Text from anyone without control characters, bidirectional overrides included."""
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
+
+
 def short(text: str, most: int = 40) -> str:
     """A name that may come from anyone, cut and without what matplotlib would take for mathematics."""
     text = "".join(c if c.isprintable() else " " for c in str(text)).replace("$", r"\$")
@@ -286,8 +291,8 @@ def show(ax: Axes, *, alt: str | None = None, caption: str | None = None) -> Sho
     told = words(ax)
     if not told[1] and alt is None and caption is None:  # there was nothing to draw
         return Shown(f'<p class="pk-nothing">{html.escape(told[0])}</p>', told[0])
-    alt = told[0] if alt is None else alt
-    caption = told[1] if caption is None else caption
+    alt = printable(told[0] if alt is None else alt)
+    caption = printable(told[1] if caption is None else caption)
     drawing = svg(ax.get_figure(root=True), alt)  # type: ignore[arg-type]
     below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     return Shown(

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from perfkit import fidelity
-from perfkit.figures.style import Shown, ms, number, percent, scroller, seconds
+from perfkit.figures.style import Shown, ms, number, percent, printable, scroller, seconds
 from perfkit.store import Run
 from perfkit.verdicts import verdict_of
 
@@ -30,7 +30,7 @@ def bounded(value: object, most: int = MOST) -> str:
     `most` characters, and where it is cut it says how many there were."""
     text = str(value)
     kept = text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
-    return "".join(c if c.isprintable() or c == "\n" else "�" for c in kept)
+    return printable(kept)
 
 
 def escaped(value: object, most: int = MOST) -> str:

@@ -2,10 +2,10 @@
 
 Everything is first written to a staging folder inside; then each file takes its place by one rename: new
 pages, to which nothing leads yet, then changed ones, index.json and index.html last. A reader meets whole
-files only, and no link to a page that is not there yet. After a kill at any moment the site still stands:
-the next publish does again what the manifest, written after all of them, does not know of. Swapping whole
-folders would be one step less, but would take along what others keep in it (.git, CNAME) and fail where the
-folder is a mount.
+files only, and no link to a page that is not there yet. What is going to be placed is written down before:
+after a kill at any moment the site still stands, and the next publish does all of that again, or removes what
+is no longer wanted. Swapping whole folders would be one step less, but would take along what others keep in
+it (.git, CNAME) and fail where the folder is a mount.
 """
 
 from __future__ import annotations
@@ -34,17 +34,21 @@ _WELCOME = (".git", ".gitattributes", ".gitignore", ".nojekyll", "CNAME")
 
 @dataclass(frozen=True)
 class Source:
-    """A file to be copied as it was when it was looked at: its size in bytes and last change, ns."""
+    """A file to be copied as it was when it was looked at: its size in bytes and last change, ns.
+
+    put: what to put in place of which bytes on the way, once.
+    """
 
     path: Path
     size: int
     changed_ns: int
+    put: tuple[bytes, bytes] | None = None
 
     @classmethod
-    def of(cls, path: Path) -> Source:
+    def of(cls, path: Path, put: tuple[bytes, bytes] | None = None) -> Source:
         """A file as it is now."""
         seen = path.stat()
-        return cls(path, seen.st_size, seen.st_mtime_ns)
+        return cls(path, seen.st_size, seen.st_mtime_ns, put)
 
     @property
     def name(self) -> str:
@@ -82,7 +86,11 @@ class SiteFolder:
                 raise BadInput(f"{words}; give a new or empty folder, nothing was written")
             return cls(path, None, {})
         lock = cls._take(own)
-        return cls(path, lock, _read(own / "manifest.json"))
+        try:
+            return cls(path, lock, _read(own / "manifest.json"))
+        except BaseException:
+            lock.close()
+            raise
 
     @staticmethod
     def _take(own: Path) -> IO[str]:
@@ -119,6 +127,8 @@ class SiteFolder:
             self._start()
             shutil.rmtree(staging, ignore_errors=True)  # of a publish that was killed
             staged = {name: _stage(one, staging / str(i)) for i, (name, one) in enumerate(files.items())}
+            if staged:
+                self._keep(self._between(staged))
             self._replace(staged)
             gone = {*self.manifest.get("files", ()), *self.manifest.get("going", ())} - set(manifest["files"])
             if gone:  # known as such until they are removed, whatever happens meanwhile
@@ -131,6 +141,12 @@ class SiteFolder:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return len(files)
+
+    def _between(self, staged: Mapping[str, Path]) -> dict[str, Any]:
+        """What is true until all is done: what is in these files, and if they will stay, nobody knows."""
+        files = {name: one for name, one in self.manifest.get("files", {}).items() if name not in staged}
+        going = {*self.manifest.get("going", ()), *staged}
+        return {"schema": SCHEMA} | self.manifest | {"files": files, "going": sorted(going)}
 
     def _replace(self, staged: Mapping[str, Path]) -> None:
         """Put each file in its place by one rename: first those that nothing leads to yet."""
@@ -177,11 +193,24 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError):
         found = None
-    if not isinstance(found, dict) or "schema" not in found:
-        raise PerfkitError(f"{file} is damaged; remove that file, and everything is published afresh")
+    damaged = PerfkitError(f"{file} is damaged; remove that file, and everything is published afresh")
+    if not isinstance(found, dict) or not isinstance(found.get("schema"), int):
+        raise damaged
     if found["schema"] > SCHEMA:
         raise BadInput(f"{file.parent.parent} was published by a newer perfkit; upgrade this one")
-    return found
+    try:
+        names = [*found.get("files", {}).keys(), *found.get("going", ())]
+        names += [one["place"] for kind in ("runs", "comparisons") for one in found.get(kind, {}).values()]
+        if all(map(_may_be_ours, names)):
+            return found
+    except (AttributeError, KeyError, TypeError):
+        raise damaged from None
+    raise damaged
+
+
+def _may_be_ours(name: str) -> bool:
+    """Whether a path can be a file of the site: below it, and nothing hidden; perfkit makes no other."""
+    return all(part and not part.startswith(".") for part in name.split("/"))
 
 
 def _stage(content: Content, place: Path) -> Path:
@@ -189,7 +218,10 @@ def _stage(content: Content, place: Path) -> Path:
     if isinstance(content, bytes):
         place.write_bytes(content)
         return place
-    shutil.copyfile(content.path, place)
-    if Source.of(content.path) != content:  # it was looked through for secrets as it was before
+    if content.put is None:
+        shutil.copyfile(content.path, place)
+    else:
+        place.write_bytes(content.path.read_bytes().replace(*content.put, 1))
+    if Source.of(content.path, content.put) != content:  # it was looked through for secrets as it was before
         raise PerfkitError(f"{content.path} changed while it was published; publish again")
     return place

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from perfkit.errors import PerfkitError
-from perfkit.experiment import Kept
+from perfkit.experiment import Kept, open_comparison
 from perfkit.publish import pages
 from perfkit.publish.facts import comparison_files, fingerprint, run_files, slug
 from perfkit.publish.folder import Content, SiteFolder, name_of
-from perfkit.publish.sources import Problem, comparisons_of, take_comparison, take_run
+from perfkit.publish.leaks import Leak, Scanner
+from perfkit.publish.sources import Problem, comparisons_of, take_comparison, take_run, told_of
 from perfkit.store import Run
 
 
 class Gathered:
     """Entries of runs and comparisons by id, `files` to be written, `names` of all files there will be.
 
-    problems, skipped: a line for whatever is wrong with one of them, or left out; changed: runs read afresh.
+    problems, skipped: a line for whatever is wrong with one of them, or left out; changed: runs read afresh;
+    leaks: what looks like a secret in their files.
     """
 
     def __init__(
-        self, folder: SiteFolder, data_dir: Path, *, reports: bool, tell: Callable[[str], None]
+        self,
+        folder: SiteFolder,
+        data_dir: Path,
+        *,
+        reports: bool,
+        scanner: Scanner,
+        tell: Callable[[str], None],
     ) -> None:
         self.data_dir, self.tell = data_dir, tell
         self.old = folder.manifest
@@ -33,29 +42,34 @@ class Gathered:
         self.names: dict[str, str] = {}
         self.problems: list[str] = []
         self.skipped: list[str] = []
+        self.leaks: list[Leak] = []
+        self._scanned: set[str] = set()
         self.changed = self.gone = 0
-        self._folder, self._reports = folder, reports
+        self._folder, self._reports, self._scanner = folder, reports, scanner
 
     def add_run(self, run: Run) -> None:
-        """A run, unless it is still running or damaged."""
+        """A run, unless it is still running; a damaged one stays as it was published before."""
         try:
             if run.state == "running":
                 self.skipped.append(f"{run.id} is still running, it was not published")
                 return
             self._add("runs", run.id, run, self.runs)
         except (Problem, PerfkitError, OSError) as error:
-            self.problems.append(str(error))
+            self._stay("runs", run.id, str(error), self.runs)
 
     def add_comparisons(self, chosen: set[str] | None) -> None:
         """All of the data folder, or those whose runs are all among `chosen`."""
         found, wrong = comparisons_of(self.data_dir)
-        self.problems += wrong if chosen is None else []
+        for name, words in wrong.items():
+            old = self.old.get("comparisons", {}).get(name)
+            if chosen is None or (old and {*old["shown"]["runs_a"], *old["shown"]["runs_b"]} <= chosen):
+                self._stay("comparisons", name, words, self.comparisons)
         for kept in found:
             if chosen is None or {run.id for run in (*kept.a, *kept.b)} <= chosen:
                 try:
                     self._add("comparisons", kept.id, kept, self.comparisons)
                 except (Problem, PerfkitError, OSError) as error:
-                    self.problems.append(str(error))
+                    self._stay("comparisons", kept.id, str(error), self.comparisons)
 
     def keep_others(self) -> None:
         """What was published before and is not now stays: its pages are permanent."""
@@ -64,24 +78,34 @@ class Gathered:
                 if name in found:
                     continue
                 there = (self.data_dir / kind / name).is_dir()
-                entry["shown"]["source"] = "there" if there else "gone"
+                if there and self._lost(entry) and self._take_again(kind, name):
+                    continue
                 self.gone += not there and kind == "runs"
-                found[name] = entry
-                self._keep_names(entry)
+                self._take_over(entry, "there" if there else "gone", name, found)
 
     def put(self, name: str, content: Content) -> None:
         """A file of the site; written only where the site has it otherwise."""
         self.names[name] = name_of(content)
-        if self.old.get("files", {}).get(name) != self.names[name] or not self._folder.holds(name):
+        if self._is_new(name, content):
             self.files[name] = content
+
+    def _is_new(self, name: str, content: Content) -> bool:
+        return self.old.get("files", {}).get(name) != name_of(content) or not self._folder.holds(name)
+
+    def find_leaks(self, files: Mapping[str, Content]) -> None:
+        """Look for secrets in those of the files that will be written, in each once."""
+        new = [name for name, one in files.items() if name not in self._scanned and self._is_new(name, one)]
+        found = [leak for name in new for leak in self._scanner.file(name, _place(files[name]))]
+        self.leaks += found
+        self._scanned |= set(new)
 
     def stands(self, name: str) -> bool:
         """Whether a file of the site is there and was made with this look; then it may be `keep`-ed."""
         return self.same_look and name in self.old.get("files", {}) and self._folder.holds(name)
 
     def keep(self, name: str) -> None:
-        """A file of the site that stays as it is."""
-        self.names[name] = self.old["files"][name]
+        """A file of the site that stays as it is, also where a killed publish has left us unsure of it."""
+        self.names[name] = self.old.get("files", {}).get(name, "")
 
     # -- one of them -------------------------------------------------------------------------------
 
@@ -91,22 +115,47 @@ class Gathered:
         if old and old["seen"] == _seen(source) and self._may_stay(old):
             if old["shown"]["report"] == "broken":
                 self.problems.append(f"{name}: its report is broken; `perfkit report` makes it anew")
-            found[name] = old
-            self._keep_names(old)
+            self._take_over(old, "there", name, found)
         else:
             found[name] = self._read(f"{kind}/{slug(name)}", source)
-        found[name]["shown"]["source"] = "there"
+            found[name]["shown"]["source"] = "there"
+
+    def _stay(self, kind: str, name: str, problem: str, found: dict[str, Any]) -> None:
+        """What cannot be read now: told, and what the site has of it stays, also when it is pruned."""
+        self.problems.append(problem)
+        if old := self.old.get(kind, {}).get(name):
+            self._take_over(old, "there", name, found)
+
+    def _take_again(self, kind: str, name: str) -> bool:
+        """Read afresh what was not asked for, because files of it are lost; whether that went well."""
+        path = self.data_dir / kind / name
+        with contextlib.suppress(Problem, PerfkitError, OSError):
+            with told_of(name):
+                source = Run(path) if kind == "runs" else open_comparison(str(path), self.data_dir)
+                self._add(kind, name, source, self.runs if kind == "runs" else self.comparisons)
+            return True
+        return False
 
     def _may_stay(self, old: Mapping[str, Any]) -> bool:
         report, place = old["shown"]["report"], old["place"]
-        missing = report == "failed" or (report == "none" and place.startswith("runs/"))
+        missing = report == "failed" or (report in ("none", "old") and place.startswith("runs/"))
         if not self.same_look or (self._reports and missing):
             return False
-        return all(self._folder.holds(f"{place}/{name}") for name in old["sizes"])
+        return not self._lost(old) and all(f"{place}/{name}" in self.old["files"] for name in old["sizes"])
 
-    def _keep_names(self, old: Mapping[str, Any]) -> None:
-        for name in old["sizes"]:
-            self.keep(f"{old['place']}/{name}")
+    def _lost(self, old: Mapping[str, Any]) -> list[str]:
+        """Files of it that somebody has taken from the site."""
+        return [name for name in old["sizes"] if not self._folder.holds(f"{old['place']}/{name}")]
+
+    def _take_over(self, old: dict[str, Any], source: str, name: str, found: dict[str, Any]) -> None:
+        """Keep it as the site has it; what is lost is told, and nothing leads to it any more."""
+        for lost in self._lost(old):
+            self.problems.append(f"{name}: {lost} is no longer on the site and cannot be made again")
+            del old["sizes"][lost]
+        for file in old["sizes"]:
+            self.keep(f"{old['place']}/{file}")
+        old["shown"]["source"] = source
+        found[name] = old
 
     def _read(self, place: str, source: Run | Kept) -> dict[str, Any]:
         """The entry of a run or comparison, its report made where it is wanted; its files are put."""
@@ -116,9 +165,16 @@ class Gathered:
         else:
             taken = take_comparison(source, self._reports, self.tell)
         self.problems += [taken.wrong] if taken.wrong else []
-        for file, content in taken.files.items():
-            self.put(f"{place}/{file}", content)
+        files = {f"{place}/{file}": content for file, content in taken.files.items()}
+        with told_of(source.id):
+            self.find_leaks(files)
+        for name, content in files.items():
+            self.put(name, content)
         return taken.entry | {"place": place}
+
+
+def _place(content: Content) -> bytes | Path:
+    return content if isinstance(content, bytes) else content.path
 
 
 def _seen(source: Run | Kept) -> dict[str, list[int]]:

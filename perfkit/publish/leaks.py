@@ -1,9 +1,10 @@
 """Secrets and places that must not be published, looked for in every file before one is written.
 
-Known values come from the environment, known shapes from the makers of tokens; passwords without a shape are
-seen in run.json only, where a name stands beside its value. A scanner of our own: detect-secrets 1.5 does not
-know what a load test leaks (a bearer header, an API key of the service under test, a path of a home) and
-takes over a second for one report.
+Known values come from the environment, known shapes from the makers of tokens. A value without a shape is
+seen where the name of a secret stands beside it: any value in run.json and in the query of an address, in
+other text one with letters and digits, because words like `token: expired` are no secret. A scanner of our
+own: detect-secrets 1.5 does not know what a load test leaks (a bearer header, an API key of the service under
+test, a path of a home) and takes over a second for one report.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from markupsafe import escape
 
 from perfkit.session import is_secret_name
 
@@ -89,6 +91,21 @@ _SHAPES = (
            r"[A-Za-z][\w.-]*(?=[/\\])"),
 )  # fmt: skip
 
+_QUOTES = r"(?:[\"'\\]|&quot;|&#34;|&#39;|&#x27;)*"
+#: A name that ends like one of a secret, and the value after it; a call, as in code, is none.
+_NAMED = re.compile(
+    r"(?:token|secret|password|passwd|credentials|auth|authorization|cookie|jwt|signature|key)"
+    rf"(?![\w-]){_QUOTES}\s*[=:]\s*{_QUOTES}"
+    r"([^\s&\"'<>()\[\]{},;\\]{8,}+)(?!\()",
+    re.IGNORECASE,
+)
+_NAME_BEFORE = re.compile(r"(?:^|(?P<query>[?&]|&amp;)|[^\w-])(?P<name>[\w-]{2,60})$")
+#: What stands where a secret was, or is to come: stars, a variable of a shell or template, a number, a time.
+_NO_SECRET = re.compile(
+    r"\**|.*\*\*\*.*|.*[xX]{6}.*|[$%].*|[-+]?[\d.]+(?:e[-+]?\d+)?(?:[mnuµ]?s|%)?[.:]?|\d{4}-\d\d-\d\dT\S*"
+)
+_NO_VALUES = ("none", "null", "true", "false", "missing", "required", "redacted", "[redacted]", "masked")
+
 
 class Scanner:
     """Looks for secrets; known values are taken from the environment and the home directory when made.
@@ -133,22 +150,23 @@ class Scanner:
             if any(hint in text for hint in shape.hints):
                 for found in shape.pattern.finditer(text):
                     yield from self._leak(file, shape.kind, found[found.lastindex or 0])
+        for name, value in _beside_names(text):
+            yield from self._leak(file, f"value of {name!r}", value)
 
     def _named(self, file: str, text: str) -> Iterator[Leak]:
-        """A value beside the name of a secret, at any depth of run.json."""
+        """A value beside or below the name of a secret, at any depth of run.json."""
         try:
             waiting: list[Any] = [json.loads(text)]
         except ValueError:
             return
         while waiting:
             one = waiting.pop()
-            if isinstance(one, dict):
-                waiting += one.values()
-                for name, value in one.items():
-                    if isinstance(value, str) and value.strip("*") and is_secret_name(str(name)):
-                        yield from self._leak(file, f"value of {str(name)[:40]!r}", value)
-            elif isinstance(one, list):
-                waiting += one
+            waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+            for name, below in _pairs(one):
+                several = isinstance(below, list | dict) and is_secret_name(name.removesuffix("s"))
+                for value in _words(below) if several or is_secret_name(name) else ():
+                    if value.strip().lower() not in _NO_VALUES and not _NO_SECRET.fullmatch(value):
+                        yield from self._leak(file, f"value of {name[:40]!r}", value)
 
     def _leak(self, file: str, kind: str, value: str) -> Iterator[Leak]:
         digest = hashlib.sha256(f"{kind}\n{value}".encode(errors="replace")).hexdigest()[:12]
@@ -164,8 +182,40 @@ def _known(environment: Mapping[str, str], tokens: set[str]) -> Iterator[tuple[s
         secret = value if name in tokens or is_secret_name(name) else inside[1] if inside else ""
         if len(secret) >= _SHORTEST and not secret.isspace():
             kind = f"value of the environment variable {name}"
-            for written in {secret, html.escape(secret), json.dumps(secret)[1:-1], quote(secret, safe="")}:
+            ways = {secret, html.escape(secret), str(escape(secret)), quote(secret, safe="")}
+            for written in ways | {json.dumps(way)[1:-1] for way in ways}:
                 yield written, (kind, secret)
+
+
+def _beside_names(text: str) -> Iterator[tuple[str, str]]:
+    """Names of secrets with the value that stands beside them in any text."""
+    for found in _NAMED.finditer(text):
+        end = found.start() + len(re.match(r"[\w-]+", found[0])[0])  # type: ignore[index]
+        before = _NAME_BEFORE.search(text, max(0, found.start() - 60), end)
+        if before is None or not is_secret_name(before["name"]) or _NO_SECRET.fullmatch(found[1]):
+            continue
+        if before["query"] or (re.search("[0-9]", found[1]) and re.search("[A-Za-z]", found[1])):
+            yield before["name"], found[1]
+
+
+def _pairs(one: Any) -> Iterator[tuple[str, Any]]:
+    """Names with what they stand for, as JSON can have them: an object, a pair, an entry of a HAR."""
+    if isinstance(one, dict):
+        yield from ((str(name), value) for name, value in one.items())
+        if isinstance(one.get("name"), str) and "value" in one:
+            yield one["name"], one["value"]
+    elif isinstance(one, list) and len(one) == 2 and isinstance(one[0], str):
+        yield one[0], one[1]
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Every text in a value of JSON."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
 
 
 def _own_places() -> set[str]:
@@ -184,24 +234,64 @@ def _own_places() -> set[str]:
 def _texts(source: Any) -> Iterator[str]:
     """All words in a Parquet file: metadata, names of columns, each distinct text once a row group."""
     with pq.ParquetFile(source) as file:
-        metadata = file.metadata.metadata or {}
-        kept = {key: value for key, value in metadata.items() if key != b"ARROW:schema"}
-        names = file.schema_arrow.names
-        yield "\n".join([*names, *(part.decode(errors="replace") for pair in kept.items() for part in pair)])
-        columns = [f.name for f in file.schema_arrow if _is_text(f.type)]
+        schema = file.schema_arrow
+        metadata = {k: v for k, v in (file.metadata.metadata or {}).items() if k != b"ARROW:schema"}
+        yield "\n".join([_pairs_in(metadata), _pairs_in(schema.metadata), *map(_of_field, schema)])
+        columns = [field.name for field in schema if _has_text(field.type)]
         for group in range(file.num_row_groups if columns else 0):
             table = file.read_row_group(group, columns=columns)
-            for column in table.columns:
-                yield _distinct(column)
+            for name, column in zip(table.column_names, table.columns, strict=True):
+                label = f"{name}: " if is_secret_name(name) else ""
+                found = {text for chunk in column.chunks for text in _distinct(chunk)}
+                yield "\n".join(f"{label}{text}" for text in found)
+
+
+def _pairs_in(metadata: Mapping[bytes, bytes] | None) -> str:
+    pairs = ((k.decode(errors="replace"), v.decode(errors="replace")) for k, v in (metadata or {}).items())
+    return "\n".join(f"{key}: {value}" for key, value in pairs)
+
+
+def _of_field(field: pa.Field) -> str:
+    """Name and metadata of a field and of those inside it."""
+    return "\n".join([field.name, _pairs_in(field.metadata), *map(_of_field, _inside(field.type))])
+
+
+def _inside(kind: pa.DataType) -> list[pa.Field]:
+    return [kind.field(i) for i in range(kind.num_fields)]
+
+
+def _has_text(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.DictionaryType):
+        return _has_text(kind.value_type)
+    return _is_text(kind) or any(_has_text(field.type) for field in _inside(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind))
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary,
+             pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)  # fmt: skip
+    return any(test(kind) for test in tests)
 
 
-def _distinct(column: pa.ChunkedArray) -> str:
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    found = pc.unique(column.cast(kind)).drop_null().to_pylist()
-    return "\n".join(one.decode(errors="replace") if isinstance(one, bytes) else one for one in found)
+def _distinct(array: pa.Array) -> Iterator[str]:
+    """Each text in an array, however deep it lies."""
+    kind = array.type
+    if isinstance(kind, pa.DictionaryType):
+        yield from _distinct(array.dictionary)
+    elif pa.types.is_struct(kind):
+        for i in range(kind.num_fields):
+            yield from _distinct(array.field(i))
+    elif pa.types.is_map(kind):
+        yield from _distinct(array.keys)
+        yield from _distinct(array.items)
+    elif kind.num_fields:  # lists of all makes
+        yield from _distinct(array.flatten())
+    elif _is_text(kind):
+        for one in pc.unique(_viewless(array)).drop_null().to_pylist():
+            yield one.decode(errors="replace") if isinstance(one, bytes) else one
+
+
+def _viewless(array: pa.Array) -> pa.Array:
+    """The same texts in a layout that all functions of pyarrow take."""
+    if pa.types.is_string_view(array.type):
+        return array.cast(pa.large_string())
+    return array.cast(pa.large_binary()) if pa.types.is_binary_view(array.type) else array

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -15,8 +13,8 @@ from markupsafe import Markup
 
 import perfkit
 from perfkit.figures.style import ms, number, percent
+from perfkit.page import TEMPLATES, head, script
 
-_TEMPLATES = Path(perfkit.__file__).parent / "templates"
 _SORTS = (
     ("0-", "newest first"), ("0+", "oldest first"), ("1+", "scenario"), ("2+", "verdict"),
     ("3-", "slowest p50"), ("4-", "slowest p95"), ("5-", "slowest p99"), ("6-", "most failures"),
@@ -111,21 +109,20 @@ def _page(template: str, title: str, root: str, here: str = "", **more: Any) -> 
 
 @cache
 def _look() -> dict[str, Any]:
-    """What all pages have: style, script, its hash for the policy, version."""
-    css = "".join((_TEMPLATES / name).read_text() for name in ("perfkit/style.css", "site/site.css"))
-    script = (_TEMPLATES / "site" / "site.js").read_text().strip()
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    """What all pages have: policy, style, script, version."""
+    css = "".join((TEMPLATES / name).read_text() for name in ("perfkit/style.css", "site/site.css"))
+    told = script("site/site.js")
     return {
         "css": Markup(css),
-        "script": Markup(script),
-        "script_hash": f"sha256-{digest}",
+        "script": Markup(told),
+        "head": Markup(head(told)),
         "version": perfkit.__version__,
     }
 
 
 @cache
 def _environment() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(_TEMPLATES / "site")
+    loader = jinja2.FileSystemLoader(TEMPLATES / "site")
     found = jinja2.Environment(
         loader=loader,
         autoescape=True,
@@ -138,9 +135,9 @@ def _environment() -> jinja2.Environment:
 
 
 def look() -> str:
-    """Names the looks of all pages: another style, script, template or version is another name."""
-    parts = [perfkit.__version__, *(file.read_text() for file in sorted((_TEMPLATES / "site").iterdir()))]
-    parts.append((_TEMPLATES / "perfkit" / "style.css").read_text())
+    """Names the looks of all pages and reports: another style, script, template or version, another name."""
+    files = sorted(file for file in TEMPLATES.rglob("*") if file.is_file())
+    parts = [perfkit.__version__, *(file.read_text() for file in files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

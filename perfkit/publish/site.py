@@ -6,7 +6,7 @@ runs whose files have changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,16 +63,18 @@ def publish(
         words = f"no runs in {data_dir / 'runs'}; `perfkit run` makes one"
         raise BadInput(f"{words}, --data-dir names another folder")
     with SiteFolder.open(path) as folder:
-        site = Gathered(folder, data_dir, reports=wishes.reports, tell=tell)
+        accepted = sorted({*folder.manifest.get("accepted", ()), *wishes.accept})
+        scanner = Scanner(_token_names(chosen), accepted)
+        site = Gathered(folder, data_dir, reports=wishes.reports, scanner=scanner, tell=tell)
         for run in dict.fromkeys(chosen):
             site.add_run(run)
         site.add_comparisons(None if wishes.runs is None else {run.id for run in chosen})
         if not wishes.prune:
             site.keep_others()
         title = bounded(wishes.title or site.old.get("title") or TITLE, 120)
-        accepted = sorted({*site.old.get("accepted", ()), *wishes.accept})
         trends = compose(site, title)
-        _refuse_leaks(site, Scanner(_token_names(chosen), accepted))
+        site.find_leaks(site.files)
+        _refuse_leaks(site.leaks)
         manifest = {"schema": SCHEMA, "look": pages.look(), "title": title, "accepted": accepted}
         manifest |= {"runs": site.runs, "comparisons": site.comparisons, "trends": trends}
         written = folder.commit(site.files, manifest | {"files": site.names})
@@ -89,11 +91,8 @@ def publish(
     )
 
 
-def _refuse_leaks(site: Gathered, scanner: Scanner) -> None:
-    """BadInput, a line each, when a file to be written holds what must not be published."""
-    found: list[Leak] = []
-    for name, content in site.files.items():
-        found += scanner.file(name, content if isinstance(content, bytes) else content.path)
+def _refuse_leaks(found: Sequence[Leak]) -> None:
+    """BadInput, a line each, when something holds what must not be published."""
     if not found:
         return
     words = f"nothing was written: {len(found)} places in what would be published look like secrets; remove "

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
@@ -24,11 +25,9 @@ from perfkit.publish.facts import (
     run_files,
 )
 from perfkit.publish.folder import Content, Source
-from perfkit.report import make_comparison_report, make_report
+from perfkit.publish.reports import Report, comparison_report, run_report
 from perfkit.store import Run, read_probes
 
-#: What a report says in its first line when one of its cells failed.
-_BROKEN = "<strong>BROKEN REPORT</strong>"
 #: What goes wrong with files that perfkit did not write.
 _ODD = (AttributeError, KeyError, TypeError, ValueError, IndexError)
 
@@ -48,27 +47,28 @@ class Taken:
 
 def take_run(run: Run, make: bool, tell: Callable[[str], None]) -> Taken:
     """A run as it is now, its report made if it is missing and `make`. Problem where the run is damaged."""
-    with _told(run.id):
+    with told_of(run.id):
         inputs = [file for file in run_files(run) if file.parent.name != "report"]
         seen = fingerprint(inputs, run.path)  # before the rows are read: what changes meanwhile is seen later
         facts = run_facts(run)
-        report, wrong = run_report(run, make, tell)
+        read_probes(run)  # damaged ones are told before a report is made of them
+        report = run_report(run, make, tell)
         seen = fingerprint(run_files(run), run.path) | seen
-        return _taken(seen, facts, _run_contents(run), report, wrong)
+        return _taken(seen, facts, _run_contents(run), report)
 
 
 def take_comparison(kept: Kept, make: bool, tell: Callable[[str], None]) -> Taken:
     """The same for a comparison."""
-    with _told(f"comparison {kept.id}"):
+    with told_of(f"comparison {kept.id}"):
         told = json.loads((kept.path / "comparison.json").read_text())
         facts = comparison_facts(kept, str(told.get("created") or ""))
-        report, wrong = comparison_report(kept, make, tell)
-        files: dict[str, Content] = {f.name: Source.of(f) for f in comparison_files(kept.path) if f.exists()}
-        return _taken(fingerprint(comparison_files(kept.path), kept.path), facts, files, report, wrong)
+        report = comparison_report(kept, make, tell)
+        files = _sources(comparison_files(kept.path))
+        return _taken(fingerprint(comparison_files(kept.path), kept.path), facts, files, report)
 
 
 @contextlib.contextmanager
-def _told(name: str) -> Iterator[None]:
+def told_of(name: str) -> Iterator[None]:
     """Whatever a damaged or strange run provokes is a Problem of that run alone."""
     try:
         yield
@@ -76,26 +76,26 @@ def _told(name: str) -> Iterator[None]:
         raise Problem(f"{name} was not published: {error}") from None
     except OSError as error:
         raise Problem(f"{name} was not published: {error.strerror or error}") from None
-    except _ODD as error:
+    except (*_ODD, pa.ArrowException) as error:
         what = f"{type(error).__name__}: {error}"[:200]
         raise Problem(f"{name} was not published, it is not as perfkit writes it ({what})") from None
 
 
-def _taken(
-    seen: dict[str, Any], facts: dict[str, Any], files: dict[str, Content], report: str, wrong: str
-) -> Taken:
+def _taken(seen: dict[str, Any], facts: dict[str, Any], files: dict[str, Content], report: Report) -> Taken:
+    files |= report.pages
     sizes = {name: one.size if isinstance(one, Source) else len(one) for name, one in files.items()}
-    facts["shown"]["report"] = report
-    return Taken({"seen": seen, "sizes": sizes, **facts}, files, wrong)
+    facts["shown"]["report"] = report.state
+    return Taken({"seen": seen, "sizes": sizes, **facts}, files, report.wrong)
+
+
+def _sources(files: Iterable[Path]) -> dict[str, Content]:
+    """Those that are handed out as they are; the pages of reports are not."""
+    return {file.name: Source.of(file) for file in files if file.suffix != ".html" and file.exists()}
 
 
 def _run_contents(run: Run) -> dict[str, Content]:
-    """Report, rows, samples, run.json and the workload of a run, by the names they get on the site."""
-    files: dict[str, Content] = {
-        file.name: Source.of(file)
-        for file in run_files(run)
-        if file.parent != run.path / "segments" and file.exists()
-    }
+    """Notebooks, rows, samples, run.json and the workload of a run, by the names they get on the site."""
+    files = _sources(file for file in run_files(run) if file.parent != run.path / "segments")
     if "timeline.parquet" not in files:  # aborted: its segments were never merged
         files["timeline.parquet"] = _parquet(run.table())
     if "probes.parquet" not in files and (run.path / "probe_segments").exists():
@@ -130,60 +130,12 @@ def workload_yaml(run: Run) -> bytes | None:
     return (head + yaml.safe_dump(told | {"target": target}, sort_keys=False)).encode()
 
 
-# -- reports ---------------------------------------------------------------------------------------
-
-
-def run_report(run: Run, make: bool, tell: Callable[[str], None]) -> tuple[str, str]:
-    """See that a run has its report: `made`, `broken`, `failed` or `none`, and what went wrong."""
-    page = run.path / "report" / "run_report.html"
-    return _report(page, run.files(), run.id, make, tell, lambda: make_report(run, progress=False))
-
-
-def comparison_report(kept: Kept, make: bool, tell: Callable[[str], None]) -> tuple[str, str]:
-    """The same for a comparison; without its runs none can be made."""
-    page = kept.path / "report" / "comparison.html"
-    make = make and all((run.path / "run.json").exists() for run in (*kept.a, *kept.b))
-    name = f"comparison {kept.id}"
-    return _report(
-        page,
-        [kept.path / "comparison.json"],
-        name,
-        make,
-        tell,
-        lambda: make_comparison_report(kept.path, progress=False),
-    )
-
-
-def _report(
-    page: Path,
-    inputs: list[Path],
-    name: str,
-    make: bool,
-    tell: Callable[[str], None],
-    how: Callable[[], Path],
-) -> tuple[str, str]:
-    wrong, there = "", page.exists()
-    if make and not (
-        there and page.stat().st_mtime_ns >= max((f.stat().st_mtime_ns for f in inputs), default=0)
-    ):
-        tell(f"making the report of {name}")
-        try:
-            how()
-        except PerfkitError as error:
-            wrong = str(error)
-    if not page.exists():
-        return ("failed" if wrong else "none"), f"{name}: {wrong}" if wrong else ""
-    if wrong or _BROKEN in page.read_text(errors="replace"):
-        return "broken", f"{name}: {wrong or 'its report is broken; `perfkit report` makes it anew'}"
-    return "made", ""
-
-
-def comparisons_of(data_dir: Path) -> tuple[list[Kept], list[str]]:
-    """Every kept comparison, oldest first, and what is wrong with those that cannot be read."""
-    found, wrong = [], []
+def comparisons_of(data_dir: Path) -> tuple[list[Kept], dict[str, str]]:
+    """Every kept comparison, oldest first, and what is wrong with those that cannot be read, by id."""
+    found, wrong = [], {}
     for file in sorted((data_dir / "comparisons").glob("*/comparison.json")):
         try:
             found.append(open_comparison(str(file.parent), data_dir))
         except (PerfkitError, *_ODD) as error:
-            wrong.append(f"comparison {file.parent.name} was not published: {error}")
+            wrong[file.parent.name] = f"comparison {file.parent.name} was not published: {error}"
     return found, wrong
