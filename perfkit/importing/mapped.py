@@ -169,4 +169,5 @@ def _error(status: int | None, said: str, text: str) -> tuple[str | None, str | 
     failed = said.lower() not in _NO_ERROR
     error = error_class(status, f"{said} {text}", failed=failed)
     plain = said if said.lower() not in ("true", "yes", "1") else ""
-    return error, (text or plain or f"status {status}") if error else None
+    plain = plain or (f"status {status}" if status is not None else f"{said} in the column of errors")
+    return error, (text or plain) if error else None

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from perfkit import figures, frames, noise
-from perfkit.card import load_words
+from perfkit import fidelity, figures, frames, noise
+from perfkit.card import load_words_of
 from perfkit.comparison import change
 from perfkit.experiment import Kept
 from perfkit.figures.tables import bounded
@@ -97,14 +97,20 @@ def run_facts(run: Run) -> dict[str, Any]:
     return {
         "shown": shown,
         "html": {name: one.html for name, one in page.items()},
-        "key": noise.key(run),
+        "key": _key(run),
         "trend": {name: _point(one) for name, one in frames.trend_points(run, TRENDS).items()},
     }
 
 
+def _key(run: Run) -> str:
+    """Runs of one key make a trend; a file that does not name its target is no run of the same thing."""
+    nameless = fidelity.imported(run) and not _mapping(run.meta.get("target")).get("url")
+    return f"{noise.key(run)}-{run.id}" if nameless else noise.key(run)
+
+
 def _load(meta: Mapping[str, Any]) -> str:
     try:
-        return load_words(_mapping(meta.get("workload")))
+        return load_words_of(meta)
     except (KeyError, TypeError, ValueError, AttributeError):
         return "unknown load"  # a workload of somebody else's making
 

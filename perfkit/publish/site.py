@@ -95,8 +95,11 @@ def _refuse_leaks(found: Sequence[Leak]) -> None:
     """BadInput, a line each, when something holds what must not be published."""
     if not found:
         return
-    words = f"nothing was written: {len(found)} places in what would be published look like secrets; remove "
-    words += "those runs (`perfkit rm`), leave them out (--runs), or accept what is none (--accept)"
+    words = f"nothing was written: {len(found)} places in what would be published look like secrets; take "
+    words += (
+        "it out (a note or tag: `perfkit tag`, then `perfkit report` anew), leave those runs out (--runs), "
+    )
+    words += "remove them (`perfkit rm`), or accept what is none (--accept)"
     lines = [f"  {bounded(leak, 400)}" for leak in found[:_MOST_LEAKS]]
     more = [f"  and {len(found) - _MOST_LEAKS} more"] if len(found) > _MOST_LEAKS else []
     raise BadInput("\n".join([words, *lines, *more]))

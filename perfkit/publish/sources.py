@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from perfkit import fidelity
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.experiment import Kept, open_comparison
 from perfkit.model import Workload
@@ -114,7 +115,9 @@ def _parquet(table: Any) -> bytes:
 def workload_yaml(run: Run) -> bytes | None:
     """The run's workload as a file that `perfkit run` takes; None where run.json holds none."""
     given = run.meta.get("workload")
-    if not isinstance(given, Mapping):
+    if not isinstance(given, Mapping) or fidelity.imported(
+        run
+    ):  # perfkit cannot carry out another tool's load
         return None
     told = {name: value for name, value in given.items() if value is not None}
     target = {name: value for name, value in dict(told.get("target") or {}).items() if value is not None}
