@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser
 
-from perfkit import frames, report
+from perfkit import figures, frames, report, stats
 from perfkit.comparison import Comparison, Options, compare
 from perfkit.errors import BadInput
 from perfkit.importing import import_file
+from perfkit.publish.sources import workload_yaml
 from perfkit.reduce import reduce_run
 from perfkit.store import Run
 from tests.test_cli import perfkit
@@ -63,6 +64,31 @@ def test_runs_of_one_tool_are_compared(tmp_path: Path) -> None:
     notes = " ".join(found.notes)
     assert "the generator's health, host and load are not in the file" in notes
     assert "Little's law" in notes
+
+
+def test_copies_of_one_file_replicate_nothing(tmp_path: Path) -> None:
+    """The same file imported on both sides, or twice on one, is refused: it was measured once."""
+    file = tmp_path / "v1.csv"
+    first, other = by_vegeta(tmp_path, 1), by_vegeta(tmp_path, 2)
+    again = import_file(file, data_dir=tmp_path, scenario="shop")
+    for a, b in (([first], [again]), ([first, again], [other])):
+        found = compare(a, b)
+        assert found.verdict == "refused"
+        assert "are of the same file, which counts once" in found.words
+
+
+def test_what_the_file_does_not_tell_is_not_drawn(tmp_path: Path) -> None:
+    """wrk2's summary says nothing of when: no figure over time, and requests are taken as independent."""
+    run = import_file(FILES / "wrk2.txt", data_dir=tmp_path)
+    rows = frames.timeline(run)
+    drawn = [
+        figures.call_latency(frames.calls(rows)), figures.concurrency(frames.concurrency(rows)),
+        figures.throughput(frames.over_time(rows)), figures.kickoff_timeline(frames.waterfall(rows)),
+    ]  # fmt: skip
+    assert all("does not tell when" in figures.words(ax)[0] for ax in drawn)
+    assert set(frames.summary(rows)["unit"]) == {stats.INDEPENDENT}
+    assert workload_yaml(run) is None
+    assert "load not in the file" in repr(import_file(FILES / "jmeter.csv", data_dir=tmp_path))
 
 
 def test_another_tool_or_fidelity_is_refused(tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ def test_changes_are_laid_over_a_file(server: SmallServer, tmp_path: Path) -> No
             "unknown parameter in perfkit.run: 'user'; did you mean 'users'?",
         ),
         ({"scenario": "http_get"}, {"tags": [object()]}, "no workload can hold object"),
+        (42, {}, "takes a .yaml file or a mapping, not 42"),
         (None, {"scenario": "http_get", "target": "http://example.com"}, "allow_targets=['example.com']"),
     ],
 )

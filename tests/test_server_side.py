@@ -221,6 +221,15 @@ def of_rows(rows: pd.DataFrame) -> list[findings.Finding]:
     return findings.findings(rows, nothing, pd.DataFrame())
 
 
+def test_a_run_in_which_a_fifth_fails_has_a_finding(tmp_path: Path) -> None:
+    """Told with the classes; fewer failures, spread over the run, are the error table's business."""
+    for every, told in ((4, "25% of all requests failed: 500 × check of create."), (6, None)):
+        rows = rows_with(tmp_path, [])
+        rows["operation"] = pd.Categorical(["create"] * ROWS)
+        rows["error"] = pd.Categorical(np.where(np.arange(ROWS) % every == 0, "check", None))
+        assert [one.text for one in of_rows(rows) if one.kind == "failing"] == ([told] if told else [])
+
+
 def test_timeouts_are_told_by_class_and_operation(tmp_path: Path) -> None:
     """How many of what, their share, and when."""
     rows = rows_with(tmp_path, ["timeout", "cutoff", "timeout"])

@@ -96,9 +96,7 @@ def _refuse_leaks(found: Sequence[Leak]) -> None:
     if not found:
         return
     words = f"nothing was written: {len(found)} places in what would be published look like secrets; take "
-    words += (
-        "it out (a note or tag: `perfkit tag`, then `perfkit report` anew), leave those runs out (--runs), "
-    )
+    words += "them out (a note or tag: `perfkit tag`, then `perfkit report`), leave those runs out (--runs), "
     words += "remove them (`perfkit rm`), or accept what is none (--accept)"
     lines = [f"  {bounded(leak, 400)}" for leak in found[:_MOST_LEAKS]]
     more = [f"  and {len(found) - _MOST_LEAKS} more"] if len(found) > _MOST_LEAKS else []

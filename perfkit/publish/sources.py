@@ -115,9 +115,7 @@ def _parquet(table: Any) -> bytes:
 def workload_yaml(run: Run) -> bytes | None:
     """The run's workload as a file that `perfkit run` takes; None where run.json holds none."""
     given = run.meta.get("workload")
-    if not isinstance(given, Mapping) or fidelity.imported(
-        run
-    ):  # perfkit cannot carry out another tool's load
+    if not isinstance(given, Mapping) or fidelity.imported(run):  # another tool's
         return None
     told = {name: value for name, value in given.items() if value is not None}
     target = {name: value for name, value in dict(told.get("target") or {}).items() if value is not None}
