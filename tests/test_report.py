@@ -19,6 +19,8 @@ from playwright.sync_api import Browser
 from benchmarks.make_timeline import make_timeline
 from perfkit import report
 from perfkit.errors import BadInput, PerfkitError
+from perfkit.report import making
+from perfkit.report.running import forget_machine
 from perfkit.store import Run
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -169,7 +171,7 @@ def test_page_holds_no_place_and_no_script_from_outside(run: Run, page: Path) ->
     for file in (page, page.with_suffix(".ipynb")):
         text = file.read_text()
         assert str(run.path.parent) not in text
-        assert str(Path(report.__file__).parents[1]) not in text
+        assert str(Path(report.__file__).parents[2]) not in text
     html = page.read_text()
     assert "default-src 'none'" in html
     assert not re.search(r"""(?:src|href)=["'](?:https?:)?//""", html)
@@ -197,7 +199,7 @@ def test_parameters_are_refused_before_anything_runs(
 ) -> None:
     """Unknown and ill-typed parameters are one line with the nearest name; nothing is written."""
     run = make_timeline(tmp_path, 20)
-    monkeypatch.setattr(report, "_run_cells", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(making, "run_cells", lambda *_: pytest.fail("it ran"))
     with pytest.raises(BadInput) as caught:
         report.make_report(run, parameters=parameters)
     assert words in str(caught.value)
@@ -271,7 +273,7 @@ def test_where_it_was_made_is_taken_out(tmp_path: Path, monkeypatch: pytest.Monk
     for cell, text in zip(written.cells, texts, strict=True):
         cell.outputs = [nbformat.v4.new_output("stream", text=text)]  # type: ignore[no-untyped-call]
     nbformat.write(written, made)  # type: ignore[no-untyped-call]
-    report._forget_machine(made, made, made)
+    forget_machine(made, made, made)
     left = nbformat.read(made, as_version=4).cells  # type: ignore[no-untyped-call]
     assert [cell.outputs[0].text for cell in left] == list(texts.values())
 

@@ -1,0 +1,127 @@
+"""From runs and comparisons to executed notebooks and their pages."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perfkit.errors import BadInput, PerfkitError
+from perfkit.report.html import render
+from perfkit.report.parameters import check_parameters, notebook_path, parameters_of
+from perfkit.report.running import run_cells
+from perfkit.store import Run
+
+
+def make_report(
+    run: Run,
+    *,
+    notebook: Path | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    out_dir: Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Execute a notebook on a run and return the HTML, beside the .ipynb.
+
+    The default is run_report, with server_health beside it when the run has samples of its server's probes.
+
+    BadInput for a parameter the notebook does not have, a value of the wrong type, or one a cell refuses:
+    then nothing is written. PerfkitError, with the HTML's address and the broken cell's anchor, when a cell
+    fails; both files are written all the same.
+    """
+    folder = out_dir or run.path / "report"
+    own, broken = _parameters_for(run, folder), None
+    if notebook is None:
+        notebook = notebook_path("run_report")
+        check_parameters(notebook, parameters or {})
+        if (run.path / "probes.parquet").exists():  # its page first, so that the report can link it
+            own["health_page"] = "server_health.html"
+            try:
+                make_report(run, notebook=notebook_path("server_health"), out_dir=out_dir, progress=progress)
+            except PerfkitError as failed:  # it is written all the same; so must be the report
+                broken = failed
+    given = dict(parameters or {})
+    for name in own.keys() & given.keys():
+        raise BadInput(
+            f"parameter {name!r} is set by the report itself to the run it is made of; leave it out"
+        )
+    there = {p.name for p in parameters_of(notebook)}
+    given |= {name: value for name, value in own.items() if name in there}
+    page = execute(notebook, given, folder / f"{notebook.stem}.ipynb", subtitle=run.id, progress=progress)
+    if broken is not None:
+        raise broken
+    return page
+
+
+def make_report_of_several(data_dir: Path, notebook: Path, parameters: Mapping[str, Any], *,
+                           progress: bool = True) -> Path:  # fmt: skip
+    """Execute a notebook on the runs its `runs` parameter names, in a folder of its own in data_dir/reports.
+
+    The same runs' page is replaced by a later one; that of others is not. Errors as of `make_report`.
+    """
+    check_parameters(notebook, parameters)
+    words = re.sub(r"[^\w.-]+", "_", str(parameters["runs"]))
+    if len(words) > 60:
+        words = f"{words[:40]}-{hashlib.sha256(words.encode()).hexdigest()[:8]}"
+    folder = data_dir / "reports" / f"{notebook.stem}-{words}"
+    given = {**parameters, "data_dir": os.path.relpath(data_dir, folder)}
+    output = folder / f"{notebook.stem}.ipynb"
+    return execute(notebook, given, output, subtitle=str(parameters["runs"]), progress=progress)
+
+
+def make_comparison_report(folder: Path, *, progress: bool = True) -> Path:
+    """Execute the comparison notebook on a comparison's folder; the HTML. Errors as of `make_report`."""
+    given = {"comparison": "..", "data_dir": os.path.relpath(folder.parent.parent, folder / "report")}
+    return execute(
+        notebook_path("comparison"),
+        given,
+        folder / "report" / "comparison.ipynb",
+        subtitle=folder.name,
+        progress=progress,
+    )
+
+
+def _parameters_for(run: Run, folder: Path) -> dict[str, str]:
+    """How a notebook that runs in `folder` finds the run: by relative paths, which tell nothing else."""
+    _ = run.meta  # a folder that is no run is refused before a kernel starts
+    data_dir = os.path.relpath(run.path.parent.parent, folder)
+    return {
+        "run": run.id if run.path.parent.name == "runs" else os.path.relpath(run.path, folder),
+        "data_dir": data_dir,
+    }
+
+
+def execute(
+    notebook: Path,
+    parameters: Mapping[str, Any],
+    output: Path,
+    *,
+    subtitle: str = "",
+    progress: bool = True,
+) -> Path:
+    """Execute any notebook with parameters into `output` (.ipynb) and return the HTML written beside it.
+
+    The kernel runs in the output's folder, under this interpreter. Errors as of `make_report`.
+    """
+    check_parameters(notebook, parameters)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        (output.parent / f".{output.name}.try").touch()
+        (output.parent / f".{output.name}.try").unlink()
+    except OSError as error:
+        raise PerfkitError(
+            f"cannot write the report to {output.parent}: {error.strerror}; make it writable"
+        ) from None
+    trial = output.with_name(f".{output.stem}.part.ipynb")
+    try:
+        broken = run_cells(notebook, dict(parameters), trial, progress, output)
+        os.replace(trial, output)
+    finally:
+        trial.unlink(missing_ok=True)
+    page = render(output, title=str(parameters.get("title") or ""), subtitle=subtitle, broken=broken)
+    if broken:
+        raise PerfkitError(f"{notebook.name} failed: {broken}; see {page.resolve().as_uri()}#broken-cell")
+    return page

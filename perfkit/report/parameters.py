@@ -1,0 +1,100 @@
+"""Notebooks by name, and the parameters they declare: what is unknown or of the wrong kind is refused."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import perfkit
+from perfkit.errors import BadInput, unknown
+
+_ONE_OF = re.compile(r"one of:\s*(.+)")
+_FROM_TO = re.compile(r"from (\d+) to (\d+)")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a notebook: its name, default, and the values allowed, if its comment lists them."""
+
+    name: str
+    default: object
+    allowed: tuple[str, ...] = ()
+    limits: tuple[int, int] | None = None
+
+
+def notebook_path(name: str) -> Path:
+    """A notebook that comes with perfkit, by name; from the package (wheel) or beside it (repository)."""
+    package = Path(perfkit.__file__).parent
+    folders = [package / "_notebooks", package.parent / "notebooks"]
+    known = {p.stem: p for folder in reversed(folders) for p in sorted(folder.glob("*.ipynb"))}
+    if name.removesuffix(".ipynb") not in known:
+        raise unknown("notebook", name, known)
+    return known[name.removesuffix(".ipynb")]
+
+
+def parameters_of(notebook: Path) -> list[Parameter]:
+    """The parameters a notebook declares in its cell tagged `parameters`.
+
+    `# one of: a, b` and `# from 1 to 9` limit one.
+    """
+    import papermill
+
+    silence_papermill()
+    try:
+        found = papermill.inspect_notebook(str(notebook))
+    except FileNotFoundError:
+        raise BadInput(f"no notebook {notebook}") from None
+    except Exception as error:
+        raise BadInput(f"{notebook} is no notebook: {str(error).splitlines()[0]:.120}") from None
+    return [_parameter(p) for p in found.values()]
+
+
+def _parameter(found: Mapping[str, Any]) -> Parameter:
+    try:
+        default = ast.literal_eval(str(found["default"]))
+    except (ValueError, SyntaxError):
+        default = None  # an expression: any value goes
+    told = str(found.get("help") or "")
+    words, numbers = _ONE_OF.search(told), _FROM_TO.search(told)
+    allowed = tuple(word.strip() for word in words[1].split(",")) if words else ()
+    limits = (int(numbers[1]), int(numbers[2])) if numbers else None
+    return Parameter(str(found["name"]), default, allowed, limits)
+
+
+def check_parameters(notebook: Path, given: Mapping[str, Any]) -> None:
+    """BadInput for the first parameter the notebook lacks or whose value does not fit the default."""
+    known = {p.name: p for p in parameters_of(notebook)}
+    for name, value in given.items():
+        if name not in known:
+            raise unknown(f"parameter of {notebook.name}:", str(name), known)
+        _check_value(notebook.name, known[name], value)
+
+
+def _check_value(notebook: str, parameter: Parameter, value: object) -> None:
+    default = parameter.default
+    wanted: tuple[type, ...] = (type(default),)
+    if default is None:
+        return
+    if isinstance(default, float):
+        wanted = (float, int)
+    if isinstance(default, list | tuple):
+        wanted = (list, tuple)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
+        kinds = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
+        kind = kinds.get(type(default), type(default).__name__)
+        raise BadInput(f"{notebook}: {parameter.name} takes {kind} (default {default!r}), not {value!r:.80}")
+    if parameter.limits and not parameter.limits[0] <= value <= parameter.limits[1]:  # type: ignore[operator]
+        low, high = parameter.limits
+        raise BadInput(f"{notebook}: {parameter.name} takes {low} to {high}, not {value!r:.80}")
+    if parameter.allowed and value not in parameter.allowed:
+        raise unknown(f"value of {notebook}, {parameter.name}:", str(value), parameter.allowed)
+
+
+def silence_papermill() -> None:
+    """Papermill logs paths and, of a parameter it does not know, a warning; both are said better here."""
+    logging.getLogger("papermill").setLevel(logging.ERROR)
