@@ -19,6 +19,8 @@ from perfkit.store import list_runs
 from tests.small_server import SmallServer, small_server
 from tests.test_cli import perfkit
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[SmallServer]:

@@ -23,6 +23,8 @@ from perfkit.report import execute, make_comparison_report, notebook_path
 from perfkit.store import Run, list_runs
 from tests.small_server import small_server
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<script>alert(1)</script>"
 
 

@@ -16,6 +16,8 @@ from perfkit.store import Run, list_runs
 from tests.kernel_fixture import Kernel, running_kernel
 from tests.small_server import SmallServer, small_server
 
+pytestmark = pytest.mark.slow
+
 FORMS = {"await": "await perfkit.run", "sync": "perfkit.run_sync"}
 #: Makes a note a step and removes it at the end; a removal takes REMOVE ms.
 NOTES = """
@@ -154,7 +156,9 @@ def test_bad_input_is_one_line(kernel: Kernel) -> None:
     """No wall of frames: the error's own line, and no view."""
     done = kernel.run("await perfkit.run(scenario='http_gte')")
     assert done.error is not None
-    assert done.error["traceback"] == ["BadInput: unknown scenario 'http_gte'; did you mean 'http_get'?"]
+    assert done.error["traceback"] == [
+        "BadInput: perfkit.run: unknown scenario 'http_gte'; did you mean 'http_get'?"
+    ]
     assert [data["text/plain"] for _, _, data in done.displays] in ([], ["perfkit: starting", ""])
 
 

@@ -29,6 +29,8 @@ from perfkit.progress import Seen
 from perfkit.store import Run, list_runs
 from tests.small_server import SmallServer, small_server
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<script>alert(1)</script> & \x1b[31mred\u202e \"quoted\" 'x'"
 
 

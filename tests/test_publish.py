@@ -507,6 +507,8 @@ def hook(event, given):
 
 sys.addaudithook(hook)
 from perfkit.cli import main
+
+pytestmark = pytest.mark.slow
 main()
 """
 

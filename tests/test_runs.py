@@ -22,6 +22,8 @@ from perfkit.workloads import complete
 from perfkit.writer import FLUSH_S
 from tests.server_fixture import is_alive
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SECOND = 10**9
 

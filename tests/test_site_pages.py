@@ -14,6 +14,8 @@ from perfkit.publish import pages
 from tests.site_fixture import Site
 from tests.test_publish import served
 
+pytestmark = pytest.mark.slow
+
 AXE = Path(__file__).parents[1] / ".venv" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 KINDS = ("index", "run", "odd", "trend", "comparison", "reading", "report", "odd report", "comparison report")
 
