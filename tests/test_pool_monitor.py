@@ -259,8 +259,9 @@ def test_waiting_is_measured_and_seen_while_it_lasts(postgres: str) -> None:
     assert (during, after) == (1, 0)
     assert first.db_wait_ns < 20e6
     assert 170e6 <= second.db_wait_ns <= 260e6
-    (waited,) = (sample for sample in ring.page().samples if sample.probe == "pool.wait_ms")
-    assert (waited.label, waited.request_id) == ("pg", "b")
+    waits = {one.request_id: one for one in ring.page().samples if one.probe == "pool.wait_ms"}
+    waited = waits["b"]  # on a busy machine the first may have waited a moment, too
+    assert waited.label == "pg"
     assert waited.value == pytest.approx(second.db_wait_ns / 1e6)
 
 

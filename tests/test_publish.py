@@ -40,6 +40,8 @@ from perfkit.store import Run, RunFolder, write_segment
 from perfkit.workloads import complete, read_yaml
 from tests.site_fixture import HOSTILE, Site, hostile, nightly, sample
 
+pytestmark = pytest.mark.slow
+
 QUICK = Wishes(reports=False)
 
 
@@ -507,8 +509,6 @@ def hook(event, given):
 
 sys.addaudithook(hook)
 from perfkit.cli import main
-
-pytestmark = pytest.mark.slow
 main()
 """
 
