@@ -7,11 +7,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
-.PHONY: demo test lab lint bench calibrate setup lock clean
+.PHONY: demo test drills lab lint bench calibrate setup lock clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo | test | lab | lint | bench | calibrate | setup | lock | clean"
+	@echo "make demo | test | drills | lab | lint | bench | calibrate | setup | lock | clean"
 
 $(READY): requirements.lock pyproject.toml
 	@scripts/setup "$(PYTHON)" $(VENV)
@@ -24,7 +24,13 @@ demo: $(READY)
 
 test: $(READY)
 	@scripts/browser $(VENV)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+
+# broken inputs of every kind, kills at every moment, long bombs: some 35 minutes; `make test` carries out a
+# sample. `make drills ARGS="--only json:17"` repeats one case
+drills: $(READY)
+	$(if $(ARGS),,$(BIN)/python -m pytest -m drill)
+	$(BIN)/python -m tests.drills $(or $(ARGS),--out benchmarks/README.md)
 
 lab: $(READY)
 	@scripts/lab $(BIN) $(ARGS)
@@ -37,7 +43,7 @@ lint: $(READY)
 bench: $(READY)
 	@benchmarks/setup_peers.sh "$(PYTHON)"
 	$(BIN)/python benchmarks/speed.py --out benchmarks/README.md $(ARGS)
-	$(BIN)/python benchmarks/report_time.py --out benchmarks/README.md
+	$(BIN)/python benchmarks/reading.py --out benchmarks/README.md
 
 # the whole grid takes some 10 minutes; `make calibrate ARGS=--subset` two
 calibrate: $(READY)

@@ -29,7 +29,9 @@ from simulated import REGIMES, Made, queue, reduced, run_effect
 
 from perfkit import stats
 from perfkit.comparison import Options, judge
-from perfkit.reduce import TOTAL, Reduced
+from perfkit.reduce import Reduced
+from perfkit.store import Metadata
+from perfkit.store.summary import TOTAL
 
 SEED = 20261124
 POOL = {500: 300, 5000: 200, 50_000: 80}
@@ -127,7 +129,8 @@ def verdict_of(runs: list[Reduced], cell: Cell, rng: np.random.Generator, slower
 
 def in_pair(one: Reduced, pair: int) -> Reduced:
     """The same run as one of a pair."""
-    run: Any = SimpleNamespace(id=one.run.id, path=None, meta={"experiment": {"id": "x", "pair": pair}})
+    document = {"state": "complete", "experiment": {"id": "x", "pair": pair}}
+    run: Any = SimpleNamespace(id=one.run.id, path=None, meta=Metadata.of(document))
     return dataclasses.replace(one, run=run)
 
 

@@ -29,6 +29,7 @@ from perfkit.experiment import run_pairs
 from perfkit.measured import Measured
 from perfkit.reduce import Reduced, reduce
 from perfkit.store import Run, list_runs
+from perfkit.store.rows import Part
 
 SEED = 20261124
 SPEED = 4.0
@@ -55,9 +56,9 @@ def carry_out(data: Path, slower: float, pairs: int) -> list[tuple[Run, Run]]:
 def _pairs(folder: Path) -> list[tuple[Run, Run]]:
     found: dict[tuple[str, int], dict[str, Run]] = {}
     for run in list_runs(folder):
-        told = run.meta.get("experiment")
-        if told and run.state == "complete":
-            found.setdefault((told["id"], told["pair"]), {})[told["side"]] = run
+        place = run.meta.experiment
+        if place and place.pair is not None and run.state == "complete":
+            found.setdefault((place.id, place.pair), {})[place.side] = run
     return [(sides["A"], sides["B"]) for sides in found.values() if len(sides) == 2]
 
 
@@ -74,7 +75,7 @@ def reduced(runs: Sequence[tuple[Run, Run]]) -> Side:
     """Pairs both of whose runs may be compared."""
     side = Side([], [], Counter())
     for pair in runs:
-        measured = [Measured.of(run) for run in pair]
+        measured = [Measured.of(Part(run)) for run in pair]
         both = [reduce(run, rows) for run, rows in zip(pair, measured, strict=True)]
         why = [reason.partition(":")[0] for one in both for reason in one.reasons]
         side.left_out.update(why)

@@ -137,8 +137,10 @@ def _table(
     columns: dict[str, Any] = {
         "planned": at,
         "started": started,
+        "sending": pa.array(sent, mask=unsent),
         "sent": pa.array(sent, mask=unsent),
         "first_byte": pa.array(first, mask=unanswered),
+        "first_token": pa.array(first, mask=unanswered | (not streaming)),
         "done": done,
         "seq": np.arange(seq, seq + n),
         "worker": (np.arange(n) % 2).astype(np.int32),
@@ -158,6 +160,7 @@ def _table(
         "chunks": _chunks(rng, first - sent, done - sent, unanswered)
         if streaming
         else pa.nulls(n, pa.list_(pa.int32())),
+        "tokens_out": pa.array(np.full(n, 12, np.int32), mask=unanswered | (not streaming)),
         "request_id": pa.array([f"m{i:x}" for i in range(seq, seq + n)]),
     }
     assert tuple(columns) == COLUMNS

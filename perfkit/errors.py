@@ -2,13 +2,19 @@
 
 Exit codes of every `perfkit` verb (also in README.md): 0 ok, 1 tool error, 2 bad input,
 3 run invalid or nothing to judge, 4 thresholds missed or regressed, 5 inconclusive (`gate --strict`),
-130 interrupted.
+129 SIGHUP (the terminal was closed), 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
+
+from perfkit.text import MOST, plain
+
+_LONGEST_NAME = 80  #: characters of a name that are repeated in a message
 
 EXIT_OK = 0
 EXIT_TOOL_ERROR = 1
@@ -17,13 +23,24 @@ EXIT_RUN_INVALID = 3
 EXIT_THRESHOLDS_MISSED = 4
 EXIT_REGRESSED = 4
 EXIT_INCONCLUSIVE = 5
+EXIT_HUNG_UP = 129
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+#: The reason that run.json gives for an interrupted run, and the exit code: 128 and the signal's number.
+INTERRUPTIONS = {
+    "interrupted": EXIT_INTERRUPTED,
+    "terminated by SIGTERM": EXIT_TERMINATED,
+    "terminated by SIGHUP": EXIT_HUNG_UP,
+}
 
 
 class PerfkitError(Exception):
-    """perfkit could not do what it was asked to do; the message is one line for a person."""
+    """perfkit could not do what it was asked to do; each argument is one line for a person, made harmless."""
 
     exit_code = EXIT_TOOL_ERROR
+
+    def __str__(self) -> str:
+        return "\n".join(plain(one, most=MOST) for one in self.args)
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of a wall of frames."""
@@ -43,13 +60,46 @@ class NothingToJudge(PerfkitError):
 
 
 class Interrupted(PerfkitError):
-    """Somebody stopped it; the message says what is kept."""
+    """A signal ended it; the message says what is kept. reason: one of INTERRUPTIONS."""
 
-    exit_code = EXIT_INTERRUPTED
+    def __init__(self, text: str, reason: str = "interrupted") -> None:
+        super().__init__(text)
+        self.exit_code = INTERRUPTIONS.get(reason, EXIT_INTERRUPTED)
 
 
 class RequestFailed(Exception):
     """A request of a scenario failed. It is a row of the timeline already; raising it only ends the step."""
+
+
+_ROOM = "free some space, or choose another place (--data-dir)"
+_RIGHTS = "change its permissions, or choose another place (--data-dir)"
+_NO_FOLDER = "move away the file that stands in the place of a folder"
+_LIMIT = "raise the limit of open files (ulimit -n)"
+#: What was tried and what to do, by the number of the system's error.
+_SYSTEM_ERRORS = {
+    errno.ENOSPC: ("write", _ROOM),
+    errno.EDQUOT: ("write", _ROOM),
+    errno.EFBIG: ("write", "raise the limit of a file's size (ulimit -f)"),
+    errno.EROFS: ("write", "choose a place that can be written to (--data-dir)"),
+    errno.EACCES: ("access", _RIGHTS),
+    errno.EPERM: ("access", _RIGHTS),
+    errno.EEXIST: ("write", _NO_FOLDER),
+    errno.ENOTDIR: ("access", _NO_FOLDER),
+    errno.EMFILE: ("open", _LIMIT),
+    errno.ENFILE: ("open", _LIMIT),
+    errno.ENAMETOOLONG: ("open", "choose a shorter name"),
+    errno.ELOOP: ("open", "remove the link that leads back to itself"),
+}
+
+
+def os_error_words(error: OSError) -> str:
+    """An error of the system in one line: what failed, where, and what to do where that is known."""
+    verb, way_out = _SYSTEM_ERRORS.get(error.errno or 0, ("access", ""))
+    where = error.filename
+    if where is None and not way_out:  # of a socket, or of somebody else's making
+        return f"{type(error).__name__}: {error}".replace("\n", " ")
+    place = os.fsdecode(where) if isinstance(where, str | bytes) else "its output"
+    return f"cannot {verb} {place}: {error.strerror}{'; ' * bool(way_out)}{way_out}".replace("\n", " ")
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:
@@ -61,6 +111,6 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> BadInput:
     """A BadInput for a name nobody knows: says the nearest known one, or else all of them."""
     names = sorted(allowed)
-    close = nearest(given, names)
+    close = nearest(given[:_LONGEST_NAME], names)
     hint = f"did you mean {close!r}?" if close else f"known: {', '.join(names) or 'none'}"
-    return BadInput(f"unknown {kind} {given!r}; {hint}")
+    return BadInput(f"unknown {kind} {plain(given, most=_LONGEST_NAME)!r}; {hint}")

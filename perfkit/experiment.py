@@ -8,28 +8,34 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import secrets
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from perfkit import noise
+import msgspec
+
+from perfkit import interrupts, noise
 from perfkit.card import Card
 from perfkit.comparison import Comparison, Options, compare
 from perfkit.configuration import configuration_of, lines_of, refuse_unknown
+from perfkit.describe import shown
 from perfkit.errors import BadInput, Interrupted, NothingToJudge, PerfkitError
+from perfkit.hosts import as_list
 from perfkit.reduce import reduce_run
-from perfkit.running import run_repeats, stamp
-from perfkit.store import Run, data_folder, find_run, list_runs, write_atomically
-from perfkit.workloads import complete, read_yaml, refuse_stranger, token_of
+from perfkit.running import checked, run_repeats
+from perfkit.store import Metadata, Run, data_folder, find_run, list_runs, update_run_json, write_json
+from perfkit.store.files import new_folder, read_json, remove_if_empty
+from perfkit.text import for_notebook, print_lines
+from perfkit.workloads import complete, read_yaml, redactor_for
 
 DEFAULT_REPEATS = 5
+#: What a damaged comparison.json provokes.
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Kept:
         return self._card().text()
 
     def _repr_html_(self) -> str:
-        return self._card().html()
+        return for_notebook(self._card().html())
 
     def _card(self) -> Card:
         """What a person is told of it: the verdict, and the runs of each side that count."""
@@ -92,11 +98,11 @@ def run_pairs(
     Everything that can be known is checked before the first request. Interrupted when a run was: those so far
     are kept, and named.
     """
-    for given, name in zip((a, b), names, strict=True):
-        workload, _, _ = complete(given, name)
-        token_of(workload)
-        refuse_stranger(workload, allow_targets)
-    sides = {"A": {**a, "repeats": 1}, "B": {**b, "repeats": 1}}
+    allowed = as_list(allow_targets)
+    sides = {
+        side: checked(given, name, allowed).once()
+        for side, given, name in zip("AB", (a, b), names, strict=True)
+    }
     experiment = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     found: dict[str, list[Run]] = {"A": [], "B": []}
     order = 0
@@ -105,15 +111,24 @@ def run_pairs(
             order += 1
             name = names["AB".index(side)]
             if show_progress:
-                print(f"pair {pair + 1}/{pairs}, {name}", file=sys.stderr)
-            (run,) = run_repeats(sides[side], name, data_dir, allow_targets, show_progress=show_progress)
-            stamp(run, experiment={"id": experiment, "side": side, "pair": pair + 1, "order": order})
+                print_lines(f"pair {pair + 1}/{pairs}, {name}", err=True)
+            try:
+                (run,) = run_repeats(sides[side], data_dir, show_progress=show_progress)
+            except KeyboardInterrupt:
+                raise _interrupted(interrupts.reason(), pair + 1, pairs, found) from None
+            place = {"id": experiment, "side": side, "pair": pair + 1, "order": order}
+            update_run_json(run.path, lambda _: {"experiment": place})  # noqa: B023  called at once
             found[side].append(Run(run.path))
             if run.state != "complete":
-                done = [",".join(one.id for one in found[s] if one.state == "complete") for s in "AB"]
-                kept = f"; `perfkit compare {done[0]} {done[1]}` judges what there is" if all(done) else ""
-                raise Interrupted(f"interrupted in pair {pair + 1} of {pairs}{kept}")
+                raise _interrupted(run.reason or "", pair + 1, pairs, found)
     return found["A"], found["B"]
+
+
+def _interrupted(reason: str, pair: int, pairs: int, found: Mapping[str, Sequence[Run]]) -> Interrupted:
+    """The error that names the runs which are complete."""
+    done = [",".join(one.id for one in found[side] if one.state == "complete") for side in "AB"]
+    kept = f"; `perfkit compare {done[0]} {done[1]}` judges what there is" if all(done) else ""
+    return Interrupted(f"{reason} in pair {pair} of {pairs}{kept}", reason)
 
 
 def refuse_differences(a: Mapping[str, Any], b: Mapping[str, Any], options: Options) -> None:
@@ -124,9 +139,9 @@ def refuse_differences(a: Mapping[str, Any], b: Mapping[str, Any], options: Opti
     found = []
     for given, name in ((a, "A"), (b, "B")):
         workload, _, _ = complete(given, name)
-        told = workload.to_mapping()
+        told = shown(workload, redactor_for(given))
         meta = {"workload": told, "target": told["target"], "own_server": workload.target.url is None}
-        found.append(configuration_of(meta))
+        found.append(configuration_of(Metadata.of(meta | {"state": "running"})))
     if wrong := lines_of(found, tuple(options.vary)):
         hint = "name what is meant to differ with --vary NAME, or add --force"
         raise BadInput(f"runs of these could not be compared: {'; '.join(wrong)}; {hint}")
@@ -159,7 +174,7 @@ def runs_named(name: str, data_dir: str | Path) -> list[Run]:
 
 def _tags(run: Run) -> Sequence[str]:
     try:
-        return run.meta.get("tags") or ()
+        return run.meta.tags
     except PerfkitError:
         return ()
 
@@ -201,8 +216,12 @@ def compare_and_keep(
         often = "once" if looks == 1 else f"{looks} times"
         words = f"these runs, or some of them, were compared before, {often}: p-values do not know of that"
         found = dataclasses.replace(found, notes=(*found.notes, words))
-    folder = data_dir / "comparisons" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    folder.mkdir(parents=True)
+    return Kept(_keep(found, a, b, data_dir), found, tuple(a), tuple(b))
+
+
+def _keep(found: Comparison, a: Sequence[Run], b: Sequence[Run], data_dir: Path) -> Path:
+    """Write a comparison to a folder of its own, or leave nothing; the folder."""
+    folder = new_folder(data_dir / "comparisons", f"{datetime.now(UTC):%Y%m%d-%H%M%S}")
     told = {
         "id": folder.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -210,17 +229,21 @@ def compare_and_keep(
         "runs_b": [os.path.relpath(run.path, folder) for run in b],
         "comparison": found.to_mapping(),
     }
-    text = json.dumps(told, indent=1)
-    write_atomically(folder / "comparison.json", (text + "\n").encode())
-    return Kept(folder, found, tuple(a), tuple(b))
+    try:
+        write_json(folder / "comparison.json", told)
+    except FileNotFoundError:  # the empty folder was cleaned up as a leftover
+        return _keep(found, a, b, data_dir)
+    finally:
+        remove_if_empty(folder)
+    return folder
 
 
 def _earlier_looks(ids: set[str], options: Any, data_dir: Path) -> int:
     """How many kept comparisons judged these runs or some of them: looking again and again finds noise."""
     looks = 0
     for folder in comparison_folders(data_dir):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            told = json.loads((folder / "comparison.json").read_text())
+        with contextlib.suppress(*_DAMAGE):
+            told = read_json(folder / "comparison.json")
             before = {Path(path).name for side in ("runs_a", "runs_b") for path in told[side]}
             judged = not (told["comparison"]["refused"] or told["comparison"]["forced"])
             other = told["comparison"]["options"] != options  # the same question of the same runs is no look
@@ -246,7 +269,7 @@ def open_comparison(name: str = "latest", data_dir: str | Path = "") -> Kept:
     """A comparison by id, its start or end, a path, or `latest`; BadInput when there is none."""
     folder = data_folder(data_dir) / "comparisons"
     there = comparison_folders(folder.parent)
-    if (Path(name) / "comparison.json").exists():
+    if os.path.lexists(os.path.join(name, "comparison.json")):
         there = [Path(name)]
     elif name != "latest":
         there = [p for p in there if p.name == name or p.name.startswith(name) or p.name.endswith(name)]
@@ -255,11 +278,13 @@ def open_comparison(name: str = "latest", data_dir: str | Path = "") -> Kept:
     if not there:
         raise BadInput(f"no comparison {name!r} in {folder}; `perfkit compare` makes one")
     try:
-        told = json.loads((there[-1] / "comparison.json").read_text())
-        runs = [tuple(Run(there[-1] / path) for path in told[side]) for side in ("runs_a", "runs_b")]
+        told = read_json(there[-1] / "comparison.json")
+        paths = [msgspec.convert(told[side], list[str]) for side in ("runs_a", "runs_b")]
+        runs = [tuple(Run(there[-1] / path) for path in side) for side in paths]
         return Kept(there[-1], Comparison.from_mapping(told["comparison"]), *runs)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PerfkitError(f"{there[-1]} is damaged: {type(error).__name__} {error}") from None
+    except _DAMAGE as error:
+        words = getattr(error, "strerror", None) or f"{type(error).__name__} {error}"
+        raise PerfkitError(f"{there[-1]} is damaged, comparison.json: {words}") from None
 
 
 # -- the noise floor -------------------------------------------------------------------------------

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from perfkit.frames.server import PARTS, of_probe, server_samples, split, tail_split
 from perfkit.store import Run
+from perfkit.store.rows import Part
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,13 @@ class Limits:
     burst_failures: int = 5  #: in one second, and at least half of what ended in it
 
 
-def judge(run: Run, rows: pd.DataFrame, limits: Limits | None = None) -> Judged:
-    """Findings of a run and the explanation of its tail; rows: `frames.timeline`."""
-    samples = server_samples(run, rows)
-    parts = split(run, rows, samples)
+def judge(rows: Part, limits: Limits | None = None) -> Judged:
+    """Findings of a run and the explanation of its tail; rows: `frames.measured`."""
+    samples = server_samples(rows)
+    parts = split(rows, samples)
     probed = samples["probe"].isin(_OWN).any()
     found = findings(rows, samples, parts, limits)
-    return Judged(found, explain_tail(tail_split(parts)), bool(probed), tuple(_collected(run)))
+    return Judged(found, explain_tail(tail_split(parts)), bool(probed), tuple(_collected(rows.run)))
 
 
 #: Any of them says that a server has perfkit's probes; others are of a Prometheus page.
@@ -69,19 +71,19 @@ _OWN = ("loop.lag_ms", "pool.checked_out", "request.app_ms", "process.cpu_share"
 
 def _collected(run: Run) -> Iterator[str]:
     """What did not come from the server's side, a line for each source that had trouble."""
-    for one in run.meta.get("probes") or ():
-        if one.get("errors"):
-            yield f"{one['source']}: {one['errors']} fetches failed ({one['error']})"
-        if one.get("lost"):
-            yield f"{one['source']}: {one['lost']:,} samples were lost"
+    for probe in run.meta.probes:
+        if probe.errors:
+            yield f"{probe.source}: {probe.errors} fetches failed ({probe.error})"
+        if probe.lost:
+            yield f"{probe.source}: {probe.lost:,} samples were lost"
 
 
 def findings(
-    rows: pd.DataFrame, samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits | None = None
+    rows: Part, samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits | None = None
 ) -> list[Finding]:
     """All findings of a run, the most disturbing kinds first.
 
-    rows: `frames.timeline`; samples: `frames.server_samples`; parts: `frames.split`.
+    rows: `frames.measured`; samples: `frames.server_samples`; parts: `frames.split`.
     """
     limits = limits or Limits()
     found: list[Finding] = []
@@ -222,51 +224,69 @@ def _cache(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterat
 # -- of the client's rows --------------------------------------------------------------------------
 
 
-def _failing(rows: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
+_TIME = "min(t_s) AS from_s, max(t_s) AS to_s"
+
+
+def _failing(rows: Part, limits: Limits) -> Iterator[Finding]:
     """A large share of all requests failed: what latencies say is of the few that did not."""
-    failed = rows[rows["error"].notna().to_numpy()]
-    if len(failed) < limits.burst_failures or len(failed) < limits.failed_share * len(rows):
+    failed, n = rows.counts["failed"], rows.counts["n"]
+    if failed < limits.burst_failures or failed < limits.failed_share * n:
         return
-    kinds = (failed["error"].astype(str) + " of " + failed["operation"].astype(str)).value_counts()
-    told = ", ".join(f"{count:,} × {kind}" for kind, count in kinds.head(3).items())
-    share = len(failed) / len(rows)
-    yield Finding("failing", f"{share:.0%} of all requests failed: {told}.", *_span(failed))
+    kinds = _counted(rows, "failed")
+    told = ", ".join(f"{one['n']:,} × {one['error']} of {one['operation']}" for one in kinds[:3])
+    yield Finding("failing", f"{failed / n:.0%} of all requests failed: {told}.", *_when(kinds))
 
 
-def _timeouts(rows: pd.DataFrame) -> Iterator[Finding]:
-    late = rows[rows["error"].isin(["timeout", "cutoff"]).to_numpy()]
-    if len(late):
-        kinds = late.groupby(["error", "operation"], observed=True).size().reset_index(name="n")
-        told = ", ".join(f"{one.n:,} {one.error} of {one.operation}" for one in kinds.itertuples())
-        share = f"{len(late):,} of {len(rows):,} requests ({len(late) / len(rows):.2%})"
-        text = f"{share} got no answer in time: {told}."
-        yield Finding("timeouts", text, *_span(late))
+def _timeouts(rows: Part) -> Iterator[Finding]:
+    kinds = sorted(_counted(rows, "censored"), key=lambda one: (one["error"], one["operation"]))
+    if kinds:
+        late, n = sum(one["n"] for one in kinds), rows.counts["n"]
+        told = ", ".join(f"{one['n']:,} {one['error']} of {one['operation']}" for one in kinds)
+        text = f"{late:,} of {n:,} requests ({late / n:.2%}) got no answer in time: {told}."
+        yield Finding("timeouts", text, *_when(kinds))
 
 
-def _bursts(rows: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
+def _counted(rows: Part, where: str) -> list[dict[str, Any]]:
+    """Requests by error and operation, the most frequent first: error, operation, n, from_s, to_s."""
+    found = rows.query(
+        f"SELECT error, operation, count(*) AS n, {_TIME} FROM part WHERE {where} GROUP BY ALL"
+        " ORDER BY n DESC, error, operation"
+    )
+    return list(found.to_pylist())
+
+
+def _when(kinds: list[dict[str, Any]]) -> tuple[float, float]:
+    return min(one["from_s"] for one in kinds), max(one["to_s"] for one in kinds)
+
+
+def _bursts(rows: Part, limits: Limits) -> Iterator[Finding]:
     """Seconds in which at least half of what ended had failed, in a run that mostly went well."""
-    failed = rows["error"].notna().to_numpy()
-    ended = rows["done_s"].fillna(rows["t_s"]).to_numpy()
-    if not failed.any() or failed.mean() >= 0.5:
+    failed = rows.counts["failed"]
+    if not failed or failed >= 0.5 * rows.counts["n"]:
         return
-    second = np.floor(ended).astype(np.int64)
-    second -= second.min()
-    bad, all_ = np.bincount(second, failed), np.bincount(second)
-    burst = (bad >= limits.burst_failures) & (bad >= 0.5 * all_)
-    if burst.any():
-        inside = rows[failed & burst[second]]
-        kinds = ", ".join(str(kind) for kind in inside["error"].value_counts().index[:3])
-        text = f"Errors came in bursts: {len(inside):,} of the {failed.sum():,} failures within "
-        yield Finding("error_burst", f"{text}{burst.sum()} s ({kinds}).", *_span(inside))
+    second = "floor(coalesce(done_s, t_s))::BIGINT"
+    bursts = rows.query(
+        f"SELECT {second} AS second FROM part GROUP BY 1 HAVING count(*) FILTER (failed) >= $failures"
+        " AND count(*) FILTER (failed) >= 0.5 * count(*)",
+        failures=limits.burst_failures,
+    )
+    if len(bursts):
+        rows.use("bursts", bursts)
+        kinds = rows.query(
+            f"SELECT error, count(*) AS n, {_TIME} FROM part WHERE failed AND {second} IN"
+            " (SELECT second FROM bursts) GROUP BY 1 ORDER BY n DESC, error"
+        ).to_pylist()
+        text = f"Errors came in bursts: {sum(one['n'] for one in kinds):,} of the {failed:,} failures within "
+        text += f"{len(bursts)} s ({', '.join(one['error'] for one in kinds[:3])})."
+        yield Finding("error_burst", text, *_when(kinds))
 
 
-def _retries(rows: pd.DataFrame) -> Iterator[Finding]:
-    again = rows[(rows["attempt"] > 1).to_numpy()]
-    if len(again):
-        text = (
-            f"{len(again):,} of {len(rows):,} rows are retries: what users feel is the sum of their attempts."
-        )
-        yield Finding("retries", text, *_span(again))
+def _retries(rows: Part) -> Iterator[Finding]:
+    again = rows.row(f"SELECT count(*) AS n, {_TIME} FROM part WHERE attempt > 1")
+    if again["n"]:
+        text = f"{again['n']:,} of {rows.counts['n']:,} rows are retries: "
+        text += "what users feel is the sum of their attempts."
+        yield Finding("retries", text, again["from_s"], again["to_s"])
 
 
 def _span(part: pd.DataFrame) -> tuple[float, float]:

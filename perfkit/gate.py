@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 
 from perfkit.comparison import Comparison, Result, change
 from perfkit.errors import EXIT_INCONCLUSIVE, EXIT_REGRESSED, EXIT_RUN_INVALID
+from perfkit.text import for_markdown, for_xml
 
 _SIGNS = {"regressed": "🔴", "improved": "🟢", "equivalent": "⚪", "inconclusive": "🟡"}
 
@@ -38,71 +39,66 @@ def junit(comparison: Comparison, *, strict: bool = False) -> str:
     case = ET.SubElement(suite, "testcase", classname="perfkit", name="runs can be compared")
     nothing = _nothing_to_judge(comparison)
     if nothing:
-        ET.SubElement(case, "error", message=_clean(nothing))
+        ET.SubElement(case, "error", message=nothing)
     unjudged = dict(comparison.unjudged)
     failures = 0
     for one in primary:
         case = ET.SubElement(suite, "testcase", classname="perfkit", name=one.metric)
-        told = _clean(f"{one.metric} {one.verdict}: {change(one)}")
+        told = f"{one.metric} {one.verdict}: {change(one)}"
         undecided = one.verdict in ("inconclusive", "within-run only")
         if one.verdict == "regressed" or (strict and undecided and one.metric not in unjudged):
             failures += 1
             ET.SubElement(case, "failure", message=told)
         elif undecided:
             why = unjudged.get(one.metric)
-            ET.SubElement(case, "skipped", message=f"not judged: {_clean(why)}" if why else told)
+            ET.SubElement(case, "skipped", message=f"not judged: {why}" if why else told)
         ET.SubElement(case, "system-out").text = told
     cases = {one.metric for one in primary}
     for metric, why in comparison.unjudged:
         if metric not in cases:
             case = ET.SubElement(suite, "testcase", classname="perfkit", name=metric)
-            ET.SubElement(case, "skipped", message=f"not judged: {_clean(why)}")
+            ET.SubElement(case, "skipped", message=f"not judged: {why}")
     if strict and comparison.verdict == "inconclusive" and not failures and not nothing:
         failures += 1
         case = ET.SubElement(suite, "testcase", classname="perfkit", name="verdict")
-        ET.SubElement(case, "failure", message=_clean(comparison.words))
+        ET.SubElement(case, "failure", message=comparison.words)
     counts = {"tests": len(suite), "failures": failures, "errors": int(bool(nothing))}
     for name, count in counts.items():
         suite.set(name, str(count))
     root = ET.Element("testsuites")
     root.append(suite)
+    for part in root.iter():
+        part.attrib = {name: for_xml(words) for name, words in part.attrib.items()}
+        part.text = for_xml(part.text or "")
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _clean(text: str) -> str:
-    """Without characters XML cannot carry."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
 def markdown(comparison: Comparison) -> str:
     """A summary for a pull request; names cannot break out of it."""
-    lines = [f"### perfkit: {comparison.verdict.upper()}", "", _escaped(comparison.words), ""]
+    lines = [f"### perfkit: {comparison.verdict.upper()}", "", for_markdown(comparison.words), ""]
+    sides = (comparison.a, comparison.b)
     if comparison.results:
         lines += ["| | metric | A | B | B ÷ A, 95 % | verdict |", "|---|---|---:|---:|---:|---|"]
         lines += [_row(one) for one in comparison.results if one.primary]
         design = f"{comparison.pairs} pairs" if comparison.pairs else (
             f"{len(comparison.a.runs)} and {len(comparison.b.runs)} runs"
         )  # fmt: skip
-        lines += ["", f"A: {_escaped(comparison.a.name)}, B: {_escaped(comparison.b.name)}; {design}, "
-                  f"margin ±{comparison.options.margin:.0%}."]  # fmt: skip
-    left = [*comparison.a.left_out, *comparison.b.left_out]
-    lines += [f"- left out: {_escaped(run)}: {_escaped('; '.join(why))}" for run, why in left]
-    lines += [f"- forced: {_escaped(one)}" for one in comparison.forced]
-    lines += [f"- note: {_escaped(one)}" for one in comparison.notes]
+        names = ", ".join(f"{x}: {for_markdown(side.name)}" for x, side in zip("AB", sides, strict=True))
+        lines += [
+            "",
+            f"{names}; {design}, the {comparison.part} of each; margin ±{comparison.options.margin:.0%}.",
+        ]
+    for run, why in [one for side in sides for one in side.left_out]:
+        lines.append(f"- left out: {for_markdown(run)}: {for_markdown('; '.join(why))}")
+    lines += [f"- forced: {for_markdown(one)}" for one in comparison.forced]
+    lines += [f"- note: {for_markdown(one)}" for one in comparison.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _row(one: Result) -> str:
-    cells = [
-        _SIGNS.get(one.verdict, ""),
-        one.metric,
-        level(one, one.a),
-        level(one, one.b),
-        change(one),
-        one.verdict,
-    ]
-    return f"| {' | '.join(cells)} |"
+    cells = [one.metric, level(one, one.a), level(one, one.b), change(one), one.verdict]
+    return f"| {' | '.join([_SIGNS.get(one.verdict, ''), *map(for_markdown, cells)])} |"
 
 
 def level(one: Result, value: float) -> str:
@@ -110,11 +106,3 @@ def level(one: Result, value: float) -> str:
     if one.unit == "":
         return f"{value:.2%}"
     return "—" if not math.isfinite(value) else f"{value:.4g} {one.unit}"
-
-
-def _escaped(text: str) -> str:
-    """Words, never markup: names come from files and servers."""
-    plain = _clean(text)
-    for sign in "\\`*_[]<>|#@":
-        plain = plain.replace(sign, f"\\{sign}" if sign != "<" else "&lt;")
-    return plain

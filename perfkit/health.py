@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from perfkit.model import Budget
+from perfkit.session import Opening
+from perfkit.store.quantiles import Binned
+from perfkit.store.rows import Part
 from perfkit.transport import Clock
 
 _BEAT_S = 0.05
@@ -105,73 +108,51 @@ class HealthWatch:
             self._gc_pauses.append((time.perf_counter_ns() - self._gc_began) / 1e6)
 
 
-class MeasuredRows:
-    """What the rows of phase measure tell about the generator; instants in nanoseconds, NaN = not reached."""
-
-    COLUMNS = ("planned", "started", "sent", "done", "worker", "seq", "attempt", "error", "phase")
-
-    def __init__(self, instants: np.ndarray, worker: np.ndarray, seq: np.ndarray, first: np.ndarray,
-                 no_connection: np.ndarray) -> None:  # fmt: skip
-        self._instants, self._worker, self._seq = instants, worker, seq
-        self._first, self._no_connection = first, no_connection
-
-    @classmethod
-    def of(cls, table: pa.Table) -> MeasuredRows:
-        """From a table with COLUMNS; rows of other phases are left out."""
-        table = table.filter(pc.equal(table["phase"], "measure"))
-        instants = np.array(
-            [table[name].to_numpy().astype(float) for name in ("planned", "started", "sent", "done")]
-        )
-        no_connection = pc.fill_null(pc.equal(table["error"], "connect"), False).to_numpy()
-        first = table["attempt"].to_numpy() == 1
-        return cls(instants, table["worker"].to_numpy(), table["seq"].to_numpy(), first, no_connection)
-
-    def of_worker(self, worker: int) -> MeasuredRows:
-        """One worker's rows."""
-        mine = self._worker == worker
-        return MeasuredRows(
-            self._instants[:, mine],
-            self._worker[mine],
-            self._seq[mine],
-            self._first[mine],
-            self._no_connection[mine],
-        )
-
-    def delays(self, opening: Mapping[int, int]) -> dict[str, Any]:
-        """How late the generator was; `opening`: nanoseconds spent opening a connection, by seq.
-
-        Kick-off is that of a step's first request: later ones are planned when they start, and a retry has
-        waited for the server. Opening a connection is the network's time and the server's, not waiting here;
-        a request that timed out in our own line was never sent, and waited until its end.
-        """
-        planned, started, sent, done = self._instants
-        kickoff = (started - planned)[self._first & (started != planned)]
-        opened = np.array([opening.get(seq, 0) for seq in self._seq.tolist()], float) if opening else 0.0
-        queue = np.where(np.isnan(sent), done, sent) - started - opened
-        queue = queue[self._first & ~self._no_connection]
-        return {
-            "rows": len(planned),
-            "kickoff_p50_ms": _quantile_ms(kickoff, 0.5),
-            "kickoff_p99_ms": _quantile_ms(kickoff, 0.99),
-            "client_queue_p99_ms": _quantile_ms(queue, 0.99),
-        }
-
-    def __len__(self) -> int:
-        return len(self._seq)
-
-    def median_response_ms(self) -> float | None:
-        """Half of the requests took at most this long, from planned to done."""
-        planned, _, _, done = self._instants
-        return _quantile_ms(done - planned, 0.5)
-
-    def last_done(self) -> int:
-        """The end of the last request, nanoseconds since the run's start; 0 without any."""
-        return int(np.nanmax(self._instants[3], initial=0))
+#: Reported for a worker without rows.
+NO_DELAYS = {"rows": 0, "kickoff_p50_ms": None, "kickoff_p99_ms": None, "client_queue_p99_ms": None}
 
 
-def _quantile_ms(ns: np.ndarray, p: float) -> float | None:
-    reached = ns[~np.isnan(ns)]
-    return float(np.quantile(reached, p)) / 1e6 if len(reached) else None
+def delays(part: Part, opening: Sequence[Opening], seq_stride: int) -> dict[int, dict[str, Any]]:
+    """How late each worker was, by its measured rows: the names of NO_DELAYS.
+
+    opening: of each worker; where they know it of one request in so many, the queue is that of these.
+    Kick-off is that of a step's first request: later ones are planned when they start, and a retry has waited
+    for the server. Opening a connection is the network's time and the server's, not waiting here; a request
+    that timed out in our own line was never sent, and waited until its end. None where no request tells.
+    """
+    every = max((one.every for one in opening), default=1)
+    known = {seq: ns for one in opening for seq, ns in one.ns.items()}
+    part.use(
+        "opening",
+        pa.table({"seq": pa.array(known, pa.int64()), "ns": pa.array(known.values(), pa.int64())}),
+    )
+    kickoff = Binned(
+        part,
+        "SELECT worker AS g, 0 AS s, kickoff_ms AS x FROM part WHERE started <> planned AND x IS NOT NULL",
+    )
+    queue = Binned(
+        part,
+        "SELECT worker AS g, 0 AS s, (coalesce(sending, sent, done) - started - coalesce(ns, 0)) / 1e6 AS x"
+        " FROM part LEFT JOIN opening USING (seq)"
+        " WHERE attempt = 1 AND error IS DISTINCT FROM 'connect' AND x IS NOT NULL"
+        f" AND seq // {seq_stride} % {every} = 0",
+    )
+    rows = part.query("SELECT worker, count(*) AS n FROM part GROUP BY 1").to_pylist()
+    found = {}
+    for worker, n in ((row["worker"], row["n"]) for row in rows):
+        numbers = (*kickoff.quantiles([(worker, 0.5), (worker, 0.99)]), *queue.quantiles([(worker, 0.99)]))
+        names = ("kickoff_p50_ms", "kickoff_p99_ms", "client_queue_p99_ms")
+        told = {name: None if math.isnan(x) else x for name, x in zip(names, numbers, strict=True)}
+        found[worker] = {"rows": n, **told}
+    return found
+
+
+def median_response_ms(part: Part) -> float | None:
+    """Half of the requests, failed ones too, took at most this long; None without any."""
+    (found,) = Binned(
+        part, "SELECT 0 AS g, 0 AS s, response_ms AS x FROM part WHERE x IS NOT NULL"
+    ).quantiles([(None, 0.5)])
+    return None if math.isnan(found) else found
 
 
 def judge(

@@ -10,25 +10,30 @@ import array
 import asyncio
 import heapq
 import itertools
+import operator
 import random
-import traceback
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from perfkit.errors import RequestFailed
+from perfkit.mistakes import NO_REQUEST, Mistake, Mistakes
 from perfkit.model import Users, Workload
 from perfkit.pacing import pacer_for
-from perfkit.rows import PHASE_CODE
 from perfkit.scenarios import Scenario
 from perfkit.schedule import plan
-from perfkit.session import Recorder, Session
+from perfkit.session import Recorder, Session, Step
 
-_WARMUP, _MEASURE = PHASE_CODE["warmup"], PHASE_CODE["measure"]
 _FOREVER = 2**63 - 1
-_NOWHERE = traceback.FrameSummary("unknown", 0, "")
+#: So long may what is cut off at the end take to end; then it is left behind.
+GRACE_S = 2.0
+
+
+class Overdue(BaseException):
+    """Thrown into a step that holds the event loop when the run should be over."""
+
+    def __str__(self) -> str:
+        return "it held the event loop after the end of the run"
 
 
 class Drive:
@@ -45,19 +50,23 @@ class Drive:
         index: int = 0,
         count: int = 1,
     ) -> None:
-        self.step_errors: Counter[str] = Counter()
-        self.steps_done = 0
+        self.mistakes = Mistakes(getattr(scenario.module, "__file__", None))
+        self.steps = self.steps_raised = 0  #: that ended, or never did; those that made a mistake
         self._scenario, self._state, self._workload = scenario, state, workload
         self._recorder, self._clock = recorder, recorder.clock
         self._index, self._count = index, count
         self._start = start_ns
         self._measure = start_ns + int(workload.warmup_s * 1e9)
+        recorder.measure_begins = self._measure
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._cut: list[tuple[Step, asyncio.Task[Any] | None]] = []
+        self.left: list[asyncio.Task[Any]] = []  #: what could not be cut off
 
     async def run(self) -> None:
         """Carry the workload out; returns when the last request has ended or was cut off."""
         loop = asyncio.get_running_loop()
+        self._others = asyncio.all_tasks()
         self._pacer = pacer_for(loop, self._clock)
         try:
             users = self._workload.users
@@ -69,13 +78,18 @@ class Drive:
         """The loop's exception handler: count what went wrong in a callback instead of printing each."""
         error = context.get("exception")
         if isinstance(error, Exception):
-            self._note(error)
+            self.mistakes.raised(error, self._recorder.redact)
         else:
-            self.step_errors[self._recorder.redact(str(context.get("message")))[:200]] += 1
+            self.mistakes.add(Mistake(self._recorder.redact(str(context.get("message")))[:200]))
 
     def stop(self) -> None:
         """Start no more steps and cut off what is under way."""
         self._stopping.set()
+
+    def is_due(self) -> bool:
+        """Whether all of it should have ended or been cut off by now."""
+        ends = self._recorder.measure_ends
+        return ends != _FOREVER and self._clock() > ends + int(self._workload.drain_s * 1e9)
 
     @property
     def stopped(self) -> bool:
@@ -94,8 +108,7 @@ class Drive:
         loop = asyncio.get_running_loop()
         for user in range(self._index, users.count, self._count):
             self._spawn(loop, self._user(user, users, ends, warmups, steps))
-        grace = None if ends == _FOREVER else (ends - self._clock()) / 1e9 + self._workload.drain_s
-        await self._drain(grace)
+        await self._drain(None if ends == _FOREVER else (ends - self._clock()) / 1e9)
 
     async def _user(
         self, user: int, users: Users, ends: int, warmups: Iterator[int], steps: Iterator[int]
@@ -111,9 +124,12 @@ class Drive:
             step = next(warmups) if warming else next(steps, None)
             if step is None:
                 return
-            await self._step(session, step, ready, _WARMUP if warming else _MEASURE)
+            await self.step(session, step, ready)
             if think:
-                await asyncio.sleep(think_random.uniform(*think) if isinstance(think, tuple) else think)
+                pause_s = think_random.uniform(*think) if isinstance(think, tuple) else think
+                if self._clock() + pause_s * 1e9 >= ends or not operator.length_hint(steps, 1):
+                    return  # nobody waits for a thought that leads to nothing
+                await asyncio.sleep(pause_s)
 
     # -- open model
 
@@ -122,8 +138,12 @@ class Drive:
         assert arrivals is not None
         planned_s = plan(arrivals, self._workload.seed, self._workload.warmup_s)
         warming = int(np.searchsorted(planned_s, self._workload.warmup_s))
-        mine = slice(self._index, None, self._count)
-        self._planned = array.array("q", (self._start + planned_s[mine] * 1e9).astype(np.int64).tobytes())
+        mine = planned_s[self._index :: self._count]
+        mine *= 1e9  # in place: there may be 50 million
+        planned = mine.astype(np.int64)
+        planned += self._start
+        self._planned = array.array("q")
+        self._planned.frombytes(planned.view(np.uint8).data)
         self._first_step = self._index - warming
         self._next = 0
         self._recorder.measure_ends = self._measure + int(arrivals.duration_s * 1e9)
@@ -134,8 +154,7 @@ class Drive:
         stopped = asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait([self._all_sent, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        rest_s = max(0, self._recorder.measure_ends - self._clock()) / 1e9
-        await self._drain(rest_s + self._workload.drain_s)
+        await self._drain(max(0, self._recorder.measure_ends - self._clock()) / 1e9)
 
     def _pump(self) -> None:
         """Start every step whose time has come, then ask to be called for the next."""
@@ -158,7 +177,7 @@ class Drive:
             session = self._sessions[user] = Session(self._recorder, number)
         step = self._first_step + i * self._count
         try:
-            await self._step(session, step, self._planned[i], _WARMUP if step < 0 else _MEASURE)
+            await self.step(session, step, self._planned[i])
         finally:
             heapq.heappush(self._free_users, user)
 
@@ -169,45 +188,82 @@ class Drive:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _step(self, session: Session, step: int, planned: int, phase_code: int) -> None:
-        requests = session.requests
-        session.begin_step(step, planned, phase_code)
+    async def step(self, session: Session, number: int, planned: int) -> None:
+        """One step from its beginning to its end, whatever it raises; a mistake is counted."""
+        step, raised = session.begin_step(number, planned), False
         try:
-            await self._scenario.step(session, self._state, StepRandom(self._workload.seed, step))
-        except RequestFailed:
-            pass  # a row already
-        except (Exception, SystemExit) as error:
-            if not session.failed:  # after a failed request the step may stumble; the row says why
-                self._note(error)
-        if session.requests == requests:
-            self.step_errors["a step made no request"] += 1
+            await self._scenario.step(session, self._state, StepRandom(self._workload.seed, number))
+        except BaseException as error:
+            if self._recorder.over:
+                raise
+            if self._recorder.cutting:
+                self._cut.append((step, asyncio.current_task()))
+                raise
+            if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()):
+                while task.uncancel():  # the step's own doing: the user goes on
+                    pass
+            # after a failed request the step may stumble; the row says why
+            if not step.failed or isinstance(error, Overdue):
+                raised = self.mistakes.raised(error, session.redact)
+        if not step.requests:
+            if not raised:
+                self.mistakes.add(Mistake(NO_REQUEST))
+            raised = True
             await asyncio.sleep(0.001)
-        self.steps_done += 1
-
-    def _note(self, error: BaseException) -> None:
-        where = (traceback.extract_tb(error.__traceback__) or [_NOWHERE])[-1]
-        words = self._recorder.redact(str(error))[:200]  # in this order: half a secret is one too
-        text = f"{type(error).__name__}: {words} ({where.filename.rpartition('/')[2]}:{where.lineno})"
-        if text in self.step_errors or len(self.step_errors) < 20:
-            self.step_errors[text] += 1
+        self.steps += 1
+        self.steps_raised += raised
 
     async def _wait_until(self, when_ns: int) -> None:
         reached = asyncio.Event()
         self._pacer.call_at(when_ns, reached.set)
         await reached.wait()
 
-    async def _drain(self, grace_s: float | None) -> None:
-        """Wait for the tasks, for at most `grace_s` or until stopped; then cut off what is left."""
-        if self._tasks:
-            stopped = asyncio.ensure_future(self._stopping.wait())
-            finished = asyncio.ensure_future(asyncio.wait(self._tasks))
-            await asyncio.wait([finished, stopped], timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
-            for waiting in (stopped, finished):
-                waiting.cancel()
-        left = list(self._tasks)
-        for task in left:
+    async def _drain(self, rest_s: float | None) -> None:
+        """Wait for what is under way, then cut off what is left.
+
+        For `rest_s` and the workload's drain at most, without end where that is None: then only what steps
+        have left behind has no longer than the drain. A stop ends either.
+        """
+        drain_s, began = self._workload.drain_s, self._clock()
+        await self._wait(self._tasks, None if rest_s is None else rest_s + drain_s)
+        if not self._tasks:
+            gone_s = 0.0 if rest_s is None else (self._clock() - began) / 1e9 - rest_s
+            await self._wait(self._strays(), max(drain_s - gone_s, 0.0))
+        await self._cut_off([*self._tasks, *self._strays()])
+
+    async def _wait(self, tasks: set[asyncio.Task[Any]], limit_s: float | None) -> None:
+        if not tasks or self._stopping.is_set():
+            return
+        stopped = asyncio.ensure_future(self._stopping.wait())
+        finished = asyncio.ensure_future(asyncio.wait(tasks))
+        await asyncio.wait([finished, stopped], timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in (stopped, finished):
+            waiting.cancel()
+
+    def _strays(self) -> set[asyncio.Task[Any]]:
+        """Tasks that steps have begun and left behind."""
+        return asyncio.all_tasks() - self._others - self._tasks - {asyncio.current_task()}
+
+    async def _cut_off(self, tasks: list[asyncio.Task[Any]]) -> None:
+        """End them; a step that waited for no answer when it was cut off would never have ended."""
+        self._recorder.cutting = True
+        places = {task: self.mistakes.place_of(task) for task in tasks}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=GRACE_S)
+        self._recorder.over = True
+        self.left = [task for task in tasks if not task.done()]
+        for task in self.left:  # a request under way is cut off and becomes a row, the next one is not sent
+            task.cancel()
+        await asyncio.sleep(0.01 if self.left else 0)
+        cut = () if self.stopped else self._cut  # who is stopped may have been about to end
+        ends = [("a step never ended", task) for step, task in cut if task and not step.cut]
+        ends += [("a step could not be cut off", task) for task in self.left]
+        for what, task in ends:
+            self.mistakes.add(Mistake(what, places[task]))
+        self.steps += len(ends)
+        self.steps_raised += len(ends)
 
 
 class StepRandom:

@@ -31,7 +31,8 @@ def reference_server(options: Mapping[str, Any]) -> Iterator[Served]:
 
     Those that may hold a password go by the environment: other users of the machine read command lines.
     """
-    command = [sys.executable, "-m", "perfkit.server", "--port", "0", "--stop-with-parent"]
+    command = [sys.executable, "-m", "perfkit.server", "--port", "0"]
+    command += ["--stop-with-parent", "--parent-pid", str(os.getpid())]
     environment = dict(os.environ)
     for name, value in options.items():
         flag = name.replace("_", "-")

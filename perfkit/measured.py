@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from perfkit.store import Run
+from perfkit.store.rows import Part
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,9 @@ class Measured:
     names: tuple[str, ...]
     step: np.ndarray | None  #: only where users think between steps
     span_s: float
+    #: Successes of other phases that ended in the measured part: when, and the operation, -1 for another.
+    others_done: np.ndarray = field(default_factory=lambda: np.empty(0))
+    others_operation: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     def only(self, pick: np.ndarray | slice) -> Measured:
         """Those rows: by a mask, in the order of an index, or a slice of them."""
@@ -34,42 +36,35 @@ class Measured:
         return dataclasses.replace(self, step=None, **{name: getattr(self, name)[pick] for name in arrays})
 
     @classmethod
-    def of(cls, run: Run) -> Measured:
+    def of(cls, part: Part) -> Measured:
         """Read them; PerfkitError where the run is damaged."""
-        columns = ["planned", "sent", "first_byte", "done", "phase", "error", "operation"]
-        thinking = think_time_s(run)
-        table = run.table([*columns, "step"] if thinking else columns)
-        inside = pc.equal(_words(table["phase"]), "measure")
-        if not pc.all(inside).as_py():
-            table = table.filter(inside)
-        bounds = run.meta.get("measured") or {}
-        planned, sent, first, done = (_ns(table[name]) for name in columns[:4])
-        low = float(bounds.get("from_ns", planned.min() if len(planned) else 0))
-        high = float(bounds.get("to_ns", np.nanmax(done) if len(done) else low))
-        operation = _words(table["operation"]).unify_dictionaries().combine_chunks()
-        operation = operation if len(table) else pa.array([], pa.string()).dictionary_encode()
-        return cls(
-            planned=(planned - low) / 1e9,
-            done=(done - low) / 1e9,
-            response_ms=(done - planned) / 1e6,
-            ttft_ms=(first - sent) / 1e6,
-            good=pc.is_null(table["error"]).to_numpy(),
-            operation=operation.indices.to_numpy(),
-            names=tuple(operation.dictionary.to_pylist()),
-            step=table["step"].to_numpy() if thinking else None,
-            span_s=(high - low) / 1e9,
+        thinking = think_time_s(part.run) > 0
+        columns = (
+            f"t_s, done_s, response_ms, ttft_ms, ok, {part.coded('operation')}{', step' if thinking else ''}"
         )
-
-
-def _words(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column if pa.types.is_dictionary(column.type) else column.cast(pa.string()).dictionary_encode()
-
-
-def _ns(column: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(column.cast(pa.float64()).to_numpy())
+        table = part.query(f"SELECT {columns} FROM part")
+        others = part.query(
+            f"SELECT (done - {part.begin_ns}) / 1e9 AS done_s, operation FROM r WHERE ok AND NOT measured"
+            f" AND done BETWEEN {part.begin_ns} AND {part.window_ns[1]}"
+        )
+        operation = table["operation"].combine_chunks()
+        names = operation.dictionary.to_pylist()
+        place = {name: code for code, name in enumerate(names)}
+        return cls(
+            planned=table["t_s"].to_numpy(),
+            done=table["done_s"].to_numpy(),
+            response_ms=table["response_ms"].to_numpy(),
+            ttft_ms=table["ttft_ms"].to_numpy(),
+            good=table["ok"].to_numpy(),
+            operation=operation.indices.to_numpy(),
+            names=tuple(names),
+            step=table["step"].to_numpy() if thinking else None,
+            span_s=part.span_s,
+            others_done=others["done_s"].to_numpy(),
+            others_operation=np.array([place.get(n, -1) for n in others["operation"].to_pylist()], np.int64),
+        )
 
 
 def think_time_s(run: Run) -> float:
     """How long a user thinks between two steps on average, s."""
-    think = ((run.meta.get("workload") or {}).get("users") or {}).get("think_time_s") or 0.0
-    return float(np.mean(think))
+    return float(np.mean(run.meta.users.think_time_s)) if run.meta.users else 0.0

@@ -7,16 +7,18 @@ does not know. Everything here is plain data: no I/O, no clock, no event loop.
 from __future__ import annotations
 
 import dataclasses
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args, get_type_hints
 
 import msgspec
 
 from perfkit.errors import BadInput, unknown
+from perfkit.plain_data import LARGEST, require_plain
+from perfkit.redaction import is_secret_name, masked, masked_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: Only rows of phase `measure` enter statistics.
 PHASES = ("setup", "warmup", "measure", "drain", "teardown")
@@ -25,7 +27,7 @@ PHASES = ("setup", "warmup", "measure", "drain", "teardown")
 ERRORS = ("timeout", "connect", "reset", "http_4xx", "http_5xx", "protocol", "check", "cutoff")
 
 #: Instants of a row, int64 nanoseconds since the run's start on the monotonic clock; null = never reached.
-INSTANTS = ("planned", "started", "sent", "first_byte", "done")
+INSTANTS = ("planned", "started", "sending", "sent", "first_byte", "first_token", "done")
 
 #: Every fixed column of timeline.parquet, in order. `server_*` columns follow as they are found.
 COLUMNS = (
@@ -34,12 +36,22 @@ COLUMNS = (
     *("scenario", "operation", "phase"),
     *("status", "error", "error_text"),
     *("bytes_sent", "bytes_received", "attempt"),
-    *("chunks", "request_id"),
+    *("chunks", "tokens_out", "request_id"),
 )
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
+# Bounds are wider than what a run can carry out; a slip such as 1e308 gets words instead of a run.
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+CountOrZero = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+Seconds = Annotated[
+    float, msgspec.Meta(ge=0.001, le=30 * 86_400)
+]  #: a timeout or a duration: 1 ms to 30 days
+Wait = Annotated[float, msgspec.Meta(ge=0, le=86_400)]  #: seconds, from none to a day
+Rate = Annotated[
+    float, msgspec.Meta(ge=0.0001, le=1_000_000)
+]  #: per second: once in three hours to a million
+RateOrZero = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 T = TypeVar("T")
 
 
@@ -51,31 +63,55 @@ class Target:
     transport: Literal["wire", "httpx"] = "wire"
     http2: bool = False  #: httpx only
     proxy: str | None = None  #: httpx only
-    timeout_s: Positive = 60.0  #: from taking the request up to its last byte
-    connect_timeout_s: Positive = 10.0
-    connections: Count = 500  #: at most so many open connections a process; waiting for one is client queue
-    keepalive_s: NotNegative = 4.0  #: an idle connection older than this is not used again
+    timeout_s: Seconds = 60.0  #: from taking the request up to its last byte
+    connect_timeout_s: Seconds = 10.0
+    #: At most so many open connections a process; waiting for one is client queue.
+    connections: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 500
+    keepalive_s: Wait = 4.0  #: an idle connection older than this is not used again
     headers: dict[str, str] = field(default_factory=dict)
     token_env: str | None = None  #: environment variable whose value is sent as `Authorization: Bearer …`
     verify_tls: bool = True
     ca_file: str | None = None
     follow_redirects: bool = False
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 0  #: after connect, reset and http_5xx
-    max_header_kb: Count = 64
-    max_body_mb: Count = 64
+    max_header_kb: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 64
+    max_body_mb: Annotated[int, msgspec.Meta(ge=1, le=4_096)] = 64
     #: Base URL of a server with perfkit's probes (`/probe/samples`), one for each instance.
     probes_url: str | tuple[str, ...] | None = None
     metrics_url: str | tuple[str, ...] | None = None  #: any Prometheus pages, whole URLs
+    #: Like token_env, which is not sent to another origin (scheme, host, port) than the target's.
+    probes_token_env: str | None = None
+    metrics_token_env: str | None = None
+    proxy_auth_env: str | None = None  #: environment variable with the proxy's `user:password`
+
+
+class Tokens(NamedTuple):
+    """Values of the environment variables a target names: `token_env`, `probes_token_env`, …"""
+
+    target: str | None = None
+    probes: str | None = None
+    metrics: str | None = None
+    proxy: str | None = None  #: `user:password`
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What is to be kept out of every file: all of them, and the proxy's password by itself."""
+        password = (self.proxy or "").partition(":")[2]
+        return tuple(one for one in (*self, password) if one)
+
+
+NO_TOKENS = Tokens()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Users:
     """Closed model: `count` virtual users, each starting its next step when the last one has ended."""
 
-    count: Count = 1
-    iterations: Count | None = None  #: steps of all users together
-    duration_s: Positive | None = None
-    think_time_s: NotNegative | tuple[NotNegative, ...] = 0.0  #: fixed, or uniform between two
+    count: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1
+    #: Steps of all users together.
+    iterations: Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)] | None = None
+    duration_s: Seconds | None = None
+    think_time_s: Wait | tuple[Wait, ...] = 0.0  #: fixed, or uniform between two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +119,15 @@ class Arrivals:
     """Open model: steps start at planned times, whatever the server does (see `perfkit.schedule`)."""
 
     shape: Literal["constant", "poisson", "ramp", "steps", "spike", "soak"] = "constant"
-    rate_per_s: Positive = 10.0  #: the rate; ramp: the last rate; spike: the rate outside the spike
-    duration_s: Positive = 10.0
+    rate_per_s: Rate = 10.0  #: the rate; ramp: the last rate; spike: the rate outside the spike
+    duration_s: Seconds = 10.0
     spacing: Literal["even", "poisson"] = "even"
-    start_rate_per_s: NotNegative = 0.0  #: ramp: the first rate
-    step_rates_per_s: tuple[NotNegative, ...] = ()  #: steps: one rate for each equal part of the duration
-    spike_rate_per_s: Positive | None = None  #: spike: the rate inside the spike (default 5 × rate)
+    start_rate_per_s: RateOrZero = 0.0  #: ramp: the first rate
+    #: Steps: one rate for each equal part of the duration, at most 1,000.
+    step_rates_per_s: Annotated[tuple[RateOrZero, ...], msgspec.Meta(max_length=1_000)] = ()
+    spike_rate_per_s: Rate | None = None  #: spike: the rate inside the spike (default 5 × rate)
     spike_at_s: NotNegative | None = None  #: spike: when it starts (default 40 % of the duration)
-    spike_for_s: Positive | None = None  #: spike: how long it lasts (default 20 % of the duration)
+    spike_for_s: Seconds | None = None  #: spike: how long it lasts (default 20 % of the duration)
     ramp_s: NotNegative | None = None  #: soak: linear rise and fall at the ends (default 5 % of the duration)
 
 
@@ -118,15 +155,15 @@ class Workload:
     users: Users | None = None
     arrivals: Arrivals | None = None
     #: Before the measured part, at the load it begins with (a ramp from 0: none); not in statistics.
-    warmup_s: NotNegative = 0.0
-    drain_s: NotNegative = 30.0  #: how long requests under way may take to end; then they are cut off
-    seed: Annotated[int, msgspec.Meta(ge=0)] = 1
-    repeats: Count = 1
-    processes: Count = 1
+    warmup_s: Wait = 0.0
+    drain_s: Wait = 30.0  #: how long requests under way may take to end; then they are cut off
+    seed: Annotated[int, msgspec.Meta(ge=0, le=LARGEST)] = 1
+    repeats: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
+    processes: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = 1
     budget: Budget = field(default_factory=Budget)
-    thresholds: tuple[str, ...] = ()
+    thresholds: Annotated[tuple[str, ...], msgspec.Meta(max_length=1_000)] = ()
     server: dict[str, Any] = field(default_factory=dict)  #: options of the server perfkit starts
-    tags: tuple[str, ...] = ()
+    tags: Annotated[tuple[str, ...], msgspec.Meta(max_length=100)] = ()
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any], where: str = "workload") -> Workload:
@@ -138,6 +175,10 @@ class Workload:
             _refuse_other_shapes(workload.arrivals, where)
         for tag in workload.tags:
             refuse_bad_tag(tag, f"{where}, tags: ")
+        for name in ("warmup_s", "drain_s"):
+            if 0 < getattr(workload, name) < 0.001:
+                given_s = getattr(workload, name)
+                raise BadInput(f"{where}: {name}: {given_s} is neither 0 nor at least 0.001 (a millisecond)")
         users = workload.users
         if users is not None:
             if users.iterations is None and users.duration_s is None:
@@ -195,18 +236,20 @@ def _refuse_other_shapes(arrivals: Arrivals, where: str) -> None:
 def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:
     """Turn a mapping into the dataclass `cls`, refusing unknown names and wrong types in one line each."""
     if not isinstance(given, Mapping):
-        raise BadInput(f"{where}: expected names with values, got {type(given).__name__} {given!r:.80}")
+        raise BadInput(f"{where}: expected names with values, got {_shown(given)}")
+    require_plain(given, where)
     refuse_unknown_names(cls, given, where)
-    refuse_endless(given, where)
     try:
         return msgspec.convert(given, type=cls)
     except msgspec.ValidationError as error:
+        if error.__cause__ is not None:  # raised by `__post_init__`
+            raise error.__cause__ from None
         what, _, path = str(error).partition(" - at ")
-        name = path.strip("`").removeprefix("$").lstrip(".")
+        name = path.replace("key` in `$.", "a name in ").strip("`").removeprefix("$").lstrip(".")
         if what.startswith("Invalid enum value"):
             raise unknown(f"value for {where}, {name}:", *_enum_at(cls, given, name)) from None
-        value = _value_at(given, name)
-        raise BadInput(f"{where}: {name + ': ' if name else ''}{what}{value}") from None
+        words = _BOUND(_in_words, what) + _value_at(given, name)
+        raise BadInput(f"{where}: {name + ': ' if name else ''}{words}") from None
 
 
 def refuse_unknown_names(cls: type, given: Mapping[str, Any], where: str) -> None:
@@ -220,15 +263,6 @@ def refuse_unknown_names(cls: type, given: Mapping[str, Any], where: str) -> Non
             refuse_unknown_names(inner, value, f"{where}, {key}")
 
 
-def refuse_endless(given: Any, where: str) -> None:
-    """Raise BadInput for a number that is infinite or none at all, at any depth."""
-    if isinstance(given, float) and not math.isfinite(given):
-        raise BadInput(f"{where}: {given} is no number perfkit can work with; give a finite one")
-    if isinstance(given, Mapping | list | tuple):
-        for key, value in given.items() if isinstance(given, Mapping) else enumerate(given):
-            refuse_endless(value, f"{where}, {key}" if isinstance(given, Mapping) else where)
-
-
 _SECTIONS: dict[str, type] = {"target": Target, "users": Users, "arrivals": Arrivals, "budget": Budget}
 
 
@@ -240,10 +274,28 @@ def _enum_at(cls: type, given: Any, dotted: str) -> tuple[str, tuple[str, ...]]:
     return str(given[name]), get_args(get_type_hints(cls)[name])
 
 
+def _in_words(found: re.Match[str]) -> str:
+    kind = {"int": "a whole number", "float": "a number", "array": "a list"}[found[1]]
+    relation = {">=": "of at least", "<=": "of at most", ">": "above"}[found[3]]
+    return f"expected {kind} {relation} {float(found[4]):,.15g}{' entries' if found[2] else ''}"
+
+
+_BOUND = re.compile(r"Expected `(int|float|array)`( of length)? (>=|<=|>) (\S+)").sub
+
+
+def _shown(given: Any) -> str:
+    return (
+        f"{type(given).__name__} {masked_text(given)!r:.80}" if isinstance(given, str) else repr(type(given))
+    )
+
+
 def _value_at(given: Any, dotted: str) -> str:
+    """What was given at a place, in parentheses; nothing where it may be a secret."""
     for part in dotted.replace("[", ".").replace("]", "").split("."):
         try:
             given = given[int(part)] if isinstance(given, list | tuple) else given[part]
         except (KeyError, IndexError, TypeError, ValueError):
             return ""
-    return f" (given: {given!r:.80})"
+        if is_secret_name(part):
+            return ""
+    return f" (given: {masked(given)!r:.80})"

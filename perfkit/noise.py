@@ -10,20 +10,31 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from perfkit import stats
 from perfkit.comparison import Options
 from perfkit.configuration import configuration
-from perfkit.reduce import METRICS, TOTAL, Reduced
-from perfkit.store import Run, write_atomically
+from perfkit.reduce import Reduced
+from perfkit.store import Run, read_json, write_json
+from perfkit.store.metrics import METRICS
+from perfkit.store.summary import TOTAL
 
 #: Runs a side the table of detectable effects is made for.
 REPEATS = (3, 5, 7, 10, 20)
+
+
+@dataclass
+class _Kept:
+    """What is read of a file that `save` has written."""
+
+    metrics: dict[str, stats.History]
 
 
 def key(run: Run) -> str:
@@ -40,7 +51,7 @@ def measure(a: Sequence[Reduced], b: Sequence[Reduced]) -> dict[str, stats.Histo
     for metric in METRICS:
         values = [[one.value(TOTAL, metric) for one in side] for side in (a, b)]
         whole = [(x.y, y.y) for x, y in zip(*values, strict=True) if x is not None and y is not None]
-        if METRICS[metric] == "errors" or not np.isfinite(whole).all():  # counts bring their own error
+        if METRICS[metric].kind == "errors" or not np.isfinite(whole).all():  # counts bring their own error
             continue
         if len(whole) < 2 or len(whole) < len(a):
             continue
@@ -62,7 +73,7 @@ def save(data_dir: Path, run: Run, noise: Mapping[str, stats.History]) -> Path:
         "configuration": configuration(run),
         "metrics": {name: {"variance": one.variance, "df": one.df} for name, one in noise.items()},
     }
-    write_atomically(file, (json.dumps(told, indent=1, default=str) + "\n").encode())
+    write_json(file, told)
     return file
 
 
@@ -74,11 +85,8 @@ def load(data_dir: Path, run: Run) -> dict[str, stats.History]:
 def load_key(data_dir: Path, name: str) -> dict[str, stats.History]:
     """The same by the configuration's key."""
     try:
-        told = json.loads((data_dir / "noise" / f"{name}.json").read_text())
-        found = {
-            name: stats.History(float(m["variance"]), float(m["df"])) for name, m in told["metrics"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError):
+        found = msgspec.convert(read_json(data_dir / "noise" / f"{name}.json"), _Kept).metrics
+    except (OSError, ValueError):  # msgspec's ValidationError is a ValueError
         return {}
     return {name: one for name, one in found.items() if math.isfinite(one.variance) and one.df > 0}
 

@@ -9,6 +9,8 @@ from pathlib import Path
 TEMPLATES = Path(__file__).parent / "templates"
 #: Where a report's page has room for a way back to the site that it is published on.
 SITE_LINK = "<!--pk-site-->"
+#: Stands among the first lines of every page perfkit makes.
+GENERATOR = b'<meta name="generator" content="perfkit '
 
 
 def script(name: str) -> str:

@@ -6,16 +6,18 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from perfkit.store import Run
+from perfkit.model import Workload
+from perfkit.store import Metadata, Run
+from perfkit.text import for_terminal
 
 _COLUMNS = ("step", "error", "planned", "started", "done")
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f}{unit} [{elapsed}{postfix}]"
@@ -30,13 +32,13 @@ class Goal(NamedTuple):
     steps: bool
 
     @classmethod
-    def of(cls, workload: Mapping[str, Any]) -> Goal:
-        """Of a workload as run.json has it: steps when their number is known, seconds otherwise."""
-        users = workload.get("users") or {}
-        if users and users.get("duration_s") is None:
-            return cls(float(users["iterations"]), True)
-        load = users or workload.get("arrivals") or {}
-        return cls(float(workload.get("warmup_s") or 0) + float(load.get("duration_s") or 0), False)
+    def of(cls, asked: Workload | Metadata) -> Goal:
+        """Of a workload, or of a run: steps when their number is known, seconds otherwise."""
+        users = asked.users
+        if users and users.iterations is not None and users.duration_s is None:
+            return cls(float(users.iterations), True)
+        load = users or asked.arrivals
+        return cls(asked.warmup_s + (load.duration_s or 0.0 if load else 0.0), False)
 
 
 class Recent(NamedTuple):
@@ -50,12 +52,13 @@ class Recent(NamedTuple):
 class Seen:
     """What the segments written so far tell; each is read once.
 
-    rows, failed: of the load, its warm-up included. in_flight: requests under way when each worker last
-    handed rows over. seconds: since the load began, by the last request started.
+    rows, failed: of the load, its warm-up included. removed: requests of the teardown. in_flight: requests
+    under way when each worker last handed rows over. seconds: since the load began, by the last request
+    started.
     """
 
     def __init__(self) -> None:
-        self.rows = self.failed = self.steps = 0
+        self.rows = self.failed = self.steps = self.removed = 0
         self.seconds = 0.0
         self.last_done_s = 0.0
         self._in_flight: dict[str, int] = {}
@@ -70,9 +73,13 @@ class Seen:
     def look(self, run: Run) -> None:
         """Read the segments that are new."""
         for file in run.files():
-            if file.name in self._read or file.name.startswith(("setup", "teardown", "timeline")):
+            if file.name in self._read or file.name.startswith(("setup", "timeline")):
                 continue
             self._read.add(file.name)
+            if file.name.startswith("teardown"):
+                with contextlib.suppress(OSError, pa.ArrowException):
+                    self.removed += pq.read_metadata(file).num_rows
+                continue
             with contextlib.suppress(OSError, pa.ArrowException):  # merged away meanwhile
                 self._add(file, run)
 
@@ -84,7 +91,7 @@ class Seen:
         self.failed += len(table) - table["error"].null_count
         if not len(table):
             return
-        start = run.meta.get("load_started_ns", 0)
+        start = run.meta.load_started_ns or 0
         self.steps = max(self.steps, pc.max(table["step"]).as_py() + 1)
         self.seconds = max(self.seconds, (pc.max(table["started"]).as_py() - start) / 1e9)
         done = pc.fill_null(table["done"], 0).to_numpy()
@@ -121,10 +128,10 @@ class Seen:
 
 def elapsed_s(run: Run) -> float:
     """Seconds since the load of a run on this machine began; 0 before that."""
-    start, clock = run.meta.get("load_started_ns"), run.meta.get("clock") or {}
-    if start is None or "monotonic_ns" not in clock:
+    start, began = run.meta.load_started_ns, run.meta.clock.monotonic_ns
+    if start is None or began is None:
         return 0.0
-    return max(0.0, (time.monotonic_ns() - int(clock["monotonic_ns"]) - int(start)) / 1e9)
+    return max(0.0, (time.monotonic_ns() - began - start) / 1e9)
 
 
 @contextlib.contextmanager
@@ -136,12 +143,18 @@ def bar(goal: Goal, label: str, *, show: bool = True, leave: bool = True) -> Ite
     from tqdm import tqdm
 
     seen, unit = Seen(), " steps" if goal.steps else " s"
+    label = for_terminal(label, most=60)
     with tqdm(total=goal.total, desc=label, unit=unit, leave=leave, bar_format=_BAR) as drawn:
 
         def on_progress(run: Run) -> None:
             seen.look(run)
             reached = seen.steps if goal.steps else min(goal.total, seen.seconds)
-            drawn.set_postfix_str(f"{seen.rows} requests, {seen.failed} failed", refresh=False)
-            drawn.update(max(0, reached - drawn.n))
+            told = f"{seen.rows} requests, {seen.failed} failed"
+            told += f", removing: {seen.removed}" if seen.removed else ""
+            drawn.set_postfix_str(told, refresh=False)
+            with contextlib.suppress(OSError):  # the terminal is gone: no reason to end a run
+                drawn.update(max(0, reached - drawn.n))
+                if seen.removed:
+                    drawn.refresh()
 
         yield on_progress

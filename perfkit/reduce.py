@@ -10,28 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from perfkit import fidelity, stats
+from perfkit import stats
 from perfkit.measured import Measured, think_time_s
-from perfkit.store import Run
+from perfkit.store import Run, fidelity
+from perfkit.store.metrics import METRICS
+from perfkit.store.rows import Part
+from perfkit.store.summary import TOTAL
 
-#: Of response times in ms, successes only; the mean too.
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
-TOTAL = "all operations"
-Kind = Literal["latency", "rate", "errors"]
-#: Every metric a comparison knows, and what it is; throughput is better when it is higher, all others lower.
-METRICS: dict[str, Kind] = {
-    **dict.fromkeys(("p50", "p90", "p95", "p99", "mean"), "latency"),
-    "throughput": "rate",
-    "error_rate": "errors",
-    "ttft_p50": "latency",
-    "ttft_p99": "latency",
-    "success_p99": "latency",
+#: The quantiles of successes, of each latency: p by name.
+_QUANTILES = {
+    column: {
+        one.name: one.p
+        for one in METRICS.values()
+        if one.p is not None and (one.population, one.column) == ("successes", column)
+    }
+    for column in ("response_ms", "ttft_ms")
 }
-UNITS = {"latency": "ms", "rate": "/s", "errors": ""}
 #: How many operations are compared one by one, the most frequent first.
 MOST_OPERATIONS = 8
 #: What a client takes between an answer and the next request is nobody's waiting, up to this a request.
@@ -69,6 +66,7 @@ class Reduced:
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
     outcomes: tuple[str, ...] = ()  #: those of the reasons that may be the server's doing
+    all_failed: bool = False  #: the run's verdict is FAILED
 
     def value(self, operation: str, metric: str) -> Value | None:
         """One metric, None where the run does not carry it."""
@@ -88,17 +86,18 @@ class Warmup:
     notes: tuple[str, ...] = ()
 
 
-def warmup_of(run: Run) -> Warmup:
+def warmup_of(part: Part) -> Warmup:
     """The warm-up of a run by itself."""
-    return _warmup(run, Measured.of(run))
+    good = part.arrays("SELECT t_s, response_ms FROM part WHERE ok AND response_ms IS NOT NULL")
+    return _warmup(part.run, good["t_s"], good["response_ms"])
 
 
-def _warmup(run: Run, rows: Measured) -> Warmup:
-    good = rows.only(rows.good & np.isfinite(rows.response_ms))
-    counts = len(good.planned) > 0 and not any(distrust(run))
+def _warmup(run: Run, planned: np.ndarray, response_ms: np.ndarray) -> Warmup:
+    """planned, response_ms: of the successes."""
+    counts = len(planned) > 0 and not any(refusals(run))
     if not counts or _load_changes(run):
         return Warmup(stats.LEAST_CUT, counts)
-    share = stats.warmup_share(good.response_ms, good.planned)
+    share = stats.warmup_share(response_ms, planned)
     if share < stats.MOST_CUT:
         told = f"its warm-up took {share:.0%} of the measured part"
         return Warmup(share, counts, (told,) if share >= stats.WARN_CUT else ())
@@ -108,18 +107,24 @@ def _warmup(run: Run, rows: Measured) -> Warmup:
 
 def reduce_run(run: Run, cut: float | None = None) -> Reduced:
     """Reduce a run; `cut` is a share to leave out at its beginning instead of the one found."""
-    return reduce(run, Measured.of(run), cut)
+    return reduce_part(Part(run), cut)
+
+
+def reduce_part(part: Part, cut: float | None = None) -> Reduced:
+    """The same for a run that was opened already."""
+    return reduce(part.run, Measured.of(part), cut)
 
 
 def reduce(run: Run, rows: Measured, cut: float | None = None) -> Reduced:
     """The same for rows that were read already."""
-    reasons = list(distrust(run))
+    reasons = list(refusals(run))
     good = rows.only(rows.good & np.isfinite(rows.response_ms))
     if len(good.planned) == 0 or rows.span_s <= 0:
-        nothing = ("no request of its measured part succeeded",)
+        failed = run.verdict.word == "FAILED"
+        nothing = (run.verdict.words if failed else "no request of its measured part succeeded",)
         return Reduced(run, 0.0, 0.0, len(rows.planned), int((~rows.good).sum()), (),
-                       (*reasons, *nothing), (), nothing)  # fmt: skip
-    warmup = _warmup(run, rows) if cut is None else Warmup(cut, True)
+                       (*reasons, *nothing), (), nothing, all_failed=failed)  # fmt: skip
+    warmup = _warmup(run, good.planned, good.response_ms) if cut is None else Warmup(cut, True)
     low, high = warmup.share * rows.span_s, _end(run, rows)
     steady = good.only(good.planned >= low)
     n = int((rows.planned >= low).sum())
@@ -131,19 +136,19 @@ def reduce(run: Run, rows: Measured, cut: float | None = None) -> Reduced:
     return Reduced(
         run=run, cut=warmup.share, span_s=high - low, n=n, failed=n - len(steady.planned),
         values=values, reasons=(*reasons, *outcomes),
-        notes=(*warmup.notes, *notes, *_shape(steady), *fidelity.unchecked(run), *uncarried),
+        notes=(*warmup.notes, *notes, *_shape(steady), *fidelity.unchecked(run.meta), *uncarried),
         outcomes=tuple(outcomes),
     )  # fmt: skip
 
 
 def _carried(run: Run, values: tuple[Value, ...], span_s: float) -> tuple[tuple[Value, ...], list[str]]:
     """The values that the times of an imported run are fine enough for, and why others are left out."""
-    too_short = fidelity.coarse_span(run, span_s)
+    too_short = fidelity.coarse_span(run.meta, span_s)
     kept, notes = [], [too_short] if too_short else []
     for value in values:
-        kind, why = METRICS[value.metric], None
+        kind, why = METRICS[value.metric].kind, None
         if kind == "latency":
-            why = fidelity.coarse_latency(run, _median(values, value))
+            why = fidelity.coarse_latency(run.meta, _median(values, value))
             place = value.operation if value.operation != TOTAL else ""
             why = f"{place}: {why}" if why and place else why
         elif kind == "rate":
@@ -163,31 +168,23 @@ def _median(values: Iterable[Value], one: Value) -> float:
     return next(found, 0.0 if enough else one.level)
 
 
-def distrust(run: Run) -> Iterable[str]:
-    """Why a run may not be compared, from what run.json says."""
-    if run.state != "complete":
-        yield f"{run.state}{f': {run.reason}' if run.reason else ''}"
-    health = run.meta.get("health") or {}
-    if health.get("valid") is False:
-        reasons = health.get("reasons") or ["the generator was over its budget"]
-        yield f"invalid: {'; '.join(map(str, reasons))}"
-    elif run.state == "complete" and "valid" not in health and not fidelity.imported(run):
-        yield "its generator's health was not recorded"
-    yield from fidelity.refusals(run)
-    if run.meta.get("steps_broken"):
-        yield f"{run.meta['steps_broken']} steps of its scenario ended by an error of their own"
+def refusals(run: Run) -> Iterable[str]:
+    """Why a run may not be compared, from its verdict. That everything failed is a finding, not a reason."""
+    verdict = run.verdict
+    if not verdict.sound and verdict.word != "FAILED":
+        yield verdict.words
+    yield from fidelity.refusals(run.meta)
 
 
 def _end(run: Run, rows: Measured) -> float:
     """The end of the steady part: where a fixed number of steps runs out, users go idle one by one."""
-    users = (run.meta.get("workload") or {}).get("users") or {}
-    return float(rows.planned.max()) if users.get("iterations") else rows.span_s
+    users = run.meta.users
+    return float(rows.planned.max()) if users and users.iterations else rows.span_s
 
 
 def _load_changes(run: Run) -> bool:
     """Whether the load is meant to change during the run: then nothing about it is steady by design."""
-    arrivals = (run.meta.get("workload") or {}).get("arrivals") or {}
-    return arrivals.get("shape") in ("ramp", "steps", "spike")
+    return run.meta.arrivals is not None and run.meta.arrivals.shape in ("ramp", "steps", "spike")
 
 
 def _unsteady(
@@ -200,14 +197,14 @@ def _unsteady(
         return ["its load changes by plan: neither warm-up nor drift nor pile-up was looked for"], []
     notes, found = [], []
     moved = stats.drift(steady.response_ms, steady.planned)
-    if fidelity.too_coarse_for_drift(run, high - low):
+    if fidelity.too_coarse_for_drift(run.meta, high - low):
         notes.append("whether its latency drifts was not checked: instants are too coarse")
     elif moved.found:
         told = f"{moved.ratio - 1:+.0%} from its first half to its last third"
         found.append(f"no steady state, its latency drifts: {told}")
     elif math.isnan(moved.ratio):
         notes.append("whether it drifts could not be checked: its successes leave gaps")
-    if (run.meta.get("workload") or {}).get("arrivals"):
+    if run.meta.arrivals:
         grown = stats.growth(rows.planned, rows.done, low, high)
         if grown.found:
             found.append(
@@ -219,9 +216,9 @@ def _unsteady(
 
 def _unaccounted(run: Run, rows: Measured, steady: Measured, low: float, high: float) -> Iterable[str]:
     """Little's law in a closed loop: time of the users that neither waiting nor thinking explains."""
-    users = (run.meta.get("workload") or {}).get("users") or {}
-    if users.get("count") and len(steady.planned) >= FEWEST and high > low:
-        yield from _off_littles_law(rows, int(users["count"]), think_time_s(run), low, high)
+    users = run.meta.users
+    if users and len(steady.planned) >= FEWEST and high > low:
+        yield from _off_littles_law(rows, users.count, think_time_s(run), low, high)
 
 
 def _shape(steady: Measured) -> Iterable[str]:
@@ -267,7 +264,7 @@ def _values(rows: Measured, good: Measured, low: float, high: float) -> Iterable
     n, successes = (np.bincount(one, minlength=len(rows.names)) for one in (asked, good.operation))
     ended = _ended(rows, low, high)
     yield from _counted(TOTAL, good.response_ms, int(n.sum()), ended.sum(axis=0), high - low)
-    yield from _latencies(TOTAL, good)
+    yield from _latencies(TOTAL, good, (low, high))
     there = [int(i) for i in np.argsort(-n, kind="stable") if n[i]][:MOST_OPERATIONS]
     if len(there) < 2:
         return
@@ -276,15 +273,21 @@ def _values(rows: Measured, good: Measured, low: float, high: float) -> Iterable
     for i in there:
         mine = good.only(slice(ends[i] - successes[i], ends[i]))
         yield from _counted(rows.names[i], mine.response_ms, int(n[i]), ended[i], high - low)
-        yield from _latencies(rows.names[i], mine)
+        yield from _latencies(rows.names[i], mine, (low, high))
 
 
 def _ended(rows: Measured, low: float, high: float) -> np.ndarray:
-    """How many successes of each operation ended in each time slice: [operations, SLICES]."""
-    inside = rows.good & (rows.done >= low) & (rows.done <= high)
-    place = ((rows.done[inside] - low) * (stats.SLICES / (high - low))).astype(np.int64)
-    place = rows.operation[inside] * stats.SLICES + np.minimum(place, stats.SLICES - 1)
-    return np.bincount(place, minlength=len(rows.names) * stats.SLICES).reshape(-1, stats.SLICES)
+    """How many successes of each operation, of whatever phase, ended in each time slice.
+
+    [operations + 1, SLICES]; the last row is of operations that the measured part has not.
+    """
+    done = np.concatenate([rows.done[rows.good], rows.others_done])
+    operation = np.concatenate([rows.operation[rows.good], rows.others_operation])
+    inside = (done >= low) & (done <= high)
+    place = ((done[inside] - low) * (stats.SLICES / (high - low))).astype(np.int64)
+    row = np.where(operation[inside] < 0, len(rows.names), operation[inside]).astype(np.int64)
+    place = row * stats.SLICES + np.minimum(place, stats.SLICES - 1)
+    return np.bincount(place, minlength=(len(rows.names) + 1) * stats.SLICES).reshape(-1, stats.SLICES)
 
 
 def _counted(name: str, good_ms: np.ndarray, n: int, ended: np.ndarray, span_s: float) -> Iterable[Value]:
@@ -314,18 +317,19 @@ def _success(good_ms: np.ndarray, n: int, p: float) -> float:
     return float(x[low] + (place - low) * (x[high] - x[low]))
 
 
-def _latencies(name: str, good: Measured) -> Iterable[Value]:
+def _latencies(name: str, good: Measured, span: tuple[float, float]) -> Iterable[Value]:
     """Of successes: quantiles with at least 10 requests beyond them, the mean, the time to first byte."""
-    slices = stats.Slices.of(good.planned)
-    for q, one in _quantiles(good.response_ms, slices, QUANTILES):
+    slices = stats.Slices.of(good.planned, span)
+    for q, one in _quantiles(good.response_ms, slices, _QUANTILES["response_ms"]):
         yield _value(name, q, one)
-    if len(good.planned) >= stats.MIN_SUPPORT and good.response_ms.any():
-        yield _value(name, "mean", stats.mean(good.response_ms, slices))
+    mean = stats.mean(good.response_ms, slices)
+    if mean.n >= stats.MIN_SUPPORT and mean.point > 0:
+        yield _value(name, "mean", mean)
     first, there = good.ttft_ms, ~np.isnan(good.ttft_ms)
     if not there.all():
-        first, slices = first[there], stats.Slices.of(good.planned[there])
-    for q, one in _quantiles(first, slices, {"p50": 0.5, "p99": 0.99}):
-        yield _value(name, f"ttft_{q}", one)
+        first, slices = first[there], stats.Slices.of(good.planned[there], span)
+    for q, one in _quantiles(first, slices, _QUANTILES["ttft_ms"]):
+        yield _value(name, q, one)
 
 
 def _quantiles(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.experiment import compared_runs
 from perfkit.model import refuse_bad_tag, refuse_long_note
-from perfkit.running import stamp
-from perfkit.store import Run, list_runs
+from perfkit.store import Leftover, Metadata, Run, list_runs, survey, update_run_json, why_not_removed
 
 #: A run with this tag is never pruned.
 KEEP = "keep"
@@ -30,22 +30,23 @@ def mark(runs: Sequence[Run], *, add: Iterable[str] = (), remove: Iterable[str] 
     for tag in add:
         refuse_bad_tag(tag)
     refuse_long_note(note)
+
+    def change(meta: Metadata) -> dict[str, Any]:
+        left = [tag for tag in meta.tags if tag not in remove]
+        changes: dict[str, Any] = {"tags": list(dict.fromkeys([*left, *add]))}
+        return changes if note is None else changes | {"note": note.strip() or None}
+
     for run in runs:
         if run.state == "running":
             raise BadInput(f"{run.id} is still running; tag it when it has ended, nothing was changed")
-    if missing := remove - {tag for run in runs for tag in tags(run)}:
-        there = ", ".join(sorted({tag for run in runs for tag in tags(run)})) or "none"
+        if lost := [name for name in run.meta.damage if name.startswith(("tags", "note"))]:
+            raise PerfkitError(f"{run.id}: its {lost[0]} cannot be read; mend run.json, nothing was changed")
+    if missing := remove - {tag for run in runs for tag in run.meta.tags}:
+        there = ", ".join(sorted({tag for run in runs for tag in run.meta.tags})) or "none"
         raise BadInput(f"no such tag to remove: {', '.join(sorted(missing))}; tags there are: {there}")
     for run in runs:
-        left = [tag for tag in tags(run) if tag not in remove]
-        changes: dict[str, object] = {"tags": list(dict.fromkeys([*left, *add]))}
-        stamp(run, **changes if note is None else changes | {"note": note.strip() or None})
+        update_run_json(run.path, change)
     return [Run(run.path) for run in runs]
-
-
-def tags(run: Run) -> list[str]:
-    """The tags of a run."""
-    return [str(tag) for tag in run.meta.get("tags") or ()]
 
 
 # -- retention -------------------------------------------------------------------------------------
@@ -53,14 +54,15 @@ def tags(run: Run) -> list[str]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What pruning would do: runs to remove, and runs that only a reason keeps."""
+    """What pruning would do: runs to remove, runs that only a reason keeps, leftovers of kills to remove."""
 
     remove: tuple[Run, ...]
     spared: tuple[tuple[Run, str], ...]
+    leftovers: tuple[Leftover, ...]
 
 
-def plan(data_dir: Path, keep: int, scenario: str | None = None) -> Plan:
-    """Which runs go when the newest `keep` complete ones of each scenario stay.
+def plan(data_dir: Path, keep: int | None, scenario: str | None = None) -> Plan:
+    """Which runs go when the newest `keep` sound ones of each scenario stay; none when it is None.
 
     What is newer than the oldest of those stays too, so that a broken run of today is there to look at. Older
     runs are spared where they are tagged `keep`, still running, damaged, or needed by a kept comparison.
@@ -70,9 +72,12 @@ def plan(data_dir: Path, keep: int, scenario: str | None = None) -> Plan:
     spared: list[tuple[Run, str]] = []
     for run in list_runs(data_dir):
         try:
-            name = str(run.meta["scenario"]["name"])
-        except (PerfkitError, KeyError, TypeError) as damaged:
-            spared.append((run, f"damaged ({damaged}); `perfkit rm` removes it"))
+            name, damage = run.meta.scenario.name, run.meta.damage_reason
+        except PerfkitError as error:
+            name, damage = "", str(error)
+        if damage:
+            way = why_not_removed(run.path) or "`perfkit rm` removes it"
+            spared.append((run, f"damaged ({damage}); {way}"))
             continue
         groups.setdefault(name, []).append(run)
     if scenario is not None and scenario not in groups:
@@ -81,24 +86,24 @@ def plan(data_dir: Path, keep: int, scenario: str | None = None) -> Plan:
     remove = []
     for name in sorted(groups) if scenario is None else [scenario]:
         for run in _older(groups[name], keep):
-            if why := _why_kept(run, compared):
+            if why := _why_kept(run, compared) or why_not_removed(run.path, damaged=False):
                 spared.append((run, why))
             else:
                 remove.append(run)
-    return Plan(tuple(remove), tuple(spared))
+    return Plan(tuple(remove), tuple(spared), survey(data_dir).leftovers)
 
 
-def _older(runs: Sequence[Run], keep: int) -> Sequence[Run]:
-    """Those before the newest `keep` complete ones, oldest first."""
-    complete = [i for i, run in enumerate(runs) if run.state == "complete"]
-    if keep == 0:
-        return runs
-    return runs[: complete[-keep]] if len(complete) >= keep else ()
+def _older(runs: Sequence[Run], keep: int | None) -> Sequence[Run]:
+    """Those before the newest `keep` sound ones, oldest first."""
+    if not keep:
+        return () if keep is None else runs
+    sound = [i for i, run in enumerate(runs) if run.verdict.sound]
+    return runs[: sound[-keep]] if len(sound) >= keep else ()
 
 
 def _why_kept(run: Run, compared: dict[str, str]) -> str | None:
     if run.state == "running":
         return "still running"
-    if KEEP in tags(run):
+    if KEEP in run.meta.tags:
         return f"tagged {KEEP}"
     return f"comparison {compared[run.id]} needs it" if run.id in compared else None

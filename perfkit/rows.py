@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from perfkit.model import ERRORS, INSTANTS, PHASES, SCHEMA_VERSION
 
-#: Stands for "never reached" in the five instants until they become null.
+#: Stands for "never reached" in the instants until they become null.
 NEVER = -(2**63)
 
 _FIELDS = (
-    *((name, "q") for name in INSTANTS),
+    *((name, "q") for name in INSTANTS if name != "first_token"),
     *(("seq", "q"), ("step", "q"), ("bytes_sent", "q"), ("bytes_received", "q")),
     *(("user", "i"), ("status", "h"), ("operation", "H")),
     *(("phase", "B"), ("error", "B"), ("attempt", "B")),
@@ -28,6 +28,10 @@ _DTYPE = np.dtype([(name, f"<{code}" if code != "B" else "u1") for name, code in
 assert _DTYPE.itemsize == _RECORD.size
 
 pack_row = _RECORD.pack
+
+#: So many operations of a run have names; all after them are one, so that an id in a name ends somewhere.
+MOST_OPERATIONS = 1000
+OTHER_OPERATIONS = "(other operations)"
 
 #: Codes of the dictionary columns; an error code of 0 means none.
 PHASE_CODE = {name: code for code, name in enumerate(PHASES)}
@@ -42,6 +46,8 @@ class Extra(NamedTuple):
     error_text: str | None
     chunks: list[int] | None
     server_ms: dict[str, float] | None
+    first_token: int = NEVER
+    tokens_out: int | None = None
 
 
 class Batch(NamedTuple):
@@ -90,8 +96,11 @@ def to_table(batch: Batch, *, scenario: str, worker: int, id_prefix: str, origin
     rows = np.frombuffer(batch.packed, _DTYPE)
     n = len(rows)
     extras = [batch.extras.get(i) for i in range(n)] if batch.extras else [None] * n
+    instants = {name: rows[name] for name in INSTANTS if name != "first_token"}
+    instants["first_token"] = np.array([e.first_token if e else NEVER for e in extras], np.int64)
     columns: dict[str, pa.Array] = {
-        name: pa.array(rows[name] - origin_ns, mask=rows[name] == NEVER, type=pa.int64()) for name in INSTANTS
+        name: pa.array(instants[name] - origin_ns, mask=instants[name] == NEVER, type=pa.int64())
+        for name in INSTANTS
     }
     columns["seq"] = pa.array(rows["seq"])
     columns["worker"] = pa.array(np.full(n, worker, np.int32))
@@ -107,6 +116,7 @@ def to_table(batch: Batch, *, scenario: str, worker: int, id_prefix: str, origin
     columns["bytes_received"] = pa.array(rows["bytes_received"])
     columns["attempt"] = pa.array(rows["attempt"])
     columns["chunks"] = pa.array([e.chunks if e else None for e in extras], pa.list_(pa.int32()))
+    columns["tokens_out"] = pa.array([e.tokens_out if e else None for e in extras], pa.int32())
     columns["request_id"] = pa.array([f"{id_prefix}{seq}" for seq in rows["seq"].tolist()], pa.string())
     for name in sorted({key for e in extras if e and e.server_ms for key in e.server_ms}):
         values = [e.server_ms.get(name) if e and e.server_ms else None for e in extras]

@@ -1,85 +1,120 @@
-"""What `perfkit run`, `ls` and `show` do: repeats with progress and thresholds, and runs told in words."""
+"""What `perfkit run` and `show` do: repeats with progress and thresholds, and runs told in words."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import math
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from perfkit import fidelity, frames, thresholds
-from perfkit.card import load_words
+from perfkit import describe, stats
 from perfkit.errors import (
     EXIT_BAD_INPUT,
-    EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_RUN_INVALID,
     EXIT_THRESHOLDS_MISSED,
     EXIT_TOOL_ERROR,
+    INTERRUPTIONS,
     BadInput,
-    PerfkitError,
 )
+from perfkit.hosts import require_allowed_hosts
 from perfkit.local_server import reference_server
-from perfkit.model import Workload
+from perfkit.model import Tokens, Workload
 from perfkit.progress import Goal, bar
+from perfkit.redaction import Redactor, redacted_errors
 from perfkit.scenarios import Scenario
 from perfkit.spread import Progress, execute
-from perfkit.store import Run, write_atomically
-from perfkit.workloads import complete, refuse_stranger, token_of, with_server
+from perfkit.store import Run, thresholds, update_run_json
+from perfkit.store.metadata import ProbeSource
+from perfkit.store.rows import Part
+from perfkit.store.summary import NAMES, summarize, warnings
+from perfkit.text import for_terminal, print_lines
+from perfkit.workloads import complete, tokens_of, with_server
+
+#: Operations, and notes on them, that are shown for a person; the most frequent first.
+_SHOWN = 30
+
+
+class Checked(NamedTuple):
+    """A workload after every check that needs no request, with what was looked up for it."""
+
+    workload: Workload
+    scenario: Scenario
+    params: Any
+    tokens: Tokens
+
+    def once(self) -> Checked:
+        """The same, to be run once whatever its `repeats`."""
+        return self._replace(workload=dataclasses.replace(self.workload, repeats=1))
+
+
+def checked(given: Mapping[str, Any], where: str, allow_targets: Iterable[str]) -> Checked:
+    """Check a workload: names, values, scenario, schedule, thresholds, token, and the hosts it leads to.
+
+    The one way to a run, so BadInput comes before a folder is made and before a host is asked for anything.
+    """
+    workload, scenario, params = complete(given, where)
+    for text in workload.thresholds:
+        thresholds.parse(text)
+    require_allowed_hosts(workload, allow_targets)
+    return Checked(workload, scenario, params, tokens_of(workload))
 
 
 def run_repeats(
-    given: Mapping[str, Any],
-    where: str,
-    data_dir: Path,
-    allow_targets: Iterable[str],
-    *,
-    show_progress: bool,
-    on_progress: Progress = lambda run: None,
+    work: Checked, data_dir: Path, *, show_progress: bool, on_progress: Progress = lambda run: None
 ) -> list[Run]:
-    """Carry out a workload as often as its `repeats` say; every input is checked before the first request.
+    """Carry out a checked workload as often as its `repeats` say.
 
     on_progress is called with each run as soon as it has a folder, and several times a second from then on.
-    Raises BadInput for anything that cannot be run, PerfkitError when a run breaks down.
+    Raises PerfkitError when a run breaks down; its message holds no secret of the workload. A run that is
+    interrupted is returned, as aborted; a KeyboardInterrupt before or after it names the runs that are kept.
     """
-    workload, scenario, params = checked(given, where, allow_targets)
-    wanted = [thresholds.parse(text) for text in workload.thresholds]
-    token = token_of(workload)
-    runs = []
+    redact = Redactor(describe.known_secrets(work.workload, work.params, work.tokens))
+    seen: dict[str, None] = {}
+
+    def tell(run: Run) -> None:
+        seen[run.id] = None
+        on_progress(run)
+
+    with naming(seen), redacted_errors(redact):
+        return _run_repeats(work, data_dir, redact, show_progress, tell)
+
+
+def _run_repeats(
+    work: Checked, data_dir: Path, redact: Redactor, show_progress: bool, on_progress: Progress
+) -> list[Run]:
+    workload, scenario, params, _ = work
+    runs: list[Run] = []
     for repeat in range(workload.repeats):
-        label = scenario.name if workload.repeats == 1 else f"{scenario.name} {repeat + 1}/{workload.repeats}"
+        of = "" if workload.repeats == 1 else f" {repeat + 1}/{workload.repeats}"
         with (
             _target_of(workload, show_progress) as aimed,
-            bar(Goal.of(aimed.to_mapping()), label, show=show_progress) as draw,
+            bar(Goal.of(aimed), scenario.name + of, show=show_progress) as draw,
         ):
 
             def tell(run: Run, draw: Progress = draw) -> None:
                 draw(run)
                 on_progress(run)
 
-            run = execute(aimed, scenario, params, data_dir=data_dir, token=token, on_progress=tell)
-        _apply_thresholds(run, wanted)
-        if workload.target.url is None:
-            stamp(run, own_server=True)
-        runs.append(Run(run.path))
+            tokens = tokens_of(aimed)
+            run = execute(aimed, scenario, params, data_dir=data_dir, tokens=tokens, on_progress=tell)
+        runs.append(_judged(run, workload, redact))
         if runs[-1].state != "complete":
             break
     return runs
 
 
-def checked(
-    given: Mapping[str, Any], where: str, allow_targets: Iterable[str]
-) -> tuple[Workload, Scenario, Any]:
-    """A workload with its scenario and parameters, after every check that needs no request; else BadInput."""
-    workload, scenario, params = complete(given, where)
-    for text in workload.thresholds:
-        thresholds.parse(text)
-    token_of(workload)
-    refuse_stranger(workload, allow_targets)
-    return workload, scenario, params
+@contextlib.contextmanager
+def naming(kept: Collection[str]) -> Iterator[None]:
+    """An interrupt in the block says which runs are kept, given by their ids."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if kept:
+            interrupt.add_note(f"kept: {', '.join(kept)}")
+        raise
 
 
 @contextlib.contextmanager
@@ -89,52 +124,43 @@ def _target_of(workload: Workload, tell: bool) -> Iterator[Workload]:
         yield workload
         return
     if tell:
-        print("starting the reference agent server", file=sys.stderr)
+        print_lines("starting the reference agent server", err=True)
     with reference_server(workload.server) as served:
         yield with_server(
             workload, served.url, served.instances if workload.server.get("probes", True) else ()
         )
 
 
+def _judged(run: Run, workload: Workload, redact: Redactor) -> Run:
+    """The run, with what can be said of it only when it has ended."""
+    shown = describe.shown_thresholds(workload.thresholds, redact)
+    _apply_thresholds(run, [thresholds.parse(text) for text in shown])
+    if workload.target.url is None:
+        update_run_json(run.path, lambda meta: {"own_server": True})
+    return Run(run.path)
+
+
 def _apply_thresholds(run: Run, wanted: list[thresholds.Threshold]) -> None:
     if not wanted or run.state != "complete":
         return
-    frame = frames.timeline(run)
+    part = Part(run)
     results: list[dict[str, Any]] = []
     for threshold in wanted:
         try:
-            found = threshold.evaluate(frame)
+            found = threshold.evaluate(part)
         except BadInput as error:  # an operation the run never had: the run is kept, the threshold missed
             results.append({"text": f"{threshold.text} ({error})", "value": None, "ok": False})
             continue
         value = None if math.isnan(found.value) else found.value
         results.append({"text": threshold.text, "value": value, "ok": found.ok, "note": found.note})
-    stamp(run, thresholds=results)
-
-
-def stamp(run: Run, **told: Any) -> None:
-    """Add to what run.json says."""
-    meta = Run(run.path).meta | told
-    write_atomically(run.path / "run.json", (json.dumps(meta, indent=1, default=str) + "\n").encode())
-
-
-def outcome(run: Run) -> tuple[str, int]:
-    """How a run ended in a word or two, and the exit code of `perfkit run` for it."""
-    if run.state == "aborted":
-        return "aborted", EXIT_INTERRUPTED if run.reason == "interrupted" else EXIT_TOOL_ERROR
-    if run.state != "complete":
-        return run.state, EXIT_TOOL_ERROR
-    if not (run.meta.get("health") or {}).get("valid", False):
-        return "invalid", EXIT_RUN_INVALID
-    if run.meta.get("steps_broken"):
-        return "scenario broke", EXIT_TOOL_ERROR
-    if not all(one["ok"] for one in run.meta.get("thresholds") or ()):
-        return "thresholds missed", EXIT_THRESHOLDS_MISSED
-    return "ok", EXIT_OK
+    update_run_json(run.path, lambda meta: {"thresholds": results})
 
 
 #: Of several exit codes the first of these that occurs is told.
-_WORST_FIRST = (EXIT_INTERRUPTED, EXIT_BAD_INPUT, EXIT_TOOL_ERROR, EXIT_RUN_INVALID, EXIT_THRESHOLDS_MISSED)
+_WORST_FIRST = (
+    *INTERRUPTIONS.values(),
+    *(EXIT_BAD_INPUT, EXIT_TOOL_ERROR, EXIT_RUN_INVALID, EXIT_THRESHOLDS_MISSED),
+)
 
 
 def worst(codes: Iterable[int]) -> int:
@@ -146,114 +172,100 @@ def worst(codes: Iterable[int]) -> int:
 # -- runs in words ---------------------------------------------------------------------------------
 
 
-def brief(run: Run) -> dict[str, Any]:
-    """A run in one line: id, state, validity, rows, errors, tags."""
-    errors = run.table(["error"])["error"]
-    health = run.meta.get("health")
+def headline(run: Run) -> dict[str, str]:
+    """The measured part in words: rows, failed, and `p50 ms`, …, "—" where too few requests carry it."""
+    row = _firm_summary(Part(run))[-1]
+    told = {"rows": f"{row['n']:,}", "failed": f"{row['failed']:,}"}
+    firm = {f"{name} ms": row[name] for name in ("p50", "p95", "p99")}
+    return told | {name: "—" if value is None else f"{value:.4g}" for name, value in firm.items()}
+
+
+def _firm_summary(part: Part) -> list[dict[str, Any]]:
+    """The summary per operation, None for NaN and for quantiles that too few requests carry."""
+    rows = []
+    for row in summarize(part):
+        soft = {name for name in NAMES if math.isnan(row[f"{name}_low"])}
+        nan = {name for name, value in row.items() if isinstance(value, float) and math.isnan(value)}
+        rows.append(row | dict.fromkeys(soft | nan))
+    return rows
+
+
+def details(run: Run, *, summary: bool = True) -> dict[str, Any]:
+    """Everything run.json says, the state as it is now, and the summary per operation (null without)."""
     return {
-        "id": run.id,
+        **run.meta.raw,
         "state": run.state,
-        "valid": health["valid"] if health else None,
-        "rows": len(errors),
-        "errors": len(errors) - errors.null_count,
-        "fidelity": fidelity.fidelity(run).get("label"),
-        "scenario": run.meta.get("scenario", {}).get("name"),
-        "created": run.meta.get("created"),
-        "tags": " ".join(run.meta.get("tags", ())),
+        "reason": run.reason,
+        "verdict": run.verdict.brief,
+        "path": str(run.path),
+        "summary": _firm_summary(Part(run)) if summary else None,
+        "damage": list(run.meta.damage),
     }
 
 
-def listed(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """`brief` of each; one that is damaged is told, and hides no other."""
-    found = []
-    for run in runs:
-        try:
-            found.append(brief(run))
-        except PerfkitError as error:
-            damaged = dict.fromkeys(("valid", "rows", "errors", "scenario", "created"))
-            found.append({"id": run.id, "state": "damaged", **damaged, "tags": str(error)})
-    return found
-
-
-def headline(run: Run) -> dict[str, str]:
-    """The measured part in words: rows, failed, and `p50 ms`, …, "—" where too few requests carry it."""
-    row = _firm_summary(run).iloc[-1]
-    told = {"rows": f"{int(row['n']):,}", "failed": f"{int(row['failed']):,}"}
-    firm = {f"{name} ms": row[name] for name in ("p50", "p95", "p99")}
-    return told | {name: "—" if math.isnan(value) else f"{value:.4g}" for name, value in firm.items()}
-
-
-def _firm_summary(run: Run) -> Any:
-    """The summary per operation, without the quantiles that too few requests carry."""
-    summary = frames.summary(frames.timeline(run))
-    for name in frames.NAMES:
-        summary.loc[summary[f"{name}_low"].isna(), name] = math.nan
-    return summary
-
-
-def details(run: Run) -> dict[str, Any]:
-    """Everything run.json says, the state as it is now, and the summary per operation."""
-    rows = json.loads(_firm_summary(run).to_json(orient="records"))
-    return run.meta | {"state": run.state, "reason": run.reason, "path": str(run.path), "summary": rows}
-
-
-def describe_run(run: Run) -> str:
+def describe_run(run: Run, *, summary: bool = True) -> str:
     """The same for a person."""
     meta = run.meta
-    health = meta.get("health") or {}
-    lines = [f"run {run.id}: {run.state}{f' ({run.reason})' if run.reason else ''}"]
-    if health and not health["valid"]:
-        lines += [f"  INVALID: {reason}" for reason in health["reasons"]]
-    scenario, target = meta.get("scenario") or {}, meta.get("target") or {}
-    load = load_words(meta.get("workload") or {})
-    if fidelity.imported(run):
-        lines += [f"  {text}" for text in (f"imported {fidelity.words(run)}", *fidelity.lacks(run))]
-        lines.append(
-            f"  scenario {scenario.get('name')} on {target.get('url') or 'a target the file does not name'}"
-        )
+    lines = [f"run {run.id}: {run.headline}"]
+    where = meta.target_url or "a target the file does not name"
+    if meta.imported:
+        lines.append(f"  scenario {meta.scenario.name} on {where}")
     else:
-        lines.append(f"  scenario {scenario.get('name')} on {target.get('url')}, {load}")
-    lines += [f"  scenario error, {one['count']} times: {one['text']}" for one in meta.get("step_errors", ())]
-    if meta.get("teardown_error"):
-        lines.append(f"  left behind on the target: {meta['teardown_error']}")
-    lines += ["  " + line for line in _summary_lines(run)]
-    lines += [f"  server {words}" for words in _probe_words(meta.get("probes") or [])]
-    for one in meta.get("thresholds", ()):
-        value = "no value" if one["value"] is None else f"{one['value']:.4g}"
-        note = f" ({one['note']})" if one.get("note") else ""
-        lines.append(f"  threshold {one['text']}: {value}, {'ok' if one['ok'] else 'MISSED'}{note}")
+        lines.append(f"  scenario {meta.scenario.name} on {meta.target_url}, {meta.load_words}")
+    lines += [f"  scenario error, {error.count} times: {error.text}" for error in meta.step_errors]
+    if meta.teardown_error:
+        lines.append(f"  not cleaned up on the target: {meta.teardown_error}")
+    unread = [f"{run.rows():,} requests; `perfkit show {run.id}` summarizes them"]
+    lines += ["  " + line for line in (_summary_lines(run) if summary else unread)]
+    lines += [f"  server {words}" for words in _probe_words(meta.probes)]
+    for threshold in meta.thresholds:
+        value = "no value" if threshold.value is None else f"{threshold.value:.4g}"
+        note = f" ({threshold.note})" if threshold.note else ""
+        lines.append(f"  threshold {threshold.text}: {value}, {'ok' if threshold.ok else 'MISSED'}{note}")
     lines.append(f"  {run.path}")
-    return "\n".join(lines)
+    return "\n".join(map(for_terminal, lines))
 
 
 def _summary_lines(run: Run) -> list[str]:
     """n, errors, rate and quantiles with their 95 % within-run intervals, a line per operation."""
-    rows = frames.timeline(run)
-    if rows.empty:
+    part = Part(run)
+    rows = summarize(part)
+    n = rows[-1]["n"]
+    if not n:
         return ["no measured requests"]
-    summary = frames.summary(rows).to_dict("records")
-    failures = frames.errors(run, rows, most=5).to_dict("records")
-    lines = [f"{one['count']} × {one['error']} of {one['operation']}: {one['words']}" for one in failures]
-    if not summary[-1]["ok"]:
-        return [*lines, f"none of {len(rows)} requests succeeded"]
-    unit = summary[-1]["unit"]
-    lines += [f"response time in ms with 95 % intervals ({unit}); — where too few requests carry it"]
-    for row in summary:
+    failures = run.results.failures[:5]
+    lines = [f"{one.count} × {one.error} of {one.operation}: {one.words}" for one in failures]
+    if not rows[-1]["ok"]:
+        return [*lines, f"none of {n} requests succeeded"]
+    unit = _unit(rows[-1])
+    lines += [f"{part.label}: response time in ms with 95 % intervals ({unit}); — where there is none"]
+    *operations, total = rows
+    for row in (*operations[:_SHOWN], total):
         shown = [f"{name} {_interval(row, str(name))}" for name in ("p50", "p95", "p99")]
-        rate = f"{row['rate_per_s']:.1f}/s"
+        rate = "—" if math.isnan(row["rate_per_s"]) else f"{row['rate_per_s']:.1f}/s"
+        shown += [f"intervals: {_unit(row)}"] if _unit(row) not in (unit, "") else []
         lines.append(f"{row['operation']}: n {row['n']}, failed {row['failed']}, {rate}, {', '.join(shown)}")
-    return lines + [f"note: {text}" for text in frames.warnings(rows)]
+    if len(operations) > _SHOWN:
+        more = f"{len(operations) - _SHOWN:,} less frequent operations"
+        lines.insert(-1, f"{more} are not shown: `perfkit show {run.id} --json`")
+    return lines + [f"note: {text}" for text in warnings(part)[:_SHOWN]]
 
 
-def _probe_words(sources: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def _probe_words(sources: Iterable[ProbeSource]) -> Iterator[str]:
     """What came from the server's probes and what did not, a line for each source."""
-    for one in sources:
-        words = [f"{one['source']}: {one['samples']:,} samples of itself"]
-        if "offset_ms" in one:
-            words.append(f"clock {one['offset_ms']:+.3f} ± {one['uncertainty_ms']:.3f} ms from ours")
-        words += [f"{one['lost']:,} samples lost"] if one["lost"] else []
-        words += [f"{one['errors']} fetches failed ({one['error']})"] if one["errors"] else []
+    for source in sources:
+        words = [f"{source.source}: {source.samples:,} samples of itself"]
+        if source.offset_ms is not None:
+            words.append(f"clock {source.offset_ms:+.3f} ± {source.uncertainty_ms:.3f} ms from ours")
+        words += [f"{source.lost:,} samples lost"] if source.lost else []
+        words += [f"{source.errors} fetches failed ({source.error})"] if source.errors else []
         yield ", ".join(words)
+
+
+def _unit(row: Mapping[str, Any]) -> str:
+    """What the intervals of an operation take for independent; empty where it has none."""
+    units = [row[f"{name}_unit"] for name in ("p50", "p95", "p99")]
+    return next((unit for unit in units if unit not in stats.NO_INTERVAL), "")
 
 
 def _interval(row: Mapping[Any, Any], name: str) -> str:

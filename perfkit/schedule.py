@@ -16,8 +16,10 @@ from perfkit.model import Arrivals
 Floats = npt.NDArray[np.float64]
 Knots = list[tuple[float, float]]
 
-#: More planned arrivals than this would not fit a run; the schedule alone would take 400 MB.
+#: Planned arrivals of a run, warm-up included; the schedule takes 8 bytes for each.
 MAX_ARRIVALS = 50_000_000
+_BLOCK = 1_000_000  # arrivals computed at a time
+_SURELY_SOME = 100.0  # expected arrivals of which no seed draws none
 
 
 def plan(arrivals: Arrivals, seed: int, warmup_s: float = 0.0) -> Floats:
@@ -26,6 +28,26 @@ def plan(arrivals: Arrivals, seed: int, warmup_s: float = 0.0) -> Floats:
     The warm-up comes first, at the rate the shape begins with; the shape itself spans
     [warmup_s, warmup_s + duration_s).
     """
+    t, rate, mass = _cumulated(arrivals, warmup_s)
+    random = arrivals.shape == "poisson" or arrivals.spacing == "poisson"
+    times = _poisson(mass[-1], seed) if random else np.arange(0, np.ceil(mass[-1] - 1e-9))
+    for first in range(0, len(times), _BLOCK):
+        block = slice(first, first + _BLOCK)
+        times[block] = _inverse(times[block], t, rate, mass)
+    return times
+
+
+def require_requests(arrivals: Arrivals, seed: int, warmup_s: float = 0.0) -> None:
+    """BadInput for a schedule with nothing in its measured part, or with more than a run can hold."""
+    t, _, mass = _cumulated(arrivals, warmup_s)
+    measured = mass[-1] - np.interp(warmup_s, t, mass)
+    if measured < _SURELY_SOME and not np.any(plan(arrivals, seed, warmup_s) >= warmup_s):
+        words = f"arrivals: no request is planned in the {arrivals.duration_s:g} s"
+        raise BadInput(f"{words} ({measured:.3g} expected); raise the rate or the duration")
+
+
+def _cumulated(arrivals: Arrivals, warmup_s: float) -> tuple[Floats, Floats, Floats]:
+    """The knots' seconds and rates, and the arrivals expected up to each; BadInput for too many."""
     knots = profile(arrivals)
     if warmup_s:
         first = knots[0][1]
@@ -34,11 +56,7 @@ def plan(arrivals: Arrivals, seed: int, warmup_s: float = 0.0) -> Floats:
     mass = np.concatenate([[0.0], np.cumsum(np.diff(t) * (rate[1:] + rate[:-1]) / 2)])
     if mass[-1] > MAX_ARRIVALS:
         raise BadInput(f"arrivals: {mass[-1]:.3g} planned, at most {MAX_ARRIVALS:,}; lower rate or duration")
-    if mass[-1] == 0:
-        raise BadInput("arrivals: every rate is 0, nothing would be sent; give a rate above 0")
-    random = arrivals.shape == "poisson" or arrivals.spacing == "poisson"
-    targets = _poisson(mass[-1], seed) if random else np.arange(0, np.ceil(mass[-1] - 1e-9))
-    return _inverse(targets, t, rate, mass)
+    return t, rate, mass
 
 
 def profile(arrivals: Arrivals) -> Knots:
@@ -83,11 +101,15 @@ def _spike(arrivals: Arrivals) -> Knots:
 
 def _poisson(mass: float, seed: int) -> Floats:
     rng = np.random.default_rng(seed)
-    times: Floats = np.empty(0)
-    while not len(times) or times[-1] < mass:
-        more = rng.exponential(size=int(mass * 0.1 + 4 * mass**0.5 + 16) if len(times) else int(mass) + 16)
-        times = np.concatenate([times, (times[-1] if len(times) else 0.0) + np.cumsum(more)])
-    return times[times < mass]
+    pieces: list[Floats] = []
+    last = 0.0
+    while not pieces or last < mass:
+        gaps = rng.exponential(size=int(mass * 0.1 + 4 * mass**0.5 + 16) if pieces else int(mass) + 16)
+        pieces.append(np.cumsum(gaps, out=gaps))
+        pieces[-1] += last
+        last = pieces[-1][-1]
+    times = np.concatenate(pieces)
+    return times[: np.searchsorted(times, mass)]
 
 
 def _inverse(targets: Floats, t: Floats, rate: Floats, mass: Floats) -> Floats:

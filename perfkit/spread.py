@@ -7,35 +7,37 @@ the process pool.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import pickle
-import signal
-import threading
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from perfkit import describe
+from perfkit import describe, interrupts
 from perfkit.collect import Collector
 from perfkit.errors import BadInput, PerfkitError, RequestFailed
-from perfkit.health import MeasuredRows, judge
-from perfkit.model import Users, Workload
+from perfkit.health import NO_DELAYS, delays, judge, median_response_ms
+from perfkit.mistakes import Mistakes
+from perfkit.model import NO_TOKENS, Tokens, Users, Workload
+from perfkit.overdue import place_of_stuck
 from perfkit.pool import own_pool, warm_up
+from perfkit.redaction import Redactor
 from perfkit.scenarios import Scenario
 from perfkit.session import Recorder, Session, Undo
-from perfkit.store import Run, RunFolder
+from perfkit.store import Run, RunFolder, results
+from perfkit.store.rows import Part
+from perfkit.text import harmless_prints, print_lines
 from perfkit.worker import (
     Flusher,
     Outcome,
     RunContext,
     Shard,
     make_recorder,
-    redactor,
     run_on_loop,
     run_shard,
 )
@@ -45,6 +47,7 @@ from perfkit.writer import SegmentWriter, monotonic_unix_ns
 Progress = Callable[[Run], None]
 _LEAD_S = 0.2
 _UNDO_WORKERS = 20
+_TELL_S = 0.5
 _NOT_SET_UP = object()
 
 
@@ -54,25 +57,28 @@ def execute(
     params: Any,
     *,
     data_dir: Path,
-    token: str | None = None,
+    tokens: Tokens = NO_TOKENS,
     executor: Executor | None = None,
     on_progress: Progress = lambda run: None,
 ) -> Run:
     """Run a workload against its target and return the finished (or aborted) run.
 
     Raises PerfkitError when the run could not be carried out; whatever was recorded until then stays
-    readable, with the reason in run.json.
+    readable, with the reason in run.json. Neither the message nor anything that is written holds a secret of
+    the workload, of its parameters or of the tokens.
     """
     folder = RunFolder.create(data_dir, scenario.name)
-    return _Execution(workload, scenario, params, folder, token).carry_out(executor, on_progress)
+    return _Execution(workload, scenario, params, folder, tokens).carry_out(executor, on_progress)
 
 
 class _Execution:
     """The steps of one run, and the run.json that grows with them."""
 
     def __init__(
-        self, workload: Workload, scenario: Scenario, params: Any, folder: RunFolder, token: str | None
+        self, workload: Workload, scenario: Scenario, params: Any, folder: RunFolder, tokens: Tokens
     ) -> None:
+        secrets = describe.known_secrets(workload, params, tokens)
+        self.redact = Redactor(secrets)
         monotonic, unix = monotonic_unix_ns()
         self.workload, self.scenario, self.params, self.folder = workload, scenario, params, folder
         self.context = RunContext(
@@ -82,19 +88,28 @@ class _Execution:
             scenario_name=scenario.name,
             origin_ns=monotonic,
             coordinator_pid=multiprocessing.current_process().pid or 0,
-            token=token,
+            token=tokens.target,
+            proxy_auth=tokens.proxy,
+            secrets=secrets,
         )
-        self.collector = Collector(folder.path, workload.target, monotonic, token)
-        self.meta = describe.first_meta(workload, scenario, params, folder.path, monotonic, unix)
+        self.collector = Collector(folder.path, workload.target, monotonic, tokens, self.redact)
+        self.meta = describe.first_meta(workload, scenario, params, folder.path, monotonic, unix, self.redact)
         self.start_ns = monotonic
-        self.outcomes: list[Outcome] = []
+        self.futures: list[Future[Outcome]] = []
         self.undo: list[Undo] = []
+        self.interrupted = False
+        self.state: Any = _NOT_SET_UP  #: what setup returned
         self._setup_rows = self._unanswered = 0
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Of the workers that have come to their end."""
+        over = [future for future in self.futures if future.done() and not future.cancelled()]
+        return [future.result() for future in over if not future.exception()]
 
     def save(self, **changes: Any) -> None:
         self.meta.update(changes)
-        hide = redactor(self.context)
-        self.folder.write_meta(describe.map_strings(self.meta, hide))
+        self.folder.write_meta(self.meta)
 
     def carry_out(self, executor: Executor | None, on_progress: Progress) -> Run:
         failure: PerfkitError | None = None
@@ -105,47 +120,68 @@ class _Execution:
             self._work(executor, on_progress)
             reason = self._reason()
         except KeyboardInterrupt:
-            reason = "interrupted"
+            reason = interrupts.reason()
         except PerfkitError as failed:
-            failure = failed
+            failure = type(failed)(self.redact(str(failed)))  # a scenario's own words, perhaps
         except OSError as failed:
             failure = self._broken_off(failed)
-        with _undisturbed():
+        # half a merge helps nobody; what has been interrupted already is not interrupted again
+        with interrupts.ignored() if reason else interrupts.held():
             failure = self._close(reason, failure)
         if failure is not None:
             raise failure
         return Run(self.folder.path)
 
     def _work(self, executor: Executor | None, on_progress: Progress) -> None:
-        state = _NOT_SET_UP
         try:
-            state = run_on_loop(self._set_up())
-            self.collector.start()
-            self._load(_pickled(state), executor, on_progress)
-        finally:  # also after Ctrl-C: what was made is removed
             try:
+                with harmless_prints():
+                    run_on_loop(self._set_up())
+                self.collector.start()
+                self._load(_pickled(self.state), executor, on_progress)
+            finally:
                 self.meta["probes"] = self.collector.stop()
-            finally:  # also after Ctrl-C during the last fetch
-                run_on_loop(self._tear_down(state))
+        except KeyboardInterrupt:
+            self.interrupted = True
+            raise
+        finally:  # also after Ctrl-C: what was made is removed
+            with harmless_prints():
+                run_on_loop(self._clean_up(on_progress))
 
     # -- setup and teardown, in this process
 
-    async def _set_up(self) -> Any:
+    async def _set_up(self) -> None:
         async with self._rows("setup", first_seq=self.workload.processes) as recorder:
+            session = Session(recorder, phase="setup")
             try:
-                return await self.scenario.setup(Session(recorder, phase="setup"), self.params)
+                self.state = await self.scenario.setup(session, self.params)
+            except PerfkitError as failed:
+                raise type(failed)(session.redact(str(failed))) from None
+            except OSError as failed:
+                raise self._broken_off(session.redact(_words(failed))) from None
             except Exception as failed:
-                if isinstance(failed, PerfkitError | OSError):
-                    raise
-                raise PerfkitError(
-                    f"setup of {self.scenario.name} failed: {recorder.redact(_told(failed))}"
-                ) from None
+                words = session.redact(_told(failed))
+                raise PerfkitError(f"setup of {self.scenario.name} failed: {words}") from None
             finally:
                 self.undo += recorder.undo
                 self._unanswered = recorder.unanswered
                 self._setup_rows = recorder.buffer.count
 
-    async def _tear_down(self, state: Any) -> None:
+    async def _clean_up(self, on_progress: Progress) -> None:
+        """Tear down; the second Ctrl-C ends that, wherever the first one came."""
+        telling = asyncio.create_task(self._tell(on_progress))
+        with nullcontext() if self.interrupted else interrupts.held(first_only=True):
+            await self._tear_down()
+        telling.cancel()
+
+    async def _tell(self, on_progress: Progress) -> None:
+        """Removing what a large run made takes a minute: it is seen how far it got."""
+        with contextlib.suppress(Exception):  # it is no reason to leave things behind
+            while True:
+                await asyncio.sleep(_TELL_S)
+                on_progress(Run(self.folder.path))
+
+    async def _tear_down(self) -> None:
         stride = self.workload.processes + 1
         first = self.workload.processes + stride * self._setup_rows
         problems = []
@@ -153,18 +189,21 @@ class _Execution:
         if wanted:  # what stands here when a second Ctrl-C ends the clean-up
             self.meta["teardown_error"] = f"interrupted; up to {wanted:,} things it made were not removed"
         async with self._rows("teardown", first_seq=first) as recorder:
-            if state is not _NOT_SET_UP:
+            if self.state is not _NOT_SET_UP:
+                session = Session(recorder, phase="teardown")
                 try:
-                    await self.scenario.teardown(Session(recorder, phase="teardown"), state)
+                    await self.scenario.teardown(session, self.state)
                 except Exception as failed:  # the load is over and measured: its rows are worth keeping
-                    problems.append(recorder.redact(_told(failed)))
+                    problems.append(session.redact(_told(failed)))
             recorder.undo[:0] = [*self.undo, *(entry for o in self.outcomes for entry in o.undo)]
             wanted = len(recorder.undo)
             if left := await self._send_undo(recorder):
                 problems.append(f"{left:,} of {wanted:,} requests that remove what the run made failed")
         unanswered = self._unanswered + sum(outcome.unanswered for outcome in self.outcomes)
         if wanted and unanswered:
-            problems.append(f"{unanswered:,} POST or PUT got no answer; what they made, if anything, is left")
+            problems.append(
+                f"{unanswered:,} POST or PUT requests got no response; anything they created was not removed"
+            )
         self.meta["teardown_error"] = "; ".join(problems) or None
 
     async def _send_undo(self, recorder: Recorder) -> int:
@@ -194,6 +233,7 @@ class _Execution:
     async def _rows(self, name: str, first_seq: int) -> AsyncIterator[Recorder]:
         """A recorder whose rows are written about once a second, like a worker's."""
         recorder = make_recorder(self.context, first_seq=first_seq)
+        asyncio.get_running_loop().set_exception_handler(self._complain)
         writer = SegmentWriter(
             self.folder.path,
             scenario=self.scenario.name,
@@ -212,6 +252,12 @@ class _Execution:
         if writer.error:
             raise writer.error
 
+    def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Print what a task raised that setup or teardown left behind; asyncio would print secrets too."""
+        error = context.get("exception")
+        words = _told(error) if isinstance(error, Exception) else ""
+        print_lines(self.redact(f"perfkit: {context.get('message')}: {words}"), err=True)
+
     # -- the load, in worker processes
 
     def _load(self, state: bytes, executor: Executor | None, on_progress: Progress) -> None:
@@ -219,34 +265,50 @@ class _Execution:
         with nullcontext(executor) if executor else own_pool(count) as pool:
             try:
                 warm_up(pool, count, self.scenario.ref)
-                self.start_ns = time.monotonic_ns() + int(_LEAD_S * 1e9)
-                self.save(load_started_ns=self.start_ns - self.context.origin_ns)
-                shards = [Shard(self.context, state, index, self.start_ns) for index in range(count)]
-                futures = [pool.submit(run_shard, shard) for shard in shards]
-                self._watch(futures, on_progress)
+                self._drive(pool, state, on_progress)
             except BrokenProcessPool:
-                raise PerfkitError("a worker process died (killed, or out of memory); see dmesg") from None
-        failed = [error for future in futures if (error := future.exception())]
-        self.outcomes = [future.result() for future in futures if not future.exception()]
+                raise self._died() from None
+        failed = [error for future in self.futures if (error := future.exception())]
         if any(isinstance(error, BrokenProcessPool) for error in failed):
-            raise PerfkitError("a worker process died (killed, or out of memory); see dmesg")
-        if failed:
+            raise self._died()
+        if failed and isinstance(failed[0], PerfkitError | OSError):
             raise failed[0]
+        if failed:  # such as a state that cannot be unpickled
+            raise PerfkitError(f"a worker process failed: {type(failed[0]).__name__}: {failed[0]}")
 
-    def _watch(self, futures: list[Future[Outcome]], on_progress: Progress) -> None:
-        pending = set(futures)
-        interrupted = False
+    def _died(self) -> PerfkitError:
+        """Why a worker is gone."""
+        place = place_of_stuck(self.folder.path)
+        if place is None:
+            return PerfkitError("a worker process died (killed, or out of memory); see dmesg")
+        words = f"a step at {place} held the event loop after the end of the run, and its worker was ended"
+        return self._broken_off(words)
+
+    def _drive(self, pool: Executor, state: bytes, on_progress: Progress) -> None:
+        """Start every worker and wait until all have ended; the first Ctrl-C stops them, the second kills."""
+        self.start_ns = time.monotonic_ns() + int(_LEAD_S * 1e9)
+        self.save(load_started_ns=self.start_ns - self.context.origin_ns)
+        try:
+            with interrupts.held():
+                for index in range(self.workload.processes):
+                    shard = Shard(self.context, state, index, self.start_ns)
+                    self.futures.append(pool.submit(run_shard, shard))
+            self._watch(on_progress)
+        except BaseException as error:
+            self._stop_workers()
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            self.interrupted = True
+            self._watch(on_progress)
+
+    def _watch(self, on_progress: Progress) -> None:
+        """Wait until every worker has come to its end."""
+        pending = set(self.futures)
         while pending:
-            try:
-                done, pending = wait(pending, timeout=0.2)
-                on_progress(Run(self.folder.path))
-                if any(future.exception() for future in done):
-                    self._stop_workers()  # one has failed: the run cannot be whole any more
-            except KeyboardInterrupt:
-                if interrupted:
-                    raise
-                interrupted = True
-                self._stop_workers()
+            done, pending = wait(pending, timeout=0.2)
+            on_progress(Run(self.folder.path))
+            if any(future.exception() for future in done):
+                self._stop_workers()  # one has failed: the run cannot be whole any more
 
     def _stop_workers(self) -> None:
         (self.folder.path / "stop").touch()
@@ -257,10 +319,11 @@ class _Execution:
         failed = next((o.write_error for o in self.outcomes if o.write_error), None)
         if failed is not None:
             raise self._broken_off(failed)
-        return "interrupted" if any(o.stopped for o in self.outcomes) else None
+        stopped = self.interrupted or any(o.stopped for o in self.outcomes)
+        return interrupts.reason() if stopped else None
 
     def _broken_off(self, why: OSError | str) -> PerfkitError:
-        words = why if isinstance(why, str) else _words(why)
+        words = self.redact(why if isinstance(why, str) else _words(why))
         return PerfkitError(f"{words}; the rows written so far stay readable in {self.folder.path.name}")
 
     def _close(self, reason: str | None, failure: PerfkitError | None) -> PerfkitError | None:
@@ -268,7 +331,7 @@ class _Execution:
         try:
             self.folder.merge()
             self.folder.merge_probes()
-            self._judge()
+            self._judge(stopped=bool(reason or failure))
         except OSError as failed:
             failure = failure or self._broken_off(failed)
         reason = str(failure) if failure else reason
@@ -279,48 +342,36 @@ class _Execution:
         self.folder.close()
         return failure
 
-    def _judge(self) -> None:
-        rows = MeasuredRows.of(Run(self.folder.path).table(MeasuredRows.COLUMNS))
-        workers = [
-            outcome.health | rows.of_worker(index).delays(outcome.opening)
-            for index, outcome in enumerate(self.outcomes)
-        ]
-        reasons = judge(workers, rows.median_response_ms(), self.workload.budget)
+    def _judge(self, stopped: bool) -> None:
+        run = Run(self.folder.path)
+        part = Part(run)
+        late = delays(part, [outcome.opening for outcome in self.outcomes], self.workload.processes + 1)
+        workers = [outcome.health | late.get(index, NO_DELAYS) for index, outcome in enumerate(self.outcomes)]
+        reasons = judge(workers, median_response_ms(part), self.workload.budget)
+        reported = len(workers) == self.workload.processes  # one that was killed has told nothing of itself
         first = self.start_ns - self.context.origin_ns + int(self.workload.warmup_s * 1e9)
-        errors: Counter[str] = Counter()
+        mistakes = Mistakes()
         for outcome in self.outcomes:
-            errors.update(outcome.step_errors)
+            mistakes.merge(outcome.mistakes)
+        steps = sum(outcome.steps for outcome in self.outcomes)
         self.meta.update(
-            measured={"from_ns": first, "to_ns": self._measure_ends(first, rows)},
-            health={"valid": not reasons, "reasons": reasons, "workers": workers},
-            step_errors=[{"text": text, "count": count} for text, count in errors.items()],
-            steps_broken=0 < sum(outcome.steps_done for outcome in self.outcomes) <= errors.total(),
+            measured={"from_ns": first, "to_ns": self._measure_ends(first, part, stopped)},
+            health={"valid": not reasons, "reasons": reasons, "workers": workers} if reported else {},
+            results=results.stamped(results.results_of(part), *run.files()),
+            step_errors=mistakes.told(),
+            steps_broken=0 < steps == sum(outcome.steps_raised for outcome in self.outcomes),
         )
 
-    def _measure_ends(self, first: int, rows: MeasuredRows) -> int:
+    def _measure_ends(self, first: int, part: Part, stopped: bool) -> int:
         """When the measured part ended: as planned, or when the load was over before that."""
         load = self.workload.users or self.workload.arrivals
         assert load is not None
-        last = max(first, rows.last_done())
+        last = max(first, part.row("SELECT max(done) AS done FROM part")["done"] or 0)
         if load.duration_s is None:
             return last
         planned = first + int(load.duration_s * 1e9)
         may_end_early = isinstance(load, Users) and load.iterations is not None
-        stopped = any(outcome.stopped for outcome in self.outcomes)
         return min(planned, last) if may_end_early or stopped else planned
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Ctrl-C does nothing while the run is closed: half a merge helps nobody."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _pickled(state: Any) -> bytes:

@@ -6,21 +6,30 @@ that is data, and stands in the `Exchange`.
 
 from __future__ import annotations
 
+import errno
 import functools
 import math
 import re
 import ssl
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import Protocol
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
 from urllib.parse import SplitResult, quote, urlsplit
 
 from perfkit.errors import BadInput
+from perfkit.hosts import split_address
 from perfkit.model import Target
+from perfkit.redaction import masked_text
 from perfkit.rows import NEVER
+from perfkit.streams import Event
 
 #: Returns nanoseconds on the clock of the event loop.
 Clock = Callable[[], int]
+#: Codings of a body that zlib undoes.
+GZIP = ("gzip", "x-gzip", "deflate")
+_PART = 64 * 1024
 #: A request's header lines, as `header_lines` makes them.
 Headers = str
 
@@ -38,21 +47,25 @@ class Exchange:
     """One request's fate. Instants are absolute nanoseconds of the loop's clock; NEVER = not reached."""
 
     __slots__ = (
-        *("body", "chunks", "connecting", "done", "error", "error_text", "first_byte", "headers", "sent"),
-        "status",
+        *("body", "connecting", "done", "error", "error_text", "events", "first_byte", "headers"),
+        *("lost", "sending", "sent", "status"),
     )
 
     def __init__(self) -> None:
         self.connecting = 0  #: nanoseconds of opening a connection for it: DNS, TCP, TLS, come to that or not
+        self.sending = NEVER
         self.sent = NEVER
         self.first_byte = NEVER
         self.done = NEVER
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []  #: names in lower case
         self.body = b""
-        self.chunks: list[int] | None = None  #: event streams: microseconds since `sent`, one per event
+        self.events: list[Event] | None = None  #: of an event stream, as far as it came
         self.error: str | None = None
         self.error_text: str | None = None
+        #: The connection had served before, and died before any byte of the answer: `written`, or `unwritten`
+        #: where the server cannot have seen the request.
+        self.lost: Literal["", "written", "unwritten"] = ""
 
     def fail(self, error: str, text: str, now: int) -> None:
         """End badly, unless it has ended already."""
@@ -63,8 +76,10 @@ class Exchange:
 class Transport(Protocol):
     """The seam between scenarios and the network."""
 
-    async def send(self, method: str, path: str, headers: Headers, body: bytes, timeout_s: float) -> Exchange:
-        """Send one request and read its whole response.
+    async def send(
+        self, method: str, path: str, headers: Headers, body: bytes, timeout_s: float, *, fresh: bool = False
+    ) -> Exchange:
+        """Send one request and read its whole response; on a new connection if it is to be `fresh`.
 
         Raises only ValueError, for a path that cannot be sent, and CancelledError, whose argument is the
         exchange as far as it got.
@@ -72,6 +87,32 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Close every connection; for when nothing is under way any more."""
+
+
+def os_words(error: OSError, target: Target) -> str:
+    """What the operating system said, and what to do where that is known."""
+    text = f"{type(error).__name__}: {error.strerror or error}"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        text += f"; raise the limit (`ulimit -n`) or lower target.connections ({target.connections:,})"
+    return text
+
+
+def unpacked(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
+    """A body's pieces without its gzip or deflate coding, each small however much one unpacks to.
+
+    ValueError for another coding; zlib.error for a damaged one.
+    """
+    if encoding.strip().lower() in ("", "identity"):
+        yield from pieces
+        return
+    if encoding.strip().lower() not in GZIP:
+        raise ValueError(f"content-encoding {encoding[:40]!r}, though none was asked for")
+    unpacker = zlib.decompressobj(47)
+    for piece in pieces:
+        part = unpacker.decompress(piece, _PART)
+        while part:
+            yield part
+            part = unpacker.decompress(unpacker.unconsumed_tail, _PART)
 
 
 def quote_path(path: str) -> str:
@@ -110,50 +151,6 @@ _HEADER_NAME, _HEADER_VALUE = re.compile(_NAME).fullmatch, re.compile(_VALUE).fu
 _HEADER_LINES = re.compile(
     rf"(?:(?!(?i:host|content-length|transfer-encoding):){_NAME}: {_VALUE}\r\n)*+"
 ).fullmatch
-
-
-class EventInstants:
-    """Notes the instant at which each server-sent event of a body was complete.
-
-    An event ends with an empty line and has at least one `data` line; comments (pings) are no events
-    (WHATWG HTML, "Server-sent events", 9.2.6).
-    """
-
-    def __init__(self) -> None:
-        self.instants: list[int] = []
-        self._line = b""  # how the unfinished line begins: enough to tell whether it is a data line
-        self._has_data = self._after_cr = False
-
-    def feed(self, data: bytes, now: int) -> None:
-        """Take the next bytes of the body, received at `now`."""
-        if self._after_cr and data.startswith(b"\n"):  # the packets' border went through a CRLF
-            data = data[1:]
-            self._after_cr = False
-        if b"\r" in data:
-            self._after_cr = data.endswith(b"\r")
-            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        elif data:
-            self._after_cr = False
-        *lines, line = data.split(b"\n")
-        if lines:
-            lines[0] = self._line + lines[0]
-            self._line = b""
-            for one in lines:
-                if one:
-                    self._has_data |= one.removeprefix(_BOM)[:5] in (b"data", b"data:")
-                elif self._has_data:
-                    self.instants.append(now)
-                    self._has_data = False
-        self._line = (self._line + line[:8])[:8]
-
-    def since(self, sent: int) -> list[int]:
-        """Microseconds from `sent` to each event; they fit into an int32 (35 minutes)."""
-        if sent == NEVER:  # answered before the request was sent to its end
-            return []
-        return [min((instant - sent) // 1000, 2**31 - 1) for instant in self.instants]
-
-
-_BOM = b"\xef\xbb\xbf"
 
 
 def headers_size(headers: Sequence[tuple[bytes, bytes]]) -> int:
@@ -203,35 +200,33 @@ _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*+"').sub
 
 @functools.lru_cache(1024)
 def _metric_name(label: str) -> str:
-    return "".join(c if c.isalnum() and c.isascii() else "_" for c in label.strip().lower())[:40]
+    return "".join(c if c.isalnum() and c.isascii() else "_" for c in label.strip().lower())
+
+
+def origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port of a URL: what must be the same for credentials to be sent along."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def split_url(target: Target) -> SplitResult:
     """The target's URL in parts; BadInput says what a usable one looks like."""
     given = target.url or ""
-    try:
-        url = urlsplit(given)
-        port = url.port
-        (url.hostname or "").encode("idna")  # refuses what no name server could know
-    except ValueError:
-        url, port = urlsplit(""), None
     if "@" in given.partition("://")[2].partition("/")[0]:
         raise BadInput("target url holds a user or password; put the secret into an environment variable "
                        "and name it in target.token_env")  # fmt: skip
-    usable = url.scheme in ("http", "https") and url.hostname and port != 0 and _NETLOC(url.netloc)
-    if not usable or not given.isprintable() or " " in given:
-        raise BadInput(f"target url {given!r}: give http://host:port or https://host:port")
     if "?" in given or "#" in given:
-        raise BadInput(f"target url {given!r}: leave out what follows ? or #; a request brings its own query")
-    return url
-
-
-_NETLOC = re.compile(r"(?:[A-Za-z0-9._~\-]+|\[[0-9A-Fa-f:.%]+\])(?::\d*)?").fullmatch
+        shown = re.split("[?#]", given)[0]  # a query may hold a token
+        words = f"leave out what follows {given[len(shown)]}; a request brings its own query"
+        raise BadInput(f"target url {given[: len(shown) + 1]!r}: {words}")
+    return split_address(given, f"target url {masked_text(given)!r}")
 
 
 def tls_context(target: Target) -> ssl.SSLContext:
     """The TLS settings of a target."""
     try:
+        if target.ca_file is not None and not Path(target.ca_file).is_file():  # a device may have no end
+            raise FileNotFoundError(errno.ENOENT, "there is no regular file of this name")
         context = ssl.create_default_context(cafile=target.ca_file)
     except OSError as error:
         raise BadInput(f"target.ca_file {target.ca_file!r}: {error.strerror or error}") from None

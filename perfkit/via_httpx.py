@@ -7,6 +7,7 @@ of the `wire` transport.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, cast
@@ -15,17 +16,34 @@ import httpx
 
 from perfkit.model import Target
 from perfkit.rows import NEVER
+from perfkit.streams import Events
 from perfkit.transport import (
-    EventInstants,
     Exchange,
     Headers,
     headers_size,
     is_event_stream,
     loop_clock,
+    os_words,
     quote_path,
     split_url,
     tls_context,
 )
+
+
+class _RawURL(httpx.URL):
+    """A URL whose path and query are sent as they are: httpx would normalise them.
+
+    httpcore's own way, the extension `target`, replaces the address in a CONNECT to a proxy, too.
+    """
+
+    def __init__(self, origin: httpx.URL, raw_path: bytes) -> None:
+        super().__init__(origin)
+        self._raw_path = raw_path
+
+    @property
+    def raw_path(self) -> bytes:
+        """See httpx."""
+        return self._raw_path
 
 
 class HttpxTransport:
@@ -36,8 +54,11 @@ class HttpxTransport:
     connections × waiters. Over HTTP/2 one pool carries all.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, proxy_auth: str | None = None) -> None:
         url = split_url(target)
+        user, _, password = (proxy_auth or "").partition(":")
+        auth = (user, password) if proxy_auth else None
+        self._proxy = httpx.Proxy(target.proxy, auth=auth) if target.proxy else None
         self._target = target
         self._origin = httpx.URL(f"{url.scheme}://{url.netloc}/")
         self._base = quote_path(url.path.rstrip("/") or "/").rstrip("/")
@@ -52,25 +73,28 @@ class HttpxTransport:
     def _open_lane(self, connections: int | None) -> httpx.AsyncHTTPTransport:
         limits = httpx.Limits(max_connections=connections, keepalive_expiry=self._target.keepalive_s)
         return httpx.AsyncHTTPTransport(
-            verify=self._tls, http2=self._target.http2, limits=limits, proxy=self._target.proxy
+            verify=self._tls, http2=self._target.http2, limits=limits, proxy=self._proxy
         )
 
-    async def send(self, method: str, path: str, headers: Headers, body: bytes, timeout_s: float) -> Exchange:
+    async def send(
+        self, method: str, path: str, headers: Headers, body: bytes, timeout_s: float, *, fresh: bool = False
+    ) -> Exchange:
         """Send one request and read its whole response; see `Transport.send`."""
         exchange = Exchange()
         lines = headers.encode("latin-1").split(b"\r\n")[:-1]
         extensions = {
-            "target": f"{self._base}{quote_path(path)}".encode("ascii"),  # httpx.URL would normalise it
             "timeout": httpx.Timeout(None, connect=self._target.connect_timeout_s).as_dict(),
             "trace": self._trace(exchange),
         }
+        raw_path = f"{self._base}{quote_path(path)}".encode("ascii")
         fields = [(name, value.strip()) for name, _, value in (line.partition(b": ") for line in lines)]
         request = httpx.Request(
             method, self._origin, headers=fields, content=body or None, extensions=extensions
         )
+        request.url = _RawURL(self._origin, raw_path)
         try:
             async with asyncio.timeout(timeout_s) as limit, self._places:
-                await self._on_lane(request, exchange)
+                await self._on_lane(request, exchange, fresh)
         except asyncio.CancelledError:
             raise asyncio.CancelledError(exchange) from None
         except Exception as error:  # whatever httpx, httpcore, h11, h2 or anyio make of the network
@@ -80,7 +104,7 @@ class HttpxTransport:
                 text = f"no connection within {self._target.connect_timeout_s:g} s"
                 exchange.fail("connect", text, self._clock())
             else:
-                exchange.fail(_class_of(error), _words(error), self._clock())
+                exchange.fail(_class_of(error), _words(error, self._target), self._clock())
         return exchange
 
     def _trace(self, exchange: Exchange) -> Any:
@@ -88,7 +112,9 @@ class HttpxTransport:
 
         async def trace(event: str, info: dict[str, Any]) -> None:
             nonlocal began
-            if event.endswith("send_request_body.complete"):
+            if event.endswith("send_request_headers.complete"):
+                exchange.sending = self._clock()
+            elif event.endswith("send_request_body.complete"):
                 exchange.sent = self._clock()
             elif event.startswith("connection."):  # connect_tcp with the name's look-up, then start_tls
                 began = self._clock() if began == NEVER else began
@@ -96,19 +122,29 @@ class HttpxTransport:
 
         return trace
 
-    async def _on_lane(self, request: httpx.Request, exchange: Exchange) -> None:
+    async def _on_lane(self, request: httpx.Request, exchange: Exchange, fresh: bool) -> None:
         if self._shared is not None:
             await self._exchange(self._shared, request, exchange)
             return
-        lane = self._idle.pop() if self._idle else self._open_lane(None)
+        used = bool(self._idle) and not fresh
+        lane = self._idle.pop() if used else self._open_lane(None)
         try:
             await self._exchange(lane, request, exchange)
-        except BaseException:
-            closing = asyncio.create_task(lane.aclose())  # of its own: a second cancellation cannot stop it
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+        except BaseException as error:
+            if used and not exchange.connecting and not exchange.headers and _class_of(error) == "reset":
+                exchange.lost = "unwritten" if exchange.sent == NEVER else "written"
+            self._close(lane)
             raise
-        self._idle.append(lane)
+        if _is_clean(lane):
+            self._idle.append(lane)
+        else:
+            self._close(lane)
+
+    def _close(self, lane: httpx.AsyncHTTPTransport) -> None:
+        """In a task of its own, that belongs to no step: a second cancellation cannot stop it."""
+        closing = asyncio.create_task(lane.aclose(), context=contextvars.Context())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def _exchange(
         self, lane: httpx.AsyncHTTPTransport, request: httpx.Request, exchange: Exchange
@@ -129,7 +165,7 @@ class HttpxTransport:
             await response.aclose()
 
     async def _read_body(self, response: httpx.Response, exchange: Exchange) -> None:
-        events = EventInstants() if is_event_stream(exchange.headers) else None
+        events = Events() if is_event_stream(exchange.headers) else None
         parts: list[bytes] = []
         size = 0
         try:
@@ -150,7 +186,7 @@ class HttpxTransport:
         finally:
             exchange.body = b"".join(parts)
             if events is not None:
-                exchange.chunks = events.since(exchange.sent)
+                exchange.events = events.seen
 
     async def close(self) -> None:
         """Close every connection; what is under way nevertheless goes on."""
@@ -160,7 +196,17 @@ class HttpxTransport:
         await asyncio.gather(*self._closing, return_exceptions=True)
 
 
-def _class_of(error: Exception) -> str:
+def _is_clean(lane: httpx.AsyncHTTPTransport) -> bool:
+    """Whether nothing came after the response: h11 would take it for the beginning of the next one."""
+    pool: Any = getattr(lane, "_pool", None)
+    for connection in getattr(pool, "connections", ()):
+        state = getattr(getattr(connection, "_connection", None), "_h11_state", None)
+        if state is not None and state.trailing_data[0]:
+            return False
+    return True
+
+
+def _class_of(error: BaseException) -> str:
     """The error class of a row for what httpx raised."""
     if isinstance(error, (httpx.ConnectError, httpx.ProxyError)):
         return "connect"
@@ -170,7 +216,7 @@ def _class_of(error: Exception) -> str:
     return "reset" if any(word in str(error) for word in ended) else "protocol"
 
 
-def _words(error: BaseException) -> str:
+def _words(error: BaseException, target: Target) -> str:
     """What the operating system or the TLS library said first, else httpx's own words."""
     text = str(error) or type(error).__name__
     cause: BaseException | None = error
@@ -179,6 +225,6 @@ def _words(error: BaseException) -> str:
             cause = cause.exceptions[0]
         elif cause is not None:
             if isinstance(cause, OSError) and cause.errno is not None:
-                text = f"{type(cause).__name__}: {cause.strerror or cause}"
+                text = os_words(cause, target)
             cause = cause.__cause__ or cause.__context__
     return text

@@ -6,28 +6,25 @@ import asyncio
 import contextlib
 import os
 import pickle
-import resource
-import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from perfkit.errors import PerfkitError
 from perfkit.health import HealthWatch
 from perfkit.load import Drive
+from perfkit.mistakes import Mistakes
 from perfkit.model import Target, Workload
+from perfkit.overdue import leave_behind, watched
+from perfkit.parent import at_rest
+from perfkit.redaction import Redactor
 from perfkit.scenarios import load_scenario
-from perfkit.session import Recorder, Redactor, Undo
+from perfkit.session import Opening, Recorder, Undo
 from perfkit.transport import Transport, loop_clock
-from perfkit.writer import FLUSH_S, SegmentWriter, parent_watch
+from perfkit.writer import FLUSH_S, SegmentWriter
 
 T = TypeVar("T")
-_LAST_ROWS_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,8 @@ class RunContext:
     origin_ns: int
     coordinator_pid: int
     token: str | None = None
+    proxy_auth: str | None = None
+    secrets: tuple[str, ...] = ()  #: to be removed from every text that comes in
 
     @property
     def id_prefix(self) -> str:
@@ -65,19 +64,20 @@ class Outcome:
     health: dict[str, Any]
     undo: list[Undo]
     unanswered: int
-    step_errors: dict[str, int]
-    steps_done: int
+    mistakes: Mistakes
+    steps: int  #: that ended, or never did
+    steps_raised: int  #: those of them that made a mistake
     stopped: bool
     write_error: str | None
-    opening: dict[int, int]  #: nanoseconds a request waited for its connection to be opened, by seq
+    opening: Opening
 
 
-def make_transport(target: Target) -> Transport:
-    """The transport a target asks for; call it on the running loop."""
+def make_transport(target: Target, proxy_auth: str | None = None) -> Transport:
+    """The transport a target asks for; call it on the running loop. proxy_auth: `user:password`."""
     if target.transport == "httpx":
         from perfkit.via_httpx import HttpxTransport
 
-        return HttpxTransport(target)
+        return HttpxTransport(target, proxy_auth)
     from perfkit.wire import WireTransport
 
     return WireTransport(target)
@@ -93,26 +93,16 @@ def make_recorder(context: RunContext, *, first_seq: int) -> Recorder:
     if context.token is not None:
         headers["authorization"] = f"Bearer {context.token}"
     return Recorder(
-        transport=make_transport(target),
+        transport=make_transport(target, context.proxy_auth),
         clock=loop_clock(asyncio.get_running_loop()),
         target=target,
         headers=tuple(headers.items()),
         id_prefix=context.id_prefix,
         first_seq=first_seq,
         seq_stride=context.workload.processes + 1,
-        redact=redactor(context),
+        redact=Redactor(context.secrets),
         seed=context.workload.seed,
     )
-
-
-def redactor(context: RunContext) -> Redactor:
-    """Removes every secret this run was given."""
-    from perfkit.session import is_secret_name, secrets_in
-
-    workload = context.workload
-    known = [context.token or "", urlsplit(workload.target.proxy or "").password or ""]
-    known += [str(value) for name, value in workload.server.items() if is_secret_name(name)]
-    return Redactor((*known, *secrets_in(workload.target.headers)))
 
 
 def run_on_loop(work: Coroutine[Any, Any, T]) -> T:
@@ -124,29 +114,6 @@ def run_on_loop(work: Coroutine[Any, Any, T]) -> T:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(work)
-
-
-def prepare_process() -> None:
-    """Initialise a worker process: Ctrl-C is the coordinator's business; open as many sockets as allowed.
-
-    The writer thread gives the interpreter lock back after 0.1 ms, not 5: a step must not wait for a segment.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.setswitchinterval(0.0001)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    threading.Thread(target=_end_with, args=(os.getppid(),), name="perfkit-parent", daemon=True).start()
-
-
-def _end_with(parent_pid: int) -> None:
-    """End this process when its parent is gone; the load itself stops by `parent_watch`, and writes its rows.
-
-    An executor's idle worker would wait for its next task for ever.
-    """
-    while os.getppid() == parent_pid:
-        time.sleep(0.2)
-    time.sleep(_LAST_ROWS_S)
-    os._exit(1)
 
 
 def warm_up_process(scenario_ref: str) -> int:
@@ -161,10 +128,13 @@ def warm_up_process(scenario_ref: str) -> int:
 
 def run_shard(shard: Shard) -> Outcome:
     """The work of one worker process, for any `concurrent.futures.Executor`."""
+    at_rest.clear()
     try:
         return run_on_loop(_run_shard(shard))
     except PerfkitError as error:
         raise type(error)(str(error)) from None
+    finally:
+        at_rest.set()
 
 
 async def _run_shard(shard: Shard) -> Outcome:
@@ -184,7 +154,7 @@ async def _run_shard(shard: Shard) -> Outcome:
     )
     loop.set_exception_handler(drive.on_loop_error)
 
-    def stop() -> None:  # called from the writer's thread
+    def stop() -> None:  # from the writer's thread
         loop.call_soon_threadsafe(drive.stop)
 
     writer = SegmentWriter(
@@ -194,14 +164,21 @@ async def _run_shard(shard: Shard) -> Outcome:
         name=f"w{shard.index}",
         id_prefix=context.id_prefix,
         origin_ns=context.origin_ns,
-        should_stop=parent_watch(context.coordinator_pid, context.folder / "stop"),
-        on_stop=stop,
+        on_error=stop,
     )
     health = HealthWatch(shard.index, recorder.clock)
     flush = Flusher(recorder, writer)
     health.start()
+
+    def give_up() -> None:  # from another thread, while the loop's own is held
+        writer.put(recorder.buffer.take())
+        writer.close()
+
     try:
-        await drive.run()
+        with watched(drive, loop, context.folder, context.coordinator_pid, give_up):
+            await drive.run()
+        for task in drive.left:
+            leave_behind(task)
     finally:
         seen = health.stop(shard.start_ns, min(recorder.measure_ends, recorder.clock()))
         flush.stop()
@@ -211,8 +188,9 @@ async def _run_shard(shard: Shard) -> Outcome:
         health=seen.to_mapping(),
         undo=recorder.undo,
         unanswered=recorder.unanswered,
-        step_errors=dict(drive.step_errors),
-        steps_done=drive.steps_done,
+        mistakes=drive.mistakes,
+        steps=drive.steps,
+        steps_raised=drive.steps_raised,
         stopped=drive.stopped,
         write_error=str(writer.error) if writer.error else None,
         opening=recorder.opening,

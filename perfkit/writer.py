@@ -1,8 +1,7 @@
-"""The thread that turns row batches into segment files, and looks whether the run should go on."""
+"""The thread that turns row batches into segment files."""
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
@@ -16,14 +15,12 @@ from perfkit.store import write_segment
 
 #: Rows are handed over this often; with the time a flush takes, a killed run loses less than a second.
 FLUSH_S = 0.8
-_LOOK_S = 0.1
 
 
 class SegmentWriter:
-    """Writes one worker's segments. `put` never blocks; a failure is kept in `error` and stops the run.
+    """Writes one worker's segments. `put` never blocks; a failure is kept in `error`.
 
-    `should_stop` is asked several times a second, away from the event loop; when it says yes, or a segment
-    cannot be written, `on_stop` is called once, from this thread.
+    When a segment cannot be written `on_error` is called from the writer's thread, once.
     """
 
     def __init__(
@@ -35,17 +32,15 @@ class SegmentWriter:
         name: str,
         id_prefix: str,
         origin_ns: int,
-        should_stop: Callable[[], bool] = lambda: False,
-        on_stop: Callable[[], None] = lambda: None,
+        on_error: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder, self._name = folder, name
         self._scenario, self._worker = scenario, worker
         self._id_prefix, self._origin_ns = id_prefix, origin_ns
-        self._should_stop, self._on_stop = should_stop, on_stop
+        self._on_error = on_error
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._kept: list[pa.Table] = []
         self._number = 0
-        self._stopped = False
         self.error: OSError | pa.ArrowException | None = None
         self.rows_written = 0
         self._thread = threading.Thread(target=self._work, name="perfkit-writer", daemon=True)
@@ -62,21 +57,8 @@ class SegmentWriter:
         self._thread.join()
 
     def _work(self) -> None:
-        while True:
-            try:
-                batch = self._batches.get(timeout=_LOOK_S)
-            except queue.Empty:
-                self._look()
-                continue
-            if batch is None:
-                return
+        while (batch := self._batches.get()) is not None:
             self._write(batch)
-            self._look()
-
-    def _look(self) -> None:
-        if not self._stopped and (self.error is not None or self._should_stop()):
-            self._stopped = True
-            self._on_stop()
 
     def _write(self, batch: Batch) -> None:
         table = to_table(
@@ -90,18 +72,14 @@ class SegmentWriter:
             table = pa.concat_tables([*self._kept, table], promote_options="permissive")
             write_segment(self._folder, f"{self._name}-{self._number:06}", table)
         except (OSError, pa.ArrowException) as error:
-            self.error = error
+            first, self.error = self.error is None, error
             self._kept = [table]  # the disk may have room again at the next flush
+            if first:
+                self._on_error()
         else:
             self._number += 1
             self.rows_written += len(table)
             self._kept = []
-
-
-def parent_watch(parent_pid: int, stop_file: Path) -> Callable[[], bool]:
-    """Says stop when the coordinating process has left a stop file or, where it is the parent, is gone."""
-    is_child = os.getppid() == parent_pid  # a thread or a cluster's worker is none
-    return lambda: (is_child and os.getppid() != parent_pid) or stop_file.exists()
 
 
 def monotonic_unix_ns() -> tuple[int, int]:

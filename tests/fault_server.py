@@ -166,7 +166,7 @@ class Asked:
     async def answer(self, body: bytes = b"ok", status: int = 200, *headers: str) -> None:
         """An answer as it should be."""
         lines = [f"HTTP/1.1 {status} Status", *headers, f"content-length: {len(body)}", "", ""]
-        await self.send("\r\n".join(lines).encode("latin-1") + (b"" if self.method == "HEAD" else body))
+        await self.send("\r\n".join(lines).encode() + (b"" if self.method == "HEAD" else body))
 
 
 Behaviour = Callable[[Asked], Awaitable[bool | None]]
@@ -281,8 +281,11 @@ async def redirect(asked: Asked) -> None:
         "nowhere": "x-location: none",
         "loop": f"location: {asked.path}",
         "bad": "location: http://[::1/",
+        "host-only": f"location: {asked.server.url}",
+        "query-only": "location: ?x=1",
+        "raw": "location: /echo/grün?q=日本",
     }
-    await asked.answer(b"", asked.number_in_path, where[asked.parts[2]])
+    await asked.answer(b"", asked.number_in_path, where[asked.parts[2].partition("?")[0]])
 
 
 async def close_idle(asked: Asked) -> bool:
@@ -319,7 +322,13 @@ async def early(asked: Asked) -> None:
     await asked.read_body()
 
 
-_READ_THEIR_BODY = (slow_read, early)
+async def early_close(asked: Asked) -> bool:
+    """Refuses before it has read the body, and closes: the client's writing breaks off."""
+    await asked.answer(b"too big", 413)
+    return True
+
+
+_READ_THEIR_BODY = (slow_read, early, early_close)
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n"
 SSE = (
@@ -333,6 +342,7 @@ def chunk(data: bytes) -> bytes:
 
 
 BEHAVIOURS: dict[str, Behaviour] = {
+    "": answers(b"root"),
     "ok": answers(b"ok"),
     "echo": echo,
     "status": status,
@@ -394,6 +404,17 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "close-shouted": answers(b"ok", "CONNECTION: Keep-Alive , CLOSE"),  # and waits for the client to do it
     "close-unsaid": answers(b"ok", close=True),
     "close-idle": close_idle,
+    "early-close": early_close,
+    # odd, but read alike by everybody
+    "lf": pieces(b"HTTP/1.1 200 OK\ncontent-length: 2\n\nok"),
+    "lf-in-packets": pieces(b"HTTP/1.1 200 OK\ncontent-le", b"ngth: 2\nx: y\n\nok"),
+    "folded": pieces(b"HTTP/1.1 200 OK\r\nx-long: one\r\n\ttwo\r\ncontent-length: 2\r\n\r\nok"),
+    "same-length-twice": pieces(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nContent-Length: 2\r\n\r\nok"),
+    "same-length-listed": pieces(b"HTTP/1.1 200 OK\r\ncontent-length: 2, 2\r\n\r\nok"),
+    "chunk-blank": pieces(CHUNKED + b"\r\n2 \r\nok\r\n0\r\n\r\n"),
+    # dangerous: two readers may find two ends
+    "other-length-twice": pieces(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok"),
+    "rtsp": pieces(b"RTSP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok"),
     "speak-idle": speak_idle,
     "extra": pieces(OK + b"and more nobody asked for"),
     "twice": pieces(OK + OK.replace(b"ok", b"no")),

@@ -10,9 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+#: A budget no busy machine exceeds, for tests whose subject is not the generator's health.
+WIDE_BUDGET = "budget: {delay_ms: 10000, cpu_share: 100, gc_pause_ms: 60000}\n"
+
 
 class SmallServer(ThreadingHTTPServer):
-    """`/status/N`, `/slow/MS`, `/reflect` (a 500 that repeats the request's headers), anything else 200."""
+    """`/status/N`, `/slow/MS`, `/reflect` (a 500 that repeats the request's headers), `/echo` (that repeats
+    the body), `/metrics` (the page), `/redirect/N` (to what x-to says), anything else 200.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -20,6 +25,9 @@ class SmallServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: Counter[str] = Counter()
+        self.heads: list[dict[str, str]] = []  #: of every request, names in lower case
+        self.page = self.redirects_to = ""
+        self.timing = ""  #: a Server-Timing header for every answer
 
     @property
     def url(self) -> str:
@@ -44,20 +52,31 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         """Answer any method."""
-        self.rfile.read(int(self.headers.get("content-length") or 0))
+        sent = self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.server.heads.append({name.lower(): value for name, value in self.headers.items()})
         self.server.requests[f"{self.command} {self.path}"] += 1
-        kind, _, number = self.path.strip("/").partition("/")
-        status, body = 200, {"id": "thing-1", "path": self.path}
+        kind, _, number = self.path.partition("?")[0].strip("/").partition("/")
+        status, body, payload = 200, {"id": "thing-1", "path": self.path}, None
         if kind == "status":
             status = int(number)
         elif kind == "slow":
             time.sleep(int(number) / 1000)
         elif kind == "reflect":
             status, body = 500, {"headers": dict(self.headers.items())}
-        payload = json.dumps(body).encode()
+        elif kind == "echo":
+            status, payload = 500, sent
+        elif kind.startswith("metrics"):
+            payload = self.server.page.encode()
+        elif kind == "redirect":
+            status = int(number or 302)
+        payload = json.dumps(body).encode() if payload is None else payload
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(payload)))
+        if self.server.timing:
+            self.send_header("server-timing", self.server.timing)
+        if kind == "redirect":
+            self.send_header("location", self.headers.get("x-to", self.server.redirects_to))
         self.end_headers()
         self.wfile.write(payload)
 

@@ -21,7 +21,7 @@ from perfkit.comparison import Options
 from perfkit.errors import BadInput
 from perfkit.report import execute, make_comparison_report, notebook_path
 from perfkit.store import Run, list_runs
-from tests.small_server import small_server
+from tests.small_server import WIDE_BUDGET, small_server
 
 pytestmark = pytest.mark.slow
 
@@ -106,7 +106,7 @@ def test_the_gate_takes_up_a_comparison(kept: experiment.Kept, tmp_path: Path) -
         (("compare", ids[0], ids[0]), "both sides"),
         (("compare", "a.yaml", ids[0]), "two workload files, or two groups"),
         (("compare", "tag:none", ids[0]), "no run is tagged 'none'"),
-        (("compare", ids[0], ids[1], "--margin", "2"), "margin lies between 0 and 1"),
+        (("compare", ids[0], ids[1], "--margin", "2"), "margin lies between 0.0001 and 1"),
         (("compare", ids[0], ids[1], "--primary", "p51"), "unknown metric 'p51'"),
         (("compare", ids[0], ids[1], "--repeats", "3"), "--repeats is for workload files"),
         (("gate", kept.id, "--junit", "/nowhere/at/all.xml"), "there is no folder"),
@@ -174,12 +174,21 @@ def test_what_can_be_known_is_refused_before_the_first_request(
     assert not (tmp_path / "data" / "runs").exists()
 
 
-@pytest.mark.parametrize("verb", ["gate", "aa"])
-def test_an_interrupted_experiment_passes_no_gate(tmp_path: Path, verb: str) -> None:
-    """Exit code 130, whatever there is so far, and the runs that are whole are named."""
+@pytest.mark.parametrize(
+    ("verb", "number", "code", "reason"),
+    [
+        ("gate", signal.SIGINT, 130, "interrupted"),
+        ("aa", signal.SIGTERM, 143, "terminated by SIGTERM"),
+        ("compare", signal.SIGTERM, 143, "terminated by SIGTERM"),
+    ],
+)
+def test_an_interrupted_experiment_passes_no_gate(
+    tmp_path: Path, verb: str, number: int, code: int, reason: str
+) -> None:
+    """The exit code says which signal, whatever there is so far; the runs that are whole are named."""
     with small_server() as server:
         file = tmp_path / "a.yaml"
-        load = "users: {count: 2, duration_s: 2}\nparams: {path: /slow/3}\n"
+        load = "users: {count: 2, duration_s: 2}\nparams: {path: /slow/3}\n" + WIDE_BUDGET
         file.write_text(f"scenario: http_get\ntarget: {{url: '{server.url}'}}\n{load}")
         files = [str(file)] * (1 if verb == "aa" else 2)
         command = [sys.executable, "-m", "perfkit.cli", verb, *files, "-q", "--data-dir", str(tmp_path)]
@@ -188,11 +197,11 @@ def test_an_interrupted_experiment_passes_no_gate(tmp_path: Path, verb: str) -> 
             while not any(run.rows() and run.state == "running" for run in list_runs(tmp_path)[2:]):
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     done = [run.id for run in list_runs(tmp_path) if run.state == "complete"]
-    assert said.startswith("perfkit: interrupted in pair 2 of")
+    assert said.startswith(f"perfkit: {reason} in pair 2 of")
     assert f"perfkit compare {done[0]} {done[1]}" in said
     assert not (tmp_path / "comparisons").exists()
 
@@ -201,6 +210,7 @@ def test_compare_carries_out_both_sides_in_turns(tmp_path: Path) -> None:
     """Two files: four runs in the order A B B A, each with its pair; then aa keeps a noise floor."""
     with small_server() as server:
         load = f"users: {{count: 2, duration_s: 1.2}}\ntarget: {{url: '{server.url}'}}\nscenario: http_get\n"
+        load += WIDE_BUDGET
         load += "params: {path: /slow/5}\n"  # most of it sleep, so that a busy machine is no drift
         for name in ("a", "b"):
             (tmp_path / f"{name}.yaml").write_text(load)
@@ -217,7 +227,7 @@ def test_compare_carries_out_both_sides_in_turns(tmp_path: Path) -> None:
         aa = perfkit("aa", str(tmp_path / "a.yaml"), "--pairs", "5", "-q", "--data-dir", str(tmp_path))
     assert done.returncode in (0, 3), done.stderr
     kept = experiment.open_comparison(told["id"], tmp_path)
-    order = {run.meta["experiment"]["order"]: run.meta["experiment"]["side"] for run in (*kept.a, *kept.b)}
+    order = {run.meta.experiment.order: run.meta.experiment.side for run in (*kept.a, *kept.b)}
     assert [order[i] for i in (1, 2, 3, 4)] == ["A", "B", "B", "A"]
     assert aa.returncode == 0, aa.stderr + aa.stdout
     assert "noise floor of a" in aa.stdout

@@ -15,8 +15,10 @@ from perfkit import gate, noise
 from perfkit.comparison import Comparison, Options, compare
 from perfkit.errors import BadInput
 from perfkit.measured import Measured
-from perfkit.reduce import FEWEST, TOTAL, reduce, reduce_run
-from perfkit.store import Run
+from perfkit.reduce import FEWEST, reduce, reduce_run
+from perfkit.store import Metadata, Run
+from perfkit.store.rows import Part
+from perfkit.store.summary import TOTAL
 
 ROWS = 6000
 
@@ -49,7 +51,7 @@ def slower(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 def test_a_run_is_reduced_to_numpys_numbers(runs: list[Run]) -> None:
     """Every level is computed from the raw rows of the steady part, and y is its logarithm."""
     one = reduce_run(runs[0])
-    rows = Measured.of(runs[0])
+    rows = Measured.of(Part(runs[0]))
     x = rows.response_ms[rows.planned >= one.cut * rows.span_s]
     for metric, wanted in (("p50", np.quantile(x, 0.5)), ("p99", np.quantile(x, 0.99)), ("mean", x.mean())):
         value = one.value(TOTAL, metric)
@@ -63,16 +65,16 @@ def test_a_run_is_reduced_to_numpys_numbers(runs: list[Run]) -> None:
 def broken(run: Run, **changes: Any) -> tuple[str, ...]:
     """Reasons against a run whose run.json said something else."""
     other = Run(run.path)
-    other.__dict__["meta"] = run.meta | changes
-    return reduce(other, Measured.of(run)).reasons
+    other.__dict__["meta"] = Metadata.of({**run.meta.raw, **changes})
+    return reduce(other, Measured.of(Part(run))).reasons
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"health": {"valid": False, "reasons": ["steps started late"]}}, "invalid: steps started late"),
+        ({"health": {"valid": False, "reasons": ["steps started late"]}}, "INVALID: steps started late"),
         ({"health": {}}, "health was not recorded"),
-        ({"steps_broken": 3}, "3 steps of its scenario"),
+        ({"steps_broken": True}, "BROKEN: every step raised an exception"),
     ],
 )
 def test_runs_that_say_so_may_not_be_compared(runs: list[Run], changes: Any, words: str) -> None:
@@ -97,9 +99,9 @@ def test_drift_saturation_and_lost_time_are_reasons(runs: list[Run]) -> None:
     assert any("drifts" in why for why in reduce(runs[0], measured(t, x * (1 + 0.6 * t / 60))).reasons)
     behind = reduce(runs[0], measured(t, x + 300 * t)).reasons
     assert any("fell behind" in reason for reason in behind)
-    closed = runs[0].meta | {"workload": {"users": {"count": 16, "duration_s": 60}}}
+    closed = {"users": {"count": 16, "duration_s": 60}}
     other = Run(runs[0].path)
-    other.__dict__["meta"] = closed
+    other.__dict__["meta"] = Metadata.of({**runs[0].meta.raw, "workload": closed})
     (off,) = reduce(other, measured(t, x)).reasons  # 200/s × 42 ms keep 8 users busy, not 16
     assert "Little's law" in off
 
@@ -119,9 +121,8 @@ def test_littles_law_holds_in_a_closed_loop_with_thinking(runs: list[Run]) -> No
     one.__dict__["step"] = np.arange(len(t))
     one.__dict__["span_s"] = 60.0
     other = Run(runs[0].path)
-    other.__dict__["meta"] = runs[0].meta | {
-        "workload": {"users": {"count": users, "duration_s": 60, "think_time_s": [0.1, 0.3]}}
-    }
+    workload = {"users": {"count": users, "duration_s": 60, "think_time_s": [0.1, 0.3]}}
+    other.__dict__["meta"] = Metadata.of({**runs[0].meta.raw, "workload": workload})
     assert reduce(other, one).reasons == ()
 
 
@@ -168,7 +169,7 @@ def test_equal_runs_are_equivalent(tmp_path: Path) -> None:
 
 
 def _stamp(run: Run, experiment: dict[str, Any]) -> None:
-    (run.path / "run.json").write_text(json.dumps(run.meta | {"experiment": experiment}))
+    (run.path / "run.json").write_text(json.dumps({**run.meta.raw, "experiment": experiment}))
 
 
 def test_one_run_a_side_is_no_verdict(runs: list[Run], slower: list[Run]) -> None:
@@ -204,9 +205,9 @@ def test_an_invalid_run_is_left_out_by_rule(runs: list[Run], slower: list[Run], 
     """It is listed with the reason; where none is left the comparison is refused."""
     bad = made(tmp_path, 41, health={"valid": False, "reasons": ["it was late"]})
     found = compare([*runs[:4], bad], slower)
-    assert found.a.left_out == ((bad.id, ("invalid: it was late",)),)
+    assert found.a.left_out == ((bad.id, ("INVALID: it was late",)),)
     assert len(found.a.runs) == 4
-    assert compare([bad], slower).refused == ("no run of A can be compared (invalid: it was late)",)
+    assert compare([bad], slower).refused == ("no run of A can be compared (INVALID: it was late)",)
 
 
 def test_a_run_is_on_one_side_only(runs: list[Run]) -> None:

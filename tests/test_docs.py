@@ -20,7 +20,8 @@ from tests.small_server import small_server
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = [ROOT / name for name in ("README.md", "METHOD.md", "CONTRIBUTING.md", "benchmarks/README.md")]
+_NAMES = ("README.md", "METHOD.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")
+DOCUMENTS = [ROOT / name for name in _NAMES]
 
 
 def blocks(language: str) -> list[str]:
@@ -60,7 +61,7 @@ def test_the_probes_of_the_readme_work_in_a_foreign_service(tmp_path: Path) -> N
             server.terminate()
     assert done.returncode in (0, 3), done.stderr  # 3: this machine was too busy for a valid run
     (run,) = list_runs(tmp_path)
-    judged = findings.judge(run, frames.timeline(run))
+    judged = findings.judge(frames.measured(run))
     assert judged.probed
     assert judged.findings == []
     seen = set(read_probes(run)["probe"].to_pylist())
@@ -118,3 +119,16 @@ def test_links_lead_somewhere(document: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
         if "://" not in link:
             assert (document.parent / link).exists(), link
+
+
+def test_security_md_is_found_and_says_what_is_asked_of_it() -> None:
+    """The README leads to it; it says how to report, what is promised and what is not, beside the figures."""
+    text = (ROOT / "SECURITY.md").read_text()
+    assert "(SECURITY.md)" in README
+    assert re.findall(r"^## (.+)$", text, re.M) == [
+        "Report a vulnerability",
+        "What perfkit promises",
+        "What it does not promise",
+    ]
+    assert "benchmarks/README.md#drills-broken-inputs-and-kills" in text
+    assert "## Drills: broken inputs and kills" in (ROOT / "benchmarks" / "README.md").read_text()

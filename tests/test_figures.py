@@ -7,7 +7,6 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from typing import Any
 
-import pandas as pd
 import pytest
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -16,20 +15,22 @@ from matplotlib.figure import Figure
 from benchmarks.make_timeline import make_timeline
 from perfkit import figures, frames
 from perfkit.store import Run
+from perfkit.store.rows import Part
+from tests.site_fixture import nightly
 
-DRAWN: dict[str, Callable[[Run, pd.DataFrame], Axes]] = {
-    "kickoff": lambda run, rows: figures.kickoff_timeline(frames.waterfall(rows)),
-    "calls": lambda run, rows: figures.call_latency(frames.calls(rows)),
-    "concurrency": lambda run, rows: figures.concurrency(frames.concurrency(rows)),
-    "throughput": lambda run, rows: figures.throughput(frames.over_time(rows)),
-    "delays": lambda run, rows: figures.generator_delays(frames.delays(rows)),
-    "histogram": lambda run, rows: figures.histogram(frames.histogram(rows)),
-    "box operation": lambda run, rows: figures.boxes(frames.boxes(rows)),
-    "box user": lambda run, rows: figures.boxes(frames.boxes(rows, "user")),
-    "ecdf": lambda run, rows: figures.ecdf(frames.survival(rows)),
-    "percentiles": lambda run, rows: figures.percentile_plot(frames.percentiles(rows)),
-    "streaming": lambda run, rows: figures.streaming(frames.streaming(run, rows)),
-    "glance": lambda run, rows: figures.glance(frames.calls(rows, 60), frames.over_time(rows, 60)),
+DRAWN: dict[str, Callable[[Part], Axes]] = {
+    "kickoff": lambda rows: figures.kickoff_timeline(frames.waterfall(rows)),
+    "calls": lambda rows: figures.call_latency(frames.calls(rows)),
+    "concurrency": lambda rows: figures.concurrency(frames.concurrency(rows)),
+    "throughput": lambda rows: figures.throughput(frames.over_time(rows)),
+    "delays": lambda rows: figures.generator_delays(frames.delays(rows)),
+    "histogram": lambda rows: figures.histogram(frames.histogram(rows)),
+    "box operation": lambda rows: figures.boxes(frames.boxes(rows)),
+    "box user": lambda rows: figures.boxes(frames.boxes(rows, "user")),
+    "ecdf": lambda rows: figures.ecdf(frames.survival(rows)),
+    "percentiles": lambda rows: figures.percentile_plot(frames.percentiles(rows)),
+    "streaming": lambda rows: figures.streaming(frames.streaming(rows)),
+    "glance": lambda rows: figures.glance(frames.calls(rows, 60), frames.over_time(rows, 60)),
 }
 HOSTILE = ["<img src=x onerror=alert(1)>", "$\\frac{bad}$", "quote\" onload='x' ‮evil", "a" * 300]
 
@@ -45,16 +46,16 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def test_figure_is_clean_svg_with_words(run: Run, name: str) -> None:
     """Each figure is one well-formed SVG with alt text, n, failures and span in its caption, ids of its own,
     no reference outside, no placeholder colour left."""
-    rows = frames.timeline(run)
-    shown = figures.show(DRAWN[name](run, rows)).html
+    rows = frames.measured(run)
+    shown = figures.show(DRAWN[name](rows)).html
     root = ET.fromstring(shown)
     if "svg" not in shown:
-        assert len(rows) < 10
+        assert rows.counts["n"] < 10
         return
     svg = next(e for e in root.iter() if e.tag.endswith("svg"))
     assert svg.get("role") == "img"
     assert len(svg.get("aria-label") or "") > 30
-    assert f"{len(rows):,} requests, " in (root.findtext("figcaption") or "")
+    assert f"{rows.counts['n']:,} requests of the measured part, " in (root.findtext("figcaption") or "")
     assert "failed" in (root.findtext("figcaption") or "")
     ids = [e.get("id") for e in root.iter() if e.get("id")]
     assert len(ids) == len(set(ids))
@@ -76,10 +77,26 @@ def test_figure_is_clean_svg_with_words(run: Run, name: str) -> None:
     assert not tags & {"script", "img", "foreignObject", "iframe"}
 
 
+def test_dollars_are_no_mathematics(tmp_path: Any) -> None:
+    """`$\\frac…$` in a name stands in the drawing, its alt text and its caption as it was given."""
+    odd = "$\\frac{5}$ \\$6"
+    run = make_timeline(tmp_path, 600, operations=[odd, "other"], error_rate=0.1)
+    rows = frames.measured(run)
+    for name in ("kickoff", "calls", "box operation", "ecdf", "percentiles"):
+        texts = [e.text or "" for e in ET.fromstring(figures.show(DRAWN[name](rows)).html).iter()]
+        assert any(text.startswith(odd) for text in texts), name  # a legend, an axis
+    for name in ("box operation", "ecdf", "percentiles"):
+        assert odd in figures.words(DRAWN[name](rows))[0]
+    runs = [nightly(tmp_path, day, git={"sha": r"$\x$"}) for day in (1, 2, 3)]
+    series = frames.trend(runs, "p50")
+    trend = figures.show(figures.trend(series, frames.changes(series))).html
+    assert r"$\x$" in trend
+
+
 def test_two_figures_share_no_id(run: Run) -> None:
     """The same figure shown twice on one page still has unique ids."""
-    rows = frames.timeline(run)
-    both = "".join(figures.show(DRAWN["concurrency"](run, rows)).html for _ in range(2))
+    rows = frames.measured(run)
+    both = "".join(figures.show(DRAWN["concurrency"](rows)).html for _ in range(2))
     ids = re.findall(r'\bid="([^"]+)"', both)
     assert len(ids) == len(set(ids))
 
@@ -87,7 +104,7 @@ def test_two_figures_share_no_id(run: Run) -> None:
 @pytest.mark.parametrize("name", [n for n in DRAWN if n not in ("streaming", "glance")])
 def test_figures_draw_into_given_axes(run: Run, name: str) -> None:
     """A figure function draws where it is told, for one's own compositions."""
-    rows = frames.timeline(run)
+    rows = frames.measured(run)
     ax: Any = Figure().subplots()
     build = {
         "kickoff": lambda: figures.kickoff_timeline(frames.waterfall(rows), ax),
@@ -119,13 +136,13 @@ def test_a_figure_of_ones_own_has_the_theme(run: Run) -> None:
 def test_empty_runs_say_so(tmp_path: Any) -> None:
     """Without rows every figure is one sentence, not an empty panel."""
     run = make_timeline(tmp_path, 50)
-    rows = frames.timeline(run, phase="teardown")
+    rows = Part(run, phase="teardown")
     for build in DRAWN.values():
-        assert figures.show(build(run, rows)).html.startswith('<p class="pk-nothing">')
+        assert figures.show(build(rows)).html.startswith('<p class="pk-nothing">')
 
 
 def verdict(run: Run) -> str:
-    return figures.verdict(run, frames.summary(frames.timeline(run))).html
+    return figures.verdict(run, frames.summary(frames.measured(run))).html
 
 
 def test_verdict_names_the_state_first(tmp_path: Any) -> None:
@@ -158,31 +175,35 @@ def test_missed_thresholds_are_told(tmp_path: Any) -> None:
 
 
 def test_what_an_interval_rests_on_is_told(tmp_path: Any) -> None:
-    """Above 400 requests time slices; below, or in a burst, requests taken as independent, and why."""
+    """Above 400 requests time slices; below, or in a burst, requests taken as independent, and why.
+
+    Of 600, all together have slices and each of the three operations has not: each column says which.
+    """
     told = []
     for n, rate in ((600, 200.0), (60, 200.0), (600, 1e12)):
-        rows = frames.timeline(make_timeline(tmp_path, n, rate_per_s=rate))
+        rows = frames.measured(make_timeline(tmp_path, n, rate_per_s=rate))
         told.append(figures.summary_table(frames.summary(rows)).html)
     assert ["from time slices" in page for page in told] == [True, False, False]
-    assert ["too few, or too short a burst" in page for page in told] == [False, True, True]
+    assert ["too few, or too short a burst" in page for page in told] == [True, True, True]
+    assert ["by the method in the last row" in page for page in told] == [True, False, False]
 
 
 def test_speed_of_streams_is_shown(tmp_path: Any) -> None:
     """Chunks a second have a figure with its quantiles and n; failed streams are told, and alone, are all."""
     run = make_timeline(tmp_path, 300, streaming=True, error_rate=0.1)
-    frame = frames.streaming(run, frames.timeline(run))
+    frame = frames.streaming(frames.measured(run))
     shown = figures.show(figures.streaming(frame)).html
     speeds = frame.attrs["chunks_per_s"]
     assert f"of {speeds['n']:,} responses: p50 {speeds['marks']['p50']:.3g}/s" in shown
     assert f"without {frame.attrs['failed_streams']} streams that failed" in shown
     run = make_timeline(tmp_path, 30, streaming=True, error_rate=1.0)
-    alone = frames.streaming(run, frames.timeline(run))
+    alone = frames.streaming(frames.measured(run))
     assert "streamed responses of this run failed" in figures.show(figures.streaming(alone)).html
 
 
 def test_tables_withhold_what_few_requests_carry(tmp_path: Any) -> None:
     """p99 and p99.9 of 700 requests are dashes in the table, and the notes say why."""
-    rows = frames.timeline(make_timeline(tmp_path, 700))
+    rows = frames.measured(make_timeline(tmp_path, 700))
     table = figures.summary_table(frames.summary(rows)).html
     cells = dict(re.findall(r'<th scope="row">(p[\d.]+)</th><td class="pk-n">(.*?)</td>', table))
     assert (cells["p99"], cells["p99.9"]) == ("—", "—")
@@ -205,10 +226,10 @@ def test_tables_escape_everything(tmp_path: Any) -> None:
         "health": {"valid": False, "reasons": [bad], "workers": [{"worker": bad, "cpu_share": bad}]},
     }
     run = make_timeline(tmp_path, 500, operations=HOSTILE, error_rate=0.2, meta=meta)
-    rows = frames.timeline(run)
+    rows = frames.measured(run)
     summary = frames.summary(rows)
     pieces = [figures.verdict(run, summary), figures.summary_table(summary), figures.facts(run)]
-    pieces += [figures.error_table(frames.errors(run, rows)), figures.health_table(run), figures.notes([bad])]
+    pieces += [figures.error_table(frames.errors(rows)), figures.health_table(run), figures.notes([bad])]
     for piece in pieces:
         assert not re.search(r"<(script|img)", piece.html)
         assert "‮" not in piece.html

@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from benchmarks.make_timeline import make_timeline
+from perfkit.store import results, update_run_json
 
 PACKAGE = Path(__file__).parents[1] / "perfkit"
 
 #: Lower floors first; a module imports only what stands before it.
 FLOORS = (
-    *("errors", "model", "card", "page"),
-    *("rows", "schedule", "stats", "transport", "pacing", "wire", "via_httpx", "session", "scenarios"),
-    *("store", "collect", "writer", "health", "load", "worker", "describe", "importing"),
-    *("fidelity", "configuration", "measured", "reduce", "comparison", "noise", "gate", "verdicts"),
-    *("frames", "findings", "figures", "thresholds"),
+    *("text", "errors", "redaction", "interrupts", "parent", "plain_data", "model", "safe_yaml", "hosts"),
+    *("card", "page"),
+    *(
+        "rows",
+        "schedule",
+        "stats",
+        "streams",
+        "transport",
+        "pacing",
+        "wire",
+        "via_httpx",
+        "session",
+        "scenarios",
+    ),
+    *(
+        "store",
+        "prometheus",
+        "collect",
+        "writer",
+        "health",
+        "mistakes",
+        "load",
+        "overdue",
+        "worker",
+        "describe",
+        "importing",
+    ),
+    *("configuration", "measured", "reduce", "comparison", "noise", "gate"),
+    *("frames", "findings", "figures"),
     *(
         "local_server",
         "pool",
@@ -41,7 +70,8 @@ HEAVY = {
     "jinja2": {"publish"},
     "matplotlib": {"figures"},
     "seaborn": {"figures"},
-    "pandas": {"frames", "findings", "figures", "thresholds"},
+    "pandas": {"frames", "findings", "figures"},
+    "duckdb": {"store"},
     "scipy": {"stats", "frames"},
     "sqlalchemy": {"server", "probes"},
     "opentelemetry": {"server", "probes"},
@@ -66,6 +96,7 @@ def imports_of(file: Path) -> set[str]:
     return found
 
 
+@cache
 def modules() -> dict[str, set[str]]:
     """Imports by first-level module of the package."""
     found: dict[str, set[str]] = {}
@@ -113,7 +144,25 @@ def test_import_perfkit_is_light() -> None:
     """`import perfkit` and the command line's help load none of the heavy libraries."""
     code = (
         "import sys, perfkit, perfkit.cli; perfkit.cli._add_server_command();"
-        f"print(*(m for m in {list(HEAVY)!r} + ['numpy', 'pyarrow', 'httpx'] if m in sys.modules))"
+        f"print(*(m for m in {list(HEAVY)!r} + ['numpy', 'pyarrow', 'duckdb', 'httpx'] if m in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_a_list_of_runs_is_light(tmp_path: Path) -> None:
+    """`perfkit ls` of a run that keeps its results in run.json loads no heavy library: it reads no rows."""
+    run = make_timeline(tmp_path, 50)
+    update_run_json(run.path, lambda meta: {"results": results.stamped(run.results, *run.files())})
+    arguments = ["perfkit", "ls", "--json", "--data-dir", str(tmp_path)]
+    code = f"""
+import contextlib, sys
+from perfkit.cli import main
+sys.argv = {arguments!r}
+with contextlib.suppress(SystemExit):
+    main()
+print(*(m for m in {list(HEAVY)!r} if m in sys.modules), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [one["rows"] for one in json.loads(done.stdout)] == [51]
+    assert done.stderr.split() == []

@@ -16,6 +16,7 @@ from benchmarks.make_timeline import make_timeline
 from perfkit import frames
 from perfkit.errors import BadInput
 from perfkit.store import Run
+from perfkit.store.rows import Part
 
 ROWS = 12_000
 
@@ -26,7 +27,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def rows(run: Run) -> pd.DataFrame:
+def rows(run: Run) -> Part:
+    return frames.measured(run)
+
+
+@pytest.fixture(scope="module")
+def every(run: Run) -> pd.DataFrame:
+    """All measured rows, with what is derived of them."""
     return frames.timeline(run)
 
 
@@ -37,8 +44,9 @@ def raw(run: Run) -> pd.DataFrame:
     return frame[frame["phase"] == "measure"].reset_index(drop=True)
 
 
-def test_timeline_has_the_measured_rows_and_derived_times(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
+def test_timeline_has_the_measured_rows_and_derived_times(every: pd.DataFrame, raw: pd.DataFrame) -> None:
     """Only phase `measure`; every derived column is the difference its docstring says."""
+    rows = every
     assert len(rows) == ROWS == rows.attrs["n"]
     for name, (end, begin) in {
         "response_ms": ("done", "planned"),
@@ -56,7 +64,7 @@ def test_timeline_has_the_measured_rows_and_derived_times(rows: pd.DataFrame, ra
 @pytest.mark.parametrize("latency", ["response", "service"])
 def test_summary_is_numpys_on_the_raw_rows(run: Run, raw: pd.DataFrame, latency: str) -> None:
     """Every quantile of the summary equals numpy's on the raw rows exactly; so do n and extremes."""
-    summary = frames.summary(frames.timeline(run, latency=latency)).set_index("operation")
+    summary = frames.summary(frames.measured(run, latency=latency)).set_index("operation")
     begin = {"response": "planned", "service": "sent"}[latency]
     assert set(summary.index) == {*raw["operation"].unique(), frames.TOTAL}
     for name, row in summary.iterrows():
@@ -71,21 +79,21 @@ def test_summary_is_numpys_on_the_raw_rows(run: Run, raw: pd.DataFrame, latency:
         assert row["p95_low"] < row["p95"] < row["p95_high"]
 
 
-def test_unknown_latency_and_bins_are_refused(run: Run, rows: pd.DataFrame) -> None:
+def test_unknown_latency_and_bins_are_refused(run: Run, rows: Part) -> None:
     """A wrong choice is refused with what is allowed."""
     with pytest.raises(BadInput, match="did you mean 'response'"):
-        frames.timeline(run, latency="respons")
+        frames.measured(run, latency="respons")
     with pytest.raises(BadInput, match="at least 1"):
         frames.over_time(rows, 0)
 
 
-def test_figures_draw_few_points_but_keep_extremes(rows: pd.DataFrame) -> None:
+def test_figures_draw_few_points_but_keep_extremes(rows: Part, every: pd.DataFrame) -> None:
     """However many rows, a figure's frame has at most 5,000 rows, and the slowest request is among them."""
-    slowest = rows["response_ms"].max()
+    slowest = every["response_ms"].max()
     fall = frames.waterfall(rows)
     assert len(fall) <= 2000
     assert (1000 * (fall["done_s"] - fall["t_s"])).max() == pytest.approx(slowest)
-    good = frames.succeeded(rows)["latency_ms"]
+    good = every["latency_ms"][every["error"].isna()]
     calls = frames.calls(rows, 50)
     assert (calls["max"].max(), calls["min"].min()) == (good.max(), good.min())
     assert calls["n"].sum() == len(good)
@@ -99,21 +107,21 @@ def test_figures_draw_few_points_but_keep_extremes(rows: pd.DataFrame) -> None:
         assert frame.attrs["n"] == ROWS
 
 
-def test_counts_add_up(rows: pd.DataFrame) -> None:
+def test_counts_add_up(rows: Part, every: pd.DataFrame) -> None:
     """No request is lost by binning, over time or over latency."""
     over = frames.over_time(rows, 30)
     width = over.attrs["bin_s"]
     assert over["planned_per_s"].sum() * width == pytest.approx(ROWS)
     assert (over["ok_per_s"] + over["failed_per_s"]).sum() * width == pytest.approx(ROWS)
-    assert frames.histogram(rows)["count"].sum() == rows["error"].isna().sum()
+    assert frames.histogram(rows)["count"].sum() == every["error"].isna().sum()
     in_flight = frames.concurrency(rows, 40)
-    busy = (rows["done_s"] - rows["sent_s"]).sum()
+    busy = (every["done_s"] - every["sent_s"]).sum()
     assert in_flight["mean"].sum() * in_flight.attrs["bin_s"] == pytest.approx(busy)
 
 
-def test_boxes_are_exact(rows: pd.DataFrame) -> None:
+def test_boxes_are_exact(rows: Part, every: pd.DataFrame) -> None:
     """The quantiles of a box are numpy's of that operation."""
-    good = frames.succeeded(rows)
+    good = every[every["error"].isna()]
     for row in frames.boxes(rows).itertuples():
         x = good.loc[good["operation"] == row.operation, "latency_ms"]
         assert [row.p5, row.p25, row.p50, row.p75, row.p95] == np.quantile(
@@ -121,29 +129,29 @@ def test_boxes_are_exact(rows: pd.DataFrame) -> None:
         ).tolist()
 
 
-def test_many_users_are_cut_to_slowest_and_fastest(rows: pd.DataFrame) -> None:
+def test_many_users_are_cut_to_slowest_and_fastest(rows: Part) -> None:
     """Of 40 users 20 boxes are drawn, the slowest first, and the frame says of how many."""
     boxes = frames.boxes(rows, "user")
     assert (len(boxes), boxes.attrs["groups"]) == (20, 40)
     assert boxes["p50"].is_monotonic_decreasing
 
 
-def test_timeouts_hold_the_curve_down(rows: pd.DataFrame) -> None:
+def test_timeouts_hold_the_curve_down(rows: Part, every: pd.DataFrame) -> None:
     """Censored requests keep an operation's curve from reaching 100 %, dropped ones would not."""
     curve = frames.survival(rows)
-    late = rows["error"].isin(["timeout", "cutoff"])
+    late = every["error"].isin(["timeout", "cutoff"])
     assert curve.attrs["censored"] == late.sum() > 0
-    assert curve.attrs["excluded"] == (rows["error"].notna() & ~late).sum()
+    assert curve.attrs["excluded"] == (every["error"].notna() & ~late).sum()
     top = curve.groupby("operation")["share"].max()
     for name, share in top.items():
-        mine = rows["operation"] == name
-        wanted = rows["error"].isna() & mine
+        mine = every["operation"] == name
+        wanted = every["error"].isna() & mine
         assert share == pytest.approx(wanted.sum() / (wanted.sum() + (late & mine).sum()), abs=1e-9)
 
 
-def test_errors_are_counted_by_class_and_operation(run: Run, rows: pd.DataFrame, raw: pd.DataFrame) -> None:
+def test_errors_are_counted_by_class_and_operation(rows: Part, raw: pd.DataFrame) -> None:
     """The table's counts are those of the raw rows, with words that were really said."""
-    table = frames.errors(run, rows)
+    table = frames.errors(rows)
     wanted = raw.groupby(["error", "operation"], observed=True).size()
     found = {(e, o): c for e, o, c in zip(table["error"], table["operation"], table["count"], strict=True)}
     assert found == wanted.to_dict()
@@ -153,7 +161,7 @@ def test_errors_are_counted_by_class_and_operation(run: Run, rows: pd.DataFrame,
 def test_streaming(tmp_path: Path) -> None:
     """Gaps and speeds are those inside a response that succeeded, never across two; no streams, none."""
     run = make_timeline(tmp_path, 500, streaming=True)
-    frame = frames.streaming(run, frames.timeline(run))
+    frame = frames.streaming(frames.measured(run))
     rows = run.table(["chunks", "phase", "error"]).to_pylist()
     measured = [row for row in rows if row["chunks"] and row["phase"] == "measure"]
     chunks = [row["chunks"] for row in measured if row["error"] is None]
@@ -168,20 +176,20 @@ def test_streaming(tmp_path: Path) -> None:
         assert frame[frame["kind"] == kind]["count"].sum() == frame.attrs[kind]["n"] > 0
     assert frame.attrs["ttft"]["n"] == len(chunks)
     plain = make_timeline(tmp_path, 100)
-    assert frames.streaming(plain, frames.timeline(plain)).empty
+    assert frames.streaming(frames.measured(plain)).empty
 
 
 def test_failed_streams_are_no_times(tmp_path: Path) -> None:
     """Where every stream failed there is nothing to draw, and the frame says how many there were."""
     run = make_timeline(tmp_path, 60, streaming=True, error_rate=1.0)
-    frame = frames.streaming(run, frames.timeline(run))
+    frame = frames.streaming(frames.measured(run))
     there = sum(row["phase"] == "measure" and bool(row["chunks"]) for row in run.table().to_pylist())
     assert frame.empty
     assert frame.attrs["failed_streams"] == there
 
 
-def planned_run(tmp_path: Path, rows: list[dict[str, Any]], to_s: float) -> pd.DataFrame:
-    """The timeline of a run of these rows (instants in s), measured from 0 to `to_s`."""
+def planned_run(tmp_path: Path, rows: list[dict[str, Any]], to_s: float) -> Part:
+    """The measured part of a run of these rows (instants in s), measured from 0 to `to_s`."""
     made = make_timeline(tmp_path, len(rows))
     table = made.table().slice(0, len(rows))
     for name, otherwise in {"planned": 0.0, "started": 0.0, "sent": 0.0, "done": 1.0}.items():
@@ -192,16 +200,16 @@ def planned_run(tmp_path: Path, rows: list[dict[str, Any]], to_s: float) -> pd.D
         words = pa.array([row.get(name, otherwise) for row in rows])
         table = table.set_column(table.schema.get_field_index(name), name, words.cast(kind))
     pq.write_table(table, made.path / "timeline.parquet")
-    meta = made.meta | {"measured": {"from_ns": 0, "to_ns": round(to_s * 1e9)}}
+    meta = {**made.meta.raw, "measured": {"from_ns": 0, "to_ns": round(to_s * 1e9)}}
     (made.path / "run.json").write_text(json.dumps(meta))
-    return frames.timeline(Run(made.path))
+    return frames.measured(Run(made.path))
 
 
 def test_a_backlog_is_no_throughput(tmp_path: Path) -> None:
     """1,000 a second asked for 2 s of a server that does 500: its rate is 500/s, though all were answered."""
     asked = [{"planned": i / 1000, "done": (i + 1) / 500} for i in range(2000)]
     rows = planned_run(tmp_path, asked, 2)
-    assert frames.summary(rows).iloc[-1]["rate_per_s"] == frames.throughput(rows) == 500
+    assert frames.summary(rows).iloc[-1]["rate_per_s"] == 500
     assert frames.summary(rows).iloc[-1]["ok"] == 2000
 
 
@@ -209,14 +217,14 @@ def test_the_last_answer_counts(tmp_path: Path) -> None:
     """Where the measured part ends with the last answer, whatever its nanosecond, no request is lost."""
     ends = np.random.default_rng(1).random(50) * 1e4
     rows = planned_run(tmp_path, [{"done": end} for end in ends], round(ends.max() * 1e9) / 1e9)
-    assert frames.throughput(rows) == pytest.approx(50 / ends.max(), rel=1e-12)
+    assert frames.summary(rows).iloc[-1]["rate_per_s"] == pytest.approx(50 / ends.max(), rel=1e-12)
 
 
 def test_a_retry_is_not_kicked_off_late(tmp_path: Path) -> None:
     """A second attempt waited for the first, not for the generator; the warnings count it as a retry."""
     first = {"error": "http_5xx", "done": 0.05}
     rows = planned_run(tmp_path, [first, {"attempt": 2, "started": 0.05, "sent": 0.05}, {}], 1)
-    assert rows["kickoff_ms"].fillna(-1).tolist() == [0, -1, 0]
+    assert frames.timeline(rows.run)["kickoff_ms"].fillna(-1).tolist() == [0, -1, 0]
     assert np.nanmax(frames.delays(rows)["kickoff_max"]) == 0
     assert frames.warnings(rows)[-1].startswith("1 of the rows are retries")
 
@@ -227,22 +235,22 @@ def test_a_run_without_rows_or_fields_still_reads(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"schema": 1, "state": "running"}))
     run = Run(folder)
-    rows = frames.timeline(run)
-    assert len(rows) == 0
+    rows = frames.measured(run)
+    assert len(frames.timeline(run)) == rows.counts["n"] == 0
     summary = frames.summary(rows)
     assert summary["n"].tolist() == [0]
     made = [frames.waterfall, frames.calls, frames.over_time, frames.concurrency, frames.delays]
     for build in [*made, frames.histogram, frames.boxes, frames.survival, frames.percentiles]:
         assert build(rows).attrs["n"] == 0
-    assert frames.errors(run, rows).empty
-    assert frames.streaming(run, rows).empty
+    assert frames.errors(rows).empty
+    assert frames.streaming(rows).empty
     assert frames.warnings(rows) == []
 
 
 def test_all_failed(tmp_path: Path) -> None:
     """A run in which nothing succeeded has a summary of failures and no latency."""
     run = make_timeline(tmp_path, 300, error_rate=1.0)
-    rows = frames.timeline(run)
+    rows = frames.measured(run)
     total = frames.summary(rows).iloc[-1]
     assert (total["failed"], total["ok"], total["rate_per_s"]) == (300, 0, 0)
     assert np.isnan(total["p50"])

@@ -80,13 +80,13 @@ def test_copies_of_one_file_replicate_nothing(tmp_path: Path) -> None:
 def test_what_the_file_does_not_tell_is_not_drawn(tmp_path: Path) -> None:
     """wrk2's summary says nothing of when: no figure over time, and requests are taken as independent."""
     run = import_file(FILES / "wrk2.txt", data_dir=tmp_path)
-    rows = frames.timeline(run)
+    rows = frames.measured(run)
     drawn = [
         figures.call_latency(frames.calls(rows)), figures.concurrency(frames.concurrency(rows)),
         figures.throughput(frames.over_time(rows)), figures.kickoff_timeline(frames.waterfall(rows)),
     ]  # fmt: skip
     assert all("does not tell when" in figures.words(ax)[0] for ax in drawn)
-    assert set(frames.summary(rows)["unit"]) == {stats.INDEPENDENT}
+    assert set(frames.summary(rows)["p50_unit"]) == {stats.INDEPENDENT}
     assert workload_yaml(run) is None
     assert "load not in the file" in repr(import_file(FILES / "jmeter.csv", data_dir=tmp_path))
 
@@ -157,11 +157,11 @@ def test_the_report_names_the_fidelity_first(name: str, tmp_path: Path, chromium
     tab = chromium.new_page()
     tab.goto(page.as_uri())
     first = tab.locator("main > *").first.inner_text()
-    label = run.meta["imported"]["fidelity"]["words"]
+    label = run.meta.imported.fidelity.words
     assert first.startswith(f"IMPORTED — from {name} (")
     assert label in first
     facts = tab.locator("dl.pk-facts").inner_text()
-    assert run.meta["imported"]["sha256"] in facts
+    assert run.meta.imported.sha256 in facts
     assert "Note: from elsewhere" in first
     assert "not in the file the run was imported from" in tab.content()
     tab.close()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from perfkit.importing import FORMATS, import_file
-from perfkit.importing.hdr import decode
+from perfkit.importing.hdr import decode, unpack
 from perfkit.model import INSTANTS
 from perfkit.store import Run
 
@@ -112,13 +112,13 @@ def response_ms(run: Run, operation: str | None = None) -> np.ndarray:
 def test_rows_failures_and_label(name: str, runs: dict[str, Run]) -> None:
     """A file's format is told by its content; rows, failures by class and fidelity are what they must be."""
     run, (form, count, failures, words) = runs[name], EXPECTED[name]
-    told = run.meta["imported"]
-    assert (told["format"], told["file"], told["skipped"]) == (form, name, 0)
+    told = run.meta.imported
+    assert (told.format, told.file, told.skipped) == (form, name, 0)
     assert run.rows() == count
     found = Counter(one for one in rows_of(run)["error"] if isinstance(one, str))
     assert not failures or found == failures
     intended = "intended time known" if name in INTENDED else "no intended time"
-    assert told["fidelity"]["words"] == f"{words}, {intended}"
+    assert told.fidelity.words == f"{words}, {intended}"
     assert run.state == "complete"
 
 
@@ -132,7 +132,7 @@ def test_instants_are_in_order_and_begin_at_zero(name: str, runs: dict[str, Run]
         now = rows[instant].astype(float)
         assert not (now < before).any()
         before = np.where(np.isnan(now), before, now)
-    assert runs[name].meta["measured"]["to_ns"] >= np.nanmax(rows["done"].astype(float))
+    assert runs[name].meta.measured.to_ns >= np.nanmax(rows["done"].astype(float))
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -141,7 +141,7 @@ def test_no_secret_and_no_query_is_kept(name: str, runs: dict[str, Run]) -> None
     rows = rows_of(runs[name])
     words = {str(one) for column in ("operation", "error_text") for one in rows[column]}
     assert not [one for one in words if "sesame" in one or "?" in one]
-    assert "sesame" not in json.dumps(runs[name].meta)
+    assert "sesame" not in json.dumps(runs[name].meta.raw)
 
 
 def test_locust_log_agrees_with_locust(runs: dict[str, Run]) -> None:
@@ -175,20 +175,20 @@ def test_jmeter_agrees_with_jmeter(runs: dict[str, Run]) -> None:
     assert (round(took.mean()), took.min(), took.max()) == (76, 0, 305)  # "Avg: 76 Min: 0 Max: 305"
     rows = rows_of(runs["jmeter.xml"])
     assert Counter(rows["operation"])["page with parts"] == 12
-    assert "samples inside others" in " ".join(runs["jmeter.xml"].meta["imported"]["notes"])
+    assert "samples inside others" in " ".join(runs["jmeter.xml"].meta.imported.notes)
     texts = set(rows["error_text"][rows["operation"] == "checked"])
     assert texts == {"Test failed: text expected to contain /hello/"}
     assert set(rows["user"]) == {0, 1, 2, 3}
     for name in ("jmeter_transactions.csv", "jmeter_transactions.xml"):
         kept = Counter(rows_of(runs[name])["operation"])
         assert kept == dict.fromkeys(("alone", "fast", "missing", "nested", "parent"), 6)
-        notes = " ".join(runs[name].meta["imported"]["notes"])
+        notes = " ".join(runs[name].meta.imported.notes)
         assert "12 samples of Transaction Controllers are left out" in notes
         assert "6 rows are transactions of one or more requests each" in notes
     dated = runs["jmeter_dated.csv"].meta
-    assert dated["created"].startswith("2026-11-25T09:46:")
-    assert dated["id"].startswith("20261125-0946")
-    assert "taken as UTC" in " ".join(dated["imported"]["notes"])
+    assert dated.created.startswith("2026-11-25T09:46:")
+    assert dated.id.startswith("20261125-0946")
+    assert "taken as UTC" in " ".join(dated.imported.notes)
 
 
 def test_k6_instants_follow_from_its_metrics(runs: dict[str, Run]) -> None:
@@ -217,8 +217,8 @@ def test_vegeta_json_and_csv_are_the_same(runs: dict[str, Run]) -> None:
     both = [rows_of(runs[name]) for name in ("vegeta.json", "vegeta.csv")]
     for name in ("planned", "done", "operation", "error_text", "bytes_received"):
         assert both[0][name].tolist() == both[1][name][:80].tolist()
-    assert runs["vegeta.json"].meta["target"]["url"] == "http://127.0.0.1:8765"
-    assert runs["vegeta.json"].meta["scenario"]["name"] == "fifty"
+    assert runs["vegeta.json"].meta.target_url == "http://127.0.0.1:8765"
+    assert runs["vegeta.json"].meta.scenario.name == "fifty"
 
 
 def test_oha_counts_from_when_requests_were_due(runs: dict[str, Run]) -> None:
@@ -242,8 +242,8 @@ def test_wrk2_quantiles_are_the_printed_ones(runs: dict[str, Run]) -> None:
     for share in (0.5, 0.9, 0.95):
         line = next(one.split() for one in told.splitlines() if f" {share:.6f} " in one)
         assert np.quantile(took, share, method="inverted_cdf") == float(line[0])
-    measured = runs["wrk2.txt"].meta["measured"]
-    assert (measured["to_ns"] - measured["from_ns"]) / 1e9 == pytest.approx(20)  # 19,000 of 28,500 in 30 s
+    measured = runs["wrk2.txt"].meta.measured
+    assert (measured.to_ns - measured.from_ns) / 1e9 == pytest.approx(20)  # 19,000 of 28,500 in 30 s
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,8 @@ def test_hdr_decoding_by_hand() -> None:
     payload = struct.pack(">iiiiqqd", 0x1C849313, len(counts), 0, 3, 1, 10**9, 1.0) + counts
     packed = zlib.compress(payload)
     coded = base64.b64encode(struct.pack(">ii", 0x1C849314, len(packed)) + packed).decode()
-    assert list(decode(coded)) == [(3, 2), (2 * (2051 - 1024) + 1, 1)]
+    values, counts = decode(unpack(coded))
+    assert [*zip(values, counts, strict=True)] == [(3, 2), (2 * (2051 - 1024) + 1, 1)]
 
 
 def test_har_knows_what_came_when(runs: dict[str, Run]) -> None:
@@ -307,8 +308,8 @@ def test_columns_are_mapped(tmp_path: Path) -> None:
     assert rows["error"][1] == "timeout"
     assert rows["error_text"][1] == "Read timed out, token=***"
     assert rows["user"].tolist() == [0, 1]
-    assert run.meta["imported"]["fidelity"]["intended_time"] == "known"
-    assert run.meta["scenario"]["name"] == "agents"
+    assert run.meta.imported.fidelity.intended_time == "known"
+    assert run.meta.scenario.name == "agents"
 
 
 def test_a_tab_at_the_end_is_an_empty_column(tmp_path: Path) -> None:
@@ -317,12 +318,12 @@ def test_a_tab_at_the_end_is_an_empty_column(tmp_path: Path) -> None:
     made.write_text("timeStamp\telapsed\tlabel\tfailureMessage\n2026/01/01 00:00:00.5\t7\ta\t\n")
     run = import_file(made, data_dir=tmp_path)
     assert rows_of(run)["done"].tolist() == [7_000_000]
-    assert "taken as UTC" in " ".join(run.meta["imported"]["notes"])
+    assert "taken as UTC" in " ".join(run.meta.imported.notes)
     mapped = tmp_path / "mapped.csv"
     mapped.write_text("begin;took\n2026-01-01 00:00:00;2\n")
     run = import_file(mapped, data_dir=tmp_path, columns={"started": "begin", "duration_us": "took"})
     assert rows_of(run)["done"].tolist() == [2000]
-    assert "taken as UTC" in " ".join(run.meta["imported"]["notes"])
+    assert "taken as UTC" in " ".join(run.meta.imported.notes)
 
 
 def test_a_long_first_line_hides_no_format(tmp_path: Path) -> None:
@@ -343,7 +344,7 @@ def test_many_segments_are_one_timeline(
     columns = ["seq", *INSTANTS, "operation", "error_text", "user"]
     few, many = (one.table(columns).sort_by("seq").to_pylist() for one in (run, runs["locust_log.csv"]))
     assert few == many
-    assert run.meta["imported"]["fidelity"] == runs["locust_log.csv"].meta["imported"]["fidelity"]
+    assert run.meta.imported.fidelity == runs["locust_log.csv"].meta.imported.fidelity
     assert [row["seq"] for row in few] == list(range(416))
 
 

@@ -47,7 +47,7 @@ def refused(path: Path, **options: object) -> str:
         (b"a,b\n1,2\n", "(a CSV of another kind: --column)"),
         ("metric_name,timestamp\n".encode("utf-16"), "is UTF-16; `iconv"),
         (b"\x7fELF\0\0\0\1", "is binary, not text"),
-        (gzip.compress(b"metric_name" * 900)[:60], "its gzip is damaged"),
+        (gzip.compress(b"metric_name" * 900, mtime=0)[:60], "its gzip is damaged"),
         (b"SQLite format 3\0 and no more", "is no database of oha's"),
         (b'{"log": {"entries": [', "is broken JSON"),
         (b'{"log": {"version": "1.2"}}', "is no HAR: it has no log.entries"),
@@ -106,8 +106,8 @@ def test_broken_lines_are_named(tmp_path: Path, form: str, good: str, bad: str, 
     assert words in told
     run = import_file(made, data_dir=tmp_path / "data", format=form, skip_broken=True)
     assert run.rows() >= 1
-    assert run.meta["imported"]["skipped"] == 1
-    assert words in run.meta["imported"]["skipped_first"][0]
+    assert run.meta.imported.skipped == 1
+    assert words in run.meta.imported.skipped_first[0]
 
 
 def test_the_first_three_are_told_and_all_are_counted(tmp_path: Path) -> None:
@@ -208,9 +208,9 @@ LEFT_OUT = re.compile(r"([\d,]+) (?:more lines stood in|lines stand in|samples o
 
 def accounted_for(run: Run) -> int:
     """Lines of a file that became rows, were broken, or are said to have been left out."""
-    told = run.meta["imported"]
-    noted = LEFT_OUT.findall(" ".join(told["notes"]))
-    return run.rows() + int(told["skipped"]) + sum(int(one.replace(",", "")) for one in noted)
+    told = run.meta.imported
+    noted = LEFT_OUT.findall(" ".join(told.notes))
+    return run.rows() + told.skipped + sum(int(one.replace(",", "")) for one in noted)
 
 
 @pytest.mark.parametrize("name", EXPECTED)

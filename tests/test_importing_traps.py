@@ -23,6 +23,7 @@ from perfkit.importing.words import error_class
 from perfkit.model import LONGEST_NOTE
 from perfkit.reduce import reduce_run
 from perfkit.store import Run
+from perfkit.store.metadata import Span
 from tests.test_importing import FILES
 
 MAPPED = {"started_unix_s": "begin", "duration_ms": "took", "error_text": "err"}
@@ -40,17 +41,17 @@ def imported(folder: Path, lines: Iterable[str], name: str = "given", **options:
 
 def label(run: Run) -> str:
     """How true its times are said to be."""
-    return str(run.meta["imported"]["fidelity"]["words"].rsplit(", ", 1)[0])
+    return str(run.meta.imported.fidelity.words.rsplit(", ", 1)[0])
 
 
 def notes(run: Run) -> str:
     """All that is said of the file."""
-    return "; ".join(run.meta["imported"]["notes"])
+    return "; ".join(run.meta.imported.notes)
 
 
 def rate(run: Run) -> float:
     """Successes a second."""
-    return float(frames.summary(frames.timeline(run)).iloc[-1]["rate_per_s"])
+    return float(frames.summary(frames.measured(run)).iloc[-1]["rate_per_s"])
 
 
 def errors(run: Run) -> dict[Any, int]:
@@ -185,7 +186,7 @@ def test_an_open_quote_takes_no_line_without_a_word(tmp_path: Path) -> None:
     assert "994 more lines stood in quotes of broken places" in notes(run)
     lines[11] = row.format(1_700_000_010, '"and more', 5.1)  # closes the quote of line 7, wrongly
     run = imported(tmp_path, lines, columns=MAPPED, skip_broken=True)
-    assert (run.rows(), run.meta["imported"]["skipped"]) == (994, 1)
+    assert (run.rows(), run.meta.imported.skipped) == (994, 1)
     assert "5 more lines stood in quotes" in notes(run)
 
 
@@ -243,7 +244,7 @@ def test_setup_and_teardown_of_k6_are_not_measured(tmp_path: Path) -> None:
         lines.append(json.dumps({"type": "Point", "metric": "http_req_duration", "data": data}))
     run = imported(tmp_path, lines)
     assert run.table(["phase"])["phase"].to_pylist() == ["setup", "measure", "measure", "measure", "teardown"]
-    assert run.meta["measured"] == {"from_ns": 10**9, "to_ns": 3_050_000_000}
+    assert run.meta.measured == Span(10**9, 3_050_000_000)
     assert "2 requests of setup and teardown are in the run, and in no statistics" in notes(run)
     with pytest.raises(BadInput, match="has only requests of setup and teardown"):
         imported(tmp_path, lines[:1])
@@ -286,7 +287,7 @@ def test_a_note_has_an_end(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="the note has 4,001 characters; 4,000 are the most"):
         import_file(FILES / "hey.csv", data_dir=tmp_path, note="x" * (LONGEST_NOTE + 1))
     assert list(tmp_path.iterdir()) == []
-    assert import_file(FILES / "vegeta.csv", data_dir=tmp_path, note="  ").meta["note"] is None
+    assert import_file(FILES / "vegeta.csv", data_dir=tmp_path, note="  ").meta.note == ""
 
 
 def test_what_a_killed_import_left_goes_with_the_next(tmp_path: Path) -> None:

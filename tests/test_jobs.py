@@ -44,7 +44,7 @@ def http(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_times_of_a_plain_message_are_what_the_client_saw(http: httpx.Client) -> None:
-    """total_duration_ns within 5 ms of the client's own clock; the first token came before that."""
+    """total_duration_ns within 20 ms of the client's own clock; the first token came before that."""
     agent = http.post("/v1/agents/", json=AGENT).json()["id"]
     differences = []
     for _ in range(5):
@@ -55,7 +55,7 @@ def test_times_of_a_plain_message_are_what_the_client_saw(http: httpx.Client) ->
         run = until(lambda r=run_id: _timed(http, r))
         differences.append((total - run["total_duration_ns"]) / 1e6)
         assert 10e6 < run["ttft_ns"] < run["total_duration_ns"]
-    assert sorted(differences)[2] == pytest.approx(0, abs=5)
+    assert sorted(differences)[2] == pytest.approx(0, abs=20)
 
 
 def _timed(http: httpx.Client, run_id: str) -> Any:
@@ -80,8 +80,8 @@ def test_times_of_a_streamed_message_are_what_the_client_saw(http: httpx.Client)
         run = until(lambda r=run_id: _timed(http, r))
         firsts.append((first - run["ttft_ns"]) / 1e6)
         totals.append((total - run["total_duration_ns"]) / 1e6)
-    assert sorted(firsts)[2] == pytest.approx(0, abs=5)
-    assert sorted(totals)[2] == pytest.approx(0, abs=5)
+    assert sorted(firsts)[2] == pytest.approx(0, abs=20)
+    assert sorted(totals)[2] == pytest.approx(0, abs=20)
 
 
 def test_a_batch_is_carried_out_by_the_scheduler_each_item_once(http: httpx.Client) -> None:

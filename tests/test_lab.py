@@ -39,7 +39,7 @@ def test_papermill_executes_it(tmp_path: Path, chromium: Browser) -> None:
         notebook = report.notebook_path("explore")
         page = report.execute(notebook, given, tmp_path / "out" / "explore.ipynb", progress=False)
     runs = list_runs(tmp_path / "data")
-    assert [run.meta["workload"]["users"]["count"] for run in runs] == [4, 8]
+    assert [run.meta.users.count for run in runs] == [4, 8]
     tab = chromium.new_page(viewport={"width": 390, "height": 800})
     tab.goto(page.as_uri())
     figures = tab.locator("svg[role=img]")

@@ -46,30 +46,26 @@ def drive(
     workload = Workload.from_mapping({"scenario": "made", **load})
     used = transport or FakeTransport()
 
-    async def work() -> tuple[pd.DataFrame, list[Drive]]:
+    async def work(i: int) -> tuple[pd.DataFrame, Drive]:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
-        recorders = [
-            Recorder(used, loop.time_ns, Target(), first_seq=i, seq_stride=shards, seed=workload.seed)
-            for i in range(shards)
-        ]
-        drives = [
-            Drive(Scenario("made", "made", module), None, workload, r, start_ns=SECOND, index=i, count=shards)
-            for i, r in enumerate(recorders)
-        ]
-        for one in drives:
-            prepare(one)
+        recorder = Recorder(used, loop.time_ns, Target(), first_seq=i, seq_stride=shards, seed=workload.seed)
+        scenario = Scenario("made", "made", module)
+        one = Drive(scenario, None, workload, recorder, start_ns=SECOND, index=i, count=shards)
+        prepare(one)
         if stop_after_s is not None:
-            for one in drives:
-                loop.call_later(1 + stop_after_s, one.stop)
-        await asyncio.gather(*(one.run() for one in drives))
-        tables = [
-            to_table(r.buffer.take(), scenario="made", worker=i, id_prefix="x-", origin_ns=SECOND).to_pandas()
-            for i, r in enumerate(recorders)
-        ]
-        return pd.concat(tables, ignore_index=True), drives
+            loop.call_later(1 + stop_after_s, one.stop)
+        await one.run()
+        rows = to_table(recorder.buffer.take(), scenario="made", worker=i, id_prefix="x-", origin_ns=SECOND)
+        return rows.to_pandas(), one
 
-    return run_virtually(work())
+    tables, drives = zip(*(run_virtually(work(i)) for i in range(shards)), strict=True)  # a loop each
+    return pd.concat(tables, ignore_index=True), list(drives)
+
+
+def told(engine: Drive) -> dict[str, int]:
+    """What the scenario did wrong, counted."""
+    return {one["text"]: one["count"] for one in engine.mistakes.told()}
 
 
 def test_iterations_are_done_once_each() -> None:
@@ -78,7 +74,7 @@ def test_iterations_are_done_once_each() -> None:
     assert sorted(rows["step"]) == list(range(100))
     assert set(rows["user"]) == set(range(7))
     assert (rows["phase"] == "measure").all()
-    assert engine.steps_done == 100
+    assert engine.steps == 100
 
 
 def test_closed_model_never_has_more_in_flight_than_users() -> None:
@@ -137,6 +133,24 @@ def test_open_model_starts_exactly_as_planned(shape: dict[str, Any]) -> None:
     assert np.allclose(np.sort(rows["planned"]), schedule * SECOND, atol=1.5)
     assert (rows["started"] - rows["planned"]).abs().max() <= 1000
     assert sorted(rows["step"]) == list(range(len(schedule)))
+
+
+def test_what_a_step_leaves_behind_has_the_drain_and_no_longer() -> None:
+    """However long the run was; and a run that is stopped says nothing of steps that had not ended."""
+
+    async def step(session: Session, state: Any, rng: Any) -> None:
+        await session.get("/")
+        kept.append(asyncio.ensure_future(session.get("/")))
+        await asyncio.sleep(1)
+
+    kept: list[Any] = []
+    transport = FakeTransport(lambda i: 1000.0 if i % 2 else 0.1)
+    rows, (engine,) = drive(step, transport=transport, users={"count": 1, "duration_s": 60}, drain_s=5)
+    assert rows["done"].max() == pytest.approx(65 * SECOND, abs=SECOND / 100)
+    assert (rows["error"] == "cutoff").sum() == len(kept)
+    load = {"count": 1, "duration_s": 60}
+    _, (engine,) = drive(step, transport=transport, users=load, drain_s=5, stop_after_s=0.5)
+    assert not told(engine)
 
 
 def test_no_coordinated_omission() -> None:
@@ -219,7 +233,7 @@ def test_mistakes_of_a_scenario_are_counted_with_their_place() -> None:
 
     rows, (engine,) = drive(step, users={"count": 2, "iterations": 10})
     assert len(rows) == 10
-    ((text, count),) = engine.step_errors.items()
+    ((text, count),) = told(engine).items()
     assert count == 5
     assert "KeyError" in text
     assert "test_load.py:" in text
@@ -235,7 +249,7 @@ def test_stumbling_after_a_failed_request_is_no_mistake() -> None:
         step, transport=FakeTransport(error=lambda i: "reset"), users={"count": 1, "iterations": 5}
     )
     assert (rows["error"] == "reset").all()
-    assert not engine.step_errors
+    assert not told(engine)
 
 
 def test_raise_for_status_ends_the_step() -> None:
@@ -252,7 +266,7 @@ def test_raise_for_status_ends_the_step() -> None:
         users={"count": 1, "iterations": 5},
     )
     assert after == [0, 1, 3, 4]
-    assert not engine.step_errors
+    assert not told(engine)
     assert issubclass(RequestFailed, Exception)
 
 
@@ -264,7 +278,7 @@ def test_a_step_without_a_request_does_not_spin() -> None:
 
     rows, (engine,) = drive(step, users={"count": 2, "duration_s": 1})
     assert rows.empty
-    assert 1000 < engine.step_errors["a step made no request"] < 3000
+    assert 1000 < told(engine)["a step made no request"] < 3000
 
 
 @pytest.mark.parametrize("load", [{"users": {"count": 6, "iterations": 50}},
@@ -316,7 +330,7 @@ def test_errors_in_callbacks_are_counted_not_printed() -> None:
         asyncio.get_running_loop().set_exception_handler(engine.on_loop_error)
 
     _, (engine,) = drive(step, prepare=install, users={"count": 1, "iterations": 3})
-    ((text, count),) = engine.step_errors.items()
+    ((text, count),) = told(engine).items()
     assert count == 3
     assert "in a callback" in text
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from perfkit.errors import BadInput
-from perfkit.health import MeasuredRows, judge
+from perfkit.health import delays, judge, median_response_ms
 from perfkit.model import Budget, Workload
+from perfkit.session import Opening
+from perfkit.store.rows import Part
+from tests.hand_made import MS, row, write_run
 
 USERS = {"count": 2, "iterations": 5}
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
@@ -19,7 +22,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown inner name": ({"users": {"cuont": 2}}, ["users", "did you mean 'count'"]),
     "far from any name": ({"qqqq": 1}, ["known:", "scenario"]),
     "wrong type": ({"users": {"count": "two"}}, ["users.count", "int", "'two'"]),
-    "out of range": ({"users": {"count": 0, "iterations": 1}}, ["users.count", ">= 1", "0"]),
+    "out of range": ({"users": {"count": 0, "iterations": 1}}, ["users.count", "at least 1", "0"]),
     "unknown word": ({"arrivals": {"shape": "rmap"}}, ["arrivals.shape", "did you mean 'ramp'"]),
     "unknown transport": ({"target": {"transport": "htpx"}}, ["did you mean 'httpx'"]),
     "two loads": ({"users": USERS, "arrivals": {}}, ["both users and arrivals"]),
@@ -27,7 +30,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "think time of three": ({"users": {**USERS, "think_time_s": [1, 2, 3]}}, ["[low, high]"]),
     "think time upside down": ({"users": {**USERS, "think_time_s": [5, 1]}}, ["[low, high]"]),
     "a list for a section": ({"users": [1]}, ["users", "object"]),
-    "negative seconds": ({"warmup_s": -1}, ["warmup_s", ">= 0"]),
+    "negative seconds": ({"warmup_s": -1}, ["warmup_s", "at least 0"]),
     "a number for thresholds": ({"thresholds": 3}, ["thresholds"]),
 }
 
@@ -54,7 +57,7 @@ def test_a_workload_needs_a_scenario() -> None:
     seed=st.integers(0, 2**31),
     count=st.integers(1, 1000),
     think=st.one_of(st.floats(0, 10), st.lists(st.floats(0, 10), min_size=2, max_size=2).map(sorted)),
-    warmup=st.floats(0, 100),
+    warmup=st.one_of(st.just(0.0), st.floats(0.001, 100)),
     tags=st.lists(st.text("abcé-_:0", min_size=1, max_size=5), max_size=3),
 )
 def test_mapping_and_back(seed: int, count: int, think: Any, warmup: float, tags: list[str]) -> None:
@@ -69,23 +72,19 @@ def test_mapping_and_back(seed: int, count: int, think: Any, warmup: float, tags
     assert plain["arrivals"] is None
 
 
-def measured(rows: list[tuple[Any, ...]]) -> MeasuredRows:
-    """Rows of (planned, started, sent, done in ms, seq, attempt, error), of one worker."""
-    columns = list(zip(*rows, strict=True))
-    instants = [
-        pa.array([None if x is None else int(x * 1e6) for x in column], pa.int64()) for column in columns[:4]
+def part_of(folder: Path, rows: list[tuple[Any, ...]]) -> Part:
+    """A run of (planned, started, sent, done in ms, seq, attempt, error), of one worker."""
+    names = ("planned", "started", "sent", "done")
+    made = [
+        row(0, 0)
+        | {name: None if ms is None else ms * MS for name, ms in zip(names, given, strict=False)}
+        | dict(zip(("seq", "attempt", "error"), given[4:], strict=True))
+        for given in rows
     ]
-    table = dict(zip(("planned", "started", "sent", "done"), instants, strict=True))
-    table |= {
-        "seq": pa.array(columns[4]),
-        "attempt": pa.array(columns[5]),
-        "error": pa.array(columns[6], pa.string()),
-    }
-    table |= {"worker": pa.array([0] * len(rows)), "phase": pa.array(["measure"] * len(rows))}
-    return MeasuredRows.of(pa.table(table))
+    return Part(write_run(folder, f"20260101-000000-late-{len(rows):04d}", made))
 
 
-def test_whose_delay_it_was() -> None:
+def test_whose_delay_it_was(tmp_path: Path) -> None:
     """Kick-off is a step's first request's; the queue is waiting here, not opening a connection elsewhere."""
     rows = [
         (0, 1, 2, 9, 0, 1, None),  # kick-off 1 ms, queue 1 ms
@@ -95,12 +94,26 @@ def test_whose_delay_it_was() -> None:
         (30, 31, None, 5031, 3, 1, "timeout"),  # in our own line to its end
         (40, 41, None, 941, 4, 1, "connect"),  # nobody listened
     ]
-    seen = measured(rows).delays({2: 30_000_000})
+    opening = Opening(1)
+    opening.add(2, 30_000_000)
+    seen = delays(part_of(tmp_path, rows), [opening], 1)[0]
     assert seen["rows"] == 6
     assert seen["kickoff_p99_ms"] == pytest.approx(1)
     assert seen["client_queue_p99_ms"] > 4000
-    assert measured(rows[:4]).delays({2: 30_000_000})["client_queue_p99_ms"] == pytest.approx(1)
-    assert measured(rows).last_done() == 5_031_000_000
+    fewer = part_of(tmp_path, rows[:4])
+    assert delays(fewer, [opening], 1)[0]["client_queue_p99_ms"] == pytest.approx(1)
+    assert delays(fewer, [], 1)[0]["client_queue_p99_ms"] > 30
+    assert median_response_ms(fewer) == pytest.approx((9 + 40) / 2)
+
+
+def test_openings_are_kept_of_a_bounded_number_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that closes after each answer: of one request in so many it is known, evenly."""
+    monkeypatch.setattr(Opening, "MOST", 100)
+    opening = Opening(3)
+    for number in range(1000):
+        opening.add(2 + 3 * number, number)
+    assert (opening.every, len(opening.ns)) == (16, 63)
+    assert [seq // 3 % 16 for seq in opening.ns] == [0] * 63
 
 
 def test_health_is_judged_against_the_response() -> None:

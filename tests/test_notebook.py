@@ -27,6 +27,7 @@ from perfkit.notebook import RunCancelled, Runs, enable_nested_asyncio, nested
 from perfkit.notebook.live import told
 from perfkit.progress import Seen
 from perfkit.store import Run, list_runs
+from tests.marks import on_the_clock
 from tests.small_server import SmallServer, small_server
 
 pytestmark = pytest.mark.slow
@@ -111,7 +112,7 @@ def test_changes_are_laid_over_a_file(server: SmallServer, tmp_path: Path) -> No
     )
     assert isinstance(runs, Runs)
     assert [run.rows() for run in runs] == [5, 5]
-    assert [run.meta["tags"] for run in runs] == [["a"], ["a"]]
+    assert [run.meta.tags for run in runs] == [("a",), ("a",)]
     assert "2 runs" in repr(runs)
 
 
@@ -219,7 +220,7 @@ def test_repr_and_html_say_the_same(tmp_path: Path) -> None:
     run = make_timeline(tmp_path, 1234, meta=meta)
     text = repr(run)
     assert words_of(run._repr_html_()) == text.split()
-    assert text.startswith(f"run {run.id}: complete, INVALID\n")
+    assert text.startswith(f"run {run.id}: complete, INVALID: ")
     for told_ in ("too late", "rows        1,258", "1 of 2 met", "before, "):
         assert told_ in text
     assert "<script" not in run._repr_html_()
@@ -233,7 +234,7 @@ def test_a_damaged_run_can_be_shown(tmp_path: Path) -> None:
     (run.path / "timeline.parquet").write_bytes(b"PAR1")
     assert "cannot be counted" in repr(Run(run.path))
     (run.path / "run.json").write_text("{")
-    assert repr(Run(run.path)).startswith(f"run {run.id}: cannot read")
+    assert repr(Run(run.path)).startswith(f"run {run.id}: run.json is damaged")
     odd = {"state": "complete", "workload": {"users": {"count": "x"}}, "tags": 3, "health": []}
     (run.path / "run.json").write_text(json.dumps(odd))
     assert "no load" in repr(Run(run.path))
@@ -267,6 +268,7 @@ def test_runs_are_a_list_that_is_a_table(tmp_path: Path) -> None:
 # -- watching --------------------------------------------------------------------------------------
 
 
+@on_the_clock
 def test_the_view_tells_what_is_in_flight(server: SmallServer, tmp_path: Path) -> None:
     """Seen from the segments alone while it runs: rate, quantiles, failures, and the requests under way."""
     views: list[tuple[str, str]] = []

@@ -31,6 +31,9 @@ from perfkit.probes import (
     request_scope,
 )
 from perfkit.server.postgres import embedded_postgres
+from tests.marks import on_the_clock
+
+pytestmark = on_the_clock
 
 ONE = sa.text("SELECT 1")
 

@@ -35,14 +35,19 @@ from perfkit.publish.folder import SiteFolder
 from perfkit.publish.leaks import Scanner
 from perfkit.report import make_report, notebook_path
 from perfkit.retention import mark
-from perfkit.running import details, stamp
-from perfkit.store import Run, RunFolder, write_segment
+from perfkit.running import details
+from perfkit.store import Run, RunFolder, update_run_json, write_segment
 from perfkit.workloads import complete, read_yaml
 from tests.site_fixture import HOSTILE, Site, hostile, nightly, sample
 
 pytestmark = pytest.mark.slow
 
 QUICK = Wishes(reports=False)
+
+
+def stamp(run: Run, **changes: object) -> None:
+    """Put something into a run's run.json."""
+    update_run_json(run.path, lambda _: changes)
 
 
 def perfkit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -194,7 +199,7 @@ def test_an_aborted_run_has_its_rows(tmp_path: Path) -> None:
     table = source.table()
     for i in range(2):
         write_segment(folder.path, f"0-{i}", table.slice(i * 40, 40))
-    folder.write_meta({**source.meta, "state": "running"})
+    folder.write_meta({**source.meta.raw, "state": "running"})
     folder.close()
     publish(tmp_path / "site", tmp_path, QUICK)
     (one,) = json.loads((tmp_path / "site" / "index.json").read_text())["runs"]
@@ -295,7 +300,7 @@ def test_what_is_wrong_with_one_run_hides_no_other(data: Path, tmp_path: Path) -
     running.close()
     assert done.returncode == 1
     lines = done.stderr.splitlines()
-    for words in ("080000-nightly is damaged", "is still running", "make it writable"):
+    for words in ("080000-nightly is damaged", "is still running", "cannot write"):
         assert sum(words in line for line in lines) == 1, done.stderr
     assert json.loads(done.stdout)["runs"] >= 1
     page = (tmp_path / "site" / "runs" / "20260103-080000-nightly" / "index.html").read_text()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.make_timeline import make_timeline
 from perfkit.comparison import Options
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.experiment import compare_and_keep
+from perfkit.experiment import compare_and_keep, open_comparison
 from perfkit.retention import mark, plan
 from perfkit.store import Run, RunFolder, list_runs
 from tests.test_cli import perfkit
@@ -39,10 +40,10 @@ def test_tags_and_a_note_stay_with_the_run(made: Callable[..., Run], data: Path)
     """Tags are added once, in order, and taken off; the note is kept until an empty one removes it."""
     run = made(tags=["first"])
     (run,) = mark([run], add=["second", "first", "second"], note=" before the index ")
-    assert (run.meta["tags"], run.meta["note"]) == (["first", "second"], "before the index")
+    assert (run.meta.tags, run.meta.note) == (("first", "second"), "before the index")
     (run,) = mark([run], remove=["first"])
-    assert (run.meta["tags"], run.meta["note"]) == (["second"], "before the index")
-    assert mark([run], note="")[0].meta["note"] is None
+    assert (run.meta.tags, run.meta.note) == (("second",), "before the index")
+    assert mark([run], note="")[0].meta.note == ""
 
 
 @pytest.mark.parametrize(
@@ -109,6 +110,20 @@ def test_pruning_refuses_what_it_cannot_know(made: Callable[..., Run], data: Pat
     file.write_text(file.read_text()[:200])
     with pytest.raises(PerfkitError, match=f"{kept.id} is damaged"):
         plan(data, 0)
+
+
+@pytest.mark.parametrize("results", ["x", ["x"], [[]], [None], [{}], {"p50": 1}, 3, None])
+def test_a_comparison_whose_results_are_something_else_is_damaged(
+    made: Callable[..., Run], data: Path, results: Any
+) -> None:
+    """Each kind of JSON in the place of the results, or of one of them: named in a line, like cut JSON."""
+    kept = compare_and_keep([made()], [made()], Options(), ("A", "B"), data)
+    file = kept.path / "comparison.json"
+    told = json.loads(file.read_text())
+    told["comparison"]["results"] = results
+    file.write_text(json.dumps(told))
+    with pytest.raises(PerfkitError, match=f"{kept.id} is damaged"):
+        open_comparison(kept.id, data)
 
 
 def test_prune_removes_only_when_told_to(made: Callable[..., Run], data: Path) -> None:

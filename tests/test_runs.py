@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import resource
 import signal
 import subprocess
@@ -20,34 +19,15 @@ from perfkit.spread import execute
 from perfkit.store import Run, list_runs
 from perfkit.workloads import complete
 from perfkit.writer import FLUSH_S
-from tests.server_fixture import is_alive
+from tests.kill_runs import SECOND, Logged, logging_server, wait_for_rows
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[1]
-SECOND = 10**9
-
-
-class Logged:
-    """A logging server: its URL and what it has answered."""
-
-    def __init__(self, url: str, log: Path) -> None:
-        self.url, self._log = url, log
-
-    def answered(self) -> dict[str, int]:
-        """Monotonic instant of each answered request by its id."""
-        lines = [line.split() for line in self._log.read_bytes().decode().splitlines()]
-        return {request_id: int(instant) for instant, request_id in lines}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
-    log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, "-m", "tests.logging_server", str(log)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stdout is not None
-        yield Logged(process.stdout.readline().strip(), log)
-        process.terminate()
+    with logging_server(tmp_path_factory.mktemp("server") / "log") as running:
+        yield running
 
 
 def start(server: Logged, data: Path, *more: str, **popen: Any) -> subprocess.Popen[str]:
@@ -59,63 +39,9 @@ def start(server: Logged, data: Path, *more: str, **popen: Any) -> subprocess.Po
     )
 
 
-def wait_for_rows(data: Path, count: int = 1) -> Run:
-    """The run, once it has so many rows."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        for run in list_runs(data):
-            if run.rows() >= count:
-                return run
-        time.sleep(0.02)
-    raise AssertionError("no rows in 30 s")
-
-
 def children(pid: int) -> list[int]:
     """The direct children of a process."""
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def gone(pids: list[int], within_s: float) -> bool:
-    """Whether all processes end in time."""
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if not any(is_alive(pid) for pid in pids):
-            return True
-        time.sleep(0.05)
-    return False
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_kill_9_loses_at_most_the_last_second(server: Logged, tmp_path: Path, seed: int) -> None:
-    """Killed at a random moment, the run reads as aborted, and all but the last second are rows."""
-    load = (
-        "-s",
-        "users.count=10",
-        "-s",
-        "users.duration_s=30",
-        "-p",
-        "path=/slow/5",
-        "-s",
-        f"processes={1 + seed % 2}",
-    )
-    process = start(server, tmp_path, *load)
-    wait_for_rows(tmp_path)
-    time.sleep(random.Random(seed).uniform(0.1, 2.5))
-    killed = time.monotonic_ns()
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    (run,) = list_runs(tmp_path)
-    assert run.state == "aborted"
-    assert "killed" in (run.reason or "")
-    rows = run.table(["request_id", "done"]).to_pydict()
-    prefix = rows["request_id"][0].split("-")[0]
-    due = {i for i, at in server.answered().items() if i.startswith(prefix) and at < killed - SECOND}
-    assert len(due) > 0 or killed - min(server.answered().values()) < 2 * SECOND
-    missing = due - set(rows["request_id"])
-    assert not missing, f"{len(missing)} of {len(due)} requests answered a second before the kill are missing"
-    for verb in ("ls", "show"):
-        command = [sys.executable, "-m", "perfkit.cli", verb, "--data-dir", str(tmp_path)]
-        assert "aborted" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_the_flush_leaves_room_within_the_second() -> None:
@@ -138,8 +64,7 @@ def test_kill_9_in_setup_loses_at_most_the_last_second(server: Logged, tmp_path:
     process.communicate()
     (run,) = list_runs(tmp_path)
     rows = run.table(["request_id"]).to_pydict()["request_id"]
-    prefix = rows[0].split("-")[0]
-    due = {i for i, at in server.answered().items() if i.startswith(prefix) and at < killed - SECOND}
+    due = {request for request, at in server.answered(run).items() if at < killed - SECOND}
     assert len(due) > 0
     assert due <= set(rows)
 
@@ -153,21 +78,6 @@ def test_any_executor_carries_a_run(server: Logged, tmp_path: Path) -> None:
         assert executor.submit(len, "open").result() == 4
     assert run.state == "complete"
     assert sorted(run.table(["step"])["step"].to_pylist()) == list(range(40))
-
-
-def test_workers_end_with_their_coordinator(server: Logged, tmp_path: Path) -> None:
-    """kill -9 of the coordinator alone: its workers notice, keep their rows, and end."""
-    process = start(server, tmp_path, "-s", "users.count=4", "-s", "users.duration_s=60", "-s", "processes=2",
-                    "-p", "path=/slow/5")  # fmt: skip
-    wait_for_rows(tmp_path)
-    workers = children(process.pid)
-    assert len(workers) >= 2
-    process.kill()
-    process.wait()
-    assert gone(workers, 5), "orphans still load the server"
-    process.communicate()
-    (run,) = list_runs(tmp_path)
-    assert (run.state, run.rows() > 0) == ("aborted", True)
 
 
 def test_a_dead_worker_ends_the_run_with_a_line(server: Logged, tmp_path: Path) -> None:
@@ -270,7 +180,7 @@ def test_two_processes_make_one_run(server: Logged, tmp_path: Path) -> None:
     assert rows["seq"].is_unique
     assert rows["request_id"].is_unique
     assert rows["worker"].value_counts().to_dict() == {0: 100, 1: 100}
-    assert len(run.meta["health"]["workers"]) == 2
+    assert len(run.meta.health.workers) == 2
 
 
 def test_an_open_loop_keeps_its_times(server: Logged, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from perfkit.scenarios import load_scenario
 from perfkit.spread import execute
 from perfkit.store import Run
 from perfkit.workloads import complete
+from tests.marks import on_the_clock
 from tests.server_fixture import client
 
 
@@ -31,7 +35,7 @@ def rows_of(run: Run) -> pd.DataFrame:
     failed = rows[rows["error"].notna()]
     assert failed.empty, failed[["operation", "phase", "status", "error_text"]].to_string()
     assert run.state == "complete"
-    assert run.meta["step_errors"] == []
+    assert run.meta.step_errors == ()
     return rows
 
 
@@ -114,6 +118,7 @@ def test_the_seed_decides_the_order(agent_server: str, tmp_path: Path) -> None:
     assert first != other
 
 
+@on_the_clock
 @pytest.mark.parametrize("profile", PROFILES)
 def test_archival_insertion(agent_server: str, tmp_path: Path, profile: str) -> None:
     """One burst: every agent gets its insertions, all started together."""
@@ -123,6 +128,8 @@ def test_archival_insertion(agent_server: str, tmp_path: Path, profile: str) -> 
     assert measured(rows) == {"insert_passage": 12}
     first = rows[rows["phase"] == "measure"].sort_values("planned")["planned"].head(6)
     assert first.max() - first.min() < 50e6, "the six agents start within 50 ms"
+    archives = rows[(rows["phase"] == "teardown") & rows["operation"].str.contains("archives")]
+    assert len(archives) == (6 if profile == "letta-0.16" else 0)  # once each, however many passages
     assert inventory(agent_server) == before
 
 
@@ -198,3 +205,44 @@ def test_letta_asks_for_the_organization(agent_server: str, tmp_path: Path) -> N
     with client(agent_server) as http:
         users = http.get("/v1/admin/users/?limit=1000").json()
     assert users[-1]["organization_id"] == organization
+
+
+class AsLetta(BaseHTTPRequestHandler):
+    """Says it is Letta, and knows no user without an organization."""
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        healthy = self.path == "/v1/health/"
+        told = (
+            {"version": "0.16.8", "status": "ok"}
+            if healthy
+            else {"detail": "organization_id: field required"}
+        )
+        body = json.dumps(told).encode()
+        self.send_response(200 if healthy else 422)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = do_DELETE = answer
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"), [("reference", "add -p profile=letta-0.16"), ("letta-0.16", "has it model")]
+)
+def test_another_server_than_the_profile_s_says_what_to_do(tmp_path: Path, profile: str, words: str) -> None:
+    """A Letta that refuses: its version, and the parameters that are meant for it."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), AsLetta) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_address[1]}"
+            params = {"agents": 1, "profile": profile, "organization_id": "org-1"}
+            with pytest.raises(PerfkitError, match=f"Letta 0.16.8: .*{words}"):
+                run(url, tmp_path, "archival_insertion", params)
+        finally:
+            server.shutdown()
+            thread.join()

@@ -10,7 +10,7 @@ from scipy import stats
 
 from perfkit.errors import BadInput
 from perfkit.model import Arrivals
-from perfkit.schedule import plan, profile
+from perfkit.schedule import plan, profile, require_requests
 
 rates = st.floats(0.5, 200)
 durations = st.floats(0.5, 20)
@@ -104,7 +104,7 @@ def test_warm_up_comes_first_at_the_first_rate() -> None:
     ("shape", "says"),
     [
         (Arrivals(shape="steps"), "step_rates_per_s"),
-        (Arrivals(shape="steps", step_rates_per_s=(0, 0)), "every rate is 0"),
+        (Arrivals(shape="steps", step_rates_per_s=(0, 0)), "no request is planned"),
         (Arrivals(shape="spike", spike_at_s=9, spike_for_s=5), "after duration_s"),
         (Arrivals(shape="soak", ramp_s=6), "do not fit"),
         (Arrivals(rate_per_s=1e9, duration_s=1e3), "at most"),
@@ -113,5 +113,5 @@ def test_warm_up_comes_first_at_the_first_rate() -> None:
 def test_impossible_shapes_are_refused(shape: Arrivals, says: str) -> None:
     """What cannot be planned is refused in one line that names the knob."""
     with pytest.raises(BadInput, match=says) as refused:
-        plan(shape, 1)
+        require_requests(shape, 1)
     assert "\n" not in str(refused.value)

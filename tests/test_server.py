@@ -29,6 +29,7 @@ from perfkit.server.cache import AgentCache
 from perfkit.server.database import async_url, make_engine, migrate
 from perfkit.server.model import SimulatedModel
 from perfkit.server.tables import metadata
+from tests.kill_runs import victim
 from tests.server_fixture import AGENT, client, is_alive, running_server
 
 TOOL = "def shout(text: str, times: int = 1) -> str:\n    '''Say it.'''\n    return text.upper() * times\n"
@@ -418,7 +419,7 @@ def test_data_survive_a_restart(tmp_path: Path) -> None:
         assert not is_alive(pid)
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 10) -> None:
     """Poll until something is true."""
     deadline = time.monotonic() + seconds
     while not true():
@@ -432,6 +433,17 @@ def test_a_killed_server_takes_its_database_along(tmp_path: Path) -> None:
         pid = postmaster(tmp_path / "pg")
         os.kill(server.pid, signal.SIGKILL)
         wait_until(lambda: not is_alive(pid))
+
+
+def test_a_server_killed_while_its_database_starts_leaves_nothing(tmp_path: Path) -> None:
+    """kill -9 when initdb is half-way: no PostgreSQL runs on, and its temporary folder is removed."""
+    for after_s in (0.0, 0.6):
+        with victim(sys.executable, "-m", "perfkit.server", "--port", "0") as server:
+            wait_until(lambda server=server: list(server.temporary.glob("perfkit-pg-*/PG_VERSION")), 30)
+            time.sleep(after_s)
+            server.kill()
+            assert not server.left()
+            assert not list(server.temporary.glob("perfkit-pg-*"))
 
 
 def test_a_signal_while_postgresql_starts_waits(tmp_path: Path) -> None:
@@ -607,7 +619,7 @@ def test_a_port_in_use_is_told(agent_server: str) -> None:
     command = [sys.executable, "-m", "perfkit.server", "--port", port]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, env={**os.environ})
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert "choose another --port" in done.stderr
+    assert "choose another --host or --port" in done.stderr
 
 
 def test_secure_wants_the_password() -> None:

@@ -17,6 +17,7 @@ from benchmarks.make_timeline import make_timeline
 from perfkit import figures, findings, frames
 from perfkit.frames.server import PARTS
 from perfkit.store import PROBES_SCHEMA, Run
+from perfkit.store.rows import Part
 
 ROWS = 2000
 HOSTILE = "<script>alert(1)</script>"
@@ -26,7 +27,7 @@ Sample = tuple[float, str, float, str, str | None]  # t_s in the measured part, 
 def run_with(folder: Path, samples: list[Sample], source: str = "server") -> Run:
     """A made run of 10 s whose server told these samples."""
     run = make_timeline(folder, ROWS, error_rate=0.0)
-    origin = run.meta["measured"]["from_ns"]
+    origin = run.meta.measured.from_ns
     t, probes, values, labels, ids = zip(*samples, strict=True) if samples else ((),) * 5
     columns = {"t": [origin + int(at * 1e9) for at in t], "source": [source] * len(t), "probe": probes}
     columns |= {"value": values, "label": labels, "request_id": ids}
@@ -50,10 +51,10 @@ def split_of(folder: Path, told: dict[str, float], who: int = 7) -> tuple[pd.Ser
     blank = run_with(folder / "blank", [])
     name = measured_ids(blank)[who]
     run = run_with(folder, [(1.0, f"request.{part}_ms", x, "", name) for part, x in told.items()])
-    rows = frames.timeline(run)
-    parts = frames.split(run, rows, frames.server_samples(run, rows))
+    rows = frames.measured(run)
+    parts = frames.split(rows, frames.server_samples(rows))
     assert len(parts) == 1 == parts.attrs["known"]  # the others' server told nothing: they are left out
-    return rows.iloc[who], parts.iloc[0]
+    return frames.timeline(run).iloc[who], parts.iloc[0]
 
 
 def test_parts_are_the_servers_and_add_up_to_the_response(tmp_path: Path) -> None:
@@ -99,8 +100,8 @@ def test_pools_of_two_instances_are_added_up(tmp_path: Path) -> None:
         [(t, f"pool.{what}", x, "main", None) for t in np.arange(0, 10, 0.1)
          for what, x in (("checked_out", 3.0), ("waiting", 0.0), ("overflow", 1.0), ("size", 2.0))],
     )  # fmt: skip
-    rows = frames.timeline(run)
-    one = frames.server_samples(run, rows)
+    rows = frames.measured(run)
+    one = frames.server_samples(rows)
     both = pd.concat([one, one.assign(source="other")], ignore_index=True)
     both.attrs = one.attrs
     found = frames.pool(both)
@@ -150,12 +151,12 @@ def test_a_rule_speaks_above_its_limit_only(kind: str, tmp_path: Path) -> None:
     """Above the limit this finding and no other, with when it was seen; just below it none at all."""
     above, below = RULES[kind]
     run = run_with(tmp_path / "above", above + at(TEN_S, "pool.checked_out", 1))
-    (found,) = findings.judge(run, frames.timeline(run)).findings
+    (found,) = findings.judge(frames.measured(run)).findings
     assert found.kind == kind
     assert 0 <= found.from_s <= found.to_s <= 10
     assert found.text.endswith(".")
     run = run_with(tmp_path / "below", below)
-    judged = findings.judge(run, frames.timeline(run))
+    judged = findings.judge(frames.measured(run))
     assert judged.findings == []
 
 
@@ -165,14 +166,14 @@ def test_blocks_by_many_places_of_one_file_are_one_finding(tmp_path: Path) -> No
         s for line in range(5) for s in at([line, line + 5], "loop.recovered_ms", 300, f"app.py:{line} f")
     ]
     run = run_with(tmp_path, blocks)
-    (found,) = findings.judge(run, frames.timeline(run)).findings
+    (found,) = findings.judge(frames.measured(run)).findings
     assert "blocked 10 times by app.py:0 f, app.py:1 f, app.py:2 f and 2 other places" in found.text
 
 
 def test_a_late_loop_is_told_without_hang_reports(tmp_path: Path) -> None:
     """A watchdog that waits for 15 s reports no hang of 0.4 s; the lag series knows of it."""
     run = run_with(tmp_path, at(TEN_S, "loop.lag_ms", 1) + at([2.01, 4.01, 6.01], "loop.lag_ms", 400))
-    (found,) = findings.judge(run, frames.timeline(run)).findings
+    (found,) = findings.judge(frames.measured(run)).findings
     assert "blocked 3 times, 400 ms the longest" in found.text
     assert "hang_after_s" in found.text
 
@@ -181,10 +182,12 @@ def test_a_prometheus_page_is_no_probe_and_trouble_with_a_source_is_told(tmp_pat
     """Rules read perfkit's probes; without any, a report does not say that they show no trouble."""
     run = run_with(tmp_path, at([1], "http_requests_total", 7))
     (run.path / "run.json").write_text(
-        json.dumps(run.meta | {"probes": [{"source": "s", "errors": 2, "error": "status 401", "lost": 7}]})
+        json.dumps(
+            {**run.meta.raw, "probes": [{"source": "s", "errors": 2, "error": "status 401", "lost": 7}]}
+        )
     )
     run = Run(run.path)
-    judged = findings.judge(run, frames.timeline(run))
+    judged = findings.judge(frames.measured(run))
     assert not judged.probed
     assert judged.notes == ("s: 2 fetches failed (status 401)", "s: 7 samples were lost")
     assert "status 401" in figures.findings(judged).html
@@ -194,7 +197,7 @@ def test_a_pool_that_gave_up_is_found_without_other_samples(tmp_path: Path) -> N
     """Of the pool it happened in, not of its neighbour."""
     neighbour = at(TEN_S, "pool.checked_out", 17, "other") + at(TEN_S, "pool.waiting", 0, "other")
     run = run_with(tmp_path, [*neighbour, *at([1, 2], "pool.timeout_ms", 30)])
-    (found,) = findings.judge(run, frames.timeline(run)).findings
+    (found,) = findings.judge(frames.measured(run)).findings
     assert "pool 'x' of server was exhausted." in found.text
     assert "2 checkouts gave up waiting" in found.text
 
@@ -202,39 +205,46 @@ def test_a_pool_that_gave_up_is_found_without_other_samples(tmp_path: Path) -> N
 def test_one_long_block_is_a_finding_also_when_it_never_ended(tmp_path: Path) -> None:
     """A second of standstill is told by its hang when no recovery was seen."""
     run = run_with(tmp_path, at([9], "loop.hang_ms", 1200, "stuck.py:7"))
-    (found,) = findings.judge(run, frames.timeline(run)).findings
+    (found,) = findings.judge(frames.measured(run)).findings
     assert found.kind == "loop_blocked"
     assert "stuck.py:7" in found.text
 
 
-def rows_with(folder: Path, error: list[str | None], attempt: int = 1) -> pd.DataFrame:
-    """Rows of a made run, the first of them with these errors and this attempt."""
-    rows = frames.timeline(make_timeline(folder, ROWS, error_rate=0.0))
-    words = np.array([*error, *[None] * (ROWS - len(error))], object)
-    rows["error"] = pd.Categorical(words)
-    rows["attempt"] = np.where(np.arange(ROWS) < len(error), attempt, 1)
-    return rows
+def rows_with(folder: Path, error: list[str | None], attempt: int = 1) -> Part:
+    """Rows of a made run, all `create`, the first of them with these errors and this attempt."""
+    run = make_timeline(folder, ROWS, error_rate=0.0, operations=["create"])
+    table = run.table()
+    first = table["phase"].to_pylist().index("measure")
+    words: list[Any] = [None] * len(table)
+    words[first : first + len(error)] = error
+    attempts = [attempt if first <= i < first + len(error) else 1 for i in range(len(table))]
+    for name, values in (("error", words), ("attempt", attempts)):
+        column = table.schema.field(name)
+        array = pa.array(values, pa.string() if name == "error" else column.type).cast(column.type)
+        table = table.set_column(table.schema.get_field_index(name), column, array)
+    pq.write_table(table, run.path / "timeline.parquet")
+    return frames.measured(Run(run.path))
 
 
-def of_rows(rows: pd.DataFrame) -> list[findings.Finding]:
+def of_rows(rows: Part) -> list[findings.Finding]:
     nothing = pd.DataFrame({"t_s": [], "source": [], "probe": [], "value": [], "label": []})
     return findings.findings(rows, nothing, pd.DataFrame())
 
 
+def every(step: int, error: str) -> list[str | None]:
+    return [None if i % step else error for i in range(ROWS)]
+
+
 def test_a_run_in_which_a_fifth_fails_has_a_finding(tmp_path: Path) -> None:
     """Told with the classes; fewer failures, spread over the run, are the error table's business."""
-    for every, told in ((4, "25% of all requests failed: 500 × check of create."), (6, None)):
-        rows = rows_with(tmp_path, [])
-        rows["operation"] = pd.Categorical(["create"] * ROWS)
-        rows["error"] = pd.Categorical(np.where(np.arange(ROWS) % every == 0, "check", None))
-        assert [one.text for one in of_rows(rows) if one.kind == "failing"] == ([told] if told else [])
+    for step, told in ((4, "25% of all requests failed: 500 × check of create."), (6, None)):
+        found = of_rows(rows_with(tmp_path, every(step, "check")))
+        assert [one.text for one in found if one.kind == "failing"] == ([told] if told else [])
 
 
 def test_timeouts_are_told_by_class_and_operation(tmp_path: Path) -> None:
     """How many of what, their share, and when."""
-    rows = rows_with(tmp_path, ["timeout", "cutoff", "timeout"])
-    rows["operation"] = pd.Categorical(["create"] * ROWS)
-    (found,) = of_rows(rows)
+    (found,) = of_rows(rows_with(tmp_path, ["timeout", "cutoff", "timeout"]))
     assert found.kind == "timeouts"
     assert "3 of 2,000 requests (0.15%)" in found.text
     assert "1 cutoff of create, 2 timeout of create" in found.text
@@ -245,17 +255,31 @@ def test_a_burst_is_half_of_a_seconds_ends(tmp_path: Path) -> None:
     """Errors of one second are a burst; the same number spread over the run is none."""
     rows = rows_with(tmp_path, ["http_5xx"] * 150)
     (found,) = of_rows(rows)
+    ends = frames.timeline(rows.run)
+    seconds = np.floor(ends["done_s"])
+    failed = ends["error"].notna()
+    bad = failed.groupby(seconds).sum()
+    burst = bad[(bad >= 5) & (bad >= 0.5 * failed.groupby(seconds).size())]
     assert found.kind == "error_burst"
-    assert "http_5xx" in found.text
-    spread = rows.copy()
-    spread["error"] = pd.Categorical(np.where(np.arange(ROWS) % 13 == 0, "http_5xx", None))
-    assert of_rows(spread) == []
+    assert f"{burst.sum():,} of the 150 failures within {len(burst)} s (http_5xx)" in found.text
+    inside = ends["t_s"][failed & seconds.isin(burst.index)]
+    assert (found.from_s, found.to_s) == (inside.min(), inside.max())
+    assert of_rows(rows_with(tmp_path, every(13, "http_5xx"))) == []
 
 
 def test_retries_are_told(tmp_path: Path) -> None:
     """A second attempt is a row of its own: a reader must know that users felt the sum."""
     (found,) = of_rows(rows_with(tmp_path, [None, None], attempt=2))
     assert (found.kind, found.text.split(" rows")[0]) == ("retries", "2 of 2,000")
+
+
+def test_a_run_without_probes_is_judged_without_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only where a server told where time went are all rows read."""
+    run = run_with(tmp_path, at([1], "http_requests_total", 7))
+    monkeypatch.setattr(Run, "table", None)
+    assert findings.judge(frames.measured(run)).findings == []
 
 
 # -- figures ---------------------------------------------------------------------------------------
@@ -274,9 +298,9 @@ ALL: list[Sample] = [
 
 def drawn(run: Run) -> dict[str, Any]:
     """Every figure of the health page."""
-    rows = frames.timeline(run)
-    samples, calls = frames.server_samples(run, rows), frames.calls(rows)
-    tail = frames.tail_split(frames.split(run, rows, samples))
+    rows = frames.measured(run)
+    samples, calls = frames.server_samples(rows), frames.calls(rows)
+    tail = frames.tail_split(frames.split(rows, samples))
     return {
         "pool": figures.pool(frames.pool(samples), calls),
         "lag": figures.loop_lag(frames.binned(samples, "loop.lag_ms"), calls),
@@ -299,9 +323,9 @@ def test_figures_say_what_they_show_and_run_nothing(tmp_path: Path) -> None:
         assert len(svg.get("aria-label") or "") > 30, name
         assert "requests" in (root.findtext("figcaption") or ""), name
         assert not {e.tag.rsplit("}")[-1] for e in root.iter()} & {"script", "img", "iframe"}, name
-    rows = frames.timeline(run)
-    table = figures.endpoint_table(frames.endpoints(frames.server_samples(run, rows))).html
-    words = figures.findings(findings.judge(run, rows), "health.html?<b>").html
+    rows = frames.measured(run)
+    table = figures.endpoint_table(frames.endpoints(frames.server_samples(rows))).html
+    words = figures.findings(findings.judge(rows), "health.html?<b>").html
     assert HOSTILE not in table + words
     assert "<b>" not in words
     assert "connections taken at &lt;script&gt;" in words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import json
 import pickle
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 
 from perfkit.errors import RequestFailed
 from perfkit.model import Target
-from perfkit.rows import PHASE_CODE, to_table
-from perfkit.session import Recorder, Redactor, Response, Session, secrets_in
-from perfkit.transport import Exchange, loop_clock
+from perfkit.redaction import Redactor, secrets_in
+from perfkit.rows import to_table
+from perfkit.session import Recorder, Response, Session
+from perfkit.transport import Exchange, loop_clock, os_words
 from perfkit.wire import WireTransport
 from tests.fault_server import FaultServer, fault_server
 
@@ -297,6 +299,7 @@ def test_a_check_makes_the_row_an_error(server: FaultServer) -> None:
         return bool(response.json()["none"])
 
     async def work(rows: Rows) -> None:
+        step = rows.session.begin_step(0, rows.clock())
         checks: list[Any] = [lambda r: False, lambda r: "odd: " + r.text, lambda r: "", raising]
         for check in [*checks, lambda r: True, lambda r: None, lambda r: r.status_code == 200]:
             await rows.session.get("/ok", check=check)
@@ -307,7 +310,7 @@ def test_a_check_makes_the_row_an_error(server: FaultServer) -> None:
         assert found[3][1].startswith("check raised DecodeError: ")
         assert found[4:7] == [(None, None)] * 3
         assert found[7] == ("http_5xx", "so it is")
-        assert rows.session.failed
+        assert step.failed
         assert rows.recorder.buffer.failed == 5
 
     play(server.url, work)
@@ -336,7 +339,7 @@ def test_each_retry_is_a_row(server: FaultServer) -> None:
     anew; other errors are not."""
 
     async def work(rows: Rows) -> None:
-        rows.session.begin_step(7, rows.clock() - 5_000_000, PHASE_CODE["measure"])
+        rows.session.begin_step(7, rows.clock() - 5_000_000)
         response = await rows.session.get("/status/503")
         assert response.error == "http_5xx"
         first, second, third = rows.take()
@@ -348,8 +351,8 @@ def test_each_retry_is_a_row(server: FaultServer) -> None:
         for path in ("/status/404", "/garbage", "/ok"):
             await rows.session.get(path, check=lambda r: False)
             assert len(rows.take()) == 1
-        await rows.session.get("/drop")
-        assert [row["error"] for row in rows.take()] == ["reset"] * 3
+        await rows.session.get("/drop")  # on a connection that had served: once more, then the two retries
+        assert [(row["attempt"], row["error"]) for row in rows.take()] == [(n, "reset") for n in (1, 2, 3, 4)]
 
     play(server.url, work, retries=2)
 
@@ -413,6 +416,32 @@ def test_a_redirect_that_is_followed_is_a_row_of_its_own(
     play(server.url, work, follow_redirects=True)
 
 
+def test_every_form_of_location_is_followed(server: FaultServer) -> None:
+    """UTF-8 as it is, the same host without a path, a query alone."""
+
+    async def work(rows: Rows) -> None:
+        seen = (await rows.session.get("/redirect/302/raw")).json()
+        assert seen["path"] == "/echo/gr%C3%BCn?q=%E6%97%A5%E6%9C%AC"
+        assert (await rows.session.get("/redirect/302/host-only")).text == "root"
+        assert (await rows.session.get("/redirect/302/query-only")).error == "check"  # it leads to itself
+        assert [row["error"] for row in rows.take()] == [None] * 4 + [None] * 10 + ["check"]
+
+    play(server.url, work, follow_redirects=True)
+
+
+def test_too_many_open_files_say_what_to_do() -> None:
+    """The limit and the target's own are named; other errors keep the system's words."""
+    target = Target(url="http://127.0.0.1:1", connections=7000)
+    words = os_words(OSError(errno.EMFILE, "Too many open files"), target)
+    assert (
+        words
+        == "OSError: Too many open files; raise the limit (`ulimit -n`) or lower target.connections (7,000)"
+    )
+    assert os_words(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), target).endswith(
+        "refused"
+    )
+
+
 def test_a_retry_after_a_redirect_is_one_of_the_new_request(server: FaultServer) -> None:
     """Attempts are counted anew behind a redirect; however long a name is, its suffix is not cut."""
 
@@ -454,8 +483,8 @@ def test_opening_a_connection_is_told_apart_from_waiting(server: FaultServer) ->
         await rows.session.get("/ok")
         await rows.session.get("/drop")  # on a connection there was; its retry has to open one
         await rows.session.get("/ok")
-        assert [row["attempt"] for row in rows.take()] == [1, 1, 1, 2, 1]
-        assert list(rows.recorder.opening) == [0, 3]
+        assert [row["attempt"] for row in rows.take()] == [1, 1, 1, 2, 3, 1]
+        assert list(rows.recorder.opening.ns) == [0, 3]
 
     play(server.url, work, retries=1)
 
@@ -517,7 +546,7 @@ def test_no_secret_comes_back_in_a_row(server: FaultServer) -> None:
 
 
 @given(
-    secret=st.text("ab-", min_size=4, max_size=120),
+    secret=st.text("ab-", min_size=8, max_size=120),
     pieces=st.lists(st.sampled_from(["", "x", "yy zz", '"', "\n"]), min_size=1, max_size=40),
 )
 def test_redaction_finds_every_copy(secret: str, pieces: list[str]) -> None:
@@ -543,9 +572,12 @@ def test_a_secret_at_the_edge_is_not_cut_in_half(server: FaultServer) -> None:
 
 
 def test_secrets_in_headers() -> None:
-    """Whole values, the part after the scheme word, and cookie values; harmless headers are none."""
-    assert set(secrets_in({"Authorization": "Bearer abc", "accept": "text/html"})) == {"Bearer abc", "abc"}
-    assert {"1", "2"} <= set(secrets_in({"cookie": "a=1; b=2"}))
+    """Whole values, the part after the scheme word, and cookie values, of at least 8 characters each."""
+    headers = {"Authorization": "Bearer abcdefgh", "accept": "text/html-and-more"}
+    assert set(secrets_in(headers)) == {"Bearer abcdefgh", "abcdefgh"}
+    assert set(secrets_in({"Authorization": "Bearer abc"})) == {"Bearer abc"}
+    assert "abcdef123456" in secrets_in({"cookie": "sid=abcdef123456; b=2"})
+    assert not {"1", "2"} & set(secrets_in({"cookie": "a=1; b=2"}))
     assert secrets_in({"x-access-token": ""}) == ()
 
 
@@ -558,7 +590,7 @@ def test_planned_belongs_to_a_step_s_first_request(server: FaultServer) -> None:
 
     async def work(rows: Rows) -> None:
         planned = rows.clock() - 10_000_000
-        rows.session.begin_step(1, planned, PHASE_CODE["measure"])
+        rows.session.begin_step(1, planned)
         await rows.session.get("/ok")
         await rows.session.get("/ok")
         rows.recorder.measure_ends = rows.clock()

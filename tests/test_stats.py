@@ -57,10 +57,13 @@ def test_grouped_quantiles_are_numpys(x: np.ndarray, ps: list[float], groups: in
 def test_kaplan_meier_is_scipys(x: np.ndarray, seed: int) -> None:
     """Times and shares agree with scipy.stats.ecdf on right-censored data, ties included."""
     censored = np.random.default_rng(seed).random(len(x)) < 0.3
-    times, share = stats.kaplan_meier(x, censored)
+    times, place = np.unique(x, return_inverse=True)
+    ended, late = (np.bincount(place, which, len(times)).astype(int) for which in (~censored, censored))
+    share = stats.kaplan_meier(ended, late)
     if censored.all():
-        assert not len(times)
+        assert not share.any()
         return
+    times, share = times[ended > 0], share[ended > 0]
     data = scipy.stats.CensoredData(uncensored=x[~censored], right=x[censored])
     theirs = scipy.stats.ecdf(data).cdf
     pick = np.isin(theirs.quantiles, x[~censored])
@@ -102,7 +105,7 @@ def test_within_run_interval_covers_under_autocorrelation(p: float) -> None:
     for seed in range(200):
         x = autocorrelated(20_000, seed)
         found = stats.quantiles(x, np.arange(len(x), dtype=float), [p])[0]
-        hits += found.unit == stats.NOTHING or found.low <= truth <= found.high
+        hits += found.unit == stats.WIDE or found.low <= truth <= found.high
         low, high = stats.order_statistics(len(x), p)
         ranked = np.sort(x)
         naive += ranked[low - 1] <= truth <= ranked[high - 1]
@@ -124,20 +127,21 @@ def test_too_few_requests_give_no_interval() -> None:
     median, tail = stats.quantiles(x, np.arange(700.0), [0.5, 0.999])
     assert median.low < median.point < median.high
     assert math.isnan(tail.low)
-    assert tail.unit == stats.NOTHING
+    assert tail.unit == stats.THIN
 
 
 def test_a_run_that_only_rises_has_no_interval_of_its_median() -> None:
     """An interval from the least to the largest value would say nothing: there is none."""
     x = np.arange(700.0)
     (median,) = stats.quantiles(x, x, [0.5])
-    assert (median.point, median.unit) == (349.5, stats.NOTHING)
+    assert (median.point, median.unit) == (349.5, stats.WIDE)
     assert math.isnan(median.low)
 
 
 def test_support_is_exact() -> None:
     """Ten of a hundred requests lie beyond p90: enough to show it."""
     assert stats.support(100, 0.9) == 10
+    assert stats.support(1000, 0.01) == 10  # below it, that is
     assert not math.isnan(stats.quantiles(np.arange(100.0), np.arange(100.0), [0.9])[0].low)
 
 
@@ -155,7 +159,7 @@ def test_small_runs_say_what_they_take_for_independent() -> None:
     x = np.random.default_rng(1).lognormal(size=100)
     assert stats.quantiles(x, np.arange(100.0), [0.5])[0].unit == stats.INDEPENDENT
     assert stats.mean(x, np.arange(100.0)).unit == stats.INDEPENDENT
-    assert stats.mean(x[:3], np.arange(3.0)).unit == stats.NOTHING
+    assert stats.mean(x[:3], np.arange(3.0)).unit == stats.THIN
 
 
 def test_nothing_in_nothing_out() -> None:
@@ -164,7 +168,7 @@ def test_nothing_in_nothing_out() -> None:
     assert math.isnan(stats.quantile(none, 0.5))
     assert stats.quantiles(none, none, [0.5])[0].n == 0
     assert stats.mean(none, none).n == 0
-    assert len(stats.kaplan_meier(none, none.astype(bool))[0]) == 0
+    assert len(stats.kaplan_meier(none.astype(int), none.astype(int))) == 0
     mean, least, most = stats.concurrency(none, none, stats.edges(0, 1, 3))
     assert not mean.any()
     assert not least.any()
@@ -176,3 +180,28 @@ def test_equal_instants_are_one_slice() -> None:
     x = np.random.default_rng(1).lognormal(size=1000)
     found = stats.quantiles(x, np.zeros(1000), [0.5])[0]
     assert found.point == np.median(x)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "p", "found"), [(1.2, 1e-4, True), (0.8, 1e-4, True), (1.2, 0.01, False), (1.04, 1e-9, False)]
+)
+def test_a_drift_is_large_and_not_by_chance(ratio: float, p: float, found: bool) -> None:
+    """More than 5 %, either way, and a p-value below 0.001: both."""
+    assert stats.Drift(ratio, p).found is found
+
+
+@pytest.mark.parametrize(
+    ("ratio", "trend_p", "slope_p", "found"),
+    [(2.0, 1e-3, 1e-2, True), (2.0, 0.5, 1e-2, False), (2.0, 1e-3, 0.5, False), (1.4, 1e-3, 1e-2, False)],
+)
+def test_a_backlog_grows_all_the_time(ratio: float, trend_p: float, slope_p: float, found: bool) -> None:
+    """Half as much again in flight, by a trend and by a slope: all three."""
+    assert stats.Growth(ratio, trend_p, slope_p).found is found
+
+
+def test_counts_vary_at_least_as_chance_makes_them() -> None:
+    """Runs with one failure each are alike by chance: their difference's error is not below Poisson's."""
+    alike = stats.pooled(np.zeros(5), np.zeros(5))
+    assert (alike.se, alike.at_least(0.3).se) == (0.0, 0.3)
+    apart = stats.pooled(np.array([0.0, 2.0]), np.array([1.0, 3.0]))
+    assert apart.at_least(0.3).se == apart.se > 0.3

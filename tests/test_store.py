@@ -26,7 +26,8 @@ def segment(number: int, operation: str = "get", extra: Extra | None = None, row
     for i in range(rows):
         seq = number * rows + i
         buffer.add(
-            pack_row(seq, seq + 1, seq + 2, NEVER, seq + 4, seq, i, 0, 10, 0, 200, code, 2, 0, 1), extra
+            pack_row(seq, seq + 1, seq + 2, seq + 2, NEVER, seq + 4, seq, i, 0, 10, 0, 200, code, 2, 0, 1),
+            extra,
         )
     return to_table(buffer.take(), scenario="made", worker=0, id_prefix="ab-", origin_ns=0)
 
@@ -87,7 +88,7 @@ def test_how_parquet_is_written(folder: RunFolder) -> None:
     """zstd, dictionaries for text, deltas for instants, and the schema's version in the file."""
     folder.merge()
     file = pq.ParquetFile(folder.path / "timeline.parquet")
-    assert file.schema_arrow.metadata[b"perfkit_schema"] == b"1"
+    assert file.schema_arrow.metadata[b"perfkit_schema"] == b"2"
     group = file.metadata.row_group(0)
     columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
     assert {column.compression for column in columns.values()} == {"ZSTD"}
@@ -169,10 +170,10 @@ def test_finding_runs(tmp_path: Path) -> None:
 
 def test_broken_runs_are_told(tmp_path: Path) -> None:
     """No run.json, a broken one, and one of a newer schema: a line each."""
-    with pytest.raises(BadInput, match="is no run"):
+    with pytest.raises(BadInput, match=r"run\.json is missing"):
         _ = Run(tmp_path).meta
     (tmp_path / "run.json").write_text("{half")
-    with pytest.raises(PerfkitError, match="cannot read"):
+    with pytest.raises(PerfkitError, match="is not JSON"):
         _ = Run(tmp_path).meta
     (tmp_path / "run.json").write_text('{"schema": 99, "state": "complete"}')
     with pytest.raises(BadInput, match="upgrade"):
@@ -193,3 +194,13 @@ def test_an_unwritable_place_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PerfkitError, match="--data-dir"):
         RunFolder.create(tmp_path / "file", "made")
+
+
+def test_damaged_rows_are_told_by_all_who_count_or_read_them(folder: RunFolder) -> None:
+    """A segment that is not Parquet: one line from the count, the rows and the card alike."""
+    (folder.path / "segments" / "w0-000002.parquet").write_bytes(b"PAR1 half")
+    run = Run(folder.path)
+    for read in (run.rows, run.table):
+        with pytest.raises(PerfkitError, match="is damaged, its rows cannot be read"):
+            read()
+    assert "cannot be counted" in repr(run)

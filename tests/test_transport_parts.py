@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from perfkit.errors import BadInput
 from perfkit.model import Target
-from perfkit.rows import NEVER
 from perfkit.session import Response
+from perfkit.streams import Events, plain, read
 from perfkit.transport import (
-    EventInstants,
     Exchange,
     header_lines,
     is_event_stream,
@@ -56,14 +55,14 @@ def test_events_do_not_depend_on_packets(pieces: list[bytes], cuts: list[int]) -
     whole; each at the packet that completed it, and as many as `Response.events` gives the scenario."""
     stream = b"".join(pieces)
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    events = EventInstants()
+    events = Events()
     for now, (start, end) in enumerate(itertools.pairwise(edges), 1):
         events.feed(stream[start:end], now)
         # what a prefix holds is known with its last byte, no packet later
-        assert len(events.instants) == len(reference_events(stream[:end]))
+        assert len(events.seen) == len(reference_events(stream[:end]))
     expected = reference_events(stream)
-    assert len(events.instants) == len(expected)
-    assert events.instants == sorted(events.instants)
+    assert len(events.seen) == len(expected)
+    assert [event.at for event in events.seen] == sorted(event.at for event in events.seen)
     exchange = Exchange()
     exchange.body = stream
     assert Response(exchange, "GET", "/").events() == [event.decode() for event in expected]
@@ -72,17 +71,17 @@ def test_events_do_not_depend_on_packets(pieces: list[bytes], cuts: list[int]) -
 @given(st.lists(st.binary(max_size=30), max_size=10))
 def test_any_bytes_are_a_stream(packets: list[bytes]) -> None:
     """Nothing a server sends as events raises."""
-    events = EventInstants()
+    events = Events()
     for packet in packets:
         events.feed(packet, 5)
-    assert len(events.instants) <= sum(len(packet) for packet in packets)
+    assert len(events.seen) <= sum(len(packet) for packet in packets)
 
 
 def test_a_large_event_in_small_packets_costs_no_more_than_its_size() -> None:
     """The time for one long event grows with its length, not with its square."""
 
     def cost(packets: int) -> float:
-        events, data = EventInstants(), b"x" * 2000
+        events, data = Events(), b"x" * 2000
         events.feed(b"data: ", 1)
         began = time.perf_counter()
         for _ in range(packets):
@@ -95,11 +94,11 @@ def test_a_large_event_in_small_packets_costs_no_more_than_its_size() -> None:
 
 def test_instants_count_from_sent_and_fit_their_column() -> None:
     """Microseconds since `sent`; without `sent` there are none; a stream of hours stays an int32."""
-    events = EventInstants()
+    events = Events()
     for now in (3_000_000, 5_000_000, 10**13):
         events.feed(b"data: x\n\n", now)
-    assert events.since(1_000_000) == [2000, 4000, 2**31 - 1]
-    assert events.since(NEVER) == []
+    assert read(events.seen, 1_000_000, plain).chunks == [2000, 4000, 2**31 - 1]
+    assert read(events.seen, None, plain).chunks == []
 
 
 @pytest.mark.parametrize(

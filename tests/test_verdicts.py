@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from perfkit import gate, stats
 from perfkit.comparison import Comparison, Options, judge
 from perfkit.comparison.family import blind_share
 from perfkit.measured import Measured
-from perfkit.reduce import METRICS, TOTAL, Reduced, Value, reduce
-from perfkit.store import Run
+from perfkit.reduce import Reduced, Value, reduce
+from perfkit.store import Metadata, Run
+from perfkit.store.metrics import METRICS
+from perfkit.store.summary import TOTAL
+from perfkit.store.verdict import Verdict
 
 LATENCIES = ("p50", "p90", "p95", "p99", "mean", "throughput")
 DRIFTS = ("its latency drifts: +20% from its middle third to its last",)
@@ -27,14 +31,16 @@ def one(number: int, y: float = 0.0, *, side: str = "a", failed: int = 0, n: int
     """A run reduced to log values y (throughput to -y, further metrics as given)."""
     found = []
     for metric in LATENCIES:
-        value = float(more.get(metric, -y if METRICS[metric] == "rate" else y))
+        value = float(more.get(metric, -y if METRICS[metric].higher_is_better else y))
         if metric not in without:
             found.append(Value(TOTAL, metric, math.exp(value), value, 0.01, math.nan, n))
     y_failed = math.log((failed + 0.5) / n)
     found.append(Value(TOTAL, "error_rate", failed / n, y_failed, 1 / math.sqrt(failed + 0.5), 1, n))
     meta: dict[str, Any] = {"workload": {"server": more.get("server", {})}, "git": {"sha": more.get("sha")}}
     meta |= {"experiment": {"id": "x", "pair": pair}} if pair is not None else {}
-    run: Any = SimpleNamespace(id=f"{side}{number}", meta=meta, path=None)
+    run: Any = SimpleNamespace(
+        id=f"{side}{number}", meta=Metadata.of(meta | {"state": "complete"}), path=None
+    )
     return Reduced(run, 0.1, 60.0, n, failed, tuple(found), outcomes, (), outcomes)
 
 
@@ -217,9 +223,9 @@ def measured(t: np.ndarray, x: np.ndarray, good: np.ndarray | None = None) -> Me
 def run() -> Any:
     """An open-model run with a constant rate that says nothing against itself."""
     workload = {"arrivals": {"shape": "constant"}}
-    return SimpleNamespace(
-        id="made", state="complete", meta={"workload": workload, "health": {"valid": True}}
-    )
+    document = {"state": "complete", "workload": workload, "health": {"valid": True}}
+    verdict = Verdict("VALID", (), (), 0)
+    return SimpleNamespace(id="made", state="complete", meta=Metadata.of(document), verdict=verdict)
 
 
 def test_a_run_that_never_settles_is_no_steady_state(run: Any) -> None:
@@ -248,7 +254,7 @@ def test_a_load_that_changes_by_plan_is_not_called_a_backlog(run: Any) -> None:
     t = 60 * np.sqrt(np.linspace(0, 1, 6000))
     x = np.full(len(t), 40.0) + np.sin(np.arange(len(t)))
     assert any("fell behind" in why for why in reduce(run, measured(t, x), 0.1).reasons)
-    run.meta["workload"]["arrivals"]["shape"] = "ramp"
+    run.meta = Metadata.of({**run.meta.raw, "workload": {"arrivals": {"shape": "ramp"}}})
     ramp = reduce(run, measured(t, x))
     assert ramp.reasons == ()
     assert "changes by plan" in ramp.notes[0]
@@ -291,3 +297,16 @@ def test_sides_of_a_kept_comparison_stand_in_pairs() -> None:
         ["a0", "a1", "a2"],
         ["b0", "b1", "b2"],
     ]
+
+
+def test_a_p_value_above_alpha_decides_nothing() -> None:
+    """Runs of sd 0.1, three a side, 0.2 apart: t = 2.45 with 4 degrees of freedom, p = 0.07."""
+    (one,) = [
+        result
+        for result in judge(
+            side([0.0, 0.1, 0.2], "a"), side([0.2, 0.3, 0.4], "b"), Options(primary=("p50",))
+        ).results
+        if result.metric == "p50"
+    ]
+    assert one.p_adjusted == pytest.approx(2 * scipy.stats.t.sf(0.2 / (0.1 * math.sqrt(2 / 3)), 4))
+    assert (round(one.p_adjusted, 2), one.verdict) == (0.07, "inconclusive")

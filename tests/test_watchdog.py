@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,10 @@ import uvloop
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from perfkit.probes import MetricRegistry, Ring, Watchdog
+from perfkit.probes import MetricRegistry, Ring, Watchdog, place
+from tests.marks import on_the_clock
+
+pytestmark = on_the_clock
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -150,6 +155,35 @@ def test_blocked_time_between_two_calls(run: Any) -> None:
     assert free < 100
     assert 170 <= inside <= 230
     assert inside <= after <= 300
+
+
+@pytest.mark.parametrize(
+    ("stack", "wanted"),
+    [
+        (["fastapi/routing.py", "letta/server.py", "letta/agent.py", "requests/api.py"], "letta/agent.py"),
+        (["starlette/app.py", "letta/server.py", "sqlalchemy/engine.py"], "letta/server.py"),
+        (["starlette/app.py", "anyio/to.py"], "anyio/to.py"),
+    ],
+)
+def test_an_installed_service_is_named(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stack: list[str], wanted: str
+) -> None:
+    """The package that the frameworks called, its innermost frame; never what started the loop."""
+    monkeypatch.setattr(place, "_INSTALLED", (str(tmp_path),))
+    found: list[str] = []
+    scope: dict[str, Any] = {"held": lambda: None, "found": found, "place_of": place.place_of, "sys": sys}
+    for depth, name in enumerate(reversed(stack)):
+        body = "found.append(place_of(sys._getframe()))" if depth == 0 else "inner()"
+        scope["inner"] = scope["held"]
+        code = compile(f"def held(inner=inner):\n    {body}\n", str(tmp_path / name), "exec")
+        exec(code, scope)
+
+    async def work() -> None:
+        asyncio.get_running_loop().call_soon(scope["held"])  # no frame of this file is inside of the loop
+        await asyncio.sleep(0.01)
+
+    run(work())
+    assert found[0].startswith(wanted)
 
 
 def test_stop_leaves_no_thread_and_restart_leaves_one(run: Any) -> None:

@@ -5,11 +5,14 @@ Exit codes stand in `perfkit.errors`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from typing import NoReturn
 
 import click
 
+from perfkit import interrupts
 from perfkit.cli import (  # noqa: F401 - importing them adds their verbs
     batches,
     comparing,
@@ -19,7 +22,8 @@ from perfkit.cli import (  # noqa: F401 - importing them adds their verbs
     runs,
 )
 from perfkit.cli.base import cli
-from perfkit.errors import EXIT_INTERRUPTED, EXIT_TOOL_ERROR, BadInput, PerfkitError
+from perfkit.errors import EXIT_TOOL_ERROR, INTERRUPTIONS, BadInput, PerfkitError, os_error_words
+from perfkit.text import harmless_libraries, plain, print_lines
 
 __all__ = ["cli", "main"]
 
@@ -32,29 +36,41 @@ def _add_server_command() -> None:
 
 def main() -> None:
     """Entry point: every error becomes one line and its exit code."""
+    interrupts.install()
     _add_server_command()
+    harmless_libraries()
     try:
         code = cli.main(standalone_mode=False)
     except PerfkitError as error:
-        click.echo(f"perfkit: {error}", err=True)
-        sys.exit(error.exit_code)
+        _end(error, error.exit_code)
     except click.UsageError as error:
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        click.echo(f"perfkit: {error.format_message()}{where}", err=True)
-        sys.exit(BadInput.exit_code)
+        _end(f"{error.format_message()}{where}", BadInput.exit_code)
     except click.ClickException as error:
-        click.echo(f"perfkit: {error.format_message()}", err=True)
-        sys.exit(EXIT_TOOL_ERROR)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("perfkit: interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        _end(error.format_message(), EXIT_TOOL_ERROR)
+    except (click.Abort, KeyboardInterrupt) as error:
+        notes = getattr(error.__cause__ or error, "__notes__", ())
+        _end("; ".join((interrupts.reason(), *notes)), INTERRUPTIONS[interrupts.reason()])
     except BrokenPipeError:
         sys.exit(EXIT_TOOL_ERROR)
     except Exception as error:
+        if interrupts.received():  # SIGHUP: the terminal is gone, and writing to it fails
+            _end(interrupts.reason(), INTERRUPTIONS[interrupts.reason()])
         if os.environ.get("PERFKIT_TRACEBACK"):
             raise
-        what = f"{type(error).__name__}: {error}".replace("\n", " ")
-        click.echo(f"perfkit: {what[:500]} (a fault of perfkit's or the system's; "
-                   "PERFKIT_TRACEBACK=1 shows where)", err=True)  # fmt: skip
-        sys.exit(EXIT_TOOL_ERROR)
+        if isinstance(error, OSError):
+            if error.filename is None:  # of standard output, perhaps: what it still holds is given up
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _end(os_error_words(error), EXIT_TOOL_ERROR)
+        what = plain(f"{type(error).__name__}: {error}", most=500)
+        where = "this is a bug in perfkit or its environment; rerun with PERFKIT_TRACEBACK=1"
+        _end(f"{what} ({where})", EXIT_TOOL_ERROR)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(words: object, code: int) -> NoReturn:
+    """Say what is wrong in one line, if there is still somebody to read it, and exit."""
+    with contextlib.suppress(OSError):
+        print_lines(*f"perfkit: {words}".split("\n"), err=True)
+    exec("")  # else Python ends by SIGINT where an interrupt came in code made of text, such as a dataclass
+    sys.exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 
 from perfkit import __version__
 from perfkit.errors import BadInput, nearest
+from perfkit.text import for_terminal, print_lines
 
 
 class Verbs(click.Group):
@@ -32,7 +34,7 @@ def cli() -> None:
 
     \b
     Exit codes: 0 ok, 1 tool error, 2 bad input, 3 run invalid or nothing to judge, 4 thresholds missed or
-    regressed, 5 inconclusive (gate --strict).
+    regressed, 5 inconclusive (gate --strict), 129 terminal closed, 130 Ctrl-C, 143 SIGTERM.
     """
 
 
@@ -46,11 +48,35 @@ def data_dir_option(command: Any) -> Any:
     )(command)
 
 
+def print_json(value: Any) -> None:
+    """A value for programs: ASCII, what does not print in JSON's own escapes (which leave DEL alone)."""
+    print_lines(*json.dumps(value, indent=1, default=str).replace("\x7f", "\\u007f").split("\n"))
+
+
+def print_run(run: Any, as_json: bool, *, summary: bool = True) -> None:
+    """One run, by default with its summary, for programs or for a person."""
+    from perfkit.running import describe_run, details
+
+    if as_json:
+        print_json(details(run, summary=summary))
+    else:
+        print_lines(*describe_run(run, summary=summary).split("\n"))
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
+def foreign_words(run: Any) -> str:
+    """What others put into the folder of a run, for a line that says what happens to the run."""
+    from perfkit.store import contents_of
+
+    contents = contents_of(run.path)
+    return f"; kept, not written by perfkit: {contents.words}" if contents.foreign else ""
+
+
 def print_table(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...]) -> None:
-    texts = [columns, *(tuple(str(row.get(name, "")) for name in columns) for row in rows)]
+    cells = [[row.get(name) for name in columns] for row in rows]
+    texts = [columns, *(tuple("" if cell is None else for_terminal(cell) for cell in row) for row in cells)]
     widths = [max(len(text[i]) for text in texts) for i in range(len(columns))]
     for text in texts:
-        click.echo("  ".join(part.ljust(width) for part, width in zip(text, widths, strict=True)).rstrip())
+        print_lines("  ".join(part.ljust(width) for part, width in zip(text, widths, strict=True)).rstrip())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 
 import click
 
-from perfkit.cli.base import cli, data_dir_option, json_option, print_table
-from perfkit.errors import EXIT_INTERRUPTED, EXIT_RUN_INVALID, PerfkitError
+from perfkit import interrupts
+from perfkit.cli.base import cli, data_dir_option, json_option, print_json, print_table
+from perfkit.errors import INTERRUPTIONS, PerfkitError
+from perfkit.text import print_lines
 
 
 @cli.command("batch")
@@ -41,7 +42,7 @@ def batch_command(files: tuple[Path, ...], report: bool, fresh: bool, allow_targ
 
     def tell(words: str) -> None:
         if not quiet:
-            click.echo(words, err=True)
+            print_lines(words, err=True)
 
     batch = run_batch(files, data_dir, allow_targets=allow_target, report=report, fresh=fresh,
                       show_progress=not quiet, tell=tell)  # fmt: skip
@@ -51,28 +52,24 @@ def batch_command(files: tuple[Path, ...], report: bool, fresh: bool, allow_targ
             "resumed": batch.resumed,
             "items": [asdict(i) for i in batch.items],
         }
-        click.echo(json.dumps(told, indent=1))
+        print_json(told)
         sys.exit(batch.exit_code)
     if batch.resumed:
-        click.echo(f"{batch.resumed} of {len(batch.items)} were done before; --fresh begins anew")
+        print_lines(f"{batch.resumed} of {len(batch.items)} were done before; --fresh begins anew")
     rows = [_row(one, Run(data_dir / "runs" / str(one.run)) if one.run else None) for one in batch.items]
     print_table(rows, ("experiment", "ended", "rows", "failed", "p50 ms", "p95 ms", "p99 ms", "run"))
     for one in batch.items:
         if one.error:
-            click.echo(f"{one.label}: {one.error}")
-        elif why := _why(one):
-            click.echo(f"{one.label}: {why}")
-    if batch.exit_code == EXIT_INTERRUPTED:
-        click.echo("interrupted: the same command goes on where it stopped; a run cut off is kept as aborted")
+            print_lines(f"{one.label}: {one.error}")
+        elif one.reasons:
+            print_lines(f"{one.label}: {'; '.join(one.reasons)}")
+    if batch.exit_code in INTERRUPTIONS.values():
+        words = "the same command goes on where it stopped; a run cut off is kept as aborted"
+        print_lines(f"{interrupts.reason()}: {words}")
     for one in batch.items:
         if one.report:
-            click.echo(one.report)
+            print_lines(one.report)
     sys.exit(batch.exit_code)
-
-
-def _why(item: Any) -> str:
-    """Why a run of a batch is none to rely on."""
-    return "; ".join(item.reasons) if item.exit_code == EXIT_RUN_INVALID else ""
 
 
 def _row(item: Any, run: Any) -> dict[str, Any]:

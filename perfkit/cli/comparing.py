@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
-from perfkit.cli.base import cli, data_dir_option, json_option
-from perfkit.errors import EXIT_RUN_INVALID, BadInput, PerfkitError
+from perfkit.cli.base import cli, data_dir_option, json_option, print_json
+from perfkit.errors import EXIT_RUN_INVALID, BadInput
+from perfkit.text import print_lines
 
 _OPTIONS = (
-    click.option("--repeats", type=click.IntRange(1), help="Pairs to run (default: as the file says, or 5)."),
+    click.option("--repeats", type=click.IntRange(1, 10_000),
+                 help="Pairs to run (default: as the file says, or 5)."),
     click.option("--margin", type=float, default=0.05, show_default=True,
                  help="A ratio within 1 ± this is no difference."),
     click.option("--alpha", type=float, default=0.05, show_default=True,
@@ -64,9 +66,9 @@ def compare_command(a: str, b: str, report: bool, data_dir: Path, as_json: bool,
     page = _page(kept, quiet=options["quiet"] or as_json) if report else None
     if as_json:
         told = {"id": kept.id, "path": str(kept.path), "html": str(page) if page else None}
-        click.echo(json.dumps(told | kept.comparison.to_mapping(), indent=1))
+        print_json(told | kept.comparison.to_mapping())
     else:
-        click.echo(str(page or kept.path))
+        print_lines(page or kept.path)
     if kept.comparison.verdict == "refused":
         sys.exit(EXIT_RUN_INVALID)
 
@@ -104,10 +106,10 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
     found = kept.comparison
     code = gate.exit_code(found, strict=strict)
     if as_json:
-        click.echo(json.dumps({"id": kept.id, "exit_code": code, **found.to_mapping()}, indent=1))
+        print_json({"id": kept.id, "exit_code": code, **found.to_mapping()})
     else:
         _print(kept)
-        click.echo(str(kept.path))
+        print_lines(kept.path)
     for file, text in ((junit, gate.junit(found, strict=strict)), (markdown, gate.markdown(found))):
         if file is not None:
             _write(file, text)
@@ -116,7 +118,7 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
 
 @cli.command("aa")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--pairs", type=click.IntRange(3), default=10, show_default=True, help="Pairs of runs.")
+@click.option("--pairs", type=click.IntRange(3, 10_000), default=10, show_default=True, help="Pairs of runs.")
 @click.option("--allow-target", multiple=True, metavar="HOST",
               help="Permit a target that is not this machine.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
@@ -135,10 +137,10 @@ def aa_command(
     kept, found = measure_noise(file, pairs, data_dir, allow_target, show_progress=not quiet)
     if as_json:
         told = {name: {"variance": one.variance, "df": one.df} for name, one in found.items()}
-        click.echo(json.dumps({"id": kept.id, "noise": told, "detectable": noise.table(found)}, indent=1))
+        print_json({"id": kept.id, "noise": told, "detectable": noise.table(found)})
         return
     _print(kept)
-    click.echo(noise.words(found, file.stem))
+    print_lines(*noise.words(found, file.stem).split("\n"))
 
 
 def _refuse_options() -> None:
@@ -208,19 +210,21 @@ def _print(kept: Any) -> None:
     from perfkit.gate import level
 
     found = kept.comparison
-    click.echo(found.words)
+    print_lines(found.words)
     for side in (found.a, found.b):
         for run, why in side.left_out:
-            click.echo(f"  left out: {run}: {'; '.join(why)}")
+            print_lines(f"  left out: {run}: {'; '.join(why)}")
     for text in found.forced:
-        click.echo(f"  forced: {text}")
+        print_lines(f"  forced: {text}")
+    if found.results:
+        print_lines(f"  over the {found.part} of every run:")
     for one in found.results:
         if one.operation == found.results[0].operation:
             told = f"{level(one, one.a)} → {level(one, one.b)}"
             star = "*" if one.primary else " "
-            click.echo(f"  {star} {one.metric:<12} {told:<28} {change(one):<28} {one.verdict}")
+            print_lines(f"  {star} {one.metric:<12} {told:<28} {change(one):<28} {one.verdict}")
     for text in found.notes:
-        click.echo(f"  note: {text}")
+        print_lines(f"  note: {text}")
 
 
 def _refuse_unwritable(file: Path) -> None:
@@ -231,11 +235,33 @@ def _refuse_unwritable(file: Path) -> None:
     if file.is_dir():
         raise BadInput(f"cannot write {file}: it is a folder; name a file in it")
     if not os.access(file if file.exists() else folder, os.W_OK):
-        raise BadInput(f"cannot write {file}: no permission; name another file")
+        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        why = os.strerror(errno.EROFS if read_only else errno.EACCES)
+        raise BadInput(f"cannot write {file}: {why}; name another file")
+    if _is_special(file):
+        with _opened(file):  # a pipe nobody reads is an error now, not an endless wait after the load
+            pass
 
 
 def _write(file: Path, text: str) -> None:
+    """Write all of it or nothing; to a pipe or device as to any."""
+    if _is_special(file):
+        with _opened(file) as special:
+            special.write(text.encode())
+    else:
+        from perfkit.store import write_atomically
+
+        write_atomically(Path(os.path.realpath(file)), text.encode())
+
+
+def _is_special(file: Path) -> bool:
+    return file.exists() and (not file.is_file() or file.is_relative_to("/dev"))  # /dev/stdout may be a file
+
+
+def _opened(file: Path) -> IO[bytes]:
     try:
-        file.write_text(text)
+        fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise PerfkitError(f"cannot write {file}: {error.strerror}") from None
+        raise BadInput(f"cannot write {file}: {error.strerror}; name another file") from None
+    os.set_blocking(fd, True)
+    return open(fd, "wb")

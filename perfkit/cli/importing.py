@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from perfkit.cli.base import cli, data_dir_option, json_option
+from perfkit.cli.base import cli, data_dir_option, json_option, print_run
 from perfkit.errors import BadInput
+
+#: Rows, and bytes of them; a summary of more would take more than the 1 GB an import takes at most.
+_SUMMARIZED, _SUMMARIZED_BYTES = 2_000_000, 150_000_000
 
 
 @cli.command("import")
@@ -62,13 +64,13 @@ def import_command(file: Path, format_name: str | None, columns: tuple[str, ...]
     The run says how true its times are: exact, rounded or bucketed, with an intended time or without.
     """
     from perfkit.importing import import_file
-    from perfkit.running import describe_run, details
 
     run = import_file(
         file, data_dir=data_dir, format=format_name, columns=_column_map(columns), unit=unit,
         scenario=scenario, tags=tags, note=note, skip_broken=skip_broken,
     )  # fmt: skip
-    click.echo(json.dumps(details(run), indent=1) if as_json else describe_run(run))
+    fits = run.rows() <= _SUMMARIZED and run.unpacked_bytes() <= _SUMMARIZED_BYTES
+    print_run(run, as_json, summary=fits)
 
 
 def _column_map(columns: tuple[str, ...]) -> dict[str, str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from perfkit.cli.base import cli, data_dir_option, json_option
+from perfkit.cli.base import cli, data_dir_option, foreign_words, json_option, print_json
 from perfkit.errors import BadInput
+from perfkit.text import print_lines
 
 
 @cli.command("tag")
@@ -32,7 +32,6 @@ def tag_command(run: str, tags: tuple[str, ...], remove: tuple[str, ...], note: 
     """
     from perfkit.experiment import runs_named
     from perfkit.retention import mark
-    from perfkit.retention import tags as tags_of
 
     found = runs_named(run, data_dir)
     if not found:
@@ -40,52 +39,57 @@ def tag_command(run: str, tags: tuple[str, ...], remove: tuple[str, ...], note: 
     if tags or remove or note is not None:
         found = mark(found, add=tags, remove=remove, note=note)
     told: list[dict[str, Any]] = [
-        {"id": one.id, "tags": tags_of(one), "note": one.meta.get("note")} for one in found
+        {"id": one.id, "tags": list(one.meta.tags), "note": one.meta.note or None} for one in found
     ]
     if as_json:
-        click.echo(json.dumps(told, indent=1))
+        print_json(told)
         return
     for one in told:
         words = f"{one['id']}: {', '.join(one['tags']) or 'no tags'}"
-        click.echo(words + (f"; note: {one['note']}" if one["note"] else ""))
+        print_lines(words + (f"; note: {one['note']}" if one["note"] else ""))
 
 
 @cli.command("prune")
 @click.option(
     "--keep",
     type=click.IntRange(0),
-    required=True,
     metavar="N",
-    help="Keep the newest N complete runs of each scenario, and what is newer than the oldest of them.",
+    help="Keep the newest N valid or imported runs of each scenario, and what is newer than the oldest of "
+    "them (default: all runs; only leftovers go).",
 )
 @click.option("--scenario", metavar="NAME", help="Only runs of this scenario.")
 @click.option("--yes", is_flag=True, help="Remove them; without it they are only listed.")
 @data_dir_option
 @json_option
-def prune_command(keep: int, scenario: str | None, yes: bool, data_dir: Path, as_json: bool) -> None:
+def prune_command(keep: int | None, scenario: str | None, yes: bool, data_dir: Path, as_json: bool) -> None:
     """List the runs that are not worth keeping, and with --yes remove them for good.
 
-    Never removed: runs tagged `keep`, runs still running, runs that a kept comparison needs.
+    Never removed: runs tagged `keep`, runs still running, runs that a kept comparison needs, and files in a
+    run's folder that perfkit did not write. Leftovers of runs, imports and removals that were killed go too.
     """
     from perfkit.retention import plan
-    from perfkit.store import remove_runs
+    from perfkit.store import contents_of, remove_leftovers, remove_runs
 
     found = plan(data_dir, keep, scenario)
-    freed = sum(_size(run.path) for run in found.remove)
-    removed = [run.id for run in (remove_runs(found.remove) if yes else found.remove)]
-    if as_json:
-        spared = {run.id: why for run, why in found.spared}
-        click.echo(
-            json.dumps({"remove": removed, "removed": yes, "spared": spared, "bytes": freed}, indent=1)
-        )
-        return
-    for run_id in removed:
-        click.echo(f"{'removed' if yes else 'would remove'} {run_id}")
+    sizes = {run.id: contents_of(run.path).bytes for run in found.remove}
+    verb, tell = "removed" if yes else "would remove", (lambda _: None) if as_json else print_lines
+    runs, leftovers, freed = [], [], 0
+    for run in remove_runs(found.remove) if yes else found.remove:
+        runs.append(run.id)
+        freed += sizes[run.id]
+        tell(f"{verb} {run.id}{foreign_words(run)}")
+    for left in remove_leftovers(data_dir) if yes else found.leftovers:
+        leftovers.append(str(left.path))
+        freed += left.bytes
+        tell(f"{verb} leftover {left.path}: {left.what}")
     for run, why in found.spared:
-        click.echo(f"kept {run.id}: {why}")
-    hint = "" if yes or not removed else "; nothing was removed, add --yes to do it"
-    click.echo(f"{len(removed)} run{'s' * (len(removed) != 1)}, {freed / 1e6:.1f} MB{hint}")
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        tell(f"kept {run.id}: {why}")
+    if as_json:
+        told = {"remove": runs, "removed": yes, "spared": {run.id: why for run, why in found.spared},
+                "leftovers": leftovers, "bytes": freed}  # fmt: skip
+        print_json(told)
+        return
+    counts = [f"{len(runs)} run{'s' * (len(runs) != 1)}"]
+    counts += [f"{len(leftovers)} leftover{'s' * (len(leftovers) != 1)}"] if leftovers else []
+    hint = "" if yes or not (runs or leftovers) else "; nothing was removed, add --yes to do it"
+    print_lines(f"{', '.join(counts)}, {freed / 1e6:.1f} MB{hint}")

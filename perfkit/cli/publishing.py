@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
 import click
 
-from perfkit.cli.base import cli, data_dir_option, json_option
+from perfkit.cli.base import cli, data_dir_option, json_option, print_json
 from perfkit.errors import EXIT_TOOL_ERROR
+from perfkit.text import print_lines
 
 
 @cli.command("publish")
@@ -41,16 +41,16 @@ def publish_command(site: Path, runs: str | None, title: str | None, prune: bool
     wishes = Wishes(runs=runs, title=title, prune=prune, reports=reports, accept=accept)
 
     def tell(words: str) -> None:
-        click.echo("".join(c if c.isprintable() else "�" for c in words), err=True)
+        print_lines(words, err=True)
 
     done = publish(site, data_dir, wishes, (lambda _: None) if quiet else tell)
     for words in (*done.skipped, *done.problems):
         tell(f"perfkit: {words}")
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(done), indent=1, default=str))
+        print_json(dataclasses.asdict(done))
     else:
         told = f"runs: {done.runs:,} ({done.changed:,} new or changed), comparisons: {done.comparisons:,}"
-        click.echo(f"{told}, trends: {done.trends:,}; files written: {done.written:,}", err=True)
-        click.echo(str(done.path / "index.html"))
+        print_lines(f"{told}, trends: {done.trends:,}; files written: {done.written:,}", err=True)
+        print_lines(done.path / "index.html")
     if done.problems:
         sys.exit(EXIT_TOOL_ERROR)

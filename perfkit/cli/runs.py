@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,8 +9,17 @@ from typing import Any
 
 import click
 
-from perfkit.cli.base import cli, data_dir_option, json_option, print_table
+from perfkit.cli.base import (
+    cli,
+    data_dir_option,
+    foreign_words,
+    json_option,
+    print_json,
+    print_run,
+    print_table,
+)
 from perfkit.errors import EXIT_TOOL_ERROR, BadInput
+from perfkit.text import print_lines
 
 
 @cli.command("run")
@@ -38,7 +46,7 @@ def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...]
     perfkit run params/agent_mass_creation.yaml
     perfkit run --scenario http_get --target http://127.0.0.1:8000 -s users.count=20 -s users.duration_s=30
     """
-    from perfkit.running import outcome, run_repeats, worst
+    from perfkit.running import checked, naming, run_repeats, worst
     from perfkit.workloads import merged, parse_assignments, read_yaml
 
     given = read_yaml(file) if file else {}
@@ -54,9 +62,11 @@ def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...]
             given |= {name: [*before, *more]}
     if "scenario" not in given:
         raise BadInput("nothing to run: give a FILE from params/ or --scenario NAME")
-    runs = run_repeats(given, str(file or "options"), data_dir, allow_target, show_progress=not quiet)
-    _print_runs(runs, as_json)
-    sys.exit(worst(outcome(run)[1] for run in runs))
+    work = checked(given, str(file or "options"), allow_target)
+    runs = run_repeats(work, data_dir, show_progress=not quiet)
+    with naming([run.id for run in runs]):
+        _print_runs(runs, as_json)
+    sys.exit(worst(run.verdict.exit_code for run in runs))
 
 
 @cli.command("report")
@@ -77,7 +87,6 @@ def report_command(run: str, file: Path | None, params: tuple[str, ...], noteboo
     \b
     perfkit report --notebook capacity -p runs=tag:scale
     """
-    from perfkit.experiment import open_comparison
     from perfkit.report import make_comparison_report, make_report, make_report_of_several, notebook_path
     from perfkit.store import find_run
     from perfkit.workloads import parse_assignments, read_yaml
@@ -87,6 +96,8 @@ def report_command(run: str, file: Path | None, params: tuple[str, ...], noteboo
     given = (read_yaml(file) if file else {}) | parse_assignments(params, "--param")
     show = not (quiet or as_json)
     if notebook == notebook_path("comparison") and set(given) <= {"comparison"}:
+        from perfkit.experiment import open_comparison  # which loads the whole analysis
+
         kept = open_comparison(str(given.get("comparison", run)), data_dir)
         of, html = kept.id, make_comparison_report(kept.path, progress=show)
     elif notebook is not None and given.get("runs"):
@@ -94,7 +105,10 @@ def report_command(run: str, file: Path | None, params: tuple[str, ...], noteboo
     else:
         found = find_run(run, data_dir)
         of, html = found.id, make_report(found, notebook=notebook, parameters=given, progress=show)
-    click.echo(json.dumps({"run": of, "html": str(html)}) if as_json else str(html))
+    if as_json:
+        print_json({"run": of, "html": str(html)})
+    else:
+        print_lines(html)
 
 
 @cli.command("ls")
@@ -102,18 +116,17 @@ def report_command(run: str, file: Path | None, params: tuple[str, ...], noteboo
 @json_option
 def ls_command(data_dir: Path, as_json: bool) -> None:
     """List the runs, oldest first."""
-    from perfkit.running import listed
-    from perfkit.store import list_runs
+    from perfkit.store import list_runs, listed
 
     found = listed(list_runs(data_dir))
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        print_json(found)
     elif not found:
-        click.echo(f"no runs in {data_dir / 'runs'}; `perfkit run` makes one")
+        print_lines(f"no runs in {data_dir / 'runs'}; `perfkit run` makes one")
     else:
         for one in found:  # what an imported run has instead of a generator that was checked
-            one["valid"] = one.get("fidelity") or one.get("valid")
-        print_table(found, ("id", "state", "valid", "rows", "errors", "tags"))
+            one["verdict"] = one.get("fidelity") or one["verdict"]
+        print_table(found, ("id", "state", "verdict", "rows", "errors", "tags"))
 
 
 @cli.command("show")
@@ -122,23 +135,24 @@ def ls_command(data_dir: Path, as_json: bool) -> None:
 @json_option
 def show_command(run: str, data_dir: Path, as_json: bool) -> None:
     """Show one RUN: what was run, where, how it ended, and its summary."""
-    from perfkit.running import describe_run, details
     from perfkit.store import find_run
 
-    found = find_run(run, data_dir)
-    click.echo(json.dumps(details(found), indent=1) if as_json else describe_run(found))
+    print_run(find_run(run, data_dir), as_json)
 
 
 @cli.command("rm")
 @click.argument("runs", nargs=-1, required=True)
 @data_dir_option
 def rm_command(runs: tuple[str, ...], data_dir: Path) -> None:
-    """Remove RUNS, each a whole id or a path, for good; when one is still running nothing is removed."""
+    """Remove RUNS, each a whole id or a path, for good; when one of them cannot be removed none is.
+
+    Only runs in a folder runs/ can, and of them only files that perfkit wrote: others stay and are named.
+    """
     from perfkit.store import find_run, remove_runs
 
     found = [find_run(name, data_dir, whole=True) for name in runs]
     for run in remove_runs(found):
-        click.echo(f"removed {run.id}")
+        print_lines(f"removed {run.id}{foreign_words(run)}")
 
 
 @cli.command("doctor")
@@ -150,19 +164,19 @@ def doctor_command(data_dir: Path, as_json: bool) -> None:
 
     checks = examine(data_dir)
     if as_json:
-        click.echo(json.dumps(checks, indent=1))
+        print_json(checks)
     else:
         for check in checks:
-            click.echo(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['found']}")
+            print_lines(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['found']}")
     if not all(check["ok"] for check in checks):
         sys.exit(EXIT_TOOL_ERROR)
 
 
 def _print_runs(runs: Iterable[Any], as_json: bool) -> None:
-    from perfkit.running import describe_run, details
+    from perfkit.running import details
 
     if as_json:
-        click.echo(json.dumps([details(run) for run in runs], indent=1))
+        print_json([details(run) for run in runs])
         return
     for run in runs:
-        click.echo(describe_run(run))
+        print_run(run, as_json)

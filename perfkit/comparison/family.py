@@ -10,7 +10,9 @@ import numpy as np
 
 from perfkit import stats
 from perfkit.comparison.nouns import Options, Result, Verdict
-from perfkit.reduce import METRICS, TOTAL, UNITS, Reduced, Value
+from perfkit.reduce import Reduced, Value
+from perfkit.store.metrics import METRICS
+from perfkit.store.summary import TOTAL
 
 #: From so many runs a side on the family is adjusted by permutations; with fewer Holm.
 _MAX_T_FROM = 5
@@ -108,7 +110,7 @@ def unjudged(case: Case, results: Sequence[Result]) -> Iterator[tuple[str, str, 
             )
             continue
         (one,) = (r for r in results if r.primary and r.metric == metric)
-        if METRICS[metric] == "errors" and math.isnan(one.p) and one.verdict == "inconclusive":
+        if METRICS[metric].kind == "errors" and math.isnan(one.p) and one.verdict == "inconclusive":
             n = [sum(v.n for v in side) for side in sides if side]
             why = f"no failure in {n[0]:,} and {n[1]:,} requests; a share of up to "
             why += f"{blind_share(*(side or [] for side in sides)):.2%} would not have shown"
@@ -118,7 +120,7 @@ def unjudged(case: Case, results: Sequence[Result]) -> Iterator[tuple[str, str, 
 def _difference(case: Case, line: _Line) -> stats.Difference | None:
     """B - A on the log scale; None when no error can be given to it, or nothing failed anywhere."""
     a, b = line.y
-    counts = METRICS[line.metric] == "errors"
+    counts = METRICS[line.metric].kind == "errors"
     if counts and not any(v.level for v in (*line.a, *line.b)):
         return None
     known = case.history if line.operation == TOTAL and not counts else {}
@@ -160,7 +162,7 @@ def _method(line: _Line) -> str:
 
 
 def _result(case: Case, line: _Line, p: float, family: int) -> Result:
-    alpha, kind, one = case.options.alpha, METRICS[line.metric], line.difference
+    alpha, kind, one = case.options.alpha, METRICS[line.metric].kind, line.difference
     a, b = line.y
     ratio = stats.ratio_of(float(b.mean() - a.mean()))
     level = alpha / family if line.primary and one is not None else alpha
@@ -183,7 +185,7 @@ def _result(case: Case, line: _Line, p: float, family: int) -> Result:
     if one is None and kind == "errors":
         ratio, interval = math.nan, _NONE
     return Result(
-        operation=line.operation, metric=line.metric, unit=UNITS[kind], primary=line.primary,
+        operation=line.operation, metric=line.metric, unit=METRICS[line.metric].unit, primary=line.primary,
         a=_level(kind, line.a), b=_level(kind, line.b), runs_a=len(a), runs_b=len(b),
         ratio=ratio, low=interval[0], high=interval[1], low_all=together[0], high_all=together[1],
         low90=narrow[0], high90=narrow[1], p=math.nan if one is None else one.p, p_adjusted=p,
@@ -199,7 +201,7 @@ def _verdict(case: Case, line: _Line, narrow: tuple[float, float], p: float, rat
     if _equivalent(case, line, narrow):
         return "equivalent"
     if p < case.options.alpha:
-        worse = ratio < 1 if METRICS[line.metric] == "rate" else ratio > 1
+        worse = ratio < 1 if METRICS[line.metric].higher_is_better else ratio > 1
         return "regressed" if worse else "improved"
     return "inconclusive"
 
@@ -207,7 +209,7 @@ def _verdict(case: Case, line: _Line, narrow: tuple[float, float], p: float, rat
 def _equivalent(case: Case, line: _Line, narrow: tuple[float, float]) -> bool:
     """The 90 % interval lies within the margin: two one-sided tests (Schuirmann 1987)."""
     options = case.options
-    if METRICS[line.metric] != "errors":
+    if METRICS[line.metric].kind != "errors":
         return narrow[0] >= 1 - options.margin and narrow[1] <= 1 + options.margin
     # a ratio of nearly nothing says nothing: shares are judged by their difference
     if line.difference is None:

@@ -8,13 +8,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from perfkit import fidelity, stats
+from perfkit import stats
 from perfkit.comparison.family import Case, compare_metrics, unjudged
 from perfkit.comparison.nouns import Comparison, Options, Result, Side, Verdict, headline
 from perfkit.configuration import differences, differences_within, refuse_unknown
 from perfkit.errors import BadInput
-from perfkit.reduce import Reduced, reduce_run, warmup_of
+from perfkit.reduce import Reduced, reduce_part, warmup_of
 from perfkit.store import Run
+from perfkit.store.rows import Part
 
 #: The worst first: a comparison is what the worst of its primary metrics is.
 _WORST: tuple[Verdict, ...] = ("regressed", "inconclusive", "improved", "equivalent")
@@ -48,9 +49,10 @@ def compare(
 def _reduced(runs: Sequence[Run]) -> list[Reduced]:
     """Each run from the same share of its time on: the longest warm-up of those that may count."""
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as threads:  # numpy and pyarrow let others run
-        cuts = list(threads.map(warmup_of, runs))
+        parts = list(threads.map(Part, runs))
+        cuts = list(threads.map(warmup_of, parts))
         common = max((cut.share for cut in cuts if cut.counts), default=stats.LEAST_CUT)
-        alone = threads.map(lambda run: reduce_run(run, common), runs)
+        alone = threads.map(lambda part: reduce_part(part, common), parts)
         return [
             dataclasses.replace(one, notes=(*cut.notes, *one.notes))
             for one, cut in zip(alone, cuts, strict=True)
@@ -84,6 +86,8 @@ def judge(
     if len(pairs) >= 2:
         good_a, good_b = [one for one, _ in pairs], [one for _, one in pairs]
     left, right = _side(names[0], a, good_a), _side(names[1], b, good_b)
+    if not wrong and (found := _one_side_failed(left, right, a, b, options, tuple(forced))):
+        return found
     for side in (left, right):
         if not side.runs:
             why = "; ".join(dict.fromkeys(reason for _, reasons in side.left_out for reason in reasons))
@@ -95,6 +99,24 @@ def judge(
     spans = [one.span_s for one in (*good_a, *good_b)]
     case = Case(good_a, good_b, len(pairs) >= 2, max(spans) <= 1.1 * min(spans), options, history or {})
     return _told(case, left, right, tuple(forced), _selection(names, (a, b)))
+
+
+def _one_side_failed(
+    left: Side,
+    right: Side,
+    a: Sequence[Reduced],
+    b: Sequence[Reduced],
+    options: Options,
+    forced: tuple[str, ...],
+) -> Comparison | None:
+    """The comparison where no request of any run of one side succeeded, and of the other side some did."""
+    failed_a, failed_b = (all(one.all_failed for one in side) for side in (a, b))
+    if failed_a == failed_b or not (left if failed_b else right).runs:
+        return None
+    verdict: Verdict = "regressed" if failed_b else "improved"
+    name, failed = (right.name, b) if failed_b else (left.name, a)
+    words = f"{verdict.upper()}: no request of {name} succeeded: {'; '.join(failed[0].outcomes)}."
+    return Comparison(verdict, words, left, right, 0, (), (), forced, (), options)
 
 
 def _selection(names: tuple[str, str], sides: tuple[Sequence[Reduced], Sequence[Reduced]]) -> str | None:
@@ -114,7 +136,7 @@ def _same_files(runs: Sequence[Run]) -> list[str]:
     first: dict[str, Run] = {}
     found = []
     for run in runs:
-        digest = fidelity.imported(run).get("sha256")
+        digest = run.meta.imported.sha256 if run.meta.imported else ""
         if digest and first.setdefault(digest, run) is not run:
             found.append(f"{first[digest].id} and {run.id} are of the same file, which counts once")
     return found
@@ -134,8 +156,8 @@ def _pairs(a: Sequence[Reduced], b: Sequence[Reduced]) -> list[tuple[Reduced, Re
     """Runs that were carried out one after the other as a pair of one experiment; none when any was not."""
 
     def place(one: Reduced) -> tuple[str, int] | None:
-        told = one.run.meta.get("experiment") or {}
-        return (str(told["id"]), int(told["pair"])) if "id" in told and "pair" in told else None
+        where = one.run.meta.experiment
+        return (where.id, where.pair) if where and where.id and where.pair is not None else None
 
     left, right = ({place(one): one for one in side} for side in (a, b))
     if None in left or None in right or len(left) < len(a) or len(right) < len(b):
@@ -178,7 +200,7 @@ def _notes(case: Case, found: Sequence[Result]) -> Iterator[str]:
     """What a reader must know of the runs and the design."""
     yield from (f"{one.run.id}: {note}" for one in (*case.a, *case.b) for note in one.notes)
     for side in (case.a, case.b):
-        commits = {str((one.run.meta.get("git") or {}).get("sha")) for one in side}
+        commits = {one.run.meta.git.sha for one in side}
         if len(commits) > 1:
             yield f"the runs of one side are of {len(commits)} commits: {', '.join(sorted(commits))[:60]}"
     if any(v.level == math.inf for one in (*case.a, *case.b) for v in one.values):

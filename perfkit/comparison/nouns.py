@@ -11,7 +11,9 @@ from typing import Any, Literal, cast
 import msgspec
 
 from perfkit.errors import BadInput, unknown
-from perfkit.reduce import METRICS, TOTAL
+from perfkit.store.metrics import METRICS
+from perfkit.store.rows import label
+from perfkit.store.summary import TOTAL
 
 Verdict = Literal["regressed", "improved", "equivalent", "inconclusive", "within-run only", "refused"]
 
@@ -31,9 +33,10 @@ class Options:
     force: bool = False  #: compare what is not comparable; the page says so
 
     def __post_init__(self) -> None:
-        for name, low, high in (("margin", 0, 1), ("error_margin", 0, 1), ("alpha", 0, 0.5)):
-            if not low < getattr(self, name) < high:
-                raise BadInput(f"{name} lies between {low} and {high}, not {getattr(self, name)!r}")
+        for name, low, high in (("margin", 0.0001, 1), ("error_margin", 1e-6, 1), ("alpha", 1e-6, 0.5)):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and low <= value < high):
+                raise BadInput(f"{name} lies between {low:g} and {high:g}, not {value!r:.80}")
         for name in self.primary:
             if name not in METRICS:
                 raise unknown("metric", name, METRICS)
@@ -112,6 +115,11 @@ class Comparison:
     selection: str | None = None
 
     @property
+    def part(self) -> str:
+        """Of which part of every run the numbers are."""
+        return label(self.cut or 0.0)
+
+    @property
     def level(self) -> Literal["good", "warn", "bad"]:
         """How a reader should take it."""
         if self.forced or self.verdict in ("regressed", "refused"):
@@ -127,6 +135,8 @@ class Comparison:
         """The inverse of `to_mapping`; msgspec.ValidationError for anything else."""
         results = [
             {name: math.nan if value is None and name in _FLOATS else value for name, value in one.items()}
+            if isinstance(one, Mapping)
+            else one
             for one in given["results"]
         ]
         return msgspec.convert({**given, "results": results}, cls)
@@ -206,7 +216,7 @@ def tipping_words(one: Result) -> str:
 
 def change(one: Result) -> str:
     """`+3.2 % [+1.0 %, +5.4 %]`, the interval that decided: 95 %, of equivalence 90 %; errors as shares."""
-    if METRICS[one.metric] == "errors":
+    if METRICS[one.metric].kind == "errors":
         return f"{one.a:.2%} → {one.b:.2%}"
     if not math.isfinite(one.ratio):
         return "unknown"

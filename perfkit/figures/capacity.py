@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from perfkit.figures.style import (
     Shown,
     axes_for,
     colour,
+    drawable,
     latency_axis,
     legend,
     line,
@@ -28,17 +30,18 @@ from perfkit.figures.style import (
     say,
     style,
 )
-from perfkit.figures.tables import escaped, items, table
-from perfkit.reduce import METRICS
+from perfkit.figures.tables import items, table
 from perfkit.store import Run
+from perfkit.store.metrics import METRICS
+from perfkit.text import for_html
 
 # -- capacity --------------------------------------------------------------------------------------
 
 
 def _told(css: str, *texts: str) -> Shown:
     first, _, rest = texts[0].partition(":")
-    more = "".join(f"<p>{escaped(text)}</p>" for text in texts[1:])
-    body = f"<p><strong>{escaped(first)}</strong>:{escaped(rest)}</p>{more}"
+    more = "".join(f"<p>{for_html(text)}</p>" for text in texts[1:])
+    body = f"<p><strong>{for_html(first)}</strong>:{for_html(rest)}</p>{more}"
     return Shown(f'<section class="pk-verdict {css}">{body}</section>', "\n".join(texts))
 
 
@@ -114,7 +117,7 @@ def capacity_table(steps: pd.DataFrame) -> Shown:
         for _, r in steps.iterrows()
     ]  # fmt: skip
     head = [
-        escaped(steps.attrs["unit"]),
+        for_html(steps.attrs["unit"]),
         "in flight",
         "successes a second",
         "p50",
@@ -129,11 +132,10 @@ def runs_table(runs: Sequence[Run], left_out: Mapping[str, str]) -> Shown:
     """Every run of a page that is made of several: id, load, code, and why it is left out if it is."""
     rows = []
     for run in runs:
-        workload = run.meta.get("workload") or {}
-        load = workload.get("users") or workload.get("arrivals") or {}
-        told = ", ".join(f"{name} {value}" for name, value in load.items() if value not in (None, [], ()))
-        code = str((run.meta.get("git") or {}).get("sha") or "")[:10]
-        rows.append([escaped(run.id), escaped(told), escaped(code), escaped(left_out.get(run.id, ""))])
+        load = dataclasses.asdict(run.meta.load) if run.meta.load else {}
+        asked = ", ".join(f"{name} {value}" for name, value in load.items() if value not in (None, ()))
+        cells = (run.id, asked, run.meta.git.sha[:10], left_out.get(run.id, ""))
+        rows.append([for_html(cell) for cell in cells])
     shown = table(["run", "load", "code", "left out"], rows, f"{len(rows)} runs.", numbers=False)
     return Shown(shown, "\n".join(run.id for run in runs))
 
@@ -145,8 +147,8 @@ def law_table(laws: dict[str, Any]) -> Shown:
     rows = []
     for name, law in laws.items():
         cells = [_with_interval(getattr(law, p), law.intervals[p]) for p in ("gamma", "alpha", "beta")]
-        knee = escaped(law.told) if law.told else _with_interval(law.knee, law.knee_interval)
-        rows.append([escaped(name), *cells, knee])
+        knee = for_html(law.told) if law.told else _with_interval(law.knee, law.knee_interval)
+        rows.append([for_html(name), *cells, knee])
     text = "X(N) = γN / (1 + α(N-1) + βN(N-1)) (Gunther 1993). Small print: 95 % intervals, points taken as "
     text += (
         "independent. A knee beyond the highest load, or with an interval wider than half of it, is not told."
@@ -191,7 +193,7 @@ def trend(
         good = frame["counts"].to_numpy()
         if not good.any():
             return nothing(ax, "No run that may be compared carries this metric.")
-        place, shares = np.arange(len(frame)), METRICS[frame.attrs["metric"]] == "errors"
+        place, shares = np.arange(len(frame)), METRICS[frame.attrs["metric"]].kind == "errors"
         bounds = [0, *changes["place"], len(frame)]
         for low, high in itertools.pairwise(bounds):
             inside = good & (place >= low) & (place < high)
@@ -261,8 +263,8 @@ def _frame_levels(ax: Axes, level: np.ndarray, bars: np.ndarray) -> str:
 def _when(run: pd.Series, place: int) -> str:
     """A run on the axis: when it was made, and of which code."""
     created = str(run["created"] or "")
-    time = f"{created[5:10]} {created[11:16]}".strip() or str(place + 1)
-    return f"{time}\n{run['git']}" if run["git"] else time
+    time = drawable(f"{created[5:10]} {created[11:16]}".strip() or place + 1)
+    return f"{time}\n{drawable(run['git'])}" if run["git"] else time
 
 
 def left_out(frame: pd.DataFrame) -> Shown:

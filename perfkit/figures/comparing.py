@@ -18,6 +18,7 @@ from perfkit.figures.style import (
     Shown,
     axes_for,
     colour,
+    drawable,
     latency_axis,
     legend,
     line,
@@ -26,12 +27,13 @@ from perfkit.figures.style import (
     number,
     percent,
     say,
-    short,
     style,
 )
-from perfkit.figures.tables import escaped, items, table
-from perfkit.reduce import METRICS, TOTAL
+from perfkit.figures.tables import items, table
 from perfkit.store import Run
+from perfkit.store.metrics import METRICS
+from perfkit.store.summary import TOTAL
+from perfkit.text import for_html
 
 _MARKS = {"regressed": "▲", "improved": "▼", "equivalent": "=", "inconclusive": "?"}
 
@@ -39,7 +41,7 @@ _MARKS = {"regressed": "▲", "improved": "▼", "equivalent": "=", "inconclusiv
 def comparison_verdict(comparison: Comparison) -> Shown:
     """The first line: the verdict and why; below it what was forced, left out, or must be known."""
     first, _, rest = comparison.words.partition(":")
-    parts = [f"<p><strong>{escaped(first)}</strong>:{escaped(rest)}</p>"]
+    parts = [f"<p><strong>{for_html(first)}</strong>:{for_html(rest)}</p>"]
     if comparison.forced:
         parts.append(f"<p>FORCED, these runs are not comparable:</p>{items(comparison.forced)}")
     left = [*comparison.a.left_out, *comparison.b.left_out]
@@ -59,7 +61,7 @@ def comparison_table(comparison: Comparison, operation: str = TOTAL) -> Shown:
     if not found:
         return Shown("<p>Nothing could be compared.</p>", "Nothing could be compared.")
     rows = [
-        [f"{escaped(one.metric)}{' ★' if one.primary else ''}", _change(one), _verdict(one),
+        [f"{for_html(one.metric)}{' ★' if one.primary else ''}", _change(one), _verdict(one),
          _level(one, one.a), _level(one, one.b), _detectable(one)]
         for one in found
     ]  # fmt: skip
@@ -67,11 +69,11 @@ def comparison_table(comparison: Comparison, operation: str = TOTAL) -> Shown:
         "metric",
         "B ÷ A",
         "verdict",
-        escaped(comparison.a.name),
-        escaped(comparison.b.name),
+        for_html(comparison.a.name),
+        for_html(comparison.b.name),
         "detectable",
     ]
-    text = f"{escaped(operation)}. {_small_print(comparison)}"
+    text = f"{for_html(operation)}, the {comparison.part} of every run. {_small_print(comparison)}"
     plain = "\n".join(f"{one.metric:<12} {change(one):<28} {one.verdict}" for one in found)
     return Shown(table(head, rows, text), plain)
 
@@ -117,12 +119,11 @@ def comparison_facts(comparison: Comparison, runs: Sequence[Run]) -> Shown:
         ("false alarms", f"{options.alpha:.0%} in all of {', '.join(options.primary)} together"),
         *((f"server, {side}", options_of) for side, options_of in _servers(comparison, runs)),
     ]
-    body = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in told)
+    body = "".join(f"<dt>{for_html(name)}</dt><dd>{for_html(value)}</dd>" for name, value in told)
     sides = dict.fromkeys(comparison.a.runs, "A") | dict.fromkeys(comparison.b.runs, "B")
     rows = [
-        [escaped(run.id), sides.get(run.id, "left out"),
-         str((run.meta.get("experiment") or {}).get("pair", "")),
-         escaped(str((run.meta.get("git") or {}).get("sha") or "")[:10])]
+        [for_html(run.id), sides.get(run.id, "left out"),
+         str((run.meta.experiment and run.meta.experiment.pair) or ""), for_html(run.meta.git.sha[:10])]
         for run in runs
     ]  # fmt: skip
     listed = table(["run", "side", "pair", "code"], rows, f"{len(runs)} runs.", numbers=False)
@@ -133,12 +134,12 @@ def _servers(comparison: Comparison, runs: Sequence[Run]) -> Iterable[tuple[str,
     """The options of the server perfkit started, a line for each side."""
     for letter, side in (("A", comparison.a), ("B", comparison.b)):
         for run in [one for one in runs if one.id in side.runs][:1]:
-            given = (run.meta.get("workload") or {}).get("server") or {}
+            given = run.meta.server_options
             yield letter, ", ".join(f"{name} {value}" for name, value in given.items()) or "no options"
 
 
 def _level(one: Result, value: float) -> str:
-    kind = METRICS[one.metric]
+    kind = METRICS[one.metric].kind
     if kind == "errors":
         return percent(value) if value else "0"
     return ms(value) if kind == "latency" else f"{number(value)}/s"
@@ -159,14 +160,14 @@ def _change(one: Result) -> str:
 
 def _verdict(one: Result) -> str:
     css = {"regressed": "pk-no", "improved": "pk-ok", "equivalent": "pk-ok"}.get(one.verdict, "")
-    told = f'<span class="{css}">{_MARKS.get(one.verdict, "")} {escaped(one.verdict)}</span>'
+    told = f'<span class="{css}">{_MARKS.get(one.verdict, "")} {for_html(one.verdict)}</span>'
     if one.small_but_real:
         told += "<small>small but real</small>"
     if math.isfinite(one.p_adjusted):
-        told += f"<small>p {one.p_adjusted:.2g}, {escaped(one.method)}</small>"
+        told += f"<small>p {one.p_adjusted:.2g}, {for_html(one.method)}</small>"
     if one.verdict == "within-run only" and tipping_words(one):
         told += f"<small>{tipping_words(one)}</small>"
-    return told + "".join(f"<small>{escaped(note)}</small>" for note in one.notes)
+    return told + "".join(f"<small>{for_html(note)}</small>" for note in one.notes)
 
 
 def _detectable(one: Result) -> str:
@@ -183,7 +184,7 @@ def ratios(comparison: Comparison, ax: Axes | None = None) -> Axes:
     """The ratio B ÷ A of every metric of all operations with its interval, and the margin as a band."""
     found = [
         one for one in comparison.results
-        if one.operation == TOTAL and math.isfinite(one.low) and METRICS[one.metric] != "errors"
+        if one.operation == TOTAL and math.isfinite(one.low) and METRICS[one.metric].kind != "errors"
     ]  # fmt: skip
     with style():
         ax = axes_for(ax, 1.1 + 0.3 * max(len(found), 1))
@@ -208,7 +209,7 @@ def ratios(comparison: Comparison, ax: Axes | None = None) -> Axes:
         ax.set_xlim(-max(1.2 * widest, 1.3 * margin), max(1.2 * widest, 1.3 * margin))
         ax.xaxis.set_major_formatter(FuncFormatter(_change_tick))
         ax.xaxis.set_major_locator(MaxNLocator(7))
-        ax.set_xlabel(f"change from {short(comparison.a.name)} to {short(comparison.b.name)}")
+        ax.set_xlabel(f"change from {drawable(comparison.a.name)} to {drawable(comparison.b.name)}")
         legend(ax)
         told = "; ".join(f"{one.metric} {change(one)}" for one in found)
         return say(ax, f"Change of each metric: {told}.",
@@ -238,7 +239,7 @@ def group_ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             return nothing(ax, "A side has no run that can be compared.")
         for i, (side, part) in enumerate(frame.groupby("side", sort=False)):
             runs = frame.attrs["runs"][side]
-            ax.plot(part["ms"], part["share"], label=f"{short(str(side))}, {runs} runs", **line(i))
+            ax.plot(part["ms"], part["share"], label=f"{drawable(side)}, {runs} runs", **line(i))
             ax.fill_between(part["ms"], part["low"], part["high"], color=colour(i), alpha=0.25, lw=0)
         latency_axis(ax.xaxis, float(frame["ms"].min()), float(frame["ms"].max()))
         ax.set_xlim(frame["ms"].min(), frame["ms"].max())
@@ -291,7 +292,7 @@ def run_dots(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             for i, side in enumerate(sides):
                 part = frame[((frame["metric"] == metric) & (frame["side"] == side)).to_numpy()]
                 one.plot(part["order"], part["level"], "os^D"[i % 4], color=colour(i), ms=5,
-                         label=short(str(side)) if place == 0 else None)  # fmt: skip
+                         label=drawable(side) if place == 0 else None)  # fmt: skip
                 one.axhline(np.exp(np.log(part["level"]).mean()), lw=1, **line(i))
             one.set_ylabel(f"{metric}\n{frame[(frame['metric'] == metric).to_numpy()]['unit'].iloc[0]}")
             one.yaxis.set_major_locator(MaxNLocator(4))

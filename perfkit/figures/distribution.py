@@ -15,6 +15,7 @@ from perfkit.figures.style import (
     axes_for,
     caption,
     colour,
+    drawable,
     latency_axis,
     latency_name,
     legend,
@@ -26,6 +27,7 @@ from perfkit.figures.style import (
     short,
     style,
 )
+from perfkit.frames.distribution import MOST_EXACT
 
 #: With fewer requests a group has no quartiles worth a box.
 FEW = 5
@@ -94,9 +96,7 @@ def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             capprops={"color": colour(0)},
         )
         ax.plot(frame["p50"][~many], place[~many], "d", color=colour(3), ms=3.5)
-        ax.set_yticks(
-            place, [f"{short(str(g))} · n={n:,}" for g, n in zip(frame[by], frame["n"], strict=True)]
-        )
+        ax.set_yticks(place, [f"{drawable(g)} · n={n:,}" for g, n in zip(frame[by], frame["n"], strict=True)])
         ax.set_ylim(0.4, len(frame) + 0.6)
         several = frame["n"].to_numpy() > 1
         for extreme in ("min", "max"):
@@ -117,6 +117,7 @@ def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             else "all drawn"
         )
         what = "box: quartiles and median, whiskers: p5 and p95, dots: extremes"
+        what += "; quantiles to 0.3 %" if by == "user" else ""
         if not many.all():
             what += f"; a diamond is the median of fewer than {FEW}"
         return say(ax, alt, caption(frame, what, of))
@@ -129,7 +130,7 @@ def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         if frame.empty:
             return nothing(ax, NO_SUCCESS)
         for i, (name, part) in enumerate(frame.groupby("operation", sort=False)):
-            ax.step(part["latency_ms"], part["share"], where="post", label=short(str(name)), **line(i))
+            ax.step(part["latency_ms"], part["share"], where="post", label=drawable(name), **line(i))
             ax.plot(part["latency_ms"].iloc[-1:], part["share"].iloc[-1:], "o", ms=3, color=colour(i))
         latency_axis(ax.xaxis, float(frame["latency_ms"].min()), float(frame["latency_ms"].max()))
         ax.set_xlabel(latency_name(frame))
@@ -139,7 +140,7 @@ def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         legend(ax)
         reach = frame.groupby("operation", sort=False)["share"].max()
         alt = "Share of requests answered within a latency: " + ", ".join(
-            f"{short(str(name))} reaches {100 * share:.4g} %" for name, share in reach.items()
+            f"{short(name)} reaches {100 * share:.4g} %" for name, share in reach.items()
         )
         late, left_out, n = frame.attrs["censored"], frame.attrs["excluded"], frame.attrs["n"]
         told = ["no timeouts and no cutoffs"]
@@ -149,7 +150,7 @@ def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             told.append(
                 f"other failures ({left_out:,}, {percent(left_out / n)}) ended early and are left out"
             )
-        return say(ax, alt + ".", caption(frame, *told))
+        return say(ax, alt + ".", caption(frame, *told, *_precision(frame)))
 
 
 def percentile_plot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -161,7 +162,7 @@ def percentile_plot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         for i, (name, part) in enumerate(frame.groupby("operation", sort=False)):
             room = 1 / (1 - part["p"])
             firm = part["firm"].to_numpy()
-            ax.plot(room[firm], part["latency_ms"][firm], label=short(str(name)), **line(i))
+            ax.plot(room[firm], part["latency_ms"][firm], label=drawable(name), **line(i))
             ax.plot(room[~firm], part["latency_ms"][~firm], color=colour(i), lw=1, ls=":")
         ax.set_xscale("log")
         most = float((1 / (1 - frame["p"])).max())
@@ -175,9 +176,15 @@ def percentile_plot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         legend(ax)
         last = frame[frame["firm"]].groupby("operation", sort=False).tail(1)
         told = ", ".join(
-            f"{short(str(name))} {ms(x)} at p{100 * p:.4g}"
+            f"{short(name)} {ms(x)} at p{100 * p:.4g}"
             for name, x, p in zip(last["operation"], last["latency_ms"], last["p"], strict=True)
         )
         alt = f"Latency by percentile, as far as ten requests carry it: {told or 'nowhere'}."
         dotted = "thin dots: fewer than 10 requests lie beyond, one more run will differ"
-        return say(ax, alt, caption(frame, latency_name(frame), dotted))
+        return say(ax, alt, caption(frame, latency_name(frame), dotted, *_precision(frame)))
+
+
+def _precision(frame: pd.DataFrame) -> list[str]:
+    """How exactly the lines are drawn, where not every value is."""
+    exact = frame.attrs["exact"]
+    return [] if exact else [f"drawn to 0.1 %, the slowest {MOST_EXACT:,} of an operation exactly"]

@@ -14,6 +14,7 @@ from perfkit.figures.style import (
     axes_for,
     caption,
     colour,
+    drawable,
     latency_axis,
     latency_name,
     legend,
@@ -23,7 +24,6 @@ from perfkit.figures.style import (
     number,
     say,
     seconds,
-    short,
     stacked,
     style,
     time_axis,
@@ -64,7 +64,7 @@ def kickoff_timeline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
                     colors=colour(i),
                     linewidths=1.3,
                     capstyle="round",
-                    label=short(name) if i < 8 else None,
+                    label=drawable(name) if i < 8 else None,
                 )
             )
         bad = frame["error"].notna().to_numpy()
@@ -103,7 +103,7 @@ def _each_call(frame: pd.DataFrame, ax: Axes) -> Axes:
     for i, name in enumerate(_operations(frame)[:8]):
         pick = good & (frame["operation"] == name).to_numpy()
         ax.plot(
-            t[pick], x[pick], _MARKS[i % 8], color=colour(i), ms=2.6, alpha=0.75, mew=0, label=short(name)
+            t[pick], x[pick], _MARKS[i % 8], color=colour(i), ms=2.6, alpha=0.75, mew=0, label=drawable(name)
         )
     if (~good).any():
         ax.plot(t[~good], x[~good], "x", color=BAD, ms=5, label="failed, when it ended")
@@ -129,8 +129,9 @@ def _binned_calls(frame: pd.DataFrame, ax: Axes) -> Axes:
     p50 = frame["p50"].dropna()
     alt = f"Latency over time in {len(frame)} bins: the median of a bin moves between {ms(p50.min())} and "
     alt += f"{ms(p50.max())}; the slowest call took {ms(float(frame['max'].max()))}."
-    bins = f"{len(frame)} bins of {seconds(frame.attrs['bin_s'])} drawn, each computed from all its successes"
-    return say(ax, alt, caption(frame, latency_name(frame), bins))
+    how = "each computed from all its successes; p50 and p99 to 0.3 %"
+    bins = f"{len(frame)} bins of {seconds(frame.attrs['bin_s'])} drawn"
+    return say(ax, alt, caption(frame, latency_name(frame), bins, how))
 
 
 def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -158,9 +159,9 @@ def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         alt = f"Requests in flight over time: {number(frame['mean'].mean())} on average, "
         alt += f"{frame['most'].max():,} at most; "
         alt += f"due but not yet sent: {number(frame['waiting'].max())} at most in a bin's mean."
-        return say(
-            ax, alt, caption(frame, f"bins of {seconds(width)}, counted exactly at every start and end")
-        )
+        apart = frame.attrs["moments_s"]
+        how = f"least and most of moments {seconds(apart)} apart" if apart else "at every start and end"
+        return say(ax, alt, caption(frame, f"bins of {seconds(width)}, counted exactly, {how}"))
 
 
 def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -230,7 +231,7 @@ def generator_delays(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         values = frame[[*names, "kickoff_max"]].to_numpy()
         positive = values[values > 0]
         low, high = (float(positive.min()), float(worst.max())) if len(positive) else (0.0, 1.0)
-        latency_axis(ax.yaxis, max(low, 1e-3), high)
+        latency_axis(ax.yaxis, low, high)
         if high <= 20 * low:
             ax.set_ylim(bottom=0)
         ax.set_ylabel("delay")

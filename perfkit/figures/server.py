@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from perfkit.figures.style import (
     axes_for,
     caption,
     colour,
+    drawable,
     latency_axis,
     legend,
     line,
@@ -29,13 +29,13 @@ from perfkit.figures.style import (
     percent,
     say,
     seconds,
-    short,
     style,
     time_axis,
 )
-from perfkit.figures.tables import escaped, table
+from perfkit.figures.tables import table
 from perfkit.findings import Judged
 from perfkit.frames.server import PARTS
+from perfkit.text import for_html
 
 
 def _under_latency(calls: pd.DataFrame, draw: Callable[[Axes], str], height: float = 4.2) -> Axes:
@@ -136,7 +136,7 @@ def leadership(frame: pd.DataFrame, calls: pd.DataFrame) -> Axes:
                 ms=7,
                 label={"tick": "tick"}.get(event, f"leadership {event}"),
             )
-        ax.set_yticks(range(len(sources)), [short(source, 12) for source in sources])
+        ax.set_yticks(range(len(sources)), [drawable(source, 12) for source in sources])
         ax.set_ylim(-0.6, len(sources) - 0.4)
         ax.set_ylabel("instance")
         counts = frame["event"].value_counts()
@@ -183,7 +183,7 @@ def endpoint_table(frame: pd.DataFrame, most: int = 20) -> Shown:
     if frame.empty:
         return Shown("<p>The server told of no request.</p>", "The server told of no request.")
     rows = [
-        [escaped(r["endpoint"]), f"{r['n']:,}", ms(r["p50"]), ms(r["p95"]), ms(r["most"])]
+        [for_html(r["endpoint"]), f"{r['n']:,}", ms(r["p50"]), ms(r["p95"]), ms(r["most"])]
         for _, r in frame.head(most).iterrows()
     ]
     head = ["endpoint, status", "requests", "p50", "p95", "max"]
@@ -194,21 +194,19 @@ def findings(judged: Judged, health_page: str = "") -> Shown:
     """Findings in words, the explanation of the tail, and a link to the page that shows them."""
     found, explained = judged.findings, judged.tail
     items = [f"{one.text} ({number(one.from_s)} s to {number(one.to_s)} s)" for one in found]
-    body = "".join(f"<li>{escaped(text)}</li>" for text in items)
+    body = "".join(f"<li>{for_html(text)}</li>" for text in items)
     none = "<p>The server's probes and the rows show no trouble.</p>"
     if not judged.probed:
         none = "<p>The rows show no trouble; the server's own probes were not recorded.</p>"
     css = "pk-notes" if items else "pk-quiet"
     parts = [f'<aside class="{css}"><p>Findings:</p><ul>{body}</ul></aside>' if items else none]
     if judged.notes:
-        lost = "".join(f"<li>{escaped(text)}</li>" for text in judged.notes)
+        lost = "".join(f"<li>{for_html(text)}</li>" for text in judged.notes)
         parts.append(
             f'<aside class="pk-notes"><p>Not everything came from the server:</p><ul>{lost}</ul></aside>'
         )
     if explained:
-        parts.append(f"<p>{escaped(explained)}</p>")
+        parts.append(f"<p>{for_html(explained)}</p>")
     if health_page:
-        parts.append(
-            f'<p><a href="{html.escape(health_page, quote=True)}">The server\'s health in this run</a></p>'
-        )
+        parts.append(f'<p><a href="{for_html(health_page)}">The server\'s health in this run</a></p>')
     return Shown("".join(parts), "\n".join([*(items or ["no findings"]), explained]).strip())

@@ -1,4 +1,4 @@
-"""How streamed answers arrived: time to first byte, time between chunks, chunks a second."""
+"""How streamed answers arrived: time to first token, time between chunks, chunks and tokens a second."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class _Kind(NamedTuple):
 
 
 _KINDS = {
-    "ttft": _Kind("time to first byte, from sent", "responses", ms),
+    "ttft": _Kind("time to first token, from sent", "responses", ms),
     "inter_chunk": _Kind("time between two chunks", "gaps", ms),
     "chunks_per_s": _Kind("chunks a second of a response, from its first to its last", "responses", _per_s),
+    "tokens_per_s": _Kind("tokens a second of a response, as the server counts them", "responses", _per_s),
 }
 
 
@@ -45,13 +46,15 @@ def streaming(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         for panel, kind in zip(panels, kinds, strict=False):
             _panel(panel, frame, kind)
         told = [_told(frame, kind) for kind in kinds]
-        counts = [f"{frame.attrs[k]['n']:,} {_KINDS[k].counted}" for k in kinds if k != "chunks_per_s"]
+        counts = [f"{frame.attrs[k]['n']:,} {_KINDS[k].counted}" for k in kinds if not k.endswith("_per_s")]
+        if "tokens_per_s" not in kinds:
+            counts.append("tokens: not reported by the server")
         if (frame["left"][frame["kind"] == "inter_chunk"] <= LEAST_MS).any():
             counts.append(f"those below {ms(LEAST_MS)} in the first bin")
         if frame.attrs["failed_streams"]:
             counts.append(f"without {frame.attrs['failed_streams']:,} streams that failed")
-        if not frame.attrs["read_all"]:
-            counts.append("the first of them, more were not read")
+        if frame.attrs["one_in"] > 1:
+            counts.append(f"a sample: one in {frame.attrs['one_in']:,} responses was read")
         return say(panels[0], "Streamed responses; " + "; ".join(told) + ".", caption(frame, *counts))
 
 

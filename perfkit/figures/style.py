@@ -6,7 +6,6 @@ is dark on light or light on dark. `--pk-*` comes from perfkit's report template
 
 from __future__ import annotations
 
-import html
 import io
 import itertools
 import math
@@ -26,6 +25,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from perfkit.text import for_html, for_notebook, plain
 
 _TEXT, _DIM, _GRID, _PAPER = "#010203", "#010204", "#010205", "#010206"
 BAD = "#010207"  #: failures, everywhere
@@ -152,7 +153,8 @@ def caption(frame: pd.DataFrame, *more: str) -> str:
     """n, failures, time span and what else must be known, from a frame's attrs."""
     n, failed, span = (frame.attrs.get(name, 0) for name in ("n", "failed", "span_s"))
     share = f" ({percent(failed / n)})" if failed and n else ""
-    first = f"{n:,} requests, {failed:,} failed{share}, {seconds(span)}"
+    of = f" of the {frame.attrs['part']}" if "part" in frame.attrs else ""
+    first = f"{n:,} requests{of}, {failed:,} failed{share}, {seconds(span)}"
     hidden = frame.attrs.get("hidden_operations", 0)
     if hidden:
         more = (*more, f"{hidden} less frequent operations not drawn")
@@ -171,7 +173,9 @@ def percent(share: float) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that matter, never as a power of ten: 0.0123, 45.6, 3,340."""
+    """Three digits that matter, never as a power of ten: 0.0123, 45.6, 3,340; a dash for none."""
+    if math.isnan(value):
+        return "—"
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
@@ -197,15 +201,15 @@ def ms(value: float) -> str:
     return f"{value:.0f} ms" if abs(value) >= 100 else f"{value:.3g} ms"
 
 
-def printable(text: str) -> str:
-    """Text from anyone without control characters, bidirectional overrides included."""
-    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
+def short(text: object, most: int = 40) -> str:
+    """A name that may come from anyone, cut to a length that fits a figure and its words."""
+    name = plain(text)
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def short(text: str, most: int = 40) -> str:
-    """A name that may come from anyone, cut and without what matplotlib would take for mathematics."""
-    text = "".join(c if c.isprintable() else " " for c in str(text)).replace("$", r"\$")
-    return text if len(text) <= most else text[: most - 1] + "…"
+def drawable(text: object, most: int = 40) -> str:
+    """The same to be drawn: matplotlib takes no `$…$` in it for mathematics."""
+    return short(text, most).replace("$", r"\$")
 
 
 # -- axes ------------------------------------------------------------------------------------------
@@ -277,10 +281,10 @@ class Shown:
     text: str
 
     def _repr_html_(self) -> str:
-        return self.html
+        return for_notebook(self.html)
 
     def __repr__(self) -> str:
-        return self.text
+        return plain(self.text, lines=True)
 
 
 _numbers = itertools.count(1)
@@ -290,11 +294,11 @@ def show(ax: Axes, *, alt: str | None = None, caption: str | None = None) -> Sho
     """The figure of `ax` as `<figure>` with inline SVG, alt text and caption."""
     told = words(ax)
     if not told[1] and alt is None and caption is None:  # there was nothing to draw
-        return Shown(f'<p class="pk-nothing">{html.escape(told[0])}</p>', told[0])
-    alt = printable(told[0] if alt is None else alt)
-    caption = printable(told[1] if caption is None else caption)
+        return Shown(f'<p class="pk-nothing">{for_html(told[0])}</p>', told[0])
+    alt = told[0] if alt is None else alt
+    caption = told[1] if caption is None else caption
     drawing = svg(ax.get_figure(root=True), alt)  # type: ignore[arg-type]
-    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    below = f"<figcaption>{for_html(caption)}</figcaption>" if caption else ""
     return Shown(
         f'<figure class="pk-figure">{scroller("figure", drawing)}{below}</figure>', f"{alt}\n{caption}"
     )
@@ -323,11 +327,11 @@ def svg(figure: Figure, alt: str) -> str:
     text = _COLOUR.sub(lambda found: _VARIABLES[found[0].lower()], text)
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
     assert size is not None
-    label = html.escape(alt, quote=True)
+    title = for_html(alt)
     head = (
-        f'<svg viewBox="0 0 {size[1]} {size[2]}" role="img" aria-label="{label}" class="pk-svg" '
+        f'<svg viewBox="0 0 {size[1]} {size[2]}" role="img" aria-label="{title}" class="pk-svg" '
         'xmlns="http://www.w3.org/2000/svg" '
         'style="width:100%;max-width:58rem;height:auto;stroke-linejoin:round">'
-        f"<title>{label}</title>"
+        f"<title>{title}</title>"
     )
     return head + re.sub(r"\n\s*", "\n", text[text.index(">", text.index("<svg")) + 1 :]).strip()

@@ -1,11 +1,11 @@
 """What a report says in words and tables: verdict, summary, errors, generator health, facts of the run.
 
-Names and error texts come from servers and scenario files: everything is escaped here, by `escaped`.
+Names and error texts come from servers and scenario files: everything goes through `for_html`.
 """
 
 from __future__ import annotations
 
-import html
+import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,29 +13,16 @@ from typing import Any
 
 import pandas as pd
 
-from perfkit import fidelity
-from perfkit.figures.style import Shown, ms, number, percent, printable, scroller, seconds
-from perfkit.store import Run
-from perfkit.verdicts import verdict_of
+from perfkit import stats
+from perfkit.figures.style import Shown, ms, number, percent, scroller, seconds
+from perfkit.store import Run, fidelity
+from perfkit.store.metadata import ThresholdResult
+from perfkit.store.summary import MOVED, NAMES
+from perfkit.text import for_html
 
-#: Characters of a text from outside that are shown; a server can answer with a megabyte of nonsense.
-MOST = 2_000
-_LINE = 500  #: of one that is a line among others
+_LINE = 500  #: characters of a text from outside that is a line among others
 
 _STATISTICS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "p99.9", "max")
-
-
-def bounded(value: object, most: int = MOST) -> str:
-    """Text from anyone, fit to be shown: no control characters, bidirectional overrides included; at most
-    `most` characters, and where it is cut it says how many there were."""
-    text = str(value)
-    kept = text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
-    return printable(kept)
-
-
-def escaped(value: object, most: int = MOST) -> str:
-    """The same for HTML."""
-    return html.escape(bounded(value, most), quote=True)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, numbers: bool = True) -> str:
@@ -56,7 +43,7 @@ def _list(items: Iterable[str]) -> str:
 
 def items(texts: Iterable[str]) -> str:
     """A list of words, escaped."""
-    return _list(escaped(text) for text in texts)
+    return _list(for_html(text) for text in texts)
 
 
 # -- verdict ---------------------------------------------------------------------------------------
@@ -64,31 +51,28 @@ def items(texts: Iterable[str]) -> str:
 
 def verdict(run: Run, summary: pd.DataFrame) -> Shown:
     """The first line of a report: may this run be trusted, what did it find, which thresholds did it meet."""
-    found, told = verdict_of(run), _headline(summary)
+    found, told = run.verdict, _headline(summary)
     reasons = "; ".join(found.reasons)
-    first = f"<strong>{escaped(found.word)}</strong>" + (f" — {escaped(reasons, _LINE)}." if reasons else "")
-    if found.over_budget and found.word != "INVALID":
-        first += " The generator was over its budget too."
-    css = found.level if int(summary.iloc[-1]["ok"]) or not int(summary.iloc[-1]["n"]) else "bad"
-    parts = [f"<p>{first} {escaped(told)}</p>"]
+    first = f"<strong>{for_html(found.word)}</strong>" + (
+        f" — {for_html(reasons, most=_LINE)}." if reasons else ""
+    )
+    parts = [f"<p>{first} {for_html(told)}</p>"]
     if found.thresholds:
         met = len(found.thresholds) - len(found.missed)
         parts.append(f"<p>Thresholds: {met} of {len(found.thresholds)} met.</p>")
         parts.append(_list(_threshold(t) for t in found.thresholds))
-    tags = ", ".join(str(tag) for tag in _sequence(run.meta.get("tags")))
-    for name, words in (("Tags", tags), ("Note", str(run.meta.get("note") or ""))):
+    for name, words in (("Tags", ", ".join(run.meta.tags)), ("Note", run.meta.note)):
         if words:
-            parts.append(f'<p class="pk-note">{name}: {escaped(words)}</p>')
-    errors = [e for e in _sequence(run.meta.get("step_errors")) if isinstance(e, Mapping)]
-    if errors:
-        parts.append("<p>Steps of the scenario that ended by an error of their own:</p>")
+            parts.append(f'<p class="pk-note">{name}: {for_html(words)}</p>')
+    if run.meta.step_errors:
+        parts.append("<p>What steps of the scenario did wrong:</p>")
         parts.append(
             _list(
-                f"{escaped(e.get('count', '?'))} × {escaped(e.get('text', ''), _LINE)}" for e in errors[:10]
+                f"{error.count} × {for_html(error.text, most=_LINE)}" for error in run.meta.step_errors[:10]
             )
         )
     return Shown(
-        f'<section class="pk-verdict pk-{css}">{"".join(parts)}</section>',
+        f'<section class="pk-verdict pk-{found.level}">{"".join(parts)}</section>',
         f"{found.word} {reasons} {told}".strip(),
     )
 
@@ -107,21 +91,19 @@ def _headline(summary: pd.DataFrame) -> str:
         if _firm(row, p)
     ]
     if quoted:
-        text += f" {str(summary.attrs['latency']).capitalize()} time: {', '.join(quoted)}, 95 % {_unit(row)}."
+        text += (
+            f" {str(summary.attrs['latency']).capitalize()} time: {', '.join(quoted)}, 95 % {_method(row)}."
+        )
     return text
 
 
-def _threshold(threshold: Mapping[str, Any]) -> str:
-    sign = (
-        '<span class="pk-ok">✓ met</span>' if threshold.get("ok") else '<span class="pk-no">✗ missed</span>'
-    )
-    value = threshold.get("value")
-    seen = f"{value:.4g}" if isinstance(value, int | float) and math.isfinite(value) else "no value"
-    text = str(threshold.get("text", ""))
-    note = f"; {threshold['note']}" if threshold.get("note") else ""
-    unit = re.search(r"[\d.]\s*([^\d\s.]+)\s*$", text)
-    measured = escaped(seen + (f" {unit[1]}" if unit else "") + note, _LINE)
-    return f"{sign}: <code>{escaped(text, _LINE)}</code> (measured: {measured})"
+def _threshold(threshold: ThresholdResult) -> str:
+    sign = '<span class="pk-ok">✓ met</span>' if threshold.ok else '<span class="pk-no">✗ missed</span>'
+    seen = "no value" if threshold.value is None else f"{threshold.value:.4g}"
+    note = f"; {threshold.note}" if threshold.note else ""
+    unit = re.search(r"[\d.]\s*([^\d\s.]+)\s*$", threshold.text)
+    measured = for_html(seen + (f" {unit[1]}" if unit else "") + note, most=_LINE)
+    return f"{sign}: <code>{for_html(threshold.text, most=_LINE)}</code> (measured: {measured})"
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -136,11 +118,15 @@ def summary_table(summary: pd.DataFrame) -> Shown:
         ["successes a second", *(number(c["rate_per_s"]) for c in columns)],
         *([name, *(_cell(c, name) for c in columns)] for name in _STATISTICS),
     ]
+    methods = [_method(c) for c in columns]
+    if len(set(methods)) > 1:
+        rows.append(["95 % intervals", *methods])
+    what = "intervals by the method in the last row" if len(set(methods)) > 1 else methods[0]
     caption = (
-        f"{escaped(str(summary.attrs['latency']).capitalize())} time of successful requests. "
-        f"Small print: 95 % {escaped(_unit(summary.iloc[-1]))}. "
+        f"{for_html(str(summary.attrs['latency']).capitalize())} time of successful requests. "
+        f"Small print: 95 % {for_html(what)}. "
         "It tells how well this run knows its own number, not what the next run would show. "
-        "A dash: fewer than 10 requests lie beyond that quantile."
+        f"A dash: {for_html(_why_dash(columns))}."
     )
     body = table(["statistic", *(_name(c["operation"]) for c in columns)], rows, caption)
     return Shown(body, summary[["operation", "n", "failed", *_STATISTICS]].to_string(index=False))
@@ -153,7 +139,7 @@ def _failed(row: Any) -> str:
 
 def _name(value: object) -> str:
     text = str(value)
-    return escaped(text if len(text) <= 60 else text[:59] + "…")
+    return for_html(text if len(text) <= 60 else text[:59] + "…")
 
 
 def _cell(row: Any, name: str) -> str:
@@ -170,18 +156,28 @@ def _firm(row: Any, name: str) -> bool:
     return not math.isnan(float(row[f"{name}_low"]))
 
 
-def _unit(row: Any) -> str:
-    unit = str(row["unit"])
-    if unit.endswith("within-run"):
+def _why_dash(columns: Sequence[Any]) -> str:
+    """Why quantiles of these are not shown."""
+    few = "fewer than 10 requests lie beyond that quantile"
+    wide = any(c[f"{name}_unit"] == stats.WIDE for c in columns for name in NAMES)
+    return f"{few}, or {MOVED}" if wide else few
+
+
+def _method(row: Any) -> str:
+    """By which method an operation's intervals are made: that of its most common quantiles."""
+    units = {str(row[f"{name}_unit"]) for name in ("p50", "mean", *NAMES)}
+    if stats.WITHIN_RUN in units:
         return "within-run interval from time slices"
-    return "interval that takes requests as independent (too few, or too short a burst, for time slices)"
+    if stats.INDEPENDENT in units:
+        return "interval that takes requests as independent (too few, or too short a burst, for time slices)"
+    return "no interval"
 
 
 def notes(warnings: Sequence[str]) -> Shown:
     """Warnings that belong to the summary, or nothing."""
     if not warnings:
         return Shown("", "")
-    listed = _list(escaped(text) for text in warnings[:20])
+    listed = _list(for_html(text) for text in warnings[:20])
     return Shown(f'<aside class="pk-notes"><p>Read with care:</p>{listed}</aside>', "\n".join(warnings))
 
 
@@ -191,11 +187,11 @@ def error_table(errors: pd.DataFrame) -> Shown:
         return Shown("<p>No request failed.</p>", "No request failed.")
     rows = [
         [
-            escaped(r["error"]),
+            for_html(r["error"]),
             _name(r["operation"]),
             f"{r['count']:,}",
             percent(r["share"]),
-            f"<q>{escaped(_words(r['words']))}</q>",
+            f"<q>{for_html(_words(r['words']))}</q>",
         ]
         for _, r in errors.iterrows()
     ]
@@ -216,11 +212,9 @@ def _words(text: object) -> str:
 
 def health_table(run: Run) -> Shown:
     """What the generator measured of itself, a row for each of its processes."""
-    workers = [
-        w for w in _sequence(_mapping(run.meta.get("health")).get("workers")) if isinstance(w, Mapping)
-    ]
+    workers = run.meta.health.workers
     if not workers:
-        why = "is not in the file the run was imported from" if fidelity.imported(run) else "was not recorded"
+        why = "is not in the file the run was imported from" if run.meta.imported else "was not recorded"
         return Shown(f"<p>The generator's health {why}.</p>", f"The generator's health {why}.")
     columns = {
         "kickoff_p50_ms": "kick-off p50",
@@ -233,7 +227,7 @@ def health_table(run: Run) -> Shown:
         "gc_pauses": "GC pauses",
         "gc_pause_max_ms": "longest GC pause",
     }
-    head = ["process", *(escaped(w.get("worker", i)) for i, w in enumerate(workers))]
+    head = ["process", *(for_html(w.get("worker", i)) for i, w in enumerate(workers))]
     rows = [[label, *(_health(name, w.get(name)) for w in workers)] for name, label in columns.items()]
     return Shown(table(head, rows, "The processes that made the load."), str(pd.DataFrame(workers)))
 
@@ -252,29 +246,27 @@ def _health(name: str, value: object) -> str:
 def facts(run: Run) -> Shown:
     """How the run was made: scenario and parameters, target, load, code, host, versions."""
     meta = run.meta
-    scenario, git, host = (_mapping(meta.get(name)) for name in ("scenario", "git", "host"))
-    versions, workload = _mapping(meta.get("versions")), _mapping(meta.get("workload"))
-    doc = str(scenario.get("doc") or "").strip().split("\n\n")[0]
-    name = scenario.get("name", workload.get("scenario", "unknown"))
+    doc, name = meta.scenario.doc.strip().split("\n\n")[0], meta.scenario.name
     load = {
-        k: workload[k]
+        k: meta.workload[k]
         for k in ("users", "arrivals", "warmup_s", "drain_s", "seed", "processes")
-        if workload.get(k) is not None
+        if meta.workload.get(k) is not None
     }
-    sha = str(git.get("sha") or "")[:12]
+    sha = meta.git.sha[:12]
+    imported = dataclasses.asdict(meta.imported) if meta.imported else {}
     pairs: list[tuple[str, str]] = [
-        ("run", escaped(run.id)),
-        ("state", escaped(run.state) + (f" ({escaped(run.reason)})" if run.reason else "")),
-        ("created", escaped(meta.get("created", "unknown"))),
-        ("imported", _pairs({k: v for k, v in fidelity.imported(run).items() if k != "fidelity"})),
-        ("fidelity", escaped(fidelity.fidelity(run).get("words") or "")),
-        ("scenario", escaped(name) + (f"<br>{escaped(doc)}" if doc else "")),
-        ("parameters", _pairs(_mapping(scenario.get("params")))),
+        ("run", for_html(run.id)),
+        ("state", for_html(run.state) + (f" ({for_html(run.reason)})" if run.reason else "")),
+        ("created", for_html(meta.created or "unknown")),
+        ("imported", _pairs({k: v for k, v in imported.items() if k != "fidelity"})),
+        ("fidelity", for_html(fidelity.fidelity(run.meta).words)),
+        ("scenario", for_html(name) + (f"<br>{for_html(doc)}" if doc else "")),
+        ("parameters", _pairs(meta.scenario.params)),
         ("load", _pairs(load)),
-        ("target", _pairs(_mapping(meta.get("target")))),
-        ("code", (escaped(sha) + (", with uncommitted changes" if git.get("dirty") else "")) if sha else ""),
-        ("host", _pairs(host)),
-        ("versions", _pairs(versions)),
+        ("target", _pairs(meta.target)),
+        ("code", (for_html(sha) + (", with uncommitted changes" if meta.git.dirty else "")) if sha else ""),
+        ("host", _pairs(meta.host)),
+        ("versions", _pairs(meta.versions)),
     ]
     body = "".join(f"<dt>{label}</dt><dd>{value}</dd>" for label, value in pairs if value)
     return Shown(f'<dl class="pk-facts">{body}</dl>', f"{run.id} {name}")
@@ -282,18 +274,10 @@ def facts(run: Run) -> Shown:
 
 def _pairs(mapping: Mapping[str, Any]) -> str:
     texts = [f"{name} {_value(v)}" for name, v in mapping.items() if v not in (None, "", [], {}, ())]
-    return "; ".join(escaped(text if len(text) < 300 else text[:299] + "…") for text in texts)
+    return "; ".join(for_html(text if len(text) < 300 else text[:299] + "…") for text in texts)
 
 
 def _value(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_value(v)}" for name, v in value.items() if v is not None)
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _sequence(value: object) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else []

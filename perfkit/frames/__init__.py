@@ -1,9 +1,15 @@
-"""Runs as pandas frames: the rows with derived columns, and the small frames that figures draw.
+"""Runs as pandas frames: the small frames that figures draw, and the rows with derived columns.
 
-`timeline` reads a run once, only the columns it needs, text as categories. Everything else here takes that
-frame and returns a frame of at most a few thousand rows: binned or thinned for drawing, while quantiles are
-computed on every row. `frame.attrs` carries what captions tell: run, latency, n, failed, span_s.
+`measured` opens a run's measured part for queries; the functions here take it and return a frame of at most
+a few thousand rows: binned or thinned for drawing, while reported numbers are those of every row. No
+more of a run is in memory. `frame.attrs` carries what captions tell: run, latency, n, failed, span_s.
+`timeline` is all rows as one frame, for one's own questions.
+
+Names and words in frames come from servers: with this package loaded, pandas marks its tables so that
+JupyterLab takes no `$…$` in them for mathematics (`display.html.use_mathjax`).
 """
+
+import pandas as pd
 
 from perfkit.frames.comparing import (
     changes,
@@ -18,15 +24,18 @@ from perfkit.frames.comparing import (
     trend_of,
     trend_points,
 )
-from perfkit.frames.distribution import CENSORED, boxes, histogram, percentiles, survival
+from perfkit.frames.distribution import boxes, histogram, percentiles, survival
 from perfkit.frames.over_time import calls, concurrency, delays, over_time, waterfall
-from perfkit.frames.rows import LATENCIES, open_run, operations, succeeded, throughput, timeline
+from perfkit.frames.rows import measured, open_run, timeline
 from perfkit.frames.server import binned, endpoints, leadership, pool, server_samples, split, tail_split
 from perfkit.frames.streaming import streaming
-from perfkit.frames.tables import NAMES, QUANTILES, TOTAL, errors, listing, summary, warnings
+from perfkit.frames.tables import errors, listing, operations, summary
+from perfkit.store.rows import LATENCIES
+from perfkit.store.summary import NAMES, QUANTILES, TOTAL, warnings
+
+pd.set_option("display.html.use_mathjax", False)
 
 __all__ = [
-    "CENSORED",
     "LATENCIES",
     "NAMES",
     "QUANTILES",
@@ -45,6 +54,7 @@ __all__ = [
     "leadership",
     "listing",
     "load_steps",
+    "measured",
     "open_run",
     "operations",
     "over_time",
@@ -57,11 +67,9 @@ __all__ = [
     "split",
     "steady_latencies",
     "streaming",
-    "succeeded",
     "summary",
     "survival",
     "tail_split",
-    "throughput",
     "timeline",
     "trend",
     "trend_of",

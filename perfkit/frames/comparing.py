@@ -13,10 +13,12 @@ from perfkit import stats
 from perfkit.comparison import Comparison
 from perfkit.configuration import differences
 from perfkit.errors import unknown
-from perfkit.fidelity import imported
 from perfkit.measured import Measured
-from perfkit.reduce import METRICS, TOTAL, UNITS, Reduced, distrust, reduce, reduce_run
+from perfkit.reduce import Reduced, reduce, reduce_run, refusals
 from perfkit.store import Run
+from perfkit.store.metrics import METRICS
+from perfkit.store.rows import Part
+from perfkit.store.summary import TOTAL
 
 #: The quantiles of a shift function.
 SHIFT = np.linspace(0.05, 0.95, 19)
@@ -38,7 +40,7 @@ def steady_latencies(runs: Sequence[Run], cut: float | None = None) -> list[np.n
     """
     found = []
     for run in runs:
-        rows = Measured.of(run)
+        rows = Measured.of(Part(run))
         share = reduce(run, rows).cut if cut is None else cut
         kept = rows.good & (rows.planned >= share * rows.span_s)
         found.append(np.sort(rows.response_ms[kept]))
@@ -107,19 +109,19 @@ def dots(
     """Each run's own numbers: side, run, order (by time), metric, level, unit. cut: as of a comparison."""
     rows: list[dict[str, Any]] = []
     everything = [run for runs in sides.values() for run in runs]
-    told = [run.meta.get("experiment") or {} for run in everything]
-    together = len({one.get("id") for one in told}) == 1  # else each experiment counts from 1
+    places = {run.id: run.meta.experiment for run in everything}
+    together = len({place and place.id for place in places.values()}) == 1  # else each counts from 1
     by_time = {run.id: i + 1 for i, run in enumerate(sorted(everything, key=lambda run: run.id))}
     for side, runs in sides.items():
         for run in runs:
             one = reduce_run(run, cut)
-            place = (run.meta.get("experiment") or {}).get("order") if together else None
-            place = by_time[run.id] if place is None else place
+            place = places[run.id]
+            order = place.order if together and place and place.order is not None else by_time[run.id]
             for metric in metrics:
                 value = one.value(TOTAL, metric)
                 if value is not None:
-                    rows.append({"side": side, "run": run.id, "order": place, "metric": metric,
-                                 "level": value.level, "unit": UNITS[METRICS[metric]]})  # fmt: skip
+                    rows.append({"side": side, "run": run.id, "order": order, "metric": metric,
+                                 "level": value.level, "unit": METRICS[metric].unit})  # fmt: skip
     return pd.DataFrame(rows, columns=["side", "run", "order", "metric", "level", "unit"])
 
 
@@ -136,23 +138,22 @@ def load_steps(runs: Sequence[Run]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     left_out = _strangers(runs, ("users", "arrivals"))
     unknown_load = "imported: what load it was under is not known"
-    left_out |= {run.id: unknown_load for run in runs if imported(run) and run.id not in left_out}
+    left_out |= {run.id: unknown_load for run in runs if run.meta.imported and run.id not in left_out}
     runs = [run for run in runs if run.id not in left_out]
     for run in runs:
-        measured = Measured.of(run)
-        workload = run.meta.get("workload") or {}
-        arrivals, users = workload.get("arrivals") or {}, workload.get("users") or {}
-        rates = arrivals.get("step_rates_per_s") or []
-        if arrivals.get("shape") == "steps" and rates:
-            length = float(arrivals["duration_s"]) / len(rates)
+        measured = Measured.of(Part(run))
+        arrivals, users = run.meta.arrivals, run.meta.users
+        rates = arrivals.step_rates_per_s if arrivals and arrivals.shape == "steps" else ()
+        if arrivals and rates:
+            length = arrivals.duration_s / len(rates)
             for i, rate in enumerate(rates):
                 rows.append({"load": rate, **_window(measured, i * length, (i + 1) * length)})
         else:
-            asked = users.get("count") or arrivals.get("rate_per_s")
+            asked = users.count if users else arrivals.rate_per_s if arrivals else None
             rows.append({"load": asked, **_window(measured, 0.0, measured.span_s)})
     names = ["load", "concurrency", "throughput", "p50", "p95", "failed", "n"]
     frame = pd.DataFrame(rows, columns=names)
-    open_model = bool(runs) and bool((runs[0].meta.get("workload") or {}).get("arrivals"))
+    open_model = bool(runs) and runs[0].meta.arrivals is not None
     frame.attrs = {
         "unit": "requests a second" if open_model else "users",
         "runs": len(runs),
@@ -164,7 +165,7 @@ def load_steps(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _strangers(runs: Sequence[Run], vary: Sequence[str]) -> dict[str, str]:
     """Runs that cannot stand beside the others: id -> why. The first that can be trusted is the measure."""
-    found = {run.id: "; ".join(why) for run in runs if (why := list(distrust(run)))}
+    found = {run.id: "; ".join(why) for run in runs if (why := list(refusals(run)))}
     trusted = [run for run in runs if run.id not in found]
     for run in trusted[1:]:
         if other := differences([trusted[0], run], vary):
@@ -226,8 +227,7 @@ def trend(runs: Sequence[Run], metric: str = "p50") -> pd.DataFrame:
 def trend_points(run: Run, metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What a run is in the trend of each metric: the columns of `trend`. Plain values, to be kept."""
     one: Reduced = reduce_run(run)
-    about = {"run": run.id, "created": run.meta.get("created"),
-             "git": str((run.meta.get("git") or {}).get("sha") or "")[:8]}  # fmt: skip
+    about = {"run": run.id, "created": run.meta.created, "git": run.meta.git.sha[:8]}
     return {metric: about | _point(one, metric) for metric in metrics}
 
 
@@ -247,9 +247,9 @@ def _point(one: Reduced, metric: str) -> dict[str, Any]:
 def trend_of(points: Sequence[dict[str, Any]], metric: str) -> pd.DataFrame:
     """The frame of `trend` from the points of its runs."""
     frame = pd.DataFrame(list(points))
-    frame.attrs = {"metric": metric, "unit": UNITS[METRICS[metric]], "runs": len(points)}
+    frame.attrs = {"metric": metric, "unit": METRICS[metric].unit, "runs": len(points)}
     levels = frame["level"].to_numpy(float)[frame["counts"].to_numpy(bool)]
-    shares = METRICS[metric] == "errors"
+    shares = METRICS[metric].kind == "errors"
     frame.attrs["detectable"] = math.nan if shares else stats.detectable_shift(np.log(levels))
     return frame
 
@@ -260,8 +260,8 @@ def changes(frame: pd.DataFrame, floor: float = math.nan, level: float = 0.01) -
     None for an error rate.
     """
     there = np.flatnonzero(frame["counts"].to_numpy())
-    if METRICS[frame.attrs["metric"]] == "errors":  # rare counts: their logarithm is noise or none at all
-        there = there[:0]
+    if METRICS[frame.attrs["metric"]].kind == "errors":
+        there = there[:0]  # rare counts: their logarithm is noise or none at all
     y = np.log(frame["level"].to_numpy()[there])
     found = stats.change_points(y, level=level, floor=0.0 if math.isnan(floor) else floor)
     places = [int(there[one.at]) for one in found]

@@ -2,84 +2,176 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any, NamedTuple
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from perfkit import stats
-from perfkit.frames.rows import operations, small, succeeded
+from perfkit.errors import unknown
+from perfkit.frames.rows import small
+from perfkit.frames.tables import operations
+from perfkit.store.quantiles import BIN, Binned, latencies, middles, outline
+from perfkit.store.rows import Part
+from perfkit.store.summary import numbers_of
 
-#: Failures that tell only that a request took longer than seen; the others end it early and are left out.
-CENSORED = ("timeout", "cutoff")
 #: At most so many operations get a line of their own in a figure.
 MOST_OPERATIONS = 8
+#: So many of the slowest requests of each operation are drawn exactly; those below from bins.
+MOST_EXACT = 20_000
 
 
-def histogram(rows: pd.DataFrame, bins: int = 80, column: str = "latency_ms") -> pd.DataFrame:
+def histogram(rows: Part, bins: int = 80) -> pd.DataFrame:
     """Counts of successes per bin: left, right (ms), count; equal ratios when they span more than 20-fold.
 
     attrs: log, ok (successes), marks (exact quantiles).
     """
-    x = succeeded(rows, column)[column].dropna().to_numpy()
-    data, log = counted(x, bins)
-    return small(data, rows, log=log, ok=len(x), marks=carried(x))
+    binned = latencies(rows)[1]
+    data, log = counted(rows, _GOOD.format(g="0"), binned, bins)
+    return small(data, rows, log=log, ok=binned.n(), marks=carried(binned))
 
 
-def counted(x: stats.Floats, bins: int, floor: float = 0.0) -> tuple[pd.DataFrame, bool]:
-    """How many of x lie in each bin (left, right, count) and whether the bins are of equal ratio.
+def counted(
+    part: Part, values: str, binned: Binned, bins: int, floor: float | None = None
+) -> tuple[pd.DataFrame, bool]:
+    """How many x lie in each bin (left, right, count) and whether the bins are of equal ratio.
 
-    What lies below `floor` is counted in the first bin: times of next to nothing would stretch a ratio scale.
+    values: SQL over the part that gives x, not null; binned: the same values. What lies below `floor` is
+    counted in the first bin: times of next to nothing would stretch a ratio scale.
     """
-    bins = min(bins, max(int(2 * len(x) ** 0.5), 10))  # few rows fill few bins
-    x = np.maximum(x, floor)
-    low, high = (float(x.min()), float(x.max())) if len(x) else (0.0, 1.0)
+    n = binned.n()
+    bins = min(bins, max(int(2 * n**0.5), 10))  # few rows fill few bins
+    low, high = binned.quantiles([(None, 0.0), (None, 1.0)]) if n else (0.0, 1.0)
+    if floor is not None:
+        low, high = max(low, floor), max(high, floor)
     log = low > 0 and high > 20 * low
     grid = np.geomspace(low, high, bins + 1) if log else stats.edges(low, high, bins)
     grid[0], grid[-1] = min(grid[0], low), max(grid[-1], high)
-    counts = np.histogram(x, grid)[0]
-    return pd.DataFrame({"left": grid[:-1], "right": grid[1:], "count": counts}), log
+    # a bar of DuckDB's histogram has its right edge in it, of numpy's its left one, but the last
+    inner = np.nextafter(grid[1:-1], -np.inf).tolist()
+    bars = part.row(f"SELECT map_values(histogram(x, $inner)) AS n FROM ({values})", inner=inner)["n"]
+    count = np.zeros(bins, np.int64)
+    count[: len(bars or ())] = bars or ()  # without the last one where nothing lies beyond
+    return pd.DataFrame({"left": grid[:-1], "right": grid[1:], "count": count}), log
 
 
-def carried(x: stats.Floats) -> dict[str, float]:
-    """Those of p50, p95 and p99 that enough requests carry to be shown."""
-    ps = [p for p in (0.5, 0.95, 0.99) if stats.support(len(x), p) >= stats.MIN_SUPPORT]
-    return {f"p{100 * p:g}": stats.quantile(x, p) for p in ps}
+def carried(binned: Binned) -> dict[str, float]:
+    """Those of p50, p95 and p99, of all groups, that enough requests carry to be shown."""
+    ps = [p for p in (0.5, 0.95, 0.99) if stats.support(binned.n(), p) >= stats.MIN_SUPPORT]
+    found = binned.quantiles([(None, p) for p in ps])
+    return {f"p{100 * p:g}": x for p, x in zip(ps, found, strict=True)}
 
 
-def boxes(rows: pd.DataFrame, by: str = "operation", most: int = 20) -> pd.DataFrame:
-    """Exact quantiles of the successes of each group, slowest median first: group, n, min, p5 … p95, max.
+# -- boxes -----------------------------------------------------------------------------------------
 
-    Of more than `most` groups the slowest and the fastest are kept. attrs: groups (how many there are).
+_BOX = {"min": 0.0, "p5": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
+#: SQL of the latencies of successes, x, of groups g.
+_GOOD = "SELECT {g} AS g, latency_ms AS x FROM part WHERE ok AND latency_ms IS NOT NULL"
+
+
+def boxes(rows: Part, by: str = "operation", most: int = 20) -> pd.DataFrame:
+    """The successes of each group, slowest median first: group, n, min, p5, p25, p50, p75, p95, max.
+
+    Of more than `most` groups the slowest and the fastest are kept. Quantiles by operation are exact, by user
+    to 0.3 %. attrs: groups (how many there are).
     """
-    good = succeeded(rows, by, "latency_ms")
-    codes, names = pd.factorize(good[by])
-    ps = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
-    counts, values = stats.grouped(codes, good["latency_ms"].to_numpy(), max(len(names), 1), ps)
-    frame = pd.DataFrame(dict(zip(("min", "p5", "p25", "p50", "p75", "p95", "max"), values, strict=True)))
-    frame.insert(0, "n", counts)
-    frame.insert(0, by, [str(name) for name in names] if len(names) else [""])
-    frame = frame[frame["n"] > 0].sort_values("p50", ascending=False, kind="stable")
-    if len(frame) > most:
+    if by == "operation":
+        names, binned = latencies(rows)
+        there = [g for g in range(len(names)) if binned.n(g)]
+        found = np.reshape(binned.quantiles([(g, p) for g in there for p in _BOX.values()]), (-1, len(_BOX)))
+        frame = pd.DataFrame(found, columns=list(_BOX))
+        frame.insert(0, "n", [binned.n(g) for g in there])
+        frame.insert(0, by, [names[g] for g in there])
+    elif by == "user":
+        ps = [p for p in _BOX.values() if 0 < p < 1]
+        frame = rows.query(outline(_GOOD.format(g="coalesce(user, 0)::INTEGER"), ps)).to_pandas()
+        frame = frame.sort_values("g").rename(columns={"g": by}).astype({by: str})[[by, "n", *_BOX]]
+    else:
+        raise unknown("by", by, ("operation", "user"))
+    groups = len(frame)
+    frame = frame.sort_values("p50", ascending=False, kind="stable")
+    if groups > most:
         frame = pd.concat([frame.head(most // 2), frame.tail(most - most // 2)])
-    return small(frame.reset_index(drop=True), rows, groups=len(names), by=by)
+    return small(frame.reset_index(drop=True), rows, groups=groups, by=by)
 
 
-def survival(rows: pd.DataFrame, points: int = 300) -> pd.DataFrame:
+# -- distribution functions ------------------------------------------------------------------------
+
+
+class _Outline(NamedTuple):
+    """The latencies of an operation, rising; how many requests ended at each, how many were last seen."""
+
+    x: stats.Floats
+    ended: stats.Ints
+    late: stats.Ints
+
+
+@functools.lru_cache(maxsize=4)
+def _outlines(part: Part) -> dict[str, _Outline]:
+    """The latencies of the most frequent operations: bins of 0.14 %, the slowest `MOST_EXACT` as they are."""
+    names, binned = latencies(part)
+    names = names[:MOST_OPERATIONS]
+    values = (
+        "SELECT g, coalesce(latency_ms, response_ms) AS x, censored AS late FROM part JOIN operations"
+        f" USING (operation) WHERE g < {len(names)} AND (censored OR ok AND latency_ms IS NOT NULL)"
+    )
+    known = f"SELECT *, {BIN} AS bin FROM ({values}) WHERE x IS NOT NULL"
+    late = {name: np.empty(0, np.int64) for name in ("g", "bin", "n")}
+    if numbers_of(part)["censored"]:
+        late = part.arrays(f"SELECT g, bin, count(*) AS n FROM ({known}) WHERE late GROUP BY ALL")
+    counts = [_counts(binned, g, late) for g in range(len(names))]
+    tails = [_tail(bins, ended + late) for bins, ended, late in counts]
+    part.use("tails", pa.table({"g": range(len(names)), "first": pa.array(tails, pa.int32())}))
+    exact = part.arrays(
+        "SELECT g, x, count(*) FILTER (NOT late) AS ended, count(*) FILTER (late) AS late"
+        f" FROM ({known}) JOIN tails USING (g) WHERE bin >= first GROUP BY g, x ORDER BY g, x"
+    )
+    found = {}
+    for g, (name, (bins, *below)) in enumerate(zip(names, counts, strict=True)):
+        body, tail = bins < tails[g], exact["g"] == g
+        columns = zip((middles(bins), *below), ("x", "ended", "late"), strict=True)
+        found[name] = _Outline(*(np.concatenate([of[body], exact[column][tail]]) for of, column in columns))
+    return found
+
+
+def _counts(binned: Binned, g: int, late: dict[str, np.ndarray]) -> tuple[stats.Ints, stats.Ints, stats.Ints]:
+    """Bins of an operation, rising, and how many requests ended or only waited in each."""
+    bins, upto = binned.cumulated(g)
+    mine = late["g"] == g
+    every = np.union1d(bins, late["bin"][mine])
+    counts = np.zeros((2, len(every)), np.int64)
+    counts[0, np.searchsorted(every, bins)] = np.diff(upto, prepend=0)
+    counts[1, np.searchsorted(every, late["bin"][mine])] = late["n"][mine]
+    return every, counts[0], counts[1]
+
+
+def _tail(bins: stats.Ints, counts: stats.Ints) -> int:
+    """The first of the last bins that together hold no more than `MOST_EXACT`."""
+    beyond = np.cumsum(counts[::-1])[::-1]
+    exact = bins[beyond <= MOST_EXACT]
+    return int(exact[0]) if len(exact) else int(bins[-1]) + 1 if len(bins) else 0
+
+
+def survival(rows: Part, points: int = 300) -> pd.DataFrame:
     """Share of requests answered well within each latency, per operation, timeouts and cutoffs censored.
 
-    operation, latency_ms, share (Kaplan–Meier on all rows, thinned to `points` a line). Requests that ended
-    by another failure never had a latency to wait for and are left out. attrs: censored, excluded.
+    operation, latency_ms, share (Kaplan–Meier on all rows, thinned to `points` a line; latencies to 0.07 %,
+    of the slowest 20,000 of an operation exact). Requests that ended by another failure never had a latency
+    to wait for and are left out. attrs: censored, excluded, exact (whether no line is drawn from bins).
     """
-    late = rows["error"].isin(CENSORED).to_numpy()
-    other = rows["error"].notna().to_numpy() & ~late
-    known = rows["latency_ms"].fillna(rows["response_ms"]).to_numpy()
     parts = []
-    for name in operations(rows)[:MOST_OPERATIONS]:
-        pick = (rows["operation"] == name).to_numpy() & ~other & ~np.isnan(known)
-        x, share = stats.kaplan_meier(known[pick], late[pick])
+    for name, (x, ended, late) in _outlines(rows).items():
+        share = stats.kaplan_meier(ended, late)
+        hit = ended > 0
+        x, share = x[hit], share[hit]
         keep = _thin(share, points)
         parts.append(pd.DataFrame({"operation": name, "latency_ms": x[keep], "share": share[keep]}))
     data = pd.concat(parts) if parts else pd.DataFrame(columns=["operation", "latency_ms", "share"])
-    return small(data, rows, censored=int(late.sum()), excluded=int(other.sum()), **_hidden(rows))
+    told = numbers_of(rows)
+    excluded = told["failed"] - told["censored"]
+    return small(data, rows, censored=told["censored"], excluded=excluded, **_drawn(rows))
 
 
 def _thin(share: stats.Floats, points: int) -> stats.Ints:
@@ -93,18 +185,40 @@ def _thin(share: stats.Floats, points: int) -> stats.Ints:
     )
 
 
-def percentiles(rows: pd.DataFrame, points: int = 200) -> pd.DataFrame:
-    """Latency at each percentile, per operation: operation, p, latency_ms, firm (10 or more beyond)."""
-    good = succeeded(rows, "operation", "latency_ms")
+def percentiles(rows: Part, points: int = 200) -> pd.DataFrame:
+    """Latency at each percentile, per operation: operation, p, latency_ms, firm (10 or more beyond).
+
+    To 0.07 %, of the slowest 20,000 of an operation exact. attrs: exact (whether no line is drawn from bins).
+    """
     parts = []
-    for name in operations(good)[:MOST_OPERATIONS]:
-        x = good["latency_ms"].to_numpy()[(good["operation"] == name).to_numpy()]
-        p = 1 - np.geomspace(1, max(1 / len(x), 1e-6), points)
-        firm = len(x) * (1 - p) >= stats.MIN_SUPPORT
-        parts.append(pd.DataFrame({"operation": name, "p": p, "latency_ms": np.quantile(x, p), "firm": firm}))
+    for name, (x, ended, _) in _outlines(rows).items():
+        n = int(ended.sum())
+        if not n:
+            continue
+        p = 1 - np.geomspace(1, max(1 / n, 1e-6), points)
+        firm = n * (1 - p) >= stats.MIN_SUPPORT
+        parts.append(
+            pd.DataFrame({"operation": name, "p": p, "latency_ms": _quantiles(x, ended, p), "firm": firm})
+        )
     data = pd.concat(parts) if parts else pd.DataFrame(columns=["operation", "p", "latency_ms", "firm"])
-    return small(data, rows, **_hidden(rows))
+    return small(data, rows, **_drawn(rows))
 
 
-def _hidden(rows: pd.DataFrame) -> dict[str, int]:
-    return {"hidden_operations": max(len(operations(rows)) - MOST_OPERATIONS, 0)}
+def _quantiles(x: stats.Floats, counts: stats.Ints, p: stats.Floats) -> stats.Floats:
+    """The quantiles of values x, rising, that occur so often; numpy's `linear` method to the last bit."""
+    upto = np.cumsum(counts)
+    at = (upto[-1] - 1) * p
+    low = np.floor(at)
+    left, right = (
+        x[np.searchsorted(upto, rank, "right")] for rank in (low, np.minimum(low + 1, upto[-1] - 1))
+    )
+    share, step = at - low, right - left
+    return np.asarray(np.where(share < 0.5, left + step * share, right - step * (1 - share)))
+
+
+def _drawn(rows: Part) -> dict[str, Any]:
+    sizes = [int((one.ended + one.late).sum()) for one in _outlines(rows).values()]
+    return {
+        "hidden_operations": max(len(operations(rows)) - MOST_OPERATIONS, 0),
+        "exact": max(sizes, default=0) <= MOST_EXACT,
+    }

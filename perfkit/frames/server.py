@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from perfkit import stats
-from perfkit.frames.rows import small
-from perfkit.store import Run, read_probes
+from perfkit.frames.over_time import extent
+from perfkit.frames.rows import small, timeline
+from perfkit.store import read_probes
+from perfkit.store.rows import Part
 
 #: Where the time of a request goes; together they are its response time.
 PARTS = {
@@ -33,14 +35,15 @@ _AFTER_S = 1.0
 MIN_GROUP = 10
 
 
-def server_samples(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
+def server_samples(rows: Part) -> pd.DataFrame:
     """The probes' samples: t_s since the measured part began, source, probe, value, label, request_id.
 
     Only those from the beginning of the measured part to a second after its last request: a leak or the end
-    of a block is told when it is over. attrs: as `rows`.
+    of a block is told when it is over. attrs: as of every frame of these rows.
     """
-    table = read_probes(run)
-    origin, last = rows.attrs["origin_ns"], rows.attrs["origin_ns"] + int((_last_s(rows) + _AFTER_S) * 1e9)
+    table = read_probes(rows.run)
+    origin = rows.window_ns[0]
+    last = origin + int((extent(rows)[1] + _AFTER_S) * 1e9)
     t = table["t"]
     table = table.filter(pc.and_(pc.greater_equal(t, origin), pc.less_equal(t, last)))
     text = {name: table[name].cast(pa.string()).to_pandas() for name in ("label", "request_id")}
@@ -56,36 +59,32 @@ def server_samples(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
     return small(frame, rows)
 
 
-def _last_s(rows: pd.DataFrame) -> float:
-    ends = [rows.attrs["span_s"], *(rows[name].max() for name in ("t_s", "done_s") if len(rows))]
-    return float(max(end for end in ends if end == end))
-
-
 def of_probe(samples: pd.DataFrame, *names: str) -> pd.DataFrame:
     """The samples of these probes, in the order of time."""
     return samples[samples["probe"].isin(names).to_numpy()].sort_values("t_s", kind="stable")
 
 
-def split(run: Run, rows: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
-    """Where the time of each request of `rows` went, in ms; only requests whose server told.
+def split(rows: Part, samples: pd.DataFrame) -> pd.DataFrame:
+    """Where the time of each request went, in ms; only requests whose server told.
 
     t_s, operation, error, response_ms and its parts: client (planned to sent), db_wait, db, model, loop_lag,
     rest (network, the server's own code, its waiting for the CPU). What the server counted to the last byte
     is preferred to its Server-Timing header, which ends where the response begins. Parts that overlap (the
     database's answer waits while the loop is blocked) are cut to the time there was, the loop's share first.
     """
-    told_by_server = len(samples) or any("server_app" in pq.read_schema(file).names for file in run.files())
-    columns = ["request_id", *(f"server_{name}" for name in _SERVER)] if told_by_server else []
-    if not columns:
+    run, columns = rows.run, ["request_id", *(f"server_{name}" for name in _SERVER)]
+    in_headers = any("server_app" in pq.read_schema(file).names for file in run.files())
+    if not in_headers and not len(of_probe(samples, "request.app_ms")):  # then no row need be read
         return small(
             {name: [] for name in ("t_s", "operation", "error", "response_ms", *PARTS)}, rows, known=0
         )
+    frame = timeline(run, latency=rows.latency)
     table = run.table(["phase", *columns])
     table = table.filter(pc.equal(table["phase"].cast(pa.string()), "measure"))
     ids = table["request_id"].cast(pa.string()).to_pandas()
     told = {name: _told(name, table, ids, samples) for name in _SERVER}
-    response = rows["response_ms"].to_numpy()
-    client = (rows["response_ms"] - rows["service_ms"]).fillna(rows["response_ms"]).to_numpy()
+    response = frame["response_ms"].to_numpy()
+    client = (frame["response_ms"] - frame["service_ms"]).fillna(frame["response_ms"]).to_numpy()
     service = np.maximum(response - client, 0)
     loop = np.minimum(np.nan_to_num(told["loop_lag"]), service)
     others = {name: np.nan_to_num(told[name]) for name in ("db_wait", "db", "model")}
@@ -94,9 +93,8 @@ def split(run: Run, rows: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
     shrink = np.divide(room, total, out=np.ones_like(room), where=total > room)
     parts = {"client": client, **{name: x * shrink for name, x in others.items()}, "loop_lag": loop}
     parts["rest"] = np.maximum(response - sum(parts.values()), 0)
-    frame = pd.DataFrame(
-        {"t_s": rows["t_s"], "operation": rows["operation"], "error": rows["error"], "response_ms": response}
-        | {name: parts[name] for name in PARTS}
+    frame = frame[["t_s", "operation", "error", "response_ms"]].assign(
+        **{name: parts[name] for name in PARTS}
     )
     known = ~np.isnan(told["app"]) & ~np.isnan(response)
     return small(frame[known].reset_index(drop=True), rows, known=int(known.sum()))

@@ -1,90 +1,62 @@
-"""Time to first byte, time between chunks and chunks a second of streamed responses."""
+"""Time to first token, time between chunks, chunks and tokens a second of streamed responses."""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from perfkit import stats
 from perfkit.frames.distribution import carried, counted
-from perfkit.frames.rows import floats, small
-from perfkit.store import Run
+from perfkit.frames.rows import small
+from perfkit.store.quantiles import Binned
+from perfkit.store.rows import Part
 
-MOST_INTERVALS = 10_000_000
+#: Of a run with more gaps between chunks, those of a sample of its responses are counted.
+MOST_GAPS = 30_000_000
 #: Shorter times are counted in a histogram's first bin.
 LEAST_MS = 0.01
+_STREAMS = (
+    "(SELECT * FROM part WHERE NOT failed AND chunks IS NOT NULL AND hash(planned, seq) % {one_in} = 0)"
+)
+#: SQL of x, and what is counted in the first bin if below; instants of chunks are in µs.
+_KINDS = {
+    "ttft": ("SELECT ttft_ms AS x FROM {streams} WHERE ttft_ms IS NOT NULL", LEAST_MS),
+    "inter_chunk": ("SELECT (unnest(chunks[2:]) - unnest(chunks[1:-2])) / 1e3 AS x FROM {streams}", LEAST_MS),
+    "chunks_per_s": (
+        "SELECT (len(chunks) - 1) / ((chunks[-1] - chunks[1]) / 1e6) AS x FROM {streams}"
+        " WHERE chunks[-1] > chunks[1]",
+        None,
+    ),
+    "tokens_per_s": (
+        "SELECT (tokens_out - 1) / ((chunks[-1] - chunks[1]) / 1e6) AS x FROM {streams}"
+        " WHERE tokens_out > 1 AND chunks[-1] > chunks[1]",
+        None,
+    ),
+}
 
 
-def streaming(run: Run, rows: pd.DataFrame, bins: int = 60) -> pd.DataFrame:
+def streaming(rows: Part, bins: int = 60) -> pd.DataFrame:
     """Histograms of streamed responses that succeeded: kind, left, right, count; empty without any.
 
-    kind `ttft`: first_byte - sent of rows that have chunks, ms; `inter_chunk`: gaps between two chunks of one
-    response, ms, those below 10 µs in the first bin; `chunks_per_s`: gaps of a response over its time from
-    first to last chunk, 1/s. attrs: for each kind that there is {n, log, marks}; failed_streams; read_all
-    (false beyond 10 million gaps).
+    A chunk is an event that carries content. kind `ttft`: first_token - sent, ms (first_byte in a run of
+    schema 1); `inter_chunk`: gaps between two chunks of one response, ms, those below 10 µs in the first bin;
+    `chunks_per_s`: gaps of a response over its time from first to last chunk, 1/s; `tokens_per_s`: the same
+    of the tokens the server told of, without any no such kind. attrs: for each kind that there is {n, log,
+    marks}; failed_streams; one_in (of so many responses one was read: 1, all, up to `MOST_GAPS` gaps).
     """
-    ttft, gaps, speeds, failed, read_all = _streams(run)
-    parts, told = [], {}
-    for kind, x, floor in (
-        ("ttft", ttft, LEAST_MS),
-        ("inter_chunk", gaps, LEAST_MS),
-        ("chunks_per_s", speeds, 0.0),
-    ):
-        if not len(x):
+    there = rows.row(
+        "SELECT coalesce(sum(len(chunks)) FILTER (NOT failed), 0) AS chunks,"
+        " count(chunks) FILTER (failed) AS failed FROM part"
+    )
+    one_in = int(there["chunks"]) // MOST_GAPS + 1
+    parts, told = [], dict[str, Any]()
+    for kind, (sql, floor) in _KINDS.items() if there["chunks"] else ():
+        values = sql.format(streams=_STREAMS.format(one_in=one_in))
+        binned = Binned(rows, f"SELECT 0 AS g, 0 AS s, x FROM ({values})")
+        if not binned.n():
             continue
-        data, log = counted(x, bins, floor)
+        data, log = counted(rows, values, binned, bins, floor)
         parts.append(data.assign(kind=kind))
-        told[kind] = {"n": len(x), "log": log, "marks": carried(x)}
+        told[kind] = {"n": binned.n(), "log": log, "marks": carried(binned)}
     data = pd.concat(parts) if parts else pd.DataFrame(columns=["kind", "left", "right", "count"])
-    return small(data, rows, read_all=read_all, failed_streams=failed, **told)
-
-
-def _streams(run: Run) -> tuple[stats.Floats, stats.Floats, stats.Floats, int, bool]:
-    """TTFT and gaps in ms, chunks a second of each stream, how many streams failed, whether all was read.
-
-    A row group at a time: a long stream has hundreds of chunks.
-    """
-    parts: list[tuple[np.ndarray, ...]] = [(np.empty(0),) * 3]
-    failed = 0
-    for file in run.files():
-        source = pq.ParquetFile(file)
-        if "chunks" not in source.schema_arrow.names or not pa.types.is_list(
-            source.schema_arrow.field("chunks").type
-        ):
-            continue
-        for batch in source.iter_batches(65536, columns=["phase", "sent", "first_byte", "chunks", "error"]):
-            if sum(len(gaps) for _, gaps, _ in parts) > MOST_INTERVALS:
-                ttft, gaps, speeds = (np.concatenate(one) for one in zip(*parts, strict=True))
-                return ttft, gaps, speeds, failed, False
-            if batch["chunks"].null_count == len(batch):
-                continue
-            table = pa.table(batch)
-            of_interest = pc.and_(
-                pc.equal(table["phase"].cast(pa.string()), "measure"), pc.is_valid(table["chunks"])
-            )
-            table = table.filter(of_interest)
-            good = table.filter(pc.is_null(table["error"]))
-            failed += len(table) - len(good)
-            first = floats(pc.subtract(good["first_byte"], good["sent"]), 1e-6)
-            parts.append((first[~np.isnan(first)], *_gaps(good["chunks"])))
-    ttft, gaps, speeds = (np.concatenate(one) for one in zip(*parts, strict=True))
-    return ttft, gaps, speeds, failed, True
-
-
-def _gaps(chunks: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Differences between neighbours inside each list, µs to ms; and each list's gaps a second."""
-    instants = np.asarray(pc.list_flatten(chunks).to_numpy())
-    lengths = np.asarray(pc.list_value_length(chunks).to_numpy()).astype(np.int64)
-    if len(instants) < 2:
-        return np.empty(0), np.empty(0)
-    inside = np.ones(len(instants), bool)
-    starts = np.cumsum(lengths)[:-1]
-    inside[starts[starts < len(instants)]] = False
-    first = (np.cumsum(lengths) - lengths)[lengths > 1]
-    last = (np.cumsum(lengths) - 1)[lengths > 1]
-    lasted_s = (instants[last] - instants[first]) / 1e6
-    speeds = (lengths[lengths > 1] - 1)[lasted_s > 0] / lasted_s[lasted_s > 0]
-    return np.diff(instants)[inside[1:]] / 1e3, speeds
+    return small(data, rows, one_in=one_in, failed_streams=there["failed"], **told)

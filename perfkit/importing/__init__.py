@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,19 +19,19 @@ from perfkit.describe import versions
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.importing.aside import aside
 from perfkit.importing.formats import FORMATS, format_of
+from perfkit.importing.limits import MOST_USERS
 from perfkit.importing.mapped import FIELDS
 from perfkit.importing.nouns import EXACT_NS, Asked, Facts, Fidelity
 from perfkit.importing.rows import Rows
-from perfkit.importing.source import Source
+from perfkit.importing.source import Source, short
 from perfkit.importing.times import UNITS, iso
 from perfkit.model import SCHEMA_VERSION, refuse_bad_tag, refuse_long_note
-from perfkit.store import Run, RunFolder
+from perfkit.store import Run, RunFolder, new_folder, remove_if_empty, results
 
 __all__ = ["FIELDS", "FORMATS", "UNITS", "Asked", "Fidelity", "import_file"]
 
 #: No run lasts so long; a file that says so has a broken time in it.
 _LONGEST_NS = 92 * 86_400 * 1_000_000_000
-_MANY_OPERATIONS = 200
 
 
 def import_file(
@@ -61,6 +60,7 @@ def import_file(
     name = format_of(source, format, asked)
     with aside(data_dir) as folder:
         rows = Rows(folder.path)
+        source.meter.rows_so_far = lambda: rows.added
         try:
             facts = FORMATS[name].read(source, rows, asked)
             rows.close()
@@ -68,6 +68,9 @@ def import_file(
             raise PerfkitError(
                 f"cannot write to {data_dir}: {error.strerror or error}; choose --data-dir"
             ) from None
+        except (ValueError, OverflowError, RecursionError) as error:  # a number nobody can work with
+            what = f"{type(error).__name__}: {short(str(error))}"
+            raise BadInput(f"{path} cannot be read as {name} ({what}); nothing was imported") from None
         _refuse_broken(source, rows, skip_broken)
         meta = _meta(source, name, rows, facts, scenario) | {
             "tags": list(tags),
@@ -98,28 +101,31 @@ def _refuse_broken(source: Source, rows: Rows, skip_broken: bool) -> None:
 
 def _put_in_place(folder: RunFolder, data_dir: Path, meta: dict[str, Any], rows: Rows) -> Run:
     """Finish the folder and give it its name among the runs."""
-    run_id = _free_id(data_dir, meta["clock"]["unix_ns"], meta["scenario"]["name"])
     try:
         rows.settle(meta["scenario"]["name"])
         folder.merge()
-        folder.write_meta({"schema": SCHEMA_VERSION, "id": run_id} | meta)
-        folder.path.chmod(0o777 & ~_umask())  # a temporary folder is its maker's alone
-        os.rename(folder.path, data_dir / "runs" / run_id)
+        path = _new_place(data_dir, meta["clock"]["unix_ns"], meta["scenario"]["name"])
+        try:
+            document = {"schema": SCHEMA_VERSION, "id": path.name} | meta
+            folder.write_meta(document)
+            made = Run(folder.path)
+            folder.write_meta(document | {"results": results.stamped(made.results, *made.files())})
+            folder.path.chmod(0o777 & ~_umask())  # a temporary folder is its maker's alone
+            os.rename(folder.path, path)  # which is empty
+        finally:
+            remove_if_empty(path)
     except OSError as error:
         raise PerfkitError(
             f"cannot write to {data_dir}: {error.strerror or error}; choose --data-dir"
         ) from None
-    return Run(data_dir / "runs" / run_id)
+    return Run(path)
 
 
-def _free_id(data_dir: Path, began: int | None, scenario: str) -> str:
-    """An id no run has: the same file imported again begins at the same second."""
+def _new_place(data_dir: Path, began: int | None, scenario: str) -> Path:
+    """An empty folder with an id no run has: the same file imported again begins at the same second."""
     seconds = began // 1_000_000_000 if began is not None else time.time()
     slug = re.sub(r"[^A-Za-z0-9]+", "_", scenario).strip("_")[:40] or "imported"
-    begin = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(seconds))}-{slug}"
-    while (data_dir / "runs" / (run_id := f"{begin}-{secrets.token_hex(2)}")).exists():
-        continue
-    return run_id
+    return new_folder(data_dir / "runs", f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(seconds))}-{slug}")
 
 
 def _umask() -> int:
@@ -181,7 +187,9 @@ def _notes(source: Source, rows: Rows, origins: Sequence[str]) -> Iterator[str]:
         yield f"{source.quoted:,} lines stand in quotes that an earlier line opened, as part of its text"
     if len(origins) > 1:
         yield f"its requests went to {len(origins)} hosts: {', '.join(origins[:5])}"
-    if rows.names.count > _MANY_OPERATIONS:
-        yield f"{rows.names.count:,} different operations; give requests a name in the tool to group them"
+    if rows.names.note:
+        yield rows.names.note
+    if rows.unnamed:
+        yield f"{rows.unnamed:,} requests have no user: {MOST_USERS:,} names of users are kept"
     if not rows.absolute:
         yield "the file does not say when it was made; the run's date is that of the import"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from perfkit.errors import BadInput
-from perfkit.importing.rows import Rows, spread
-
-#: A file of a few kB can claim any number of requests; more than this are refused.
-MOST = 20_000_000
+from perfkit.importing.limits import MOST_ROWS
+from perfkit.importing.rows import SEGMENT, Rows
 
 
 @dataclass(frozen=True)
@@ -32,45 +30,59 @@ def by_rank(points: Sequence[tuple[float, int]], n: int) -> np.ndarray:
     refuse_too_many(n)
     shares = np.array([share for share, _ in points])
     values = np.maximum.accumulate(np.array([value for _, value in points], dtype=np.int64))
-    ranks = (np.arange(n) + 0.5) / n
-    return values[np.minimum(np.searchsorted(shares, ranks - 1e-12), len(values) - 1)]
+    latencies = np.empty(n, np.int64)
+    for part in _parts(0, n):
+        places = np.searchsorted(shares, (part + 0.5) / n - 1e-12)
+        latencies[part] = values[np.minimum(places, len(values) - 1)]
+    return latencies
 
 
 def add_bucket(
     rows: Rows,
     operation: str,
     span: tuple[int, int],
-    latencies: np.ndarray | Sequence[int],
+    latencies: np.ndarray,
     outcomes: Iterable[Outcome] = (),
 ) -> None:
-    """Rows of one bucket of time, ns: their ends spread evenly over it, in no order of latency.
+    """Rows of one bucket of time, ns: their ends spread evenly over it, in no order of latency (int64).
 
     The order within a bucket is not known; a fixed shuffle keeps it from looking like a trend. Outcomes are
     dealt out as they come; rows beyond them succeeded.
     """
     n = len(latencies)
-    refuse_too_many(n)
-    shuffled = np.random.default_rng(n).permutation(np.asarray(latencies, dtype=np.int64)).tolist()
-    ends = spread(*span, n)
+    rows.refuse_more(n)
+    np.random.default_rng(n).shuffle(latencies)
     place = 0
     for one in (*outcomes, Outcome(n)):
-        for took in shuffled[place : place + one.count]:
-            done = next(ends)
-            rows.add(
-                operation, started=done - took, done=done, status=one.status, error=one.error, words=one.words
-            )
+        for part in _parts(place, min(place + one.count, n)):
+            done = _spread(*span, n, part)
+            rows.add_counted(operation, done - latencies[part], done,
+                             status=one.status, error=one.error, words=one.words)  # fmt: skip
         place += one.count
 
 
 def add_lost(rows: Rows, operation: str, span: tuple[int, int], lost: Iterable[Outcome]) -> None:
     """Failures of which nothing but their number is known; they have no end."""
     for one in lost:
-        refuse_too_many(one.count)
-        for at in spread(*span, one.count):
-            rows.add(operation, started=at, done=None, status=one.status, error=one.error, words=one.words)
+        rows.refuse_more(one.count)
+        for part in _parts(0, one.count):
+            rows.add_counted(operation, _spread(*span, one.count, part), None,
+                             status=one.status, error=one.error, words=one.words)  # fmt: skip
 
 
 def refuse_too_many(n: int) -> None:
-    """BadInput for more requests than anybody has counted in one bucket."""
-    if not 0 <= n <= MOST:
-        raise BadInput(f"the file counts {n:,} requests in one bucket; up to {MOST:,} can be made rows")
+    """BadInput for more requests than anybody has counted in one bucket: a few kB can claim any number."""
+    if not 0 <= n <= MOST_ROWS:
+        raise BadInput(f"the file counts {n:,} requests in one bucket; up to {MOST_ROWS:,} can be made rows")
+
+
+def _parts(begin: int, end: int) -> Iterator[np.ndarray]:
+    """The numbers from begin to before end, a segment's worth at a time."""
+    for first in range(begin, end, SEGMENT):
+        yield np.arange(first, min(first + SEGMENT, end), dtype=np.int64)
+
+
+def _spread(begin: int, end: int, n: int, part: np.ndarray) -> np.ndarray:
+    """The instants (ns) of these of n that lie evenly over a bucket of time, none on its edges."""
+    step, rest = divmod(end - begin, 2 * n)
+    return np.asarray(begin + step * (2 * part + 1) + rest * (2 * part + 1) // (2 * n))

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from perfkit.errors import BadInput, unknown
 from perfkit.importing import har, hdr, jmeter, k6, locust, mapped, oha, vegeta, wrk2
+from perfkit.importing.head import Head
 from perfkit.importing.nouns import Asked, Facts
 from perfkit.importing.rows import Rows
-from perfkit.importing.source import Head, Source
+from perfkit.importing.source import Source
 
 
 @dataclass(frozen=True)

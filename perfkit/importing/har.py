@@ -5,13 +5,17 @@ startedDateTime is when a request began, to a millisecond; its timings lead to t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
 from typing import Any
 
+import msgspec
+
 from perfkit.errors import BadInput
+from perfkit.importing.head import Head
+from perfkit.importing.limits import LARGEST_HAR, LONGEST_LINE, MB, MOST_ENTRIES
 from perfkit.importing.nouns import Asked, Facts
 from perfkit.importing.rows import Rows, Wrong
-from perfkit.importing.source import Head, Source, short
+from perfkit.importing.source import Source, short
 from perfkit.importing.times import UNITS, ns, unix_ns
 from perfkit.importing.words import error_class
 
@@ -24,24 +28,72 @@ def is_har(head: Head) -> bool:
     return start.startswith('{"log":{')
 
 
+_Number = int | float | str | None
+_NULL = msgspec.Raw(b"null")
+
+
+class _Request(msgspec.Struct):
+    url: msgspec.Raw = _NULL
+    method: msgspec.Raw = _NULL
+    body_size: _Number = msgspec.field(default=None, name="bodySize")
+
+
+class _Response(msgspec.Struct):
+    status: _Number = None
+    body_size: _Number = msgspec.field(default=None, name="bodySize")
+    failure: msgspec.Raw = msgspec.field(default=_NULL, name="_failureText")
+    error: msgspec.Raw = msgspec.field(default=_NULL, name="_error")
+
+
+class _Timings(msgspec.Struct):
+    blocked: _Number = None
+    dns: _Number = None
+    connect: _Number = None
+    send: _Number = None
+    wait: _Number = None
+    receive: _Number = None
+
+
+class _Creator(msgspec.Struct):
+    name: str
+    version: str | None = None
+
+
+class _Entry(msgspec.Struct):
+    """A request whose parts are not decoded yet: a broken one breaks no other, a large one costs nothing."""
+
+    started: msgspec.Raw = msgspec.field(default=_NULL, name="startedDateTime")
+    time: msgspec.Raw = _NULL
+    request: msgspec.Raw = _NULL
+    response: msgspec.Raw = _NULL
+    timings: msgspec.Raw = _NULL
+    from_cache: msgspec.Raw = msgspec.field(default=_NULL, name="_fromCache")
+    error: msgspec.Raw = msgspec.field(default=_NULL, name="_error")
+
+
+class _Log(msgspec.Struct):
+    entries: msgspec.Raw = _NULL
+    creator: msgspec.Raw = _NULL
+
+
+class _Har(msgspec.Struct):
+    log: _Log
+
+
 def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     """A row for each entry."""
-    found = source.json()
-    log = found.get("log") if isinstance(found, Mapping) else None
-    entries = log.get("entries") if isinstance(log, Mapping) else None
-    if not isinstance(log, Mapping) or not isinstance(entries, list):
-        raise BadInput(f"{source.path} is no HAR: it has no log.entries")
+    log, entries = _parts(source)
     cached = 0
     for number, entry in enumerate(entries, 1):
         place = f"entry {number:,}"
-        if isinstance(entry, Mapping) and entry.get("_fromCache"):
-            cached += 1  # no server saw it
-            continue
         try:
+            if _leaf(entry.from_cache, str | bool | int | None):
+                cached += 1  # no server saw it
+                continue
             _add(rows, entry)
         except Wrong as wrong:
             source.bad(wrong.found, wrong.expected, place)
-        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        except (ValueError, OverflowError) as error:
             source.bad(f"{type(error).__name__} at {short(str(error))}", "a HAR entry with its times", place)
     rows.steps.units["took"] = UNITS["ms"]
     notes = ["a browser asks when its page wants it: that instant is not in the file"]
@@ -49,35 +101,64 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     return Facts("HAR", version=_creator(log), rounded_ns=(UNITS["ms"], 1), notes=tuple(notes))
 
 
-def _creator(log: Mapping[str, Any]) -> str | None:
+def _parts(source: Source) -> tuple[_Log, list[_Entry]]:
+    """The log and its entries; BadInput when there are none, or more than MOST_ENTRIES."""
+    count = itertools.count(1)
+
+    class Counted(_Entry):
+        def __post_init__(self) -> None:
+            if next(count) > MOST_ENTRIES:
+                raise ValueError(f"more than {MOST_ENTRIES:,} entries")
+
+    document = source.document(LARGEST_HAR, "save it without the content of responses, or in parts")
+    try:
+        log = msgspec.json.decode(document, type=_Har).log
+        return log, msgspec.json.decode(log.entries, type=list[Counted])
+    except msgspec.ValidationError as error:
+        raise BadInput(f"{source.path} is no HAR: it has no log.entries of up to {MOST_ENTRIES:,} "
+                       f"requests ({error})") from None  # fmt: skip
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"{source.path} is broken JSON ({error}); nothing was imported") from None
+
+
+def _creator(log: _Log) -> str | None:
     """Who recorded it, by its own word."""
-    told = log.get("creator")
-    if not isinstance(told, Mapping) or not told.get("name"):
+    try:
+        creator = msgspec.json.decode(log.creator, type=_Creator)
+    except msgspec.DecodeError:
         return None
-    return f"by {told['name']} {told.get('version') or ''}".strip()[:60]
+    return f"by {creator.name[:60]} {creator.version or ''}"[:60].strip() if creator.name else None
 
 
-def _add(rows: Rows, entry: Mapping[str, Any]) -> None:
-    request, response = entry["request"], entry.get("response") or {}
-    started, timings = unix_ns(entry["startedDateTime"]), entry.get("timings") or {}
-    took = {name: max(0, ns(timings.get(name) or 0, "ms")) for name in (*_BEFORE_SENT, "wait", "receive")}
-    total = ns(entry["time"], "ms")
+def _add(rows: Rows, entry: _Entry) -> None:
+    request = msgspec.json.decode(entry.request, type=_Request)
+    response = msgspec.json.decode(entry.response, type=_Response | None) or _Response()
+    timings = msgspec.json.decode(entry.timings, type=_Timings | None) or _Timings()
+    started, total = unix_ns(_leaf(entry.started, str)), ns(_leaf(entry.time, int | float | str), "ms")
+    took = {name: max(0, ns(getattr(timings, name) or 0, "ms")) for name in _Timings.__struct_fields__}
     if total < 0 and total != -UNITS["ms"]:
-        raise Wrong(f"a time of {entry['time']!r}", "0 ms or more")
-    status = response.get("status") or 0
-    status = status if isinstance(status, int) and status > 0 else None
-    words = response.get("_failureText") or response.get("_error") or entry.get("_error")
-    error = error_class(status, str(words or ""), failed=status is None)
+        raise Wrong(f"a time of {total / UNITS['ms']:g} ms", "0 ms or more")
+    status = response.status if isinstance(response.status, int) and response.status > 0 else None
+    words = next((words for raw in (response.failure, response.error, entry.error)
+                  if (words := _leaf(raw, str | None))), None)  # fmt: skip
+    error = error_class(status, words, failed=status is None)
     sent = started + sum(took[name] for name in _BEFORE_SENT)
     done = started + max(total, sum(took.values()))
-    answered = status is not None and timings.get("wait", -1) >= 0
+    answered = status is not None and timings.wait is not None and ns(timings.wait, "ms") >= 0
     rows.add(
-        rows.names.of(str(request["url"]), str(request["method"])), started=started,
+        rows.names.of(_leaf(request.url, str), _leaf(request.method, str)), started=started,
         sent=sent if answered else None, first_byte=sent + took["wait"] if answered else None,
         done=done if status is not None or total >= 0 else None, status=status, error=error,
-        words=words or (f"status {status}" if error else None), bytes_sent=_whole(request.get("bodySize")),
-        bytes_received=_whole(response.get("bodySize")),
+        words=words or (f"status {status}" if error else None), bytes_sent=_whole(request.body_size),
+        bytes_received=_whole(response.body_size),
     )  # fmt: skip
+
+
+def _leaf(raw: msgspec.Raw, kind: Any) -> Any:
+    """A text or number; Wrong for one too long."""
+    if memoryview(raw).nbytes > LONGEST_LINE:
+        raise Wrong(f"a text of more than {LONGEST_LINE // MB} MB", "a shorter one")
+    return msgspec.json.decode(raw, type=kind)
 
 
 def _whole(value: object) -> int | None:

@@ -11,19 +11,21 @@ import binascii
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from perfkit.importing.buckets import MOST, add_bucket
+import numpy as np
+
+from perfkit.importing.buckets import add_bucket
+from perfkit.importing.head import Head
+from perfkit.importing.limits import LARGEST_HISTOGRAM, MB, MOST_ROWS
 from perfkit.importing.nouns import Asked, Facts
 from perfkit.importing.rows import Rows, Wrong
-from perfkit.importing.source import Head, Source, short
+from perfkit.importing.source import Source, short
 from perfkit.importing.times import UNITS, ns
 
 _COMPRESSED, _PLAIN = 0x1C849304, 0x1C849303
 _OLD = (0x1C849301, 0x1C849302, 0x1C849308, 0x1C849309)  # V1 and V0; bits 4 to 7 tell a word's size
 _HEADER = struct.Struct(">iiiiqqd")  # cookie, length, offset, digits, lowest, highest, ratio
-_LARGEST = 32 * 1024 * 1024
 _TIME = re.compile(r"#\[(Start|Base)Time: *(\d+(?:\.\d+)?) ")
 _LINE = re.compile(
     r'(?:Tag=(?P<tag>[^,]*),)?"?(?P<at>[\d.eE+-]+)"?,(?P<length>[\d.eE+-]+),(?P<max>[^,]*),(?P<coded>\S+)'
@@ -42,7 +44,8 @@ class _Interval:
     tag: str
     at_ns: int  # as written
     length_ns: int
-    counts: list[tuple[int, int]]  # middle of the bucket in the log's unit, how many
+    values: np.ndarray  # middles of buckets in the log's unit
+    counts: np.ndarray  # how many have which
 
 
 def read(source: Source, rows: Rows, asked: Asked) -> Facts:
@@ -58,7 +61,7 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
         if text.startswith(("#", '"Start', "Start")):
             continue
         try:
-            one = _interval(text)
+            one = _interval(source, text)
             if first is None:
                 first = one.at_ns
                 base["Base"] = base["Base"] or _base(first, base["Start"])
@@ -86,32 +89,35 @@ def _base(first: int, start: int) -> int:
     return start if first < start - _YEAR_S * UNITS["s"] else 0
 
 
-def _interval(text: str) -> _Interval:
+def _interval(source: Source, text: str) -> _Interval:
     found = _LINE.fullmatch(text)
     if found is None:
         raise ValueError(text)
     at, length = ns(found["at"], "s"), ns(found["length"], "s")
     if at < 0 or length < 0:
         raise Wrong(f"an interval at {found['at']} s of {found['length']} s", "none that is negative")
-    return _Interval(found["tag"] or "", at, length, list(decode(found["coded"])))
+    payload = unpack(found["coded"])
+    source.meter.spend(len(payload))
+    return _Interval(found["tag"] or "", at, length, *decode(payload))
 
 
 def _add(rows: Rows, one: _Interval, base: int, unit_ns: int) -> tuple[int, int]:
     """The rows of an interval; when it began and ended."""
-    total = sum(count for _, count in one.counts)
-    if total > MOST:
-        raise Wrong(f"{total:,} values in one interval", f"up to {MOST:,}")
-    latencies = [value * unit_ns for value, count in one.counts for _ in range(count)]
+    total = int(one.counts.sum(dtype=np.float64))  # int64 would wrap around
+    if total > MOST_ROWS:
+        raise Wrong(f"{total:,} values in one interval", f"up to {MOST_ROWS:,}")
+    if total and int(one.values[-1]) * unit_ns >= _YEAR_S * UNITS["s"]:
+        raise Wrong(f"a value of {one.values[-1]}", "latencies of less than a year")
     span = (base + one.at_ns, base + one.at_ns + one.length_ns)
-    add_bucket(rows, rows.names.of(one.tag or "requests"), span, latencies)
+    add_bucket(rows, rows.names.of(one.tag or "requests"), span, np.repeat(one.values * unit_ns, one.counts))
     return span
 
 
 # -- decoding --------------------------------------------------------------------------------------
 
 
-def decode(coded: str) -> Iterator[tuple[int, int]]:
-    """The buckets of a base64 V2 histogram: middle value, count. Wrong for anything else."""
+def unpack(coded: str) -> bytes:
+    """The V2 histogram packed in base64 and zlib. Wrong for anything else, and for a large one."""
     try:
         raw = base64.b64decode(coded, validate=True)
         cookie, length = struct.unpack_from(">iI", raw)
@@ -121,53 +127,50 @@ def decode(coded: str) -> Iterator[tuple[int, int]]:
                 "a histogram of an old encoding" if old else "no V2 histogram", "a compressed V2 one (HISTF…)"
             )
         unpacker = zlib.decompressobj()
-        payload = unpacker.decompress(raw[8 : 8 + length], _LARGEST)
+        payload = unpacker.decompress(raw[8 : 8 + length], LARGEST_HISTOGRAM + 1)
     except (binascii.Error, struct.error, zlib.error) as error:
         raise Wrong(
             f"a histogram that cannot be unpacked ({error})", "a compressed V2 one (HISTF…)"
         ) from None
+    if len(payload) > LARGEST_HISTOGRAM:
+        raise Wrong(f"a histogram of more than {LARGEST_HISTOGRAM // MB} MB", "a smaller one")
     if len(payload) < _HEADER.size or not unpacker.eof:
         raise Wrong("a histogram cut short", "a whole one")
+    return payload
+
+
+def decode(payload: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """The buckets of a V2 histogram: middle values in order, the count of each. Wrong for anything else."""
     cookie, size, offset, digits, lowest, _, _ = _HEADER.unpack_from(payload)
     if cookie & ~0xF0 != _PLAIN & ~0xF0 or not 0 <= digits <= 5 or lowest < 1 or offset:
         raise Wrong(
             "a histogram with a header nobody can read", "cookie, digits 0 to 5, lowest from 1, no offset"
         )
-    yield from _buckets(payload[_HEADER.size : _HEADER.size + size], digits, lowest)
-
-
-def _buckets(counts: bytes, digits: int, lowest: int) -> Iterator[tuple[int, int]]:
+    numbers = _zigzag(np.frombuffer(payload[_HEADER.size :][: max(size, 0)], np.uint8))
+    steps = np.where(numbers < 0, -numbers, 1)  # a negative number skips so many buckets
     largest = 2 * 10**digits
     half_bits = max((largest - 1).bit_length(), 1) - 1  # log2 of half a bucket's sub-buckets
     half, unit_bits = 1 << half_bits, lowest.bit_length() - 1
-    index = 0
-    for value in _zigzag(counts):
-        if value < 0:
-            index -= value
-            continue
-        if value:
-            bucket = (index >> half_bits) - 1
-            sub = (index & (half - 1)) + half
-            if bucket < 0:
-                sub, bucket = sub - half, 0
-            step = 1 << (bucket + unit_bits)
-            if bucket + unit_bits > 62:
-                raise Wrong("a value beyond 64 bits", "a smaller one")
-            yield sub * step + step // 2, value
-        index += 1
+    if len(steps) and float(steps.sum(dtype=np.float64)) > half * 64:
+        raise Wrong("a value beyond 64 bits", "a smaller one")
+    index = (np.cumsum(steps) - steps)[numbers > 0]
+    bucket = np.maximum((index >> half_bits) - 1, 0)
+    sub = np.where(index < half, index, (index & (half - 1)) + half)
+    if len(bucket) and int(bucket.max()) + unit_bits + half_bits > 62:
+        raise Wrong("a value beyond 64 bits", "a smaller one")
+    step = np.int64(1) << (bucket + unit_bits)
+    return sub * step + step // 2, numbers[numbers > 0]
 
 
-def _zigzag(data: bytes) -> Iterator[int]:
-    """Signed numbers of 7 bits a byte, at most 9 bytes."""
-    place, n = 0, len(data)
-    while place < n:
-        number = 0
-        for i in range(9):
-            if place >= n:
-                raise Wrong("counts cut short", "whole numbers")
-            byte = data[place]
-            place += 1
-            number |= (byte if i == 8 else byte & 0x7F) << (7 * i)
-            if byte < 0x80:
-                break
-        yield (number >> 1) ^ -(number & 1)
+def _zigzag(data: np.ndarray) -> np.ndarray:
+    """Signed numbers (int64) of 7 bits a byte (uint8), the last of each below 128; of at most 8 bytes."""
+    last = np.flatnonzero(data < 0x80)
+    if len(data) and (not len(last) or last[-1] != len(data) - 1):
+        raise Wrong("counts cut short", "whole numbers")
+    first = np.concatenate([[0], last[:-1] + 1])[: len(last)]
+    if len(last) and int((last - first).max()) > 7:
+        raise Wrong("a count beyond 55 bits", "a smaller one")
+    place = np.arange(len(data)) - np.repeat(first, last - first + 1)
+    parts = (data & 0x7F).astype(np.int64) << (7 * place)
+    numbers = np.add.reduceat(parts, first) if len(first) else parts
+    return (numbers >> 1) ^ -(numbers & 1)

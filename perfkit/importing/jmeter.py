@@ -12,9 +12,19 @@ from typing import Any
 from xml.parsers import expat
 
 from perfkit.errors import BadInput
+from perfkit.importing.head import Head
+from perfkit.importing.limits import (
+    DEEPEST,
+    LONGEST_NAME,
+    LONGEST_TAG,
+    MB,
+    MOST_BROKEN,
+    MOST_COLUMNS,
+    MOST_USERS,
+)
 from perfkit.importing.nouns import Asked, Facts
 from perfkit.importing.rows import Rows, Wrong
-from perfkit.importing.source import Head, Source, short
+from perfkit.importing.source import Source, short
 from perfkit.importing.times import UNITS, ns, unix_ns, whole
 from perfkit.importing.words import error_class
 
@@ -120,10 +130,11 @@ class _Reader:
 
         One that was told to be their parent stands for them: the file has no request of its thread in it.
         """
-        thread = told.get("threadName") or ""
+        thread = (told.get("threadName") or "")[:LONGEST_NAME]
         found = _TRANSACTION.match(told.get("responseMessage") or "")
         if found is None or told.get("URL", "null") not in ("", "null"):
-            self._latest[thread] = started
+            if len(self._latest) < MOST_USERS or thread in self._latest:
+                self._latest[thread] = started
             return False
         beside = self._latest.get(thread, started - 1) >= started or not int(found[1])
         self.transactions += beside
@@ -181,11 +192,25 @@ class _Xml:
         self._sample: dict[str, str] | None = None
         self._failure: str | None = None
         self._text: list[str] | None = None
-        self.parser = expat.ParserCreate()
+        self._fed = self._elements = 0
+        self._names: dict[str, str] = {}  # of elements and attributes: the parser keeps each for ever
+        self.parser = expat.ParserCreate(intern=self._names)
         self.parser.StartElementHandler = self._start
         self.parser.EndElementHandler = self._end
-        self.parser.CharacterDataHandler = self._data
         self.parser.StartDoctypeDeclHandler = self._doctype
+
+    def feed(self, block: bytes) -> None:
+        """Parse the next bytes; BadInput for what would make the parser's memory grow with the file."""
+        self.parser.Parse(block, False)
+        self._fed += len(block)
+        path = self.reader.source.path
+        if self._fed - max(self.parser.CurrentByteIndex, 0) > LONGEST_TAG + len(block):
+            line = f"line {self.parser.CurrentLineNumber:,}"
+            raise BadInput(f"{path}: {line} begins a tag or comment of more than {LONGEST_TAG // MB} MB")
+        if len(self._names) > MOST_COLUMNS:
+            raise BadInput(
+                f"{path} has more than {MOST_COLUMNS:,} names of elements and attributes; a JTL has 50"
+            )
 
     def _doctype(self, *_: Any) -> None:
         raise BadInput(
@@ -194,6 +219,11 @@ class _Xml:
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._depth += 1
+        if self._depth > DEEPEST:
+            raise BadInput(f"{self.reader.source.path} has elements more than {DEEPEST} deep in others")
+        self._elements += 1
+        if self._elements > MOST_BROKEN:
+            raise BadInput(f"{self.reader.source.path}: {MOST_BROKEN:,} elements and no sample among them")
         is_sample = name in ("httpSample", "sample")
         if self._depth == 2 and is_sample:
             self._sample = {
@@ -203,12 +233,16 @@ class _Xml:
         elif is_sample:
             self.parts += 1
         self._text = [] if name == "failureMessage" else None
+        self.parser.CharacterDataHandler = None if self._text is None else self._data
 
     def _data(self, text: str) -> None:
-        if self._text is not None and len(self._text) < 100:
+        if self._text is not None:
             self._text.append(text[:1000])
+            if len(self._text) >= 100:  # the rest costs nothing: nobody looks at it
+                self.parser.CharacterDataHandler = None
 
     def _end(self, name: str) -> None:
+        self.reader.source.line = self.parser.CurrentLineNumber
         if name == "failureMessage" and self._text:
             self._failure = self._failure or "".join(self._text)
         self._text = None
@@ -217,21 +251,22 @@ class _Xml:
                 self.reader.add(self._sample, self._failure)
             else:
                 self.reader.source.bad("a sample without ts or t", "both")
-            self._sample = None
+            self._sample, self._elements = None, 0
         self._depth -= 1
 
 
 def read_xml(source: Source, rows: Rows, asked: Asked) -> Facts:
-    """A JTL as XML, read a line at a time; one that ends too early is broken at its end."""
+    """A JTL as XML, read a block at a time; one that ends too early is broken at its end."""
     reader = _Reader(source, rows)
     xml = _Xml(reader)
     try:
-        for line in source.lines():
-            xml.parser.Parse(line + b"\n", False)
+        for block in source.blocks():
+            xml.feed(block)
         xml.parser.Parse(b"", True)
     except (LookupError, ValueError) as error:  # an encoding that Python or the parser does not have
         raise BadInput(f"{source.path}: {error}; a JTL is UTF-8") from None
     except expat.ExpatError as error:
+        source.line = error.lineno
         source.bad(f"broken XML ({expat.ErrorString(error.code)})", "a whole JTL")
     parts = (f"{xml.parts:,} samples inside others are parts of them and no rows",) if xml.parts else ()
     return reader.facts(*parts)

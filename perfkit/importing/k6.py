@@ -12,9 +12,11 @@ from typing import Any
 
 import msgspec
 
+from perfkit.importing.head import Head
+from perfkit.importing.limits import LONGEST_NAME
 from perfkit.importing.nouns import Asked, Facts
 from perfkit.importing.rows import Rows, Wrong
-from perfkit.importing.source import Head, Source, short
+from perfkit.importing.source import Source, short
 from perfkit.importing.times import UNITS, ns, unix_ns, whole
 from perfkit.importing.words import error_class
 
@@ -29,11 +31,28 @@ _NOTE = "k6 does not write when a request was due"
 _PHASES = {"::setup": "setup", "::teardown": "teardown"}
 
 
+_Tag = str | int | float | bool | None
+
+
+class _Tags(msgspec.Struct):
+    """Those a row is made of; others are not even decoded."""
+
+    url: _Tag = None
+    name: _Tag = None
+    method: _Tag = None
+    status: _Tag = None
+    error: _Tag = None
+    error_code: _Tag = None
+    scenario: _Tag = None
+    group: _Tag = None
+    vu: _Tag = None
+
+
 class _Data(msgspec.Struct):
     time: str
     value: float
-    tags: dict[str, Any] | None = None
-    metadata: dict[str, Any] | None = None
+    tags: _Tags | None = None
+    metadata: _Tags | None = None
 
 
 class _Line(msgspec.Struct):
@@ -76,7 +95,7 @@ class _Reader:
 
     def __init__(self, source: Source, rows: Rows) -> None:
         self.source, self.rows = source, rows
-        self.scenarios: dict[str, None] = {}
+        self.scenarios: set[str] = set()
         self.around = 0  # requests of setup and teardown
         self._request = _Request()
 
@@ -109,8 +128,8 @@ class _Reader:
         label, url = str(tags.get("name") or tags.get("url") or "unnamed"), tags.get("url")
         if url:
             self.rows.names.saw(str(url))
-        if tags.get("scenario"):
-            self.scenarios[str(tags["scenario"])] = None
+        if tags.get("scenario") and len(self.scenarios) < 2:
+            self.scenarios.add(str(tags["scenario"])[:LONGEST_NAME])
         phase = _phase(str(tags.get("group") or ""))
         self.around += phase != "measure"
         self.rows.add(
@@ -182,7 +201,7 @@ def read_json(source: Source, rows: Rows, asked: Asked) -> Facts:
                 f"{short(line.decode(errors='replace'))} ({str(error)[:60]})", "a metric or a point of k6's"
             )
             continue
-        reader.metric(found.metric, end, data.value, (data.metadata or {}) | (data.tags or {}))
+        reader.metric(found.metric, end, data.value, _given(data.metadata) | _given(data.tags))
     reader.end()
     return reader.facts()
 
@@ -213,6 +232,13 @@ def read_csv(source: Source, rows: Rows, asked: Asked) -> Facts:
         reader.metric(metric, end, value, tags | dict(_extra(tags)))
     reader.end()
     return reader.facts(steps)
+
+
+def _given(tags: _Tags | None) -> dict[str, Any]:
+    if tags is None:
+        return {}
+    found = {name: getattr(tags, name) for name in _Tags.__struct_fields__}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _csv_time(text: str) -> tuple[int, int]:

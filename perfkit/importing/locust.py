@@ -8,14 +8,18 @@ the quantiles.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 from perfkit.errors import BadInput
 from perfkit.importing.buckets import Outcome, add_bucket, add_lost, by_rank, refuse_too_many
+from perfkit.importing.head import Head
+from perfkit.importing.limits import MOST_LINES_OF_COUNTS
 from perfkit.importing.nouns import Asked, Facts
 from perfkit.importing.rows import Rows, Wrong
-from perfkit.importing.source import Head, Source, short
+from perfkit.importing.source import Source, short
 from perfkit.importing.times import UNITS, ns, whole
 from perfkit.importing.words import error_class
 
@@ -70,20 +74,27 @@ def _add_logged(rows: Rows, told: dict[str, str]) -> None:
 # -- stats history ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Moment:
-    """A line of the history: counts so far, quantiles (share, ns) of the last ten seconds."""
+    """A line of the history: counts so far, quantiles (shares, and ns of each) of the last ten seconds."""
 
     at: int
     count: int
     failed: int
-    points: tuple[tuple[float, int], ...]
+    shares: tuple[float, ...] = ()
+    values: array[int] = field(default_factory=lambda: array("q"))
+
+    @property
+    def points(self) -> list[tuple[float, int]]:
+        """The quantiles as (share, ns)."""
+        return list(zip(self.shares, self.values, strict=True))
 
 
 def read_history(source: Source, rows: Rows, asked: Asked) -> Facts:
     """Rows by interval; lines of all names together count only where there are no others."""
-    series: dict[str, list[_Moment]] = {}
-    users = 0
+    series: dict[int | None, list[_Moment]] = {}  # by the hash of a name; None: lines of all together
+    operations: dict[int | None, str] = {None: "requests"}
+    users = lines = 0
     records = source.table()
     names = source.header(records, (*_HISTORY, *_COUNTS))
     for record in records:
@@ -92,18 +103,23 @@ def read_history(source: Source, rows: Rows, asked: Asked) -> Facts:
                 raise Wrong(f"{len(record)} columns", f"{len(names)}")
             told = dict(zip(names, record, strict=True))
             users = max(users, whole(told["User Count"]))
-            is_all = told["Name"] == "Aggregated" and not told["Type"]
-            name = "" if is_all else rows.names.of(told["Name"], told["Type"])
-            _follow(series.setdefault(name, []), _moment(told))
+            name = told["Type"], told["Name"]
+            key = None if name == ("", "Aggregated") else hash(name)
+            if key not in operations:
+                operations[key] = rows.names.of(told["Name"], told["Type"])
+            _follow(series.setdefault(key, []), _moment(told))
         except Wrong as wrong:
             source.bad(wrong.found, wrong.expected)
         except (ValueError, OverflowError):
             source.bad(short(",".join(record)), "a time, counts and quantiles")
-    total = series.pop("", [])
+        if (lines := lines + 1) > MOST_LINES_OF_COUNTS:
+            raise BadInput(f"{source.path}: a history of more than {MOST_LINES_OF_COUNTS:,} lines; import "
+                           "the request log of locust.contrib.csv_request_logger instead")  # fmt: skip
+    total = series.pop(None, [])
     if not series:
-        series = {"requests": total}
+        series = {None: total}
     notes = ["made from counts a second and quantiles of the last ten seconds"]
-    left_out = sum(_add_series(rows, name, moments) for name, moments in series.items())
+    left_out = sum(_add_series(rows, operations[key], moments) for key, moments in series.items())
     if left_out and not rows.added:
         raise BadInput(f"{source.path} has counts but no quantiles, so no request has a latency; import the "
                        "request log of locust.contrib.csv_request_logger instead")  # fmt: skip
@@ -132,12 +148,22 @@ def _moment(told: dict[str, str]) -> _Moment:
     if not any(value for _, value in points) and not float(told.get("Requests/s") or 0):
         points = []  # its zeros are of a window without a request; in one with any, they are below 0.5 ms
     count, failed = (whole(told[name]) for name in _COUNTS)
-    return _Moment(ns(told["Timestamp"], "s"), count, failed, tuple(sorted(points)))
+    points.sort()
+    shares = _shared(tuple(share for share, _ in points))
+    return _Moment(
+        ns(told["Timestamp"], "s"), count, failed, shares, array("q", [value for _, value in points])
+    )
+
+
+@lru_cache(maxsize=64)
+def _shared(shares: tuple[float, ...]) -> tuple[float, ...]:
+    """The first tuple equal to this one: lines have the same columns, and there can be a million of them."""
+    return shares
 
 
 def _follow(moments: list[_Moment], one: _Moment) -> None:
     """Add a moment that can follow the ones before it."""
-    before = moments[-1] if moments else _Moment(one.at, 0, 0, ())
+    before = moments[-1] if moments else _Moment(one.at, 0, 0)
     if one.at < before.at or one.count < before.count or one.failed < before.failed:
         raise Wrong(
             "a time or a count that goes back",
@@ -152,20 +178,28 @@ def _follow(moments: list[_Moment], one: _Moment) -> None:
 def _add_series(rows: Rows, name: str, moments: list[_Moment]) -> int:
     """The rows of one name; how many successes were left out for want of a latency."""
     before, left_out = None, 0
-    for i, one in enumerate(moments):
+    for one, informed in zip(moments, _informed(moments), strict=True):
         n = one.count - (before.count if before else 0)
         failed = one.failed - (before.failed if before else 0)
         begin = before.at if before and before.at < one.at else one.at - UNITS["s"]
         before = one
         if n <= 0:
             continue
-        around = (*moments[i:], *reversed(moments[:i]))  # the window of a later line reaches back
-        points = next((moment.points for moment in around if moment.points), ())
-        if points:
+        if informed:
             failures = [Outcome(min(failed, n), error="check", words=_WHY)]
-            add_bucket(rows, name, (begin, one.at), by_rank(points, n), failures)
+            add_bucket(rows, name, (begin, one.at), by_rank(informed.points, n), failures)
         else:
             failed = min(failed, n)
             add_lost(rows, name, (begin, one.at), [Outcome(failed, error="check", words=_NO_LATENCY)])
             left_out += n - failed
     return left_out
+
+
+def _informed(moments: list[_Moment]) -> list[_Moment | None]:
+    """For each moment the next one with quantiles, whose window reaches back; else the last one with any."""
+    informed = next((one for one in reversed(moments) if one.values), None)
+    found = []
+    for one in reversed(moments):
+        informed = one if one.values else informed
+        found.append(informed)
+    return found[::-1]

@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from perfkit.errors import BadInput, unknown
+from perfkit.importing.head import Head
 from perfkit.importing.nouns import Asked, Facts
-from perfkit.importing.rows import Rows, Wrong
-from perfkit.importing.source import Head, Source, short
+from perfkit.importing.rows import INSTANTS, Rows, Wrong
+from perfkit.importing.source import Source, short
 from perfkit.importing.times import UNITS, has_zone, ns, unix_ns, whole
 from perfkit.importing.words import error_class
-from perfkit.model import ERRORS, INSTANTS
+from perfkit.model import ERRORS
 
 _OTHERS = ("operation", "status", "error", "error_text", "user", "bytes_sent", "bytes_received")
 _NO_ERROR = ("", "0", "false", "none", "null", "no", "ok")

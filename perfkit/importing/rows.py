@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from perfkit.errors import BadInput
+from perfkit.importing.limits import LONGEST_NAME, MOST_ROWS, MOST_USERS
 from perfkit.importing.steps import Steps
 from perfkit.importing.words import Names, clean
-from perfkit.model import INSTANTS
 from perfkit.store import write_segment
+from perfkit.store.columns import TEXT
 
 #: So many rows are held in memory before they become a segment.
-SEGMENT = 100_000
+SEGMENT = 50_000
+_FEW = 1_000  # so many counted requests are added as quickly one by one
 _YEAR_NS = 366 * 86_400 * 1_000_000_000
 _UNIX = (631_152_000 * 1_000_000_000, 7_258_118_400 * 1_000_000_000)  # 1990 to 2200
-_NAMES = ("planned", "started", "sent", "first_byte", "done", "operation", "status", "error", "error_text",
-          "bytes_sent", "bytes_received", "user", "phase")  # fmt: skip
-_TEXT = pa.dictionary(pa.int32(), pa.string())
-_TYPES = dict.fromkeys(_NAMES, pa.int64()) | {"operation": _TEXT, "error": _TEXT, "error_text": pa.string()}
-_TYPES |= {"status": pa.int16(), "user": pa.int64(), "phase": _TEXT}
+#: The instants other tools know of.
+INSTANTS = ("planned", "started", "sent", "first_byte", "done")
+_NAMES = (*INSTANTS, "operation", "status", "error", "error_text", "bytes_sent",
+          "bytes_received", "user", "phase")  # fmt: skip
+_TYPES = dict.fromkeys(_NAMES, pa.int64()) | {"operation": TEXT, "error": TEXT, "error_text": pa.string()}
+_TYPES |= {"status": pa.int16(), "user": pa.int64(), "phase": TEXT}
 _MOST_USERS = 2**31
 Span = tuple[int, int]
 
@@ -43,9 +46,11 @@ class Rows:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._rows: list[tuple[Any, ...]] = []
+        self._tables: list[pa.Table] = []  # of the next segment
         self._users: dict[str, int] = {}
         self._segments = 0
         self._numbered = 0  # users with a number of their own: one more than the highest
+        self.unnamed = 0  #: requests of users whose names came after MOST_USERS others
         self._all: Span | None = None
         self._measured: Span | None = None
         self.steps = Steps()  #: a reader tells it in which units the file has its times
@@ -78,8 +83,7 @@ class Rows:
         if begin is None:
             raise Wrong("no instant to begin with", "planned or started")
         self._check(begin, started, sent, first_byte, done)
-        if status is not None and not 100 <= status <= 599:
-            raise Wrong(f"status {status}", "100 to 599")
+        _refuse_status(status)
         if done is None and error is None:
             raise Wrong("no end", "one for a request that succeeded")
         self._rows.append((
@@ -88,7 +92,7 @@ class Rows:
             _size(bytes_sent), _size(bytes_received), self._user(user), phase,
         ))  # fmt: skip
         if len(self._rows) >= SEGMENT:
-            self._flush()
+            self._to_table()
 
     def _check(self, begin: int, *later: int | None) -> None:
         low, high = _UNIX if self.absolute else (-_YEAR_NS, _YEAR_NS)
@@ -114,30 +118,87 @@ class Rows:
         if isinstance(user, int) and 0 <= user < _MOST_USERS:
             self._numbered = max(self._numbered, user + 1)
             return user
-        return -1 - self._users.setdefault(str(user), len(self._users))
+        name = str(user)[:LONGEST_NAME]
+        number = self._users.get(name)
+        if number is None and len(self._users) >= MOST_USERS:
+            self.unnamed += 1
+            return None
+        return -1 - (self._users.setdefault(name, len(self._users)) if number is None else number)
 
-    def _flush(self) -> None:
+    def add_counted(
+        self,
+        operation: str,
+        started: np.ndarray,
+        done: np.ndarray | None,
+        *,
+        status: int | None = None,
+        error: str | None = None,
+        words: str | None = None,
+    ) -> None:
+        """Up to SEGMENT requests a file only counts, as int64 instants in ns; done None: they have no end.
+
+        Wrong as `add`.
+        """
+        if len(started) < _FEW:
+            for at, begin in enumerate(started.tolist()):
+                end = None if done is None else int(done[at])
+                self.add(operation, started=begin, done=end, status=status, error=error, words=words)
+            return
+        extreme = {int(started.argmin()), int(started.argmax())}
+        extreme |= set() if done is None else {int((done - started).argmin()), int((done - started).argmax())}
+        for at in extreme:
+            self._check(int(started[at]), int(started[at]), None if done is None else int(done[at]))
+        _refuse_status(status)
+        self._to_table()
+        told = {"operation": operation, "status": status, "error": error, "phase": "measure"}
+        told["error_text"] = clean(words) if words and error else None
+        columns: dict[str, Any] = {name: pa.nulls(len(started), kind) for name, kind in _TYPES.items()}
+        for name, value in told.items():
+            repeated = pa.repeat(pa.scalar(value, _plain(_TYPES[name])), len(started))
+            columns[name] = repeated.cast(_TYPES[name])
+        columns["planned"] = columns["started"] = pa.array(started)
+        if done is not None:
+            columns["done"] = pa.array(done)
+        self._add_table(columns)
+
+    def refuse_more(self, n: int) -> None:
+        """BadInput when n more requests would be more than a run has at most."""
+        if self.count + n > MOST_ROWS:
+            raise BadInput(f"the file has more than {MOST_ROWS:,} requests; split it and import the parts")
+
+    def _to_table(self) -> None:
         if not self._rows:
             return
         columns = dict(zip(_NAMES, zip(*self._rows, strict=True), strict=True))
         self._rows = []
+        self._add_table({
+            name: pa.array(values, _plain(_TYPES[name])).cast(_TYPES[name])
+            for name, values in columns.items()
+        })  # fmt: skip
+
+    def _add_table(self, columns: dict[str, pa.Array]) -> None:
         n = len(columns["planned"])
-        seq = np.arange(self.count, self.count + n)
+        self.refuse_more(n)
         table = pa.table(
-            {
-                name: pa.array(values, _plain(_TYPES[name])).cast(_TYPES[name])
-                for name, values in columns.items()
-            }
+            columns
             | {
-                "seq": seq,
+                "seq": np.arange(self.count, self.count + n),
                 "worker": pa.array(np.zeros(n, np.int32)),
                 "attempt": pa.array(np.ones(n, np.uint8)),
             }
         )
         self._look(table)
-        write_segment(self._folder, f"{self._segments:06}", table)
-        self._segments += 1
+        self._tables.append(table)
         self.count += n
+        if sum(map(len, self._tables)) >= SEGMENT:
+            self._write()
+
+    def _write(self) -> None:
+        """The next segment."""
+        if self._tables:
+            write_segment(self._folder, f"{self._segments:06}", pa.concat_tables(self._tables))
+            self._segments += 1
+            self._tables = []
 
     def _look(self, table: pa.Table) -> None:
         """Remember what the run as a whole needs to know of its rows."""
@@ -148,7 +209,8 @@ class Rows:
 
     def close(self) -> None:
         """Write what is left."""
-        self._flush()
+        self._to_table()
+        self._write()
 
     @property
     def added(self) -> int:
@@ -203,13 +265,13 @@ def n_valid(column: pa.ChunkedArray) -> int:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    return pa.string() if kind == _TEXT else kind
+    return pa.string() if kind == TEXT else kind
+
+
+def _refuse_status(status: int | None) -> None:
+    if status is not None and not 100 <= status <= 599:
+        raise Wrong(f"status {status}", "100 to 599")
 
 
 def _size(value: int | None) -> int | None:
     return value if value is not None and 0 <= value < 2**62 else None
-
-
-def spread(begin: int, end: int, n: int) -> Iterator[int]:
-    """n instants evenly over a bucket of time, none on its edges."""
-    return (begin + (end - begin) * (2 * i + 1) // (2 * n) for i in range(n))

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
-import io
 import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
 from perfkit.errors import BadInput
+from perfkit.importing.limits import (
+    LONGEST_LINE,
+    LONGEST_TEXT,
+    MB,
+    MOST_BLANK,
+    MOST_BROKEN,
+    MOST_COLUMNS,
+)
+from perfkit.importing.metered import BLOCK, Meter
 from perfkit.importing.words import clean
 
-#: A line, a field of CSV may be so long; a body in base64 can stand in one.
-LONGEST_LINE = 16 * 1024 * 1024
-#: A file that is one JSON or XML document is read as a whole up to here.
-LARGEST_DOCUMENT = 512 * 1024 * 1024
 _HEAD = 1024 * 1024
 _TOLD = 3
 
@@ -50,6 +53,7 @@ class Source:
         self.quoted = 0  #: lines in quotes of a record that began before them, and was read
         self.line = 0  #: of the line read last, from 1; of a CSV's record its first
         self._more = 0  # lines of the record read last beyond its first
+        self.meter = Meter(path)
         self._raw_head = self._looked_at()
 
     def _looked_at(self) -> bytes:
@@ -75,7 +79,7 @@ class Source:
     def head(self) -> bytes:
         """The first MB, unpacked, without a byte order mark."""
         try:
-            with self._open() as file:
+            with self.meter.open(packed=self.is_gzip) as file:
                 head = file.read(_HEAD)
         except (OSError, EOFError, zlib.error) as error:
             raise BadInput(f"{self.path}: its gzip is damaged ({error}); nothing was imported") from None
@@ -99,11 +103,6 @@ class Source:
         """Bytes of the file as it lies there."""
         return os.stat(self.path).st_size
 
-    def _open(self) -> IO[bytes]:
-        if self.is_gzip:
-            return gzip.open(self.path, "rb")  # type: ignore[return-value]
-        return open(self.path, "rb")
-
     # -- reading -----------------------------------------------------------------------------------
 
     def lines(self) -> Iterator[bytes]:
@@ -111,8 +110,8 @@ class Source:
 
         `line` is its number. A gzip that ends too early is a broken place.
         """
-        number = 0
-        with self._open() as file:
+        number = blank = 0
+        with self.meter.open(packed=self.is_gzip) as file:
             try:
                 while line := file.readline(LONGEST_LINE):
                     number += 1
@@ -120,12 +119,25 @@ class Source:
                     if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
                         while (more := file.readline(LONGEST_LINE)) and not more.endswith(b"\n"):
                             continue
-                        self.bad("more than 16 MB", "a line")
+                        self.bad(f"more than {LONGEST_LINE // MB} MB", "a line")
                         continue
                     if number == 1:
                         line = line.removeprefix(b"\xef\xbb\xbf")
                     if line.strip():
+                        blank = 0
                         yield line.rstrip(b"\r\n")  # tabs and blanks at the end may be empty columns
+                    elif (blank := blank + 1) > MOST_BLANK:
+                        raise BadInput(f"{self.path}: more than {MOST_BLANK:,} blank lines from line "
+                                       f"{number - MOST_BLANK:,} on; nothing was imported")  # fmt: skip
+            except (OSError, EOFError, zlib.error) as error:
+                self.bad(f"the gzip is damaged ({error})", "more of the file")
+
+    def blocks(self) -> Iterator[bytes]:
+        """All of the file, some kB at a time. A gzip that ends too early is a broken place."""
+        with self.meter.open(packed=self.is_gzip) as file:
+            try:
+                while block := file.read(BLOCK):
+                    yield block
             except (OSError, EOFError, zlib.error) as error:
                 self.bad(f"the gzip is damaged ({error})", "more of the file")
 
@@ -148,10 +160,10 @@ class Source:
         A quote that is not closed is a broken place, and takes the lines after it along: they are counted.
         """
         csv.field_size_limit(LONGEST_LINE)
-        numbers: list[int] = []
-        reader = csv.reader(self._numbered(numbers), delimiter=delimiter, strict=True)
+        lines = _RecordLines(self)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         while True:
-            numbers.clear()
+            lines.begin()
             record, problem = None, ""
             try:
                 record = next(reader)
@@ -159,20 +171,14 @@ class Source:
                 return
             except csv.Error as error:
                 problem = str(error).replace("unexpected end of data", "a quote that is never closed")
-            self.line, self._more = numbers[0], len(numbers) - 1
+            self.line, self._more = lines.first, lines.count - 1
             if record is None:
                 self.bad(problem, "a line of CSV")
                 continue
             broken = self.broken_count
             yield record
             if broken == self.broken_count:
-                self.quoted += len(numbers) - 1
-
-    def _numbered(self, numbers: list[int]) -> Iterator[str]:
-        """The file's lines with their ends, the number of each put down in `numbers`."""
-        for text in self.texts():
-            numbers.append(self.line)
-            yield f"{text}\n"
+                self.quoted += lines.count - 1
 
     def header(self, records: Iterator[list[str]], needed: Iterable[str]) -> list[str]:
         """The names of a table's columns, its first record.
@@ -180,6 +186,8 @@ class Source:
         BadInput when one that is needed is missing, or stands there twice.
         """
         names = [name.strip() for name in next(records, [])]
+        if len(names) > MOST_COLUMNS:
+            raise BadInput(f"{self.path} has {len(names):,} columns; up to {MOST_COLUMNS:,} are read")
         missing = [name for name in needed if name not in names]
         if missing:
             there = ", ".join(names)
@@ -197,21 +205,21 @@ class Source:
                 twice = f"{names.count(name)} columns are called {short(name)}"
                 raise BadInput(f"{self.path}: {twice}, which is meant is not known; rename all but one")
 
-    def document(self) -> bytes:
-        """All of a file that is one document; BadInput when it is too large or its gzip is damaged."""
+    def document(self, largest: int, hint: str) -> memoryview:
+        """All of a file that is one document of up to `largest` bytes; BadInput, with a hint, for more."""
         try:
-            with self._open() as file:
-                whole = file.read(LARGEST_DOCUMENT + 1)
+            with self.meter.open(packed=self.is_gzip) as file:
+                whole = file.read(largest + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise BadInput(f"{self.path}: its gzip is damaged ({error}); nothing was imported") from None
-        if len(whole) > LARGEST_DOCUMENT:
-            raise BadInput(f"{self.path} is one document of more than 512 MB; split it")
-        return whole.removeprefix(b"\xef\xbb\xbf")
+        if len(whole) > largest:
+            raise BadInput(f"{self.path} is one JSON document of more than {largest // MB} MB; {hint}")
+        return memoryview(whole)[3 if whole.startswith(b"\xef\xbb\xbf") else 0 :]
 
-    def json(self) -> Any:
-        """The one JSON value the file is; BadInput says where it is broken."""
+    def json(self, largest: int, hint: str) -> Any:
+        """The one JSON value the file is; BadInput says where it is broken or too large."""
         try:
-            return msgspec.json.decode(self.document())
+            return msgspec.json.decode(self.document(largest, hint))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadInput(f"{self.path} is broken JSON ({error}); nothing was imported") from None
 
@@ -226,6 +234,9 @@ class Source:
         if len(self.broken) < _TOLD:
             found = clean(found) or "nothing"  # it is kept in the run, and may hold a secret
             self.broken.append(Broken(place or f"line {self.line:,}", found, expected))
+        if self.broken_count > MOST_BROKEN:
+            raise BadInput(f"{self.path}: more than {MOST_BROKEN:,} broken places, nothing was imported: "
+                           f"{self.told()}")  # fmt: skip
 
     def told(self) -> str:
         """The first broken places in words."""
@@ -233,42 +244,31 @@ class Source:
         return "; ".join(map(str, self.broken)) + (f"; and {more:,} more" if more else "")
 
 
-@dataclass(frozen=True)
-class Head:
-    """What the formats recognise a file by: its first bytes, and its first line in some lights."""
+class _RecordLines:
+    """The lines of a file for `csv.reader`: how many a record has, from which on; none is too long."""
 
-    raw: bytes
+    def __init__(self, source: Source) -> None:
+        self._source, self._texts = source, source.texts()
+        self.first = self.count = self._size = 0
 
-    @cached_property
-    def text(self) -> str:
-        """As text; what is not UTF-8 is replaced."""
-        return self.raw.decode(errors="replace")
+    def begin(self) -> None:
+        """A record begins with the next line."""
+        self.first = self.count = self._size = 0
 
-    @cached_property
-    def first_line(self) -> str:
-        """The first line that is not blank."""
-        return next((line for line in self.text.splitlines() if line.strip()), "")
+    def __iter__(self) -> _RecordLines:
+        return self
 
-    @cached_property
-    def first_json(self) -> Any:
-        """The first line as JSON, None when it is none."""
-        try:
-            return msgspec.json.decode(self.first_line.encode())
-        except (msgspec.DecodeError, RecursionError):
-            return None
-
-    def names(self, delimiter: str = ",") -> list[str]:
-        """The first line as the names of a CSV's columns."""
-        csv.field_size_limit(LONGEST_LINE)
-        try:
-            return [
-                name.strip() for name in next(csv.reader(io.StringIO(self.first_line), delimiter=delimiter))
-            ]
-        except (csv.Error, StopIteration):
-            return []
+    def __next__(self) -> str:
+        text = next(self._texts)
+        self.count += 1
+        self.first = self.first or self._source.line
+        self._size += len(text) + 1
+        if self._size > LONGEST_LINE + 1:
+            raise csv.Error(f"more than {LONGEST_LINE // MB} MB in quotes")
+        return f"{text}\n"
 
 
 def short(value: object) -> str:
     """A value as it may stand in a message."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value[:LONGEST_TEXT] if isinstance(value, str) else repr(value)
     return repr(text if len(text) <= 40 else f"{text[:39]}…")

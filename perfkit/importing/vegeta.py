@@ -9,9 +9,11 @@ from typing import Any
 
 import msgspec
 
+from perfkit.importing.head import Head
+from perfkit.importing.limits import LONGEST_NAME
 from perfkit.importing.nouns import Asked, Facts
 from perfkit.importing.rows import Rows, Wrong
-from perfkit.importing.source import Head, Source, short
+from perfkit.importing.source import Source, short
 from perfkit.importing.times import unix_ns, whole
 from perfkit.importing.words import error_class
 
@@ -57,7 +59,7 @@ class _Reader:
 
     def __init__(self, source: Source, rows: Rows) -> None:
         self.source, self.rows = source, rows
-        self.attacks: dict[str, None] = {}
+        self.attacks: set[str] = set()
 
     def add(self, at: int, result: _Result) -> None:
         """One result; `at` is its timestamp, ns."""
@@ -66,8 +68,8 @@ class _Reader:
         status = result.code or None
         failed = bool(result.error) or status is None
         error = error_class(status, result.error, failed=failed, of_transport=True)
-        if result.attack:
-            self.attacks[result.attack] = None
+        if result.attack and len(self.attacks) < 2:
+            self.attacks.add(result.attack[:LONGEST_NAME])
         label = result.url or "request"
         self.rows.add(
             self.rows.names.of(label, result.method), started=at, done=at + result.latency, status=status,

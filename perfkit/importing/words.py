@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from perfkit.session import is_secret_name
+from perfkit.importing.limits import LONGEST_NAME, LONGEST_TEXT
+from perfkit.redaction import masked_text
+from perfkit.rows import MOST_OPERATIONS, OTHER_OPERATIONS
 
-_USER = re.compile(r"(//)[^/@\s\"']*@")
 _QUERY = re.compile(r"((?:https?://|/)[^\s?\"'<>]*)\?[^\s\"'<>)]*")
-_SCHEME_WORD = re.compile(r"\b(Bearer|Basic|Token)\s+[^\s,;\"']+", re.IGNORECASE)
-_PAIR = re.compile(r"([\w-]{2,40})([\"']?\s*[=:]\s*[\"']?)([^\s,;&\"'}]+)")
 _CLASSES = (
     ("timeout", re.compile(r"time[d ]?-? ?out|deadline exceeded", re.I)),
     ("cutoff", re.compile(r"cancel|interrupt|aborted due to deadline|err_aborted", re.I)),
@@ -21,28 +20,17 @@ _CLASSES = (
                          r"empty_response|hang ?up", re.I)),
 )  # fmt: skip
 _LONGEST = 300
+_REMEMBERED = 50_000  # labels whose name need not be made again
+_COUNTED = 100_000
+_MANY = 200
 
 
 def clean(text: object) -> str | None:
     """At most 300 characters on one line, without queries, user names, secrets; None: empty."""
-    words = " ".join(str(text).split())
+    words = " ".join(str(text)[: 4 * LONGEST_TEXT].split())
     if not words:
         return None
-    words = _USER.sub(r"\1***@", words[: 4 * _LONGEST])
-    words = _QUERY.sub(r"\1", words)
-    words = _SCHEME_WORD.sub(r"\1 ***", words)
-    return _without_values(words)[:_LONGEST]
-
-
-def _without_values(words: str) -> str:
-    """The words, with *** for what follows a secret name; a value may be a name itself: `answer: token=x`."""
-    place = 0
-    while found := _PAIR.search(words, place):
-        place = found.start(3)
-        if is_secret_name(found[1]):
-            words = f"{words[:place]}***{words[found.end() :]}"
-            place += 3
-    return words
+    return _QUERY.sub(r"\1", masked_text(words[: 4 * _LONGEST]))[:_LONGEST]
 
 
 def error_class(
@@ -67,29 +55,48 @@ def error_class(
 
 
 class Names:
-    """Names of operations, made once for each text: a label as it is, a URL as METHOD path without query."""
+    """Names of operations, made once for each text: a label as it is, a URL as METHOD path without query.
+
+    The first MOST_OPERATIONS are kept, as in runs of perfkit's own; the rest are OTHER_OPERATIONS.
+    """
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], str] = {}
-        self._different: set[str] = set()
+        self._kept: set[str] = set()
+        self._others: set[int] = set()  # hashes
         self._places: set[str] = set()
         self.origins: dict[str, None] = {}  #: scheme://host:port of every URL seen, the first first
 
     def of(self, label: str, method: str = "") -> str:
         """The name of an operation labelled so."""
-        key = (label, method)
+        key = (label[:LONGEST_TEXT], method[:LONGEST_NAME])
         name = self._known.get(key)
         if name is None:
-            name = self._named(label, method)
-            if len(self._known) < 100_000:
+            name = self._kept_name(self._named(*key))
+            if len(self._known) < _REMEMBERED:
                 self._known[key] = name
-                self._different.add(name)
         return name
 
+    def _kept_name(self, name: str) -> str:
+        if name in self._kept or len(self._kept) < MOST_OPERATIONS:
+            self._kept.add(name)
+            return name
+        if len(self._others) < _COUNTED:
+            self._others.add(hash(name))
+        return OTHER_OPERATIONS
+
     @property
-    def count(self) -> int:
-        """How many different names there are; counted to 100,000 or a little more."""
-        return len(self._different)
+    def note(self) -> str | None:
+        """What to say of very many operations."""
+        kept, others = len(self._kept), len(self._others)
+        if not others:
+            many = f"{kept:,} different operations; give requests a name in the tool to group them"
+            return many if kept > _MANY else None
+        more = "more than " if others >= _COUNTED else ""
+        return (
+            f"{more}{kept + others:,} different operations: the first {kept:,} are kept by name, the other "
+            f"{more}{others:,} together as {OTHER_OPERATIONS}; give requests a name without ids in the tool"
+        )
 
     def _named(self, label: str, method: str) -> str:
         text = label.strip()
@@ -98,7 +105,7 @@ class Names:
         elif text.startswith("/") or method:
             text = text.split("?")[0]
         text = f"{method} {text}" if method and not text.startswith(f"{method} ") else text
-        return " ".join((clean(text) or "unnamed").split())[:200]
+        return " ".join((clean(text) or "unnamed").split())[:LONGEST_NAME]
 
     def _path(self, url: str) -> str:
         """The path of a URL; its origin is remembered."""
@@ -110,6 +117,7 @@ class Names:
 
     def saw(self, url: str) -> None:
         """Remember where a URL leads, without user and password."""
+        url = url[:LONGEST_TEXT]
         place = "/".join(url.split("/", 3)[:3])
         if place in self._places:
             return

@@ -10,9 +10,11 @@ import re
 
 from perfkit.errors import BadInput
 from perfkit.importing.buckets import Outcome, add_bucket, add_lost, by_rank
+from perfkit.importing.head import Head
+from perfkit.importing.limits import MOST_LINES_OF_COUNTS
 from perfkit.importing.nouns import Asked, Facts
 from perfkit.importing.rows import Rows
-from perfkit.importing.source import Head, Source, short
+from perfkit.importing.source import Source, short
 from perfkit.importing.times import UNITS, ns, whole
 
 _BEGIN = re.compile(r"Running (\S+) test @ (\S+)")
@@ -87,6 +89,9 @@ def _read_lines(source: Source) -> tuple[list[tuple[int, int]], list[str]]:
                 source.bad(short(text), "value, percentile, count")
         elif spectra == 1:
             _point(source, points, found)
+            if len(points) > MOST_LINES_OF_COUNTS:
+                raise BadInput(f"{source.path}: a spectrum of more than {MOST_LINES_OF_COUNTS:,} lines; "
+                               "nothing was imported")  # fmt: skip
     return points, texts
 
 

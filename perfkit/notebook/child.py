@@ -4,7 +4,7 @@ Request, one line: {"workload", "where", "data_dir", "allow_targets", "parent_pi
 {"checked": true} when the input is good, {"run": PATH} for each run as soon as it has a folder,
 {"error": WORDS, "code": N} as `perfkit.errors` has it, {"interrupted": true}, {"ended": true}.
 
-SIGINT ends the run cleanly, a second one ends the clean-up too; both come when the parent is gone.
+SIGINT or SIGTERM ends the run cleanly, a second one ends the clean-up too; both come when the parent is gone.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+from perfkit import interrupts
+from perfkit.parent import when_parent_ends
 
 #: So long may the clean-up after an interrupt take before it is interrupted too.
 CLEAN_UP_S = 60.0
@@ -30,8 +32,12 @@ def main() -> None:
     """Carry out one request; the exit code is 0 also when the run failed, for the answer says it."""
     tell = _own_stdout()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a script's background ignores it
-    request = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with, args=(request["parent_pid"],), daemon=True).start()
+    interrupts.install()
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):  # the parent ended before it had asked for anything
+        return
+    request = json.loads(line)
+    when_parent_ends(request["parent_pid"], _end_run)
     try:
         _carry_out(request, tell)
     except KeyboardInterrupt:
@@ -54,10 +60,9 @@ def _carry_out(request: dict[str, Any], tell: Tell) -> None:
 
     given, where, allowed = request["workload"], request["where"], request["allow_targets"]
     try:
-        checked(given, where, allowed)
+        work = checked(given, where, allowed)
         tell(checked=True)
-        folder = Path(request["data_dir"])
-        run_repeats(given, where, folder, allowed, show_progress=False, on_progress=on_progress)
+        run_repeats(work, Path(request["data_dir"]), show_progress=False, on_progress=on_progress)
     except PerfkitError as error:
         tell(error=str(error), code=error.exit_code)
     except Exception as error:  # a fault of perfkit's: one line here, the rest on standard error
@@ -82,11 +87,10 @@ def _own_stdout() -> Tell:
     return tell
 
 
-def _end_with(parent_pid: int) -> None:
-    """Interrupt this process when its parent is gone: the run is closed, and what it made is removed."""
-    while os.getppid() == parent_pid:
-        time.sleep(0.2)
+def _end_run() -> None:
+    """Interrupt this process, so that it closes the run and cleans up; end it when that takes too long."""
     for patience_s in (CLEAN_UP_S, LAST_S):
-        os.kill(os.getpid(), signal.SIGINT)
+        if not interrupts.received() or patience_s == LAST_S:  # else the clean-up is under way
+            os.kill(os.getpid(), signal.SIGINT)
         time.sleep(patience_s)
     os._exit(1)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex, overload
 
-from perfkit.card import clean
 from perfkit.errors import BadInput, PerfkitError, unknown
-from perfkit.store import Run, list_runs
+from perfkit.store import Run, list_runs, listed
+from perfkit.store.metadata import STATES
+from perfkit.text import for_html, for_notebook, plain
 
 _SHOWN = 20
-_COLUMNS = ("id", "state", "valid", "rows", "errors", "tags")
-_STATES = ("running", "complete", "aborted")
+_COLUMNS = ("id", "state", "verdict", "rows", "errors", "tags")
 
 
 class Runs(list[Run]):
@@ -28,14 +27,13 @@ class Runs(list[Run]):
                 raise BadInput(f"filter({name}=…) takes text, not {value!r:.60}")
         if other:
             raise unknown("filter", next(iter(other)), ("scenario", "tag", "state"))
-        if state is not None and state not in _STATES:
-            raise unknown("state", state, _STATES)
+        if state is not None and state not in STATES:
+            raise unknown("state", state, STATES)
         return Runs(run for run in self if _fits(run, scenario, tag, state))
 
     def frame(self) -> Any:
-        """A pandas DataFrame, a row each: id, created (UTC), scenario, state, valid, rows, errors, tags."""
+        """A pandas DataFrame, a row each: id, created (UTC), scenario, state, verdict, rows, errors, tags."""
         from perfkit import frames
-        from perfkit.running import listed
 
         return frames.listing(listed(self))
 
@@ -56,12 +54,10 @@ class Runs(list[Run]):
 
     def _repr_html_(self) -> str:
         head, rows, after = self._table()
-        return _html(head, rows) + f"<p>{html.escape(after)}</p>"
+        return for_notebook(_html(head, rows) + f"<p>{for_html(after)}</p>")
 
     def _table(self) -> tuple[Sequence[str], list[list[str]], str]:
         """Head, cells and the words below, of the newest runs."""
-        from perfkit.running import listed
-
         rows = [[_cell(one[name]) for name in _COLUMNS] for one in listed(self[-_SHOWN:])]
         hidden = len(self) - len(rows)
         after = f"{len(self)} run{'' if len(self) == 1 else 's'}" if self else "no runs"
@@ -88,10 +84,9 @@ def _fits(run: Run, scenario: str | None, tag: str | None, state: str | None) ->
         meta, now = run.meta, run.state
     except PerfkitError:
         return False
-    named = (meta.get("scenario") or {}).get("name")
     return (
-        (scenario is None or named == scenario)
-        and (tag is None or tag in (meta.get("tags") or ()))
+        (scenario is None or meta.scenario.name == scenario)
+        and (tag is None or tag in meta.tags)
         and (state is None or now == state)
     )
 
@@ -101,12 +96,12 @@ def _cell(value: object) -> str:
         return "—"
     if isinstance(value, bool):
         return "yes" if value else "NO"
-    return f"{value:,}" if isinstance(value, int) else clean(value)
+    return f"{value:,}" if isinstance(value, int) else plain(value)
 
 
 def _html(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = (
-        "".join(f'<td style="white-space:nowrap">{html.escape(cell)}</td> ' for cell in row) for row in rows
+        "".join(f'<td style="white-space:nowrap">{for_html(cell)}</td> ' for cell in row) for row in rows
     )
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     if not body:

@@ -7,16 +7,16 @@ is loaded already; everywhere else there is a bar on standard error.
 from __future__ import annotations
 
 import contextlib
-import html
 import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from perfkit.card import Card, clean, load_words
+from perfkit.card import Card
 from perfkit.errors import PerfkitError
 from perfkit.progress import Goal, Seen, bar, elapsed_s
 from perfkit.store import Run
+from perfkit.text import for_html, for_notebook, plain, print_lines
 
 _BINS = 60
 _FG = "var(--pk-fg, var(--jp-content-font-color1, #222))"
@@ -74,7 +74,7 @@ class Careful:
         except Exception as error:
             self._view = Nothing()
             words = f"perfkit: the live view broke ({type(error).__name__}: {error}); the run goes on"
-            print(words, file=sys.stderr)
+            print_lines(words, err=True)
 
 
 class Nothing:
@@ -105,7 +105,7 @@ class Bar:
         self.shown = True
         if self._run is None or self._run.path != run.path:
             self._stack.close()
-            goal = Goal.of(run.meta.get("workload") or {})
+            goal = Goal.of(run.meta)
             self._draw = self._stack.enter_context(bar(goal, _scenario(run), leave=False))
             self._run = run
         self._draw(run)
@@ -114,7 +114,7 @@ class Bar:
         """See View."""
         self._stack.close()
         for run in runs:
-            print(run, file=sys.stderr)
+            print_lines(*str(run).split("\n"), err=True)
 
 
 class Display:
@@ -153,7 +153,7 @@ class Display:
     def _show(self, page: str, text: str) -> None:
         from IPython import display
 
-        bundle = {"text/html": page, "text/plain": text}
+        bundle = {"text/html": for_notebook(page), "text/plain": plain(text, lines=True)}
         if self.shown:
             display.update_display(bundle, display_id=self._id, raw=True)  # type: ignore[no-untyped-call]
             return
@@ -167,10 +167,10 @@ class Display:
 def told(run: Run, seen: Seen, stopping: bool) -> tuple[str, str]:
     """A run under way as HTML and as text: how far it is, and the numbers of its last seconds."""
     meta, recent, now_s = run.meta, seen.recent(), elapsed_s(run)
-    goal = Goal.of(meta.get("workload") or {})
+    goal = Goal.of(meta)
     reached = float(seen.steps) if goal.steps else min(now_s, goal.total)
     unit = "steps" if goal.steps else "s"
-    if "load_started_ns" not in meta:
+    if meta.load_started_ns is None:
         where = "setting up"
     elif not goal.steps and now_s > goal.total + 1:
         where = f"{goal.total:g} of {goal.total:g} s; waiting for the last answers and cleaning up"
@@ -204,14 +204,13 @@ def _page(
     failures: bool,
 ) -> str:
     """The view's HTML: a line, a bar, five numbers, a spark line of the rate."""
-    target = (run.meta.get("target") or {}).get("url") or ""
-    load = load_words(run.meta.get("workload") or {})
-    about = html.escape(clean(f"{_scenario(run)} on {target}, {load}"))
+    target, load = run.meta.target_url, run.meta.load_words
+    about = for_html(f"{_scenario(run)} on {target}, {load}")
     percent = max(0.0, min(100.0, 100 * share))
     cells = "".join(
         f'<div style="min-width:5.5rem"><div style="color:{_DIM};font-size:.8em">{name}</div>'
         f'<div style="font-size:1.15em;font-variant-numeric:tabular-nums;white-space:nowrap;'
-        f'color:{_BAD if failures and name == "failed" else _FG}">{html.escape(value)}</div></div>'
+        f'color:{_BAD if failures and name == "failed" else _FG}">{for_html(value)}</div></div>'
         for name, value in numbers
     )
     return (
@@ -220,9 +219,9 @@ def _page(
         f'<div role="progressbar" aria-label="progress" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{percent:.0f}" style="height:.45rem;margin:.4rem 0;border-radius:.25rem;'
         f'overflow:hidden;background:{_GRID}"><div style="height:100%;width:{percent:.1f}%;'
-        f'background:{_LINE}"></div></div><div>{html.escape(where)}</div>'
+        f'background:{_LINE}"></div></div><div>{for_html(where)}</div>'
         f'<div style="display:flex;flex-wrap:wrap;gap:.3rem 1.4rem;margin:.5rem 0">{cells}</div>'
-        f'{_spark(rates)}<div style="color:{_DIM};font-size:.85em">{html.escape(note)}</div></div>'
+        f'{_spark(rates)}<div style="color:{_DIM};font-size:.85em">{for_html(note)}</div></div>'
     )
 
 
@@ -243,7 +242,7 @@ def _spark(rates: Sequence[int]) -> str:
 
 
 def _scenario(run: Run) -> str:
-    return str((run.meta.get("scenario") or {}).get("name") or "run")
+    return run.meta.scenario.name
 
 
 def _number(value: float) -> str:
@@ -265,7 +264,7 @@ def left_behind(run: Run) -> tuple[str, str]:
 
     named = Card(f"run {run.id}: {run.state}{f' ({run.reason})' if run.reason else ''}")
     try:
-        rows = frames.timeline(run)
+        rows = frames.measured(run)
         verdict = figures.verdict(run, frames.summary(rows))
         calls, over_time = frames.calls(rows, _BINS), frames.over_time(rows, _BINS)
         figure = figures.show(figures.glance(calls, over_time))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from perfkit.notebook.work import Work
+from perfkit.text import plain
 
 if TYPE_CHECKING:
     from perfkit.notebook.listing import Runs
@@ -23,14 +24,14 @@ class RunInterrupted(KeyboardInterrupt):
     """The cell of a run was interrupted; the message names the run, which is kept as `aborted`."""
 
     def _render_traceback_(self) -> list[str]:
-        return [f"interrupted: {self}"]
+        return [f"interrupted: {plain(self)}"]
 
 
 class RunCancelled(asyncio.CancelledError):
     """The same for a task that was cancelled, as an interrupt does with `await perfkit.run(...)`."""
 
     def _render_traceback_(self) -> list[str]:
-        return [f"interrupted: {self}"]
+        return [f"interrupted: {plain(self)}"]
 
 
 async def run(

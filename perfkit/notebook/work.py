@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perfkit.errors import BadInput, PerfkitError
+from perfkit.hosts import as_list
 from perfkit.notebook.child import CLEAN_UP_S, LAST_S
+from perfkit.text import print_lines
 
 if TYPE_CHECKING:
     from perfkit.notebook.listing import Runs
@@ -43,7 +45,7 @@ class Work:
     ) -> None:
         self._workload, self._changes = workload, changes
         self._data_dir, self._live = data_dir, live
-        self._allow = [allow_targets] if isinstance(allow_targets, str) else list(allow_targets)
+        self._allow = as_list(allow_targets)
         self._runs: list[Run] = []
         self._stops = self._sent = 0
         self._sent_at = 0.0
@@ -64,9 +66,9 @@ class Work:
         if not self._runs:
             return "no run had begun"
         run = self._fresh(self._runs[-1])
-        left = run.meta.get("teardown_error")
+        left = run.meta.teardown_error
         words = f"run {run.id} is {run.state}, {run.rows():,} rows can be read"
-        return f"{words}; left behind on the target: {left}" if left else words
+        return f"{words}; not cleaned up on the target: {left}" if left else words
 
     def _work(self) -> None:
         try:
@@ -86,7 +88,7 @@ class Work:
                 view.end([self._fresh(run) for run in self._runs])
         complaints = child.complaints
         if complaints and not self._stops:
-            print(*complaints, sep="\n", file=sys.stderr)
+            print_lines(*complaints, err=True)
         if failure is not None:
             raise failure
         runs = [self._fresh(run) for run in self._runs]
@@ -156,6 +158,7 @@ def _given(
     workload: str | os.PathLike[str] | Mapping[str, Any] | None, changes: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
     """The workload as a mapping, with the changes laid over it, and what to call it in messages."""
+    from perfkit.plain_data import require_plain
     from perfkit.workloads import merged, read_yaml
 
     given: Mapping[str, Any] = {}
@@ -170,6 +173,8 @@ def _given(
             words = f"perfkit.run takes a .yaml file or a mapping, not {str(workload)!r:.80}"
             raise BadInput(f"{words}; a scenario is named by scenario=…")
         given, where = read_yaml(file), str(file)
+    for more in (given, changes):
+        require_plain(more, where)
     target = changes.get("target")
     if isinstance(target, str):
         changes = {**changes, "target": {"url": target}}

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from perfkit import fidelity, figures, frames, noise
-from perfkit.card import load_words_of
+from perfkit import figures, frames, noise
 from perfkit.comparison import change
 from perfkit.experiment import Kept
-from perfkit.figures.tables import bounded
 from perfkit.store import Run
-from perfkit.verdicts import verdict_of
+from perfkit.text import plain
 
 #: Metrics of a trend page, in its order.
 TRENDS = ("p50", "p95", "p99", "throughput", "error_rate")
@@ -65,33 +63,31 @@ def run_facts(run: Run) -> dict[str, Any]:
 
     PerfkitError where the run is damaged.
     """
-    rows = frames.timeline(run)
+    rows = frames.measured(run)
     summary = frames.summary(rows)
-    total, meta, verdict = summary.iloc[-1], run.meta, verdict_of(run)
-    scenario, git = _mapping(meta.get("scenario")), _mapping(meta.get("git"))
-    tags = meta.get("tags")
+    total, meta, verdict = summary.iloc[-1], run.meta, run.verdict
     shown = {
-        "id": bounded(run.id, 200),
-        "created": bounded(meta.get("created") or "", 40),
-        "scenario": bounded(scenario.get("name") or "unknown", 48),
-        "load": bounded(_load(meta), 200),
-        "target": _target(meta),
-        "git": {"sha": bounded(git.get("sha") or "", 40), "dirty": bool(git.get("dirty"))},
-        "tags": [bounded(tag, 60) for tag in (tags if isinstance(tags, list) else [])[:_MOST_TAGS]],
-        "note": bounded(meta.get("note") or "", 2000),
+        "id": plain(run.id, most=200),
+        "created": plain(meta.created, most=40),
+        "scenario": plain(meta.scenario.name, most=48),
+        "load": plain(meta.load_words, most=200),
+        "target": "perfkit's own server" if meta.own_server else plain(meta.target_url, most=120),
+        "git": {"sha": plain(meta.git.sha, most=40), "dirty": meta.git.dirty},
+        "tags": [plain(tag, most=60) for tag in meta.tags[:_MOST_TAGS]],
+        "note": plain(meta.note, most=2000),
         "verdict": {"word": verdict.brief, "level": verdict.level, "reasons": _reasons(verdict)},
         "requests": int(total["n"]),
         "failed": int(total["failed"]),
         "error_rate": int(total["failed"]) / int(total["n"]) if int(total["n"]) else None,
         "rate_per_s": _number(total["rate_per_s"]),
         "latency_ms": {name: _quantile(total, name) for name in QUANTILES},
-        "interval": str(total["unit"]),
+        "interval": str(total["p50_unit"]),
     }
     page = {
         "verdict": figures.verdict(run, summary),
         "summary": figures.summary_table(summary),
         "notes": figures.notes(frames.warnings(rows)),
-        "errors": figures.error_table(frames.errors(run, rows)),
+        "errors": figures.error_table(frames.errors(rows)),
         "facts": figures.facts(run),
     }
     return {
@@ -104,26 +100,13 @@ def run_facts(run: Run) -> dict[str, Any]:
 
 def _key(run: Run) -> str:
     """Runs of one key make a trend; a file that does not name its target is no run of the same thing."""
-    nameless = fidelity.imported(run) and not _mapping(run.meta.get("target")).get("url")
+    nameless = run.meta.imported and not run.meta.target_url
     return f"{noise.key(run)}-{run.id}" if nameless else noise.key(run)
 
 
-def _load(meta: Mapping[str, Any]) -> str:
-    try:
-        return load_words_of(meta)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return "unknown load"  # a workload of somebody else's making
-
-
-def _target(meta: Mapping[str, Any]) -> str:
-    if meta.get("own_server"):
-        return "perfkit's own server"
-    return bounded(_mapping(meta.get("target")).get("url") or "", 120)
-
-
 def _reasons(verdict: Any) -> list[str]:
-    missed = [f"missed: {one.get('text', '')}" for one in verdict.missed]
-    return [bounded(text, 300) for text in [*verdict.reasons, *missed][:8]]
+    missed = [f"missed: {one.text}" for one in verdict.missed]
+    return [plain(text, most=300) for text in [*verdict.reasons, *missed][:8]]
 
 
 def _quantile(row: Any, name: str) -> dict[str, float] | None:
@@ -140,7 +123,7 @@ def _number(value: float) -> float | None:
 def _point(one: Mapping[str, Any]) -> dict[str, Any]:
     """A point of a trend as JSON can keep it: no NaN, texts bounded."""
     kept: dict[str, Any] = {name: _number(one[name]) for name in ("level", "low", "high")}
-    texts = {name: bounded(one[name] or "", 300) for name in ("run", "created", "git", "why")}
+    texts = {name: plain(one[name] or "", most=300) for name in ("run", "created", "git", "why")}
     return kept | texts | {"counts": bool(one["counts"])}
 
 
@@ -157,27 +140,23 @@ def comparison_facts(kept: Kept, created: str) -> dict[str, Any]:
     found = kept.comparison
     primary = [one for one in found.results if one.primary]
     shown = {
-        "id": bounded(kept.id, 200),
-        "created": bounded(created, 40),
-        "a": bounded(found.a.name, 60),
-        "b": bounded(found.b.name, 60),
+        "id": plain(kept.id, most=200),
+        "created": plain(created, most=40),
+        "a": plain(found.a.name, most=60),
+        "b": plain(found.b.name, most=60),
         "verdict": found.verdict,
         "level": found.level,
         "forced": bool(found.forced),
-        "words": bounded(found.words, 600),
-        "runs_a": [bounded(run.id, 200) for run in kept.a],
-        "runs_b": [bounded(run.id, 200) for run in kept.b],
-        "changes": {bounded(one.metric, 40): bounded(change(one), 80) for one in primary},
+        "words": plain(found.words, most=600),
+        "runs_a": [plain(run.id, most=200) for run in kept.a],
+        "runs_b": [plain(run.id, most=200) for run in kept.b],
+        "changes": {plain(one.metric, most=40): plain(change(one), most=80) for one in primary},
     }
     page = {"verdict": figures.comparison_verdict(found), "table": figures.comparison_table(found)}
     return {"shown": shown, "html": {name: one.html for name, one in page.items()}}
 
 
 # -- shared ----------------------------------------------------------------------------------------
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def href(parts: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.store import write_atomically
+from perfkit.store import hold, read_json, require_regular, write_atomically
 
 SCHEMA = 1
 _OWN = ".perfkit-site"
@@ -47,7 +47,7 @@ class Source:
     @classmethod
     def of(cls, path: Path, put: tuple[bytes, bytes] | None = None) -> Source:
         """A file as it is now."""
-        seen = path.stat()
+        seen = require_regular(path).stat()
         return cls(path, seen.st_size, seen.st_mtime_ns, put)
 
     @property
@@ -95,16 +95,12 @@ class SiteFolder:
     @staticmethod
     def _take(own: Path) -> IO[str]:
         try:
-            lock = open(own / "lock", "a")  # noqa: SIM115  held as long as the publish lives
-        except OSError as error:
-            raise PerfkitError(f"cannot write to {own.parent}: {error.strerror}") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
+            return open(hold(own / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB), "a")
+        except BlockingIOError:
             words = f"{own.parent} is being published by another process"
             raise PerfkitError(f"{words}; wait for it and try again") from None
-        return lock
+        except OSError as error:
+            raise PerfkitError(f"cannot write to {own.parent}: {error.strerror}") from None
 
     def __enter__(self) -> SiteFolder:
         return self
@@ -188,7 +184,7 @@ def _names_in(path: Path) -> list[str]:
 def _read(file: Path) -> dict[str, Any]:
     """A manifest; {} where a first publish was killed before it wrote one."""
     try:
-        found = json.loads(file.read_text())
+        found = read_json(file, 512 * 2**20)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import getpass
 import hashlib
-import html
 import json
 import os
 import re
@@ -19,17 +18,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from markupsafe import escape
 
-from perfkit.session import is_secret_name
+from perfkit.redaction import is_secret_name, lowered, secrets_of, written
+from perfkit.text import plain
 
-#: A secret of the environment shorter than this is found in any text by chance.
-_SHORTEST = 6
 #: Users of containers and machines that are nobody.
 _NOBODY = "app|appuser|ubuntu|debian|runner|node|user|nonroot|jovyan|vscode|www-data|git|perfkit"
 
@@ -92,12 +89,13 @@ _SHAPES = (
 )  # fmt: skip
 
 _QUOTES = r"(?:[\"'\\]|&quot;|&#34;|&#39;|&#x27;)*"
-#: A name that ends like one of a secret, and the value after it; a call, as in code, is none.
+#: A name that ends like one of a secret, and the value after it; a call, as in code, is none. It is searched
+#: for in lowered text: without regard to case a search takes four times as long.
 _NAMED = re.compile(
-    r"(?:token|secret|password|passwd|credentials|auth|authorization|cookie|jwt|signature|key)"
+    r"(?:token|secret|password|passwd|pwd|pass(?:phrase|code)|credentials?|creds|auth|authorization|bearer"
+    r"|cookie|[cx]srf|hmac|jwt|otp|sid|sess(?:ion)?[_-]?id|sig|signature|key|code)"
     rf"(?![\w-]){_QUOTES}\s*[=:]\s*{_QUOTES}"
     r"([^\s&\"'<>()\[\]{},;\\]{8,}+)(?!\()",
-    re.IGNORECASE,
 )
 _NAME_BEFORE = re.compile(r"(?:^|(?P<query>[?&]|&amp;)|[^\w-])(?P<name>[\w-]{2,60})$")
 #: What stands where a secret was, or is to come: stars, a variable of a shell or template, a number, a time.
@@ -121,7 +119,7 @@ class Scanner:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._accepted = frozenset(accepted)
-        self._values = dict(_known(os.environ if environment is None else environment, set(token_names)))
+        self._known = _known(os.environ if environment is None else environment, set(token_names))
         self._places = [re.compile(rf"(?<![\w.~-]){re.escape(place)}(?=[/\\]\w)") for place in _own_places()]
 
     def file(self, name: str, content: bytes | Path) -> list[Leak]:
@@ -140,9 +138,10 @@ class Scanner:
         return list(dict.fromkeys(found))
 
     def _text(self, file: str, text: str) -> Iterator[Leak]:
-        for written, (kind, value) in self._values.items():
-            if written in text:
-                yield from self._leak(file, kind, value)
+        low = lowered(text)
+        for secret, kind in self._known.items():
+            if next(written(secret).spans(low), None):
+                yield from self._leak(file, kind, secret)
         for place in self._places:
             if seen := place.search(text):
                 yield from self._leak(file, "path of your home", seen[0])
@@ -150,7 +149,7 @@ class Scanner:
             if any(hint in text for hint in shape.hints):
                 for found in shape.pattern.finditer(text):
                     yield from self._leak(file, shape.kind, found[found.lastindex or 0])
-        for name, value in _beside_names(text):
+        for name, value in _beside_names(text, low):
             yield from self._leak(file, f"value of {name!r}", value)
 
     def _named(self, file: str, text: str) -> Iterator[Leak]:
@@ -171,31 +170,32 @@ class Scanner:
     def _leak(self, file: str, kind: str, value: str) -> Iterator[Leak]:
         digest = hashlib.sha256(f"{kind}\n{value}".encode(errors="replace")).hexdigest()[:12]
         if digest not in self._accepted:
-            begins = "".join(c if c.isprintable() else "�" for c in value[: min(4, len(value) // 4)])
+            begins = plain(value[: min(4, len(value) // 4)])
             yield Leak(file, kind, begins, len(value), digest)
 
 
-def _known(environment: Mapping[str, str], tokens: set[str]) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Secrets of the environment, each way a file may write them -> kind and value."""
+def _known(environment: Mapping[str, str], tokens: set[str]) -> dict[str, str]:
+    """Secrets of the environment, each with what it is called."""
+    found = {}
     for name, value in environment.items():
-        inside = re.search(r"://[^\s/:@]*:([^\s/@]+)@", value)
-        secret = value if name in tokens or is_secret_name(name) else inside[1] if inside else ""
-        if len(secret) >= _SHORTEST and not secret.isspace():
-            kind = f"value of the environment variable {name}"
-            ways = {secret, html.escape(secret), str(escape(secret)), quote(secret, safe="")}
-            for written in ways | {json.dumps(way)[1:-1] for way in ways}:
-                yield written, (kind, secret)
+        if name in ("PWD", "OLDPWD"):  # folders
+            continue
+        secrets = secrets_of({}, [value]) if name in tokens else secrets_of({name: value})
+        for secret in secrets if not value.isspace() else ():
+            found[secret] = f"value of the environment variable {name}"
+    return found
 
 
-def _beside_names(text: str) -> Iterator[tuple[str, str]]:
-    """Names of secrets with the value that stands beside them in any text."""
-    for found in _NAMED.finditer(text):
+def _beside_names(text: str, low: str) -> Iterator[tuple[str, str]]:
+    """Names of secrets with the value that stands beside them in any text, given in lower case too."""
+    for found in _NAMED.finditer(low):
+        value = text[found.start(1) : found.end(1)]
         end = found.start() + len(re.match(r"[\w-]+", found[0])[0])  # type: ignore[index]
         before = _NAME_BEFORE.search(text, max(0, found.start() - 60), end)
-        if before is None or not is_secret_name(before["name"]) or _NO_SECRET.fullmatch(found[1]):
+        if before is None or not is_secret_name(before["name"]) or _NO_SECRET.fullmatch(value):
             continue
-        if before["query"] or (re.search("[0-9]", found[1]) and re.search("[A-Za-z]", found[1])):
-            yield before["name"], found[1]
+        if before["query"] or (re.search("[0-9]", value) and re.search("[A-Za-z]", value)):
+            yield before["name"], value
 
 
 def _pairs(one: Any) -> Iterator[tuple[str, Any]]:

@@ -12,14 +12,13 @@ from pathlib import Path
 
 from perfkit.errors import PerfkitError
 from perfkit.experiment import Kept
-from perfkit.page import SITE_LINK, head, script
+from perfkit.page import GENERATOR, SITE_LINK, head, script
 from perfkit.publish.folder import Content, Source
 from perfkit.report import make_comparison_report, make_report, render_again
-from perfkit.store import Run
+from perfkit.store import Run, require_regular
 
 #: What a report says in its first line when one of its cells failed.
 _BROKEN = b"<strong>BROKEN REPORT</strong>"
-_GENERATOR = b'<meta name="generator" content="perfkit '
 #: From a report, two folders down, to the index.
 _LINK = '<nav class="pk-site" aria-label="Site"><a href="../../index.html">← site</a></nav>'
 _PUT = (SITE_LINK.encode(), _LINK.encode())
@@ -97,11 +96,11 @@ def _take(pages: Sequence[Path], subtitle: str) -> dict[str, Content] | None:
 
 def _page(page: Path, subtitle: str) -> Content:
     """A page with its way back; rendered again where it is another's, or of another perfkit."""
-    with open(page, "rb") as file:
+    with open(require_regular(page), "rb") as file:
         first = file.read(4096)
-    if first.startswith(head(script("perfkit/page.js")).encode()) and _GENERATOR in first:
+    if first.startswith(head(script("perfkit/page.js")).encode()) and GENERATOR in first:
         return Source.of(page, _PUT)
-    return render_again(page.with_suffix(".ipynb"), subtitle).encode().replace(*_PUT, 1)
+    return render_again(require_regular(page.with_suffix(".ipynb")), subtitle).encode().replace(*_PUT, 1)
 
 
 def _bytes(content: Content) -> bytes:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.experiment import runs_named
-from perfkit.figures.tables import bounded
 from perfkit.publish import pages
 from perfkit.publish.compose import compose
 from perfkit.publish.folder import SCHEMA, SiteFolder
 from perfkit.publish.gather import Gathered
 from perfkit.publish.leaks import Leak, Scanner
 from perfkit.store import Run, list_runs
+from perfkit.text import plain
 
 TITLE = "Performance runs"
 _MOST_LEAKS = 40
@@ -71,7 +71,7 @@ def publish(
         site.add_comparisons(None if wishes.runs is None else {run.id for run in chosen})
         if not wishes.prune:
             site.keep_others()
-        title = bounded(wishes.title or site.old.get("title") or TITLE, 120)
+        title = plain(wishes.title or site.old.get("title") or TITLE, most=120)
         trends = compose(site, title)
         site.find_leaks(site.files)
         _refuse_leaks(site.leaks)
@@ -98,9 +98,9 @@ def _refuse_leaks(found: Sequence[Leak]) -> None:
     words = f"nothing was written: {len(found)} places in what would be published look like secrets; take "
     words += "them out (a note or tag: `perfkit tag`, then `perfkit report`), leave those runs out (--runs), "
     words += "remove them (`perfkit rm`), or accept what is none (--accept)"
-    lines = [f"  {bounded(leak, 400)}" for leak in found[:_MOST_LEAKS]]
+    lines = [f"  {plain(leak, most=400)}" for leak in found[:_MOST_LEAKS]]
     more = [f"  and {len(found) - _MOST_LEAKS} more"] if len(found) > _MOST_LEAKS else []
-    raise BadInput("\n".join([words, *lines, *more]))
+    raise BadInput(words, *lines, *more)
 
 
 def _token_names(runs: Iterable[Run]) -> set[str]:
@@ -108,9 +108,7 @@ def _token_names(runs: Iterable[Run]) -> set[str]:
     found = set()
     for run in runs:
         try:
-            target = run.meta.get("target")
+            found |= {run.meta.token_env} - {""}
         except PerfkitError:
             continue
-        name = target.get("token_env") if isinstance(target, dict) else None
-        found |= {name} if isinstance(name, str) else set()
     return found

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from perfkit import fidelity
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.experiment import Kept, open_comparison
 from perfkit.model import Workload
@@ -27,7 +25,7 @@ from perfkit.publish.facts import (
 )
 from perfkit.publish.folder import Content, Source
 from perfkit.publish.reports import Report, comparison_report, run_report
-from perfkit.store import Run, read_probes
+from perfkit.store import Run, read_json, read_probes
 
 #: What goes wrong with files that perfkit did not write.
 _ODD = (AttributeError, KeyError, TypeError, ValueError, IndexError)
@@ -61,7 +59,7 @@ def take_run(run: Run, make: bool, tell: Callable[[str], None]) -> Taken:
 def take_comparison(kept: Kept, make: bool, tell: Callable[[str], None]) -> Taken:
     """The same for a comparison."""
     with told_of(f"comparison {kept.id}"):
-        told = json.loads((kept.path / "comparison.json").read_text())
+        told = read_json(kept.path / "comparison.json")
         facts = comparison_facts(kept, str(told.get("created") or ""))
         report = comparison_report(kept, make, tell)
         files = _sources(comparison_files(kept.path))
@@ -114,12 +112,12 @@ def _parquet(table: Any) -> bytes:
 
 def workload_yaml(run: Run) -> bytes | None:
     """The run's workload as a file that `perfkit run` takes; None where run.json holds none."""
-    given = run.meta.get("workload")
-    if not isinstance(given, Mapping) or fidelity.imported(run):  # another tool's
+    given = run.meta.workload
+    if not given or run.meta.imported:  # another tool's
         return None
     told = {name: value for name, value in given.items() if value is not None}
     target = {name: value for name, value in dict(told.get("target") or {}).items() if value is not None}
-    if run.meta.get("own_server"):  # it is gone; the next run gets one of its own
+    if run.meta.own_server:  # it is gone; the next run gets one of its own
         target = {name: value for name, value in target.items() if name not in ("url", "probes_url")}
     try:
         Workload.from_mapping(told | {"target": target}, "workload")

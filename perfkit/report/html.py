@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import html
 import re
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import perfkit
-from perfkit.card import clean
 from perfkit.page import SITE_LINK, TEMPLATES, head, script
+from perfkit.store import write_atomically
+from perfkit.text import plain
 
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', re.DOTALL)
 _HEAD_MARK = "<!--pk-head-->"
+_COLOUR = re.compile(r"(\x1b\[[\d;]*m)")
+
+
+def load() -> None:
+    """Import and read what `render` needs, at a time when there is nothing else to do: for an empty page."""
+    import nbformat
+
+    _html(nbformat.v4.new_notebook(), Path("empty.ipynb"), "", "", None)  # type: ignore[no-untyped-call]
 
 
 def render(notebook: Path, *, title: str = "", subtitle: str = "", broken: str | None = None) -> Path:
@@ -21,7 +31,7 @@ def render(notebook: Path, *, title: str = "", subtitle: str = "", broken: str |
 
     nb = nbformat.read(str(notebook), as_version=4)  # type: ignore[no-untyped-call]
     out = notebook.with_suffix(".html")
-    out.write_text(_html(nb, notebook, title, subtitle, broken))
+    write_atomically(out, _html(nb, notebook, title, subtitle, broken).encode())
     return out
 
 
@@ -45,27 +55,43 @@ def render_again(notebook: Path, subtitle: str) -> str:
 
 
 def _html(nb: Any, notebook: Path, title: str, subtitle: str, broken: str | None) -> str:
-    from nbconvert import HTMLExporter
-
     own, heading = script("perfkit/page.js"), _take_title(nb)
     page = {
-        "title": title or heading or notebook.stem.replace("_", " ").capitalize(),
-        "subtitle": clean(subtitle),
-        "broken": broken,
-        "notebook": notebook.name,
+        "title": plain(title or heading or notebook.stem.replace("_", " ").capitalize()),
+        "subtitle": plain(subtitle),
+        "broken": broken and plain(broken),
+        "notebook": plain(notebook.name),
         "made": str(nb.metadata.get("papermill", {}).get("end_time") or "")[:19].replace("T", " ") + " UTC",
         "version": perfkit.__version__,
         "head_mark": _HEAD_MARK,
         "script": own,
         "site_link": SITE_LINK,
     }
-    exporter = HTMLExporter(  # type: ignore[no-untyped-call]
-        template_name="perfkit", extra_template_basedirs=[str(TEMPLATES)]
-    )
-    body, _ = exporter.from_notebook_node(nb, resources={"perfkit": page})
+    body, _ = _exporter().from_notebook_node(nb, resources={"perfkit": page})
     toc = "".join(f'<li><a href="#{i}">{_plain(text)}</a></li>' for i, text in _HEADING.findall(body))
     inside = body.partition(_HEAD_MARK)[2]  # nbconvert writes tags its own way; the first lines are fixed
     return head(own) + str(inside.replace("<!--pk-toc-->", toc, 1))
+
+
+@cache
+def _exporter() -> Any:
+    from nbconvert import HTMLExporter
+
+    made = HTMLExporter(  # type: ignore[no-untyped-call]
+        template_name="perfkit", extra_template_basedirs=[str(TEMPLATES)]
+    )
+    made.register_filter("printed", _printed)  # type: ignore[no-untyped-call]
+    made.register_filter("shown", partial(plain, lines=True))  # type: ignore[no-untyped-call]
+    return made
+
+
+def _printed(text: str) -> str:
+    """What a cell printed, as HTML: it keeps its colours, and nothing else in it acts."""
+    from nbconvert.filters import ansi2html
+
+    parts = _COLOUR.split(text)
+    parts[::2] = (plain(part, lines=True) for part in parts[::2])
+    return str(ansi2html("".join(parts)))  # type: ignore[no-untyped-call]
 
 
 def _take_title(nb: Any) -> str:

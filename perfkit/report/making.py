@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perfkit.errors import BadInput, PerfkitError
-from perfkit.report.html import render
+from perfkit.errors import BadInput, PerfkitError, os_error_words
+from perfkit.report.html import load, render
+from perfkit.report.kernel import Kernel
 from perfkit.report.parameters import check_parameters, notebook_path, parameters_of
 from perfkit.report.running import run_cells
-from perfkit.store import Run
+from perfkit.store import Run, replacing
 
 
 def make_report(
@@ -32,25 +33,24 @@ def make_report(
     then nothing is written. PerfkitError, with the HTML's address and the broken cell's anchor, when a cell
     fails; both files are written all the same.
     """
-    folder = out_dir or run.path / "report"
+    folder, chosen = out_dir or run.path / "report", notebook or notebook_path("run_report")
     own, broken = _parameters_for(run, folder), None
-    if notebook is None:
-        notebook = notebook_path("run_report")
-        check_parameters(notebook, parameters or {})
-        if (run.path / "probes.parquet").exists():  # its page first, so that the report can link it
+    with Kernel(chosen) as kernel:
+        check_parameters(chosen, parameters or {})
+        if notebook is None and (run.path / "probes.parquet").exists():  # first, so that it can be linked
             own["health_page"] = "server_health.html"
             try:
                 make_report(run, notebook=notebook_path("server_health"), out_dir=out_dir, progress=progress)
             except PerfkitError as failed:  # it is written all the same; so must be the report
                 broken = failed
-    given = dict(parameters or {})
-    for name in own.keys() & given.keys():
-        raise BadInput(
-            f"parameter {name!r} is set by the report itself to the run it is made of; leave it out"
-        )
-    there = {p.name for p in parameters_of(notebook)}
-    given |= {name: value for name, value in own.items() if name in there}
-    page = execute(notebook, given, folder / f"{notebook.stem}.ipynb", subtitle=run.id, progress=progress)
+        given = dict(parameters or {})
+        for name in own.keys() & given.keys():
+            raise BadInput(
+                f"parameter {name!r} is set by the report itself to the run it is made of; leave it out"
+            )
+        there = {p.name for p in parameters_of(chosen)}
+        given |= {name: value for name, value in own.items() if name in there}
+        page = _execute(kernel, chosen, given, folder / f"{chosen.stem}.ipynb", run.id, progress)
     if broken is not None:
         raise broken
     return page
@@ -106,22 +106,25 @@ def execute(
 
     The kernel runs in the output's folder, under this interpreter. Errors as of `make_report`.
     """
+    with Kernel(notebook) as kernel:
+        return _execute(kernel, notebook, parameters, output, subtitle, progress)
+
+
+def _execute(
+    kernel: Kernel, notebook: Path, parameters: Mapping[str, Any], output: Path, subtitle: str, progress: bool
+) -> Path:
     check_parameters(notebook, parameters)
+    if output.exists() and output.samefile(notebook):
+        raise BadInput(f"{notebook} would be replaced by its own report; move the notebook elsewhere")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        (output.parent / f".{output.name}.try").touch()
-        (output.parent / f".{output.name}.try").unlink()
+        kernel.run_in(output.parent)
+        load()  # beside the kernel, which is still starting
+        with replacing(output, ".part.ipynb") as trial:
+            broken = run_cells(notebook, dict(parameters), trial, progress, output, kernel)
+        page = render(output, title=str(parameters.get("title") or ""), subtitle=subtitle, broken=broken)
     except OSError as error:
-        raise PerfkitError(
-            f"cannot write the report to {output.parent}: {error.strerror}; make it writable"
-        ) from None
-    trial = output.with_name(f".{output.stem}.part.ipynb")
-    try:
-        broken = run_cells(notebook, dict(parameters), trial, progress, output)
-        os.replace(trial, output)
-    finally:
-        trial.unlink(missing_ok=True)
-    page = render(output, title=str(parameters.get("title") or ""), subtitle=subtitle, broken=broken)
+        raise PerfkitError(os_error_words(error)) from None
     if broken:
         raise PerfkitError(f"{notebook.name} failed: {broken}; see {page.resolve().as_uri()}#broken-cell")
     return page

@@ -12,6 +12,8 @@ from typing import Any
 
 import perfkit
 from perfkit.errors import BadInput, unknown
+from perfkit.plain_data import require_plain
+from perfkit.store import require_regular
 
 _ONE_OF = re.compile(r"one of:\s*(.+)")
 _FROM_TO = re.compile(r"from (\d+) to (\d+)")
@@ -46,9 +48,11 @@ def parameters_of(notebook: Path) -> list[Parameter]:
 
     silence_papermill()
     try:
-        found = papermill.inspect_notebook(str(notebook))
+        found = papermill.inspect_notebook(str(require_regular(notebook)))
     except FileNotFoundError:
         raise BadInput(f"no notebook {notebook}") from None
+    except OSError as error:
+        raise BadInput(f"cannot read {notebook}: {error.strerror}") from None
     except Exception as error:
         raise BadInput(f"{notebook} is no notebook: {str(error).splitlines()[0]:.120}") from None
     return [_parameter(p) for p in found.values()]
@@ -68,6 +72,7 @@ def _parameter(found: Mapping[str, Any]) -> Parameter:
 
 def check_parameters(notebook: Path, given: Mapping[str, Any]) -> None:
     """BadInput for the first parameter the notebook lacks or whose value does not fit the default."""
+    require_plain(given, notebook.name)
     known = {p.name: p for p in parameters_of(notebook)}
     for name, value in given.items():
         if name not in known:
@@ -96,5 +101,5 @@ def _check_value(notebook: str, parameter: Parameter, value: object) -> None:
 
 
 def silence_papermill() -> None:
-    """Papermill logs paths and, of a parameter it does not know, a warning; both are said better here."""
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    """Papermill logs paths, parameters it does not know and what it raises; all are said better here."""
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)

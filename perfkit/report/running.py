@@ -3,90 +3,74 @@
 from __future__ import annotations
 
 import re
-import sys
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import perfkit
 from perfkit.errors import BadInput, PerfkitError
+from perfkit.report.kernel import Kernel
 from perfkit.report.parameters import silence_papermill
+from perfkit.text import for_terminal
+
+_BAR = {"unit": "cell", "leave": False}
 
 
 def run_cells(
-    notebook: Path, parameters: dict[str, Any], output: Path, progress: bool, final: Path
+    notebook: Path, parameters: dict[str, Any], output: Path, progress: bool, final: Path, kernel: Kernel
 ) -> str | None:
     """Execute into `output`, which will be `final`; what broke in one line, or None."""
     import papermill
+    from jupyter_core.utils import ensure_event_loop
 
     silence_papermill()
     broken = None
-    with tempfile.TemporaryDirectory(prefix="perfkit-") as folder:
-        try:
-            papermill.execute_notebook(
-                str(notebook),
-                str(output),
-                parameters=parameters,
-                progress_bar={"desc": notebook.stem, "unit": "cell", "leave": False} if progress else False,
-                kernel_manager_class=_own_kernel(folder),
-                resources={"metadata": {"path": str(output.parent)}},
-            )
-        except papermill.PapermillExecutionError as error:
-            if error.ename == BadInput.__name__:
-                raise BadInput(str(error.evalue).strip()) from None
-            broken = f"{error.ename}: {error.evalue}".strip().splitlines()[0][:300]
-        except Exception as error:
-            what = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0] + _last_words(folder)
-            if not output.exists():
-                raise PerfkitError(f"cannot execute {notebook.name}: {what:.300}") from error
-            broken = what[:300]
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(output),
+            parameters=parameters,
+            progress_bar=progress and {**_BAR, "desc": for_terminal(notebook.stem, most=60)},
+            km=kernel.manager,
+            engine_name=_engine(),
+        )
+    except KeyboardInterrupt:  # the cell under way fails as its kernel ends, and nobody waits for it
+        ensure_event_loop().set_exception_handler(lambda *_: None)
+        raise
+    except papermill.PapermillExecutionError as error:
+        if error.ename == BadInput.__name__:
+            raise BadInput(str(error.evalue).strip()) from None
+        broken = f"{error.ename}: {error.evalue}".strip().splitlines()[0][:300]
+    except Exception as error:
+        what = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0] + kernel.last_words()
+        if isinstance(error, OSError):
+            raise
+        if not output.stat().st_size:
+            raise PerfkitError(f"cannot execute {notebook.name}: {what:.300}") from error
+        broken = what[:300]
+    kernel.ask_to_end()
     forget_machine(output, notebook, final)
     return broken
 
 
-def _last_words(folder: str) -> str:
-    """The last line a kernel that died wrote past its notebook."""
-    try:
-        lines = (Path(folder) / "kernel.log").read_text(errors="replace").split("\n")
-    except OSError:
-        return ""
-    return next((f" ({line.strip()})" for line in reversed(lines) if line.strip()), "")
+def _engine() -> str:
+    """The name of papermill's engine, changed to save the notebook once, not twice for each of its cells.
 
-
-def _own_kernel(folder: str) -> type:
-    """A kernel manager that starts this very interpreter, whatever kernels the user has installed.
-
-    It talks over sockets in `folder`, which only this user can read, not over TCP ports anyone can reach.
+    A notebook that is being executed has a temporary name: nobody reads it before it ends, well or not.
     """
-    from jupyter_client.kernelspec import KernelSpec
-    from jupyter_client.manager import AsyncKernelManager
-    from traitlets import default
+    from papermill.engines import NBClientEngine, papermill_engines
 
-    class OwnKernel(AsyncKernelManager):
-        @default("transport")
-        def _own_transport(self) -> str:
-            too_long = len(folder) > 80  # a socket's path holds about 100 characters
-            return "tcp" if sys.platform == "win32" or too_long else "ipc"
+    class SavingOnce(NBClientEngine):  # type: ignore[misc]
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> None:
+            path, nb_man.output_path = nb_man.output_path, None
+            try:
+                super().execute_managed_notebook(nb_man, kernel_name, **options)
+            finally:
+                nb_man.output_path = path  # papermill saves it there next
 
-        @default("connection_file")
-        def _own_connection_file(self) -> str:
-            return str(Path(folder) / "kernel.json")
-
-        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
-            """What the kernel writes past the notebook, at its end most often, is kept off the terminal."""
-            with open(Path(folder) / "kernel.log", "w") as log:
-                await self._async_start_kernel(**options, stdout=log, stderr=log)
-
-        @property
-        def kernel_spec(self) -> KernelSpec:
-            return KernelSpec(
-                argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-                display_name="Python 3",
-                language="python",
-                env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
-            )
-
-    return OwnKernel
+    papermill_engines.register("perfkit", SavingOnce)
+    return "perfkit"
 
 
 def forget_machine(output: Path, notebook: Path, final: Path) -> None:
@@ -98,9 +82,8 @@ def forget_machine(output: Path, notebook: Path, final: Path) -> None:
     told["input_path"], told["output_path"] = notebook.name, final.name
     # the inner one first; text by text, because in the file's JSON a newline before a path is a letter n
     folders = {str(Path.cwd()): ".", str(Path.home()): "~", str(Path(perfkit.__file__).parents[1]): "."}
-    places = [
-        (_prefix(path), folders[path]) for path in sorted(folders, key=len, reverse=True) if path != "/"
-    ]
+    inner_first = sorted(folders, key=len, reverse=True)
+    places = {path: (_prefix(path), folders[path]) for path in inner_first if path != "/"}
     nbformat.write(_without(nb, places), str(output))  # type: ignore[no-untyped-call]
 
 
@@ -111,11 +94,12 @@ def _prefix(path: str) -> re.Pattern[str]:
     return re.compile(rf"{start}{re.escape(path)}(?![\w-]|\.\w)")
 
 
-def _without(node: Any, places: list[tuple[re.Pattern[str], str]]) -> Any:
+def _without(node: Any, places: Mapping[str, tuple[re.Pattern[str], str]]) -> Any:
     """Nested dicts and lists with each path in their texts replaced."""
     if isinstance(node, str):
-        for path, instead in places:
-            node = path.sub(instead, node)
+        for path, (whole, instead) in places.items():
+            if path in node:  # the pattern alone, which looks behind first, takes many times as long
+                node = whole.sub(instead, node)
     elif isinstance(node, dict):
         for name in node:
             node[name] = _without(node[name], places)

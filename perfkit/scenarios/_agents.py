@@ -11,7 +11,9 @@ import random
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from perfkit.errors import RequestFailed
 from perfkit.session import Response, Session
+from perfkit.streams import LETTA_GOOD
 
 Profile = Literal["reference", "letta-0.16"]
 
@@ -35,6 +37,32 @@ class AgentParams:
 
 async def sign_up(session: Session, params: AgentParams, name: str) -> dict[str, str]:
     """Make a user; returns the headers with which to act as that user."""
+    try:
+        return await _sign_up(session, params, name)
+    except RequestFailed as failed:
+        raise RequestFailed(f"{failed}{await _hint(session, params)}") from None
+
+
+async def _hint(session: Session, params: AgentParams) -> str:
+    """What to do where the server says that it is another one than the profile is for."""
+    if session.local.setdefault("knows the version", False):  # asked once a user: steps sign up, too
+        return ""
+    session.local["knows the version"] = True
+    answer = await session.get("/v1/health/", name="health")
+    try:
+        version = str(answer.json()["version"])
+    except (ValueError, TypeError, KeyError):
+        return ""
+    if "perfkit" in version:
+        return ""
+    if params.profile == "reference":
+        return (f"; the server says it is Letta {version}: add -p profile=letta-0.16, and -p model=… "
+                "-p embedding=… of models it has")  # fmt: skip
+    models = f"model {params.model!r}, embedding {params.embedding!r}"
+    return f"; the server says it is Letta {version}: has it {models}?"
+
+
+async def _sign_up(session: Session, params: AgentParams, name: str) -> dict[str, str]:
     body = {"name": name}
     organization = params.organization_id
     if organization is None and params.profile == "letta-0.16":
@@ -118,6 +146,12 @@ def unique(session: Session, what: str) -> str:
 def message(text: str) -> dict[str, Any]:
     """The body of a user's message."""
     return {"messages": [{"role": "user", "content": text}]}
+
+
+def ended_well(response: Response) -> bool | str:
+    """An answer of status 200 may say that the model failed: its stop reason is not a good one."""
+    reason = (response.json().get("stop_reason") or {}).get("stop_reason")
+    return reason in LETTA_GOOD or f"the answer ended with stop_reason {reason}"
 
 
 def random_name(rng: random.Random) -> str:

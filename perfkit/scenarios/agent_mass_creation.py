@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
-
-from perfkit.model import Count
+from perfkit.model import Count, CountOrZero
 from perfkit.scenarios._agents import (
     AgentParams,
     create_agent,
@@ -28,8 +26,8 @@ from perfkit.session import Session
 class Params(AgentParams):
     users: Count = 7
     agents_per_user: Count = 100
-    blocks_per_user: Annotated[int, msgspec.Meta(ge=0)] = 10
-    tools: Annotated[int, msgspec.Meta(ge=0)] = 2
+    blocks_per_user: CountOrZero = 10
+    tools: CountOrZero = 2
     workers: Count = 20
     include_base_tools: bool = True
 

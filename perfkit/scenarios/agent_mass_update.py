@@ -21,6 +21,8 @@ from perfkit.scenarios._agents import (
 )
 from perfkit.session import Session
 
+MOST_UPDATES = 1_000_000  # their order is drawn before the first
+
 
 @dataclass(frozen=True, kw_only=True)
 class Params(AgentParams):
@@ -29,6 +31,10 @@ class Params(AgentParams):
     blocks_per_agent: Count = 10
     tools: Count = 3
     workers: Count = 50
+
+    def __post_init__(self) -> None:
+        if self.agents * self.updates_per_agent > MOST_UPDATES:
+            raise ValueError(f"agents times updates_per_agent is at most {MOST_UPDATES:,}")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 from perfkit.model import Count
 from perfkit.scenarios._agents import AgentParams, create_agent, message, sign_up, unique
 from perfkit.session import Response, Session
+from perfkit.streams import letta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,5 +57,9 @@ async def step(session: Session, state: State, rng: random.Random) -> None:
     body["stream_tokens"] = state.params.stream_tokens
     session.headers = state.headers
     await session.post(
-        f"/v1/agents/{agent_id}/messages/stream", json=body, name="stream_message", check=stream_is_whole
+        f"/v1/agents/{agent_id}/messages/stream",
+        json=body,
+        name="stream_message",
+        check=stream_is_whole,
+        stream=letta,
     )

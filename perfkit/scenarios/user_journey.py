@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfkit.model import Count, NotNegative, Positive
-from perfkit.scenarios._agents import AgentParams, create_agent, message, random_name, sign_up
+from perfkit.scenarios._agents import AgentParams, create_agent, ended_well, message, random_name, sign_up
 from perfkit.session import Session
 
 
@@ -36,4 +36,6 @@ async def step(session: Session, params: Params, rng: random.Random) -> None:
         session.headers = await sign_up(session, params, name)
         session.local["agent_id"] = await create_agent(session, params, name, include_base_tools=True)
     body = message(f"Hello, this is message {rng.randrange(10**6)}.")
-    await session.post(f"/v1/agents/{session.local['agent_id']}/messages", json=body, name="send_message")
+    await session.post(
+        f"/v1/agents/{session.local['agent_id']}/messages", json=body, name="send_message", check=ended_well
+    )

@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import sqlalchemy as sa
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perfkit import __version__
@@ -19,8 +21,11 @@ from perfkit.server.observing import UNWATCHED, Observing
 from perfkit.server.observing import router as observing_routes
 from perfkit.server.routes import admin, agents, archival, blocks, messages, tools
 from perfkit.server.scheduler import Scheduler
-from perfkit.server.services import Services
+from perfkit.server.services import Acting, Services
 from perfkit.server.settings import Settings
+
+_TITLE = "perfkit reference agent server"
+_HEALTH = "/v1/health"
 
 
 def create_app(settings: Settings, database_url: sa.URL | str | None = None) -> FastAPI:
@@ -48,8 +53,13 @@ def create_app(settings: Settings, database_url: sa.URL | str | None = None) -> 
             await services.close()
             await engine.dispose()
 
+    # FastAPI's own pages about the API are open to everybody; `pages` has them for whoever may use the API
     app = FastAPI(
-        title="perfkit reference agent server", version=__version__, lifespan=lifespan, redirect_slashes=False
+        title=_TITLE,
+        version=__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        openapi_url=None,
     )
     app.state.services, app.state.observing = services, observing
     add_error_handling(app)
@@ -61,12 +71,53 @@ def create_app(settings: Settings, database_url: sa.URL | str | None = None) -> 
             blocked_ns=observing.blocked_ns,
             unwatched=UNWATCHED,
         )
+    if settings.secure:
+        app.add_middleware(NoStrangers)
     app.add_middleware(TrailingSlash)
     for routes in (admin, tools, blocks, agents, archival, messages):
         app.include_router(routes.router, prefix="/v1")
+    app.include_router(archival.archives, prefix="/v1")
     app.include_router(observing_routes)
-    app.add_api_route("/v1/health", _health)
+    app.include_router(pages)
+    app.add_api_route(_HEALTH, _health)
     return app
+
+
+pages = APIRouter(include_in_schema=False)
+
+
+@pages.get("/openapi.json")
+async def _openapi(request: Request, actor: Acting) -> Response:
+    return JSONResponse(request.app.openapi())
+
+
+@pages.get("/docs")
+async def _docs(actor: Acting) -> Response:
+    return get_swagger_ui_html(openapi_url="/openapi.json", title=_TITLE)
+
+
+@pages.get("/redoc")
+async def _redoc(actor: Acting) -> Response:
+    return get_redoc_html(openapi_url="/openapi.json", title=_TITLE)
+
+
+class NoStrangers:
+    """401 for every request but health's that brings no key at all, before its path or body is looked at.
+
+    The routes check what was brought.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        app = self._app
+        if scope["type"] == "http" and scope["path"] != _HEALTH:
+            names = {name for name, _ in scope["headers"]}
+            if not names & {b"authorization", b"x-bare-password"}:
+                app = JSONResponse({"detail": "Unauthorized: this server wants a key"}, 401)
+        await app(scope, receive, send)
 
 
 class TrailingSlash:

@@ -32,7 +32,8 @@ def instances(settings: Settings, database_url: str) -> Iterator[list[str]]:
 
 @contextmanager
 def _instance(settings: Settings, database_url: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "perfkit.server", "--port", "0", "--stop-with-parent"]
+    command = [sys.executable, "-m", "perfkit.server", "--port", "0"]
+    command += ["--stop-with-parent", "--parent-pid", str(os.getpid())]
     for name, value in asdict(settings).items():
         if name in _OWN or value is None:
             continue

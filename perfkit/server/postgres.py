@@ -21,11 +21,24 @@ from perfkit.server.signals import signals_held
 MAX_CONNECTIONS = 90
 
 # Outlives the server for a moment when that is killed: the pipe on its standard input closes without a word.
+# It is there before PostgreSQL, which may still be starting then: initdb writes a negative id to the file.
 _GUARD = """
+trap '' INT TERM HUP
 read -r _ && exit
-kill -INT "$1"
-while kill -0 "$1"; do sleep 0.1; done
-if [ -n "$2" ]; then rm -rf "$2"; fi
+tries=0
+while [ $tries -lt 100 ]; do
+    pid=$(head -n 1 "$1/postmaster.pid")
+    case "$pid" in
+        "" | *[!0-9]*) ;;
+        *) if kill -INT "$pid"; then
+               while kill -0 "$pid"; do sleep 0.1; done
+               break
+           fi ;;
+    esac
+    tries=$((tries + 1))
+    sleep 0.1
+done
+if [ -n "$2" ]; then rm -rf "$1"; fi
 """
 
 
@@ -43,8 +56,8 @@ def embedded_postgres(data_dir: Path | None) -> Iterator[str]:
     guard: subprocess.Popen[bytes] | None = None
     try:
         with signals_held():
-            uri = _start(folder)
             guard = _start_guard(folder, temporary=data_dir is None)
+            uri = _start(folder)
         yield _asyncpg_url(uri)
     finally:
         with signals_held():
@@ -65,10 +78,9 @@ def _start(folder: Path) -> str:
 
 
 def _start_guard(folder: Path, *, temporary: bool) -> subprocess.Popen[bytes] | None:
-    pid = _postmaster(folder)
-    if pid is None or os.name != "posix":
+    if os.name != "posix":
         return None
-    command = ["/bin/sh", "-c", _GUARD, "perfkit-guard", str(pid), str(folder) if temporary else ""]
+    command = ["/bin/sh", "-c", _GUARD, "perfkit-guard", str(folder), "temporary" if temporary else ""]
     quiet = subprocess.DEVNULL
     # A session of its own: a Ctrl-C in the terminal is not meant for it.
     return subprocess.Popen(

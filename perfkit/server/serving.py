@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import logging
 import os
 import select
@@ -29,29 +30,52 @@ class CannotServe(Exception):
     """The server cannot start; the message is one line. Exit code 2 when it is the options' fault."""
 
     def __init__(self, text: str, exit_code: int = 1) -> None:
-        super().__init__(text)
+        super().__init__(printable(text))
         self.exit_code = exit_code
 
 
+def printable(text: str) -> str:
+    """The text without what acts on a terminal; the server stands alone and has no `perfkit.text`."""
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
+class _Log(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        lines = super().format(record).split("\n")  # paths come from clients, words from the database
+        return "\n".join(map(printable, lines))
+
+
 def serve(
-    settings: Settings, ready: Callable[[str], None] | None = None, *, stop_with_parent: bool = False
+    settings: Settings,
+    ready: Callable[[str], None] | None = None,
+    *,
+    stop_with_parent: bool = False,
+    parent_pid: int | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; `ready(url)` is called when requests are answered.
 
     Without `ready`, one line is printed. Raises CannotServe when the database or the port is not to be had.
-    `stop_with_parent` ends the server when its standard input closes or its parent process ends.
+    `stop_with_parent` ends the server when its standard input closes or it gets another parent than
+    `parent_pid`, an id that the parent handed over.
     """
     if settings.scheduler_check_s >= settings.scheduler_lease_s:
         raise CannotServe("--scheduler-check-s has to be less than --scheduler-lease-s", 2)
-    if settings.secure and settings.password is None:
+    if 0 < settings.model_speed < 0.001:
+        raise CannotServe("--model-speed is 0, which does not wait, or from 0.001 to 1,000,000", 2)
+    if settings.secure and not settings.password:
         raise CannotServe("--secure needs --password: without it nobody could make the first key", 2)
     if threading.current_thread() is threading.main_thread():
         # uvicorn raises the signal again when it has shut down
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # a closed terminal; not under nohup
+            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     if stop_with_parent:
-        threading.Thread(target=_stop_with_parent, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_stop_with_parent, args=(parent_pid,), daemon=True).start()
     logging.getLogger("perfkit.server").setLevel(settings.log_level.upper())
+    if logging.lastResort is not None:  # what writes this server's log where nobody has set another up
+        logging.lastResort.setFormatter(_Log())
     sock = _bind(settings)
+    _refuse_strangers(settings, sock)
     with contextlib.closing(sock), contextlib.suppress(KeyboardInterrupt), _database(settings) as url:
         _run(settings, url, sock, ready)
 
@@ -63,7 +87,7 @@ def _run(
         version = asyncio.run(look_at(database_url))
     except CannotUse as error:
         raise CannotServe(str(error)) from error
-    words = f"{version}{'' if settings.database_url else ' embedded'}"
+    words = printable(f"{version}{'' if settings.database_url else ' embedded'}")
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{host}:{sock.getsockname()[1]}"
     if settings.instances > 1:
@@ -139,17 +163,31 @@ def _bind(settings: Settings) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((settings.host, settings.port))
-    except OSError as error:
+    except (OSError, TypeError, ValueError) as error:  # TypeError: no host is called so
         sock.close()
-        where = f"{settings.host}:{settings.port}"
-        raise CannotServe(f"cannot listen on {where}: {error.strerror}; choose another --port") from None
+        where, why = f"{settings.host}:{settings.port}", getattr(error, "strerror", None) or error
+        raise CannotServe(f"cannot listen on {where}: {why}; choose another --host or --port") from None
     return sock
 
 
-def _stop_with_parent(parent: int) -> None:
+def _refuse_strangers(settings: Settings, sock: socket.socket) -> None:
+    """CannotServe when other machines could use a server without a key; a warning where that is wanted."""
+    address = ipaddress.ip_address(sock.getsockname()[0])
+    if settings.secure or (getattr(address, "ipv4_mapped", None) or address).is_loopback:
+        return
+    words = f"--host {settings.host}: every machine that reaches this one can use the server"
+    if not settings.insecure_public:
+        sock.close()
+        raise CannotServe(
+            f"{words}; add --secure and --password, or --insecure-public to serve it all the same", 2
+        )
+    print(f"perfkit server: warning: {words}, read what is in it and change it", file=sys.stderr)
+
+
+def _stop_with_parent(parent_pid: int | None) -> None:
     """Wait for the end of standard input, or for another parent: a pipe may be held open by others."""
     with contextlib.suppress(OSError, ValueError):
-        while os.getppid() == parent:
+        while parent_pid is None or os.getppid() == parent_pid:
             readable, _, _ = select.select([0], [], [], 0.5)
             if readable and not os.read(0, 4096):
                 break

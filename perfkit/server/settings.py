@@ -25,6 +25,7 @@ class Settings:
     seed: int = 1
     password: str | None = None  #: accepted as a bearer token beside the users' keys
     secure: bool = False  #: refuse requests without a key or the password
+    insecure_public: bool = False  #: listen to other machines without `secure`
     instances: int = 1  #: server processes behind a round robin
     probes: bool = True  #: watch the pool, the event loop and every request
     leak_after_s: float = 30.0  #: a connection held so long counts as leaked

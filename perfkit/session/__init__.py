@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Coroutine, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -19,31 +20,71 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from perfkit.model import Target
-from perfkit.rows import ERROR_CODE, NEVER, PHASE_CODE, Extra, RowBuffer, pack_row
+from perfkit.redaction import Redactor, secrets_in
+from perfkit.rows import (
+    ERROR_CODE,
+    MOST_OPERATIONS,
+    NEVER,
+    OTHER_OPERATIONS,
+    PHASE_CODE,
+    Extra,
+    RowBuffer,
+    pack_row,
+)
 from perfkit.session.heads import Head, Heads
-from perfkit.session.redaction import Redactor, is_secret_name, secrets_in
 from perfkit.session.redirects import MAX_HOPS, REDIRECTS, redirected
 from perfkit.session.response import Check, Response, checked, decoded, judge
+from perfkit.streams import Reader, Stream, plain, read
 from perfkit.transport import Clock, Exchange, Transport, server_timing
 
-__all__ = ["Recorder", "Redactor", "Response", "Session", "Undo", "is_secret_name", "secrets_in"]
+__all__ = ["Opening", "Recorder", "Response", "Session", "Step", "Undo"]
 
 ERROR_TEXT_LIMIT = 300
+_AT_THE_END = "still under way when the run ended"
+_GIVEN_UP = "given up by the scenario: a time limit of its own, or a task it cancelled"
 _LOOKED_AT = 16384  #: of a failed response's body, for its error text
 _NAME_LIMIT = 200
 _HOP = " (redirect)"
-_MAX_OPERATIONS = 1000
 _MAX_METRICS = 64
+_METRIC_LIMIT = 40
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER_METHOD = re.compile(r"[A-Z][A-Z-]*").fullmatch
 _ID_LIKE = re.compile(r"(?<=/)(?:[a-z_]+-)?(?:\d+|[0-9a-f]{8}-?[0-9a-f-]{4,})(?=/|$)", re.IGNORECASE)
-_MEASURE, _DRAIN = PHASE_CODE["measure"], PHASE_CODE["drain"]
+_WARMUP, _MEASURE, _DRAIN = (PHASE_CODE[name] for name in ("warmup", "measure", "drain"))
 _encode_json = msgspec.json.Encoder().encode
 _NOTHING = msgspec.UNSET
 
 #: A request to send at teardown: method, path, headers.
 _MAKING = ("POST", "PUT")
+_IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
+_FRESH = {"fresh": True}
 Undo = tuple[str, str, tuple[tuple[str, str], ...]]
+
+
+class Opening:
+    """Nanoseconds spent opening a connection, or trying to, of requests whose first attempt did, by seq.
+
+    Of at most MOST requests: where there are more, of one in `every`.
+    """
+
+    MOST = 100_000
+
+    def __init__(self, seq_stride: int) -> None:
+        self.every = 1
+        self.ns: dict[int, int] = {}
+        self._stride = seq_stride
+
+    def add(self, seq: int, ns: int) -> None:
+        """Keep it if it is one of those that are kept."""
+        if seq // self._stride % self.every == 0:
+            self.ns[seq] = ns
+            if len(self.ns) > self.MOST:
+                self.thin(self.every * 2)
+
+    def thin(self, every: int) -> None:
+        """Keep those of one in `every` requests."""
+        self.every = every
+        self.ns = {seq: ns for seq, ns in self.ns.items() if seq // self._stride % every == 0}
 
 
 @dataclass
@@ -60,17 +101,21 @@ class Recorder:
     redact: Redactor = field(default_factory=Redactor)
     buffer: RowBuffer = field(default_factory=RowBuffer)
     seed: int = 0
-    measure_ends: int = 2**63 - 1  #: requests a step begins after this instant are of phase drain
+    #: What is planned before the first instant is of phase warmup, from the second on it is drain.
+    measure_begins: int = 0
+    measure_ends: int = 2**63 - 1
+    cutting: bool = False  #: what is cancelled from now on is cut off by the end of the run
+    over: bool = False  #: nothing more is sent
     undo: list[Undo] = field(default_factory=list)
     retried: int = 0  #: attempts after the first, the one under way included
     unanswered: int = 0  #: POST and PUT that were sent and got no answer: what they made is not known
-    #: By seq, for requests whose first attempt opened a connection or tried to: nanoseconds spent on that.
-    opening: dict[int, int] = field(default_factory=dict)
     _codes: dict[str, int] = field(default_factory=dict)
-    _metrics: set[str] = field(default_factory=set)
+    _metrics: dict[str, str | None] = field(default_factory=dict)
+    _plain_metrics: set[str] = field(default_factory=set)  #: those recorded under the name they came with
 
     def __post_init__(self) -> None:
         self._next = self.first_seq
+        self.opening = Opening(self.seq_stride)
         self.heads = Heads(self.headers, self.id_prefix, urlsplit(self.target.url or "").netloc)
 
     def next_seq(self) -> int:
@@ -84,52 +129,74 @@ class Recorder:
         begun = (self._next - self.first_seq) // self.seq_stride
         return begun + self.retried - self.buffer.count
 
-    def operation_code(self, name: str) -> int:
-        """The code of an operation; after a thousand names all others are one, so that a slip (an id in a
-        name) cannot grow without bound."""
-        code = self._codes.get(name)
-        if code is None:
-            name = name if len(self._codes) < _MAX_OPERATIONS else "(other operations)"
-            code = self._codes[name] = self.buffer.operation_code(_storable(name)[:_NAME_LIMIT])
+    def operation_code(self, name: str, head: Head | None = None, hop: str = "") -> int:
+        """Return the code of an operation, whose name is recorded without secrets. After a thousand names all
+        others have one code, so that a slip (an id in a name) cannot grow without bound."""
+        code = self._codes.get(name + hop)
+        if code is None and len(self._codes) >= MOST_OPERATIONS:
+            code = self.buffer.operation_code(OTHER_OPERATIONS)
+        elif code is None:
+            shown = _storable(self._without_secrets(name, head))[: _NAME_LIMIT - len(hop)] + hop
+            code = self._codes[name + hop] = self.buffer.operation_code(shown)
         return code
 
-    def known_metrics(self, timing: dict[str, float]) -> dict[str, float] | None:
-        """The Server-Timing metrics that are recorded: each name is a column, so there is an end to them."""
-        if not self._metrics.issuperset(timing):
-            for name in timing:
-                if len(self._metrics) < _MAX_METRICS:
-                    self._metrics.add(name)
-            timing = {name: value for name, value in timing.items() if name in self._metrics}
-        return timing or None
+    def known_metrics(self, timing: dict[str, float], head: Head | None = None) -> dict[str, float] | None:
+        """Return the Server-Timing metrics that are recorded, a column each: a limited number of them, and
+        none that holds a secret."""
+        if self._plain_metrics.issuperset(timing):
+            return timing
+        kept = {}
+        for name, value in timing.items():
+            if name not in self._metrics:
+                if len(self._metrics) >= _MAX_METRICS:
+                    continue
+                harmless = self._without_secrets(name, head) == name
+                self._metrics[name] = name[:_METRIC_LIMIT] if harmless else None
+                if self._metrics[name] == name:
+                    self._plain_metrics.add(name)
+            column = self._metrics[name]
+            if column is not None:
+                kept[column] = value
+        return kept or None
+
+    def _without_secrets(self, name: str, head: Head | None) -> str:
+        return self.redact(name, head.secrets if head is not None else ())
+
+
+class Step:
+    """One step of a scenario. What it begins belongs to it, however long that lasts and whatever comes next.
+
+    phase: of its requests; None: that of the instant each is planned for.
+    """
+
+    __slots__ = ("cut", "failed", "head", "number", "phase", "planned", "requests")
+
+    def __init__(self, number: int = 0, planned: int | None = None, phase: int | None = None) -> None:
+        self.number, self.phase = number, phase
+        self.planned = planned  #: of its first request; None when that has begun
+        self.requests = 0  #: how many it has begun
+        self.failed = False  #: whether one of them has
+        self.cut = False  #: whether the end of the run has cut one off
+        self.head: Head | None = None  #: of the latest
+
+
+#: The step a task was begun in: tasks that it leaves behind keep it.
+_STEP: ContextVar[Step] = ContextVar("step")
 
 
 class Session:
     """One virtual user's way to the server.
 
-    Attributes a step may use: `user` (number of the virtual user), `iteration` (number of the step in the
-    whole run), `local` (a dict that stays with the virtual user), `headers` (sent with each of its requests).
+    Attributes a step may use: `user` (number of the virtual user), `iteration`, `local` (a dict that stays
+    with the virtual user), `headers` (sent with each of its requests).
     """
 
-    __slots__ = (
-        "_phase",
-        "_planned",
-        "_recorder",
-        "failed",
-        "headers",
-        "iteration",
-        "local",
-        "requests",
-        "user",
-    )
+    __slots__ = ("_outside", "_recorder", "headers", "local", "user")
 
     def __init__(self, recorder: Recorder, user: int = 0, phase: str = "setup") -> None:
         self._recorder = recorder
-        self._planned: int | None = None
-        self._phase = PHASE_CODE[phase]
+        self._outside = Step(phase=PHASE_CODE[phase])  # setup and teardown
         self.user = user
-        self.iteration = 0
-        self.requests = 0
-        self.failed = False
         self.local: dict[str, Any] = {}
         self.headers: dict[str, str] = {}
 
@@ -143,10 +210,23 @@ class Session:
         """A few letters no other run has, for names on a shared server."""
         return self._recorder.id_prefix.rstrip("-")
 
-    def begin_step(self, iteration: int, planned: int, phase_code: int) -> None:
-        """Called by the engine: the next request was planned for this instant."""
-        self.iteration, self._planned, self._phase = iteration, planned, phase_code
-        self.failed = False
+    @property
+    def iteration(self) -> int:
+        """The number of the step in the whole run."""
+        return _STEP.get(self._outside).number
+
+    @staticmethod
+    def begin_step(number: int, planned: int) -> Step:
+        """Called by the engine, in the task of the step: its first request was planned for this instant."""
+        step = Step(number, planned)
+        _STEP.set(step)
+        return step
+
+    def redact(self, text: str) -> str:
+        """Return a text without the secrets of the run, of this user and of its latest request."""
+        head = _STEP.get(self._outside).head
+        more = head.secrets if head is not None else ()
+        return self._recorder.redact(text, (*more, *secrets_in(self.headers)))
 
     def on_teardown(self, method: str, path: str) -> None:
         """Send this request when the run is over (latest first), to remove what the scenario made."""
@@ -184,13 +264,15 @@ class Session:
         headers: Mapping[str, str] | None = None,
         name: str | None = None,
         check: Check | None = None,
+        stream: Reader = plain,
         timeout_s: float | None = None,
     ) -> Response:
         """Send a request, wait for its whole response, record a row.
 
         `path` is relative to the target. `name` is the row's operation (default: method and path with ids
         replaced). `check(response)` may return False, or a text, to make the row an error of class `check`.
-        A stream of server-sent events is read to its end, with one instant per event. Of headers given
+        A stream of server-sent events is read to its end; `stream` says which of its events carry content and
+        which tell of an error, which makes the row one of class `check` (`perfkit.streams`). Of headers given
         twice the nearest counts: this request's, then the session's, then the target's.
 
         A retry is a row with the same `seq` and the next `attempt`. A redirect that is followed leads to
@@ -198,12 +280,14 @@ class Session:
         `NAME (redirect)`, so that the times of NAME are not mixed with those of what it led to.
         """
         recorder = self._recorder
+        if recorder.over:
+            raise asyncio.CancelledError("the run has ended")
+        step = _STEP.get(self._outside)
         started = recorder.clock()
-        planned, self._planned = self._planned, None
+        planned, step.planned = step.planned, None
         if planned is None:
             planned = started
-            if started >= recorder.measure_ends and self._phase == _MEASURE:
-                self._phase = _DRAIN
+        step.requests += 1
         content_type = ""
         if json is not _NOTHING:
             content = _encode_json(json)
@@ -213,7 +297,7 @@ class Session:
             content_type = "application/x-www-form-urlencoded"
         body = content.encode() if isinstance(content, str) else content
         own = tuple(headers.items()) if headers else ()
-        head = recorder.heads.get(tuple(self.headers.items()), content_type, own)
+        head = step.head = recorder.heads.get(tuple(self.headers.items()), content_type, own)
         if params:
             path = f"{path}{'&' if '?' in path else '?'}{urlencode(params, doseq=True)}"
         if not path.startswith("/"):
@@ -221,42 +305,55 @@ class Session:
         if method not in _METHODS:
             method = _other_method(method)
         name = name or _default_name(method, path)
-        operation = recorder.operation_code(name)
+        operation = recorder.operation_code(name, head)
         seq = recorder.next_seq()
         target = recorder.target
         timeout_s = timeout_s or target.timeout_s
         attempt, retries, hops = 1, target.retries, MAX_HOPS
+        how: dict[str, bool] = {}
         while True:
             row = (planned, started, seq, len(body), operation, attempt)
             lines = f"{head.lines}{seq}\r\n"
             try:
-                exchange = await recorder.transport.send(method, path, lines, body, timeout_s)
+                exchange = await recorder.transport.send(method, path, lines, body, timeout_s, **how)
             except asyncio.CancelledError as cut:
                 got_so_far = cut.args[0] if cut.args else None
                 exchange = got_so_far if isinstance(got_so_far, Exchange) else Exchange()
-                exchange.fail("cutoff", "still under way when the run ended", recorder.clock())
-                self._record(row, exchange, head, exchange.error or judge(exchange))
-                recorder.unanswered += method in _MAKING
-                raise
-            response = Response(exchange, method, path)
+                step.cut |= recorder.cutting
+                if not recorder.cutting or exchange.done == NEVER:
+                    exchange.fail("cutoff", _AT_THE_END if recorder.cutting else _GIVEN_UP, recorder.clock())
+                    error = exchange.error or judge(exchange)
+                    self._record(step, row, exchange, head, error, _told(exchange, stream))
+                    recorder.unanswered += method in _MAKING
+                    raise
+                _cancel_again()  # answered in this moment: the step hears of it, and ends where it waits next
+            response = Response(exchange, method, path, target.max_body_mb * 1024 * 1024)
             response.error = exchange.error or judge(exchange)
             if exchange.error is not None and exchange.sent != NEVER and method in _MAKING:
                 recorder.unanswered += 1
-            hop = None
+            hop, told = None, _told(exchange, stream)
+            if response.error is None and told is not None and told.error is not None:
+                response.error, exchange.error_text = "check", told.error
             if response.error is None:
                 if exchange.status in REDIRECTS:
                     hop = redirected(method, path, body, exchange, target, hops)
                     response.error = "check" if hop is None else None
                 elif check is not None:
                     response.error = checked(response, check)
-            self._record(row, exchange, head, response.error)
+            self._record(step, row, exchange, head, response.error, told)
+            if response.error is not None:
+                response.shown_path = recorder.redact(path, head.secrets)
             attempt += 1
             if hop is not None:
                 hops -= 1
                 method, path, body = hop
                 planned = started = recorder.clock()
-                operation = recorder.operation_code(name[: _NAME_LIMIT - len(_HOP)] + _HOP)
-                seq, attempt = recorder.next_seq(), 1
+                operation = recorder.operation_code(name, head, _HOP)
+                seq, attempt, how = recorder.next_seq(), 1, {}
+            elif not how and (exchange.lost == "unwritten" or (exchange.lost and method in _IDEMPOTENT)):
+                how = _FRESH  # nobody has done anything yet, or twice is as good as once (RFC 9110, 9.2.2)
+                recorder.retried += 1
+                started = recorder.clock()
             elif retries and response.error in ("connect", "reset", "http_5xx"):
                 retries -= 1
                 recorder.retried += 1
@@ -266,38 +363,59 @@ class Session:
 
     def _record(
         self,
+        step: Step,
         row: tuple[int, int, int, int, int, int],
         exchange: Exchange,
         head: Head,
         error: str | None,
+        stream: Stream | None,
     ) -> None:
         planned, started, seq, body_size, operation, attempt = row
         buffer = self._recorder.buffer
-        extra = None
+        extra = words = None
         timing = server_timing(exchange.headers)
         if timing is not None:
-            timing = self._recorder.known_metrics(timing)
+            timing = self._recorder.known_metrics(timing, head)
         if error is not None:
             buffer.failed += 1
-            self.failed = True
-            text = exchange.error_text or decoded(exchange, _LOOKED_AT).decode("utf-8", "replace")
-            text = _storable(self._recorder.redact(text, secrets_in(head.fields)))[:ERROR_TEXT_LIMIT]
-            exchange.error_text = text or None  # what is raised or shown holds no secret either
-            extra = Extra(exchange.error_text, exchange.chunks, timing)
-        elif timing is not None or exchange.chunks is not None:
-            extra = Extra(None, exchange.chunks, timing)
+            step.failed = True
+            body = b"" if exchange.error_text else decoded(exchange, _LOOKED_AT)
+            text = _storable(exchange.error_text or body.decode("utf-8", "replace"))
+            cut = len(body) >= _LOOKED_AT
+            text = self._recorder.redact.beginning(text, ERROR_TEXT_LIMIT, head.secrets, cut=cut)
+            words = exchange.error_text = text or None  # what is raised or shown holds no secret either
+        if stream is not None:
+            first = NEVER if stream.first_token is None else stream.first_token
+            extra = Extra(words, stream.chunks, timing, first, stream.tokens)
+        elif error is not None or timing is not None:
+            extra = Extra(words, None, timing)
         if exchange.connecting and attempt == 1:
-            self._recorder.opening[seq] = exchange.connecting
-        self.requests += 1
+            self._recorder.opening.add(seq, exchange.connecting)
+        phase = step.phase
+        if phase is None:
+            begins, ends = self._recorder.measure_begins, self._recorder.measure_ends
+            phase = _WARMUP if planned < begins else _MEASURE if planned < ends else _DRAIN
         bytes_sent = 0 if exchange.sent == NEVER else body_size
         buffer.add(
             pack_row(
-                *(planned, started, exchange.sent, exchange.first_byte, exchange.done),
-                *(seq, self.iteration, bytes_sent, len(exchange.body), self.user, exchange.status),
-                *(operation, self._phase, ERROR_CODE[error], attempt),
+                *(planned, started, exchange.sending, exchange.sent, exchange.first_byte, exchange.done),
+                *(seq, step.number, bytes_sent, len(exchange.body), self.user, exchange.status),
+                *(operation, phase, ERROR_CODE[error], attempt),
             ),
             extra,
         )
+
+
+def _cancel_again() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+
+
+def _told(exchange: Exchange, reader: Reader) -> Stream | None:
+    if exchange.events is None:
+        return None
+    return read(exchange.events, None if exchange.sent == NEVER else exchange.sent, reader)
 
 
 def _storable(text: str) -> str:

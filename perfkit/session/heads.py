@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import cached_property
 
+from perfkit.redaction import secrets_in
 from perfkit.transport import header_lines
 
 _MOST = 4096
@@ -12,11 +13,20 @@ _MOST = 4096
 Pairs = tuple[tuple[str, str], ...]
 
 
-class Head(NamedTuple):
-    """What requests with the same headers have in common."""
+class Head:
+    """What requests with the same headers have in common.
 
-    lines: str  #: header lines; the last is x-request-id, its end (the number, a line break) is to be added
-    fields: dict[str, str]  #: the same by name in lower case
+    lines: header lines; the last is x-request-id, its end (the number, a line break) is to be added.
+    fields: the same by name in lower case.
+    """
+
+    def __init__(self, lines: str, fields: dict[str, str]) -> None:
+        self.lines, self.fields = lines, fields
+
+    @cached_property
+    def secrets(self) -> tuple[str, ...]:
+        """Values to be removed from what the server says of these requests."""
+        return secrets_in(self.fields)
 
 
 class Heads:

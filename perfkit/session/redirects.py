@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from perfkit.model import Target
-from perfkit.transport import Exchange
+from perfkit.transport import Exchange, origin
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_HOPS = 10
@@ -16,13 +16,18 @@ def redirected(
 ) -> tuple[str, str, bytes] | None:
     """Where a redirect leads, or None, and the exchange's error text says why: a load test visits no other
     server, and none at all unless asked to."""
-    location = dict(exchange.headers).get(b"location", b"").decode("latin-1")
+    raw = dict(exchange.headers).get(b"location", b"")
+    try:
+        location = raw.decode()  # servers send UTF-8 as it is
+    except UnicodeDecodeError:
+        location = raw.decode("latin-1")
     what = f"redirected ({exchange.status}) to {location}; "
     here = urlsplit(f"{(target.url or '').rstrip('/')}{path}")
     base = urlsplit(target.url or "").path.rstrip("/")
     try:
         there = urlsplit(urljoin(here.geturl(), location))
-        inside = _origin(there) == _origin(here) and there.path.startswith(base + "/")
+        there = there._replace(path=there.path or "/")
+        inside = origin(there.geturl()) == origin(here.geturl()) and there.path.startswith(base + "/")
     except ValueError:
         inside = False
     if not target.follow_redirects:
@@ -38,7 +43,3 @@ def redirected(
             return ("HEAD" if method == "HEAD" else "GET"), path, b""
         return method, path, body
     return None
-
-
-def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
-    return url.scheme, url.hostname, url.port or {"http": 80, "https": 443}.get(url.scheme)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json as jsonlib
-import re
 import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,27 +11,30 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from perfkit.errors import RequestFailed
-from perfkit.transport import Exchange
+from perfkit.streams import Events
+from perfkit.transport import GZIP, Exchange
 
 if TYPE_CHECKING:
     import httpx
 
 Check = Callable[["Response"], bool | str | None]
-_LINE_END = re.compile(r"\r\n|\r|\n")
+_MOST = 64 * 1024 * 1024
 
 
 class Response:
     """The part of httpx.Response a scenario needs, plus `error` (a class of model.ERRORS, or None)."""
 
-    __slots__ = ("_exchange", "_method", "_path", "error")
+    __slots__ = ("_exchange", "_method", "_most", "error", "shown_path")
 
-    def __init__(self, exchange: Exchange, method: str, path: str) -> None:
+    def __init__(self, exchange: Exchange, method: str, path: str, most: int = _MOST) -> None:
+        """most: bytes the body may unpack to."""
         self._exchange = exchange
-        self._method, self._path = method, path
+        self._method, self._most = method, most
+        self.shown_path = path  #: as messages show it: without secrets when the request failed
         self.error = exchange.error
 
     def __repr__(self) -> str:
-        return f"<Response {self._method} {self._path}: {self.status_code} {self.error or 'ok'}>"
+        return f"<Response {self._method} {self.shown_path}: {self.status_code} {self.error or 'ok'}>"
 
     @property
     def status_code(self) -> int:
@@ -48,8 +50,12 @@ class Response:
 
     @property
     def content(self) -> bytes:
-        """The body; gzip and deflate are undone, as far as they go."""
-        return decoded(self._exchange)
+        """The body; gzip and deflate are undone, as far as they go. ValueError for a compression bomb."""
+        body = decoded(self._exchange, self._most + 1)
+        if len(body) > max(self._most, len(self._exchange.body)):
+            what = f"body unpacks to more than {self._most} bytes (target.max_body_mb)"
+            raise ValueError(f"{self._method} {self.shown_path}: {what}")
+        return body
 
     @property
     def text(self) -> str:
@@ -67,23 +73,15 @@ class Response:
 
     def events(self) -> list[str]:
         """The data of each server-sent event of the body."""
-        found: list[str] = []
-        data: list[str] = []
-        *lines, _ = _LINE_END.split(self.text.removeprefix("\ufeff"))  # an unfinished event is none
-        for line in lines:
-            name, _, value = line.partition(":")
-            if name == "data":
-                data.append(value.removeprefix(" "))
-            elif not line and data:
-                found.append("\n".join(data))
-                data.clear()
-        return found
+        events = Events()
+        events.feed(self.content, 0)
+        return [event.data.decode("utf-8", "replace") for event in events.seen]
 
     def raise_for_status(self) -> Response:
         """This response, or RequestFailed (which ends the step) when its row has an error."""
         if self.error is not None:
             what = f"answered {self.status_code}" if self.status_code else f"failed ({self.error})"
-            raise RequestFailed(f"{self._method} {self._path} {what}: {self._exchange.error_text or ''}")
+            raise RequestFailed(f"{self._method} {self.shown_path} {what}: {self._exchange.error_text or ''}")
         return self
 
 
@@ -106,11 +104,11 @@ def checked(response: Response, check: Check) -> str | None:
     return None
 
 
-def decoded(exchange: Exchange, limit: int = 0) -> bytes:
-    """A response's body without its gzip or deflate coding; at most `limit` bytes, unless that is 0."""
+def decoded(exchange: Exchange, limit: int) -> bytes:
+    """At most `limit` bytes of a response's body, without its gzip or deflate coding."""
     body = exchange.body
     encoding = dict(exchange.headers).get(b"content-encoding", b"").strip().lower()
-    if body and encoding in (b"gzip", b"x-gzip", b"deflate"):
+    if body and encoding.decode("latin-1") in GZIP:
         with contextlib.suppress(zlib.error):
             return zlib.decompressobj(47).decompress(body, limit)
-    return body[:limit] if limit else body
+    return body[:limit]

@@ -14,22 +14,14 @@ Ints = NDArray[np.int64]
 # -- distribution with censoring -------------------------------------------------------------------
 
 
-def kaplan_meier(x: Floats, censored: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """The distribution function of x where `censored` values are only known to be larger than seen.
+def kaplan_meier(ended: Ints, censored: Ints) -> Floats:
+    """The distribution function at rising values, of how many ended or were last seen at each [values].
 
-    Returns (times, cdf): the distinct values that were not censored, rising, and the share that has ended by
-    then (Kaplan & Meier 1958). A value censored at the instant of an event was still at risk in it.
+    The share that has ended by then (Kaplan & Meier 1958). What was censored at the instant of an end was
+    still at risk in it.
     """
-    order = np.argsort(x, kind="stable")
-    x, ended = x[order], ~censored[order]
-    first = np.flatnonzero(np.diff(x, prepend=-np.inf) > 0)
-    if not len(x) or not ended.any():
-        return np.empty(0), np.empty(0)
-    deaths = np.add.reduceat(ended.astype(np.int64), first)
-    at_risk = len(x) - first
-    hit = deaths > 0
-    survival = np.cumprod(1 - deaths[hit] / at_risk[hit])
-    return x[first][hit], np.asarray(1 - survival, np.float64)
+    at_risk = np.cumsum((ended + censored)[::-1])[::-1]
+    return np.asarray(1 - np.cumprod(1 - ended / at_risk), np.float64)
 
 
 # -- time ------------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def growth(start: Floats, end: Floats, low: float, high: float) -> Growth:
     Latencies of such a run tell how long the run was, not how fast the server is.
     """
     grid = np.linspace(low + 0.2 * (high - low), high, TREND_SLICES + 1)
-    level = mean_level(start, end, grid)
+    level = mean_level(start, np.where(np.isnan(end), high, end), grid)  # never seen to end: still under way
     quarter = TREND_SLICES // 4
     before, after = float(level[:quarter].mean()), float(level[-quarter:].mean())
     ratio = after / before if before > 0 else (math.inf if after > 0 else 1.0)

@@ -26,7 +26,10 @@ GOOD_SUPPORT = 50
 
 WITHIN_RUN = "time slices, within-run"
 INDEPENDENT = "requests, taken as independent"
-NOTHING = "none"
+#: Why there is no interval: fewer than MIN_SUPPORT requests carry it; or it would hold nearly any value.
+THIN = "too few requests"
+WIDE = "time slices that differ too much"
+NO_INTERVAL = (THIN, WIDE)
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,17 @@ class Slices:
     place: Ints | None
 
     @classmethod
-    def of(cls, t: Floats) -> Slices:
-        """Cut the span of t into `SLICES` equal lengths."""
+    def of(cls, t: Floats, span: tuple[float, float] | None = None) -> Slices:
+        """Cut a span of time, or that of t itself, into `SLICES` equal lengths."""
         if len(t) < SLICES * ROWS_A_SLICE:
             return cls(None)
-        place = time_slices(t)
-        return cls(place if np.count_nonzero(np.bincount(place)) >= SLICES // 2 else None)
+        place = time_slices(t, SLICES, span)
+        return cls(place if slices_carry(np.bincount(place)) else None)
+
+
+def slices_carry(counts: Ints) -> bool:
+    """Whether slices with so many rows each say how much a statistic moves: 400 rows, not in one burst."""
+    return bool(counts.sum() >= SLICES * ROWS_A_SLICE and np.count_nonzero(counts) >= SLICES // 2)
 
 
 # -- intervals -------------------------------------------------------------------------------------
@@ -81,22 +89,36 @@ def quantiles(x: Floats, t: Floats | Slices, ps: Sequence[float], level: float =
     `MIN_SUPPORT` requests beyond the quantile, or where it would span the whole distribution, none (NaN).
     """
     if not len(x):
-        return [Estimate(math.nan, math.nan, math.nan, level, 0, NOTHING) for _ in ps]
-    ranked = np.sort(x)
+        return [Estimate(math.nan, math.nan, math.nan, level, 0, THIN) for _ in ps]
+    ranked = _ranked(x, ps)
     points = [quantile_of(ranked, p) for p in ps]
     place = (t if isinstance(t, Slices) else Slices.of(t)).place
     below, counts = (None, None) if place is None else _below(x, place, points)
+    bounds = []
+    for i, p in enumerate(ps):
+        share = None if below is None or counts is None else slice_shares(below[i], counts, p)
+        bounds.append(quantile_bounds(len(x), p, share, level))
+    ranked = _ranked(ranked, [end for low, high, _ in bounds for end in (low, high)])
     found = []
-    for i, (p, point) in enumerate(zip(ps, points, strict=True)):
-        share = None if below is None or counts is None else (below[i] - p * counts) / counts.mean()
-        low, high, unit = _bounds(len(x), p, share, level)
-        ends = (quantile_of(ranked, low), quantile_of(ranked, high)) if unit != NOTHING else (math.nan,) * 2
+    for point, (low, high, unit) in zip(points, bounds, strict=True):
+        ends = (
+            (quantile_of(ranked, low), quantile_of(ranked, high))
+            if unit not in NO_INTERVAL
+            else (math.nan,) * 2
+        )
         found.append(Estimate(point, *ends, level, len(x), unit))
     return found
 
 
+def _ranked(x: Floats, ps: Sequence[float]) -> Floats:
+    """The values so ordered that those of the ranks around these quantiles are in their places."""
+    low = {int((len(x) - 1) * p) for p in ps}
+    ranks = np.array(sorted(low | {min(rank + 1, len(x) - 1) for rank in low}), np.intp)
+    return np.partition(x, ranks)
+
+
 def quantile_of(ranked: Floats, p: float) -> float:
-    """The p-quantile of sorted values, numpy's `linear` method to the last bit."""
+    """The p-quantile of values that are in their sorted places around it; numpy's, to the last bit."""
     at = (len(ranked) - 1) * p
     floor = int(at)
     left, right = ranked[floor], ranked[min(floor + 1, len(ranked) - 1)]
@@ -115,18 +137,23 @@ def _below(x: Floats, place: Ints, points: Sequence[float]) -> tuple[Floats, Flo
     return sums[:, np.searchsorted(rising, points, "right") - 1].T, sums[:, -1]
 
 
-def _bounds(n: int, p: float, share: Floats | None, level: float) -> tuple[float, float, str]:
+def slice_shares(below: Floats | Ints, counts: Floats | Ints, p: float) -> Floats:
+    """How far the share of values below the p-quantile is off in each slice: float64 [slices]."""
+    return np.asarray((below - p * counts) / counts.mean())
+
+
+def quantile_bounds(n: int, p: float, share: Floats | None, level: float) -> tuple[float, float, str]:
     """Probabilities whose quantiles bound the p-quantile, and the unit of replication.
 
     share: how far the share of values below the quantile is off in each slice, None without slices.
     """
     if support(n, p) < MIN_SUPPORT:
-        return p, p, NOTHING
+        return p, p, THIN
     if share is not None:
         se, df = slice_error(share)
         half = t_factor(level, df) * se
         low, high = max(p - half, 0.0), min(p + half, 1.0)
-        return (low, high, WITHIN_RUN) if high - low < 1 else (p, p, NOTHING)
+        return (low, high, WITHIN_RUN) if high - low < 1 else (p, p, WIDE)
     low, high = order_statistics(n, p, level)
     return (low - 1) / (n - 1), (high - 1) / (n - 1), INDEPENDENT
 
@@ -151,27 +178,36 @@ def mean(x: Floats, t: Floats | Slices, level: float = LEVEL) -> Estimate:
     """
     n = len(x)
     if not n:
-        return Estimate(math.nan, math.nan, math.nan, level, 0, NOTHING)
+        return Estimate(math.nan, math.nan, math.nan, level, 0, THIN)
     point = float(np.mean(x))
-    if n < MIN_SUPPORT:
-        return Estimate(point, math.nan, math.nan, level, n, NOTHING)
     place = (t if isinstance(t, Slices) else Slices.of(t)).place
     if place is None:
-        half = t_factor(level, n - 1) * float(np.std(x, ddof=1)) / math.sqrt(n)
-        return Estimate(point, point - half, point + half, level, n, INDEPENDENT)
+        return mean_estimate(point, float(np.std(x, ddof=1)), n, None, None, level)
     counts = np.bincount(place, minlength=SLICES)
-    sums = np.bincount(place, weights=x, minlength=SLICES)
-    se, df = slice_error((sums - point * counts) / counts.mean())
-    half = t_factor(level, df) * se
-    return Estimate(point, point - half, point + half, level, n, WITHIN_RUN)
+    sums = np.bincount(place, weights=x, minlength=SLICES).astype(np.float64)
+    return mean_estimate(point, math.nan, n, sums, counts, level)
 
 
-def time_slices(t: Floats, count: int = SLICES) -> Ints:
-    """The slice, 0 … count-1, each instant falls in when its span is cut into equal lengths."""
-    low, high = float(np.min(t)), float(np.max(t))
+def mean_estimate(
+    point: float, sd: float, n: int, sums: Floats | None, counts: Floats | Ints | None, level: float = LEVEL
+) -> Estimate:
+    """A mean with its interval: from sums and counts of slices [slices], or from its standard deviation."""
+    if n < MIN_SUPPORT:
+        return Estimate(point, math.nan, math.nan, level, n, THIN)
+    if sums is None or counts is None:
+        half, unit = t_factor(level, n - 1) * sd / math.sqrt(n), INDEPENDENT
+    else:
+        se, df = slice_error((sums - point * counts) / counts.mean())
+        half, unit = t_factor(level, df) * se, WITHIN_RUN
+    return Estimate(point, point - half, point + half, level, n, unit)
+
+
+def time_slices(t: Floats, count: int = SLICES, span: tuple[float, float] | None = None) -> Ints:
+    """The slice, 0 … count-1, each instant falls in when a span, or its own, is cut into equal lengths."""
+    low, high = span or (float(np.min(t)), float(np.max(t)))
     if high <= low:
         return np.zeros(len(t), np.int64)
-    return np.minimum(((t - low) * (count / (high - low))).astype(np.int64), count - 1)
+    return np.clip(((t - low) * (count / (high - low))).astype(np.int64), 0, count - 1)
 
 
 def slice_error(u: Floats) -> tuple[float, float]:

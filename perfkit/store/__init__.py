@@ -8,20 +8,55 @@ data/runs/20261123-101500-agent_mass_creation-3f2a/
     report/             executed notebooks and HTML
 """
 
-from perfkit.store.finding import data_folder, find_run, list_runs, remove_runs
+from perfkit.store.contents import contents_of
+from perfkit.store.files import (
+    hold,
+    locked,
+    new_folder,
+    read_json,
+    read_regular,
+    remove_if_empty,
+    replacing,
+    require_regular,
+    write_atomically,
+    write_json,
+)
+from perfkit.store.finding import data_folder, find_run, list_runs
+from perfkit.store.leftovers import IMPORTING, Leftover, remove_leftovers, survey
+from perfkit.store.listing import listed
+from perfkit.store.metadata import Metadata
 from perfkit.store.reading import PROBES_SCHEMA, Run, read_probes
-from perfkit.store.writing import RunFolder, write_atomically, write_probe_segment, write_segment
+from perfkit.store.removing import remove_runs, why_not_removed
+from perfkit.store.writing import RunFolder, update_run_json, write_probe_segment, write_segment
 
 __all__ = [
+    "IMPORTING",
     "PROBES_SCHEMA",
+    "Leftover",
+    "Metadata",
     "Run",
     "RunFolder",
+    "contents_of",
     "data_folder",
     "find_run",
+    "hold",
     "list_runs",
+    "listed",
+    "locked",
+    "new_folder",
+    "read_json",
     "read_probes",
+    "read_regular",
+    "remove_if_empty",
+    "remove_leftovers",
     "remove_runs",
+    "replacing",
+    "require_regular",
+    "survey",
+    "update_run_json",
+    "why_not_removed",
     "write_atomically",
+    "write_json",
     "write_probe_segment",
     "write_segment",
 ]

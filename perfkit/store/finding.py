@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from perfkit.errors import BadInput, PerfkitError, nearest
@@ -17,7 +15,7 @@ def data_folder(given: str | os.PathLike[str] | None = None) -> Path:
 
     A notebook may be executed from anywhere: papermill runs it in the caller's folder, JupyterLab in its own.
     """
-    if given is not None and str(given) not in ("", "."):
+    if given is not None and given != "":
         return Path(given)
     if told := os.environ.get("PERFKIT_DATA_DIR"):
         return Path(told)
@@ -28,25 +26,32 @@ def data_folder(given: str | os.PathLike[str] | None = None) -> Path:
 
 def list_runs(data_dir: Path) -> list[Run]:
     """All runs below data_dir/runs, oldest first; ids tell seconds, run.json the rest."""
-    found = [Run(path.parent) for path in (data_dir / "runs").glob("*/run.json")]
+    folder = data_dir / "runs"
+    try:
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise PerfkitError(f"cannot read {folder}: {error.strerror}; choose --data-dir") from None
+    found = [Run(folder / name) for name in names if os.path.lexists(folder / name / "run.json")]
     return sorted(found, key=lambda run: (run.id[:15], _created(run), run.id))
 
 
 def _created(run: Run) -> str:
     with contextlib.suppress(PerfkitError):
-        return str(run.meta.get("created"))
+        return run.meta.created
     return ""
 
 
 def find_run(name: str, data_dir: Path, *, whole: bool = False) -> Run:
     """The run meant by a path, an id, an id's start or end, or `latest`; BadInput when none or several.
 
-    `whole`: only a path or a whole id will do, for what cannot be undone.
+    `whole`: only a path or a whole id will do, for what cannot be undone; a link is not followed.
     """
     if not name:
         raise BadInput("the name of the run is empty; `perfkit ls` lists runs")
-    if (Path(name) / "run.json").exists():
-        return Run(Path(name).resolve())
+    if os.path.lexists(os.path.join(name, "run.json")):
+        return Run(Path(os.path.abspath(name)) if whole else Path(name).resolve())
     runs = {run.id: run for run in list_runs(data_dir)}
     if name == "latest" and runs and not whole:
         return list(runs.values())[-1]
@@ -62,14 +67,3 @@ def find_run(name: str, data_dir: Path, *, whole: bool = False) -> Run:
     close = nearest(name, runs)
     hint = f"did you mean {close}?" if close else "`perfkit ls` lists runs"
     raise BadInput(f"no run {name!r} in {data_dir / 'runs'}; {hint}")
-
-
-def remove_runs(runs: Iterable[Run]) -> Iterator[Run]:
-    """Delete run folders, each once, and yield them; when one is still running none is deleted."""
-    once = list(dict.fromkeys(runs))
-    for run in once:
-        if run._is_alive():
-            raise BadInput(f"{run.id} is still running; stop it first, nothing was removed")
-    for run in once:
-        shutil.rmtree(run.path)
-        yield run

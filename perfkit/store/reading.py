@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perfkit import card
+from perfkit.card import Card
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.model import COLUMNS, SCHEMA_VERSION
+from perfkit.model import SCHEMA_VERSION
+from perfkit.store import results
+from perfkit.store.columns import TEXT, TYPES, columns_in, fitted
+from perfkit.store.files import is_held, read_regular, require_regular
+from perfkit.store.metadata import Metadata, Results
+from perfkit.store.rows import Part
+from perfkit.store.verdict import Verdict, verdict_of
+from perfkit.text import for_notebook
 
-TEXT = pa.dictionary(pa.int32(), pa.string())
-TEXT_COLUMNS = ("scenario", "operation", "phase", "error")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,112 +39,171 @@ class Run:
         return self.path.name
 
     @cached_property
-    def meta(self) -> dict[str, Any]:
-        """run.json as it was when first asked for."""
+    def meta(self) -> Metadata:
+        """run.json as it was when first asked for; PerfkitError where it cannot be read."""
         try:
-            meta = json.loads((self.path / "run.json").read_text())
+            text = read_regular(self.path / "run.json")
         except FileNotFoundError:
-            raise BadInput(f"{self.path} is no run: it has no run.json; `perfkit ls` lists runs") from None
-        except (OSError, ValueError) as error:
-            raise PerfkitError(f"cannot read {self.path / 'run.json'}: {error}") from None
-        if not isinstance(meta, dict) or "state" not in meta:
-            raise PerfkitError(f"{self.path / 'run.json'} is none of perfkit's: it has no state")
-        if meta.get("schema", 0) > SCHEMA_VERSION:
             raise BadInput(
-                f"{self.id} has schema {meta['schema']}; perfkit reads up to {SCHEMA_VERSION}, upgrade it"
-            )
-        return meta
+                f"{self.path} is not a run: run.json is missing; `perfkit ls` lists runs"
+            ) from None
+        except OSError as error:
+            raise PerfkitError(f"cannot read {self.path / 'run.json'}: {error.strerror}") from None
+        try:
+            return Metadata.parse(text)
+        except PerfkitError as error:
+            raise type(error)(f"{self.id}: {error}") from None
 
     @property
     def state(self) -> str:
         """`running`, `complete` or `aborted`; a run whose process died while running is aborted."""
-        state = str(self.meta["state"])
-        return "aborted" if state == "running" and not self._is_alive() else state
+        state = self.meta.state
+        return "aborted" if state == "running" and not self.is_alive() else state
 
     @property
     def reason(self) -> str | None:
         """Why the run was aborted, if it was."""
-        if self.state == "aborted" and self.meta["state"] == "running":
+        if self.state == "aborted" and self.meta.state == "running":
             return "its process ended without closing the run (killed?)"
-        reason = self.meta.get("reason")
-        return str(reason) if reason else None
+        return self.meta.reason or None
 
-    def _is_alive(self) -> bool:
-        try:
-            with open(self.path / "run.lock") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+    @cached_property
+    def results(self) -> Results:
+        """What its rows come to, kept in run.json or else computed; PerfkitError where they are damaged."""
+        kept = self.meta.results
+        if kept.version == results.VERSION:
+            stamps = self.read_each(self.files, results.digest, "rows")
+            if stamps == [kept.digest]:
+                return kept
+        return results.results_of(Part(self))
+
+    @property
+    def verdict(self) -> Verdict:
+        """May it be trusted? See `store.verdict`."""
+        return verdict_of(self)
+
+    @property
+    def headline(self) -> str:
+        """State and verdict in a line: `complete, valid`; `aborted (interrupted)`; `complete, FAILED: …`."""
+        verdict = self.verdict
+        state = f"{self.state} ({self.reason})" if self.reason else self.state
+        if self.state != "complete":
+            return state
+        if verdict.word == "IMPORTED":
+            return f"imported {'; '.join(verdict.reasons)}"
+        return f"{state}, {'valid' if verdict.word == 'VALID' else verdict.words}"
+
+    def is_alive(self) -> bool:
+        """Whether a process carries it out now."""
+        return is_held(self.path / "run.lock")
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows, from timeline.parquet or else from the segments; a column that is not there is null."""
-        for _ in range(3):  # segments may be merged away between listing and reading
-            try:
-                tables = [_read(file, columns) for file in self.files()]
-                break
-            except FileNotFoundError:
-                continue
-            except (pa.ArrowException, OSError) as error:
-                words = str(error).splitlines()[0]
-                raise PerfkitError(f"{self.id} is damaged, its rows cannot be read: {words}") from None
-        else:
-            raise PerfkitError(f"{self.path}: its files keep changing; try again when the run has ended")
+        tables = self.read_each(self.files, lambda file: _read(file, columns), "rows")
         if not tables:
-            tables = [EMPTY if columns is None else EMPTY.select([c for c in columns if c in COLUMNS])]
+            empty = SCHEMA.empty_table()
+            tables = [empty if columns is None else empty.select([c for c in columns if c in TYPES])]
         table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
         for name in columns or ():
             if name not in table.column_names:
-                table = table.append_column(name, pa.nulls(len(table), pa.float64()))
+                table = table.append_column(name, pa.nulls(len(table), TYPES.get(name, pa.float64())))
         return table if columns is None else table.select(list(columns))
 
     def rows(self) -> int:
-        """How many rows there are, without reading them."""
-        return sum(pq.read_metadata(file).num_rows for file in self.files())
+        """How many rows there are, without reading them; PerfkitError where they are damaged."""
+        return sum(self.read_each(self.files, lambda file: int(pq.read_metadata(file).num_rows), "rows"))
+
+    def unpacked_bytes(self) -> int:
+        """Bytes of all columns before compression, without reading them."""
+        files = [pq.read_metadata(file) for file in self.files()]
+        return sum(file.row_group(i).total_byte_size for file in files for i in range(file.num_row_groups))
 
     def files(self) -> list[Path]:
-        """The Parquet files that hold the rows now."""
-        merged = self.path / "timeline.parquet"
-        segments = sorted((self.path / "segments").glob("*.parquet"))
-        return [merged] if merged.exists() else segments  # read in this order: a merge may end now
+        """The Parquet files that hold the rows now; PerfkitError for what is no file in the place of one."""
+        return self._parquet("timeline.parquet", "segments")
+
+    def probe_files(self) -> list[Path]:
+        """The Parquet files that hold the samples of its server now; PerfkitError as of `files`."""
+        return self._parquet("probes.parquet", "probe_segments")
+
+    def _parquet(self, merged_name: str, folder: str) -> list[Path]:
+        try:
+            parts = _parquet_in(self.path / folder)
+            with contextlib.suppress(FileNotFoundError):  # looked for after the parts: a merge may end now
+                return [require_regular(self.path / merged_name)]
+        except OSError as error:
+            words = f"{error.filename}: {error.strerror}"
+            raise PerfkitError(f"{self.id} is damaged, its rows cannot be read: {words}") from None
+        return parts
+
+    def read_each(self, files: Callable[[], list[Path]], read: Callable[[Path], T], what: str) -> list[T]:
+        """Read each of some files; PerfkitError where one is damaged.
+
+        They may be merged away between listing and reading: then they are listed again.
+        """
+        for _ in range(3):
+            try:
+                return [read(file) for file in files()]
+            except FileNotFoundError:
+                continue
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise self.damaged(error, what) from None
+        raise PerfkitError(f"{self.path}: its files keep changing; try again when the run has ended")
+
+    def damaged(self, error: Exception, what: str) -> PerfkitError:
+        """The error to be raised when a library says that the rows, or samples, are broken."""
+        return PerfkitError(f"{self.id} is damaged, its {what} cannot be read: {str(error).splitlines()[0]}")
 
     def __repr__(self) -> str:
         return self._card().text()
 
     def _repr_html_(self) -> str:
-        return self._card().html()
+        return for_notebook(self._card().html())
 
-    def _card(self) -> card.Card:
-        """What a person is told of it; a run that is damaged says so instead of failing to be shown."""
+    def _card(self) -> Card:
+        """The run in a few lines; one that is damaged says so instead of failing to be shown."""
         try:
-            rows = self.rows()
-        except (OSError, pa.ArrowException):
-            rows = None
-        try:
-            return card.of_run(self.id, self.meta, self.state, self.reason, rows)
+            meta = self.meta
         except PerfkitError as error:
-            return card.Card(f"run {self.id}: {error}")
+            return Card(self._damaged_heading(error))
+        try:
+            heading, rows = f"run {self.id}: {self.headline}", f"{self.rows():,}"
+        except PerfkitError as error:
+            heading, rows = self._damaged_heading(error), "cannot be counted"
+        met = sum(threshold.ok for threshold in meta.thresholds)
+        facts = [
+            ("scenario", meta.scenario.name),
+            ("target", meta.target_url),
+            ("load", meta.load_words),
+            ("rows", rows),
+            ("thresholds", f"{met} of {len(meta.thresholds)} met" if meta.thresholds else ""),
+            ("tags", ", ".join(meta.tags)),
+            ("note", meta.note),
+        ]
+        return Card(heading, [fact for fact in facts if fact[1]])
+
+    def _damaged_heading(self, error: PerfkitError) -> str:
+        return f"run {self.id}: {str(error).removeprefix(self.id).lstrip(': ')}"
+
+
+def _parquet_in(folder: Path) -> list[Path]:
+    """The Parquet files of a folder, sorted; OSError for what is no file. Costs no `stat` for each: a live
+    view asks for thousands of segments several times a second."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((one.name, one.is_file()) for one in entries if one.name.endswith(".parquet"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / name if is_file else require_regular(folder / name) for name, is_file in found]
 
 
 def _read(file: Path, columns: Sequence[str] | None) -> pa.Table:
-    if columns is not None:
-        there = set(pq.read_schema(file).names)
-        columns = [name for name in columns if name in there]
-    return pq.read_table(file, columns=columns)
+    names = columns_in(pq.read_schema(file), columns)
+    return fitted(pq.read_table(file, columns=names))
 
 
-def _empty() -> pa.Table:
-    types: dict[str, pa.DataType] = dict.fromkeys(COLUMNS, pa.int64())
-    types |= dict.fromkeys(TEXT_COLUMNS, TEXT)
-    types |= {"worker": pa.int32(), "user": pa.int32(), "status": pa.int16(), "attempt": pa.uint8()}
-    types |= {"error_text": pa.string(), "request_id": pa.string(), "chunks": pa.list_(pa.int32())}
-    return pa.schema(types).empty_table()
-
-
-EMPTY = _empty()
-
+#: No table is made here: pyarrow imports pandas for the first one.
+SCHEMA = pa.schema(TYPES)
 
 #: What a server observed of itself: ns on the run's clock; the unit of a value is in its probe's name.
 PROBES_SCHEMA = pa.schema(
@@ -156,15 +221,5 @@ PROBES_SCHEMA = pa.schema(
 
 def read_probes(run: Run) -> pa.Table:
     """The samples of a run's server (PROBES_SCHEMA), from probes.parquet or from what is there so far."""
-    for _ in range(3):
-        merged = run.path / "probes.parquet"
-        files = [merged] if merged.exists() else sorted((run.path / "probe_segments").glob("*.parquet"))
-        try:
-            tables = [pq.read_table(file, schema=PROBES_SCHEMA) for file in files]
-        except FileNotFoundError:  # merged away meanwhile
-            continue
-        except (pa.ArrowException, OSError) as error:
-            words = str(error).splitlines()[0]
-            raise PerfkitError(f"{run.id} is damaged, its probes cannot be read: {words}") from None
-        return pa.concat_tables([PROBES_SCHEMA.empty_table(), *tables]).unify_dictionaries()
-    raise PerfkitError(f"{run.path}: its files keep changing; try again when the run has ended")
+    tables = run.read_each(run.probe_files, lambda file: pq.read_table(file, schema=PROBES_SCHEMA), "probes")
+    return pa.concat_tables([PROBES_SCHEMA.empty_table(), *tables]).unify_dictionaries()

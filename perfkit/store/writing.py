@@ -2,51 +2,54 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import secrets
+import contextlib
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perfkit.errors import PerfkitError
+from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import INSTANTS, SCHEMA_VERSION
-from perfkit.store.reading import EMPTY, TEXT_COLUMNS, Run, read_probes
+from perfkit.store.columns import TEXT_COLUMNS
+from perfkit.store.files import hold, locked, new_folder, replacing, write_json
+from perfkit.store.metadata import Metadata
+from perfkit.store.reading import SCHEMA, Run, read_probes
 
-_ROW_GROUP = 512 * 1024
+_ROW_GROUP = 512 * 1024  # rows
+_LARGE_GROUP = 64_000_000  # bytes of fewer rows, which have long error texts
 
 
 class RunFolder:
     """The writing side of a run folder, held by the coordinating process."""
 
-    def __init__(self, path: Path, lock: IO[str]) -> None:
+    def __init__(self, path: Path) -> None:
+        """Lock a folder that was just made; FileNotFoundError when it was cleaned up before."""
         self.path = path
-        self._lock = lock
+        self._lock = open(hold(path / "run.lock"), "w")  # noqa: SIM115  held as long as the run lives
 
     @classmethod
     def create(cls, data_dir: Path, scenario: str) -> RunFolder:
         """Make a new, locked run folder; PerfkitError in one line when the place cannot be written."""
-        run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{scenario}-{secrets.token_hex(2)}"
-        path = data_dir / "runs" / run_id
         try:
-            (path / "segments").mkdir(parents=True)
-            lock = open(path / "run.lock", "w")  # noqa: SIM115  held as long as the run lives
+            while True:
+                began = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+                path = new_folder(data_dir / "runs", f"{began}-{scenario}")
+                with contextlib.suppress(FileNotFoundError):  # cleaned up as a leftover
+                    folder = cls(path)
+                    (path / "segments").mkdir()
+                    return folder
         except OSError as error:
             raise PerfkitError(
                 f"cannot write runs to {data_dir}: {error.strerror}; choose --data-dir"
             ) from None
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return cls(path, lock)
 
     def write_meta(self, meta: dict[str, Any]) -> None:
         """Replace run.json in one step."""
-        write_atomically(self.path / "run.json", (json.dumps(meta, indent=1, default=str) + "\n").encode())
+        write_json(self.path / "run.json", meta)
 
     def merge(self) -> None:
         """Turn the segments into timeline.parquet; a crash leaves all rows in one or the other.
@@ -58,18 +61,13 @@ class RunFolder:
         if merged.exists():
             shutil.rmtree(self.path / "segments", ignore_errors=True)
             return
-        temporary = merged.with_name(".timeline.parquet.part")
         schema = _unified_schema(segments)
-        options = _parquet_options(schema)
-        try:
-            with pq.ParquetWriter(temporary, schema, **options) as writer:
-                for table in _row_groups(segments, schema):
-                    writer.write_table(table)
-            _fsync(temporary)
-            os.replace(temporary, merged)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        with (
+            replacing(merged) as temporary,
+            pq.ParquetWriter(temporary, schema, **_parquet_options(schema)) as writer,
+        ):
+            for table in _row_groups(segments, schema):
+                writer.write_table(table)
         shutil.rmtree(self.path / "segments", ignore_errors=True)
 
     def merge_probes(self) -> None:
@@ -96,32 +94,22 @@ def write_probe_segment(folder: Path, number: int, table: pa.Table) -> None:
 
 
 def _write_table(final: Path, table: pa.Table) -> None:
-    temporary = final.with_name(f".{final.stem}.part")
-    try:
+    with replacing(final) as temporary:
         pq.write_table(table, temporary, **_parquet_options(table.schema))
-        _fsync(temporary)
-        os.replace(temporary, final)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file by temporary name, fsync and rename."""
-    temporary = path.with_name(f".{path.name}.part")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def update_run_json(path: Path, change: Callable[[Metadata], Mapping[str, Any]]) -> None:
+    """Put what `change` returns into the run.json of the run folder `path`; no change of others gets lost.
 
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
+    change: called with what run.json says, while no other process changes it. BadInput when the run is not
+    there any more.
+    """
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        with locked(path / "run.json.lock"):
+            meta = Run(path).meta
+            write_json(path / "run.json", {**meta.raw, **change(meta)})
+    except FileNotFoundError:
+        raise BadInput(f"{path.name} was removed meanwhile; `perfkit ls` lists runs") from None
 
 
 def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
@@ -135,7 +123,7 @@ def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
 
 
 def _unified_schema(segments: Iterable[Path]) -> pa.Schema:
-    schemas = [EMPTY.schema, *map(pq.read_schema, segments)]
+    schemas = [SCHEMA, *map(pq.read_schema, segments)]
     unified = pa.unify_schemas(schemas, promote_options="permissive")
     return unified.with_metadata({"perfkit_schema": str(SCHEMA_VERSION)})
 
@@ -145,7 +133,8 @@ def _row_groups(segments: Iterable[Path], schema: pa.Schema) -> Iterator[pa.Tabl
     pending: list[pa.Table] = []
     for segment in segments:
         pending.append(_with_schema(pq.read_table(segment), schema))
-        if sum(map(len, pending)) >= _ROW_GROUP:
+        size = sum(table.nbytes for table in pending)
+        if sum(map(len, pending)) >= _ROW_GROUP or size >= _LARGE_GROUP:
             yield pa.concat_tables(pending)
             pending = []
     if pending:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections import deque
 
@@ -14,20 +13,25 @@ from perfkit.transport import (
     Exchange,
     Headers,
     loop_clock,
+    os_words,
     quote_path,
     split_url,
     tls_context,
 )
+from perfkit.wire.addresses import Addresses
 from perfkit.wire.connection import Connection
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+#: A connection that has been idle for so long is not looked at before it is used again.
+_TRUSTED_NS = 1_000_000
 
 
 class WireTransport:
     """A pool of connections to one target.
 
     A connection that has been idle longer than `target.keepalive_s` is not used again, the one used last is
-    used first. At most `target.connections` are open; who waits for one waits in line.
+    used first. It is looked at before if it was idle for a while, and always once this server has closed one
+    without saying so. At most `target.connections` are open; who waits for one waits in line.
     """
 
     def __init__(self, target: Target) -> None:
@@ -40,7 +44,8 @@ class WireTransport:
         self._host, self._port = url.hostname, url.port or (443 if url.scheme == "https" else 80)
         self._tls: ssl.SSLContext | None = tls_context(target) if url.scheme == "https" else None
         self._base = quote_path(url.path.rstrip("/") or "/").rstrip("/")
-        self._addresses: list[tuple[int, str]] = []
+        self._addresses = Addresses(self._host, self._port)
+        self._watchful = False
         self._idle: deque[Connection] = deque()
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         self._open: set[Connection] = set()
@@ -49,12 +54,16 @@ class WireTransport:
         self._clock = loop_clock(self._loop)
         self._keepalive_ns = int(target.keepalive_s * 1e9)
 
-    async def send(self, method: str, path: str, headers: Headers, body: bytes, timeout_s: float) -> Exchange:
+    async def send(
+        self, method: str, path: str, headers: Headers, body: bytes, timeout_s: float, *, fresh: bool = False
+    ) -> Exchange:
         """Send one request and read its whole response; see `Transport.send`."""
         exchange = Exchange()
         data = self._encode(method, path, headers, body)
         left_s = timeout_s
-        connection = self._take_idle()
+        if fresh and self._idle:  # makes room for another one
+            self._discard(self._idle.popleft())
+        connection = None if fresh else self._take_idle()
         if connection is None:
             asked = self._clock()
             connection = await self._open_or_wait(exchange, timeout_s)
@@ -69,6 +78,8 @@ class WireTransport:
             raise asyncio.CancelledError(exchange) from None
         finally:
             self._give_back(connection)
+        if exchange.lost:
+            self._watchful = True
         return exchange
 
     def _encode(self, method: str, path: str, headers: Headers, body: bytes) -> bytes:
@@ -81,11 +92,15 @@ class WireTransport:
 
     def _take_idle(self) -> Connection | None:
         if self._idle:
-            oldest_allowed = self._clock() - self._keepalive_ns
+            now = self._clock()
+            trusted = now + 1 if self._watchful else now - _TRUSTED_NS
             while self._idle:
                 connection = self._idle.pop()
-                if connection.reusable and connection.idle_since >= oldest_allowed:
-                    return connection
+                since = connection.idle_since
+                if connection.reusable and since >= now - self._keepalive_ns:
+                    if since >= trusted or connection.is_quiet():
+                        return connection
+                    self._watchful = True
                 self._discard(connection)
         return None
 
@@ -165,7 +180,7 @@ class WireTransport:
             text = f"no connection within {self._target.connect_timeout_s:g} s"
             exchange.fail("connect", text, self._clock())
         except OSError as error:  # ssl.SSLError and socket.gaierror are OSErrors too
-            exchange.fail("connect", f"{type(error).__name__}: {error.strerror or error}", self._clock())
+            exchange.fail("connect", os_words(error, self._target), self._clock())
         finally:
             exchange.connecting = self._clock() - began
             self._opening -= 1
@@ -174,31 +189,19 @@ class WireTransport:
         return connection
 
     async def _dial(self) -> Connection:
-        if not self._addresses:  # names are looked up once, not for every connection
-            found = await self._loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-            self._addresses = [(family, str(address[0])) for family, _, _, _, address in found]
-        error: OSError | None = None
-        for family, address in list(self._addresses):
-            try:
-                transport, connection = await self._loop.create_connection(
-                    lambda: Connection(self._loop, self._clock, self._target),
-                    address,
-                    self._port,
-                    family=family,
-                )
-                if self._tls is not None:
-                    secure = await self._loop.start_tls(
-                        transport, connection, self._tls, server_hostname=self._host
-                    )
-                    assert secure is not None
-                    connection.secured(secure)
-            except OSError as failed:
-                error = error or failed
-            else:
-                self._addresses.sort(key=lambda one: one[1] != address)  # the one that answers goes first
-                return connection
-        assert error is not None
-        raise error
+        sock = await self._addresses.connect(self._loop)
+        try:
+            transport, connection = await self._loop.create_connection(
+                lambda: Connection(self._loop, self._clock, self._target), sock=sock
+            )
+        except BaseException:
+            sock.close()
+            raise
+        if self._tls is not None:
+            secure = await self._loop.start_tls(transport, connection, self._tls, server_hostname=self._host)
+            assert secure is not None
+            connection.secured(secure)
+        return connection
 
     async def close(self) -> None:
         """Close every connection; what is under way nevertheless is cut off."""

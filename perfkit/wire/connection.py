@@ -8,7 +8,10 @@ ones the socket's buffer is looked at every millisecond.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
+import select
 from collections.abc import Sequence
 from typing import cast
 
@@ -16,7 +19,8 @@ import httptools
 
 from perfkit.model import Target
 from perfkit.rows import NEVER
-from perfkit.transport import Clock, EventInstants, Exchange, headers_size, is_event_stream
+from perfkit.streams import Events
+from perfkit.transport import Clock, Exchange, headers_size, is_event_stream
 
 #: What the kernel takes at once from a connection that has nothing else to send.
 _FITS_SOCKET = 65536
@@ -26,9 +30,10 @@ class Connection(asyncio.Protocol):
     """One connection; carries one exchange at a time."""
 
     __slots__ = (
-        *("_body_size", "_clock", "_deadline", "_events", "_fd", "_head_size", "_in_head", "_is_head"),
-        *("_max_body", "_max_head", "_now", "_parser", "_parts", "_socket", "_timeout_s", "_timer"),
-        *("_timer_due", "exchange", "idle_since", "loop", "reusable", "transport", "waiter"),
+        *("_body_size", "_clock", "_deadline", "_events", "_fd", "_head", "_head_size", "_in_head"),
+        *("_is_head", "_max_body", "_max_head", "_now", "_odd", "_parser", "_parts", "_served", "_socket"),
+        *("_spare", "_timeout_s", "_timer", "_timer_due", "exchange", "idle_since", "loop", "reusable"),
+        *("transport", "waiter"),
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, target: Target) -> None:
@@ -36,9 +41,11 @@ class Connection(asyncio.Protocol):
         self._clock = clock
         self._max_head = target.max_header_kb * 1024
         self._max_body = target.max_body_mb * 1024 * 1024
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser = self._new_parser()
         self._fd = -1
         self._now = 0
+        self._spare = -1  #: the socket once more, while a large request is written
+        self._served = False  #: whether it has carried an exchange to its end
         self._timer: asyncio.TimerHandle | None = None  # wakes us at the deadline, or before it
         self._timer_due = 0
         self.exchange: Exchange | None = None
@@ -58,8 +65,10 @@ class Connection(asyncio.Protocol):
         self.exchange = exchange
         self._in_head, self._is_head = True, is_head
         self._head_size = self._body_size = 0
+        self._head: list[bytes] = []
+        self._odd: Exception | None = None
         self._parts: list[bytes] = []
-        self._events: EventInstants | None = None
+        self._events: Events | None = None
         self.waiter = self.loop.create_future()
         self._timeout_s = timeout_s
         self._deadline = self._clock() + int(left_s * 1e9)
@@ -77,13 +86,20 @@ class Connection(asyncio.Protocol):
             except BlockingIOError:
                 written = 0
             except OSError as error:
+                exchange.lost = "unwritten" if self._served else ""
                 self.fail("reset", f"{type(error).__name__}: {error.strerror}")
                 return
+            now = self._clock()
             if written == len(data):
-                exchange.sent = self._clock()
+                exchange.sending = exchange.sent = now
                 return
-            data = data[written:]
+            if written:
+                exchange.sending = now
+                data = data[written:]
+            self._spare = os.dup(self._fd)
         self.transport.write(data)
+        if exchange.sending == NEVER:
+            exchange.sending = self._clock()
         if self._all_written() or (self._fd < 0 and len(data) <= _FITS_SOCKET):
             exchange.sent = self._clock()
         elif self._fd < 0:
@@ -91,6 +107,8 @@ class Connection(asyncio.Protocol):
         # else resume_writing says when
 
     def _all_written(self) -> bool:
+        if self._socket.is_closing():  # what it had not written it never will
+            return False
         return self.transport.get_write_buffer_size() == 0 and self._socket.get_write_buffer_size() == 0
 
     def _watch_writing(self, exchange: Exchange) -> None:
@@ -123,13 +141,49 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         if self._in_head:
+            if not self._head_size and not b"HTTP/".startswith(data.lstrip(b"\r\n")[:5]):
+                self.fail("protocol", f"not HTTP/1.1: it begins with {data[:20]!r}")
+                return
             self._head_size += len(data)
+            self._head.append(data)
         try:
-            self._parser.feed_data(data)
+            if self._odd is None:
+                self._parser.feed_data(data)
+            else:  # the rest of a head that is to be put in order
+                self._parse_again(self._odd)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self.fail("protocol", f"not HTTP/1.1: {error}")
+            self._parse_again(error)
         if self._in_head and self._head_size > self._max_head and self.exchange is not None:
             self._fail_head()
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has come that the loop has not read yet: not the end, nor what nobody asked for."""
+        poll = select.poll()
+        poll.register(self._socket.get_extra_info("socket").fileno(), select.POLLIN)
+        return not poll.poll(0)
+
+    def _new_parser(self) -> httptools.HttpResponseParser:
+        parser = httptools.HttpResponseParser(self)
+        parser.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)
+        return parser
+
+    def _parse_again(self, error: Exception) -> None:
+        """A head that others read too is put in order; all else is no HTTP."""
+        if self._in_head and self.exchange is not None:
+            came = b"".join(self._head)
+            if _HEAD(came) is None and _ODD(came):
+                self._odd = error  # until it is whole
+                return
+            head, self._odd = tidy(came), None
+            if head is not None:
+                self.exchange.headers.clear()
+                self._parser = self._new_parser()
+                try:
+                    self._parser.feed_data(head)
+                    return
+                except (httptools.HttpParserError, httptools.HttpParserUpgrade) as again:
+                    error = again
+        self.fail("protocol", f"not HTTP/1.1: {error}")
 
     def eof_received(self) -> None:
         self.reusable = False  # before connection_lost comes, so that nobody takes it from the pool
@@ -137,13 +191,24 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.reusable = False
         self._fd = -1
+        if self._spare >= 0 and self.exchange is not None:
+            self._read_rest()
+            self.reusable = False
         if self.exchange is not None:
             self._now = self._clock()
             if exc is None and not self._in_head and self._ends_with_connection():
                 self._finish()
             else:
+                if self._served and not self._head_size:
+                    self.exchange.lost = "written"
                 what = "the server closed the connection before the response was complete"
                 self.fail("reset", f"{type(exc).__name__}: {exc}" if exc else what)
+
+    def _read_rest(self) -> None:
+        """What had come when writing broke off: a server that refuses a large body answers, and closes."""
+        with contextlib.suppress(OSError):
+            while self.exchange is not None and (data := os.read(self._spare, _FITS_SOCKET)):
+                self.data_received(data)
 
     # -- httptools callbacks
 
@@ -175,11 +240,11 @@ class Connection(asyncio.Protocol):
             exchange.sent = self._now
         if self._is_head:  # the parser cannot know that no body follows
             stays = self._parser.get_http_version() == "1.1" and not _says_close(headers)
-            self._parser = httptools.HttpResponseParser(self)
+            self._parser = self._new_parser()
             self.reusable = stays
             self._finish()
         elif is_event_stream(headers):
-            self._events = EventInstants()
+            self._events = Events()
 
     def on_body(self, data: bytes) -> None:
         exchange = self.exchange
@@ -230,6 +295,7 @@ class Connection(asyncio.Protocol):
         if exchange.sent == NEVER:
             self.reusable = False  # answered too early: the request's rest must not mix with the next one
         exchange.done = self._now
+        self._served = True
         self._release(exchange)
 
     def fail(self, error: str, text: str) -> None:
@@ -245,8 +311,11 @@ class Connection(asyncio.Protocol):
         parts = self._parts
         exchange.body = parts[0] if len(parts) == 1 else b"".join(parts)
         if self._events is not None:
-            exchange.chunks = self._events.since(exchange.sent)
+            exchange.events = self._events.seen
         self.exchange = None
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 
@@ -265,6 +334,27 @@ class Connection(asyncio.Protocol):
         assert self.exchange is not None
         names = {name for name, _ in self.exchange.headers}
         return not names & {b"content-length", b"transfer-encoding"}
+
+
+def tidy(data: bytes) -> bytes | None:
+    """A response whose head has lines that end in LF, folded lines (RFC 9112, 5.2: each a space), or the same
+    Content-Length more than once (RFC 9110, 8.6), put in order; None where nothing of that is in it."""
+    found = _HEAD(data)
+    if found is None:
+        return None
+    lines = _FOLD(b" ", found[0]).replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
+    lengths = [line.partition(b":")[2] for line in lines if line[:15].lower() == b"content-length:"]
+    values = {value.strip() for value in b",".join(lengths).split(b",")}
+    if len(values) == 1:
+        lines = [line for line in lines if line[:15].lower() != b"content-length:"]
+        lines.append(b"content-length: " + values.pop())
+    head = b"\r\n".join(lines) + b"\r\n\r\n"
+    return head + data[found.end() :] if head != found[0] else None
+
+
+_HEAD = re.compile(rb".*?\r?\n\r?\n", re.DOTALL).match
+_ODD = re.compile(rb"(?<!\r)\n|\n[ \t]").search
+_FOLD = re.compile(rb"\r?\n[ \t]+").sub
 
 
 def _says_close(headers: Sequence[tuple[bytes, bytes]]) -> bool:

@@ -17,6 +17,7 @@ from perfkit.server.services import Acting, Serving, all_rows, answer, not_found
 from perfkit.server.tables import new_id, now, passages
 
 router = APIRouter(prefix="/agents/{agent_id}/archival-memory")
+archives = APIRouter(prefix="/archives")
 
 
 class NewPassage(Body):
@@ -78,6 +79,15 @@ async def delete_passage(agent_id: str, passage_id: str, services: Serving, acto
     if not done.rowcount:
         raise not_found("Passage", passage_id)
     return answer({"message": f"Passage id={passage_id} successfully deleted"})
+
+
+@archives.delete("/{archive_id}")
+async def delete_archive(archive_id: str, services: Serving, actor: Acting) -> Response:
+    """Empty an archive: the agent whose it is goes on without its passages."""
+    agent = await agent_state(services, archive_id.replace("archive-", "agent-", 1), actor)
+    async with services.engine.begin() as connection:
+        await connection.execute(sa.delete(passages).where(passages.c.agent_id == agent["id"]))
+    return Response(status_code=204)
 
 
 def _shown(row: dict[str, Any], agent: dict[str, Any]) -> dict[str, Any]:

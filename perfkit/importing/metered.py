@@ -1,0 +1,70 @@
+"""A file whose bytes are counted as they are read and unpacked: none can go on without making requests."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from perfkit.errors import BadInput
+from perfkit.importing.limits import MB, MOST_RATIO, UNPACKED_FREELY, WITHOUT_A_REQUEST
+
+#: What is read at once.
+BLOCK = 64 * 1024
+
+
+class Meter:
+    """Counts the bytes of a file, as they are when unpacked. BadInput beyond the limits."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.rows_so_far: Callable[[], int] = lambda: 0  #: set by who makes rows of the file
+        self._unpacked = self._at_last_row = self._rows = 0
+
+    def open(self, *, packed: bool) -> IO[bytes]:
+        """The file, unpacked if it is a gzip, counted on the way."""
+        raw = gzip.GzipFile(self._path) if packed else open(self._path, "rb", buffering=0)  # noqa: SIM115
+        return io.BufferedReader(_Counted(raw, self.spend), BLOCK)
+
+    def spend(self, size: int) -> None:
+        """Count bytes that were read or unpacked."""
+        self._unpacked += size
+        if self._unpacked > UNPACKED_FREELY and self._unpacked > MOST_RATIO * os.stat(self._path).st_size:
+            raise BadInput(
+                f"{self._path} unpacks to more than {MOST_RATIO} times its size "
+                f"({self._unpacked / MB:,.0f} MB so far), as a compression bomb does; to import it "
+                "nonetheless, unpack it first"
+            )
+        rows = self.rows_so_far()
+        if rows != self._rows:
+            self._rows, self._at_last_row = rows, self._unpacked
+        if self._unpacked - self._at_last_row > WITHOUT_A_REQUEST:
+            after = f"after its first {rows:,}" if rows else "at its beginning"
+            raise BadInput(
+                f"{self._path}: no request in {WITHOUT_A_REQUEST // MB} MB {after}; nothing was imported"
+            )
+
+
+class _Counted(io.RawIOBase):
+    """A file that says how much was read of it."""
+
+    def __init__(self, file: Any, spend: Callable[[int], None]) -> None:
+        self._file, self._spend = file, spend
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """See io."""
+        size = int(self._file.readinto(memoryview(buffer)[:BLOCK]))  # gzip would make all of it at once
+        self._spend(size)
+        return size
+
+    def close(self) -> None:
+        """Close the file too."""
+        self._file.close()
+        super().close()

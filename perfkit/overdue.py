@@ -1,0 +1,120 @@
+"""A worker ends: on a stop file, when its coordinator is gone, when a step holds its loop."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from perfkit.load import GRACE_S, Drive, Overdue
+
+_LOOK_S = 0.1
+#: So often in a row a loop has not turned when its step is interrupted.
+_MISSED = round(GRACE_S / _LOOK_S)
+#: What a worker leaves behind that had to be ended: where its step stood.
+STUCK = "*.stuck"
+_left_behind: list[asyncio.Task[Any]] = []
+
+
+@contextlib.contextmanager
+def watched(
+    drive: Drive,
+    loop: asyncio.AbstractEventLoop,
+    folder: Path,
+    coordinator_pid: int,
+    give_up: Callable[[], None],
+) -> Iterator[None]:
+    """Watch a drive from a thread; call it from the thread its loop runs in.
+
+    It is stopped when the coordinator leaves a stop file or has ended. When it should be over and its loop
+    does not turn for `GRACE_S`, the step that holds it is interrupted; when that does not help, `give_up` is
+    called to save the rows, and the process ends if it is the coordinator's child.
+    """
+    over, holder = threading.Event(), threading.get_ident()
+
+    def watch() -> None:
+        stopped, pulse = False, _Pulse(loop)
+        while not over.wait(_LOOK_S):
+            if not stopped and (is_orphan() or (folder / "stop").exists()):
+                stopped = True
+                loop.call_soon_threadsafe(drive.stop)
+            missed = pulse.missed() if stopped or drive.is_due() else 0
+            if missed < _MISSED:
+                continue
+            frame = sys._current_frames().get(holder)
+            if missed % _MISSED == 0 and _in_step(frame):
+                exception = ctypes.py_object(Overdue)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(holder), exception)
+            if missed > 2 * _MISSED and is_child and not over.is_set():
+                give_up()
+                (folder / f"{os.getpid()}.stuck").write_text(drive.mistakes.place_in(frame))
+                os._exit(70)
+
+    parent = multiprocessing.parent_process()  # of a thread none; a cluster's worker has one of its own
+    pipe = parent if parent is not None and parent.pid == coordinator_pid else None
+    # a forked sibling may hold the pipe open, so the id counts too
+    is_child = os.getppid() == coordinator_pid
+
+    def is_orphan() -> bool:
+        dead = pipe is not None and not pipe.is_alive()
+        return dead or (is_child and os.getppid() != coordinator_pid)
+
+    thread = threading.Thread(target=watch, name="perfkit-stop", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+class _Pulse:
+    """Asks a loop again and again whether it still turns."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop, self._missed, self._asked = loop, 0, False
+
+    def _beat(self) -> None:
+        self._asked = False
+
+    def missed(self) -> int:
+        """How often in a row it had not turned since it was asked; looks count, a process may stand still."""
+        self._missed = self._missed + 1 if self._asked else 0
+        if not self._asked:
+            self._asked = True
+            self._loop.call_soon_threadsafe(self._beat)
+        return self._missed
+
+
+def _in_step(frame: Any) -> bool:
+    """Whether a thread is in a step of the scenario."""
+    return frame is not None and any(
+        one.f_code is Drive.step.__code__ for one, _ in traceback.walk_stack(frame)
+    )
+
+
+def leave_behind(task: asyncio.Task[Any]) -> None:
+    """Have nobody wait for a task that does not end; it never goes on once its loop has stopped."""
+    asyncio._unregister_task(task)  # see "Extending", in asyncio's documentation
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    if not _left_behind:  # where it is collected it is told to end once more, and may refuse again
+        atexit.register(setattr, sys, "unraisablehook", lambda _: None)
+    _left_behind.append(task)
+
+
+def place_of_stuck(folder: Path) -> str | None:
+    """Where the step of a worker stood that had to be ended, if one had; its note is removed."""
+    place = None
+    for file in folder.glob(STUCK):
+        place = file.read_text()
+        file.unlink()
+    return place

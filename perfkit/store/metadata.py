@@ -1,0 +1,347 @@
+"""What is known of a run: a typed, frozen view of its run.json, made once, tolerant of damage.
+
+A value that is missing, or of the wrong type, reads as its default. Every value of the wrong type is named in
+`damage`, so that a run with a damaged run.json is shown but never trusted. No other module reads its keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from perfkit.errors import BadInput, PerfkitError
+from perfkit.model import SCHEMA_VERSION, Arrivals, Users
+
+STATES = ("running", "complete", "aborted")
+_DEEPEST = 50  #: levels of nesting; perfkit writes six
+#: Nanoseconds and counts: far from the ends of int64, so that sums and differences of them do not overflow.
+Whole = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ScenarioFacts:
+    """The scenario that was run."""
+
+    name: str = "unknown"
+    doc: str = ""
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Git:
+    """The commit perfkit was started in; sha is empty outside git."""
+
+    sha: str = ""
+    dirty: bool = False
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """The two clocks read together when the run began, ns; None for what an imported file does not say."""
+
+    monotonic_ns: Whole | None = None
+    unix_ns: Whole | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """The measured part on the run's clock, ns; both ends are None until the run has ended."""
+
+    from_ns: Whole | None = None
+    to_ns: Whole | None = None
+
+
+@dataclass(frozen=True)
+class Health:
+    """What the generator measured of itself; valid is None where that was not recorded."""
+
+    valid: bool | None = None
+    reasons: tuple[str, ...] = ()
+    workers: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class ThresholdResult:
+    """A threshold and its outcome; value is None where too few requests carry it."""
+
+    text: str = ""
+    value: float | None = None
+    ok: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class FailureKind:
+    """Measured requests of one operation that failed in one way, how many, and the first words heard."""
+
+    error: str = ""
+    operation: str = ""
+    count: Whole = 0
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the rows come to: kept in run.json as long as `digest` is that of the rows (`store.results`).
+
+    rows, errors: of all phases; n, failed: of the measured part; failures: kinds, the most frequent first.
+    """
+
+    version: Whole = 0
+    digest: str = ""
+    rows: Whole = 0
+    errors: Whole = 0
+    n: Whole = 0
+    failed: Whole = 0
+    failures: tuple[FailureKind, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepError:
+    """A kind of mistake that steps of the scenario made, with the words of the first, and how often."""
+
+    text: str = ""
+    count: Whole = 0
+
+
+@dataclass(frozen=True)
+class ProbeSource:
+    """A source of server samples and how collecting went; offset_ms of its clock is None where unknown."""
+
+    source: str = ""
+    samples: Whole = 0
+    lost: Whole = 0
+    errors: Whole = 0
+    error: str = ""
+    offset_ms: float | None = None
+    uncertainty_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run stands in an experiment of pairs: its side (A or B), its pair and its order, from 1."""
+
+    id: str = ""
+    side: str = ""
+    pair: Whole | None = None
+    order: Whole | None = None
+
+
+@dataclass(frozen=True)
+class FidelityFacts:
+    """How true the times of an imported run are; steps of rounding in s."""
+
+    label: str = ""
+    words: str = ""
+    intended_time: str = ""
+    latency_to_s: float = 0.0
+    instants_to_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The file a run was imported from, and what of it could not be read."""
+
+    tool: str = ""
+    version: str = ""
+    format: str = ""
+    file: str = ""
+    bytes: Whole = 0
+    sha256: str = ""
+    at: str = ""
+    load: dict[str, Any] = field(default_factory=dict)
+    skipped: Whole = 0
+    skipped_first: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    fidelity: FidelityFacts = FidelityFacts()
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """One run's run.json; `raw` is the document itself, for `show --json` and for writing it back.
+
+    created: ISO 8601, empty where unknown. workload, target, host and versions are kept as they stand there,
+    for display and for comparing configurations; what perfkit computes with is typed.
+    """
+
+    state: Literal["running", "complete", "aborted"]
+    schema: Whole = 0
+    id: str = ""
+    reason: str = ""
+    created: str = ""
+    workload: dict[str, Any] = field(default_factory=dict)
+    users: Users | None = field(default=None, metadata={"at": "workload.users"})
+    arrivals: Arrivals | None = field(default=None, metadata={"at": "workload.arrivals"})
+    warmup_s: float = field(default=0.0, metadata={"at": "workload.warmup_s"})
+    server_options: dict[str, Any] = field(default_factory=dict, metadata={"at": "workload.server"})
+    scenario: ScenarioFacts = ScenarioFacts()
+    target: dict[str, Any] = field(default_factory=dict)
+    target_url: str = field(default="", metadata={"at": "target.url"})
+    token_env: str = field(default="", metadata={"at": "target.token_env"})
+    git: Git = Git()
+    host: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    clock: Clocks = Clocks()
+    load_started_ns: Whole | None = None
+    measured: Span = Span()
+    health: Health = Health()
+    results: Results = Results()
+    probes: tuple[ProbeSource, ...] = ()
+    thresholds: tuple[ThresholdResult, ...] = ()
+    step_errors: tuple[StepError, ...] = ()
+    steps_broken: bool = False  #: every step raised an exception, sent nothing or never ended
+    teardown_error: str = ""
+    own_server: bool = False  #: perfkit started the server for this run
+    experiment: Place | None = None
+    imported: Imported | None = None
+    tags: tuple[str, ...] = ()
+    note: str = ""
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    damage: tuple[str, ...] = ()  #: dotted names of values of the wrong type
+
+    @property
+    def load(self) -> Users | Arrivals | None:
+        """The load that was asked for, None where it is not known."""
+        return self.users or self.arrivals
+
+    @property
+    def load_words(self) -> str:
+        """The load in a few words; an imported file need not say what it was."""
+        if self.users:
+            steps, seconds = self.users.iterations, self.users.duration_s
+            length = f", {steps} steps" if steps else f", {seconds:g} s" if seconds else ""
+            return f"closed model: {self.users.count} users{length}"
+        arrivals = self.arrivals
+        if arrivals is None:
+            return "load not in the file" if self.imported else "no load"
+        rate = f"{arrivals.rate_per_s:g}/s"
+        if arrivals.shape == "steps":
+            rate = f"{', '.join(f'{step:g}' for step in arrivals.step_rates_per_s)}/s"
+        elif arrivals.shape == "spike":
+            rate += f" with a spike of {arrivals.spike_rate_per_s or 5 * arrivals.rate_per_s:g}/s"
+        return f"open model: {arrivals.shape}, {rate}, {arrivals.duration_s:g} s"
+
+    @property
+    def damage_reason(self) -> str:
+        """The damage in words, empty without any."""
+        more = f" and {len(self.damage) - 5} more" if len(self.damage) > 5 else ""
+        named = ", ".join(self.damage[:5])
+        return f"run.json is damaged: wrong type or value of {named}{more}" if named else ""
+
+    @classmethod
+    def of(cls, document: Any) -> Metadata:
+        """Read a parsed run.json; PerfkitError when it was not written by perfkit, or by a later version."""
+        if not isinstance(document, Mapping) or "state" not in document:
+            raise PerfkitError("run.json was not written by perfkit: 'state' is missing")
+        document = _plain(document)
+        if document["state"] not in STATES:
+            shown = f"{document['state']!r:.40}"
+            raise PerfkitError(f"run.json is damaged: state {shown} is not one of {', '.join(STATES)}")
+        damage: list[str] = []
+        found = _section(cls, document, "", damage)
+        if found.schema > SCHEMA_VERSION:
+            raise BadInput(
+                f"run.json has schema {found.schema}; this perfkit reads up to {SCHEMA_VERSION}, upgrade it"
+            )
+        changes = _implausible(found)
+        return dataclasses.replace(found, raw=document, damage=(*damage, *changes), **changes)
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Metadata:
+        """Read the text of a run.json; PerfkitError for what is not JSON."""
+        try:
+            return cls.of(json.loads(text))
+        except RecursionError:
+            raise PerfkitError("run.json is damaged: it is nested too deeply") from None
+        except ValueError as error:
+            raise PerfkitError(f"run.json is damaged: it is not JSON ({error})") from None
+
+
+def _implausible(found: Metadata) -> dict[str, Any]:
+    """Values of the right type that cannot be, with the default that takes their place."""
+    changes: dict[str, Any] = {}
+    low, high = found.measured.from_ns, found.measured.to_ns
+    if (low is None) != (high is None) or (low is not None and high is not None and high < low):
+        changes["measured"] = Span()
+    try:
+        datetime.fromisoformat(found.created or "2000-01-01")
+    except ValueError:
+        changes["created"] = ""
+    if found.users and isinstance(found.users.think_time_s, tuple) and len(found.users.think_time_s) != 2:
+        changes["users"] = None
+    return changes
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """The value without what no text or number of perfkit's can be: lone surrogates, NaN, infinities."""
+    if depth > _DEEPEST:
+        raise PerfkitError(f"run.json is damaged: it is nested more than {_DEEPEST} levels deep")
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {_plain(str(key)): _plain(inner, depth + 1) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, depth + 1) for inner in value]
+    return value
+
+
+def _section(cls: type[T], given: Mapping[str, Any], path: str, damage: list[str]) -> T:
+    """A dataclass of this module from a mapping, field by field."""
+    values = {}
+    for name, hint, at in _fields_of(cls):  # type: ignore[arg-type]
+        value: Any = given
+        for part in at.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            try:
+                values[name] = _value(hint, value, f"{path}{at}", damage)
+            except msgspec.ValidationError:
+                damage.append(f"{path}{at}")
+    return cls(**values)
+
+
+@functools.cache
+def _fields_of(cls: Any) -> list[tuple[str, Any, str]]:
+    """Name, type (None taken off) and place in the document of each field that is read from it."""
+    hints = get_type_hints(cls, include_extras=True)
+    names = [f for f in dataclasses.fields(cls) if f.name not in ("raw", "damage")]
+    return [(f.name, _not_none(hints[f.name]), f.metadata.get("at", f.name)) for f in names]
+
+
+def _not_none(hint: Any) -> Any:
+    inner = [one for one in get_args(hint) if one is not type(None)]
+    return inner[0] if type(None) in get_args(hint) else hint
+
+
+def _value(hint: Any, value: Any, path: str, damage: list[str]) -> Any:
+    """The value as `hint`; msgspec.ValidationError where it is none."""
+    if _is_section(hint):
+        if not isinstance(value, Mapping):
+            raise msgspec.ValidationError(path)
+        return _section(hint, value, f"{path}.", damage)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise msgspec.ValidationError(path)
+        inner, kept = get_args(hint)[0], []
+        for i, one in enumerate(value):
+            try:
+                kept.append(_value(inner, one, f"{path}[{i}]", damage))
+            except msgspec.ValidationError:
+                damage.append(f"{path}[{i}]")
+        return tuple(kept)
+    return msgspec.convert(value, hint)
+
+
+def _is_section(hint: Any) -> bool:
+    return dataclasses.is_dataclass(hint) and getattr(hint, "__module__", "") == __name__

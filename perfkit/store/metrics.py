@@ -1,0 +1,73 @@
+"""The metrics of a run: names, units, which way is better, and the requests each is taken over.
+
+Thresholds, comparisons, gates, trends and pages take them from here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["latency", "rate", "errors"]
+Population = Literal["successes", "all", "censored"]
+
+UNITS: dict[Kind, str] = {"latency": "ms", "rate": "/s", "errors": ""}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    population: the requests it is taken over. `successes`; `all`; `censored`: successes and the requests that
+    timed out or were cut off, of which only is known that they take longer than any that was waited for.
+    p: of a quantile. column: the latency it is taken of.
+    """
+
+    name: str
+    kind: Kind
+    population: Population = "successes"
+    p: float | None = None
+    column: Literal["response_ms", "ttft_ms"] = "response_ms"
+
+    @property
+    def unit(self) -> str:
+        """`ms`, `/s`, or none for a share."""
+        return UNITS[self.kind]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Of a rate; of all others lower is."""
+        return self.kind == "rate"
+
+
+#: What comparisons, gates and trends know. Latencies are of successes: failures have a metric of their own.
+METRICS: dict[str, Metric] = {
+    one.name: one
+    for one in (
+        *(Metric(f"p{100 * p:g}", "latency", p=p) for p in (0.5, 0.9, 0.95, 0.99)),
+        Metric("mean", "latency"),
+        Metric("throughput", "rate"),
+        Metric("error_rate", "errors", "all"),
+        *(Metric(f"ttft_p{100 * p:g}", "latency", p=p, column="ttft_ms") for p in (0.5, 0.99)),
+        Metric("success_p99", "latency", "all", p=0.99),
+    )
+}
+#: What thresholds know besides quantiles: there a request that timed out counts as slower than any limit.
+_OF_THRESHOLDS = {
+    "mean": Metric("mean", "latency", "censored"),
+    "max": Metric("max", "latency", "censored"),
+    "min": Metric("min", "latency"),
+    "error_rate": METRICS["error_rate"],
+    "rate": METRICS["throughput"],
+}
+THRESHOLD_NAMES = tuple(_OF_THRESHOLDS)
+_QUANTILE = re.compile(r"(ttft_)?p(\d+(?:\.\d+)?)")
+
+
+def of_threshold(name: str) -> Metric | None:
+    """The metric a threshold names, `pNN` and `ttft_pNN` of any percentile too; None for no such one."""
+    if found := _QUANTILE.fullmatch(name):
+        column: Literal["response_ms", "ttft_ms"] = "ttft_ms" if found[1] else "response_ms"
+        return Metric(name, "latency", "censored", float(found[2]) / 100, column)
+    return _OF_THRESHOLDS.get(name)

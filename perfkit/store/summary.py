@@ -1,0 +1,162 @@
+"""The numbers of a part of a run: how many requests, how fast, with what intervals; by operation."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from perfkit import stats
+from perfkit.store import fidelity
+from perfkit.store.quantiles import Binned, latencies
+from perfkit.store.rows import Part
+
+QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
+#: The names of the quantiles: p50 … p99.9.
+NAMES = tuple(f"p{100 * p:g}" for p in QUANTILES)
+TOTAL = "all operations"
+#: Why a statistic that enough requests carry has no interval (`stats.WIDE`).
+MOVED = "it moved so much during the run that its interval would hold nearly any value"
+#: Around p50 and p90: where these are far apart, the quantile lies between two groups of requests.
+_AROUND = (0.45, 0.55, 0.85, 0.95)
+
+
+@functools.lru_cache(maxsize=4)
+def summarize(part: Part, level: float = stats.LEVEL) -> tuple[dict[str, Any], ...]:
+    """One entry per operation, the most frequent first, where there are several; the last one for all.
+
+    operation; n, failed, ok (successes with a latency); rate_per_s, the successes that ended in the part, of
+    whatever phase, a second; of the latencies of successes, in ms: mean, std, min, p50 … p99.9, max, NaN
+    where there is none. `<statistic>_low`, `_high`: interval at `level`, NaN for none; `_unit`: what it takes
+    for independent (`stats.WITHIN_RUN`, `INDEPENDENT`), or why there is none (`THIN`, `WIDE`). Quantiles are
+    exact, numpy's linear method on every row.
+    """
+    names, binned = latencies(part)
+    groups: list[int | None] = [*range(len(names) if len(names) > 1 else 0), None]
+    counts = {group: _slices(part, binned, group) for group in groups}
+    wanted = [(group, p) for group in groups for p in QUANTILES]
+    binned.quantiles([*wanted, *((group, p) for group in groups for p in _AROUND)])  # all in one pass
+    points = dict(zip(wanted, binned.quantiles(wanted), strict=True))
+    bounds = {one: _bounds(binned, one, point, counts[one[0]], level) for one, point in points.items()}
+    ends = iter(binned.quantiles([(group, end) for (group, _), found in bounds.items() for end in found[:2]]))
+    rows = []
+    for group in groups:
+        name = None if group is None else names[group]
+        row = {"operation": TOTAL if name is None else name, **numbers_of(part, name)}
+        sums = row.pop("slices_ms")
+        mean = stats.mean_estimate(row["mean"], row["std"], row["ok"], sums, counts[group], level)
+        if mean.low <= 0:  # times are positive: an interval from below zero says nothing
+            mean = dataclasses.replace(mean, low=math.nan, high=math.nan, unit=stats.WIDE)
+        row |= {"mean_low": mean.low, "mean_high": mean.high, "mean_unit": mean.unit}
+        for label, p in zip(NAMES, QUANTILES, strict=True):
+            low, high = next(ends), next(ends)
+            unit = bounds[group, p][2]
+            known = unit not in stats.NO_INTERVAL
+            row[label], row[f"{label}_unit"] = points[group, p], unit
+            row[f"{label}_low"], row[f"{label}_high"] = (low, high) if known else (math.nan, math.nan)
+        rows.append(row)
+    return tuple(rows)
+
+
+def numbers_of(part: Part, operation: str | None = None) -> dict[str, Any]:
+    """What can be counted or summed up of an operation, or of all (None).
+
+    n, failed, ok, censored, rate_per_s; mean, std, min, max of the latencies of successes, in ms.
+    """
+    return dict(_heads(part)[operation])
+
+
+def _slices(part: Part, binned: Binned, group: int | None) -> stats.Ints | None:
+    """How many successes each time slice has; None where slices say nothing."""
+    counts = binned.sizes(group)
+    return None if fidelity.untimed(part.run.meta) or not stats.slices_carry(counts) else counts
+
+
+def _bounds(
+    binned: Binned, one: tuple[int | None, float], point: float, counts: stats.Ints | None, level: float
+) -> tuple[float, float, str]:
+    """Probabilities whose quantiles bound a quantile of a group, and the unit of replication."""
+    group, p = one
+    shares = None if counts is None else stats.slice_shares(binned.at_most(group, point), counts, p)
+    return stats.quantile_bounds(binned.n(group), p, shares, level)
+
+
+@functools.lru_cache(maxsize=4)
+def _heads(part: Part) -> dict[str | None, dict[str, Any]]:
+    """What can be counted or summed up of each operation, and of all (None); total_ms: sums by slice."""
+    found = part.query(
+        "SELECT operation, slice, count(*) AS n, count(*) FILTER (failed) AS failed, count(x) AS ok,"
+        " count(*) FILTER (censored) AS censored, stddev_samp(x) AS std, min(x) AS min, max(x) AS max,"
+        " (sum(latency_ns) FILTER (ok))::DOUBLE / 1e6 AS total_ms"
+        " FROM (SELECT *, CASE WHEN ok THEN latency_ms END AS x FROM part)"
+        " GROUP BY GROUPING SETS ((operation, slice), (operation), (slice), ())"
+    )
+    ended = part.query(
+        f"SELECT operation, count(*) AS n FROM r WHERE ok AND done BETWEEN {part.begin_ns}"
+        f" AND {part.window_ns[1]} GROUP BY GROUPING SETS ((operation), ())"
+    )
+    in_part = {row["operation"]: row["n"] for row in ended.to_pylist()}
+    heads: dict[str | None, dict[str, Any]] = {}
+    sums: dict[str | None, np.ndarray] = collections.defaultdict(lambda: np.zeros(stats.SLICES))
+    for row in found.to_pylist():
+        name, place, total = row.pop("operation"), row.pop("slice"), row.pop("total_ms")
+        if place is not None:
+            sums[name][place] = total or 0.0
+            continue
+        row["mean"] = total / row["ok"] if row["ok"] else None
+        row["rate_per_s"] = in_part.get(name, 0) / part.span_s if part.span_s > 0 else None
+        heads[name] = {key: math.nan if value is None else value for key, value in row.items()}
+    for name, head in heads.items():
+        head["slices_ms"] = sums[name]
+    return heads
+
+
+# -- what a reader must know --------------------------------------------------------------------------
+
+
+def warnings(part: Part) -> list[str]:
+    """What a reader of the summary must know: quantiles on few requests or between modes, retries."""
+    names, binned = latencies(part)
+    rows = summarize(part)
+    found = []
+    for row in (rows[-1], *rows[:-1]):
+        group = None if row["operation"] == TOTAL else names.index(row["operation"])
+        told = (_thin_support(row["ok"]), _unsteady(row), *_between_modes(binned, group))
+        found += [f"{row['operation']}: {words}" for words in told if words]
+    retries = part.row("SELECT count(*) AS n FROM part WHERE attempt > 1")["n"]
+    if retries:
+        found.append(f"{retries:,} of the rows are retries; each attempt is a row of its own")
+    return found
+
+
+def _unsteady(row: dict[str, Any]) -> str:
+    """Which statistics have no interval though requests enough carry them."""
+    names = [name for name in ("mean", *NAMES) if row[f"{name}_unit"] == stats.WIDE]
+    return f"no interval for {', '.join(names)}: {MOVED}" if names else ""
+
+
+def _thin_support(n: int) -> str:
+    """Which quantiles of n requests rest on few of them, and which are not shown for it."""
+    weak = [(name, stats.support(n, p)) for name, p in zip(NAMES, QUANTILES, strict=True)]
+    weak = [(name, on) for name, on in weak if n and on < stats.GOOD_SUPPORT]
+    shown = [f"{name} of {n:,} requests rests on {on:.0f}" for name, on in weak if on >= stats.MIN_SUPPORT]
+    not_shown = [f"{name} ({on:.2g})" for name, on in weak if on < stats.MIN_SUPPORT]
+    hidden = [f"not shown, because {n:,} requests leave too few beyond them: {', '.join(not_shown)}"]
+    return "; ".join(shown + (hidden if not_shown else []))
+
+
+def _between_modes(binned: Binned, group: int | None) -> list[str]:
+    """A quantile in a gap of the distribution jumps from run to run."""
+    if binned.n(group) < 20:
+        return []
+    ends = binned.quantiles([(group, p) for p in _AROUND])
+    return [
+        f"{name} lies between two groups of requests ({low:.3g} ms and {high:.3g} ms within ±5 %), "
+        "it may jump from run to run"
+        for name, (low, high) in (("p50", ends[:2]), ("p90", ends[2:]))
+        if low > 0 and high / low > 2
+    ]

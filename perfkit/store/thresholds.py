@@ -1,0 +1,131 @@
+"""Thresholds a run must meet: `p95 < 300 ms`, `p99(create_agent) <= 1.5 s`, `error_rate < 1 %`.
+
+Latencies are response times of the requests that succeeded; `error_rate` is a threshold of its own, because a
+server that fails fast must not look fast. In quantiles, `mean` and `max`, requests that timed out or were cut
+off count as slower than all others: they are known to take longer. A threshold without a value is missed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from perfkit import stats
+from perfkit.errors import BadInput, nearest, unknown
+from perfkit.store.metrics import THRESHOLD_NAMES, Metric, of_threshold
+from perfkit.store.quantiles import Binned, latencies
+from perfkit.store.rows import Part
+from perfkit.store.summary import numbers_of
+
+EXAMPLES = "p95 < 300 ms, p99(create_agent) <= 1.5 s, error_rate < 1 %, rate > 50 /s, ttft_p95 < 1 s"
+#: Units of each kind of metric, as multiples of the metric's own (ms, share, per second).
+UNITS = {
+    "latency": {"ms": 1.0, "s": 1000.0, "us": 0.001, "µs": 0.001},
+    "errors": {"%": 0.01},
+    "rate": {"/s": 1.0, "/min": 1 / 60},
+}
+_OPERATORS = {"<": float.__lt__, "<=": float.__le__, ">": float.__gt__, ">=": float.__ge__}
+_SHAPE = re.compile(
+    r"\s*(?P<metric>[A-Za-z_]+[\d.]*)\s*(\((?P<operation>[^)]*)\))?\s*(?P<operator>[<>]=?)\s*"
+    r"(?P<number>\d+(\.\d+)?([eE][-+]?\d+)?)\s*(?P<unit>\S*)\s*"
+)
+_LONGEST = 400
+
+
+class Value(NamedTuple):
+    """A threshold's value in its own unit (NaN: there is none), whether it is met, and what to know of it."""
+
+    value: float
+    ok: bool
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """One threshold, parsed; `text` is what was written."""
+
+    text: str
+    metric: Metric
+    operation: str | None
+    operator: str
+    limit: float
+    unit: str
+
+    def evaluate(self, part: Part) -> Value:
+        """What the part has of it, and whether it is met; BadInput for an operation that it does not have."""
+        if self.operation is not None and self.operation not in (names := latencies(part)[0]):
+            raise unknown(f"operation in threshold {self.text!r}:", self.operation, names)
+        value, note = _measure(part, self.metric, self.operation)
+        value /= UNITS[self.metric.kind].get(self.unit, 1.0)
+        seen = float(f"{value:.12g}")  # 0.07 / 0.01 is 7.000000000000001, and 7 % is not more than 7 %
+        met = bool(_OPERATORS[self.operator](seen, self.limit))  # of NaN nothing is true
+        return Value(value, met, note)
+
+
+def _measure(part: Part, metric: Metric, operation: str | None) -> tuple[float, str | None]:
+    """The metric's number in its own unit, NaN for none, and what it rests on."""
+    if metric.p is not None:
+        return _quantile(part, metric, operation)
+    row = numbers_of(part, operation)
+    if metric.kind == "errors":
+        return (row["failed"] / row["n"] if row["n"] else math.nan), None
+    if metric.population == "censored" and row["censored"]:
+        return math.nan, _beyond(row["censored"], row["ok"] + row["censored"])
+    return row["rate_per_s" if metric.kind == "rate" else metric.name], None
+
+
+def _quantile(part: Part, metric: Metric, operation: str | None) -> tuple[float, str | None]:
+    """A quantile of successes and of requests known only to take longer, which rank last."""
+    assert metric.p is not None
+    of = "" if operation is None else " AND operation = $operation"
+    named = {} if operation is None else {"operation": operation}
+    column = metric.column  # one of ours
+    late = f"censored AND ({column} IS NULL OR '{column}' = 'response_ms')"
+    unanswered = part.row(f"SELECT count(*) AS n FROM part WHERE {late}{of}", **named)["n"]
+    values = f"SELECT 0 AS g, 0 AS s, {column} AS x FROM part WHERE ok AND {column} IS NOT NULL{of}"
+    binned = Binned(part, values, parameters=named)
+    known = binned.n()
+    n = known + unanswered
+    if not n:
+        return math.nan, None
+    place = (n - 1) * metric.p
+    if unanswered and math.ceil(place - 1e-9) >= known:
+        return math.nan, _beyond(unanswered, n)
+    # the same method on all n: between the two values whose ranks enclose the place
+    (value,) = binned.quantiles([(None, place / (known - 1) if unanswered and known > 1 else metric.p)])
+    rests_on = stats.support(n, metric.p)
+    return value, f"rests on {rests_on:.2g} of {n:,} requests" if rests_on < stats.MIN_SUPPORT else None
+
+
+def _beyond(unanswered: int, n: int) -> str:
+    return f"beyond what was waited for: {unanswered:,} of {n:,} requests timed out or were cut off"
+
+
+def parse(text: str) -> Threshold:
+    """Read one threshold; BadInput says what is wrong with it, what is allowed and the nearest name."""
+    found = _SHAPE.fullmatch(text) if len(text) <= _LONGEST else None
+    if not found:
+        raise BadInput(f"cannot read threshold {text!r:.100}; write it like {EXAMPLES}")
+    if not math.isfinite(float(found["number"])):
+        raise BadInput(f"threshold {text!r}: {found['number']} is not a finite number")
+    metric, operation, unit = of_threshold(found["metric"]), found["operation"], found["unit"]
+    if metric is None:
+        close = nearest(found["metric"], (*THRESHOLD_NAMES, "p50", "p90", "p95", "p99", "ttft_p95"))
+        hint = f"did you mean {close!r}?" if close else f"known: pNN, ttft_pNN, {', '.join(THRESHOLD_NAMES)}"
+        raise BadInput(f"unknown metric {found['metric']!r} in threshold {text!r}; {hint}")
+    if metric.p is not None and not 0 < metric.p < 1:
+        raise BadInput(f"threshold {text!r}: a percentile lies between 0 and 100, {metric.name!r} does not")
+    allowed = UNITS[metric.kind]
+    if unit not in allowed and not (unit == "" and metric.kind == "errors"):
+        bare = " (or none, for a share)" if metric.kind == "errors" else ""
+        raise BadInput(
+            f"threshold {text!r}: {found['metric']} takes a unit of {', '.join(allowed)}{bare}, not {unit!r}"
+        )
+    name = operation.strip() if operation is not None else None
+    if name == "":
+        raise BadInput(
+            f"threshold {text!r}: no operation between the brackets; leave them out for all of them"
+        )
+    return Threshold(text.strip(), metric, name, found["operator"], float(found["number"]), unit)

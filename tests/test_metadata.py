@@ -1,0 +1,149 @@
+"""run.json as a typed view: what is damaged reads as missing, is named, and takes no other run with it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.make_timeline import make_timeline
+from perfkit import frames, noise
+from perfkit.errors import BadInput, PerfkitError
+from perfkit.notebook import Runs
+from perfkit.progress import Goal, elapsed_s
+from perfkit.reduce import refusals
+from perfkit.retention import plan
+from perfkit.running import describe_run, details
+from perfkit.store import Metadata, Run, find_run, list_runs, listed
+
+SAMPLES = sorted((Path(__file__).parents[1] / "data" / "sample").glob("*/run.json"))
+#: A value of every type JSON has, and those that break arithmetic, dates and terminals.
+ODD = (None, True, 0, -1, 2**63, 10**400, 1e308, math.nan, math.inf, "", "x", "\ud800", [], [[]], [1, "a"],
+       {}, {"a": 1}, [{"text": 3}], [None])  # fmt: skip
+
+
+def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value in a document."""
+    inner = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in inner:
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from places(value, (*path, key))
+
+
+def put(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """A copy of the document with another value at a place."""
+    made = copy.deepcopy(document)
+    where = made
+    for key in path[:-1]:
+        where = where[key]
+    where[path[-1]] = value
+    return made
+
+
+def everything_of(run: Run) -> None:
+    """Ask what every list, page and verdict asks of a run's metadata; only PerfkitError may come of it."""
+    run.verdict, list(refusals(run)), noise.key(run), Goal.of(run.meta), elapsed_s(run)
+    repr(run), run._repr_html_(), frames.trend_points(run, ("p50",))
+    json.dumps(details(run))
+    describe_run(run).encode()
+    Runs([run]).filter(scenario="x", tag="y", state="complete")
+    frames.listing(listed([run]))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with rows and the whole run.json of a sample."""
+    folder = tmp_path_factory.mktemp("metadata")
+    return make_timeline(
+        folder, 400, run_id="20260101-000000-made-0001", meta=json.loads(SAMPLES[0].read_text())
+    )
+
+
+@pytest.mark.parametrize("file", SAMPLES, ids=lambda file: file.parent.name)
+def test_a_whole_run_json_has_no_damage(file: Path) -> None:
+    """Everything perfkit writes itself is of the right type."""
+    assert SAMPLES
+    meta = Metadata.parse(file.read_text())
+    assert meta.damage == ()
+    assert meta.health.valid is True
+    assert meta.load is not None
+
+
+@settings(max_examples=150, derandomize=True, deadline=None)
+@given(data=st.data())
+def test_any_value_anywhere_is_shown_and_not_trusted(made: Run, data: st.DataObject) -> None:
+    """Whatever stands anywhere in run.json, a run is shown, or refused in one line, and nothing breaks."""
+    document = json.loads(SAMPLES[0].read_text())
+    path = data.draw(st.sampled_from(sorted(places(document), key=str)))
+    changed = put(document, path, data.draw(st.sampled_from(ODD)))
+    (made.path / "run.json").write_text(json.dumps(changed), "utf-8", "surrogatepass")
+    run = Run(made.path)
+    try:
+        everything_of(run)
+    except PerfkitError as error:
+        words = str(error)
+    else:
+        words = ""
+    assert "\n" not in words
+
+
+@pytest.mark.parametrize(
+    "path", ["health", "health.valid", "measured.from_ns", "tags", "thresholds", "workload.users"]
+)
+def test_damage_is_named_and_never_valid(made: Run, path: str) -> None:
+    """A value of the wrong type is named wherever a run is judged, and nobody calls the run valid."""
+    document = json.loads(SAMPLES[-1].read_text())
+    (made.path / "run.json").write_text(json.dumps(put(document, tuple(path.split(".")), "no")))
+    run = Run(made.path)
+    assert run.meta.damage[0] == path
+    assert run.verdict.word == "DAMAGED"
+    assert path in "".join(refusals(run))
+    assert run.verdict.exit_code == 3
+    assert f"DAMAGED: run.json is damaged: wrong type or value of {path}" in describe_run(run)
+    (row,) = listed([run])
+    assert row["verdict"] == "damaged"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "not JSON"),
+        ("null", "'state' is missing"),
+        ("[]", "'state' is missing"),
+        ('{"state": ["complete"]}', "is not one of running, complete, aborted"),
+        ('{"state": "compl***t***"}', "is not one of running, complete, aborted"),
+        ('{"state": "complete", "schema": 99}', "upgrade it"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"state": "complete", "note": ' + "[" * 60 + "]" * 60 + "}", "levels deep"),
+        ('{"state": "complete", "seed": ' + "9" * 5000 + "}", "not JSON"),
+        (b"\xff\xfe{}", "not"),
+    ],
+)
+def test_one_unreadable_run_hides_no_other(tmp_path: Path, text: str | bytes, words: str) -> None:
+    """Lists, finding and pruning go on with the others; the unreadable run is one line that says why."""
+    good = make_timeline(tmp_path, 200, run_id="20260101-000000-good-0001", meta={"scenario": {"name": "s"}})
+    bad = make_timeline(tmp_path, 200, run_id="20260101-000001-bad-0002")
+    (bad.path / "run.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(PerfkitError, match=words):
+        _ = Run(bad.path).meta
+    rows = {row["id"]: row for row in listed(list_runs(tmp_path))}
+    assert rows[good.id]["state"] == "complete"
+    assert rows[bad.id]["verdict"] == "damaged"
+    assert words in rows[bad.id]["tags"]
+    assert find_run("0001", tmp_path).id == good.id
+    assert [run.id for run in plan(tmp_path, 0).remove] == [good.id]
+    assert words in repr(Run(bad.path))
+
+
+def test_what_a_later_perfkit_wrote_is_bad_input() -> None:
+    """A newer schema asks for an upgrade, which is the user's to do: exit code 2."""
+    with pytest.raises(BadInput, match="schema 99; this perfkit reads up to"):
+        Metadata.of({"state": "complete", "schema": 99})

@@ -1,0 +1,222 @@
+"""Steps that raise, hang, spin or leave requests behind: each is told and counted, each request has a row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from perfkit.errors import PerfkitError
+from perfkit.spread import execute
+from perfkit.store import Run, list_runs
+from perfkit.workloads import complete
+from tests.fault_server import FaultServer
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    served = FaultServer()
+    served.start()
+    yield served
+    served.stop()
+
+
+def run(server: FaultServer, folder: Path, code: str, **load: Any) -> tuple[Run, pd.DataFrame]:
+    """A scenario of this code under load; its run and its rows in the order they began."""
+    folder.mkdir(exist_ok=True)
+    file = folder / "mine.py"
+    file.write_text("import asyncio, time\n" + code)
+    server.hits.clear()
+    given = {"scenario": str(file), "target": {"url": server.url}, **load}
+    done = execute(*complete(given, "test"), data_dir=folder)
+    return done, done.table().to_pandas().sort_values("started")
+
+
+def told(done: Run) -> dict[str, int]:
+    return {error.text: error.count for error in done.meta.step_errors}
+
+
+GOOD = "async def step(session, state, rng):\n    await session.get('/ok', name='a')\n"
+
+
+def test_exceptions_are_counted_by_kind_and_place(server: FaultServer, tmp_path: Path) -> None:
+    """200 steps with words of their own are one kind, 200 times: every step broke."""
+    code = GOOD + "    raise KeyError(f'agent-{session.iteration}')\n"
+    done, rows = run(server, tmp_path, code, users={"count": 1, "iterations": 200})
+    assert told(done) == {"KeyError: 'agent-0' (mine.py:4)": 200}
+    assert len(rows) == 200
+    assert done.verdict.word == "BROKEN"
+
+
+def test_no_step_counts_twice(server: FaultServer, tmp_path: Path) -> None:
+    """One that raises before its first request has made none, too; of 100 steps 50 raised."""
+    code = "async def step(session, state, rng):\n    if session.iteration % 2: raise ValueError('no data')\n"
+    code += "    await session.get('/ok', name='a')\n"
+    done, _ = run(server, tmp_path, code, users={"count": 2, "iterations": 100})
+    assert told(done) == {"ValueError: no data (mine.py:3)": 50}
+    assert done.verdict.word != "BROKEN"
+
+
+@pytest.mark.parametrize(
+    "what", ["KeyboardInterrupt()", "SystemExit(3)", "GeneratorExit()", "Own()", "asyncio.CancelledError()"]
+)
+def test_no_exception_ends_a_user(server: FaultServer, tmp_path: Path, what: str) -> None:
+    """Whatever a step raises is an exception like others, and its user goes on."""
+    code = f"class Own(BaseException): pass\n{GOOD}    if session.iteration == 5: raise {what}\n"
+    done, rows = run(server, tmp_path, code, users={"count": 1, "iterations": 50})
+    ((text, count),) = told(done).items()
+    assert (count, len(rows)) == (1, 50)
+    assert text.startswith(what.removeprefix("asyncio.").partition("(")[0])
+    assert "(mine.py:5)" in text
+    assert done.meta.state == "complete"
+
+
+def test_a_step_that_cancels_itself_goes_on(server: FaultServer, tmp_path: Path) -> None:
+    """It awaits a task it cancelled, or cancels its own: one exception, and all 50 steps."""
+    code = f"""{GOOD}
+    if session.iteration == 5:
+        t = asyncio.ensure_future(asyncio.sleep(10)); t.cancel(); await t
+    if session.iteration == 7:
+        asyncio.current_task().cancel(); await asyncio.sleep(1)
+"""
+    done, rows = run(server, tmp_path, code, users={"count": 1, "iterations": 50})
+    assert told(done) == {"CancelledError (mine.py:6)": 1, "CancelledError (mine.py:8)": 1}
+    assert len(rows) == 50
+
+
+def test_steps_that_never_end_are_told(server: FaultServer, tmp_path: Path) -> None:
+    """Where they stand; a step whose request is cut off is none of them."""
+    code = GOOD + "    await asyncio.Event().wait()\n"
+    done, rows = run(server, tmp_path, code, users={"count": 2, "duration_s": 0.5}, drain_s=0.5)
+    assert told(done) == {"a step never ended (mine.py:4)": 2}
+    assert len(rows) == 2
+    assert done.verdict.word == "BROKEN"
+    code = "async def step(session, state, rng):\n    await session.get('/hang', name='a')\n"
+    done, rows = run(server, tmp_path / "cut", code, users={"count": 2, "duration_s": 0.5}, drain_s=0.5)
+    assert told(done) == {}
+    assert rows["error"].tolist() == ["cutoff", "cutoff"]
+    assert set(rows["error_text"]) == {"still under way when the run ended"}
+
+
+SWALLOWS = """
+async def step(session, state, rng):
+    while True:
+        try:
+            await session.get('/slow/50', name='poll')
+            await asyncio.sleep(0.05)
+        except:
+            await asyncio.sleep(0.05)
+"""
+SPINS = GOOD + "    if session.iteration == 3:\n        while True: sum(range(1000))\n"
+SLEEPS = GOOD + "    if session.iteration == 3:\n        time.sleep(600)\n"
+STUBBORN = (
+    GOOD
+    + """    while session.iteration == 3:
+        try:
+            while True: sum(range(1000))
+        except BaseException: pass
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "place"), [(SWALLOWS, "could not be cut off (mine.py:"), (SPINS, "(mine.py:5)")]
+)
+def test_a_step_that_does_not_let_go_cannot_keep_a_run_from_ending(
+    server: FaultServer, tmp_path: Path, code: str, place: str
+) -> None:
+    """It swallows its cancellation, or spins: after the grace the run ends, with a row for each request."""
+    began = time.monotonic()
+    done, rows = run(server, tmp_path, code, users={"count": 2, "duration_s": 1}, drain_s=1)
+    assert time.monotonic() - began < 30
+    assert done.meta.state == "complete"
+    assert any(place in text for text in told(done)), told(done)
+    assert len(rows) == server.hits.total()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [SLEEPS, STUBBORN])
+def test_a_worker_whose_loop_cannot_be_freed_is_ended(server: FaultServer, tmp_path: Path, code: str) -> None:
+    """The step's place is told, the rows are kept, and the run is aborted."""
+    with pytest.raises(
+        PerfkitError, match=r"a step at mine.py:\d held the event loop .*, and its worker was ended"
+    ):
+        run(server, tmp_path, code, users={"count": 1, "duration_s": 1}, drain_s=1)
+    (done,) = list_runs(tmp_path)
+    assert (done.state, done.rows()) == ("aborted", server.hits.total() or 4)
+    assert "mine.py:" in (done.reason or "")
+    assert not list(done.path.glob("*.stuck"))
+
+
+def test_requests_that_outlive_their_step_are_rows(server: FaultServer, tmp_path: Path) -> None:
+    """Tasks left behind, a gather whose sibling failed: each request has its row and its step."""
+    code = """
+KEPT = []
+async def fail(session):
+    (await session.get('/status/500', name='fails')).raise_for_status()
+async def step(session, state, rng):
+    n = session.iteration
+    async def later():
+        await asyncio.sleep(0.05)
+        await session.get(f'/slow/100?{session.iteration}', name=f'later of {n}')
+    KEPT.append(asyncio.create_task(later()))
+    await asyncio.gather(fail(session), session.get('/slow/150', name=f'slow of {n}'))
+"""
+    done, rows = run(server, tmp_path, code, users={"count": 2, "iterations": 20})
+    assert len(rows) == server.hits.total() == 60
+    named = rows[rows["operation"] != "fails"]
+    assert (named["operation"].str.rpartition(" ")[2].astype(int) == named["step"]).all()
+    assert told(done) == {}
+
+
+def test_what_is_left_behind_for_ever_is_cut_off(server: FaultServer, tmp_path: Path) -> None:
+    """A poller without end: it is given the drain, then its request is a row that was cut off."""
+    code = """
+async def poll(session):
+    while True: await session.get('/slow/40', name='poll')
+async def step(session, state, rng):
+    asyncio.create_task(poll(session)); await session.get('/ok', name='a')
+"""
+    began = time.monotonic()
+    _, rows = run(server, tmp_path, code, users={"count": 1, "iterations": 3}, drain_s=0.5)
+    assert time.monotonic() - began < 20
+    assert len(rows) == server.hits.total()
+    assert (rows["error"] == "cutoff").sum() == 3
+
+
+def test_the_scenario_s_own_time_limit_has_its_own_words(server: FaultServer, tmp_path: Path) -> None:
+    """A request that the scenario gave up is none that the end of the run cut off."""
+    code = GOOD.replace("session.get('/ok', name='a')", "asyncio.wait_for(session.get('/slow/500'), 0.05)")
+    _, rows = run(server, tmp_path, code, users={"count": 1, "iterations": 3})
+    assert rows["error"].tolist() == ["cutoff"] * 3
+    assert rows["error_text"].str.startswith("given up by the scenario").all()
+
+
+def test_phase_and_step_are_those_of_a_request_s_beginning(server: FaultServer, tmp_path: Path) -> None:
+    """One begun in warm-up that ends in the measured part is warm-up; one begun before the end counts."""
+    code = """
+KEPT = []
+async def step(session, state, rng):
+    name = 'bg warm' if session.iteration < 0 else 'bg measured'
+    KEPT.append(asyncio.create_task(session.get('/slow/400', name=name)))
+    await session.get('/ok', name='a')
+    await asyncio.sleep(0.1)
+"""
+    _, rows = run(server, tmp_path, code, users={"count": 1, "duration_s": 1}, warmup_s=1)
+    phases = rows.groupby("operation", observed=True)["phase"].unique()
+    assert list(phases["bg warm"]) == ["warmup"]
+    assert list(phases["bg measured"]) == ["measure"]
+    assert (rows["step"] < 0).eq(rows["phase"] == "warmup").all()
+
+
+def test_the_last_thought_is_not_waited_for(server: FaultServer, tmp_path: Path) -> None:
+    """Users who think for 10 s between steps do not keep a run of 1 s, or of one step each, for 10 s."""
+    began = time.monotonic()
+    run(server, tmp_path, GOOD, users={"count": 2, "duration_s": 1, "think_time_s": 10})
+    run(server, tmp_path / "steps", GOOD, users={"count": 2, "iterations": 2, "think_time_s": 10})
+    assert time.monotonic() - began < 10
