@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -29,6 +29,8 @@ from perfkit.store import PROBES_SCHEMA, write_probe_segment
 from perfkit.transport import origin, tls_context, unpacked
 
 _PROBES_EVERY_S, _METRICS_EVERY_S = 0.5, 1.0
+_PROBES = "/probe/samples"
+_IS_IT_RIGHT = "is target.{}_url right?"
 _TIMEOUT_S = 2.0  # for each part of an answer
 _WHOLE_S = 4.0  # for a whole answer: one that comes byte by byte meets no other limit
 _STOP_S = 10.0  # for the last fetches of all sources together
@@ -51,10 +53,11 @@ class _Clock(NamedTuple):
 class _Source:
     """One page that is fetched again and again, and what became of it."""
 
-    url: str
-    name: str
+    kind: Literal["probes", "metrics"]
+    page: str  #: the URL that is fetched
     token: str | None
-    shown_url: str
+    shown_page: str
+    name: str  #: what its samples are called after
     samples: int = 0
     lost: int = 0
     errors: int = 0
@@ -72,7 +75,7 @@ class _Source:
 
     def told(self) -> dict[str, Any]:
         """For run.json."""
-        found: dict[str, Any] = {"source": self.name, "url": self.shown_url, "samples": self.samples}
+        found: dict[str, Any] = {"source": self.name, "page": self.shown_page, "samples": self.samples}
         found |= {"lost": self.lost, "errors": self.errors, "error": self.error}
         if self.clocks:
             round_trip_ns, offset_ns = self.clock()
@@ -100,8 +103,10 @@ class Collector:
     ) -> None:
         self._folder, self._target, self._origin_ns = folder, target, origin_ns
         self._tokens, self._redact = tokens, redact
-        self._probes = [self._source(url, tokens.probes) for url in as_list(target.probes_url)]
-        self._metrics = [self._source(url, tokens.metrics) for url in as_list(target.metrics_url)]
+        self._sources = [
+            *(self._source("probes", url.rstrip("/") + _PROBES) for url in as_list(target.probes_url)),
+            *(self._source("metrics", url) for url in as_list(target.metrics_url)),
+        ]
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -113,14 +118,10 @@ class Collector:
     def start(self) -> None:
         """Begin to fetch: a thread for each source, so that a slow one holds up no other."""
         self._began_ns = time.monotonic_ns() - self._origin_ns
-        for sources, fetch, every_s in (
-            (self._probes, self._fetch_probes, _PROBES_EVERY_S),
-            (self._metrics, self._fetch_metrics, _METRICS_EVERY_S),
-        ):
-            for source in sources:
-                thread = threading.Thread(target=self._follow, args=(source, fetch, every_s), daemon=True)
-                thread.start()
-                self._threads.append(thread)
+        for source in self._sources:
+            thread = threading.Thread(target=self._follow, args=(source,), daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def stop(self) -> list[dict[str, Any]]:
         """Fetch a last time, stop, and say what came from where: an entry for each source.
@@ -131,26 +132,32 @@ class Collector:
         deadline = time.monotonic() + _STOP_S
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
-        sources = (*self._probes, *self._metrics)
         with self._lock:
-            for source in sources if self._threads else ():
+            for source in self._sources if self._threads else ():
                 if not source.ended:
-                    self._failed(source, f"no answer {_STOP_S:g} s after the end of the load")
+                    words = f"no answer {_STOP_S:g} s after the end of the load"
+                    self._failed(source, words, "is the server too busy to answer?")
                     source.ended = True
         self._threads.clear()
         self._write()
-        return [source.told() for source in sources]
+        return [source.told() for source in self._sources]
 
-    def _source(self, url: str, token: str | None) -> _Source:
+    def _source(self, kind: Literal["probes", "metrics"], page: str) -> _Source:
         """A source with its own token, or with the target's where it is of the target's own origin."""
-        if token is None and origin(url) == origin(self._target.url or ""):
+        token: str | None = getattr(self._tokens, kind)
+        if token is None and origin(page) == origin(self._target.url or ""):
             token = self._tokens.target
-        return _Source(url, _host(url), token, self._redact.url(url))
+        shown = self._redact.url(page)
+        name = _host(page) + (urlsplit(shown).path if kind == "metrics" else "")
+        return _Source(kind, page, token, shown, name)
 
     # -- in the threads ------------------------------------------------------------------------
 
-    def _follow(self, source: _Source, fetch: Callable[..., None], every_s: float) -> None:
+    def _follow(self, source: _Source) -> None:
         import httpx
+
+        of_probes = self._fetch_probes, _PROBES_EVERY_S
+        fetch, every_s = of_probes if source.kind == "probes" else (self._fetch_metrics, _METRICS_EVERY_S)
 
         tls = tls_context(self._target)
         headers = {"authorization": f"Bearer {source.token}"} if source.token else {}
@@ -172,15 +179,20 @@ class Collector:
 
         try:
             fetch(source, client, last)
+        except _Refused as refused:
+            self._failed(source, str(refused), _to_do(refused.status, source.kind))
+        except httpx.TimeoutException as error:
+            self._failed(source, f"{type(error).__name__}: {error}", "is the server too busy to answer?")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            self._failed(source, f"{type(error).__name__}: {error}")
+            self._failed(source, f"{type(error).__name__}: {error}", _IS_IT_RIGHT.format(source.kind))
         except Exception as error:  # whatever nonsense brings about: a thread that ends tells nobody
-            self._failed(source, f"the answer is not what was expected: {type(error).__name__}: {error}")
+            words = f"the answer is not what was expected: {type(error).__name__}: {error}"
+            self._failed(source, words, _IS_IT_RIGHT.format(source.kind))
 
-    def _failed(self, source: _Source, words: str) -> None:
+    def _failed(self, source: _Source, words: str, to_do: str) -> None:
         if not source.ended:
             source.errors += 1
-            source.error = self._redact(words).splitlines()[0][:_LONGEST_LABEL]
+            source.error = f"{self._redact(words).splitlines()[0][:_LONGEST_LABEL]}; {to_do}"
 
     def _get(
         self, client: Any, url: str, read: Callable[[Iterator[bytes], str], _T], **params: Any
@@ -202,7 +214,7 @@ class Collector:
         with client.stream("GET", url, params=params or None, headers=plain) as response:
             received = time.monotonic_ns()
             if response.status_code != 200:
-                raise ValueError(f"status {response.status_code}")
+                raise _Refused(response.status_code)
             found = read(pieces(), response.headers.get("content-type", ""))
         return found, sent, received
 
@@ -210,13 +222,12 @@ class Collector:
 
     def _fetch_probes(self, source: _Source, client: Any, last: bool) -> None:
         """Every sample since the last fetch, page by page."""
-        url = source.url.rstrip("/") + "/probe/samples"
         for _ in range(_MOST_PAGES):
-            page, sent, received = self._get(client, url, _json, after=source.after, limit=_LIMIT)
+            page, sent, received = self._get(client, source.page, _json, after=source.after, limit=_LIMIT)
             instance = self._redact(str(page["instance"]))[:_LONGEST_LABEL]
             if self._is_another(source, instance):
                 continue
-            source.name = f"{instance} ({_host(source.url)})"
+            source.name = f"{instance} ({_host(source.page)})"
             offset_ns = int(page["now_ns"]) - (sent + received) / 2
             source.clocks.append(_Clock(received - sent, offset_ns))
             self._keep_page(source, page["samples"])
@@ -252,7 +263,7 @@ class Collector:
 
     def _fetch_metrics(self, source: _Source, client: Any, last: bool) -> None:
         """Every series of a page whose value is not what it was; all of them at the first and last fetch."""
-        now, sent, received = self._get(client, source.url, prometheus.series)
+        now, sent, received = self._get(client, source.page, prometheus.series)
         before, source.before = source.before, now
         source.clocks.append(_Clock(received - sent, None))
         changed = [(key, value) for key, value in now.items() if last or not _same(before.get(key), value)]
@@ -301,6 +312,24 @@ def _json(pieces: Iterable[bytes], _: str) -> Any:
 
 def _same(before: float | None, now: float) -> bool:
     return before == now or (before is not None and before != before and now != now)  # NaN is no news
+
+
+class _Refused(Exception):
+    """An answer with another status than 200."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+def _to_do(status: int, kind: str) -> str:
+    """What to do about a status, in a few words."""
+    if status in (401, 403):
+        return f"name a variable with its token in target.{kind}_token_env"
+    if status == 404:
+        what = "the base URL of a server with perfkit's probes" if kind == "probes" else "a page's whole URL"
+        return f"target.{kind}_url has to be {what}"
+    return "see the server's log" if status >= 500 else _IS_IT_RIGHT.format(kind)
 
 
 def _host(url: str) -> str:

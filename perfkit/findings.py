@@ -73,7 +73,7 @@ def _collected(run: Run) -> Iterator[str]:
     """What did not come from the server's side, a line for each source that had trouble."""
     for probe in run.meta.probes:
         if probe.errors:
-            yield f"{probe.source}: {probe.errors} fetches failed ({probe.error})"
+            yield probe.failure
         if probe.lost:
             yield f"{probe.source}: {probe.lost:,} samples were lost"
 
@@ -185,7 +185,7 @@ def _cpu(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator
             text += (
                 f"of {len(cpu)} s: it was the bottleneck; more instances or less work a request would help. "
             )
-            text += "Times of its database and model hold its own wait for that core."
+            text += "Times of its model hold its own wait for that core."
             yield Finding("cpu_bound", text, *_span(full))
 
 

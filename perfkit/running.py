@@ -26,7 +26,7 @@ from perfkit.progress import Goal, bar
 from perfkit.redaction import Redactor, redacted_errors
 from perfkit.scenarios import Scenario
 from perfkit.spread import Progress, execute
-from perfkit.store import Run, thresholds, update_run_json
+from perfkit.store import Run, left_on_target, thresholds, update_run_json
 from perfkit.store.metadata import ProbeSource
 from perfkit.store.rows import Part
 from perfkit.store.summary import NAMES, summarize, warnings
@@ -99,7 +99,15 @@ def _run_repeats(
                 on_progress(run)
 
             tokens = tokens_of(aimed)
-            run = execute(aimed, scenario, params, data_dir=data_dir, tokens=tokens, on_progress=tell)
+            run = execute(
+                aimed,
+                scenario,
+                params,
+                data_dir=data_dir,
+                tokens=tokens,
+                on_progress=tell,
+                own_server=workload.target.url is None,
+            )
         runs.append(_judged(run, workload, redact))
         if runs[-1].state != "complete":
             break
@@ -135,8 +143,6 @@ def _judged(run: Run, workload: Workload, redact: Redactor) -> Run:
     """The run, with what can be said of it only when it has ended."""
     shown = describe.shown_thresholds(workload.thresholds, redact)
     _apply_thresholds(run, [thresholds.parse(text) for text in shown])
-    if workload.target.url is None:
-        update_run_json(run.path, lambda meta: {"own_server": True})
     return Run(run.path)
 
 
@@ -213,8 +219,7 @@ def describe_run(run: Run, *, summary: bool = True) -> str:
     else:
         lines.append(f"  scenario {meta.scenario.name} on {meta.target_url}, {meta.load_words}")
     lines += [f"  scenario error, {error.count} times: {error.text}" for error in meta.step_errors]
-    if meta.teardown_error:
-        lines.append(f"  not cleaned up on the target: {meta.teardown_error}")
+    lines += [f"  {words}" for words in _left_words(run)]
     unread = [f"{run.rows():,} requests; `perfkit show {run.id}` summarizes them"]
     lines += ["  " + line for line in (_summary_lines(run) if summary else unread)]
     lines += [f"  server {words}" for words in _probe_words(meta.probes)]
@@ -224,6 +229,15 @@ def describe_run(run: Run, *, summary: bool = True) -> str:
         lines.append(f"  threshold {threshold.text}: {value}, {'ok' if threshold.ok else 'MISSED'}{note}")
     lines.append(f"  {run.path}")
     return "\n".join(map(for_terminal, lines))
+
+
+def _left_words(run: Run) -> Iterator[str]:
+    """What the run left on its target, and what to do about it."""
+    if run.meta.teardown_error:
+        yield f"not cleaned up on the target: {run.meta.teardown_error}"
+    left = 0 if run.state == "running" else left_on_target(run.path)
+    if left:
+        yield f"up to {left:,} things it made are on the target: `perfkit cleanup {run.id}` removes them"
 
 
 def _summary_lines(run: Run) -> list[str]:
@@ -258,7 +272,7 @@ def _probe_words(sources: Iterable[ProbeSource]) -> Iterator[str]:
         if source.offset_ms is not None:
             words.append(f"clock {source.offset_ms:+.3f} ± {source.uncertainty_ms:.3f} ms from ours")
         words += [f"{source.lost:,} samples lost"] if source.lost else []
-        words += [f"{source.errors} fetches failed ({source.error})"] if source.errors else []
+        words += [source.failure] if source.errors else []
         yield ", ".join(words)
 
 

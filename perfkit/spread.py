@@ -22,6 +22,7 @@ from perfkit import describe, interrupts
 from perfkit.collect import Collector
 from perfkit.errors import BadInput, PerfkitError, RequestFailed
 from perfkit.health import NO_DELAYS, delays, judge, median_response_ms
+from perfkit.journal import journaled, keep_only, remove
 from perfkit.mistakes import Mistakes
 from perfkit.model import NO_TOKENS, Tokens, Users, Workload
 from perfkit.overdue import place_of_stuck
@@ -46,7 +47,6 @@ from perfkit.writer import SegmentWriter, monotonic_unix_ns
 #: Called as soon as the run has a folder, and about five times a second while the load is on.
 Progress = Callable[[Run], None]
 _LEAD_S = 0.2
-_UNDO_WORKERS = 20
 _TELL_S = 0.5
 _NOT_SET_UP = object()
 
@@ -60,6 +60,7 @@ def execute(
     tokens: Tokens = NO_TOKENS,
     executor: Executor | None = None,
     on_progress: Progress = lambda run: None,
+    own_server: bool = False,
 ) -> Run:
     """Run a workload against its target and return the finished (or aborted) run.
 
@@ -68,14 +69,21 @@ def execute(
     the workload, of its parameters or of the tokens.
     """
     folder = RunFolder.create(data_dir, scenario.name)
-    return _Execution(workload, scenario, params, folder, tokens).carry_out(executor, on_progress)
+    execution = _Execution(workload, scenario, params, folder, tokens, own_server)
+    return execution.carry_out(executor, on_progress)
 
 
 class _Execution:
     """The steps of one run, and the run.json that grows with them."""
 
     def __init__(
-        self, workload: Workload, scenario: Scenario, params: Any, folder: RunFolder, tokens: Tokens
+        self,
+        workload: Workload,
+        scenario: Scenario,
+        params: Any,
+        folder: RunFolder,
+        tokens: Tokens,
+        own_server: bool,
     ) -> None:
         secrets = describe.known_secrets(workload, params, tokens)
         self.redact = Redactor(secrets)
@@ -91,9 +99,11 @@ class _Execution:
             token=tokens.target,
             proxy_auth=tokens.proxy,
             secrets=secrets,
+            journals=not own_server,
         )
         self.collector = Collector(folder.path, workload.target, monotonic, tokens, self.redact)
         self.meta = describe.first_meta(workload, scenario, params, folder.path, monotonic, unix, self.redact)
+        self.meta["own_server"] = own_server
         self.start_ns = monotonic
         self.futures: list[Future[Outcome]] = []
         self.undo: list[Undo] = []
@@ -185,9 +195,10 @@ class _Execution:
         stride = self.workload.processes + 1
         first = self.workload.processes + stride * self._setup_rows
         problems = []
-        wanted = len(self.undo) + sum(len(outcome.undo) for outcome in self.outcomes)
-        if wanted:  # what stands here when a second Ctrl-C ends the clean-up
-            self.meta["teardown_error"] = f"interrupted; up to {wanted:,} things it made were not removed"
+        undos = self._made()
+        if undos:  # what stands here when a second Ctrl-C ends the clean-up
+            words = f"interrupted; up to {len(undos):,} things it made were not removed"
+            self.meta["teardown_error"] = words
         async with self._rows("teardown", first_seq=first) as recorder:
             if self.state is not _NOT_SET_UP:
                 session = Session(recorder, phase="teardown")
@@ -195,44 +206,30 @@ class _Execution:
                     await self.scenario.teardown(session, self.state)
                 except Exception as failed:  # the load is over and measured: its rows are worth keeping
                     problems.append(session.redact(_told(failed)))
-            recorder.undo[:0] = [*self.undo, *(entry for o in self.outcomes for entry in o.undo)]
-            wanted = len(recorder.undo)
-            if left := await self._send_undo(recorder):
-                problems.append(f"{left:,} of {wanted:,} requests that remove what the run made failed")
+            removal = await remove(recorder, [*undos, *recorder.undo])
+        problems += [removal.told] if removal.left else []
         unanswered = self._unanswered + sum(outcome.unanswered for outcome in self.outcomes)
-        if wanted and unanswered:
+        if removal.wanted and unanswered:
             problems.append(
                 f"{unanswered:,} POST or PUT requests got no response; anything they created was not removed"
             )
         self.meta["teardown_error"] = "; ".join(problems) or None
+        keep_only(self.folder.path, removal.left if self.context.journals else ())
 
-    async def _send_undo(self, recorder: Recorder) -> int:
-        """Send the requests that remove what the run made, kind by kind: the kind made first goes last.
-
-        Returns how many failed; one that is gone already (404) has not.
-        """
-        kinds: dict[str, list[Undo]] = {}
-        for undo in recorder.undo:
-            kinds.setdefault(undo[1].rpartition("/")[0], []).append(undo)
-        failed = 0
-
-        async def worker(user: int, remaining: list[Undo]) -> None:
-            nonlocal failed
-            session = Session(recorder, user, phase="teardown")
-            while remaining:
-                method, path, headers = remaining.pop()
-                session.headers = dict(headers)
-                response = await session.request(method, path)
-                failed += not response.is_success and response.status_code != 404
-
-        for group in reversed(kinds.values()):
-            await asyncio.gather(*(worker(user, group) for user in range(_UNDO_WORKERS)))
-        return failed
+    def _made(self) -> list[Undo]:
+        """What is to be removed; of a worker that has told nothing any more, what its journal says."""
+        made = list(self.undo)
+        for index, future in enumerate(self.futures):
+            if future.done() and not future.cancelled() and not future.exception():
+                made += future.result().undo
+            else:
+                made += journaled(self.folder.path, f"w{index}")
+        return made
 
     @asynccontextmanager
     async def _rows(self, name: str, first_seq: int) -> AsyncIterator[Recorder]:
         """A recorder whose rows are written about once a second, like a worker's."""
-        recorder = make_recorder(self.context, first_seq=first_seq)
+        recorder = make_recorder(self.context, name, first_seq=first_seq)
         asyncio.get_running_loop().set_exception_handler(self._complain)
         writer = SegmentWriter(
             self.folder.path,

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from perfkit.errors import PerfkitError
 from perfkit.health import HealthWatch
+from perfkit.journal import Journal
 from perfkit.load import Drive
 from perfkit.mistakes import Mistakes
 from perfkit.model import Target, Workload
@@ -40,6 +41,7 @@ class RunContext:
     token: str | None = None
     proxy_auth: str | None = None
     secrets: tuple[str, ...] = ()  #: to be removed from every text that comes in
+    journals: bool = False  #: whether what is made on the target is written down; it may outlive the run
 
     @property
     def id_prefix(self) -> str:
@@ -83,8 +85,11 @@ def make_transport(target: Target, proxy_auth: str | None = None) -> Transport:
     return WireTransport(target)
 
 
-def make_recorder(context: RunContext, *, first_seq: int) -> Recorder:
-    """A recorder for one process of a run; `seq` numbers interleave, so each is unique in the run."""
+def make_recorder(context: RunContext, name: str, *, first_seq: int) -> Recorder:
+    """A recorder for one process of a run, or one part of it, by its name in files.
+
+    `seq` numbers interleave, so each is unique in the run.
+    """
     from perfkit import __version__
 
     target = context.workload.target
@@ -92,7 +97,7 @@ def make_recorder(context: RunContext, *, first_seq: int) -> Recorder:
     headers |= {name.lower(): value for name, value in target.headers.items()}
     if context.token is not None:
         headers["authorization"] = f"Bearer {context.token}"
-    return Recorder(
+    recorder = Recorder(
         transport=make_transport(target, context.proxy_auth),
         clock=loop_clock(asyncio.get_running_loop()),
         target=target,
@@ -103,6 +108,9 @@ def make_recorder(context: RunContext, *, first_seq: int) -> Recorder:
         redact=Redactor(context.secrets),
         seed=context.workload.seed,
     )
+    if context.journals:
+        recorder.journal = Journal(context.folder, name, recorder.redact).write
+    return recorder
 
 
 def run_on_loop(work: Coroutine[Any, Any, T]) -> T:
@@ -142,7 +150,8 @@ async def _run_shard(shard: Shard) -> Outcome:
     loop = asyncio.get_running_loop()
     scenario = load_scenario(context.scenario_ref)
     state = pickle.loads(shard.state)
-    recorder = make_recorder(context, first_seq=shard.index)
+    name = f"w{shard.index}"
+    recorder = make_recorder(context, name, first_seq=shard.index)
     drive = Drive(
         scenario,
         state,
@@ -161,7 +170,7 @@ async def _run_shard(shard: Shard) -> Outcome:
         context.folder,
         scenario=context.scenario_name,
         worker=shard.index,
-        name=f"w{shard.index}",
+        name=name,
         id_prefix=context.id_prefix,
         origin_ns=context.origin_ns,
         on_error=stop,

@@ -90,6 +90,21 @@ def parse_assignments(assignments: Iterable[str], option: str) -> dict[str, Any]
     return found
 
 
+def parse_headers(given: Iterable[str]) -> dict[str, str]:
+    """`NAME: VALUE` texts as a mapping; BadInput, which does not repeat the value, for what is no header."""
+    found = {}
+    for text in given:
+        name, colon, value = text.partition(":")
+        try:
+            found[name.strip().lower()] = value.strip()
+            header_lines([(name.strip(), value.strip())], "host")
+        except ValueError as error:
+            raise BadInput(f"header {name!r:.80}: {error}") from None
+        if not colon:
+            raise BadInput(f"header {name!r:.20}: write it as NAME: VALUE")
+    return found
+
+
 def merged(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`given` with `changes` laid over it, mapping by mapping."""
     result = dict(given)

@@ -25,11 +25,12 @@ from perfkit.collect import Collector
 from perfkit.errors import BadInput
 from perfkit.hosts import require_allowed_hosts
 from perfkit.local_server import reference_server
-from perfkit.model import Target, Tokens, Workload
+from perfkit.model import Target, Tokens, Workload, convert
 from perfkit.probes import Ring
 from perfkit.redaction import Redactor
 from perfkit.running import describe_run
 from perfkit.store import Run, RunFolder, list_runs, read_probes
+from perfkit.store.metadata import ProbeSource
 from perfkit.workloads import complete
 
 
@@ -217,8 +218,13 @@ def _respond(status: int, body: bytes) -> Callable[[BaseHTTPRequestHandler], Non
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (_respond(404, b"nothing here"), "status 404"),
-        (_respond(401, b""), "status 401"),
+        (
+            _respond(404, b""),
+            "status 404; target.probes_url has to be the base URL of a server",
+        ),
+        (_respond(401, b""), "status 401; name a variable with its token in target.probes_token_env"),
+        (_respond(503, b""), "status 503; see the server's log"),
+        (_respond(302, b""), "status 302; is target.probes_url right?"),
         (_respond(200, b"<html>"), "not what was expected"),
         (_respond(200, b'{"instance": 1}'), "not what was expected"),
         (_respond(200, b'{"instance":"a","now_ns":1,"next":1,"lost":0,"samples":{"t_ns":[1]}}'), "KeyError"),
@@ -243,6 +249,19 @@ def test_a_server_without_probes_disturbs_nothing(
     assert words in told[0]["error"]
     assert "\n" not in told[0]["error"]
     assert table_of(folder)["value"].to_pylist() == [7]
+
+
+def test_two_sources_that_fail_are_told_apart(tmp_path: Path) -> None:
+    """On one host, too: each with the page that was fetched, and the option to look at."""
+    with (
+        probed(wrong=_respond(404, b"")) as bad,
+        collecting(tmp_path, probes_url=bad.url, metrics_url=f"{bad.url}/stats?key=1") as (_, told),
+    ):
+        bad.fetched(2)
+    words = [convert(ProbeSource, {"errors": 1} | {k: one[k] for k in ("page", "error")}, "").failure
+             for one in told]  # fmt: skip
+    assert words[0].startswith(f"{bad.url}/probe/samples: 1 fetches failed (status 404; target.probes_url")
+    assert words[1].startswith(f"{bad.url}/stats?key=***: 1 fetches failed (status 404; target.metrics_url")
 
 
 def test_nobody_there_is_told(tmp_path: Path) -> None:
@@ -498,7 +517,7 @@ def test_a_server_without_the_page_changes_no_run(tmp_path: Path) -> None:
         run = spread.execute(workload, scenario, params, data_dir=tmp_path)
     assert run.state == "complete"
     assert run.rows() == 20
-    assert run.meta.probes[0].error.endswith("status 404")
+    assert run.meta.probes[0].error.startswith("status 404; ")
     assert "0 samples of itself" in describe_run(run)
     assert "status 404" in describe_run(run)
 

@@ -74,6 +74,43 @@ def test_overlapping_parts_are_cut_to_the_time_there_was(tmp_path: Path) -> None
     assert sum(parts[name] for name in PARTS) == pytest.approx(row["response_ms"])
 
 
+def answered(folder: Path) -> tuple[pd.DataFrame, list[str], list[Sample]]:
+    """The rows of a made run, their ids, and what its server told of each."""
+    blank = run_with(folder / "blank", [])
+    rows, ids = frames.timeline(blank), measured_ids(blank)
+    ends = zip(rows["done_s"], ids, strict=True)
+    return rows, ids, [(float(at), "request.app_ms", 0.01, "", name) for at, name in ends]
+
+
+def test_what_lay_in_the_socket_while_the_loop_stood_is_the_blocked_loops(tmp_path: Path) -> None:
+    """A heartbeat 5 s late at second 6: whoever was sent before and answered after has all of that from the
+    loop, also what its server could not know of; whoever was not under way then has none."""
+    rows, _, told = answered(tmp_path)
+    beats: list[Sample] = [(6.0, "loop.lag_ms", 5000.0, "", None), (8.0, "loop.lag_ms", 1.9, "", None)]
+    part = frames.measured(run_with(tmp_path, [*told, *beats]))
+    parts = frames.split(part, frames.server_samples(part))
+    overlap = np.minimum(rows["done_s"], 6.0) - np.maximum(rows["sent_s"], 1.0)
+    right = np.maximum(overlap, 0.0).to_numpy() * 1e3
+    assert len(parts) == len(rows)
+    np.testing.assert_allclose(parts["loop_lag"], right, atol=1e-3)
+    assert (right == 0).any()
+    assert (right > 1).any()
+
+
+def test_a_loop_that_stood_is_that_of_the_requests_own_server(tmp_path: Path) -> None:
+    """Of two instances one stood still: requests that the other answered have nothing of it."""
+    _, ids, told = answered(tmp_path)
+    beats: list[Sample] = [(9.9, "loop.lag_ms", 9800.0, "", None), (9.9, "loop.lag_ms", 1.0, "", None)]
+    part = frames.measured(run_with(tmp_path, [*told, *beats]))
+    samples = frames.server_samples(part)
+    beat, of_a = (samples["probe"] == "loop.lag_ms").to_numpy(), np.arange(len(samples)) % 2 == 1
+    samples["source"] = np.where(np.where(beat, samples["value"] > 2, of_a), "a", "b")
+    parts = frames.split(part, samples)
+    by_b = np.isin(ids, list(samples["request_id"][~beat & ~of_a]))
+    assert (parts["loop_lag"][by_b] == 0).all()
+    assert (parts["loop_lag"][~by_b] > 0).mean() > 0.9
+
+
 def test_tail_split_compares_the_slowest_with_the_middle(tmp_path: Path) -> None:
     """Shares of the slowest 1 % and of p40 to p60, with the sizes of both groups; none of too few."""
     n = 1000

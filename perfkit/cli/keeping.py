@@ -1,14 +1,15 @@
-"""Verbs on what is kept: tag, prune."""
+"""Verbs on what is kept: tag, prune; and cleanup, of what a run left on its target."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from perfkit.cli.base import cli, data_dir_option, foreign_words, json_option, print_json
-from perfkit.errors import BadInput
+from perfkit.errors import EXIT_TOOL_ERROR, BadInput
 from perfkit.text import print_lines
 
 
@@ -47,6 +48,47 @@ def tag_command(run: str, tags: tuple[str, ...], remove: tuple[str, ...], note: 
     for one in told:
         words = f"{one['id']}: {', '.join(one['tags']) or 'no tags'}"
         print_lines(words + (f"; note: {one['note']}" if one["note"] else ""))
+
+
+@cli.command("cleanup")
+@click.argument("run")
+@click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'",
+              help="Sent with each request: a secret that the run was given and does not hold.")  # fmt: skip
+@click.option("--forget", is_flag=True, help="Do not try to remove what is left; take no more note of it.")
+@click.option(
+    "--allow-target", multiple=True, metavar="HOST", help="Permit a target that is not this machine."
+)
+@data_dir_option
+@json_option
+def cleanup_command(run: str, headers: tuple[str, ...], forget: bool, allow_target: tuple[str, ...],
+                    data_dir: Path, as_json: bool) -> None:  # fmt: skip
+    """Remove what RUN, a whole id or a path, has left on its target: it was killed, or requests failed.
+
+    Every run notes what it makes in the moment it is made. What its scenario removes in a teardown of its own
+    is not among it. Exit code 1 when something is left.
+    """
+    from perfkit import cleaning
+    from perfkit.store import find_run
+    from perfkit.workloads import parse_headers
+
+    found = find_run(run, data_dir, whole=True)
+    if forget:
+        done = cleaning.forget(found)
+    else:
+        done = cleaning.clean_up(found, allow_target, parse_headers(headers))
+    left = len(done.left)
+    if as_json:
+        told = {"run": found.id, "things": done.wanted, "left": left, "why": done.told or None}
+        print_json(told | {"forgotten": forget})
+    elif not done.wanted:
+        print_lines(f"{found.id} has left nothing on its target")
+    elif forget:
+        print_lines(f"forgot {left:,} things that {found.id} has left on its target")
+    else:
+        print_lines(f"removed {done.wanted - left:,} of {done.wanted:,} things that {found.id} has left")
+        print_lines(*([f"not removed: {done.told}; `perfkit cleanup` can be tried again"] if left else []))
+    if left and not forget:
+        sys.exit(EXIT_TOOL_ERROR)
 
 
 @cli.command("prune")

@@ -31,6 +31,7 @@ PARTS = {
 }
 _SERVER = ("app", "db", "db_wait", "loop_lag", "model")
 _AFTER_S = 1.0
+_TIMER_MS = 2.0  #: a heartbeat that is no later may be on time: timers have a resolution
 #: At least so many requests make a group whose split is told.
 MIN_GROUP = 10
 
@@ -69,8 +70,10 @@ def split(rows: Part, samples: pd.DataFrame) -> pd.DataFrame:
 
     t_s, operation, error, response_ms and its parts: client (planned to sent), db_wait, db, model, loop_lag,
     rest (network, the server's own code, its waiting for the CPU). What the server counted to the last byte
-    is preferred to its Server-Timing header, which ends where the response begins. Parts that overlap (the
-    database's answer waits while the loop is blocked) are cut to the time there was, the loop's share first.
+    is preferred to its Server-Timing header, which ends where the response begins; it does not know how long
+    a request lay in the socket while the loop stood still: that is what its watchdog saw. Parts that overlap
+    (the database's answer waits while the loop is blocked) are cut to the time there was, the loop's share
+    first.
     """
     run, columns = rows.run, ["request_id", *(f"server_{name}" for name in _SERVER)]
     in_headers = any("server_app" in pq.read_schema(file).names for file in run.files())
@@ -86,7 +89,8 @@ def split(rows: Part, samples: pd.DataFrame) -> pd.DataFrame:
     response = frame["response_ms"].to_numpy()
     client = (frame["response_ms"] - frame["service_ms"]).fillna(frame["response_ms"]).to_numpy()
     service = np.maximum(response - client, 0)
-    loop = np.minimum(np.nan_to_num(told["loop_lag"]), service)
+    stood = np.fmax(told["loop_lag"], _stood_still_ms(frame, ids, samples))
+    loop = np.minimum(np.nan_to_num(stood), service)
     others = {name: np.nan_to_num(told[name]) for name in ("db_wait", "db", "model")}
     total = sum(others.values())
     room = service - loop
@@ -98,6 +102,29 @@ def split(rows: Part, samples: pd.DataFrame) -> pd.DataFrame:
     )
     known = ~np.isnan(told["app"]) & ~np.isnan(response)
     return small(frame[known].reset_index(drop=True), rows, known=int(known.sum()))
+
+
+def _stood_still_ms(frame: pd.DataFrame, ids: pd.Series, samples: pd.DataFrame) -> np.ndarray:
+    """For how long of each request the loop of its server came late; NaN where that is not known.
+
+    A heartbeat that is late tells that the loop stood still until then, for as long as it is late.
+    """
+    beats, seen = of_probe(samples, "loop.lag_ms"), of_probe(samples, "request.app_ms")
+    stood, sources = np.full(len(frame), np.nan), beats["source"].unique()
+    server = pd.Series(seen["source"].astype(str).to_numpy(), index=seen["request_id"].to_numpy())
+    served = server[~server.index.duplicated(keep="last")].reindex(ids).to_numpy()
+    for source in sources:
+        late = beats[((beats["source"] == source) & (beats["value"] > _TIMER_MS)).to_numpy()]
+        ends = late["t_s"].to_numpy()
+        begins = np.maximum(ends - late["value"].to_numpy() / 1e3, np.append(-np.inf, ends[:-1]))
+        total = np.cumsum(ends - begins)
+        edges = np.column_stack([begins, ends]).ravel()
+        so_far = np.column_stack([np.append(0.0, total)[:-1], total]).ravel()
+        own = served == source if len(sources) > 1 else np.ones(len(frame), dtype=bool)
+        sent, done = (frame[name].to_numpy()[own] for name in ("sent_s", "done_s"))
+        if len(edges):
+            stood[own] = 1e3 * (np.interp(done, edges, so_far) - np.interp(sent, edges, so_far))
+    return stood
 
 
 def _told(name: str, table: pa.Table, ids: pd.Series, samples: pd.DataFrame) -> np.ndarray:

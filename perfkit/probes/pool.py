@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import threading
@@ -21,6 +22,7 @@ from sqlalchemy.pool import QueuePool
 from perfkit.probes.place import caller, words
 from perfkit.probes.registry import MetricRegistry
 from perfkit.probes.request import RequestTimes, request_times
+from perfkit.probes.request import timed as timed_part
 from perfkit.probes.ring import Ring
 
 try:
@@ -33,7 +35,7 @@ EVENTS = (
     *("connect", "first_connect", "checkout", "checkin", "reset"),
     *("invalidate", "soft_invalidate", "close", "close_detached", "detach"),
 )
-_FREE_NS = 1_000_000  # a checkout that takes no longer did not wait
+_FREE_NS = 1_000_000  # what takes no longer did not wait: a checkout, a turn of the loop
 
 
 @dataclass(frozen=True)
@@ -346,7 +348,8 @@ _CALLS = ("do_execute", "do_executemany", "do_execute_no_params", "do_commit", "
 def count_database_time(engine: Engine | AsyncEngine) -> Callable[[], None]:
     """Count statements, commits and rollbacks of an engine into the `db` part of the request at hand.
 
-    As the caller waits for them: in an asyncio service whose core is full that holds the wait for the loop.
+    As the caller waits for them, less its wait for the event loop, which is two turns of it: in one the
+    answer is read, in the next the caller goes on. Those that begin with the statement are measured.
     A result whose rows the driver has not fetched yet (SQLite, server-side cursors) is fetched uncounted.
     Wraps the dialect's calls of the driver, once however often it is called; returns what undoes it.
     """
@@ -368,10 +371,37 @@ def _timed(call: Callable[..., Any]) -> Callable[..., Any]:
         times = request_times.get()
         if times is None:
             return call(*args, **options)
-        began = time.monotonic_ns()
+        loop = asyncio._get_running_loop()
+        if loop is None:
+            with timed_part("db"):
+                return call(*args, **options)
+        wait = _Wait(loop)
         try:
             return call(*args, **options)
         finally:
-            times.db_ns += time.monotonic_ns() - began
+            times.db_ns += wait.ns()
 
     return timed
+
+
+class _Wait:
+    """A wait that begins now, for something else than the loop's next two turns."""
+
+    __slots__ = ("_began", "_loop", "_turns")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop, self._turns = loop, 0
+        self._began = time.monotonic_ns()
+        loop.call_soon(self._first_turn)
+
+    def _first_turn(self) -> None:
+        self._turns = time.monotonic_ns() - self._began
+        if self._turns > _FREE_NS:  # the loop is busy: it will be so in the next one, too
+            self._loop.call_soon(self._second_turn)
+
+    def _second_turn(self) -> None:
+        self._turns = time.monotonic_ns() - self._began
+
+    def ns(self) -> int:
+        """How long it has lasted, without those."""
+        return max(time.monotonic_ns() - self._began - self._turns, 0)

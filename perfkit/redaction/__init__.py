@@ -21,6 +21,7 @@ from perfkit.redaction.values import SHORTEST, STARS, masked, masked_text, secre
 __all__ = [
     "NO_SECRETS",
     "SHORTEST",
+    "STARS",
     "Redactor",
     "is_secret_name",
     "lowered",

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -54,11 +54,17 @@ _WARMUP, _MEASURE, _DRAIN = (PHASE_CODE[name] for name in ("warmup", "measure", 
 _encode_json = msgspec.json.Encoder().encode
 _NOTHING = msgspec.UNSET
 
-#: A request to send at teardown: method, path, headers.
 _MAKING = ("POST", "PUT")
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _FRESH = {"fresh": True}
-Undo = tuple[str, str, tuple[tuple[str, str], ...]]
+
+
+class Undo(NamedTuple):
+    """A request that removes something, to be sent at teardown."""
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...]
 
 
 class Opening:
@@ -107,6 +113,7 @@ class Recorder:
     cutting: bool = False  #: what is cancelled from now on is cut off by the end of the run
     over: bool = False  #: nothing more is sent
     undo: list[Undo] = field(default_factory=list)
+    journal: Callable[[Undo], None] = lambda undo: None  #: is told of each undo as it comes
     retried: int = 0  #: attempts after the first, the one under way included
     unanswered: int = 0  #: POST and PUT that were sent and got no answer: what they made is not known
     _codes: dict[str, int] = field(default_factory=dict)
@@ -230,7 +237,9 @@ class Session:
 
     def on_teardown(self, method: str, path: str) -> None:
         """Send this request when the run is over (latest first), to remove what the scenario made."""
-        self._recorder.undo.append((method, path, tuple(self.headers.items())))
+        undo = Undo(method, path, tuple(self.headers.items()))
+        self._recorder.undo.append(undo)
+        self._recorder.journal(undo)
 
     def get(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
         """GET; see `request`."""

@@ -77,11 +77,18 @@ class Response:
         events.feed(self.content, 0)
         return [event.data.decode("utf-8", "replace") for event in events.seen]
 
+    @property
+    def failure(self) -> str:
+        """How the request failed, in a line without secrets; empty when it did not."""
+        if self.error is None:
+            return ""
+        what = f"answered {self.status_code}" if self.status_code else f"failed ({self.error})"
+        return f"{self._method} {self.shown_path} {what}: {self._exchange.error_text or ''}"
+
     def raise_for_status(self) -> Response:
         """This response, or RequestFailed (which ends the step) when its row has an error."""
         if self.error is not None:
-            what = f"answered {self.status_code}" if self.status_code else f"failed ({self.error})"
-            raise RequestFailed(f"{self._method} {self.shown_path} {what}: {self._exchange.error_text or ''}")
+            raise RequestFailed(self.failure)
         return self
 
 

@@ -3,12 +3,13 @@
 data/runs/20261123-101500-agent_mass_creation-3f2a/
     run.json            what was run, where, with what; state and generator health
     run.lock            held (flock) by the running process, so a killed run is known to be dead
+    undo-*.jsonl        requests that remove what the run made on its target; gone when that is done
     segments/*.parquet  rows, about once a second, each by temporary name, fsync and rename
     timeline.parquet    all segments merged, at the end
     report/             executed notebooks and HTML
 """
 
-from perfkit.store.contents import contents_of
+from perfkit.store.contents import contents_of, left_on_target
 from perfkit.store.files import (
     hold,
     locked,
@@ -40,6 +41,7 @@ __all__ = [
     "data_folder",
     "find_run",
     "hold",
+    "left_on_target",
     "list_runs",
     "listed",
     "locked",

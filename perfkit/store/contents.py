@@ -23,6 +23,7 @@ _FILES = ("stop", "timeline.parquet", "probes.parquet", "run.lock")
 #: They go last: while one of them is there, the folder is known as a run, or as one that is being removed.
 _LAST = ("run.json", REMOVING, "run.json.lock")
 _SEGMENT = re.compile(r"([a-z]*\d*-)?\d{6,}\.parquet").fullmatch
+_JOURNAL = re.compile(r"undo-[a-z]+\d*\.jsonl").fullmatch
 _REPORTS = re.compile(r"(run_report|server_health)\.(ipynb|html)").fullmatch
 
 
@@ -69,6 +70,16 @@ def contents_of(folder: Path) -> Contents:
     return Contents(tuple(files), (*folders, folder), tuple(foreign))
 
 
+def left_on_target(folder: Path) -> int:
+    """How many things a run has made and not removed, as its journals say (`perfkit.journal`)."""
+    lines = 0
+    for entry in _entries(folder):
+        if _JOURNAL(entry.name) and entry.is_file(follow_symlinks=False):
+            with open(entry, "rb") as journal:
+                lines += sum(1 for _ in journal)
+    return lines
+
+
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
@@ -86,7 +97,7 @@ def size_of(file: Path) -> int:
 
 
 def _is_known(entry: os.DirEntry[str]) -> bool:
-    return entry.name in (*_FILES, *_LAST, *_INSIDE)
+    return entry.name in (*_FILES, *_LAST, *_INSIDE) or bool(_JOURNAL(entry.name))
 
 
 def _is_segment(entry: os.DirEntry[str]) -> bool:

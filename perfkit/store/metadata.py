@@ -115,15 +115,25 @@ class StepError:
 
 @dataclass(frozen=True)
 class ProbeSource:
-    """A source of server samples and how collecting went; offset_ms of its clock is None where unknown."""
+    """A source of server samples and how collecting went.
+
+    page: what was fetched; error: of the last fetch that failed, with what to do; offset_ms of its clock is
+    None where unknown.
+    """
 
     source: str = ""
+    page: str = ""
     samples: Whole = 0
     lost: Whole = 0
     errors: Whole = 0
     error: str = ""
     offset_ms: float | None = None
     uncertainty_ms: float = 0.0
+
+    @property
+    def failure(self) -> str:
+        """Which fetches failed and why, in a sentence."""
+        return f"{self.page or self.source}: {self.errors} fetches failed ({self.error})"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.store.contents import ASIDE, REMOVING, Contents, contents_of, is_id, is_temporary
+from perfkit.store.contents import (
+    ASIDE,
+    REMOVING,
+    Contents,
+    contents_of,
+    is_id,
+    is_temporary,
+    left_on_target,
+)
 from perfkit.store.files import is_held, locked, remove_if_empty
 from perfkit.store.reading import Run
 
@@ -62,7 +70,7 @@ def why_not_removed(path: Path, *, damaged: bool = True) -> str | None:
         contents = contents_of(path)
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
-    return _why_no_run(path, contents, damaged) or _why_busy(path, contents)
+    return _why_no_run(path, contents, damaged) or _why_busy(path, contents) or _why_left(path)
 
 
 def _why_no_run(path: Path, contents: Contents, damaged: bool) -> str | None:
@@ -89,6 +97,14 @@ def _why_busy(path: Path, contents: Contents) -> str | None:
         if is_temporary(file.name) and not brief and is_held(file):
             return f"{path.name} is being written to by another process (a report?); wait for it"
     return None
+
+
+def _why_left(path: Path) -> str | None:
+    left = left_on_target(path)
+    if not left:
+        return None
+    ways = f"`perfkit cleanup {path.name}` removes them, with --forget it gives them up"
+    return f"{path.name} has left up to {left:,} things on its target: {ways}"
 
 
 # -- removing --------------------------------------------------------------------------------------

@@ -1,0 +1,116 @@
+"""What a run has made on its target: requests that remove it, noted as things are made, and sent at the end.
+
+Whatever ends a run, what it left can be removed later (`perfkit cleanup`). A file for each process, a line
+for each request, readable by its owner only: the headers may hold keys the target has given to this run.
+Secrets that were given to the run itself are not in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import weakref
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from perfkit.redaction import STARS, Redactor
+from perfkit.session import Recorder, Session, Undo
+from perfkit.store import read_regular, replacing
+
+_MOST_BYTES = 2**30
+_AT_ONCE = 20
+
+
+class Journal:
+    """The file of one process; made with its first line. A full disk is not its to tell: rows meet it too."""
+
+    def __init__(self, folder: Path, name: str, redact: Redactor) -> None:
+        self._path, self._redact = folder / f"undo-{name}.jsonl", redact
+        self._fd: int | None = None
+
+    def write(self, undo: Undo) -> None:
+        """Add a line; it survives the process from then on, whatever ends that."""
+        headers = [(name, value) for name, value in undo.headers if self._redact(value) == value]
+        line = _line(undo.method, self._redact(undo.path), headers)
+        with contextlib.suppress(OSError):
+            if self._fd is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                self._fd = os.open(self._path, flags, 0o600)
+                weakref.finalize(self, os.close, self._fd)
+            os.write(self._fd, line)
+
+
+def journaled(folder: Path, name: str = "*") -> list[Undo]:
+    """What the journal of one process, or of all, holds; half a line is left out.
+
+    That of setup comes before those of workers: the order in which things were made.
+    """
+    found = []
+    for file in sorted(folder.glob(f"undo-{name}.jsonl")):
+        with contextlib.suppress(OSError):
+            for line in read_regular(file, _MOST_BYTES).splitlines():
+                with contextlib.suppress(ValueError, TypeError):
+                    method, path, headers = json.loads(line)
+                    found.append(Undo(str(method), str(path), tuple((str(n), str(v)) for n, v in headers)))
+    return found
+
+
+def keep_only(folder: Path, left: Iterable[Undo]) -> None:
+    """What is left to be removed takes the place of all journals; without any there is none."""
+    lines, rest = b"".join(_line(*undo) for undo in left), folder / "undo-left.jsonl"
+    if lines:
+        with replacing(rest) as new:
+            os.chmod(new, 0o600)
+            new.write_bytes(lines)
+    for file in folder.glob("undo-*.jsonl"):
+        if not (lines and file == rest):
+            file.unlink(missing_ok=True)
+
+
+class Removal(NamedTuple):
+    """What became of requests that remove something: those that have not, and the words of the first."""
+
+    wanted: int
+    left: list[Undo]
+    words: str = ""
+
+    @property
+    def told(self) -> str:
+        """What is left in a sentence; empty when nothing is."""
+        failed = f"{len(self.left):,} of {self.wanted:,} requests that remove what the run made failed"
+        return f"{failed} ({self.words})" if self.left else ""
+
+
+async def remove(recorder: Recorder, undos: Sequence[Undo]) -> Removal:
+    """Send the requests, kind by kind: the kind made first goes last. What is gone already (404) counts."""
+    kinds: dict[str, list[Undo]] = {}
+    for undo in undos:
+        kinds.setdefault(undo.path.rpartition("/")[0], []).append(undo)
+    left: list[Undo] = []
+    words: list[str] = []
+
+    async def worker(user: int, remaining: list[Undo]) -> None:
+        session = Session(recorder, user, phase="teardown")
+        while remaining:
+            undo = remaining.pop()
+            if STARS in undo.path:
+                left.append(undo)
+                words.append("its address held a secret, which is not kept")
+                continue
+            session.headers = dict(undo.headers)
+            response = await session.request(undo.method, undo.path)
+            if not response.is_success and response.status_code != 404:
+                left.append(undo)
+                words.append(response.failure)
+
+    for group in reversed(kinds.values()):
+        await asyncio.gather(*(worker(user, group) for user in range(_AT_ONCE)))
+    order = {id(undo): number for number, undo in enumerate(undos)}
+    return Removal(len(undos), sorted(left, key=lambda undo: order[id(undo)]), words[0] if words else "")
+
+
+def _line(method: str, path: str, headers: Iterable[tuple[str, str]]) -> bytes:
+    return json.dumps((method, path, list(headers))).encode() + b"\n"

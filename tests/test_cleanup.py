@@ -1,0 +1,227 @@
+"""What a run has made on its target, noted as it is made, and `perfkit cleanup` of what is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perfkit.journal import Journal, journaled, keep_only
+from perfkit.redaction import NO_SECRETS, Redactor
+from perfkit.session import Undo
+from perfkit.spread import execute
+from perfkit.store import Run, list_runs
+from perfkit.workloads import complete
+from tests.command import perfkit
+from tests.kill_runs import perfkit as command
+from tests.kill_runs import victim, wait_until
+from tests.small_server import SmallServer, small_server
+
+#: Two users make a thing each in their steps, with a key they were given.
+MAKING = """
+async def setup(session, params):
+    session.headers = {'x-key': 'given-by-the-target'}
+    await session.post('/make/first')
+    session.on_teardown('DELETE', '/first/1')
+async def step(session, state, rng):
+    session.headers = {'x-key': 'given-by-the-target'}
+    await session.post(f'/make/{session.iteration}')
+    session.on_teardown('DELETE', f'/made/{session.iteration}')
+"""
+#: What is made cannot be removed.
+STUCK = MAKING.replace("f'/made/", "f'/status/503?thing=")
+
+
+@pytest.fixture
+def server() -> Iterator[SmallServer]:
+    with small_server() as running:
+        yield running
+
+
+def killed(
+    server: SmallServer, data: Path, *more: str, scenario: str = MAKING, things: int = 20, whom: str = "run"
+) -> Run:
+    """A run of two workers of which the coordinator (`run`) or a worker was killed under load."""
+    (data / "making.py").write_text(scenario)
+    given = ("--scenario", str(data / "making.py"), "--target", server.url, "--data-dir", str(data))
+    shape = ("-s", "processes=2", "-s", "users.count=2", "-s", "users.duration_s=60")
+    with victim(*command("run", "-q", *given, *shape, *more), stdout=subprocess.PIPE) as process:
+        wait_until(
+            lambda: sum(path.startswith("POST /make/") for path in list(server.requests)) >= things, "things"
+        )
+        if whom == "run":
+            process.kill()
+        else:
+            os.kill(process.workers()[0], signal.SIGKILL)
+        process.process.wait(60)
+        assert not process.left()
+    return list_runs(data)[0]
+
+
+def removed(server: SmallServer) -> set[str]:
+    return {path.split("/", 2)[2] for path in server.requests if path.startswith("DELETE /made/")}
+
+
+def made(server: SmallServer) -> set[str]:
+    return {path.split("/", 2)[2] for path in list(server.requests) if path.startswith("POST /make/")} - {
+        "first"
+    }
+
+
+def test_what_a_killed_run_left_is_removed_later(server: SmallServer, tmp_path: Path) -> None:
+    """Every thing that was made before the kill but one of each user, with the key it was made with; until
+    then `show` tells of it, and neither `rm` nor `prune` takes the note of it away."""
+    run = killed(server, tmp_path)
+    journals = list(run.path.glob("undo-*.jsonl"))
+    assert len(journals) == 3
+    assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in journals)
+    left = len(journaled(run.path))
+    words = f"up to {left:,} things"
+    assert f"`perfkit cleanup {run.id}` removes them" in perfkit("show", run.id, data=tmp_path).out
+    for verb in (("rm", run.id), ("rm", run.path)):
+        refused = perfkit(*verb, data=tmp_path)
+        assert (refused.code, words in refused.err) == (2, True)
+    assert words in perfkit("prune", "--keep", "0", "--yes", data=tmp_path).out
+
+    done = perfkit("cleanup", run.id, data=tmp_path)
+    assert (done.code, done.out, done.err) == (
+        0,
+        f"removed {left:,} of {left:,} things that {run.id} has left\n",
+        "",
+    )
+    assert len(made(server) - removed(server)) <= 2
+    assert list(server.requests)[-1] == "DELETE /first/1", "the kind made first goes last"
+    assert server.heads[-1]["x-key"] == server.heads[-2]["x-key"] == "given-by-the-target"
+    assert not list(run.path.glob("undo-*"))
+    again = perfkit("cleanup", run.id, data=tmp_path)
+    assert (again.code, again.out) == (0, f"{run.id} has left nothing on its target\n")
+    assert "things it made" not in perfkit("show", run.id, data=tmp_path).out
+    assert perfkit("rm", run.id, data=tmp_path).code == 0
+    assert not run.path.exists()
+
+
+def test_what_a_killed_worker_made_is_removed_by_its_run(server: SmallServer, tmp_path: Path) -> None:
+    """The coordinator reads its journal."""
+    run = killed(server, tmp_path, whom="worker")
+    assert run.state == "aborted"
+    assert len(made(server) - removed(server)) <= 2
+    assert not list(run.path.glob("undo-*"))
+
+
+def test_what_cannot_be_removed_stays_noted(server: SmallServer, tmp_path: Path) -> None:
+    """Exit code 1 and why; --forget gives it up."""
+    run = killed(server, tmp_path, scenario=STUCK)
+    left = len(journaled(run.path))
+    done = perfkit("cleanup", run.id, data=tmp_path)
+    assert done.code == 1
+    assert done.out.splitlines()[0] == f"removed 1 of {left:,} things that {run.id} has left"
+    assert (
+        f"{left - 1:,} of {left:,} requests that remove what the run made failed (DELETE /status/503"
+        in done.out
+    )
+    assert len(journaled(run.path)) == left - 1
+    told = perfkit("cleanup", run.id, "--json", data=tmp_path)
+    assert (told.code, told.json["left"], told.json["things"]) == (1, left - 1, left - 1)
+    assert "503" in told.json["why"]
+    assert "503" in Run(run.path).meta.teardown_error
+    given_up = perfkit("cleanup", run.id, "--forget", data=tmp_path)
+    assert (given_up.code, given_up.out) == (
+        0,
+        f"forgot {left - 1:,} things that {run.id} has left on its target\n",
+    )
+    assert not journaled(run.path)
+
+
+@pytest.mark.parametrize("own_server", [False, True])
+def test_a_run_that_ends_notes_what_it_could_not_remove(
+    server: SmallServer, tmp_path: Path, own_server: bool
+) -> None:
+    """And nothing else; nothing at all when the server ends with the run."""
+    (tmp_path / "making.py").write_text(STUCK)
+    given = {"scenario": str(tmp_path / "making.py"), "target": {"url": server.url}}
+    workload, scenario, params = complete(given | {"users": {"iterations": 3}}, "test")
+    run = execute(workload, scenario, params, data_dir=tmp_path, own_server=own_server)
+    assert run.meta.own_server == own_server
+    assert run.meta.teardown_error.startswith(
+        "3 of 4 requests that remove what the run made failed (DELETE /status"
+    )
+    left = [] if own_server else [f"/status/503?thing={i}" for i in range(3)]
+    assert [undo.path for undo in journaled(run.path)] == left
+
+
+def test_secrets_of_the_run_are_not_noted(
+    server: SmallServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its token nor its headers; the token comes from the environment again, headers with -H. A path
+    with a secret in it is not sent, and said to be left."""
+    monkeypatch.setenv("TOKEN", "the-secret-token-1")
+    scenario = (
+        MAKING + "    session.headers = {'x-own': 'the-secret-header-2', 'x-key': 'given'}\n"
+        "    session.on_teardown('DELETE', '/also/1')\n"
+        "    if session.iteration == 0:\n        session.on_teardown('DELETE', '/by/the-secret-header-2')\n"
+    )
+    more = ("-s", "target.token_env=TOKEN", "-s", "target.headers.x-own=the-secret-header-2")
+    more = (*more, "-s", "target.headers.x-api-key=the-secret-header-2")
+    run = killed(server, tmp_path, *more, scenario=scenario)
+    for file in run.path.rglob("*"):
+        assert file.is_dir() or b"the-secret" not in file.read_bytes(), file
+    server.heads.clear()
+    done = perfkit("cleanup", run.id, "-H", "X-Own: given-anew", data=tmp_path)
+    assert done.code == 1
+    assert "1 of " in done.out
+    assert "(its address held a secret, which is not kept)" in done.out
+    assert {head["authorization"] for head in server.heads} == {"Bearer the-secret-token-1"}
+    assert {head["x-own"] for head in server.heads} == {"given-anew"}
+    assert {head["x-key"] for head in server.heads} == {"given-by-the-target", "given"}
+
+
+def test_cleanup_refuses_in_one_line(
+    server: SmallServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half an id, a host that was not allowed, a header that is none, a token that is not set: exit code 2
+    and nothing sent."""
+    run = killed(server, tmp_path)
+    sent = len(server.heads)
+    document = json.loads((run.path / "run.json").read_text())
+    assert perfkit("cleanup", run.id[:10], data=tmp_path).code == 2
+    for header in ("x-key", "x key: 1", "x: a\nb"):
+        refused = perfkit("cleanup", run.id, "-H", header, data=tmp_path)
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert f"header {header.partition(':')[0]!r}: " in refused.err
+    document["target"]["url"] = document["workload"]["target"]["url"] = "http://example.invalid"
+    (run.path / "run.json").write_text(json.dumps(document))
+    refused = perfkit("cleanup", run.id, data=tmp_path)
+    assert (refused.code, "add --allow-target example.invalid" in refused.err) == (2, True)
+    document["target"]["url"] = server.url
+    document["target"]["token_env"] = "NOT_SET_HERE"
+    (run.path / "run.json").write_text(json.dumps(document))
+    refused = perfkit("cleanup", run.id, data=tmp_path)
+    assert (refused.code, "NOT_SET_HERE, which is not set" in refused.err) == (2, True)
+    assert len(server.heads) == sent
+
+
+def test_a_journal_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    """Half a line, of a kill or a full disk, and lines that are something else are left out; setup first."""
+    Journal(tmp_path, "w0", NO_SECRETS).write(Undo("DELETE", "/b", ()))
+    Journal(tmp_path, "setup", NO_SECRETS).write(Undo("DELETE", "/a", (("x", "ü"),)))
+    with open(tmp_path / "undo-w0.jsonl", "ab") as file:
+        file.write(b'7\n["DELETE", 1, 2]\n\xff\n[]\n["DELETE", "/c", []]\n["DELETE", "/d"')
+    found = journaled(tmp_path)
+    assert found == [Undo("DELETE", "/a", (("x", "ü"),)), Undo("DELETE", "/b", ()), Undo("DELETE", "/c", ())]
+    keep_only(tmp_path, found[1:])
+    assert journaled(tmp_path) == found[1:]
+    assert [file.name for file in tmp_path.iterdir()] == ["undo-left.jsonl"]
+    assert stat.S_IMODE((tmp_path / "undo-left.jsonl").stat().st_mode) == 0o600
+    keep_only(tmp_path, [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_journal_of_a_full_disk_breaks_nothing(tmp_path: Path) -> None:
+    """Rows meet the same disk, and their writer tells."""
+    Journal(tmp_path / "gone", "w0", Redactor()).write(Undo("DELETE", "/a", ()))
