@@ -156,6 +156,10 @@ class HttpxTransport:
                 text = f"header over {self._target.max_header_kb * 1024} bytes (target.max_header_kb)"
                 exchange.fail("protocol", text, self._clock())
                 return
+            version = response.extensions.get("http_version", b"HTTP/1.1")
+            if not version.startswith(b"HTTP/2" if self._target.http2 else b"HTTP/1."):
+                exchange.fail("protocol", f"not HTTP/1.1: it begins with {version!r}", self._clock())
+                return
             if response.status_code == 101:
                 exchange.fail("protocol", "the server switched protocols", self._clock())
                 return

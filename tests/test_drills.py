@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.drills import hostile
+from tests.drills.behaviours import behaviours
+from tests.drills.endings import end_runs
 from tests.drills.fuzz import Bench, fuzz
 from tests.drills.kills import VERBS, kill_all
 from tests.drills.oracle import Outcome, check, harmed, snapshot
@@ -113,3 +116,20 @@ def test_a_case_is_the_same_every_time(bench: Bench) -> None:
     twice = [fuzz(bench, "json", 5, [3]) for _ in range(2)]
     assert twice[0].findings == twice[1].findings
     assert (twice[0].steps, twice[0].refused) == (twice[1].steps, twice[1].refused)
+
+
+# -- hostile servers, and runs ended from outside ---------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", hostile.TRANSPORTS)
+def test_a_hostile_server_gets_a_row_for_each_request(tmp_path: Path, transport: str) -> None:
+    """Each of 338 behaviours once: rows are requests, each of the right class, the run ends, and no request
+    gets the answer to another one."""
+    assert len(behaviours()) >= 200
+    assert not hostile.meet(transport, tmp_path)
+
+
+def test_an_ended_run_can_be_read(bench: Bench) -> None:
+    """Each way to end a run once: no process is left, no row older than a second lost, all verbs read it."""
+    result = end_runs(bench, 5, SEED)
+    assert not result.findings, "\n".join(map(str, result.findings))

@@ -14,7 +14,6 @@ import pytest
 
 from perfkit.store import Run, list_runs
 from tests.kernel_fixture import Kernel, running_kernel
-from tests.marks import on_the_clock
 from tests.small_server import SmallServer, small_server
 
 pytestmark = pytest.mark.slow
@@ -90,7 +89,6 @@ def test_messages_sent_during_a_run_are_answered(
     assert kernel.run("after").text == "'complete'"
 
 
-@on_the_clock
 @pytest.mark.parametrize("form", FORMS)
 def test_one_display_updates_in_place(kernel: Kernel, server: SmallServer, tmp_path: Path, form: str) -> None:
     """One display: numbers while it runs, at the end one figure with alt text and caption; nothing else."""
@@ -111,7 +109,6 @@ def test_one_display_updates_in_place(kernel: Kernel, server: SmallServer, tmp_p
     assert done.text == ""
 
 
-@on_the_clock
 @pytest.mark.parametrize("form", FORMS)
 def test_an_interrupt_ends_the_run_cleanly(
     kernel: Kernel, server: SmallServer, tmp_path: Path, form: str
@@ -140,7 +137,6 @@ def test_an_interrupt_ends_the_run_cleanly(
     assert kernel.run("1 + 1").text == "2"
 
 
-@on_the_clock
 @pytest.mark.parametrize("form", FORMS)
 def test_a_second_interrupt_ends_the_clean_up(
     kernel: Kernel, server: SmallServer, tmp_path: Path, form: str

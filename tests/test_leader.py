@@ -19,9 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from perfkit.probes import Fenced, Leader, Ring, fenced, leader_tables
 from perfkit.server.postgres import embedded_postgres
-from tests.marks import on_the_clock
 
-pytestmark = [pytest.mark.slow, on_the_clock]
+pytestmark = pytest.mark.slow
 
 RETRY_S, CHECK_S, LEASE_S = 0.2, 0.1, 0.8
 DRILLS = Path(__file__).parent.parent / "benchmarks" / "leader_drills.py"

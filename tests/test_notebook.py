@@ -27,7 +27,6 @@ from perfkit.notebook import RunCancelled, Runs, enable_nested_asyncio, nested
 from perfkit.notebook.live import told
 from perfkit.progress import Seen
 from perfkit.store import Run, list_runs
-from tests.marks import on_the_clock
 from tests.small_server import SmallServer, small_server
 
 pytestmark = pytest.mark.slow
@@ -268,7 +267,6 @@ def test_runs_are_a_list_that_is_a_table(tmp_path: Path) -> None:
 # -- watching --------------------------------------------------------------------------------------
 
 
-@on_the_clock
 def test_the_view_tells_what_is_in_flight(server: SmallServer, tmp_path: Path) -> None:
     """Seen from the segments alone while it runs: rate, quantiles, failures, and the requests under way."""
     views: list[tuple[str, str]] = []

@@ -31,9 +31,6 @@ from perfkit.probes import (
     request_scope,
 )
 from perfkit.server.postgres import embedded_postgres
-from tests.marks import on_the_clock
-
-pytestmark = on_the_clock
 
 ONE = sa.text("SELECT 1")
 
@@ -587,7 +584,6 @@ def test_time_in_the_database_is_counted_into_the_request(postgres: str) -> None
     assert undone == 0
 
 
-@on_the_clock
 @pytest.mark.parametrize("query", ["SELECT 1", "SELECT pg_sleep(0.6)"])
 def test_waiting_for_a_full_core_is_no_time_in_the_database(postgres: str, query: str) -> None:
     """Twenty tasks keep the loop at work, in turns of 20 ms and more: a statement that is done at once waits

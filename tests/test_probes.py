@@ -29,7 +29,6 @@ from perfkit.probes import (
     current_request,
     timed,
 )
-from tests.marks import on_the_clock
 
 # -- ring ------------------------------------------------------------------------------------------
 
@@ -232,7 +231,6 @@ def parts_of(response: httpx.Response) -> dict[str, float]:
     return {name: float(ms) for name, ms in entries}
 
 
-@on_the_clock
 def test_parts_of_a_request_are_on_its_response_and_in_the_ring() -> None:
     """Each part has its time; concurrent tasks add up; the ring and the header agree; the id is kept."""
     probed = Probed()
@@ -251,7 +249,6 @@ def test_parts_of_a_request_are_on_its_response_and_in_the_ring() -> None:
     assert "request.loop_lag_ms" not in seen, "parts that took no time are left out"
 
 
-@on_the_clock
 def test_a_stream_is_counted_to_its_last_byte() -> None:
     """The header ends where the response begins; the ring has the whole."""
     probed = Probed()
@@ -262,7 +259,6 @@ def test_a_stream_is_counted_to_its_last_byte() -> None:
     assert seen["request.app_ms"] >= 80
 
 
-@on_the_clock
 def test_every_endpoint_is_a_metric_by_its_route() -> None:
     """Failures and unknown paths too; never by the path itself, which holds ids."""
     probed = Probed()

@@ -18,7 +18,6 @@ from perfkit.scenarios import load_scenario
 from perfkit.spread import execute
 from perfkit.store import Run
 from perfkit.workloads import complete
-from tests.marks import on_the_clock
 from tests.server_fixture import client
 
 
@@ -118,7 +117,6 @@ def test_the_seed_decides_the_order(agent_server: str, tmp_path: Path) -> None:
     assert first != other
 
 
-@on_the_clock
 @pytest.mark.parametrize("profile", PROFILES)
 def test_archival_insertion(agent_server: str, tmp_path: Path, profile: str) -> None:
     """One burst: every agent gets its insertions, all started together."""

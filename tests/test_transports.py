@@ -28,7 +28,6 @@ from perfkit.via_httpx import HttpxTransport
 from perfkit.wire import WireTransport
 from perfkit.worker import make_transport
 from tests.fault_server import Authority, FaultServer, fault_server
-from tests.marks import on_the_clock
 
 Work = Callable[..., Coroutine[Any, Any, Any]]
 HEADERS = (("accept", "*/*"), ("accept-encoding", "identity"), ("user-agent", "perfkit/test"))
@@ -469,7 +468,6 @@ def test_server_timing_becomes_columns(
     with_client(way, servers, authority, work)
 
 
-@on_the_clock
 @ways
 def test_sent_is_when_the_last_byte_left(
     way: Way, servers: dict[str, FaultServer], authority: Authority
@@ -647,7 +645,6 @@ def test_an_early_refusal_is_the_answer(
     with_client(way, servers, authority, work)
 
 
-@on_the_clock
 @plain_ways
 def test_a_limit_on_connections_is_client_queue(
     way: Way, servers: dict[str, FaultServer], authority: Authority
@@ -682,7 +679,6 @@ def test_a_limit_on_connections_is_client_queue(
     with_client(way, servers, authority, work, connections=2)
 
 
-@on_the_clock
 @ways
 def test_each_request_has_its_own_time_limit_on_a_connection_it_shares(
     way: Way, servers: dict[str, FaultServer], authority: Authority
@@ -889,7 +885,6 @@ def full_backlog() -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-@on_the_clock
 @plain_ways
 def test_a_connection_that_is_not_accepted_times_out_as_connect(way: Way) -> None:
     """A full backlog: class connect after connect_timeout_s; class timeout when the request's own limit is
@@ -934,7 +929,6 @@ def test_connecting_is_the_time_of_opening_a_connection(
     with_client(way, servers, authority, work, connections=1)
 
 
-@on_the_clock
 @plain_ways
 def test_connecting_in_vain_has_a_time_too(way: Way) -> None:
     """Given up by connect_timeout_s, by the request's own limit or by a cancellation: `connecting` is the

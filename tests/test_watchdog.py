@@ -20,9 +20,6 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from perfkit.probes import MetricRegistry, Ring, Watchdog, place
-from tests.marks import on_the_clock
-
-pytestmark = on_the_clock
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,

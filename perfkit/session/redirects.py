@@ -21,7 +21,7 @@ def redirected(
         location = raw.decode()  # servers send UTF-8 as it is
     except UnicodeDecodeError:
         location = raw.decode("latin-1")
-    what = f"redirected ({exchange.status}) to {location}; "
+    what = f"redirected ({exchange.status}) to {location or 'nowhere (no location)'}; "
     here = urlsplit(f"{(target.url or '').rstrip('/')}{path}")
     base = urlsplit(target.url or "").path.rstrip("/")
     try:

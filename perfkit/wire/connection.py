@@ -141,7 +141,7 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         if self._in_head:
-            if not self._head_size and not b"HTTP/".startswith(data.lstrip(b"\r\n")[:5]):
+            if not self._head_size and not b"HTTP/1.".startswith(data.lstrip(b"\r\n")[:7]):
                 self.fail("protocol", f"not HTTP/1.1: it begins with {data[:20]!r}")
                 return
             self._head_size += len(data)
@@ -233,6 +233,8 @@ class Connection(asyncio.Protocol):
         if status < 200:
             if status == 101:
                 self.fail("protocol", "the server switched protocols")
+            elif status < 100:  # no interim answer that another one follows
+                self.fail("protocol", f"not HTTP/1.1: status {status:03}")
             return
         self._in_head = False
         exchange.status = status

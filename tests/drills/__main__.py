@@ -12,14 +12,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.peers.measure import hardware, put_between_marks
+from tests.drills.endings import end_runs
 from tests.drills.fuzz import CORPORA, Bench, Finding, Result, fuzz
+from tests.drills.hostile import meet_all
 from tests.drills.kills import VERBS, kill_all, kill_runs_at_random
 from tests.small_server import small_server
 
 SEED = 13
-RANDOM_KILLS = 105
+RANDOM_KILLS = ENDINGS = 105
+HOSTILE_ROUNDS = 10
 MARKS = ("<!-- drills:begin -->", "<!-- drills:end -->")
-_KINDS = (*CORPORA, "kills", "runs")
+_KINDS = (*CORPORA, "hostile", "kills", "runs", "endings")
 
 
 def main() -> None:
@@ -57,6 +60,10 @@ def _carry_out(bench: Bench, name: str, given: argparse.Namespace) -> Result:
         return kill_all(bench, [one] if one else VERBS, None if given.share == 1 else int(50 * given.share))
     if kind == "runs":
         return kill_runs_at_random(int(RANDOM_KILLS * given.share), given.seed)
+    if kind == "endings":
+        return end_runs(bench, int(ENDINGS * given.share), given.seed)
+    if kind == "hostile":
+        return meet_all(max(1, int(HOSTILE_ROUNDS * given.share)))
     count = int(CORPORA[kind][1] * given.share)
     return fuzz(bench, kind, given.seed, [int(one)] if one else range(count), given.keep)
 
