@@ -26,8 +26,8 @@ test: $(READY)
 	@scripts/browser $(VENV)
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
-# broken inputs of every kind, kills at every moment, long bombs: some 35 minutes; `make test` carries out a
-# sample. `make drills ARGS="--only json:17"` repeats one case
+# broken inputs of every kind, hostile servers, kills at every moment, long bombs: an hour; `make test` carries out
+# a sample. `make drills ARGS="--only json:17"` repeats one case
 drills: $(READY)
 	$(if $(ARGS),,$(BIN)/python -m pytest -m drill)
 	$(BIN)/python -m tests.drills $(or $(ARGS),--out benchmarks/README.md)

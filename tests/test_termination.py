@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from benchmarks.make_timeline import make_timeline
 from perfkit.progress import Seen
 from perfkit.spread import execute
 from perfkit.store import Run, list_runs
+from perfkit.store.rows import Part
 from perfkit.workloads import complete
 from tests.kill_runs import ROOT, Logged, Victim, logging_server, perfkit, victim, wait_for_rows, wait_until
 
@@ -430,3 +433,21 @@ def test_removing_is_seen(server: Logged, tmp_path: Path) -> None:
 
     execute(*complete(given, "test"), data_dir=tmp_path, on_progress=on_progress)
     assert sum(0 < removed < 100 for removed in told) >= 1, told
+
+
+def test_an_interrupt_in_a_query_is_an_interrupt(tmp_path: Path) -> None:
+    """DuckDB says "Query interrupted" of it, which would read like a bug of perfkit's."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    part = Part(make_timeline(tmp_path, 1000))
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            part.query("SELECT sum(sin(a.range) * cos(b.range)) AS x FROM range(300000) a, range(300000) b")
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)

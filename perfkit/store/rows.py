@@ -147,6 +147,10 @@ class Part:
             return work()
         except duckdb.IOException:
             raise
+        except RuntimeError as error:
+            if str(error) != "Query interrupted":
+                raise
+            raise KeyboardInterrupt from None  # what the handler of a signal has raised in there
         except duckdb.OutOfMemoryException:
             if _spill():
                 return self._guarded(work)

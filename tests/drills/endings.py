@@ -36,7 +36,7 @@ SHAPE = ("processes=2", "users.count=6", "warmup_s=0.5", f"users.duration_s={DUR
 WIDE = ("budget.delay_ms=100000", "budget.cpu_share=100", "budget.gc_pause_ms=60000")
 #: What a run may be after it was ended so, and its exit codes; a signal may come when it is over.
 _WAYS: dict[str, tuple[int, ...]] = {
-    "SIGKILL": (137,),
+    "SIGKILL": (137, 0),
     "SIGTERM": (143, 0),
     "SIGTERM to all": (143, 0),
     "Ctrl-C": (130, 0),
@@ -130,8 +130,8 @@ def faults(ended: Ended, server: Logged, late_s: float) -> Iterator[str]:
     run, way = ended.run, ended.ending.way
     if ended.left:
         yield f"{ended.left} processes left"
-    if ended.code not in _WAYS[way] and (run is None or run.state != "complete"):
-        yield f"exit code {ended.code}"
+    if ended.code not in _WAYS[way]:
+        yield f"exit code {ended.code}: {ended.complained[:200]!r}"
     if "Traceback" in ended.complained or len(ended.complained.splitlines()) > 2:
         yield f"it said {ended.complained[:200]!r}"
     if run is None:
