@@ -135,7 +135,7 @@ def test_a_short_secret_is_hidden_in_its_own_place_only(server: SmallServer, tmp
     assert shown["metrics_url"] == f"{server.url}/metrics?token=***&a=b"
     assert run.meta.raw["scenario"]["params"] == {"path": "/reflect?password=***&page=2"}
     assert run.meta.raw["workload"]["params"] == run.meta.raw["scenario"]["params"]
-    assert [source["url"] for source in run.meta.raw["probes"]] == [f"{server.url}/metrics?token=***&a=b"]
+    assert [source["page"] for source in run.meta.raw["probes"]] == [f"{server.url}/metrics?token=***&a=b"]
     assert "hunter2" not in done.stdout + done.stderr
     assert "sesame" in run.table(["error_text"])["error_text"][0].as_py()
 
