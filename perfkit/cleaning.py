@@ -9,7 +9,7 @@ from perfkit.errors import BadInput, PerfkitError
 from perfkit.hosts import require_allowed_hosts
 from perfkit.journal import Removal, journaled, keep_only, remove
 from perfkit.model import Workload
-from perfkit.redaction import STARS, secrets_of
+from perfkit.redaction import NO_SECRETS, STARS, Redactor, secrets_of
 from perfkit.session import Undo
 from perfkit.store import Run, update_run_json
 from perfkit.worker import RunContext, make_recorder, run_on_loop
@@ -39,8 +39,11 @@ def clean_up(run: Run, allow_targets: Iterable[str], headers: Mapping[str, str])
         proxy_auth=tokens.proxy,
         secrets=secrets_of([workload.to_mapping()], tokens.secrets),
     )
-    removal = run_on_loop(_remove_later(context, undos))
-    keep_only(run.path, removal.left)
+    sent = [_with(headers, undo) for undo in undos]
+    removal = run_on_loop(_remove_later(context, sent))
+    failed = {id(one) for one in removal.left}
+    left = [undo for undo, one in zip(undos, sent, strict=True) if id(one) in failed]
+    keep_only(run.path, left, Redactor(context.secrets))
     update_run_json(run.path, lambda meta: {"teardown_error": removal.told or None})
     return removal
 
@@ -48,8 +51,14 @@ def clean_up(run: Run, allow_targets: Iterable[str], headers: Mapping[str, str])
 def forget(run: Run) -> Removal:
     """Take no more note of what a run that has ended left on its target: it is not removed."""
     undos = _left(run)
-    keep_only(run.path, ())
+    keep_only(run.path, (), NO_SECRETS)
     return Removal(len(undos), undos)
+
+
+def _with(given: Mapping[str, str], undo: Undo) -> Undo:
+    """The undo with these headers in the place of its own."""
+    own = [(name, value) for name, value in undo.headers if name.lower() not in given]
+    return undo._replace(headers=(*own, *given.items()))
 
 
 def _left(run: Run) -> list[Undo]:

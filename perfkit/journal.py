@@ -33,8 +33,7 @@ class Journal:
 
     def write(self, undo: Undo) -> None:
         """Add a line; it survives the process from then on, whatever ends that."""
-        headers = [(name, value) for name, value in undo.headers if self._redact(value) == value]
-        line = _line(undo.method, self._redact(undo.path), headers)
+        line = _line(undo, self._redact)
         with contextlib.suppress(OSError):
             if self._fd is None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -58,9 +57,9 @@ def journaled(folder: Path, name: str = "*") -> list[Undo]:
     return found
 
 
-def keep_only(folder: Path, left: Iterable[Undo]) -> None:
+def keep_only(folder: Path, left: Iterable[Undo], redact: Redactor) -> None:
     """What is left to be removed takes the place of all journals; without any there is none."""
-    lines, rest = b"".join(_line(*undo) for undo in left), folder / "undo-left.jsonl"
+    lines, rest = b"".join(_line(undo, redact) for undo in left), folder / "undo-left.jsonl"
     if lines:
         with replacing(rest) as new:
             os.chmod(new, 0o600)
@@ -96,15 +95,9 @@ async def remove(recorder: Recorder, undos: Sequence[Undo]) -> Removal:
         session = Session(recorder, user, phase="teardown")
         while remaining:
             undo = remaining.pop()
-            if STARS in undo.path:
+            if why := await _why_not_removed(session, undo):
                 left.append(undo)
-                words.append("its address held a secret, which is not kept")
-                continue
-            session.headers = dict(undo.headers)
-            response = await session.request(undo.method, undo.path)
-            if not response.is_success and response.status_code != 404:
-                left.append(undo)
-                words.append(response.failure)
+                words.append(why)
 
     for group in reversed(kinds.values()):
         await asyncio.gather(*(worker(user, group) for user in range(_AT_ONCE)))
@@ -112,5 +105,22 @@ async def remove(recorder: Recorder, undos: Sequence[Undo]) -> Removal:
     return Removal(len(undos), sorted(left, key=lambda undo: order[id(undo)]), words[0] if words else "")
 
 
-def _line(method: str, path: str, headers: Iterable[tuple[str, str]]) -> bytes:
-    return json.dumps((method, path, list(headers))).encode() + b"\n"
+async def _why_not_removed(session: Session, undo: Undo) -> str:
+    """Send the request; why that was of no use, empty when it was. Without all its headers it is not sent:
+    what the server hides from others is not gone."""
+    if STARS in undo.path:
+        return "its address held a secret, which is not kept"
+    if lost := [name for name, value in undo.headers if value == STARS]:
+        return f"its header {lost[0]} held a secret, which is not kept; `perfkit cleanup -H` takes it"
+    session.headers = dict(undo.headers)
+    try:
+        response = await session.request(undo.method, undo.path)
+    except ValueError as error:  # the scenario's own words make no request
+        return str(error)
+    return "" if response.is_success or response.status_code == 404 else response.failure
+
+
+def _line(undo: Undo, redact: Redactor) -> bytes:
+    """An undo without secrets: of a header that holds one only the name is kept."""
+    headers = [(name, value if redact(value) == value else STARS) for name, value in undo.headers]
+    return json.dumps((undo.method, redact(undo.path), headers)).encode() + b"\n"

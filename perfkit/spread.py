@@ -214,7 +214,7 @@ class _Execution:
                 f"{unanswered:,} POST or PUT requests got no response; anything they created was not removed"
             )
         self.meta["teardown_error"] = "; ".join(problems) or None
-        keep_only(self.folder.path, removal.left if self.context.journals else ())
+        keep_only(self.folder.path, removal.left if self.context.journals else (), self.redact)
 
     def _made(self) -> list[Undo]:
         """What is to be removed; of a worker that has told nothing any more, what its journal says."""

@@ -132,7 +132,7 @@ class HttpxTransport:
             await self._exchange(lane, request, exchange)
         except BaseException as error:
             if used and not exchange.connecting and not exchange.headers and _class_of(error) == "reset":
-                exchange.lost = "unwritten" if exchange.sent == NEVER else "written"
+                exchange.lost = "unwritten" if exchange.sending == NEVER else "written"
             self._close(lane)
             raise
         if _is_clean(lane):
@@ -204,7 +204,9 @@ def _is_clean(lane: httpx.AsyncHTTPTransport) -> bool:
     """Whether nothing came after the response: h11 would take it for the beginning of the next one."""
     pool: Any = getattr(lane, "_pool", None)
     for connection in getattr(pool, "connections", ()):
-        state = getattr(getattr(connection, "_connection", None), "_h11_state", None)
+        while connection is not None and not hasattr(connection, "_h11_state"):  # a proxy's has one inside
+            connection = getattr(connection, "_connection", None)
+        state = getattr(connection, "_h11_state", None)
         if state is not None and state.trailing_data[0]:
             return False
     return True

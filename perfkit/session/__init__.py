@@ -237,7 +237,7 @@ class Session:
 
     def on_teardown(self, method: str, path: str) -> None:
         """Send this request when the run is over (latest first), to remove what the scenario made."""
-        undo = Undo(method, path, tuple(self.headers.items()))
+        undo = Undo(method, path, tuple((name, str(value)) for name, value in self.headers.items()))
         self._recorder.undo.append(undo)
         self._recorder.journal(undo)
 
