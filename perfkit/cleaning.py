@@ -39,11 +39,8 @@ def clean_up(run: Run, allow_targets: Iterable[str], headers: Mapping[str, str])
         proxy_auth=tokens.proxy,
         secrets=secrets_of([workload.to_mapping()], tokens.secrets),
     )
-    sent = [_with(headers, undo) for undo in undos]
-    removal = run_on_loop(_remove_later(context, sent))
-    failed = {id(one) for one in removal.left}
-    left = [undo for undo, one in zip(undos, sent, strict=True) if id(one) in failed]
-    keep_only(run.path, left, Redactor(context.secrets))
+    removal = run_on_loop(_remove_later(context, undos, headers))
+    keep_only(run.path, removal.left, Redactor(context.secrets))
     update_run_json(run.path, lambda meta: {"teardown_error": removal.told or None})
     return removal
 
@@ -55,22 +52,16 @@ def forget(run: Run) -> Removal:
     return Removal(len(undos), undos)
 
 
-def _with(given: Mapping[str, str], undo: Undo) -> Undo:
-    """The undo with these headers in the place of its own."""
-    own = [(name, value) for name, value in undo.headers if name.lower() not in given]
-    return undo._replace(headers=(*own, *given.items()))
-
-
 def _left(run: Run) -> list[Undo]:
     if run.state == "running":
         raise BadInput(f"{run.id} is still running; it removes what it makes when it ends")
     return journaled(run.path)
 
 
-async def _remove_later(context: RunContext, undos: Sequence[Undo]) -> Removal:
+async def _remove_later(context: RunContext, undos: Sequence[Undo], headers: Mapping[str, str]) -> Removal:
     recorder = make_recorder(context, "cleanup", first_seq=0)
     try:
-        return await remove(recorder, undos)
+        return await remove(recorder, undos, headers)
     finally:
         await recorder.transport.close()
 

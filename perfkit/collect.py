@@ -30,6 +30,7 @@ from perfkit.transport import origin, tls_context, unpacked
 
 _PROBES_EVERY_S, _METRICS_EVERY_S = 0.5, 1.0
 _PROBES = "/probe/samples"
+_IS_IT_BUSY = "is the server too busy to answer?"
 _IS_IT_RIGHT = "is target.{}_url right?"
 _TIMEOUT_S = 2.0  # for each part of an answer
 _WHOLE_S = 4.0  # for a whole answer: one that comes byte by byte meets no other limit
@@ -136,7 +137,7 @@ class Collector:
             for source in self._sources if self._threads else ():
                 if not source.ended:
                     words = f"no answer {_STOP_S:g} s after the end of the load"
-                    self._failed(source, words, "is the server too busy to answer?")
+                    self._failed(source, words, _IS_IT_BUSY)
                     source.ended = True
         self._threads.clear()
         self._write()
@@ -182,7 +183,7 @@ class Collector:
         except _Refused as refused:
             self._failed(source, str(refused), _to_do(refused.status, source.kind))
         except httpx.TimeoutException as error:
-            self._failed(source, f"{type(error).__name__}: {error}", "is the server too busy to answer?")
+            self._failed(source, f"{type(error).__name__}: {error}", _IS_IT_BUSY)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             self._failed(source, f"{type(error).__name__}: {error}", _IS_IT_RIGHT.format(source.kind))
         except Exception as error:  # whatever nonsense brings about: a thread that ends tells nobody

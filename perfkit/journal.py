@@ -12,8 +12,9 @@ import contextlib
 import json
 import os
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from perfkit.redaction import STARS, Redactor
@@ -83,26 +84,34 @@ class Removal(NamedTuple):
         return f"{failed} ({self.words})" if self.left else ""
 
 
-async def remove(recorder: Recorder, undos: Sequence[Undo]) -> Removal:
-    """Send the requests, kind by kind: the kind made first goes last. What is gone already (404) counts."""
-    kinds: dict[str, list[Undo]] = {}
-    for undo in undos:
-        kinds.setdefault(undo.path.rpartition("/")[0], []).append(undo)
-    left: list[Undo] = []
-    words: list[str] = []
+async def remove(
+    recorder: Recorder, undos: Sequence[Undo], headers: Mapping[str, str] = MappingProxyType({})
+) -> Removal:
+    """Send the requests, kind by kind: the kind made first goes last. What is gone already (404) counts.
 
-    async def worker(user: int, remaining: list[Undo]) -> None:
+    headers: sent in the place of an undo's own ones of these names (in lower case).
+    """
+    kinds: dict[str, list[int]] = {}
+    for number, undo in enumerate(undos):
+        kinds.setdefault(undo.path.rpartition("/")[0], []).append(number)
+    why: dict[int, str] = {}
+
+    async def worker(user: int, remaining: list[int]) -> None:
         session = Session(recorder, user, phase="teardown")
         while remaining:
-            undo = remaining.pop()
-            if why := await _why_not_removed(session, undo):
-                left.append(undo)
-                words.append(why)
+            number = remaining.pop()
+            if words := await _why_not_removed(session, _with(headers, undos[number])):
+                why[number] = words
 
     for group in reversed(kinds.values()):
         await asyncio.gather(*(worker(user, group) for user in range(_AT_ONCE)))
-    order = {id(undo): number for number, undo in enumerate(undos)}
-    return Removal(len(undos), sorted(left, key=lambda undo: order[id(undo)]), words[0] if words else "")
+    left = sorted(why)
+    return Removal(len(undos), [undos[number] for number in left], why[left[0]] if left else "")
+
+
+def _with(headers: Mapping[str, str], undo: Undo) -> Undo:
+    own = [(name, value) for name, value in undo.headers if name.lower() not in headers]
+    return undo._replace(headers=(*own, *headers.items()))
 
 
 async def _why_not_removed(session: Session, undo: Undo) -> str:

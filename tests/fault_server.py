@@ -336,9 +336,9 @@ SSE = (
 )
 
 
-def chunk(data: bytes) -> bytes:
+def chunk(data: bytes, extension: bytes = b"") -> bytes:
     """One chunk of a chunked body."""
-    return b"%x\r\n%s\r\n" % (len(data), data)
+    return b"%x%s\r\n%s\r\n" % (len(data), extension, data)
 
 
 BEHAVIOURS: dict[str, Behaviour] = {

@@ -207,11 +207,17 @@ def kill_run(server: Logged, data: Path, moment: str, wait: Callable[[Victim, Pa
     found = list_runs(data)
     if not found:
         return Left(moment, gone_s, processes, 0.0, 0, 0, "no run")
-    answered = server.answered(found[0])
-    due = {request for request, at in answered.items() if at < killed - SECOND}
-    missing = due - set(found[0].table(["request_id"]).to_pydict()["request_id"])
-    last_s = (max(answered.values(), default=killed) - killed) / 1e9
-    return Left(moment, gone_s, processes, last_s, len(due), len(missing), found[0].state)
+    due, missing, last_s = lost_rows(server, found[0], killed, SECOND)
+    return Left(moment, gone_s, processes, last_s, due, missing, found[0].state)
+
+
+def lost_rows(server: Logged, run: Run, killed_ns: int, spared_ns: int) -> tuple[int, int, float]:
+    """Requests of a run that were answered so long before it was killed, how many of them have no row, and
+    when the last one was answered, s after the kill."""
+    answered = server.answered(run)
+    due = {request for request, at in answered.items() if at < killed_ns - spared_ns}
+    missing = due - set(run.table(["request_id"]).to_pydict()["request_id"])
+    return len(due), len(missing), (max(answered.values(), default=killed_ns) - killed_ns) / 1e9
 
 
 def moments(count: int, seed: int) -> Iterator[tuple[str, Callable[[Victim, Path], None]]]:

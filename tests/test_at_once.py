@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,9 @@ from benchmarks.make_timeline import make_timeline
 from perfkit.errors import BadInput
 from perfkit.retention import mark
 from perfkit.store import Run, RunFolder, list_runs, locked, update_run_json, write_atomically
-from tests.kill_points import Verbs, verbs
+from tests.kill_points import Verbs
 
 TAGGERS = 60
-
-
-@pytest.fixture(scope="module")
-def perfkit() -> Iterator[Verbs]:
-    """The verbs of a process that is started once."""
-    with verbs() as running:
-        yield running
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,14 +18,7 @@ from perfkit.experiment import compare_and_keep, open_comparison
 from perfkit.noise import load, save
 from perfkit.stats import History
 from perfkit.store import Run, read_regular
-from tests.kill_points import Verbs, verbs
-
-
-@pytest.fixture(scope="module")
-def perfkit() -> Iterator[Verbs]:
-    """The verbs of a process that is started once; one that hangs is ended."""
-    with verbs() as running:
-        yield running
+from tests.kill_points import Verbs
 
 
 def _socket(path: Path) -> None:

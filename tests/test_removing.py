@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from perfkit.errors import BadInput
 from perfkit.experiment import compare_and_keep
 from perfkit.retention import plan
 from perfkit.store import Run, RunFolder, find_run, list_runs, remove_leftovers, remove_runs, survey
-from tests.kill_points import Verbs, verbs
+from tests.kill_points import Verbs
 
 OWN = (
     *("run.lock", "stop", "probes.parquet", ".run.json.0a1b2c3d.part", "segments/000000.parquet"),
@@ -29,13 +29,6 @@ FOREIGN = (
     *("notes.txt", ".ipynb_checkpoints/notes-checkpoint.txt", "run.json.bak", "segments/mine.parquet"),
     *("report/.ipynb_checkpoints/run_report-checkpoint.ipynb", "report/analysis.ipynb", "report/page.html"),
 )
-
-
-@pytest.fixture(scope="module")
-def perfkit() -> Iterator[Verbs]:
-    """The verbs of a process that is started once."""
-    with verbs() as running:
-        yield running
 
 
 @pytest.fixture

@@ -48,6 +48,11 @@ def data_dir_option(command: Any) -> Any:
     )(command)
 
 
+allow_target_option = click.option(
+    "--allow-target", multiple=True, metavar="HOST", help="Permit a target that is not this machine."
+)
+
+
 def print_json(value: Any) -> None:
     """A value for programs: ASCII, what does not print in JSON's own escapes (which leave DEL alone)."""
     print_lines(*json.dumps(value, indent=1, default=str).replace("\x7f", "\\u007f").split("\n"))

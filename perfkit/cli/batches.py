@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from perfkit import interrupts
-from perfkit.cli.base import cli, data_dir_option, json_option, print_json, print_table
+from perfkit.cli.base import allow_target_option, cli, data_dir_option, json_option, print_json, print_table
 from perfkit.errors import INTERRUPTIONS, PerfkitError
 from perfkit.text import print_lines
 
@@ -20,8 +20,7 @@ from perfkit.text import print_lines
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--report/--no-report", default=True, show_default=True, help="Make each run's HTML report.")
 @click.option("--fresh", is_flag=True, help="Begin anew, even if a batch of these files was cut off.")
-@click.option("--allow-target", multiple=True, metavar="HOST",
-              help="Permit a target that is not this machine.")  # fmt: skip
+@allow_target_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @data_dir_option
 @json_option

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import click
 
-from perfkit.cli.base import cli, data_dir_option, json_option, print_json
+from perfkit.cli.base import allow_target_option, cli, data_dir_option, json_option, print_json
 from perfkit.errors import EXIT_RUN_INVALID, BadInput
 from perfkit.text import print_lines
 
@@ -27,8 +27,7 @@ _OPTIONS = (
     click.option("--vary", multiple=True, metavar="NAME",
                  help="What may differ between the sides, e.g. params.agents or target.url."),
     click.option("--force", is_flag=True, help="Compare what is not comparable; every page says so."),
-    click.option("--allow-target", multiple=True, metavar="HOST",
-                 help="Permit a target that is not this machine."),
+    allow_target_option,
     click.option("-q", "--quiet", is_flag=True, help="No progress."),
 )  # fmt: skip
 
@@ -119,8 +118,7 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
 @cli.command("aa")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--pairs", type=click.IntRange(3, 10_000), default=10, show_default=True, help="Pairs of runs.")
-@click.option("--allow-target", multiple=True, metavar="HOST",
-              help="Permit a target that is not this machine.")  # fmt: skip
+@allow_target_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @data_dir_option
 @json_option

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from perfkit.cli.base import cli, data_dir_option, foreign_words, json_option, print_json
+from perfkit.cli.base import allow_target_option, cli, data_dir_option, foreign_words, json_option, print_json
 from perfkit.errors import EXIT_TOOL_ERROR, BadInput
 from perfkit.text import print_lines
 
@@ -55,9 +55,7 @@ def tag_command(run: str, tags: tuple[str, ...], remove: tuple[str, ...], note: 
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'",
               help="Sent with each request: a secret that the run was given and does not hold.")  # fmt: skip
 @click.option("--forget", is_flag=True, help="Do not try to remove what is left; take no more note of it.")
-@click.option(
-    "--allow-target", multiple=True, metavar="HOST", help="Permit a target that is not this machine."
-)
+@allow_target_option
 @data_dir_option
 @json_option
 def cleanup_command(run: str, headers: tuple[str, ...], forget: bool, allow_target: tuple[str, ...],

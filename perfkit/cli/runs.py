@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from perfkit.cli.base import (
+    allow_target_option,
     cli,
     data_dir_option,
     foreign_words,
@@ -31,8 +32,7 @@ from perfkit.text import print_lines
 @click.option("--target", metavar="URL", help="Base URL; without one a reference server is started.")
 @click.option("--threshold", "thresholds", multiple=True, metavar="TEXT",
               help="Such as 'p95 < 300 ms' or 'error_rate < 1 %'; missed: exit code 4.")  # fmt: skip
-@click.option("--allow-target", multiple=True, metavar="HOST",
-              help="Permit a target that is not this machine.")  # fmt: skip
+@allow_target_option
 @click.option("--tag", "tags", multiple=True, metavar="TEXT", help="Tag the run.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @data_dir_option

@@ -113,7 +113,7 @@ class Recorder:
     cutting: bool = False  #: what is cancelled from now on is cut off by the end of the run
     over: bool = False  #: nothing more is sent
     undo: list[Undo] = field(default_factory=list)
-    journal: Callable[[Undo], None] = lambda undo: None  #: is told of each undo as it comes
+    journal: Callable[[Undo], None] = lambda undo: None  #: called with each undo as it comes
     retried: int = 0  #: attempts after the first, the one under way included
     unanswered: int = 0  #: POST and PUT that were sent and got no answer: what they made is not known
     _codes: dict[str, int] = field(default_factory=dict)

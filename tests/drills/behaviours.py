@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from tests.fault_server import chunk
+
 End = Literal["keep", "close", "reset", "hang"]
 
 #: Long enough that the id's place inside does not matter, short enough for one packet.
@@ -57,11 +59,6 @@ def head(*lines: bytes, status: bytes = b"200 OK", version: bytes = b"HTTP/1.1")
 def sized(body: bytes, *lines: bytes, **given: bytes) -> bytes:
     """A response with its Content-Length; the id in it is as long as its placeholder."""
     return head(*lines, b"content-length: %d" % len(body), **given) + body
-
-
-def chunk(data: bytes, extension: bytes = b"") -> bytes:
-    """One chunk of a chunked body."""
-    return b"%x%s\r\n%s\r\n" % (len(data), extension, data)
 
 
 CHUNKED = b"transfer-encoding: chunked"

@@ -19,7 +19,7 @@ from typing import Any
 from perfkit.store import Run, list_runs
 from tests.drills.fuzz import Bench, Finding, Result
 from tests.drills.oracle import Outcome, check
-from tests.kill_runs import SECOND, Lateness, Logged, Victim, logging_server, perfkit, victim
+from tests.kill_runs import SECOND, Lateness, Logged, Victim, logging_server, lost_rows, perfkit, victim
 
 #: Half a second and more in each phase; slow requests, so that the drain has some; things to be removed.
 STEPS = """
@@ -136,13 +136,10 @@ def faults(ended: Ended, server: Logged, late_s: float) -> Iterator[str]:
         yield f"it said {ended.complained[:200]!r}"
     if run is None:
         return
-    answered = server.answered(run)
     whole = way not in ("SIGKILL", "Ctrl-C twice")  # which leave no time for the last second's rows
-    due = {name for name, at in answered.items() if at < ended.at_ns - (0 if whole else SECOND)}
-    missing = due - set(run.table(["request_id"]).to_pydict()["request_id"])
+    due, missing, last_s = lost_rows(server, run, ended.at_ns, 0 if whole else SECOND)
     if missing:
-        yield f"{len(missing)} of {len(due)} rows are missing"
-    last_s = (max(answered.values(), default=ended.at_ns) - ended.at_ns) / 1e9
+        yield f"{missing} of {due} rows are missing"
     if way == "SIGKILL" and last_s > 1 + late_s:
         yield f"a request {last_s:.1f} s after the kill"
     if run.state not in ("aborted", "complete"):

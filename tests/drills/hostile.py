@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
 import sys
 import tempfile
 import threading
@@ -23,6 +22,7 @@ from perfkit.store import Run
 from perfkit.workloads import complete
 from tests.drills.behaviours import Behaviour, behaviours, sized
 from tests.drills.fuzz import Finding, Result
+from tests.fault_server import RST_ON_CLOSE
 
 STEPS = Path(__file__).with_name("hostile_steps.py")
 TRANSPORTS = ("wire", "httpx")
@@ -71,8 +71,7 @@ class HostileServer:
             await reader.read()
         if behaviour.end == "reset":
             await asyncio.sleep(0.01)
-            linger = struct.pack("ii", 1, 0)
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST_ON_CLOSE)
             writer.transport.abort()
         if behaviour.end == "close":
             writer.close()
