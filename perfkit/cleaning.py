@@ -41,7 +41,7 @@ def clean_up(run: Run, allow_targets: Iterable[str], headers: Mapping[str, str])
     )
     removal = run_on_loop(_remove_later(context, undos, headers))
     keep_only(run.path, removal.left, Redactor(context.secrets))
-    update_run_json(run.path, lambda meta: {"teardown_error": removal.told or None})
+    update_run_json(run.path, lambda meta: {"removal_error": removal.told or None})
     return removal
 
 
@@ -49,6 +49,7 @@ def forget(run: Run) -> Removal:
     """Take no more note of what a run that has ended left on its target: it is not removed."""
     undos = _left(run)
     keep_only(run.path, (), NO_SECRETS)
+    update_run_json(run.path, lambda meta: {"removal_error": None})
     return Removal(len(undos), undos)
 
 

@@ -68,7 +68,14 @@ class Interrupted(PerfkitError):
 
 
 class RequestFailed(Exception):
-    """A request of a scenario failed. It is a row of the timeline already; raising it only ends the step."""
+    """A request of a scenario failed. It is a row of the timeline already; raising it only ends the step.
+
+    status: of the answer, 0 where there was none.
+    """
+
+    def __init__(self, words: str, status: int = 0) -> None:
+        super().__init__(words)
+        self.status = status
 
 
 _ROOM = "free some space, or choose another place (--data-dir)"

@@ -44,18 +44,21 @@ class Journal:
 
 
 def journaled(folder: Path, name: str = "*") -> list[Undo]:
-    """What the journal of one process, or of all, holds; half a line is left out.
+    """What the journal of one process, or of all, holds. OSError where one cannot be read.
 
-    That of setup comes before those of workers: the order in which things were made.
+    That of setup comes before those of workers: the order in which things were made. A line that cannot be
+    read, as a full disk leaves one, stands for something that was made: a request without a method.
     """
-    found = []
-    for file in sorted(folder.glob(f"undo-{name}.jsonl")):
-        with contextlib.suppress(OSError):
-            for line in read_regular(file, _MOST_BYTES).splitlines():
-                with contextlib.suppress(ValueError, TypeError):
-                    method, path, headers = json.loads(line)
-                    found.append(Undo(str(method), str(path), tuple((str(n), str(v)) for n, v in headers)))
-    return found
+    files = sorted(folder.glob(f"undo-{name}.jsonl"))
+    return [_undo(line) for file in files for line in read_regular(file, _MOST_BYTES).splitlines()]
+
+
+def _undo(line: bytes) -> Undo:
+    try:
+        method, path, headers = json.loads(line)
+        return Undo(str(method), str(path), tuple((str(n), str(v)) for n, v in headers))
+    except (ValueError, TypeError):
+        return Undo("", line.decode("utf-8", "replace"), ())
 
 
 def keep_only(folder: Path, left: Iterable[Undo], redact: Redactor) -> None:
@@ -117,6 +120,8 @@ def _with(headers: Mapping[str, str], undo: Undo) -> Undo:
 async def _why_not_removed(session: Session, undo: Undo) -> str:
     """Send the request; why that was of no use, empty when it was. Without all its headers it is not sent:
     what the server hides from others is not gone."""
+    if not undo.method:
+        return f"a line of the run's journal cannot be read: {undo.path[:80]!r}"
     if STARS in undo.path:
         return "its address held a secret, which is not kept"
     if lost := [name for name, value in undo.headers if value == STARS]:

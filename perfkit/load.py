@@ -12,7 +12,7 @@ import heapq
 import itertools
 import operator
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,8 @@ class Drive:
         count: int = 1,
     ) -> None:
         self.mistakes = Mistakes(getattr(scenario.module, "__file__", None))
-        self.steps = self.steps_raised = 0  #: that ended, or never did; those that made a mistake
+        #: That ended, or never did; those that made a mistake, and not right after a failed request.
+        self.steps = self.steps_raised = 0
         self._scenario, self._state, self._workload = scenario, state, workload
         self._recorder, self._clock = recorder, recorder.clock
         self._index, self._count = index, count
@@ -77,7 +78,7 @@ class Drive:
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The loop's exception handler: count what went wrong in a callback instead of printing each."""
         error = context.get("exception")
-        if isinstance(error, Exception):
+        if isinstance(error, BaseException):
             self.mistakes.raised(error, self._recorder.redact)
         else:
             self.mistakes.add(Mistake(self._recorder.redact(str(context.get("message")))[:200]))
@@ -202,9 +203,9 @@ class Drive:
             if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()):
                 while task.uncancel():  # the step's own doing: the user goes on
                     pass
-            # after a failed request the step may stumble; the row says why
-            if not step.failed or isinstance(error, Overdue):
-                raised = self.mistakes.raised(error, session.redact)
+            counted = self.mistakes.raised(error, session.redact)
+            # what stumbles over a failed request may be right otherwise: no server breaks a scenario
+            raised = counted and (not step.failed or isinstance(error, Overdue))
         if not step.requests:
             if not raised:
                 self.mistakes.add(Mistake(NO_REQUEST))
@@ -246,17 +247,8 @@ class Drive:
 
     async def _cut_off(self, tasks: list[asyncio.Task[Any]]) -> None:
         """End them; a step that waited for no answer when it was cut off would never have ended."""
-        self._recorder.cutting = True
         places = {task: self.mistakes.place_of(task) for task in tasks}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=GRACE_S)
-        self._recorder.over = True
-        self.left = [task for task in tasks if not task.done()]
-        for task in self.left:  # a request under way is cut off and becomes a row, the next one is not sent
-            task.cancel()
-        await asyncio.sleep(0.01 if self.left else 0)
+        self.left = await cut_off(self._recorder, tasks)
         cut = () if self.stopped else self._cut  # who is stopped may have been about to end
         ends = [("a step never ended", task) for step, task in cut if task and not step.cut]
         ends += [("a step could not be cut off", task) for task in self.left]
@@ -264,6 +256,21 @@ class Drive:
             self.mistakes.add(Mistake(what, places[task]))
         self.steps += len(ends)
         self.steps_raised += len(ends)
+
+
+async def cut_off(recorder: Recorder, tasks: Collection[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+    """Cancel tasks at the end of a part of the run, and let nothing more be sent; those that do not end."""
+    recorder.cutting = True
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=GRACE_S)
+    recorder.over = True
+    left = [task for task in tasks if not task.done()]
+    for task in left:  # a request under way is cut off and becomes a row, the next one is not sent
+        task.cancel()
+    await asyncio.sleep(0.01 if left else 0)
+    return left
 
 
 class StepRandom:

@@ -233,8 +233,8 @@ def describe_run(run: Run, *, summary: bool = True) -> str:
 
 def _left_words(run: Run) -> Iterator[str]:
     """What the run left on its target, and what to do about it."""
-    if run.meta.teardown_error:
-        yield f"not cleaned up on the target: {run.meta.teardown_error}"
+    if run.meta.not_cleaned_up:
+        yield f"not cleaned up on the target: {run.meta.not_cleaned_up}"
     left = 0 if run.state == "running" else left_on_target(run.path)
     if left:
         yield f"up to {left:,} things it made are on the target: `perfkit cleanup {run.id}` removes them"

@@ -23,9 +23,10 @@ from perfkit.collect import Collector
 from perfkit.errors import BadInput, PerfkitError, RequestFailed
 from perfkit.health import NO_DELAYS, delays, judge, median_response_ms
 from perfkit.journal import journaled, keep_only, remove
+from perfkit.load import cut_off
 from perfkit.mistakes import Mistakes
 from perfkit.model import NO_TOKENS, Tokens, Users, Workload
-from perfkit.overdue import place_of_stuck
+from perfkit.overdue import leave_behind, place_of_stuck
 from perfkit.pool import own_pool, warm_up
 from perfkit.redaction import Redactor
 from perfkit.scenarios import Scenario
@@ -135,6 +136,8 @@ class _Execution:
             failure = type(failed)(self.redact(str(failed)))  # a scenario's own words, perhaps
         except OSError as failed:
             failure = self._broken_off(failed)
+        except SystemExit as failed:
+            failure = self._broken_off(f"a task of setup or teardown raised SystemExit: {failed}")
         # half a merge helps nobody; what has been interrupted already is not interrupted again
         with interrupts.ignored() if reason else interrupts.held():
             failure = self._close(reason, failure)
@@ -169,13 +172,10 @@ class _Execution:
                 raise type(failed)(session.redact(str(failed))) from None
             except OSError as failed:
                 raise self._broken_off(session.redact(_words(failed))) from None
-            except Exception as failed:
+            except (Exception, SystemExit) as failed:
                 words = session.redact(_told(failed))
                 raise PerfkitError(f"setup of {self.scenario.name} failed: {words}") from None
-            finally:
-                self.undo += recorder.undo
-                self._unanswered = recorder.unanswered
-                self._setup_rows = recorder.buffer.count
+            await self._settle(recorder)
 
     async def _clean_up(self, on_progress: Progress) -> None:
         """Tear down; the second Ctrl-C ends that, wherever the first one came."""
@@ -198,22 +198,23 @@ class _Execution:
         undos = self._made()
         if undos:  # what stands here when a second Ctrl-C ends the clean-up
             words = f"interrupted; up to {len(undos):,} things it made were not removed"
-            self.meta["teardown_error"] = words
+            self.meta["removal_error"] = words
         async with self._rows("teardown", first_seq=first) as recorder:
             if self.state is not _NOT_SET_UP:
                 session = Session(recorder, phase="teardown")
                 try:
                     await self.scenario.teardown(session, self.state)
-                except Exception as failed:  # the load is over and measured: its rows are worth keeping
+                except (Exception, SystemExit) as failed:  # the load's rows are worth keeping
                     problems.append(session.redact(_told(failed)))
+                await self._settle(recorder)
             removal = await remove(recorder, [*undos, *recorder.undo])
-        problems += [removal.told] if removal.left else []
         unanswered = self._unanswered + sum(outcome.unanswered for outcome in self.outcomes)
         if removal.wanted and unanswered:
             problems.append(
                 f"{unanswered:,} POST or PUT requests got no response; anything they created was not removed"
             )
         self.meta["teardown_error"] = "; ".join(problems) or None
+        self.meta["removal_error"] = removal.told or None
         keep_only(self.folder.path, removal.left if self.context.journals else (), self.redact)
 
     def _made(self) -> list[Undo]:
@@ -223,13 +224,15 @@ class _Execution:
             if future.done() and not future.cancelled() and not future.exception():
                 made += future.result().undo
             else:
-                made += journaled(self.folder.path, f"w{index}")
+                with contextlib.suppress(OSError):
+                    made += journaled(self.folder.path, f"w{index}")
         return made
 
     @asynccontextmanager
     async def _rows(self, name: str, first_seq: int) -> AsyncIterator[Recorder]:
         """A recorder whose rows are written about once a second, like a worker's."""
         recorder = make_recorder(self.context, name, first_seq=first_seq)
+        self._others = asyncio.all_tasks()
         asyncio.get_running_loop().set_exception_handler(self._complain)
         writer = SegmentWriter(
             self.folder.path,
@@ -243,11 +246,26 @@ class _Execution:
         try:
             yield recorder
         finally:
+            for task in await cut_off(recorder, self._strays()):
+                leave_behind(task)
+            if name == "setup":
+                self.undo += recorder.undo
+                self._setup_rows = recorder.buffer.count
+            self._unanswered += recorder.unanswered
             flusher.stop()
             writer.close()
             await recorder.transport.close()
         if writer.error:
             raise writer.error
+
+    def _strays(self) -> set[asyncio.Task[Any]]:
+        """Tasks that setup or teardown has begun and left behind."""
+        return {task for task in asyncio.all_tasks() - self._others if task is not asyncio.current_task()}
+
+    async def _settle(self, recorder: Recorder) -> None:
+        """Give what is left behind as long as what a step leaves behind has."""
+        if strays := self._strays():
+            await asyncio.wait(strays, timeout=self.workload.drain_s)
 
     def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Print what a task raised that setup or teardown left behind; asyncio would print secrets too."""
@@ -378,7 +396,7 @@ def _pickled(state: Any) -> bytes:
         raise BadInput(f"setup returned a state that cannot be sent to worker processes: {error}") from None
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """What a scenario's own error says; what a failed request says is told already."""
     return str(error) if isinstance(error, RequestFailed) else f"{type(error).__name__}: {error}"
 

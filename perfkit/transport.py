@@ -30,6 +30,8 @@ Clock = Callable[[], int]
 #: Codings of a body that zlib undoes.
 GZIP = ("gzip", "x-gzip", "deflate")
 _PART = 64 * 1024
+#: What the kernel takes at once from a connection that has nothing else to send.
+FITS_SOCKET = 65536
 #: A request's header lines, as `header_lines` makes them.
 Headers = str
 

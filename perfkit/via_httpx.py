@@ -7,17 +7,21 @@ of the `wire` transport.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, cast
 
+import httpcore
 import httpx
 
 from perfkit.model import Target
 from perfkit.rows import NEVER
 from perfkit.streams import Events
 from perfkit.transport import (
+    FITS_SOCKET,
     Exchange,
     Headers,
     headers_size,
@@ -72,9 +76,12 @@ class HttpxTransport:
 
     def _open_lane(self, connections: int | None) -> httpx.AsyncHTTPTransport:
         limits = httpx.Limits(max_connections=connections, keepalive_expiry=self._target.keepalive_s)
-        return httpx.AsyncHTTPTransport(
+        lane = httpx.AsyncHTTPTransport(
             verify=self._tls, http2=self._target.http2, limits=limits, proxy=self._proxy
         )
+        pool: Any = lane._pool  # httpx hands no backend on
+        pool._network_backend = _Backend()
+        return lane
 
     async def send(
         self, method: str, path: str, headers: Headers, body: bytes, timeout_s: float, *, fresh: bool = False
@@ -198,6 +205,52 @@ class HttpxTransport:
             await lane.aclose()
         self._idle.clear()
         await asyncio.gather(*self._closing, return_exceptions=True)
+
+
+class _Backend(httpcore.AnyIOBackend):
+    async def connect_tcp(self, *given: Any, **more: Any) -> httpcore.AsyncNetworkStream:
+        return _Stream(await super().connect_tcp(*given, **more))
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """A socket that is read to its end where writing has broken off: a server that refuses a large body
+    answers, and closes. Not over TLS."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream, self._rest = stream, b""
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            return await self._stream.read(max_bytes, timeout)
+        except httpcore.ReadError:
+            if not self._rest:
+                raise
+            part, self._rest = self._rest[:max_bytes], self._rest[max_bytes:]
+            return part
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if len(buffer) <= FITS_SOCKET:
+            await self._stream.write(buffer, timeout)
+            return
+        spare = os.dup(self._stream.get_extra_info("socket").fileno())
+        try:
+            await self._stream.write(buffer, timeout)
+        except httpcore.WriteError:
+            with contextlib.suppress(OSError):
+                while part := os.read(spare, FITS_SOCKET):
+                    self._rest += part
+            raise
+        finally:
+            os.close(spare)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(self, *given: Any, **more: Any) -> httpcore.AsyncNetworkStream:
+        return await self._stream.start_tls(*given, **more)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 def _is_clean(lane: httpx.AsyncHTTPTransport) -> bool:

@@ -113,15 +113,27 @@ def make_recorder(context: RunContext, name: str, *, first_seq: int) -> Recorder
     return recorder
 
 
-def run_on_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end on uvloop where there is one."""
+def run_on_loop(work: Coroutine[Any, Any, T], *, whole: bool = False) -> T:
+    """Run a coroutine to its end on uvloop where there is one.
+
+    whole: also where another task raises SystemExit or KeyboardInterrupt, which end a loop.
+    """
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):
         import uvloop
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(work)
+        if not whole:
+            return runner.run(work)
+        loop = runner.get_loop()
+        task = loop.create_task(work)
+        while True:
+            try:
+                return loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt):
+                if task.done():
+                    raise
 
 
 def warm_up_process(scenario_ref: str) -> int:
@@ -138,7 +150,7 @@ def run_shard(shard: Shard) -> Outcome:
     """The work of one worker process, for any `concurrent.futures.Executor`."""
     at_rest.clear()
     try:
-        return run_on_loop(_run_shard(shard))
+        return run_on_loop(_run_shard(shard), whole=True)
     except PerfkitError as error:
         raise type(error)(str(error)) from None
     finally:

@@ -39,8 +39,15 @@ class Logged:
 
     def answered(self, run: Run | None = None) -> dict[str, int]:
         """Monotonic instant of each answered request by its id; those of one run, or of all."""
+        return {request_id: int(at) for at, request_id, *_ in self._lines(run)}
+
+    def paths(self, run: Run, method: str) -> set[str]:
+        """Of what was answered to a run's requests of this method."""
+        return {path for _, _, its_own, path in self._lines(run) if its_own == method}
+
+    def _lines(self, run: Run | None) -> list[list[str]]:
         lines = [line.split() for line in self._log.read_bytes().decode().splitlines()]
-        return {request_id: int(at) for at, request_id in lines if request_id.startswith(_prefix(run))}
+        return [line for line in lines if line[1].startswith(_prefix(run))]
 
 
 def _prefix(run: Run | None) -> str:

@@ -1,4 +1,5 @@
-"""A server process that writes down every request it has answered: monotonic nanoseconds and x-request-id.
+"""A server process that writes down every request it has answered: monotonic nanoseconds, x-request-id,
+method and path.
 
 python -m tests.logging_server LOGFILE      prints its URL
 """
@@ -16,11 +17,12 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 class Connection(asyncio.Protocol):
-    """One connection; a path of /slow/MS is answered late."""
+    """One connection; a path of /slow/MS… is answered late."""
 
     def __init__(self, log: BinaryIO) -> None:
         self._log = log
         self._id = b""
+        self._url = b""
         self._delay_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -31,21 +33,23 @@ class Connection(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def on_url(self, url: bytes) -> None:
-        self._delay_s = int(url[6:]) / 1000 if url.startswith(b"/slow/") else 0.0
+        self._url = url
+        self._delay_s = int(url.split(b"/")[2]) / 1000 if url.startswith(b"/slow/") else 0.0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name == b"x-request-id":
             self._id = value
 
     def on_message_complete(self) -> None:
+        what = (self._id, self._parser.get_method(), self._url)
         if self._delay_s:
-            asyncio.get_running_loop().call_later(self._delay_s, self._answer, self._id)
+            asyncio.get_running_loop().call_later(self._delay_s, self._answer, what)
         else:
-            self._answer(self._id)
+            self._answer(what)
 
-    def _answer(self, request_id: bytes) -> None:
+    def _answer(self, what: tuple[bytes, bytes, bytes]) -> None:
         self._transport.write(ANSWER)
-        self._log.write(b"%d %s\n" % (time.monotonic_ns(), request_id))
+        self._log.write(b"%d %s %s %s\n" % (time.monotonic_ns(), *what))
 
 
 async def main(path: str) -> None:

@@ -94,3 +94,48 @@ def test_where_nobody_answers_it_is_an_os_error(monkeypatch: pytest.MonkeyPatch)
     name_of(monkeypatch, "127.0.0.8", "127.0.0.9")
     with pytest.raises(OSError, match="Connect call failed"):
         connected(Addresses("none.test", 9), 1)
+
+
+def test_a_first_burst_takes_turns_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve connections at once: the name is looked up once, and each of three addresses gets four. Where
+    the look-up fails all of them are told, after one look-up."""
+    asked = name_of(monkeypatch, "127.0.0.1", "127.0.0.2", "127.0.0.3")
+
+    async def burst(to: Addresses) -> list[socket.socket | BaseException]:
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(to.connect(loop) for _ in range(12)), return_exceptions=True)
+
+    found: Counter[str] = Counter()
+    with listening("127.0.0.1", "127.0.0.2", "127.0.0.3") as port:
+        for sock in asyncio.run(burst(Addresses("many.test", port))):
+            assert isinstance(sock, socket.socket)
+            with sock:
+                found[sock.getpeername()[0]] += 1
+    assert found == {"127.0.0.1": 4, "127.0.0.2": 4, "127.0.0.3": 4}
+    assert asked == ["many.test"]
+
+    def unknown(host: str, port: int, *_: object, **__: object) -> list[tuple[object, ...]]:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    told = asyncio.run(burst(Addresses("none.test", 80)))
+    assert all(isinstance(error, socket.gaierror) for error in told)
+    assert asked == ["many.test", "none.test"]
+
+
+def test_who_gives_up_takes_nobody_s_look_up_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two who wait is cancelled: the other one is connected, by the same look-up."""
+    asked = name_of(monkeypatch, "127.0.0.1")
+
+    async def work(port: int) -> None:
+        to, loop = Addresses("many.test", port), asyncio.get_running_loop()
+        first, second = (asyncio.ensure_future(to.connect(loop)) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        (await second).close()
+        assert first.cancelled()
+
+    with listening("127.0.0.1") as port:
+        asyncio.run(work(port))
+    assert asked == ["many.test"]

@@ -16,7 +16,7 @@ from perfkit.journal import Journal, journaled, keep_only
 from perfkit.redaction import NO_SECRETS, Redactor
 from perfkit.session import Undo
 from perfkit.spread import execute
-from perfkit.store import Run, list_runs
+from perfkit.store import Run, left_on_target, list_runs, update_run_json
 from perfkit.workloads import complete
 from tests.command import perfkit
 from tests.kill_runs import perfkit as command
@@ -129,7 +129,7 @@ def test_what_cannot_be_removed_stays_noted(server: SmallServer, tmp_path: Path)
     told = perfkit("cleanup", run.id, "--json", data=tmp_path)
     assert (told.code, told.json["left"], told.json["things"]) == (1, left - 1, left - 1)
     assert "503" in told.json["why"]
-    assert "503" in Run(run.path).meta.teardown_error
+    assert "503" in Run(run.path).meta.removal_error
     given_up = perfkit("cleanup", run.id, "--forget", data=tmp_path)
     assert (given_up.code, given_up.out) == (
         0,
@@ -148,7 +148,7 @@ def test_a_run_that_ends_notes_what_it_could_not_remove(
     workload, scenario, params = complete(given | {"users": {"iterations": 3}}, "test")
     run = execute(workload, scenario, params, data_dir=tmp_path, own_server=own_server)
     assert run.meta.own_server == own_server
-    assert run.meta.teardown_error.startswith(
+    assert run.meta.removal_error.startswith(
         "3 of 4 requests that remove what the run made failed (DELETE /status"
     )
     left = [] if own_server else [f"/status/503?thing={i}" for i in range(3)]
@@ -201,7 +201,7 @@ def test_what_a_whole_run_could_not_remove_is_noted_without_its_secrets(
     given = {"scenario": str(tmp_path / "making.py"), "target": {"url": server.url}}
     run = execute(*complete(given | {"users": {"iterations": 1}}, "test"), data_dir=tmp_path)
     assert (run.state, run.meta.step_errors) == ("complete", ())
-    assert run.meta.teardown_error.startswith("2 of 2 requests that remove")
+    assert run.meta.removal_error.startswith("2 of 2 requests that remove")
     for file in run.path.rglob("*"):
         assert file.is_dir() or b"the-secret" not in file.read_bytes(), file
     assert {undo.headers for undo in journaled(run.path)} == {(("x-auth", "***"), ("x-number", "7"))}
@@ -237,19 +237,49 @@ def test_cleanup_refuses_in_one_line(
 
 
 def test_a_journal_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
-    """Half a line, of a kill or a full disk, and lines that are something else are left out; setup first."""
+    """Setup first. Half a line, of a kill or a full disk, and lines that are something else stand for things
+    that nobody can remove."""
     Journal(tmp_path, "w0", NO_SECRETS).write(Undo("DELETE", "/b", ()))
     Journal(tmp_path, "setup", NO_SECRETS).write(Undo("DELETE", "/a", (("x", "ü"),)))
     with open(tmp_path / "undo-w0.jsonl", "ab") as file:
         file.write(b'7\n["DELETE", 1, 2]\n\xff\n[]\n["DELETE", "/c", []]\n["DELETE", "/d"')
     found = journaled(tmp_path)
-    assert found == [Undo("DELETE", "/a", (("x", "ü"),)), Undo("DELETE", "/b", ()), Undo("DELETE", "/c", ())]
+    good = [undo for undo in found if undo.method]
+    assert good == [Undo("DELETE", "/a", (("x", "ü"),)), Undo("DELETE", "/b", ()), Undo("DELETE", "/c", ())]
+    assert len(found) == len(good) + 5 == left_on_target(tmp_path)
     keep_only(tmp_path, found[1:], NO_SECRETS)
     assert journaled(tmp_path) == found[1:]
     assert [file.name for file in tmp_path.iterdir()] == ["undo-left.jsonl"]
     assert stat.S_IMODE((tmp_path / "undo-left.jsonl").stat().st_mode) == 0o600
     keep_only(tmp_path, [], NO_SECRETS)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_line_that_cannot_be_read_is_not_forgotten(server: SmallServer, tmp_path: Path) -> None:
+    """All else is removed; the line is told and kept, until it is given up. What else the teardown said of
+    the run stays; a journal that cannot be opened is an error."""
+    run = killed(server, tmp_path)
+    with open(run.path / "undo-w0.jsonl", "ab") as file:
+        file.write(b'["DELETE", "/half')
+    update_run_json(run.path, lambda meta: {"teardown_error": "3 POST or PUT requests got no response"})
+    left = len(journaled(run.path))
+    done = perfkit("cleanup", run.id, data=tmp_path)
+    assert (done.code, done.out.splitlines()[0]) == (
+        1,
+        f"removed {left - 1:,} of {left:,} things that {run.id} has left",
+    )
+    assert """a line of the run's journal cannot be read: '["DELETE", "/half'""" in done.out
+    assert left_on_target(run.path) == 1
+    meta = Run(run.path).meta
+    assert meta.not_cleaned_up.startswith("3 POST or PUT requests got no response; 1 of ")
+    (run.path / "undo-left.jsonl").rename(run.path / "undo-w1.jsonl")
+    (run.path / "undo-left.jsonl").symlink_to("/dev/null")
+    refused = perfkit("cleanup", run.id, data=tmp_path)
+    assert (refused.code, refused.err.count("\n")) == (1, 1)
+    (run.path / "undo-left.jsonl").unlink()
+    assert perfkit("cleanup", run.id, "--forget", data=tmp_path).code == 0
+    assert Run(run.path).meta.not_cleaned_up == "3 POST or PUT requests got no response"
+    assert perfkit("rm", run.id, data=tmp_path).code == 0
 
 
 def test_a_journal_of_a_full_disk_breaks_nothing(tmp_path: Path) -> None:

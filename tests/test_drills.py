@@ -121,12 +121,12 @@ def test_a_case_is_the_same_every_time(bench: Bench) -> None:
 # -- hostile servers, and runs ended from outside ---------------------------------------------------
 
 
-@pytest.mark.parametrize("transport", hostile.TRANSPORTS)
-def test_a_hostile_server_gets_a_row_for_each_request(tmp_path: Path, transport: str) -> None:
-    """Each of 338 behaviours once: rows are requests, each of the right class, the run ends, and no request
+@pytest.mark.parametrize("way", hostile.WAYS)
+def test_a_hostile_server_gets_a_row_for_each_request(tmp_path: Path, way: str) -> None:
+    """Each of 360 behaviours once: rows are requests, each of the right class, the run ends, and no request
     gets the answer to another one."""
     assert len(behaviours()) >= 200
-    assert not hostile.meet(transport, tmp_path)
+    assert not hostile.meet(way, tmp_path)
 
 
 def test_an_ended_run_can_be_read(bench: Bench) -> None:

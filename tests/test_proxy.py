@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,30 +11,9 @@ from perfkit.spread import execute
 from perfkit.store import Run
 from perfkit.workloads import complete, tokens_of
 from tests.fault_server import Authority, FaultServer
+from tests.proxy_fixture import proxy
 
 PASSWORD = "proxy-password-77"
-
-
-@contextlib.contextmanager
-def proxy(log: Path) -> Iterator[str]:
-    """proxy.py, which wants a password; its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "proxy", "--hostname", "127.0.0.1", "--port", str(port),
-               "--num-workers", "1", "--num-acceptors", "1", "--basic-auth", f"me:{PASSWORD}",
-               "--log-file", str(log)]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            assert time.monotonic() < deadline, "the proxy did not start"
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def run(tmp_path: Path, server: FaultServer, through: str, **target: object) -> Run:
@@ -63,7 +36,7 @@ def test_requests_go_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyP
     server, log = FaultServer(authority.context() if tls else None), tmp_path / "proxy.log"
     server.start()
     try:
-        with proxy(log) as through:
+        with proxy(log, f"me:{PASSWORD}") as through:
             done = run(tmp_path, server, through, ca_file=authority.file)
     finally:
         server.stop()
@@ -83,7 +56,7 @@ def test_a_password_the_proxy_refuses_is_told(tmp_path: Path, monkeypatch: pytes
     server = FaultServer()
     server.start()
     try:
-        with proxy(tmp_path / "proxy.log") as through:
+        with proxy(tmp_path / "proxy.log", f"me:{PASSWORD}") as through:
             done = run(tmp_path, server, through)
     finally:
         server.stop()

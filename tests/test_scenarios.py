@@ -206,18 +206,20 @@ def test_letta_asks_for_the_organization(agent_server: str, tmp_path: Path) -> N
 
 
 class AsLetta(BaseHTTPRequestHandler):
-    """Says it is Letta, and knows no user without an organization."""
+    """Says it is Letta, and refuses the path that its server names; organizations it has none."""
 
     def answer(self) -> None:
         self.rfile.read(int(self.headers.get("content-length") or 0))
-        healthy = self.path == "/v1/health/"
-        told = (
-            {"version": "0.16.8", "status": "ok"}
-            if healthy
-            else {"detail": "organization_id: field required"}
-        )
+        refused, status = self.server.refusing  # type: ignore[attr-defined]
+        told: Any = {"id": "user-1"}
+        if self.path == "/v1/health/":
+            told = {"version": "0.16.8", "status": "ok"}
+        elif self.path == "/v1/admin/orgs/":
+            told = []
+        elif self.path == refused:
+            told = {"detail": "organization_id: field required"}
         body = json.dumps(told).encode()
-        self.send_response(200 if healthy else 422)
+        self.send_response(status if self.path == refused else 200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -228,18 +230,34 @@ class AsLetta(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+USERS, KEYS, AGENTS = "/v1/admin/users/", "/v1/admin/users/keys", "/v1/agents/"
+TO_LETTA = "Letta 0.16.8: add -p profile=letta-0.16"
+
+
 @pytest.mark.parametrize(
-    ("profile", "words"), [("reference", "add -p profile=letta-0.16"), ("letta-0.16", "has it model")]
+    ("profile", "refused", "status", "organization", "words"),
+    [
+        ("reference", USERS, 422, "org-1", TO_LETTA),
+        ("reference", KEYS, 404, "org-1", TO_LETTA),
+        ("letta-0.16", AGENTS, 422, "org-1", "Letta 0.16.8: has it model"),
+        ("letta-0.16", AGENTS, 404, "org-1", "Letta 0.16.8: has it model"),
+        ("letta-0.16", AGENTS, 500, "org-1", r"answered 500: [^;]*$"),
+        ("letta-0.16", "", 0, None, "no organization; .* -p organization_id="),
+    ],
 )
-def test_another_server_than_the_profile_s_says_what_to_do(tmp_path: Path, profile: str, words: str) -> None:
-    """A Letta that refuses: its version, and the parameters that are meant for it."""
+def test_another_server_than_the_profile_s_says_what_to_do(
+    tmp_path: Path, profile: str, refused: str, status: int, organization: str | None, words: str
+) -> None:
+    """A Letta that refuses (404, 422): its version, and the parameters that are meant for it; a fault of its
+    own (500) is no reason to name them. One without an organization is told."""
     with ThreadingHTTPServer(("127.0.0.1", 0), AsLetta) as server:
+        server.refusing = refused, status  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
             url = f"http://127.0.0.1:{server.server_address[1]}"
-            params = {"agents": 1, "profile": profile, "organization_id": "org-1"}
-            with pytest.raises(PerfkitError, match=f"Letta 0.16.8: .*{words}"):
+            params = {"agents": 1, "profile": profile, "organization_id": organization}
+            with pytest.raises(PerfkitError, match=words):
                 run(url, tmp_path, "archival_insertion", params)
         finally:
             server.shutdown()

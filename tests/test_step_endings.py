@@ -220,3 +220,82 @@ def test_the_last_thought_is_not_waited_for(server: FaultServer, tmp_path: Path)
     run(server, tmp_path, GOOD, users={"count": 2, "duration_s": 1, "think_time_s": 10})
     run(server, tmp_path / "steps", GOOD, users={"count": 2, "iterations": 2, "think_time_s": 10})
     assert time.monotonic() - began < 10
+
+
+def test_an_exception_after_a_failed_request_counts_too(server: FaultServer, tmp_path: Path) -> None:
+    """A 404 that the scenario handles, or one it stumbles over, hides no mistake; only the run is not broken
+    by a server's failures."""
+    code = """
+async def step(session, state, rng):
+    response = await session.get('/status/404', name='a')
+    if session.iteration % 2: raise KeyError('own')
+    response.json()['id']
+"""
+    done, _ = run(server, tmp_path, code, users={"count": 1, "iterations": 20})
+    assert sum(told(done).values()) == 20
+    assert told(done)["KeyError: 'own' (mine.py:5)"] == 10
+    assert done.verdict.word == "FAILED"
+    code = """
+async def step(session, state, rng):
+    await session.get('/ok', name='good')
+    (await session.get('/status/503', name='bad')).json()['id']
+"""
+    done, _ = run(server, tmp_path / "half", code, users={"count": 1, "iterations": 20})
+    assert sum(told(done).values()) == 20
+    assert done.verdict.word == "VALID"
+    code = code.replace(
+        "(await session.get('/status/503', name='bad')).json()['id']", "raise KeyError('own')"
+    )
+    code = code.replace(
+        "'/ok', name='good'", "'/status/404', name='bad'); await session.get('/ok', name='good'"
+    )
+    done, _ = run(server, tmp_path / "own", code, users={"count": 1, "iterations": 20})
+    assert done.verdict.word == "BROKEN"
+
+
+@pytest.mark.parametrize("what", ["SystemExit(3)", "KeyboardInterrupt()"])
+def test_what_ends_a_loop_ends_no_worker(server: FaultServer, tmp_path: Path, what: str) -> None:
+    """Raised in a task of a step's own, awaited or left behind: one exception, and all 50 steps."""
+    code = f"""{GOOD}
+    async def child(): raise {what}
+    if session.iteration == 5: await asyncio.create_task(child())
+    if session.iteration == 7: asyncio.create_task(child())
+"""
+    done, rows = run(server, tmp_path, code, users={"count": 2, "iterations": 50})
+    assert len(rows) == 50
+    assert done.meta.state == "complete"
+    assert sum(told(done).values()) == 2
+    assert all(text.startswith(what.partition("(")[0]) for text in told(done))
+
+
+@pytest.mark.parametrize("where", ["setup", "teardown"])
+def test_requests_that_outlive_setup_and_teardown_are_rows(
+    server: FaultServer, tmp_path: Path, where: str
+) -> None:
+    """Left behind, they are given the drain: what ends in it is told to its task, which may note what it has
+    made; the rest is cut off. Each is a row, and what was made is removed."""
+    code = f"""{GOOD}
+async def {where}(session, state):
+    async def make():
+        await session.get('/slow/100', name='made')
+        session.on_teardown('DELETE', '/status/204')
+    session.kept = [asyncio.create_task(make()), asyncio.create_task(session.get('/hang', name='hangs'))]
+    await asyncio.sleep(0.01)
+""".replace("session.kept", "session.local['kept']")
+    done, rows = run(server, tmp_path, code, users={"count": 1, "iterations": 3}, drain_s=1)
+    assert len(rows) == server.hits.total() == 3 + 3
+    own = rows[rows["phase"] == where].set_index("operation")["error"]
+    assert own["hangs"] == "cutoff"
+    assert own["made"] is None or own.isna()["made"]
+    assert server.hits["status"] == 1
+    assert done.meta.state == "complete"
+
+
+@pytest.mark.parametrize("how", ["raise SystemExit(3)", "asyncio.create_task(end()); await asyncio.sleep(9)"])
+def test_a_setup_that_ends_the_program_is_an_error(server: FaultServer, tmp_path: Path, how: str) -> None:
+    """In its own task or in one it made: the run is aborted in a line."""
+    code = f"{GOOD}\nasync def end(): raise SystemExit(3)\nasync def setup(session, params):\n    {how}\n"
+    with pytest.raises(PerfkitError, match="SystemExit"):
+        run(server, tmp_path, code, users={"count": 1, "iterations": 3})
+    (done,) = list_runs(tmp_path)
+    assert done.state == "aborted"

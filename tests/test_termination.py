@@ -75,7 +75,7 @@ def assert_nothing_is_left_behind(run: Run) -> None:
     removals, good = rows["phase"] == "teardown", rows["error"].isna()
     made = int((good & (rows["operation"] == "make")).sum())
     assert 0 < removals.sum() <= made <= removals.sum() + 4  # a step of each user may have been cut off
-    assert (removals & good).sum() == made or run.meta.teardown_error
+    assert (removals & good).sum() == made or run.meta.not_cleaned_up
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_second_sigterm_ends_the_clean_up(server: Logged, tmp_path: Path) -> N
         process.kill(TERM)
         assert ended(process)[0] == 143
     assert Run(run.path).reason == "terminated by SIGTERM"
-    assert Run(run.path).meta.teardown_error.startswith("interrupted; up to ")
+    assert Run(run.path).meta.removal_error.startswith("interrupted; up to ")
 
 
 def test_a_signal_that_was_ignored_stays_ignored(server: Logged, tmp_path: Path) -> None:
@@ -436,18 +436,26 @@ def test_removing_is_seen(server: Logged, tmp_path: Path) -> None:
 
 
 def test_an_interrupt_in_a_query_is_an_interrupt(tmp_path: Path) -> None:
-    """DuckDB says "Query interrupted" of it, which would read like a bug of perfkit's."""
+    """DuckDB says "Query interrupted" of it, which would read like a bug of perfkit's. The signal comes again
+    and again: one that comes just before the query is not always heard."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
     part = Part(make_timeline(tmp_path, 1000))
     before = signal.signal(signal.SIGUSR1, interrupt)
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+    over = threading.Event()
+
+    def send() -> None:
+        while not over.wait(0.3):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    sender = threading.Thread(target=send)
     try:
-        timer.start()
         with pytest.raises(KeyboardInterrupt):
+            sender.start()
             part.query("SELECT sum(sin(a.range) * cos(b.range)) AS x FROM range(300000) a, range(300000) b")
     finally:
-        timer.join()
+        over.set()
+        sender.join()
         signal.signal(signal.SIGUSR1, before)

@@ -66,7 +66,7 @@ class Work:
         if not self._runs:
             return "no run had begun"
         run = self._fresh(self._runs[-1])
-        left = run.meta.teardown_error
+        left = run.meta.not_cleaned_up
         words = f"run {run.id} is {run.state}, {run.rows():,} rows can be read"
         return f"{words}; not cleaned up on the target: {left}" if left else words
 

@@ -8,10 +8,12 @@ acting user from the header `user_id`, and needs a model and an embedding for an
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from perfkit.errors import RequestFailed
+from perfkit.errors import PerfkitError, RequestFailed
 from perfkit.session import Response, Session
 from perfkit.streams import LETTA_GOOD
 
@@ -37,10 +39,19 @@ class AgentParams:
 
 async def sign_up(session: Session, params: AgentParams, name: str) -> dict[str, str]:
     """Make a user; returns the headers with which to act as that user."""
-    try:
+    async with _hinting(session, params):
         return await _sign_up(session, params, name)
+
+
+@asynccontextmanager
+async def _hinting(session: Session, params: AgentParams) -> AsyncIterator[None]:
+    """Say what to do where a server of another kind knows no such path (404) or body (422)."""
+    try:
+        yield
     except RequestFailed as failed:
-        raise RequestFailed(f"{failed}{await _hint(session, params)}") from None
+        if failed.status not in (404, 422):
+            raise
+        raise RequestFailed(f"{failed}{await _hint(session, params)}", failed.status) from None
 
 
 async def _hint(session: Session, params: AgentParams) -> str:
@@ -67,6 +78,8 @@ async def _sign_up(session: Session, params: AgentParams, name: str) -> dict[str
     organization = params.organization_id
     if organization is None and params.profile == "letta-0.16":
         organizations = await ok(session.get("/v1/admin/orgs/", name="list_orgs"))
+        if not organizations:
+            raise PerfkitError("the server has no organization; make one, or name it: -p organization_id=…")
         organization = organizations[0]["id"]
     if organization is not None:
         body["organization_id"] = organization
@@ -96,7 +109,8 @@ def agent_body(params: AgentParams, name: str, **more: Any) -> dict[str, Any]:
 async def create_agent(session: Session, params: AgentParams, name: str, **more: Any) -> str:
     """Create an agent, to be removed at teardown with its own memory blocks; returns its id."""
     body = agent_body(params, name, **more)
-    agent = await ok(session.post("/v1/agents/", json=body, name="create_agent"))
+    async with _hinting(session, params):
+        agent = await ok(session.post("/v1/agents/", json=body, name="create_agent"))
     for block in agent["memory"]["blocks"]:
         if block["id"] not in more.get("block_ids", ()):
             remove_later(session, params, f"/v1/blocks/{block['id']}")

@@ -182,7 +182,7 @@ class Step:
         self.number, self.phase = number, phase
         self.planned = planned  #: of its first request; None when that has begun
         self.requests = 0  #: how many it has begun
-        self.failed = False  #: whether one of them has
+        self.failed = False  #: whether the latest that ended has
         self.cut = False  #: whether the end of the run has cut one off
         self.head: Head | None = None  #: of the latest
 
@@ -338,7 +338,9 @@ class Session:
                 _cancel_again()  # answered in this moment: the step hears of it, and ends where it waits next
             response = Response(exchange, method, path, target.max_body_mb * 1024 * 1024)
             response.error = exchange.error or judge(exchange)
-            if exchange.error is not None and exchange.sent != NEVER and method in _MAKING:
+            # nobody has done anything yet, or twice is as good as once (RFC 9110, 9.2.2)
+            again = not how and (exchange.lost == "unwritten" or (exchange.lost and method in _IDEMPOTENT))
+            if exchange.error is not None and exchange.sent != NEVER and method in _MAKING and not again:
                 recorder.unanswered += 1
             hop, told = None, _told(exchange, stream)
             if response.error is None and told is not None and told.error is not None:
@@ -359,8 +361,8 @@ class Session:
                 planned = started = recorder.clock()
                 operation = recorder.operation_code(name, head, _HOP)
                 seq, attempt, how = recorder.next_seq(), 1, {}
-            elif not how and (exchange.lost == "unwritten" or (exchange.lost and method in _IDEMPOTENT)):
-                how = _FRESH  # nobody has done anything yet, or twice is as good as once (RFC 9110, 9.2.2)
+            elif again:
+                how = _FRESH
                 recorder.retried += 1
                 started = recorder.clock()
             elif retries and response.error in ("connect", "reset", "http_5xx"):
@@ -382,12 +384,12 @@ class Session:
         planned, started, seq, body_size, operation, attempt = row
         buffer = self._recorder.buffer
         extra = words = None
+        step.failed = error is not None
         timing = server_timing(exchange.headers)
         if timing is not None:
             timing = self._recorder.known_metrics(timing, head)
         if error is not None:
             buffer.failed += 1
-            step.failed = True
             body = b"" if exchange.error_text else decoded(exchange, _LOOKED_AT)
             text = _storable(exchange.error_text or body.decode("utf-8", "replace"))
             cut = len(body) >= _LOOKED_AT

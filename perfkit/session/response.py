@@ -88,7 +88,7 @@ class Response:
     def raise_for_status(self) -> Response:
         """This response, or RequestFailed (which ends the step) when its row has an error."""
         if self.error is not None:
-            raise RequestFailed(self.failure)
+            raise RequestFailed(self.failure, self.status_code)
         return self
 
 

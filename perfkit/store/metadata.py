@@ -210,6 +210,7 @@ class Metadata:
     step_errors: tuple[StepError, ...] = ()
     steps_broken: bool = False  #: every step raised an exception, sent nothing or never ended
     teardown_error: str = ""
+    removal_error: str = ""  #: why things that the run made were not removed; `perfkit cleanup` may change it
     own_server: bool = False  #: perfkit started the server for this run
     experiment: Place | None = None
     imported: Imported | None = None
@@ -222,6 +223,11 @@ class Metadata:
     def load(self) -> Users | Arrivals | None:
         """The load that was asked for, None where it is not known."""
         return self.users or self.arrivals
+
+    @property
+    def not_cleaned_up(self) -> str:
+        """Why something may be left on the target, empty where nothing is."""
+        return "; ".join(filter(None, (self.teardown_error, self.removal_error)))
 
     @property
     def load_words(self) -> str:

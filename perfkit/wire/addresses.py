@@ -26,12 +26,15 @@ class Addresses:
         self._good: list[AddrInfoType] = []
         self._bad: list[AddrInfoType] = []
         self._until_s = 0.0
+        self._looking: asyncio.Task[None] | None = None
 
     async def connect(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
         """A connected socket; OSError where no address answers."""
         if time.monotonic() >= self._until_s:
-            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-            self._good, self._bad, self._until_s = [*found], [], time.monotonic() + _NAMES_S
+            if self._looking is None:  # one look-up for all who wait
+                self._looking = loop.create_task(self._look_up(loop))
+                self._looking.add_done_callback(self._looked_up)
+            await asyncio.shield(self._looking)
         self._good = self._good[1:] + self._good[:1]
         tried = [*self._good, *self._bad]
         sock = await start_connection(tried, happy_eyeballs_delay=_NEXT_S, interleave=1, loop=loop)
@@ -42,3 +45,12 @@ class Addresses:
                 self._good.remove(one)
                 self._bad.append(one)
         return sock
+
+    async def _look_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        self._good, self._bad, self._until_s = [*found], [], time.monotonic() + _NAMES_S
+
+    def _looked_up(self, task: asyncio.Task[None]) -> None:
+        self._looking = None
+        if not task.cancelled():
+            task.exception()  # those who wait are told; when all of them were cancelled nobody has to be

@@ -20,10 +20,7 @@ import httptools
 from perfkit.model import Target
 from perfkit.rows import NEVER
 from perfkit.streams import Events
-from perfkit.transport import Clock, Exchange, headers_size, is_event_stream
-
-#: What the kernel takes at once from a connection that has nothing else to send.
-_FITS_SOCKET = 65536
+from perfkit.transport import FITS_SOCKET, Clock, Exchange, headers_size, is_event_stream
 
 
 class Connection(asyncio.Protocol):
@@ -32,7 +29,17 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         *("_body_size", "_clock", "_deadline", "_events", "_fd", "_head", "_head_size", "_in_head"),
         *("_is_head", "_max_body", "_max_head", "_now", "_odd", "_parser", "_parts", "_served", "_socket"),
-        *("_spare", "_timeout_s", "_timer", "_timer_due", "exchange", "idle_since", "loop", "reusable"),
+        *(
+            "_spare",
+            "_timeout_s",
+            "_usual",
+            "_timer",
+            "_timer_due",
+            "exchange",
+            "idle_since",
+            "loop",
+            "reusable",
+        ),
         *("transport", "waiter"),
     )
 
@@ -100,7 +107,7 @@ class Connection(asyncio.Protocol):
         self.transport.write(data)
         if exchange.sending == NEVER:
             exchange.sending = self._clock()
-        if self._all_written() or (self._fd < 0 and len(data) <= _FITS_SOCKET):
+        if self._all_written() or (self._fd < 0 and len(data) <= FITS_SOCKET):
             exchange.sent = self._clock()
         elif self._fd < 0:
             self._watch_writing(exchange)
@@ -141,9 +148,11 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         if self._in_head:
-            if not self._head_size and not b"HTTP/1.".startswith(data.lstrip(b"\r\n")[:7]):
-                self.fail("protocol", f"not HTTP/1.1: it begins with {data[:20]!r}")
-                return
+            if not self._head_size:
+                self._usual = data[:9] in _USUAL
+                if not self._usual and not b"HTTP/1.".startswith(data.lstrip(b"\r\n")[:7]):
+                    self.fail("protocol", f"not HTTP/1.1: it begins with {data[:20]!r}")
+                    return
             self._head_size += len(data)
             self._head.append(data)
         try:
@@ -207,7 +216,7 @@ class Connection(asyncio.Protocol):
     def _read_rest(self) -> None:
         """What had come when writing broke off: a server that refuses a large body answers, and closes."""
         with contextlib.suppress(OSError):
-            while self.exchange is not None and (data := os.read(self._spare, _FITS_SOCKET)):
+            while self.exchange is not None and (data := os.read(self._spare, FITS_SOCKET)):
                 self.data_received(data)
 
     # -- httptools callbacks
@@ -235,6 +244,9 @@ class Connection(asyncio.Protocol):
                 self.fail("protocol", "the server switched protocols")
             elif status < 100:  # no interim answer that another one follows
                 self.fail("protocol", f"not HTTP/1.1: status {status:03}")
+            return
+        if not self._usual and not _BEGINS(came := b"".join(self._head)):
+            self.fail("protocol", f"not HTTP/1.1: it begins with {came[:20]!r}")
             return
         self._in_head = False
         exchange.status = status
@@ -267,6 +279,7 @@ class Connection(asyncio.Protocol):
             return
         if self._in_head:  # 100 Continue, 103 Early Hints: the response is still to come
             exchange.headers.clear()
+            self._usual = False
             return
         self.reusable = self._parser.should_keep_alive()
         self._finish()
@@ -354,6 +367,9 @@ def tidy(data: bytes) -> bytes | None:
     return head + data[found.end() :] if head != found[0] else None
 
 
+_USUAL = (b"HTTP/1.1 ", b"HTTP/1.0 ")
+#: The first line of the answer, after those of interim ones (RFC 9110, 15.2).
+_BEGINS = re.compile(rb"(?:\s*HTTP/1\.[01] 1\d\d.*?\n\r?\n)*+\s*HTTP/1\.[01] ", re.DOTALL).match
 _HEAD = re.compile(rb".*?\r?\n\r?\n", re.DOTALL).match
 _ODD = re.compile(rb"(?<!\r)\n|\n[ \t]").search
 _FOLD = re.compile(rb"\r?\n[ \t]+").sub

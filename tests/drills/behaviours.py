@@ -265,7 +265,18 @@ def _versions() -> Iterator[Behaviour]:
     """Only HTTP/1.x is HTTP/1.x."""
     for name, version in (("rtsp", b"RTSP/1.0"), ("icy", b"ICY"), ("http2", b"HTTP/2.0"), ("http", b"HTTP"),
                           ("lower", b"http/1.1"), ("9", b"HTTP/9.9"), ("long", b"HTTP/1.11")):  # fmt: skip
-        yield _of(f"version-{name}", sized(_ID, version=version), right="protocol", end="close")
+        for where, before in (
+            ("", b""),
+            ("-after-hints", head(status=b"103 Hints")),
+            ("-after-crlf", b"\r\n"),
+        ):
+            answer = before + sized(_ID, version=version)
+            yield _of(f"version-{name}{where}", answer, right="protocol", httpx="protocol reset", end="close")
+        begin, rest = version[:5], sized(_ID, version=version)[5:]
+        yield _of(f"version-{name}-cut", begin, rest, right="protocol", httpx="protocol reset", end="close")
+    yield _of("version-0", sized(_ID, version=b"HTTP/1.0"), end="close")
+    yield _of("version-0-cut", b"HTTP/1", sized(_ID, version=b"HTTP/1.0")[6:], end="close")
+    yield _of("version-1-cut", b"H", OK[1:])
     other = {
         "html": b"<html>{id}</html>",
         "ssh": b"SSH-2.0-OpenSSH_9.2\r\n",

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perfkit.model import PHASES
 from perfkit.store import Run, list_runs
 from tests.drills.fuzz import Bench, Finding, Result
 from tests.drills.oracle import Outcome, check
@@ -25,14 +26,22 @@ from tests.kill_runs import SECOND, Lateness, Logged, Victim, logging_server, lo
 STEPS = """
 async def setup(session, params):
     for i in range(12):
-        await session.post('/slow/40', name='make')
+        await session.post(f'/slow/40/first/{i}', name='make')
         session.on_teardown('DELETE', f'/first/{i}')
 async def step(session, state, rng):
-    await session.post(f'/slow/{700 if rng.random() < 0.05 else 5}', name='make')
+    await session.post(f'/slow/{700 if rng.random() < 0.05 else 5}/made/{session.iteration}', name='make')
     session.on_teardown('DELETE', f'/made/{session.iteration}')
 """
-DURATION_S = 1.0
-SHAPE = ("processes=2", "users.count=6", "warmup_s=0.5", f"users.duration_s={DURATION_S}", "drain_s=5")
+WARMUP_S, DURATION_S, USERS = 0.5, 1.0, 6
+SHAPE = (
+    "processes=2",
+    f"users.count={USERS}",
+    f"warmup_s={WARMUP_S}",
+    f"users.duration_s={DURATION_S}",
+    "drain_s=5",
+)
+#: So many endings meet every phase.
+MANY = 50
 WIDE = ("budget.delay_ms=100000", "budget.cpu_share=100", "budget.gc_pause_ms=60000")
 #: What a run may be after it was ended so, and its exit codes; a signal may come when it is over.
 _WAYS: dict[str, tuple[int, ...]] = {
@@ -147,13 +156,26 @@ def faults(ended: Ended, server: Logged, late_s: float) -> Iterator[str]:
     yield from _span_faults(run)
 
 
+def _left_on_target(ended: Ended, server: Logged) -> Iterator[str]:
+    """What was made and is there still, after `cleanup`."""
+    if (run := ended.run) is None:
+        return
+    made = {path.split("/", 3)[3] for path in server.paths(run, "POST")}
+    left = made - {path[1:] for path in server.paths(run, "DELETE")}
+    # answered in the moment of the end, when nobody heard of it: one of each user, or of setup
+    if len(left) > (0 if run.state == "complete" else USERS):
+        yield f"{len(left)} of {len(made)} things are still on the target"
+
+
 def _span_faults(run: Run) -> Iterator[str]:
     """The measured part is as long as planned, or ends with the load, and holds all measured requests."""
     span, begun = run.meta.measured, run.meta.load_started_ns
     if span.from_ns is None or span.to_ns is None:
+        if run.meta.state != "running":  # so it stands there when it was killed
+            yield "its measured part is not told"
         return
     rows = run.table(["phase", "planned", "done"]).to_pandas()
-    if begun is not None and span.from_ns != begun + int(0.5e9):
+    if begun is not None and span.from_ns != begun + int(WARMUP_S * 1e9):
         yield f"the measured part begins {(span.from_ns - begun) / 1e9:.3f} s after the load"
     measured = rows[(rows["phase"] == "measure").to_numpy()]
     planned = span.from_ns + int(DURATION_S * 1e9)
@@ -216,20 +238,36 @@ def end_runs(bench: Bench, count: int, seed: int, say: Callable[[str], None] = l
                                 for fault in faults(ended[-1], server, late.worst_s)]  # fmt: skip
             say(f"{ending}: {_reached(ended[-1])}")
         for number, (one, told) in enumerate(read_by_all(bench, ended, good)):
-            found = [Finding(f"endings:{number}", str(one.ending), "", f) for f in _reading_faults(one, told)]
+            wrong = [*_reading_faults(one, told), *_left_on_target(one, server)]
+            found = [Finding(f"endings:{number}", str(one.ending), "", fault) for fault in wrong]
             result.add(told, found)
+        missed = set(PHASES) - {_phase_reached(one) for one in ended} if count >= MANY else set()
+        result.findings += [Finding("endings", phase, "", "no run ended in this phase") for phase in missed]
     result.seconds = time.monotonic() - begin
     return result
 
 
 def _reached(ended: Ended) -> str:
     """How far a run came."""
+    run, phase = ended.run, _phase_reached(ended)
+    return (
+        f"{run.headline}, {run.rows():,} rows, ended in {phase}, exit code {ended.code}" if run else "no run"
+    )
+
+
+def _phase_reached(ended: Ended) -> str:
+    """In which a run was when it was ended."""
     run = ended.run
     if run is None:
-        return "no run"
-    phases = set(run.table(["phase"]).to_pydict()["phase"])
-    last = next((p for p in ("teardown", "drain", "measure", "warmup", "setup") if p in phases), "no rows")
-    return f"{run.headline}, {run.rows():,} rows, the last of {last}, exit code {ended.code}"
+        return ""
+    at, begun = ended.at_ns - (run.meta.clock.monotonic_ns or 0), run.meta.load_started_ns
+    if begun is None or at < begun:
+        return "setup"
+    rows = run.table(["phase", "started"]).to_pandas()
+    if ((rows["phase"] == "teardown") & (rows["started"] < at)).any():
+        return "teardown"
+    gone_s = (at - begun) / 1e9
+    return "warmup" if gone_s < WARMUP_S else "measure" if gone_s < WARMUP_S + DURATION_S else "drain"
 
 
 def main(count: int, seed: int = 1) -> None:
