@@ -451,9 +451,9 @@ def test_an_interrupt_in_a_query_is_an_interrupt(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGUSR1)
 
     sender = threading.Thread(target=send)
+    sender.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            sender.start()
             part.query("SELECT sum(sin(a.range) * cos(b.range)) AS x FROM range(300000) a, range(300000) b")
     finally:
         over.set()
