@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.hosts import require_allowed_hosts
-from perfkit.journal import Removal, journaled, keep_only, remove
+from perfkit.journal import Removal, being_written, journaled, keep_only, remove
 from perfkit.model import Workload
 from perfkit.redaction import NO_SECRETS, STARS, Redactor, secrets_of
 from perfkit.session import Undo
 from perfkit.store import Run, update_run_json
 from perfkit.worker import RunContext, make_recorder, run_on_loop
 from perfkit.workloads import tokens_of
+
+#: So often is looked whether the workers of a killed run have ended, ten times a second.
+_TRIES = 100
 
 
 def clean_up(run: Run, allow_targets: Iterable[str], headers: Mapping[str, str]) -> Removal:
@@ -56,7 +60,11 @@ def forget(run: Run) -> Removal:
 def _left(run: Run) -> list[Undo]:
     if run.state == "running":
         raise BadInput(f"{run.id} is still running; it removes what it makes when it ends")
-    return journaled(run.path)
+    for _ in range(_TRIES):
+        if not being_written(run.path):
+            return journaled(run.path)
+        time.sleep(0.1)
+    raise BadInput(f"a worker of {run.id} is still alive; try again when it has ended")
 
 
 async def _remove_later(context: RunContext, undos: Sequence[Undo], headers: Mapping[str, str]) -> Removal:

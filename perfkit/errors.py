@@ -78,10 +78,18 @@ class RequestFailed(Exception):
         self.status = status
 
 
+def words_of(error: BaseException) -> str:
+    """The type of an exception and what it says, if it can say it."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
 _ROOM = "free some space, or choose another place (--data-dir)"
 _RIGHTS = "change its permissions, or choose another place (--data-dir)"
 _NO_FOLDER = "move away the file that stands in the place of a folder"
-_LIMIT = "raise the limit of open files (ulimit -n)"
+_LIMIT = "raise the limit of open files (ulimit -n), or lower target.connections"
 #: What was tried and what to do, by the number of the system's error.
 _SYSTEM_ERRORS = {
     errno.ENOSPC: ("write", _ROOM),

@@ -239,7 +239,8 @@ def _keep(found: Comparison, a: Sequence[Run], b: Sequence[Run], data_dir: Path)
 
 
 def _earlier_looks(ids: set[str], options: Any, data_dir: Path) -> int:
-    """How many kept comparisons judged these runs or some of them: looking again and again finds noise."""
+    """How many kept comparisons judged some of these runs: looking again and again finds noise, with runs
+    dropped, added or made anew, too."""
     looks = 0
     for folder in comparison_folders(data_dir):
         with contextlib.suppress(*_DAMAGE):
@@ -247,7 +248,7 @@ def _earlier_looks(ids: set[str], options: Any, data_dir: Path) -> int:
             before = {Path(path).name for side in ("runs_a", "runs_b") for path in told[side]}
             judged = not (told["comparison"]["refused"] or told["comparison"]["forced"])
             other = told["comparison"]["options"] != options  # the same question of the same runs is no look
-            looks += judged and (before < ids or (before == ids and other))
+            looks += judged and bool(before & ids) and (before != ids or other)
     return looks
 
 

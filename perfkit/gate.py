@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ET
 
-from perfkit.comparison import Comparison, Result, change
+from perfkit.comparison import Comparison, Result
 from perfkit.errors import EXIT_INCONCLUSIVE, EXIT_REGRESSED, EXIT_RUN_INVALID
 from perfkit.text import for_markdown, for_xml
 
@@ -44,7 +44,7 @@ def junit(comparison: Comparison, *, strict: bool = False) -> str:
     failures = 0
     for one in primary:
         case = ET.SubElement(suite, "testcase", classname="perfkit", name=one.metric)
-        told = f"{one.metric} {one.verdict}: {change(one)}"
+        told = f"{one.metric} {one.verdict}: {comparison.change(one)}"
         undecided = one.verdict in ("inconclusive", "within-run only")
         if one.verdict == "regressed" or (strict and undecided and one.metric not in unjudged):
             failures += 1
@@ -80,7 +80,7 @@ def markdown(comparison: Comparison) -> str:
     sides = (comparison.a, comparison.b)
     if comparison.results:
         lines += ["| | metric | A | B | B ÷ A, 95 % | verdict |", "|---|---|---:|---:|---:|---|"]
-        lines += [_row(one) for one in comparison.results if one.primary]
+        lines += [_row(one, comparison) for one in comparison.results if one.primary]
         design = f"{comparison.pairs} pairs" if comparison.pairs else (
             f"{len(comparison.a.runs)} and {len(comparison.b.runs)} runs"
         )  # fmt: skip
@@ -96,8 +96,8 @@ def markdown(comparison: Comparison) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _row(one: Result) -> str:
-    cells = [one.metric, level(one, one.a), level(one, one.b), change(one), one.verdict]
+def _row(one: Result, comparison: Comparison) -> str:
+    cells = [one.metric, level(one, one.a), level(one, one.b), comparison.change(one), one.verdict]
     return f"| {' | '.join([_SIGNS.get(one.verdict, ''), *map(for_markdown, cells)])} |"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import weakref
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 from perfkit.redaction import STARS, Redactor
 from perfkit.session import Recorder, Session, Undo
-from perfkit.store import read_regular, replacing
+from perfkit.store import is_held, read_regular, replacing
 
 _MOST_BYTES = 2**30
 _AT_ONCE = 20
@@ -39,6 +40,7 @@ class Journal:
             if self._fd is None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
                 self._fd = os.open(self._path, flags, 0o600)
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as long as somebody may write to it
                 weakref.finalize(self, os.close, self._fd)
             os.write(self._fd, line)
 
@@ -57,8 +59,13 @@ def _undo(line: bytes) -> Undo:
     try:
         method, path, headers = json.loads(line)
         return Undo(str(method), str(path), tuple((str(n), str(v)) for n, v in headers))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return Undo("", line.decode("utf-8", "replace"), ())
+
+
+def being_written(folder: Path) -> bool:
+    """Whether a process of the run may still note what it makes: one that outlives its coordinator."""
+    return any(is_held(file) for file in folder.glob("undo-*.jsonl"))
 
 
 def keep_only(folder: Path, left: Iterable[Undo], redact: Redactor) -> None:

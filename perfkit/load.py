@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import array
 import asyncio
+import gc
 import heapq
 import itertools
 import operator
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -72,8 +73,21 @@ class Drive:
         try:
             users = self._workload.users
             await (self._run_users(users) if users is not None else self._run_arrivals())
+        except BaseException:  # a step has cancelled the engine: what is under way is a row all the same
+            await self._cut_off()
+            raise
         finally:
             self._pacer.close()
+            self._never_asked_for()
+
+    def _never_asked_for(self) -> None:
+        """Count what tasks of steps have raised, of which nobody has asked."""
+        for one in gc.get_objects():
+            if isinstance(one, asyncio.Task) and one.done() and getattr(one, "_log_traceback", False):
+                one._log_traceback = False  # it is told here
+                error = one.exception()
+                if error is not None and one not in self._others:
+                    self.mistakes.raised(error, self._recorder.redact)
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The loop's exception handler: count what went wrong in a callback instead of printing each."""
@@ -227,10 +241,15 @@ class Drive:
         """
         drain_s, began = self._workload.drain_s, self._clock()
         await self._wait(self._tasks, None if rest_s is None else rest_s + drain_s)
-        if not self._tasks:
-            gone_s = 0.0 if rest_s is None else (self._clock() - began) / 1e9 - rest_s
-            await self._wait(self._strays(), max(drain_s - gone_s, 0.0))
-        await self._cut_off([*self._tasks, *self._strays()])
+        ends = (self._clock() if rest_s is None else began + int(rest_s * 1e9)) + int(drain_s * 1e9)
+        while not self._tasks and (strays := self._strays()) and not self._stopping.is_set():
+            if (left_s := (ends - self._clock()) / 1e9) <= 0:
+                break
+            await self._wait(strays, left_s)  # which may have begun others meanwhile
+        await self._cut_off()
+
+    def _under_way(self) -> set[asyncio.Task[Any]]:
+        return self._tasks | self._strays()
 
     async def _wait(self, tasks: set[asyncio.Task[Any]], limit_s: float | None) -> None:
         if not tasks or self._stopping.is_set():
@@ -240,37 +259,46 @@ class Drive:
         await asyncio.wait([finished, stopped], timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         for waiting in (stopped, finished):
             waiting.cancel()
+        await asyncio.gather(stopped, finished, return_exceptions=True)  # they are no strays
 
     def _strays(self) -> set[asyncio.Task[Any]]:
         """Tasks that steps have begun and left behind."""
         return asyncio.all_tasks() - self._others - self._tasks - {asyncio.current_task()}
 
-    async def _cut_off(self, tasks: list[asyncio.Task[Any]]) -> None:
-        """End them; a step that waited for no answer when it was cut off would never have ended."""
-        places = {task: self.mistakes.place_of(task) for task in tasks}
-        self.left = await cut_off(self._recorder, tasks)
+    async def _cut_off(self) -> None:
+        """End all; a step that waited for no answer when it was cut off would never have ended."""
+        places = {task: self.mistakes.place_of(task) for task in self._under_way()}
+        self.left = await cut_off(self._recorder, self._under_way)
         cut = () if self.stopped else self._cut  # who is stopped may have been about to end
         ends = [("a step never ended", task) for step, task in cut if task and not step.cut]
         ends += [("a step could not be cut off", task) for task in self.left]
         for what, task in ends:
-            self.mistakes.add(Mistake(what, places[task]))
+            self.mistakes.add(Mistake(what, places.get(task) or self.mistakes.place_of(task)))
         self.steps += len(ends)
         self.steps_raised += len(ends)
 
 
-async def cut_off(recorder: Recorder, tasks: Collection[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
-    """Cancel tasks at the end of a part of the run, and let nothing more be sent; those that do not end."""
+async def cut_off(
+    recorder: Recorder, under_way: Callable[[], set[asyncio.Task[Any]]]
+) -> list[asyncio.Task[Any]]:
+    """Cancel what is under way at the end of a part of the run, and let nothing more be sent.
+
+    Who is cut off may begin something to tidy up, which has the rest of the grace before it is cut off, too.
+    Returns the tasks that do not end.
+    """
     recorder.cutting = True
-    for task in tasks:
+    for task in under_way():
         task.cancel()
-    if tasks:
-        await asyncio.wait(tasks, timeout=GRACE_S)
+    ends = recorder.clock() + int(GRACE_S * 1e9)
+    while (tasks := under_way()) and (left_s := (ends - recorder.clock()) / 1e9) > 0:
+        await asyncio.wait(tasks, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
     recorder.over = True
-    left = [task for task in tasks if not task.done()]
+    left = under_way()
     for task in left:  # a request under way is cut off and becomes a row, the next one is not sent
         task.cancel()
-    await asyncio.sleep(0.01 if left else 0)
-    return left
+    if left:
+        await asyncio.wait(left, timeout=0.05)
+    return [task for task in left if not task.done()]
 
 
 class StepRandom:

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from types import CoroutineType, FrameType
 from typing import Any, NamedTuple, cast
 
-from perfkit.errors import RequestFailed
+from perfkit.errors import RequestFailed, words_of
 
 #: So many kinds are told apart; a scenario that makes up types of errors would never come to an end.
 _MOST_KINDS = 200
@@ -57,10 +57,8 @@ class Mistakes:
         if first is None:
             return False
         frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(first.__traceback__)]
-        try:
-            words = redact(str(first))[:_LONGEST]  # in this order: half a secret is one too
-        except Exception:  # an exception that cannot say what it is
-            words = ""
+        told = words_of(first).partition(": ")[2]
+        words = redact(told)[:_LONGEST]  # in this order: half a secret is one too
         self.add(Mistake(type(first).__name__, self._place(frames)), words)
         return True
 

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import pickle
 import sys
 import threading
 import traceback
@@ -16,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from perfkit.load import GRACE_S, Drive, Overdue
+from perfkit.mistakes import Mistakes
 
 _LOOK_S = 0.1
 #: So often in a row a loop has not turned when its step is interrupted.
 _MISSED = round(GRACE_S / _LOOK_S)
+#: So many looks after its coordinator has ended is a worker ended that does not end by itself.
+_ALONE = 6
 #: What a worker leaves behind that had to be ended: where its step stood.
 STUCK = "*.stuck"
 _left_behind: list[asyncio.Task[Any]] = []
@@ -42,11 +46,15 @@ def watched(
     over, holder = threading.Event(), threading.get_ident()
 
     def watch() -> None:
-        stopped, pulse = False, _Pulse(loop)
+        stopped, pulse, alone = False, _Pulse(loop), 0
         while not over.wait(_LOOK_S):
-            if not stopped and (is_orphan() or (folder / "stop").exists()):
+            alone += is_orphan()
+            if not stopped and (alone or (folder / "stop").exists()):
                 stopped = True
                 loop.call_soon_threadsafe(drive.stop)
+            if alone > _ALONE and not over.is_set():
+                give_up()
+                os._exit(70)
             missed = pulse.missed() if stopped or drive.is_due() else 0
             if missed < _MISSED:
                 continue
@@ -56,7 +64,8 @@ def watched(
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(holder), exception)
             if missed > 2 * _MISSED and is_child and not over.is_set():
                 give_up()
-                (folder / f"{os.getpid()}.stuck").write_text(drive.mistakes.place_in(frame))
+                told = pickle.dumps((drive.mistakes.place_in(frame), drive.mistakes))
+                (folder / f"{os.getpid()}.stuck").write_bytes(told)
                 os._exit(70)
 
     parent = multiprocessing.parent_process()  # of a thread none; a cluster's worker has one of its own
@@ -102,6 +111,32 @@ def _in_step(frame: Any) -> bool:
     )
 
 
+def end_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Close a loop; what has not ended after `GRACE_S` is left behind, threads are not waited for."""
+    loop.set_exception_handler(lambda loop, context: None)  # what there was to tell has been told
+    rest = asyncio.all_tasks(loop)
+
+    def ended(task: asyncio.Task[Any]) -> None:
+        rest.discard(task)
+        if not rest:
+            loop.stop()
+
+    for task in list(rest):
+        task.add_done_callback(ended)
+        task.cancel()
+    with contextlib.suppress(SystemExit, KeyboardInterrupt):
+        if rest:
+            late = loop.call_later(GRACE_S, loop.stop)
+            loop.run_forever()  # no task of its own: what ends may end all tasks that it knows
+            late.cancel()
+        generators = loop.create_task(loop.shutdown_asyncgens())
+        loop.run_until_complete(asyncio.wait([generators], timeout=GRACE_S))
+    for task in asyncio.all_tasks(loop):
+        leave_behind(task)
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
 def leave_behind(task: asyncio.Task[Any]) -> None:
     """Have nobody wait for a task that does not end; it never goes on once its loop has stopped."""
     asyncio._unregister_task(task)  # see "Extending", in asyncio's documentation
@@ -111,10 +146,11 @@ def leave_behind(task: asyncio.Task[Any]) -> None:
     _left_behind.append(task)
 
 
-def place_of_stuck(folder: Path) -> str | None:
-    """Where the step of a worker stood that had to be ended, if one had; its note is removed."""
-    place = None
+def stuck_in(folder: Path) -> tuple[str, Mistakes] | None:
+    """Where the step of a worker stood that had to be ended, if one had, and its mistakes; its note is
+    removed."""
+    told = None
     for file in folder.glob(STUCK):
-        place = file.read_text()
+        told = pickle.loads(file.read_bytes())
         file.unlink()
-    return place
+    return told

@@ -8,8 +8,9 @@ that fails one is told with the reason, and left out by whoever compares.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -67,6 +68,7 @@ class Reduced:
     notes: tuple[str, ...]
     outcomes: tuple[str, ...] = ()  #: those of the reasons that may be the server's doing
     all_failed: bool = False  #: the run's verdict is FAILED
+    operations: Mapping[str, int] = field(default_factory=dict)  #: requests of each in the steady part
 
     def value(self, operation: str, metric: str) -> Value | None:
         """One metric, None where the run does not carry it."""
@@ -105,17 +107,29 @@ def _warmup(run: Run, planned: np.ndarray, response_ms: np.ndarray) -> Warmup:
     return Warmup(stats.LEAST_CUT, counts, ("no end of its warm-up was found; a tenth is left out",))
 
 
+def operations_of(part: Part) -> dict[str, int]:
+    """How many requests each operation has."""
+    counted = part.query("SELECT operation, count(*) AS n FROM part GROUP BY 1")
+    return dict(zip(counted["operation"].to_pylist(), counted["n"].to_pylist(), strict=True))
+
+
+def most_frequent(counts: Iterable[Mapping[str, int]]) -> tuple[str, ...]:
+    """The operations that are compared one by one, of all runs together, the most frequent first."""
+    both: Counter[str] = sum(map(Counter, counts), Counter())
+    return tuple(sorted(both, key=lambda name: (-both[name], name))[:MOST_OPERATIONS])
+
+
 def reduce_run(run: Run, cut: float | None = None) -> Reduced:
     """Reduce a run; `cut` is a share to leave out at its beginning instead of the one found."""
     return reduce_part(Part(run), cut)
 
 
-def reduce_part(part: Part, cut: float | None = None) -> Reduced:
-    """The same for a run that was opened already."""
-    return reduce(part.run, Measured.of(part), cut)
+def reduce_part(part: Part, cut: float | None = None, asked: Sequence[str] | None = None) -> Reduced:
+    """The same for a run that was opened already; asked: operations, else its own most frequent ones."""
+    return reduce(part.run, Measured.of(part), cut, asked)
 
 
-def reduce(run: Run, rows: Measured, cut: float | None = None) -> Reduced:
+def reduce(run: Run, rows: Measured, cut: float | None = None, asked: Sequence[str] | None = None) -> Reduced:
     """The same for rows that were read already."""
     reasons = list(refusals(run))
     good = rows.only(rows.good & np.isfinite(rows.response_ms))
@@ -132,12 +146,16 @@ def reduce(run: Run, rows: Measured, cut: float | None = None) -> Reduced:
     if n < FEWEST:
         outcomes.append(f"only {n:,} requests in its steady part, {FEWEST} are the least")
     reasons += _unaccounted(run, rows, steady, low, high)
-    values, uncarried = _carried(run, tuple(_values(rows, steady, low, high)), high - low)
+    counts = np.bincount(rows.operation[rows.planned >= low], minlength=len(rows.names)).tolist()
+    operations = {name: count for name, count in zip(rows.names, counts, strict=True) if count}
+    if asked is None:
+        asked = most_frequent([operations])
+    values, uncarried = _carried(run, tuple(_values(rows, steady, low, high, asked)), high - low)
     return Reduced(
         run=run, cut=warmup.share, span_s=high - low, n=n, failed=n - len(steady.planned),
         values=values, reasons=(*reasons, *outcomes),
         notes=(*warmup.notes, *notes, *_shape(steady), *fidelity.unchecked(run.meta), *uncarried),
-        outcomes=tuple(outcomes),
+        outcomes=tuple(outcomes), operations=operations,
     )  # fmt: skip
 
 
@@ -255,18 +273,19 @@ def values_of(rows: Measured, low: float, high: float) -> Iterable[Value]:
 
     Of all operations together, and of each where there are several.
     """
-    return _values(rows, rows.only(rows.good & (rows.planned >= low)), low, high)
+    return _values(rows, rows.only(rows.good & (rows.planned >= low)), low, high, tuple(rows.names))
 
 
-def _values(rows: Measured, good: Measured, low: float, high: float) -> Iterable[Value]:
-    """The same; good: the successes planned from `low` on."""
-    asked = rows.operation[rows.planned >= low]
-    n, successes = (np.bincount(one, minlength=len(rows.names)) for one in (asked, good.operation))
+def _values(rows: Measured, good: Measured, low: float, high: float, asked: Sequence[str]) -> Iterable[Value]:
+    """The same; good: the successes planned from `low` on; asked: operations."""
+    planned = rows.operation[rows.planned >= low]
+    n, successes = (np.bincount(one, minlength=len(rows.names)) for one in (planned, good.operation))
     ended = _ended(rows, low, high)
     yield from _counted(TOTAL, good.response_ms, int(n.sum()), ended.sum(axis=0), high - low)
     yield from _latencies(TOTAL, good, (low, high))
-    there = [int(i) for i in np.argsort(-n, kind="stable") if n[i]][:MOST_OPERATIONS]
-    if len(there) < 2:
+    there = [rows.names.index(name) for name in asked if name in rows.names]
+    there = [i for i in there if n[i]]
+    if len(asked) < 2:
         return
     good = good.only(np.argsort(good.operation.astype(np.int16), kind="stable"))
     ends = np.cumsum(successes)

@@ -20,13 +20,13 @@ from typing import Any
 
 from perfkit import describe, interrupts
 from perfkit.collect import Collector
-from perfkit.errors import BadInput, PerfkitError, RequestFailed
+from perfkit.errors import BadInput, PerfkitError, RequestFailed, words_of
 from perfkit.health import NO_DELAYS, delays, judge, median_response_ms
 from perfkit.journal import journaled, keep_only, remove
 from perfkit.load import cut_off
 from perfkit.mistakes import Mistakes
 from perfkit.model import NO_TOKENS, Tokens, Users, Workload
-from perfkit.overdue import leave_behind, place_of_stuck
+from perfkit.overdue import leave_behind, stuck_in
 from perfkit.pool import own_pool, warm_up
 from perfkit.redaction import Redactor
 from perfkit.scenarios import Scenario
@@ -111,6 +111,7 @@ class _Execution:
         self.interrupted = False
         self.state: Any = _NOT_SET_UP  #: what setup returned
         self._setup_rows = self._unanswered = 0
+        self._mistakes = Mistakes()
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -172,7 +173,9 @@ class _Execution:
                 raise type(failed)(session.redact(str(failed))) from None
             except OSError as failed:
                 raise self._broken_off(session.redact(_words(failed))) from None
-            except (Exception, SystemExit) as failed:
+            except BaseException as failed:
+                if _is_interrupt(failed):
+                    raise
                 words = session.redact(_told(failed))
                 raise PerfkitError(f"setup of {self.scenario.name} failed: {words}") from None
             await self._settle(recorder)
@@ -204,7 +207,9 @@ class _Execution:
                 session = Session(recorder, phase="teardown")
                 try:
                     await self.scenario.teardown(session, self.state)
-                except (Exception, SystemExit) as failed:  # the load's rows are worth keeping
+                except BaseException as failed:  # the load's rows are worth keeping
+                    if _is_interrupt(failed):
+                        raise
                     problems.append(session.redact(_told(failed)))
                 await self._settle(recorder)
             removal = await remove(recorder, [*undos, *recorder.undo])
@@ -246,7 +251,7 @@ class _Execution:
         try:
             yield recorder
         finally:
-            for task in await cut_off(recorder, self._strays()):
+            for task in await cut_off(recorder, self._strays):
                 leave_behind(task)
             if name == "setup":
                 self.undo += recorder.undo
@@ -264,8 +269,9 @@ class _Execution:
 
     async def _settle(self, recorder: Recorder) -> None:
         """Give what is left behind as long as what a step leaves behind has."""
-        if strays := self._strays():
-            await asyncio.wait(strays, timeout=self.workload.drain_s)
+        ends = time.monotonic() + self.workload.drain_s
+        while (strays := self._strays()) and (left_s := ends - time.monotonic()) > 0:
+            await asyncio.wait(strays, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
 
     def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Print what a task raised that setup or teardown left behind; asyncio would print secrets too."""
@@ -293,9 +299,10 @@ class _Execution:
 
     def _died(self) -> PerfkitError:
         """Why a worker is gone."""
-        place = place_of_stuck(self.folder.path)
-        if place is None:
+        found = stuck_in(self.folder.path)
+        if found is None:
             return PerfkitError("a worker process died (killed, or out of memory); see dmesg")
+        place, self._mistakes = found
         words = f"a step at {place} held the event loop after the end of the run, and its worker was ended"
         return self._broken_off(words)
 
@@ -365,7 +372,7 @@ class _Execution:
         reasons = judge(workers, median_response_ms(part), self.workload.budget)
         reported = len(workers) == self.workload.processes  # one that was killed has told nothing of itself
         first = self.start_ns - self.context.origin_ns + int(self.workload.warmup_s * 1e9)
-        mistakes = Mistakes()
+        mistakes = self._mistakes
         for outcome in self.outcomes:
             mistakes.merge(outcome.mistakes)
         steps = sum(outcome.steps for outcome in self.outcomes)
@@ -396,9 +403,16 @@ def _pickled(state: Any) -> bytes:
         raise BadInput(f"setup returned a state that cannot be sent to worker processes: {error}") from None
 
 
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether it came from outside; a scenario may raise whatever it likes."""
+    task = asyncio.current_task()
+    cancelled = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+    return cancelled or isinstance(error, KeyboardInterrupt)
+
+
 def _told(error: BaseException) -> str:
     """What a scenario's own error says; what a failed request says is told already."""
-    return str(error) if isinstance(error, RequestFailed) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, RequestFailed) else words_of(error)
 
 
 def _words(error: OSError) -> str:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from perfkit.errors import words_of
+
 _BOM = b"\xef\xbb\xbf"
 _LARGEST_US = 2**31 - 1  # of an int32: 35 minutes
 _DONE = b"[DONE]"
@@ -77,6 +79,15 @@ class Events:
         if rest:
             self._line.append(rest)
 
+    def end(self, now: int) -> None:
+        """The body has ended: an event without its empty line is none, unless it tells of an error."""
+        if self._line:
+            self._take(b"".join(self._line), now)
+        told = b"\n".join(self._data)
+        if self._data and (self._name == b"error" or b'"error' in told):
+            self._take(b"", now)
+        self._line, self._name, self._data = [], b"", []
+
     def _take(self, line: bytes, now: int) -> None:
         if not self._begun:
             line, self._begun = line.removeprefix(_BOM), True
@@ -96,16 +107,24 @@ def read(events: Iterable[Event], sent: int | None, reader: Reader) -> Stream:
     """What a reader finds in the events; sent: the instant chunks are counted from, None: never reached."""
     content, tokens, error = list[int](), None, None
     for event in events:
-        try:
-            said = reader(event)
-        except Exception as failed:  # the scenario's own
-            said = Said(error=f"the reader of the stream raised {type(failed).__name__}: {failed}")
+        said = _said(reader, event)
         if said.content:
             content.append(event.at)
         tokens = tokens if said.tokens is None else said.tokens
         error = error or said.error
     chunks = [] if sent is None else [min((at - sent) // 1000, _LARGEST_US) for at in content]
     return Stream(content[0] if content else None, chunks, tokens, error)
+
+
+def _said(reader: Reader, event: Event) -> Said:
+    """What a reader says, or what is wrong with it: it is the scenario's own."""
+    try:
+        said: Any = reader(event)
+    except Exception as failed:
+        return Said(error=f"the reader of the stream raised {words_of(failed)}")
+    if not isinstance(said, Said) or not isinstance(said.error, str | None):
+        return Said(error=f"the reader of the stream returned {said!r:.80}, which is no Said")
+    return Said(bool(said.content), _count(said.tokens), said.error)
 
 
 # -- readers ---------------------------------------------------------------------------------------
@@ -131,7 +150,7 @@ def letta(event: Event) -> Said:
     """Letta's messages: pings, usage and stop reasons are no content, `llm_api_error` is a failure."""
     found = _object(event.data)
     kind = found.get("message_type")
-    if event.name == "error" or kind == "error_message" or "error" in found:
+    if event.name == "error" or kind == "error_message" or found.get("error"):
         told = found.get("error") or found.get("message") or found.get("error_type") or event.data
         return Said(error=f"error event: {_text(told)}")
     if kind == "stop_reason":
@@ -141,6 +160,8 @@ def letta(event: Event) -> Said:
         return Said(tokens=_count(found.get("completion_tokens")))
     silent = not isinstance(kind, str) or kind in _LETTA_SILENT
     text = found.get("content", found.get("reasoning", True))
+    if isinstance(text, list):  # parts, each with a text of its own
+        text = any(not isinstance(part, dict) or part.get("text", True) for part in text)
     return Said(content=not silent and bool(text))
 
 
@@ -166,10 +187,11 @@ def openai_chat(event: Event) -> Said:
 def openai_responses(event: Event) -> Said:
     """OpenAI's responses: deltas carry content; `response.failed`, `.incomplete` and `error` are failures."""
     found = _object(event.data)
-    kind = event.name or str(found.get("type", ""))
+    kind = str(found.get("type") or event.name)
     response = found.get("response")
     response = response if isinstance(response, dict) else {}
-    if kind in ("error", "response.failed", "response.incomplete"):
+    bad = response.get("status") in ("failed", "incomplete", "cancelled")
+    if bad or kind in ("error", "response.failed", "response.incomplete"):
         told = response.get("error") or response.get("incomplete_details") or found.get("message") or kind
         return Said(error=f"{kind}: {_text(told)}")
     usage = response.get("usage")

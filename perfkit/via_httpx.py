@@ -194,9 +194,15 @@ class HttpxTransport:
                         exchange.fail("protocol", text, now)
                         return
                 exchange.done = self._clock()
+        except httpx.ReadError:  # who refuses a large body and closes may reset what was not read
+            names = {name for name, _ in exchange.headers}
+            if exchange.sent != NEVER or names & {b"content-length", b"transfer-encoding"}:
+                raise
+            exchange.done = self._clock()
         finally:
             exchange.body = b"".join(parts)
             if events is not None:
+                events.end(self._clock())
                 exchange.events = events.seen
 
     async def close(self) -> None:

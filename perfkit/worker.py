@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from perfkit.errors import PerfkitError
+from perfkit.errors import PerfkitError, os_error_words, words_of
 from perfkit.health import HealthWatch
 from perfkit.journal import Journal
 from perfkit.load import Drive
 from perfkit.mistakes import Mistakes
 from perfkit.model import Target, Workload
-from perfkit.overdue import leave_behind, watched
+from perfkit.overdue import end_loop, leave_behind, watched
 from perfkit.parent import at_rest
 from perfkit.redaction import Redactor
 from perfkit.scenarios import load_scenario
@@ -123,17 +123,20 @@ def run_on_loop(work: Coroutine[Any, Any, T], *, whole: bool = False) -> T:
         import uvloop
 
         factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    runner = asyncio.Runner(loop_factory=factory)
+    loop = runner.get_loop()
+    try:
         if not whole:
             return runner.run(work)
-        loop = runner.get_loop()
         task = loop.create_task(work)
         while True:
             try:
                 return loop.run_until_complete(task)
-            except (SystemExit, KeyboardInterrupt):
+            except (SystemExit, KeyboardInterrupt, RuntimeError):  # the last: a step has stopped the loop
                 if task.done():
                     raise
+    finally:  # the runner's own end waits for threads, and for whatever does not end
+        end_loop(loop)
 
 
 def warm_up_process(scenario_ref: str) -> int:
@@ -213,9 +216,13 @@ async def _run_shard(shard: Shard) -> Outcome:
         steps=drive.steps,
         steps_raised=drive.steps_raised,
         stopped=drive.stopped,
-        write_error=str(writer.error) if writer.error else None,
+        write_error=_told(writer.error) if writer.error else None,
         opening=recorder.opening,
     )
+
+
+def _told(error: Exception) -> str:
+    return os_error_words(error) if isinstance(error, OSError) else words_of(error)
 
 
 class Flusher:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import queue
 import threading
 import time
@@ -15,6 +16,9 @@ from perfkit.store import write_segment
 
 #: Rows are handed over this often; with the time a flush takes, a killed run loses less than a second.
 FLUSH_S = 0.8
+#: So often are rows tried at the end that could not be written before.
+_TRIES = 5
+_NO_ROWS = Batch(bytearray(), {}, ())
 
 
 class SegmentWriter:
@@ -39,9 +43,10 @@ class SegmentWriter:
         self._id_prefix, self._origin_ns = id_prefix, origin_ns
         self._on_error = on_error
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
-        self._kept: list[pa.Table] = []
+        self._kept: list[Batch] = []  #: that have not been written yet
+        self._closing = False
         self._number = 0
-        self.error: OSError | pa.ArrowException | None = None
+        self.error: Exception | None = None
         self.rows_written = 0
         self._thread = threading.Thread(target=self._work, name="perfkit-writer", daemon=True)
         self._thread.start()
@@ -53,33 +58,47 @@ class SegmentWriter:
 
     def close(self) -> None:
         """Write what was handed over and end the thread."""
+        self._closing = True
         self._batches.put(None)
         self._thread.join()
 
     def _work(self) -> None:
+        self._table(_NO_ROWS)  # what the first table imports is imported while there are descriptors
         while (batch := self._batches.get()) is not None:
             self._write(batch)
+        for _ in range(_TRIES):
+            if not self._kept:
+                return
+            self._write(_NO_ROWS)
+            time.sleep(0.1)
 
     def _write(self, batch: Batch) -> None:
-        table = to_table(
+        self._kept.append(batch)
+        try:
+            table = pa.concat_tables([self._table(one) for one in self._kept], promote_options="permissive")
+            write_segment(self._folder, f"{self._name}-{self._number:06}", table)
+        except Exception as error:  # whatever it is, the rows are kept, and it is told
+            full = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+            if full and not self._closing:
+                return  # the load has taken every descriptor, and gives them back when it ends
+            first, self.error = self.error is None, error
+            if first:
+                self._on_error()
+        else:
+            self._number += 1
+            self.rows_written += len(table)
+            self._kept = []  # else the disk may have room again at the next flush
+            if isinstance(self.error, OSError) and self.error.errno in (errno.EMFILE, errno.ENFILE):
+                self.error = None
+
+    def _table(self, batch: Batch) -> pa.Table:
+        return to_table(
             batch,
             scenario=self._scenario,
             worker=self._worker,
             id_prefix=self._id_prefix,
             origin_ns=self._origin_ns,
         )
-        try:
-            table = pa.concat_tables([*self._kept, table], promote_options="permissive")
-            write_segment(self._folder, f"{self._name}-{self._number:06}", table)
-        except (OSError, pa.ArrowException) as error:
-            first, self.error = self.error is None, error
-            self._kept = [table]  # the disk may have room again at the next flush
-            if first:
-                self._on_error()
-        else:
-            self._number += 1
-            self.rows_written += len(table)
-            self._kept = []
 
 
 def monotonic_unix_ns() -> tuple[int, int]:

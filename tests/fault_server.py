@@ -284,6 +284,7 @@ async def redirect(asked: Asked) -> None:
         "host-only": f"location: {asked.server.url}",
         "query-only": "location: ?x=1",
         "raw": "location: /echo/grün?q=日本",
+        "base": "location: /redirect",
     }
     await asked.answer(b"", asked.number_in_path, where[asked.parts[2].partition("?")[0]])
 

@@ -53,7 +53,7 @@ def measured(second: int, j: int, slower: int = 0, warm: int = 1) -> dict[str, A
         return row(planned, 5 * S, **more, status=None, first_byte=None, error="timeout", error_text="5 s")
     took = (10 + 37 * j % 100 + (40 if second < warm else 0) + slower) * MS + second * MS // 1000
     first = planned + late + 2 * MS + (7 if operation == "write" else 5) * MS
-    return row(planned, took, **more, first_byte=first)
+    return row(planned, took, **more, first_byte=first, first_token=first, chunks=[0])
 
 
 def others() -> list[dict[str, Any]]:
@@ -69,9 +69,10 @@ def others() -> list[dict[str, Any]]:
 
 
 def hand_made(data: Path, name: str, *, slower: int = 0, every: int = 1, warm: int = 1, **meta: Any) -> Run:
-    """Write the run; slower: ms added to every success, every: keep only each so many-th request of a
-    block, warm: so many blocks are the slow beginning. meta: changes of run.json."""
-    rows = [measured(second, j, slower, warm) for second in range(10) for j in range(0, 100, every)]
+    """Write the run; slower: ms added to every success, every: keep only four requests of so many
+    times four, warm: so many blocks are the slow beginning. meta: changes of run.json."""
+    kept = [j for j in range(100) if j // 4 % every == 0]
+    rows = [measured(second, j, slower, warm) for second in range(10) for j in kept]
     arrivals = {"shape": "constant", "rate_per_s": 100.0 / every, "duration_s": 10.0}
     workload = {"scenario": "hand_made", "arrivals": arrivals, "warmup_s": 5.0, "target": {"url": URL}}
     return write_run(data, name, [*rows, *others()], **{"workload": workload, **meta})

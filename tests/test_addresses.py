@@ -124,6 +124,28 @@ def test_a_first_burst_takes_turns_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ["many.test", "none.test"]
 
 
+def test_an_address_that_was_not_tried_is_not_called_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Families alternate: a dead one hides neither the good ones of its family nor the other's."""
+    hosts = ["127.0.0.9", "127.0.0.1", "127.0.0.2", "::1"]  # nobody listens at the first
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = first.getsockname()[1]
+        stack.enter_context(socket.create_server(("127.0.0.2", port)))
+        stack.enter_context(socket.create_server(("::1", port), family=socket.AF_INET6))
+
+        def looked_up(host: str, port: int, *_: object, **__: object) -> list[tuple[object, ...]]:
+            return [
+                (socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "",
+                 (one, port, 0, 0) if ":" in one else (one, port))
+                for one in hosts
+            ]  # fmt: skip
+
+        monkeypatch.setattr(socket, "getaddrinfo", looked_up)
+        found = connected(Addresses("many.test", port), 30)
+    assert set(found) == {"127.0.0.1", "127.0.0.2", "::1"}
+    assert min(found.values()) >= 6, found
+
+
 def test_who_gives_up_takes_nobody_s_look_up_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first of two who wait is cancelled: the other one is connected, by the same look-up."""
     asked = name_of(monkeypatch, "127.0.0.1")

@@ -242,17 +242,42 @@ def test_a_journal_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     Journal(tmp_path, "w0", NO_SECRETS).write(Undo("DELETE", "/b", ()))
     Journal(tmp_path, "setup", NO_SECRETS).write(Undo("DELETE", "/a", (("x", "ü"),)))
     with open(tmp_path / "undo-w0.jsonl", "ab") as file:
-        file.write(b'7\n["DELETE", 1, 2]\n\xff\n[]\n["DELETE", "/c", []]\n["DELETE", "/d"')
+        file.write(
+            b'7\n["DELETE", 1, 2]\n\xff\n[]\n["DELETE", "/c", []]\n' + b"[" * 100_000 + b'\n["DELETE", "/d"'
+        )
     found = journaled(tmp_path)
     good = [undo for undo in found if undo.method]
     assert good == [Undo("DELETE", "/a", (("x", "ü"),)), Undo("DELETE", "/b", ()), Undo("DELETE", "/c", ())]
-    assert len(found) == len(good) + 5 == left_on_target(tmp_path)
+    assert len(found) == len(good) + 6 == left_on_target(tmp_path)
     keep_only(tmp_path, found[1:], NO_SECRETS)
     assert journaled(tmp_path) == found[1:]
     assert [file.name for file in tmp_path.iterdir()] == ["undo-left.jsonl"]
     assert stat.S_IMODE((tmp_path / "undo-left.jsonl").stat().st_mode) == 0o600
     keep_only(tmp_path, [], NO_SECRETS)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_that_outlives_its_run_is_waited_for(server: SmallServer, tmp_path: Path) -> None:
+    """Steps that swallow what ends them: the worker is ended within a second, and what it made until then is
+    removed by a clean-up that comes at once."""
+    stubborn = MAKING.replace("async def step", "async def one") + (
+        "async def step(session, state, rng):\n"
+        "    while True:\n"
+        "        try: await one(session, state, rng)\n"
+        "        except BaseException: await asyncio.sleep(0.01)\n"
+    )
+    (tmp_path / "making.py").write_text("import asyncio\n" + stubborn)
+    given = ("--scenario", str(tmp_path / "making.py"), "--target", server.url, "--data-dir", str(tmp_path))
+    with victim(*command("run", "-q", *given, "-s", "users.duration_s=60")) as process:
+        wait_until(lambda: len(made(server)) >= 1, "things")
+        process.kill()
+        process.process.wait(10)
+        run = list_runs(tmp_path)[0]
+        done = perfkit("cleanup", run.id, data=tmp_path)
+        assert done.code == 0, done.err
+        assert not process.left()
+    assert not list(run.path.glob("undo-*"))
+    assert len(made(server) - removed(server)) <= 1
 
 
 def test_a_line_that_cannot_be_read_is_not_forgotten(server: SmallServer, tmp_path: Path) -> None:

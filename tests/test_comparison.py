@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.make_timeline import make_timeline
@@ -23,12 +26,14 @@ from perfkit.store.summary import TOTAL
 ROWS = 6000
 
 
-def made(folder: Path, number: int, *, scale: float = 1.0, rows: int = ROWS, **meta: Any) -> Run:
+def made(
+    folder: Path, number: int, *, scale: float = 1.0, rows: int = ROWS, seed: int | None = None, **meta: Any
+) -> Run:
     """A run that may be compared, `scale` times as slow."""
     name = f"20260101-000{number:03d}-made-{number:04x}"
     told = {"health": {"valid": True, "reasons": []}, **meta}
     return make_timeline(
-        folder, rows, seed=number, scale=scale, error_rate=0.0, operations=["one"], restless=0.02,
+        folder, rows, seed=seed or number, scale=scale, error_rate=0.0, operations=["one"], restless=0.02,
         run_id=name, meta=told,
     )  # fmt: skip
 
@@ -157,7 +162,7 @@ def test_the_same_server_is_not_a_regression(runs: list[Run]) -> None:
 def test_equal_runs_are_equivalent(tmp_path: Path) -> None:
     """Within the margin by two one-sided tests; a small difference that is sure is called so."""
     a = [made(tmp_path / "a", i) for i in (102, 103, 104)]
-    b = [made(tmp_path / "b", i, scale=1.02) for i in (102, 103, 104)]
+    b = [made(tmp_path / "b", i + 100, scale=1.02, seed=i) for i in (102, 103, 104)]
     for side, folder in ((a, "a"), (b, "b")):
         for pair, run in enumerate(side):
             _stamp(run, {"id": "x", "side": folder.upper(), "pair": pair})
@@ -212,7 +217,7 @@ def test_an_invalid_run_is_left_out_by_rule(runs: list[Run], slower: list[Run], 
 
 def test_a_run_is_on_one_side_only(runs: list[Run]) -> None:
     """The same run on both sides would make noise look smaller than it is."""
-    with pytest.raises(BadInput, match="both sides"):
+    with pytest.raises(BadInput, match="is given twice; a run belongs to one side"):
         compare(runs[:3], runs[2:5])
     with pytest.raises(BadInput, match="no run on side B"):
         compare(runs[:3], [])
@@ -278,3 +283,121 @@ def test_the_gate_tells_machines(runs: list[Run], slower: list[Run]) -> None:
     assert text.startswith("### perfkit: REGRESSED")
     assert "<b>" not in text
     assert "| 🔴 | p50 |" in text
+
+
+# -- what replicates nothing, and what only one side has ---------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["path", "link", "copy", "renamed copy"])
+def test_a_run_given_twice_replicates_nothing(runs: list[Run], tmp_path: Path, how: str) -> None:
+    """By the same path, a link to it, a copy of its folder, or a copy under a name of its own: refused."""
+    original, again = runs[0], tmp_path / "runs" / runs[0].path.name
+    again.parent.mkdir()
+    if how == "path":
+        again = original.path
+    elif how == "link":
+        again.symlink_to(original.path)
+    else:
+        shutil.copytree(original.path, again)
+    if how == "renamed copy":
+        again = again.rename(again.with_name("20260101-009999-made-ffff"))
+        told = json.loads((again / "run.json").read_text()) | {"id": again.name}
+        (again / "run.json").write_text(json.dumps(told))
+    for a, b in (([original, Run(again)], runs[1:3]), (runs[1:3], [original, Run(again)]),
+                 ([original, runs[1]], [Run(again), runs[2]])):  # fmt: skip
+        with pytest.raises(BadInput, match="given twice; a run belongs to one side, and counts there once"):
+            compare(a, b)
+
+
+def mixed(folder: Path, number: int, shares: dict[str, float], rows: int = 3000) -> Run:
+    """A run whose requests are these operations, each slower than the one before."""
+    run = made(folder, number, rows=rows)
+    table = pq.read_table(run.path / "timeline.parquet")
+    rng = np.random.default_rng(number)
+    names = rng.choice(list(shares), p=list(shares.values()), size=len(table))
+    column = pa.array(names).dictionary_encode().cast(table.schema.field("operation").type)
+    place = table.schema.get_field_index("operation")
+    pq.write_table(table.set_column(place, "operation", column), run.path / "timeline.parquet")
+    return Run(run.path)
+
+
+def test_an_operation_that_one_side_lacks_is_told_first(tmp_path: Path) -> None:
+    """A tenth of A are writes, of B none: no verdict better than inconclusive, whatever the numbers say."""
+    a = [mixed(tmp_path, n, {"read": 0.9, "write": 0.1}) for n in range(1, 4)]
+    b = [mixed(tmp_path, n, {"read": 1.0}) for n in range(4, 7)]
+    for sides, lacks in (((a, b), "B"), ((b, a), "A")):
+        found = compare(*sides)
+        assert found.verdict == "inconclusive"
+        assert f"{lacks} has no write, " in found.words
+        assert gate.exit_code(found, strict=True) == 5
+    assert not compare(a[:2], a[2:]).lacking
+
+
+def test_operations_are_chosen_over_all_runs_together(tmp_path: Path) -> None:
+    """Twelve that are equally frequent: each run carries the same eight, and what is not shown is told."""
+    shares = {f"get-{letter}": 1 / 12 for letter in "abcdefghijkl"}
+    runs = [mixed(tmp_path, n, shares) for n in range(1, 7)]
+    found = compare(runs[:3], runs[3:])
+    shown = {one.operation for one in found.results} - {TOTAL}
+    assert len(shown) == 8
+    (told,) = [note for note in found.notes if "12 operations" in note]
+    hidden = set(shares) - shown
+    assert all(name in told for name in hidden)
+    assert not found.lacking
+
+
+def test_another_mix_is_told(tmp_path: Path) -> None:
+    """A tenth of A are writes, a fortieth of B."""
+    a = [mixed(tmp_path, n, {"read": 0.9, "write": 0.1}) for n in range(1, 3)]
+    b = [mixed(tmp_path, n, {"read": 0.975, "write": 0.025}) for n in range(3, 5)]
+    assert any(note.startswith("another mix: write is ") for note in compare(a, b).notes)
+
+
+def test_intervals_are_labelled_by_their_level(runs: list[Run]) -> None:
+    """What decides equivalence is of level 1 - 2 alpha: 60 % where alpha is 0.2."""
+    found = compare(runs[:3], runs[3:6], Options(alpha=0.2, margin=0.5))
+    assert (found.options.narrow_level, found.options.family_level) == (60, 80)
+    told = [found.change(one) for one in found.results if one.verdict == "equivalent" and one.unit]
+    assert told
+    assert all("[60 %: " in one for one in told)
+    usual = compare(runs[:3], runs[3:6], Options(margin=0.5))
+    assert any("[90 %: " in usual.change(one) for one in usual.results)
+
+
+def test_a_comparison_kept_before_can_be_read(runs: list[Run]) -> None:
+    """The interval that decides equivalence was called by a level it need not have."""
+    found = compare(runs[:3], runs[3:6])
+    kept = json.loads(json.dumps(found.to_mapping()))
+    for one in kept["results"]:
+        one["low90"], one["high90"] = one.pop("low_narrow"), one.pop("high_narrow")
+    del kept["lacking"]
+    assert Comparison.from_mapping(kept).results[0].low_narrow == found.results[0].low_narrow
+
+
+def test_success_p99_by_name_needs_no_failure(runs: list[Run]) -> None:
+    """Where nothing failed it is the p99."""
+    found = compare(runs[:3], runs[3:6], Options(primary=("success_p99", "p99")))
+    one, p99 = found.result("success_p99"), found.result("p99")
+    assert (one.a, one.b, one.ratio) == (p99.a, p99.b, p99.ratio)
+
+
+def test_one_long_warm_up_does_not_cut_all(tmp_path: Path) -> None:
+    """Of five runs one settles late: the others keep their rows, and the note stands at that run."""
+    runs = [made(tmp_path, number) for number in range(201, 206)]
+    late = pq.read_table(runs[0].path / "timeline.parquet").to_pandas()
+    early = late["planned"] < late["planned"].quantile(0.4)
+    late.loc[early, "done"] += 3 * (late.loc[early, "done"] - late.loc[early, "planned"])
+    schema = pq.read_schema(runs[0].path / "timeline.parquet")
+    pq.write_table(pa.Table.from_pandas(late, schema=schema), runs[0].path / "timeline.parquet")
+    runs[0] = Run(runs[0].path)
+    found = compare(runs[:2], runs[2:])
+    assert found.cut is not None
+    assert found.cut < 0.2
+
+
+def test_other_versions_on_the_sides_are_noted(tmp_path: Path) -> None:
+    """Of perfkit, a package, Python and the kernel."""
+    more = {"versions": {"perfkit": "0.2.0", "numpy": "2.3.0"}}
+    a = [made(tmp_path, n, **more) for n in (301, 302)]
+    b = [made(tmp_path, n, **more | {"versions": {"perfkit": "0.2.0", "numpy": "2.4.0"}}) for n in (303, 304)]
+    assert "runs with different numpy: 2.3.0, 2.4.0" in compare(a, b).notes

@@ -239,8 +239,8 @@ def test_mistakes_of_a_scenario_are_counted_with_their_place() -> None:
     assert "test_load.py:" in text
 
 
-def test_stumbling_after_a_failed_request_is_no_mistake() -> None:
-    """A step that stumbles because its request failed is not counted as the scenario's mistake."""
+def test_stumbling_after_a_failed_request_breaks_no_step() -> None:
+    """A step that stumbles because its request failed is counted, but does not make the scenario broken."""
 
     async def step(session: Session, state: Any, rng: Any) -> None:
         (await session.get("/")).json()["id"]
@@ -249,7 +249,8 @@ def test_stumbling_after_a_failed_request_is_no_mistake() -> None:
         step, transport=FakeTransport(error=lambda i: "reset"), users={"count": 1, "iterations": 5}
     )
     assert (rows["error"] == "reset").all()
-    assert not told(engine)
+    assert sum(told(engine).values()) == 5
+    assert (engine.steps, engine.steps_raised) == (5, 0)
 
 
 def test_raise_for_status_ends_the_step() -> None:

@@ -19,7 +19,8 @@ from perfkit.spread import execute
 from perfkit.store import Run, list_runs
 from perfkit.workloads import complete
 from perfkit.writer import FLUSH_S
-from tests.kill_runs import SECOND, Logged, logging_server, wait_for_rows
+from tests.fault_server import FaultServer
+from tests.kill_runs import ROOT, SECOND, Logged, logging_server, perfkit, wait_for_rows
 
 pytestmark = pytest.mark.slow
 
@@ -194,3 +195,30 @@ def test_an_open_loop_keeps_its_times(server: Logged, tmp_path: Path) -> None:
         if (rows["started"] - rows["planned"]).median() < 2e6:
             return
     raise AssertionError("kick-off was late in three runs")
+
+
+@pytest.mark.parametrize("transport", ["wire", "httpx"])
+def test_a_load_that_takes_every_descriptor_loses_no_row(tmp_path: Path, transport: str) -> None:
+    """Segments are written when there is room again; who got no connection is told what to do."""
+    server = FaultServer()
+    server.start()
+    (tmp_path / "mine.py").write_text(
+        "async def step(session, state, rng):\n    await session.get('/slow/1500', name='a')\n"
+    )
+    shape = ("users.count=150", "users.iterations=150", "target.connections=300")
+    given = ("--scenario", str(tmp_path / "mine.py"), "--target", server.url, "--data-dir", str(tmp_path))
+    options = [word for one in (*shape, f"target.transport={transport}") for word in ("-s", one)]
+    try:
+        done = subprocess.run(
+            perfkit("run", "-q", *given, *options),
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)),
+            capture_output=True, text=True, timeout=120, cwd=ROOT,
+        )  # fmt: skip
+    finally:
+        server.stop()
+    (run,) = list_runs(tmp_path)
+    assert run.state == "complete", done.stderr
+    rows = run.table(["error", "error_text"]).to_pandas()
+    assert len(rows) == 150
+    assert rows["error"].isna().sum() == server.hits.total() > 0
+    assert rows["error_text"].dropna().str.contains("ulimit").any()

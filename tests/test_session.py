@@ -19,6 +19,7 @@ from perfkit.model import Target
 from perfkit.redaction import Redactor, secrets_in
 from perfkit.rows import to_table
 from perfkit.session import Recorder, Response, Session
+from perfkit.session.redirects import redirected
 from perfkit.transport import Exchange, loop_clock, os_words
 from perfkit.wire import WireTransport
 from tests.fault_server import FaultServer, fault_server
@@ -520,6 +521,21 @@ def test_redirects_stay_inside_the_target(server: FaultServer) -> None:
         assert len(rows.take()) == 12
 
     play(server.url + "/redirect", below, follow_redirects=True)
+
+    async def to_base(rows: Rows) -> None:  # which is not outside, though nothing stands there
+        assert (await rows.session.get("/302/base")).error != "check"
+        assert len(rows.take()) == 2
+
+    play(server.url + "/redirect", to_base, follow_redirects=True)
+
+
+def test_a_location_that_cannot_be_sent_leads_nowhere() -> None:
+    """A control character that a transport lets through is the server's doing, and raises nothing."""
+    exchange = Exchange()
+    exchange.status, exchange.headers = 302, [(b"location", b"/a\x7fb")]
+    target = Target(url="http://127.0.0.1:1", follow_redirects=True)
+    assert redirected("GET", "/x", b"", exchange, target, 10) is None
+    assert "outside the target" in (exchange.error_text or "")
 
 
 # -- secrets ---------------------------------------------------------------------------------------

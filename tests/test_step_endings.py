@@ -243,14 +243,6 @@ async def step(session, state, rng):
     done, _ = run(server, tmp_path / "half", code, users={"count": 1, "iterations": 20})
     assert sum(told(done).values()) == 20
     assert done.verdict.word == "VALID"
-    code = code.replace(
-        "(await session.get('/status/503', name='bad')).json()['id']", "raise KeyError('own')"
-    )
-    code = code.replace(
-        "'/ok', name='good'", "'/status/404', name='bad'); await session.get('/ok', name='good'"
-    )
-    done, _ = run(server, tmp_path / "own", code, users={"count": 1, "iterations": 20})
-    assert done.verdict.word == "BROKEN"
 
 
 @pytest.mark.parametrize("what", ["SystemExit(3)", "KeyboardInterrupt()"])
@@ -299,3 +291,173 @@ def test_a_setup_that_ends_the_program_is_an_error(server: FaultServer, tmp_path
         run(server, tmp_path, code, users={"count": 1, "iterations": 3})
     (done,) = list_runs(tmp_path)
     assert done.state == "aborted"
+
+
+@pytest.mark.parametrize(
+    ("code", "requests"),
+    [
+        ("    n = session.iteration\n    try: await session.get('/hang')\n"
+         "    finally: asyncio.create_task(session.get('/slow/200', name='tidy'))\n", 4),
+        ("    try: await session.get('/hang')\n"
+         "    finally: await asyncio.shield(session.get('/hang', name='tidy'))\n", 4),
+    ],
+)  # fmt: skip
+def test_what_is_begun_while_being_cut_off_is_a_row_too(
+    server: FaultServer, tmp_path: Path, code: str, requests: int
+) -> None:
+    """The usual tidying in `finally`, in a task of its own or shielded."""
+    code = f"async def step(session, state, rng):\n{code}"
+    done, rows = run(server, tmp_path, code, users={"count": 2, "duration_s": 0.5}, drain_s=0.2)
+    assert len(rows) == server.hits.total() == requests
+    assert done.meta.state == "complete"
+
+
+THREAD = GOOD + "    await asyncio.to_thread(time.sleep, 60)\n"
+GENERATOR = """
+KEPT = []
+async def endless(session):
+    try:
+        while True: yield await session.get('/ok')
+    finally: await asyncio.sleep(60)
+async def step(session, state, rng):
+    one = endless(session); KEPT.append(one); await anext(one); await asyncio.sleep(0.1)
+"""
+BEGUN_LATE = """
+async def step(session, state, rng):
+    await session.get('/ok')
+    try: await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        async def stubborn():
+            while True:
+                try: await asyncio.sleep(1)
+                except BaseException: pass
+        session.local['kept'] = asyncio.create_task(stubborn())
+        raise
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [THREAD, GENERATOR, BEGUN_LATE])
+def test_nothing_that_a_step_leaves_behind_keeps_a_run(
+    server: FaultServer, tmp_path: Path, code: str
+) -> None:
+    """A thread, a generator that does not end, a task that was begun in the last moment."""
+    began = time.monotonic()
+    done, rows = run(server, tmp_path, code, users={"count": 1, "duration_s": 0.5}, drain_s=0.2)
+    assert time.monotonic() - began < 25
+    assert (done.meta.state, len(rows)) == ("complete", server.hits.total())
+
+
+@pytest.mark.parametrize(
+    "raised", ["asyncio.CancelledError()", "Own()", "GeneratorExit()", "SystemExit(3)", "ValueError('x')"]
+)
+@pytest.mark.parametrize("where", ["setup", "teardown"])
+def test_whatever_setup_and_teardown_raise_is_told(
+    server: FaultServer, tmp_path: Path, where: str, raised: str
+) -> None:
+    """A setup ends the run in a line; a teardown spoils nothing, what was made is removed."""
+    code = f"""class Own(BaseException): pass
+{GOOD}    session.on_teardown('DELETE', '/status/204')
+async def {where}(session, state): raise {raised}
+"""
+    name = raised.split(".")[-1].partition("(")[0]
+    if where == "setup":
+        with pytest.raises(PerfkitError, match=f"setup of mine failed: {name}: "):
+            run(server, tmp_path, code, users={"count": 1, "iterations": 3})
+        assert list_runs(tmp_path)[0].state == "aborted"
+        return
+    done, rows = run(server, tmp_path, code, users={"count": 1, "iterations": 3})
+    assert done.meta.state == "complete"
+    assert done.meta.teardown_error.startswith(f"{name}: ")
+    assert server.hits["status"] == 3
+    assert len(rows) == 6
+
+
+def test_exceptions_of_tasks_that_are_kept_count(server: FaultServer, tmp_path: Path) -> None:
+    """asyncio's documentation has one keep its tasks, which then never complain; a chain of them is drained,
+    and what a thread of a step sends belongs to the step."""
+    code = """
+KEPT = []
+async def boom(session):
+    await session.get('/ok', name='boom')
+    raise ValueError('x')
+async def chain(session, left):
+    await session.get('/slow/100', name='chain')
+    if left: KEPT.append(asyncio.create_task(chain(session, left - 1)))
+async def step(session, state, rng):
+    KEPT.append(asyncio.create_task(boom(session)))
+    if session.iteration == 9:
+        await chain(session, 3)
+        loop = asyncio.get_running_loop()
+        ask = lambda: asyncio.run_coroutine_threadsafe(session.get('/ok', name='thread'), loop).result(3)
+        await loop.run_in_executor(None, ask)
+    await session.get('/ok', name='a')
+"""
+    done, rows = run(server, tmp_path, code, users={"count": 1, "iterations": 10}, drain_s=5)
+    assert told(done) == {"ValueError: x (mine.py:6)": 10}
+    assert len(rows) == server.hits.total() == 10 + 10 + 4 + 1
+    assert (rows["error"].isna()).all(), "the last links have the drain"
+    assert set(rows["phase"]) == {"measure"}
+    assert rows.set_index("operation")["step"]["thread"] == 9
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "lambda answer: sys.exit('no')",
+        "lambda answer: (_ for _ in ()).throw(Own())",
+        "lambda answer: (_ for _ in ()).throw(Mute())",
+    ],
+)
+def test_a_check_that_goes_wrong_is_a_row(server: FaultServer, tmp_path: Path, check: str) -> None:
+    """Of class check, whatever it raises."""
+    code = f"""import sys
+class Own(BaseException): pass
+class Mute(Exception):
+    def __str__(self): raise TypeError
+async def step(session, state, rng):
+    await session.get('/ok', name='a', check={check})
+"""
+    _, rows = run(server, tmp_path, code, users={"count": 1, "iterations": 5})
+    assert rows["error"].tolist() == ["check"] * 5
+    assert server.hits.total() == 5
+
+
+@pytest.mark.parametrize(
+    "said", ["None", "True", "Said(error=5)", "Said(True, '7')", "Said(True, 3_000_000_000)"]
+)
+def test_a_reader_that_goes_wrong_costs_no_row(server: FaultServer, tmp_path: Path, said: str) -> None:
+    """What it says that is nothing is an error of the row; tokens that no column holds are left out."""
+    code = f"""from perfkit.streams import Said
+async def step(session, state, rng):
+    await session.get('/sse', name='a', stream=lambda event: {said})
+"""
+    done, rows = run(server, tmp_path, code, users={"count": 1, "iterations": 5})
+    assert len(rows) == server.hits.total() == 5
+    assert done.meta.state == "complete"
+    wrong = "Said(True" not in said
+    assert (rows["error"] == "check").all() if wrong else rows["error"].isna().all()
+    assert rows["tokens_out"].isna().all()
+
+
+def test_a_step_that_ends_the_engine_loses_no_row(server: FaultServer, tmp_path: Path) -> None:
+    """It cancels every task there is: what was sent is told, and the run is aborted in words."""
+    code = f"{GOOD}    if session.iteration == 5:\n        for one in asyncio.all_tasks(): one.cancel()\n"
+    with pytest.raises(PerfkitError, match="a worker process failed"):
+        run(server, tmp_path, code, users={"count": 2, "iterations": 20})
+    (done,) = list_runs(tmp_path)
+    assert done.table(["sent"]).column("sent").drop_null().length() == server.hits.total()
+    code = f"{GOOD}    if session.iteration == 5: asyncio.get_running_loop().stop()\n"
+    done, rows = run(server, tmp_path / "stopped", code, users={"count": 2, "iterations": 20})
+    assert len(rows) == server.hits.total() == 20
+    assert done.meta.state == "complete"
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_ended_tells_its_mistakes(server: FaultServer, tmp_path: Path) -> None:
+    """Those before the step that holds the loop for ever."""
+    code = f"{GOOD}    if session.iteration < 20: raise KeyError('k')\n    time.sleep(600)\n"
+    with pytest.raises(PerfkitError, match="held the event loop"):
+        run(server, tmp_path, code, users={"count": 1, "duration_s": 1}, drain_s=1)
+    (done,) = list_runs(tmp_path)
+    assert told(done) == {"KeyError: 'k' (mine.py:4)": 20}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from perfkit.streams import Event, Reader, Said, letta, openai_chat, openai_responses, plain, read
+from perfkit.streams import Event, Events, Reader, Said, letta, openai_chat, openai_responses, plain, read
 
 CONTENT, NOTHING = Said(content=True), Said()
 
@@ -97,3 +97,37 @@ def test_a_stream_is_read_to_its_end() -> None:
         raise KeyError("odd")
 
     assert read(events, 0, broken).error == "the reader of the stream raised KeyError: 'odd'"
+
+
+@pytest.mark.parametrize(
+    ("reader", "body", "content", "error"),
+    [
+        (letta, 'data: {"message_type":"assistant_message","content":"hi","error":null}', 1, None),
+        (letta, 'data: {"message_type":"assistant_message","content":[{"type":"text","text":""}]}', 0, None),
+        (letta, 'data: {"message_type":"assistant_message","content":[{"type":"text","text":"a"}]}', 1, None),
+        (openai_responses, 'event: message\ndata: {"type":"response.failed","response":{}}', 0, "failed"),
+        (openai_responses, 'event: message\ndata: {"type":"response.x.delta","delta":"a"}', 1, None),
+        (openai_responses,
+         'data: {"type":"response.completed","response":{"status":"failed","error":{"code":"x"}}}', 0, "x"),
+    ],
+)  # fmt: skip
+def test_what_servers_really_say(reader: Reader, body: str, content: int, error: str | None) -> None:
+    """An error that is null is none, an empty text no content; the type counts before the event's name."""
+    events = Events()
+    events.feed(f"{body}\n\n".encode(), 2000)
+    found = read(events.seen, 0, reader)
+    assert len(found.chunks) == content
+    assert (error is None) == (found.error is None)
+    assert (error or "") in (found.error or "")
+
+
+@pytest.mark.parametrize(
+    "body", ["event: error\ndata: {}\n", 'data: {"error": {"message": "x"}}', "data: a\n"]
+)
+def test_an_error_without_its_empty_line_is_one_all_the_same(body: str) -> None:
+    """The last event of a body that ends too early is none, unless it tells of an error."""
+    events = Events()
+    events.feed(b"data: {}\n\n" + body.encode(), 1000)
+    events.end(2000)
+    assert len(events.seen) == (1 if body == "data: a\n" else 2)
+    assert (read(events.seen, 0, letta).error is None) == (body == "data: a\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import xml.etree.ElementTree as ET
 from types import SimpleNamespace
@@ -206,6 +208,42 @@ def test_time_to_success_is_endless_where_too_many_fail() -> None:
     found = compared(side(NOISE, "a"), b)
     assert [r.metric for r in found.results].count("success_p99") == 0
     assert any("success_p99 is not reached" in note for note in found.notes)
+
+
+def test_a_side_that_no_longer_reaches_success_is_worse() -> None:
+    """Of A a thousandth fails, of B a tenth: its p99 of success is endless, and as sure as the failures are;
+    where both fail so often nothing is told apart."""
+    level = {"success_p99": 0.01}
+
+    def failing(letter: str, failed: int, value: float) -> list[Reduced]:
+        found = side(NOISE, letter, failed=failed)
+        more = Value(TOTAL, "success_p99", math.exp(value), value, math.nan, math.nan, 10_000)
+        return [dataclasses.replace(run, values=(*run.values, more)) for run in found]
+
+    a, b = failing("a", 10, level["success_p99"]), failing("b", 1000, math.inf)
+    asked = ("success_p99",)
+    for sides, verdict, words in (
+        ((a, b), "regressed", " ms → not reached"),
+        ((b, a), "improved", "not reached → "),
+    ):
+        found = compared(*sides, primary=asked)
+        assert (found.verdict, found.result("success_p99").verdict) == (verdict, verdict)
+        assert words in found.words
+        again = Comparison.from_mapping(json.loads(json.dumps(found.to_mapping())))
+        assert again.change(again.result("success_p99")) == found.change(found.result("success_p99"))
+    both = compared(b, failing("c", 1100, math.inf), primary=asked)
+    assert both.verdict == "inconclusive"
+    assert "not judged: success_p99 (more than 1 % failed on both sides)" in both.words.lower()
+
+
+def test_sides_that_lost_the_same_share_are_no_selection() -> None:
+    """Two of ten beside two of four is a selection, two of four beside four of eight is none."""
+
+    def lost(letter: str, of: int, count: int) -> list[Reduced]:
+        return [one(i, 0.001 * i, side=letter, outcomes=DRIFTS if i < count else ()) for i in range(of)]
+
+    assert compared(lost("a", 10, 2), lost("b", 4, 2)).selection
+    assert not compared(lost("a", 8, 4), lost("b", 4, 2)).selection
 
 
 # -- steady ----------------------------------------------------------------------------------------

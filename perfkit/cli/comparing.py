@@ -20,6 +20,8 @@ _OPTIONS = (
                  help="Pairs to run (default: as the file says, or 5)."),
     click.option("--margin", type=float, default=0.05, show_default=True,
                  help="A ratio within 1 ± this is no difference."),
+    click.option("--error-margin", type=float, default=0.001, show_default=True,
+                 help="The same for the share of failed requests, absolute."),
     click.option("--alpha", type=float, default=0.05, show_default=True,
                  help="Chance of a false alarm in the whole primary family."),
     click.option("--primary", multiple=True, metavar="METRIC",
@@ -144,17 +146,17 @@ def aa_command(
 def _refuse_options() -> None:
     """BadInput for an option that asks something of a comparison that has been made already."""
     context = click.get_current_context()
-    for name in ("repeats", "margin", "alpha", "primary", "vary", "force"):
+    for option in ("--repeats", "--margin", "--error-margin", "--alpha", "--primary", "--vary", "--force"):
+        name = option[2:].replace("-", "_")
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            raise BadInput(f"--{name} is for two sides; a comparison that was kept has its own, leave it out")
+            raise BadInput(f"{option} is for two sides; a comparison that was kept has its own, leave it out")
 
 
 # -- shared ----------------------------------------------------------------------------------------
 
 
-def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, margin: float, alpha: float,
-          primary: tuple[str, ...], vary: tuple[str, ...], force: bool, allow_target: tuple[str, ...],
-          quiet: bool) -> Any:  # fmt: skip
+def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, primary: tuple[str, ...],
+          allow_target: tuple[str, ...], quiet: bool, **asked: Any) -> Any:  # fmt: skip
     """Carry out or find both sides, compare them and keep the comparison."""
     from perfkit.comparison import Options
     from perfkit.experiment import (
@@ -167,9 +169,7 @@ def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, margin: float,
     )  # fmt: skip
     from perfkit.workloads import read_yaml
 
-    options = Options(
-        margin=margin, alpha=alpha, vary=vary, force=force, primary=primary or Options().primary
-    )
+    options = Options(primary=primary or Options().primary, **asked)
     if is_workload(a) != is_workload(b):
         raise BadInput(f"{a} and {b}: give two workload files, or two groups of existing runs")
     names = _name(a, "A"), _name(b, "B")
@@ -204,7 +204,6 @@ def _page(kept: Any, *, quiet: bool) -> Path:
 
 def _print(kept: Any) -> None:
     """A comparison for a terminal."""
-    from perfkit.comparison import change
     from perfkit.gate import level
 
     found = kept.comparison
@@ -220,7 +219,7 @@ def _print(kept: Any) -> None:
         if one.operation == found.results[0].operation:
             told = f"{level(one, one.a)} → {level(one, one.b)}"
             star = "*" if one.primary else " "
-            print_lines(f"  {star} {one.metric:<12} {told:<28} {change(one):<28} {one.verdict}")
+            print_lines(f"  {star} {one.metric:<12} {told:<28} {found.change(one):<28} {one.verdict}")
     for text in found.notes:
         print_lines(f"  note: {text}")
 

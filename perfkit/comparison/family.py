@@ -67,10 +67,10 @@ def _lines(case: Case) -> Iterator[_Line]:
     for operation in operations:
         for metric in METRICS:
             a, b = (_carried(side, operation, metric) for side in (case.a, case.b))
-            if metric == "success_p99" and not _fails(case, operation):
-                continue
+            primary = operation == TOTAL and metric in case.options.primary
+            if metric == "success_p99" and not primary and not _fails(case, operation):
+                continue  # it is the p99
             if a is not None and b is not None:
-                primary = operation == TOTAL and metric in case.options.primary
                 line = _Line(operation, metric, a, b, primary, None)
                 line.difference = _difference(case, line)
                 yield line
@@ -82,16 +82,17 @@ def _fails(case: Case, operation: str) -> bool:
 
 
 def _carried(side: Sequence[Reduced], operation: str, metric: str) -> list[Value] | None:
-    """The metric of every run; None where one does not carry it, or not as a finite number."""
+    """The metric of every run; None where one does not carry it, or where some reach it and some do not."""
     found = []
     for one in side:
         value = one.value(operation, metric)
         if value is None and metric == "success_p99":  # nothing failed: success is all there is
             value = one.value(operation, "p99") if not one.failed else None
-        if value is None or not math.isfinite(value.y):
+        if value is None:
             return None
         found.append(value)
-    return found
+    reached = {math.isfinite(value.y) for value in found}
+    return found if len(reached) == 1 else None
 
 
 def unjudged(case: Case, results: Sequence[Result]) -> Iterator[tuple[str, str, bool]]:
@@ -101,6 +102,9 @@ def unjudged(case: Case, results: Sequence[Result]) -> Iterator[tuple[str, str, 
     """
     for metric in case.options.primary:
         sides = [_carried(side, TOTAL, metric) for side in (case.a, case.b)]
+        if sides[0] and sides[1] and not _reached(sides[0]) and not _reached(sides[1]):
+            yield metric, "more than 1 % failed on both sides", case.options.by_name
+            continue
         if sides[0] is None or sides[1] is None:
             lopsided = any(sides)
             yield (
@@ -117,8 +121,15 @@ def unjudged(case: Case, results: Sequence[Result]) -> Iterator[tuple[str, str, 
             yield metric, why, case.options.by_name
 
 
+def _reached(side: Sequence[Value]) -> bool:
+    """Whether the runs of a side reach a metric: the p99 of success is endless where more than 1 % fail."""
+    return math.isfinite(side[0].y)
+
+
 def _difference(case: Case, line: _Line) -> stats.Difference | None:
     """B - A on the log scale; None when no error can be given to it, or nothing failed anywhere."""
+    if not (_reached(line.a) and _reached(line.b)):
+        return _of_failures(case, line)
     a, b = line.y
     counts = METRICS[line.metric].kind == "errors"
     if counts and not any(v.level for v in (*line.a, *line.b)):
@@ -139,6 +150,16 @@ def _difference(case: Case, line: _Line) -> stats.Difference | None:
     return found.at_least(_counting_error(line.a, line.b)) if counts else found
 
 
+def _of_failures(case: Case, line: _Line) -> stats.Difference | None:
+    """The difference of the shares of failures, where just one side reaches the p99 of success."""
+    if _reached(line.a) == _reached(line.b):
+        return None
+    a, b = (_carried(side, line.operation, "error_rate") for side in (case.a, case.b))
+    if a is None or b is None:
+        return None
+    return _difference(case, _Line(line.operation, "error_rate", a, b, line.primary, None))
+
+
 def _adjusted(case: Case, lines: Sequence[_Line]) -> list[float]:
     """p-values: max-T or Holm in the primary family, Benjamini–Hochberg among the others; NaN for none."""
     p = [math.nan if line.difference is None else line.difference.p for line in lines]
@@ -146,7 +167,10 @@ def _adjusted(case: Case, lines: Sequence[_Line]) -> list[float]:
     others = [i for i, line in enumerate(lines) if not line.primary and not math.isnan(p[i])]
     runs = min(len(case.a), len(case.b))
     found = dict(zip(others, stats.benjamini_hochberg([p[i] for i in others]), strict=True))
-    if family and runs >= _MAX_T_FROM and all(_method(lines[i]) == "pooled" for i in family):
+    alike = all(
+        _method(lines[i]) == "pooled" and _reached(lines[i].a) and _reached(lines[i].b) for i in family
+    )
+    if family and runs >= _MAX_T_FROM and alike:
         a, b = (np.array([lines[i].y[side] for i in family]).T for side in (0, 1))
         found |= dict(zip(family, stats.max_t(a, b), strict=True))
     else:
@@ -164,7 +188,8 @@ def _method(line: _Line) -> str:
 def _result(case: Case, line: _Line, p: float, family: int) -> Result:
     alpha, kind, one = case.options.alpha, METRICS[line.metric].kind, line.difference
     a, b = line.y
-    ratio = stats.ratio_of(float(b.mean() - a.mean()))
+    endless = [not _reached(side) for side in (line.a, line.b)]
+    ratio = math.nan if any(endless) else stats.ratio_of(float(b.mean() - a.mean()))
     level = alpha / family if line.primary and one is not None else alpha
     interval = together = narrow = _NONE
     detectable, tipping, repeats = math.nan, math.nan, None
@@ -180,7 +205,10 @@ def _result(case: Case, line: _Line, p: float, family: int) -> Result:
             _, tipping = _within(line)
         if one.noisier:
             notes.append("noisier than earlier runs of this configuration, whose noise was not used")
-    verdict = _verdict(case, line, narrow, p, ratio)
+    if any(endless):  # what was tested is the share of failures
+        interval = together = narrow = _NONE
+        detectable, tipping, repeats = math.nan, math.nan, None
+    verdict = _verdict(case, line, narrow, p, math.inf if endless[1] else 0.0 if endless[0] else ratio)
     real = verdict == "equivalent" and (interval[0] > 1 or interval[1] < 1)
     if one is None and kind == "errors":
         ratio, interval = math.nan, _NONE
@@ -188,7 +216,7 @@ def _result(case: Case, line: _Line, p: float, family: int) -> Result:
         operation=line.operation, metric=line.metric, unit=METRICS[line.metric].unit, primary=line.primary,
         a=_level(kind, line.a), b=_level(kind, line.b), runs_a=len(a), runs_b=len(b),
         ratio=ratio, low=interval[0], high=interval[1], low_all=together[0], high_all=together[1],
-        low90=narrow[0], high90=narrow[1], p=math.nan if one is None else one.p, p_adjusted=p,
+        low_narrow=narrow[0], high_narrow=narrow[1], p=math.nan if one is None else one.p, p_adjusted=p,
         method=_method(line), verdict=verdict, small_but_real=real, detectable=detectable, repeats=repeats,
         tipping_point=tipping, notes=tuple(notes),
     )  # fmt: skip
@@ -207,7 +235,7 @@ def _verdict(case: Case, line: _Line, narrow: tuple[float, float], p: float, rat
 
 
 def _equivalent(case: Case, line: _Line, narrow: tuple[float, float]) -> bool:
-    """The 90 % interval lies within the margin: two one-sided tests (Schuirmann 1987)."""
+    """The interval of level 1 - 2 alpha lies within the margin: two one-sided tests (Schuirmann 1987)."""
     options = case.options
     if METRICS[line.metric].kind != "errors":
         return narrow[0] >= 1 - options.margin and narrow[1] <= 1 + options.margin
@@ -246,7 +274,7 @@ def _repeats(case: Case, one: stats.Difference, a: int, b: int, level: float) ->
 
 def _level(kind: str, side: Sequence[Value]) -> float:
     """A geometric mean, of shares of errors the plain one."""
-    if kind == "errors":
+    if kind == "errors" or not _reached(side):
         return float(np.mean([v.level for v in side]))
     return stats.ratio_of(float(np.mean([v.y for v in side])))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,11 +14,13 @@ from perfkit.comparison.family import Case, compare_metrics, unjudged
 from perfkit.comparison.nouns import Comparison, Options, Result, Side, Verdict, headline
 from perfkit.configuration import differences, differences_within, refuse_unknown
 from perfkit.errors import BadInput
-from perfkit.reduce import Reduced, reduce_part, warmup_of
+from perfkit.reduce import MOST_OPERATIONS, Reduced, most_frequent, operations_of, reduce_part, warmup_of
 from perfkit.store import Run
+from perfkit.store.results import digest
 from perfkit.store.rows import Part
 
 #: The worst first: a comparison is what the worst of its primary metrics is.
+_SURELY = 8  #: so many requests are not missing by chance
 _WORST: tuple[Verdict, ...] = ("regressed", "inconclusive", "improved", "equivalent")
 
 
@@ -38,25 +41,44 @@ def compare(
     for side, name in ((a, names[0]), (b, names[1])):
         if not side:
             raise BadInput(f"no run on side {name}; give at least one")
-    both = {run.path.resolve() for run in a} & {run.path.resolve() for run in b}
-    if both:
-        raise BadInput(f"{sorted(p.name for p in both)[0]} is on both sides; a run belongs to one")
+    _refuse_twice([*a, *b])
     reduced = _reduced([*a, *b])
     groups = reduced[: len(a)], reduced[len(a) :]
     return judge(*groups, options, names=names, history=history)
 
 
+def _refuse_twice(runs: Sequence[Run]) -> None:
+    """BadInput for a run that is given twice, by its path, its id or its rows: a copy replicates nothing."""
+    first: dict[tuple[str, ...], int] = {}
+    for i, run in enumerate(runs):
+        rows = tuple(map(digest, run.files())) if run.rows() else ()
+        for same in ((str(run.path.resolve()),), ("id", run.id), rows):
+            if not same or first.setdefault(same, i) == i:
+                continue
+            other = runs[first[same]]
+            named = run.id if run.id == other.id else f"{run.id}, which has the rows of {other.id},"
+            raise BadInput(f"{named} is given twice; a run belongs to one side, and counts there once")
+
+
 def _reduced(runs: Sequence[Run]) -> list[Reduced]:
-    """Each run from the same share of its time on: the longest warm-up of those that may count."""
+    """Each run from the same share of its time on, and in the same operations."""
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as threads:  # numpy and pyarrow let others run
         parts = list(threads.map(Part, runs))
         cuts = list(threads.map(warmup_of, parts))
-        common = max((cut.share for cut in cuts if cut.counts), default=stats.LEAST_CUT)
-        alone = threads.map(lambda part: reduce_part(part, common), parts)
+        common = _common_cut([cut.share for cut in cuts if cut.counts])
+        counts = list(threads.map(operations_of, parts))
+        asked = most_frequent(counts)
+        alone = threads.map(lambda part: reduce_part(part, common, asked), parts)
         return [
             dataclasses.replace(one, notes=(*cut.notes, *one.notes))
             for one, cut in zip(alone, cuts, strict=True)
         ]
+
+
+def _common_cut(shares: Sequence[float]) -> float:
+    """The longest warm-up but a quarter of the runs: with many runs some seem to warm up by chance."""
+    rising = sorted(shares)
+    return rising[-1 - len(rising) // 4] if rising else stats.LEAST_CUT
 
 
 def judge(
@@ -120,12 +142,12 @@ def _one_side_failed(
 
 
 def _selection(names: tuple[str, str], sides: tuple[Sequence[Reduced], Sequence[Reduced]]) -> str | None:
-    """Words for sides that lost different numbers of runs to what may be their server's doing.
+    """Words for sides that lost different shares of their runs to what may be their server's doing.
 
     What is left of such a side is a selection of its good runs: it cannot be called as good as the other.
     """
     lost = [sum(bool(one.outcomes) for one in side) for side in sides]
-    if lost[0] == lost[1]:
+    if lost[0] * len(sides[1]) == lost[1] * len(sides[0]):
         return None
     told = (f"{n} of {len(side)} runs of {name}" for n, side, name in zip(lost, sides, names, strict=True))
     return f"{' and '.join(told)} cannot be compared for what their server did: the rest is a selection"
@@ -167,44 +189,101 @@ def _pairs(a: Sequence[Reduced], b: Sequence[Reduced]) -> list[tuple[Reduced, Re
 
 def _told(case: Case, a: Side, b: Side, forced: tuple[str, ...], selection: str | None) -> Comparison:
     found = compare_metrics(case)
-    blind = list(unjudged(case, found))
+    blind, lacking = list(unjudged(case, found)), tuple(_lacking(case, (a.name, b.name)))
     verdict: Verdict = "within-run only"
     if not case.alone:
         left = {metric for metric, _, _ in blind}
         primary = {one.verdict for one in found if one.primary and one.metric not in left}
         verdict = next((one for one in _WORST if one in primary), "inconclusive")
-        if verdict in ("equivalent", "improved") and (selection or any(change for _, _, change in blind)):
+        doubt = selection or lacking or any(change for _, _, change in blind)
+        if verdict in ("equivalent", "improved") and doubt:
             verdict = "inconclusive"
     but = [selection] if selection else []
+    but += [f"not every operation is on both sides: {'; '.join(lacking)}"] if lacking else []
     if blind:
         but.append(f"not judged: {'; '.join(f'{metric} ({why})' for metric, why, _ in blind)}")
     return Comparison(
         verdict=verdict,
-        words=headline(verdict, found, (a.name, b.name), but),
+        words=headline(verdict, found, (a.name, b.name), case.options, but),
         a=a,
         b=b,
         pairs=len(case.a) if case.paired else 0,
         results=tuple(found),
         refused=(),
         forced=forced,
-        notes=tuple(_notes(case, found)),
+        notes=tuple(_notes(case, found, (a.name, b.name))),
         options=case.options,
         history_df=max((one.df for one in case.history.values()), default=0.0),
         cut=max(one.cut for one in (*case.a, *case.b)),
         unjudged=tuple((metric, why) for metric, why, _ in blind),
         selection=selection,
+        lacking=lacking,
     )
 
 
-def _notes(case: Case, found: Sequence[Result]) -> Iterator[str]:
+def _lacking(case: Case, names: tuple[str, str]) -> Iterator[str]:
+    """Operations that one side has none of, though at the other's share it would have had some."""
+    shares, sizes = _mix(case)
+    for operation, mix in shares.items():
+        for here, there in ((0, 1), (1, 0)):
+            if not mix[here] and mix[there] * sizes[here] >= _SURELY:
+                yield f"{names[here]} has no {operation}, {mix[there]:.2%} of the requests of {names[there]}"
+
+
+def _mix(case: Case) -> tuple[dict[str, tuple[float, float]], tuple[int, int]]:
+    """The share of each operation in the requests of both sides, the most frequent first, and their sizes."""
+    sums = [Counter[str](), Counter[str]()]
+    for one, side in zip(sums, (case.a, case.b), strict=True):
+        for run in side:
+            one.update(run.operations)
+    sizes = sums[0].total(), sums[1].total()
+    every = sorted(sums[0] | sums[1], key=lambda name: (-(sums[0] + sums[1])[name], name))
+    of = {name: (sums[0][name] / max(sizes[0], 1), sums[1][name] / max(sizes[1], 1)) for name in every}
+    return of, sizes
+
+
+def _mix_notes(case: Case, a: str, b: str) -> Iterator[str]:
+    """Operations that are not compared one by one, and a mix that is not that of the other side."""
+    shares, sizes = _mix(case)
+    shown = {value.operation for one in (*case.a, *case.b) for value in one.values}
+    hidden = [name for name in shares if name not in shown]
+    if len(shares) > MOST_OPERATIONS:
+        more = f" and {len(hidden) - 5} more" if len(hidden) > 5 else ""
+        yield (
+            f"{len(shares)} operations: the {MOST_OPERATIONS} most frequent are compared one by one, "
+            f"not {', '.join(hidden[:5])}{more}"
+        )
+    for operation, (of_a, of_b) in shares.items():
+        few, many = sorted((of_a, of_b))
+        if few and many > 2 * few and min(sizes) * many >= 10 * _SURELY:
+            yield f"another mix: {operation} is {of_a:.2%} of the requests of {a} and {of_b:.2%} of {b}"
+
+
+def _version_notes(case: Case) -> Iterator[str]:
+    """Versions of what the generator runs on that differ between the runs."""
+    found = [
+        {name: str(value) for name, value in one.run.meta.versions.items()}
+        | {name: str(one.run.meta.host.get(name) or "") for name in ("python", "kernel")}
+        for one in (*case.a, *case.b)
+    ]
+    for name in dict.fromkeys(name for one in found for name in one):
+        seen = list(dict.fromkeys(one.get(name) or "none" for one in found))
+        if len(seen) > 1:
+            yield f"runs with different {name}: {', '.join(seen[:3])}{' and others' * (len(seen) > 3)}"
+
+
+def _notes(case: Case, found: Sequence[Result], names: tuple[str, str]) -> Iterator[str]:
     """What a reader must know of the runs and the design."""
     yield from (f"{one.run.id}: {note}" for one in (*case.a, *case.b) for note in one.notes)
     for side in (case.a, case.b):
         commits = {one.run.meta.git.sha for one in side}
         if len(commits) > 1:
             yield f"the runs of one side are of {len(commits)} commits: {', '.join(sorted(commits))[:60]}"
-    if any(v.level == math.inf for one in (*case.a, *case.b) for v in one.values):
+    endless = any(v.level == math.inf for one in (*case.a, *case.b) for v in one.values)
+    if endless and not any(one.metric == "success_p99" for one in found):
         yield "success_p99 is not reached where more than 1 % of the requests fail, and is not compared"
+    yield from _mix_notes(case, *names)
+    yield from _version_notes(case)
     if not case.even:
         design = "pairs are compared all the same" if case.paired else "Welch's t, which wants 3 runs a side"
         yield f"the runs differ in length by more than 10 %: {design}"

@@ -42,6 +42,16 @@ class Options:
                 raise unknown("metric", name, METRICS)
 
     @property
+    def narrow_level(self) -> float:
+        """The level of the interval that equivalence is judged by, %: two one-sided tests at alpha."""
+        return 100 * (1 - 2 * self.alpha)
+
+    @property
+    def family_level(self) -> float:
+        """The level of the intervals of the whole primary family at once, %."""
+        return 100 * (1 - self.alpha)
+
+    @property
     def by_name(self) -> bool:
         """Whether somebody chose the primary metrics: then one that cannot be judged leaves no verdict."""
         return self.primary != _PRIMARY
@@ -51,9 +61,10 @@ class Options:
 class Result:
     """One metric of one operation. Levels are geometric means of the runs; ratio is B ÷ A, NaN without any.
 
-    low, high: 95 % interval; low_all, high_all: the same for the whole primary family at once; low90,
-    high90: what equivalence is judged by. detectable: the change, a share, that would be found 8 times of 10
-    if only this metric changed; repeats: runs a side until that is the margin (None: beyond reach).
+    low, high: 95 % interval; low_all, high_all: that of the whole primary family at once, of level 1 - alpha;
+    low_narrow, high_narrow: what equivalence is judged by, of level 1 - 2 alpha. detectable: the change, a
+    share, that would be found 8 times of 10 if only this metric changed; repeats: runs a side until that is
+    the margin (None: beyond reach).
     """
 
     operation: str
@@ -69,8 +80,8 @@ class Result:
     high: float
     low_all: float
     high_all: float
-    low90: float
-    high90: float
+    low_narrow: float
+    high_narrow: float
     p: float
     p_adjusted: float
     method: str
@@ -96,7 +107,8 @@ class Comparison:
     """All of it; `verdict` is the worst of the primary metrics. refused: why there is none.
 
     cut: the share left out at the beginning of every run. unjudged: primary metrics that the runs cannot
-    judge, and why. selection: words for sides that lost different numbers of runs to what their server did.
+    judge, and why. selection: words for sides that lost different shares of their runs to what their server
+    did. lacking: operations that one side lacks, in words.
     """
 
     verdict: Verdict
@@ -113,11 +125,16 @@ class Comparison:
     cut: float | None = None
     unjudged: tuple[tuple[str, str], ...] = ()
     selection: str | None = None
+    lacking: tuple[str, ...] = ()
 
     @property
     def part(self) -> str:
         """Of which part of every run the numbers are."""
         return label(self.cut or 0.0)
+
+    def change(self, one: Result) -> str:
+        """How much a metric changed, in words; see `change`."""
+        return change(one, self.options)
 
     @property
     def level(self) -> Literal["good", "warn", "bad"]:
@@ -134,7 +151,10 @@ class Comparison:
     def from_mapping(cls, given: Mapping[str, Any]) -> Comparison:
         """The inverse of `to_mapping`; msgspec.ValidationError for anything else."""
         results = [
-            {name: math.nan if value is None and name in _FLOATS else value for name, value in one.items()}
+            {
+                _OLD_NAMES.get(name, name): math.nan if value is None and name in _FLOATS else value
+                for name, value in one.items()
+            }
             if isinstance(one, Mapping)
             else one
             for one in given["results"]
@@ -150,7 +170,8 @@ class Comparison:
 
 
 #: Fields of a result that may be NaN, which JSON does not know.
-_FLOATS = {f.name for f in dataclasses.fields(Result) if f.type == "float"}
+_OLD_NAMES = {"low90": "low_narrow", "high90": "high_narrow"}
+_FLOATS = {f.name for f in dataclasses.fields(Result) if f.type == "float"} | set(_OLD_NAMES)
 
 
 def _plain(value: Any) -> Any:
@@ -167,17 +188,22 @@ def _plain(value: Any) -> Any:
 
 
 def headline(
-    verdict: Verdict, results: Sequence[Result], names: tuple[str, str], but: Sequence[str] = ()
+    verdict: Verdict,
+    results: Sequence[Result],
+    names: tuple[str, str],
+    options: Options,
+    but: Sequence[str] = (),
 ) -> str:
     """The verdict and what it rests on, in a sentence; `but`: what stands in its way, a sentence each."""
-    text = _headline(verdict, results, *names)
+    text = _headline(verdict, results, *names, options)
     return " ".join([text, *(f"{one[0].upper()}{one[1:]}." for one in but)])
 
 
-def _headline(verdict: Verdict, results: Sequence[Result], a: str, b: str) -> str:
+def _headline(verdict: Verdict, results: Sequence[Result], a: str, b: str, options: Options) -> str:
     primary = [one for one in results if one.primary]
     if verdict == "within-run only":
-        told = "; ".join(f"{r.metric} {change(r)}{_tipping(r)}" for r in primary if math.isfinite(r.ratio))
+        known = [r for r in primary if math.isfinite(r.ratio)]
+        told = "; ".join(f"{r.metric} {change(r, options)}{_tipping(r)}" for r in known)
         why = "WITHIN-RUN ONLY, no verdict: one run on a side cannot tell a change from chance."
         return f"{why} {b} beside {a}: {told}."
     of = [r for r in primary if r.verdict == verdict]
@@ -185,7 +211,7 @@ def _headline(verdict: Verdict, results: Sequence[Result], a: str, b: str) -> st
         of = [r for r in primary if r.verdict != "inconclusive"]
     if not of:
         return f"{verdict.upper()}: no primary metric is carried by every run of {a} and {b}."
-    told = "; ".join(f"{r.metric} {change(r)}" for r in of)
+    told = "; ".join(f"{r.metric} {change(r, options)}" for r in of)
     text = f"{verdict.upper()}: {b} beside {a}: {told}."
     if verdict == "inconclusive":
         needs = [r for r in of if r.verdict == "inconclusive" and math.isfinite(r.detectable)]
@@ -214,15 +240,19 @@ def tipping_words(one: Result) -> str:
     return f"would count only if runs differ by less than {one.tipping_point:.1%} (sd)"
 
 
-def change(one: Result) -> str:
-    """`+3.2 % [+1.0 %, +5.4 %]`, the interval that decided: 95 %, of equivalence 90 %; errors as shares."""
+def change(one: Result, options: Options) -> str:
+    """`+3.2 % [+1.0 %, +5.4 %]`, the interval that decided: 95 %, of equivalence 90 % where alpha is 0.05;
+    errors as shares."""
     if METRICS[one.metric].kind == "errors":
         return f"{one.a:.2%} → {one.b:.2%}"
+    if one.metric == "success_p99" and not (math.isfinite(one.a) and math.isfinite(one.b)):
+        a, b = ("not reached" if not math.isfinite(x) else f"{x:.4g} {one.unit}" for x in (one.a, one.b))
+        return f"{a} → {b}"
     if not math.isfinite(one.ratio):
         return "unknown"
     if not math.isfinite(one.low):
         return f"{one.ratio - 1:+.1%}, no interval"
     low, high, level = one.low, one.high, ""
-    if one.verdict == "equivalent" and math.isfinite(one.low90):
-        low, high, level = one.low90, one.high90, "90 %: "
+    if one.verdict == "equivalent" and math.isfinite(one.low_narrow):
+        low, high, level = one.low_narrow, one.high_narrow, f"{options.narrow_level:.4g} %: "
     return f"{one.ratio - 1:+.1%} [{level}{low - 1:+.1%}, {high - 1:+.1%}]"

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from perfkit.comparison import Comparison, Result, change, tipping_words
+from perfkit.comparison import Comparison, Result, tipping_words
 from perfkit.figures.style import (
     BAD,
     FILL,
@@ -61,7 +61,7 @@ def comparison_table(comparison: Comparison, operation: str = TOTAL) -> Shown:
     if not found:
         return Shown("<p>Nothing could be compared.</p>", "Nothing could be compared.")
     rows = [
-        [f"{for_html(one.metric)}{' ★' if one.primary else ''}", _change(one), _verdict(one),
+        [f"{for_html(one.metric)}{' ★' if one.primary else ''}", _change(one, comparison), _verdict(one),
          _level(one, one.a), _level(one, one.b), _detectable(one)]
         for one in found
     ]  # fmt: skip
@@ -74,7 +74,7 @@ def comparison_table(comparison: Comparison, operation: str = TOTAL) -> Shown:
         "detectable",
     ]
     text = f"{for_html(operation)}, the {comparison.part} of every run. {_small_print(comparison)}"
-    plain = "\n".join(f"{one.metric:<12} {change(one):<28} {one.verdict}" for one in found)
+    plain = "\n".join(f"{one.metric:<12} {comparison.change(one):<28} {one.verdict}" for one in found)
     return Shown(table(head, rows, text), plain)
 
 
@@ -88,7 +88,8 @@ def _small_print(comparison: Comparison) -> str:
     family = sum(one.primary and math.isfinite(one.p) for one in comparison.results)
     return (
         "Small print: 95 % interval of this metric alone, from how runs differ (where it is equivalent, the "
-        "90 % interval, which decided that); below it that of all primary metrics at once. p adjusted for "
+        f"{comparison.options.narrow_level:.4g} % interval, which decided that); below it the "
+        f"{comparison.options.family_level:.4g} % one of all primary metrics at once. p adjusted for "
         f"{family} primary metrics (★); the others are exploratory "
         f"(Benjamini–Hochberg). Margin ±{comparison.options.margin:.0%}. Detectable: the change that would "
         "be found 8 times of 10 if only this metric changed; below it the runs a side until that is the "
@@ -145,12 +146,15 @@ def _level(one: Result, value: float) -> str:
     return ms(value) if kind == "latency" else f"{number(value)}/s"
 
 
-def _change(one: Result) -> str:
+def _change(one: Result, comparison: Comparison) -> str:
+    if one.metric == "success_p99" and not math.isfinite(one.ratio):
+        return for_html(comparison.change(one))
     if not math.isfinite(one.ratio):
         return "—"
     text = f"{one.ratio - 1:+.1%}"
-    if one.verdict == "equivalent" and math.isfinite(one.low90):
-        text += f"<small>90 %: {one.low90 - 1:+.1%} to {one.high90 - 1:+.1%}</small>"
+    if one.verdict == "equivalent" and math.isfinite(one.low_narrow):
+        level = f"{comparison.options.narrow_level:.4g} %"
+        text += f"<small>{level}: {one.low_narrow - 1:+.1%} to {one.high_narrow - 1:+.1%}</small>"
     elif math.isfinite(one.low):
         text += f"<small>{one.low - 1:+.1%} to {one.high - 1:+.1%}</small>"
     if one.primary and math.isfinite(one.low_all):
@@ -198,8 +202,8 @@ def ratios(comparison: Comparison, ax: Axes | None = None) -> Axes:
             if one.primary and math.isfinite(one.low_all):
                 ax.plot([one.low_all - 1, one.high_all - 1], [place, place], color=hue, lw=1)
             ax.plot([one.low - 1, one.high - 1], [place, place], color=hue, lw=2.5, alpha=0.6)
-            if math.isfinite(one.low90):
-                ax.plot([one.low90 - 1, one.high90 - 1], [place, place], color=hue, lw=5, alpha=0.6)
+            if math.isfinite(one.low_narrow):
+                ax.plot([one.low_narrow - 1, one.high_narrow - 1], [place, place], color=hue, lw=5, alpha=0.6)
             ax.plot(one.ratio - 1, place, "o" if one.primary else "s", color=hue, ms=5)
         ax.set_yticks(range(len(found)), [f"{one.metric}{' *' if one.primary else ''}" for one in found])
         ax.set_ylim(-0.6, len(found) - 0.4)
@@ -211,7 +215,7 @@ def ratios(comparison: Comparison, ax: Axes | None = None) -> Axes:
         ax.xaxis.set_major_locator(MaxNLocator(7))
         ax.set_xlabel(f"change from {drawable(comparison.a.name)} to {drawable(comparison.b.name)}")
         legend(ax)
-        told = "; ".join(f"{one.metric} {change(one)}" for one in found)
+        told = "; ".join(f"{one.metric} {comparison.change(one)}" for one in found)
         return say(ax, f"Change of each metric: {told}.",
                    _bars(comparison))  # fmt: skip
 
@@ -219,10 +223,11 @@ def ratios(comparison: Comparison, ax: Axes | None = None) -> Axes:
 def _bars(comparison: Comparison) -> str:
     if comparison.verdict == "within-run only":
         return "95 % intervals from what each run knows of itself; how much runs differ is not in them."
+    options = comparison.options
     return (
-        "Thickest: 90 % interval, which decides equivalence; thick: 95 %, of the metric alone; thin: 95 % of "
-        "all primary metrics (*) at once (Bonferroni, a little stricter than the verdict). "
-        "From how runs differ."
+        f"Thickest: {options.narrow_level:.4g} % interval, which decides equivalence; thick: 95 %, of the "
+        f"metric alone; thin: {options.family_level:.4g} % of all primary metrics (*) at once (Bonferroni, a "
+        "little stricter than the verdict). From how runs differ."
     )
 
 

@@ -33,7 +33,7 @@ def timeline(run: Run, phase: str = "measure", latency: str = "response") -> pd.
 
     t_s, sent_s, done_s: planned, sent and done in seconds since the measured part began. response_ms = done -
     planned, service_ms = done - sent, kickoff_ms = started - planned (NaN for a retry, which waited for the
-    server), queue_ms = sending - started, ttft_ms = first_token - sent (of other answers, and of a run of
+    server), queue_ms = sending - started, ttft_ms = first_token - sent, of streams (in a run of
     schema 1: first_byte - sent); latency_ms: the one of `latency`.
     operation, error: categories. user, worker, attempt
     """

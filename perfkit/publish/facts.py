@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import quote
 
 from perfkit import figures, frames, noise
-from perfkit.comparison import change
 from perfkit.experiment import Kept
 from perfkit.store import Run
 from perfkit.text import plain
@@ -150,7 +149,7 @@ def comparison_facts(kept: Kept, created: str) -> dict[str, Any]:
         "words": plain(found.words, most=600),
         "runs_a": [plain(run.id, most=200) for run in kept.a],
         "runs_b": [plain(run.id, most=200) for run in kept.b],
-        "changes": {plain(one.metric, most=40): plain(change(one), most=80) for one in primary},
+        "changes": {plain(one.metric, most=40): plain(found.change(one), most=80) for one in primary},
     }
     page = {"verdict": figures.comparison_verdict(found), "table": figures.comparison_table(found)}
     return {"shown": shown, "html": {name: one.html for name, one in page.items()}}

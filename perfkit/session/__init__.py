@@ -182,7 +182,7 @@ class Step:
         self.number, self.phase = number, phase
         self.planned = planned  #: of its first request; None when that has begun
         self.requests = 0  #: how many it has begun
-        self.failed = False  #: whether the latest that ended has
+        self.failed = False  #: whether one of them has, after all its attempts
         self.cut = False  #: whether the end of the run has cut one off
         self.head: Head | None = None  #: of the latest
 
@@ -202,7 +202,7 @@ class Session:
 
     def __init__(self, recorder: Recorder, user: int = 0, phase: str = "setup") -> None:
         self._recorder = recorder
-        self._outside = Step(phase=PHASE_CODE[phase])  # setup and teardown
+        self._outside = Step(phase=PHASE_CODE[phase])  #: of what is sent in no step: setup and teardown
         self.user = user
         self.local: dict[str, Any] = {}
         self.headers: dict[str, str] = {}
@@ -222,10 +222,9 @@ class Session:
         """The number of the step in the whole run."""
         return _STEP.get(self._outside).number
 
-    @staticmethod
-    def begin_step(number: int, planned: int) -> Step:
+    def begin_step(self, number: int, planned: int) -> Step:
         """Called by the engine, in the task of the step: its first request was planned for this instant."""
-        step = Step(number, planned)
+        step = self._outside = Step(number, planned)  # what another thread sends belongs to the latest
         _STEP.set(step)
         return step
 
@@ -237,6 +236,8 @@ class Session:
 
     def on_teardown(self, method: str, path: str) -> None:
         """Send this request when the run is over (latest first), to remove what the scenario made."""
+        if not isinstance(path, str) or not isinstance(method, str):
+            raise TypeError(f"on_teardown takes a method and a path, not {method!r:.40} and {path!r:.40}")
         undo = Undo(method, path, tuple((name, str(value)) for name, value in self.headers.items()))
         self._recorder.undo.append(undo)
         self._recorder.journal(undo)
@@ -333,6 +334,7 @@ class Session:
                     exchange.fail("cutoff", _AT_THE_END if recorder.cutting else _GIVEN_UP, recorder.clock())
                     error = exchange.error or judge(exchange)
                     self._record(step, row, exchange, head, error, _told(exchange, stream))
+                    step.failed = True
                     recorder.unanswered += method in _MAKING
                     raise
                 _cancel_again()  # answered in this moment: the step hears of it, and ends where it waits next
@@ -350,7 +352,11 @@ class Session:
                     hop = redirected(method, path, body, exchange, target, hops)
                     response.error = "check" if hop is None else None
                 elif check is not None:
-                    response.error = checked(response, check)
+                    try:
+                        response.error = checked(response, check)
+                    except BaseException:
+                        self._record(step, row, exchange, head, "check", told)
+                        raise
             self._record(step, row, exchange, head, response.error, told)
             if response.error is not None:
                 response.shown_path = recorder.redact(path, head.secrets)
@@ -370,6 +376,7 @@ class Session:
                 recorder.retried += 1
                 started = recorder.clock()
             else:
+                step.failed |= response.error is not None
                 return response
 
     def _record(
@@ -384,7 +391,6 @@ class Session:
         planned, started, seq, body_size, operation, attempt = row
         buffer = self._recorder.buffer
         extra = words = None
-        step.failed = error is not None
         timing = server_timing(exchange.headers)
         if timing is not None:
             timing = self._recorder.known_metrics(timing, head)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urljoin, urlsplit
 
 from perfkit.model import Target
-from perfkit.transport import Exchange, origin
+from perfkit.transport import Exchange, origin, quote_path
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_HOPS = 10
@@ -27,7 +27,8 @@ def redirected(
     try:
         there = urlsplit(urljoin(here.geturl(), location))
         there = there._replace(path=there.path or "/")
-        inside = origin(there.geturl()) == origin(here.geturl()) and there.path.startswith(base + "/")
+        inside = origin(there.geturl()) == origin(here.geturl()) and f"{there.path}/".startswith(base + "/")
+        quote_path(there.path + there.query)  # what cannot be sent leads nowhere
     except ValueError:
         inside = False
     if not target.follow_redirects:
@@ -37,7 +38,7 @@ def redirected(
     elif not hops:
         exchange.error_text = what + f"{MAX_HOPS} redirects were followed before this one"
     else:
-        path = there.path[len(base) :] + (f"?{there.query}" if there.query else "")
+        path = (there.path[len(base) :] or "/") + (f"?{there.query}" if there.query else "")
         status = exchange.status
         if status == 303 or (status == 302 and method != "HEAD") or (status == 301 and method == "POST"):
             return ("HEAD" if method == "HEAD" else "GET"), path, b""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from perfkit.errors import RequestFailed
+from perfkit.errors import RequestFailed, words_of
 from perfkit.streams import Events
 from perfkit.transport import GZIP, Exchange
 
@@ -103,8 +103,11 @@ def checked(response: Response, check: Check) -> str | None:
     """`check` when the scenario's own check says so."""
     try:
         verdict = check(response)
-    except Exception as error:
-        verdict = f"check raised {type(error).__name__}: {error}"
+    except BaseException as error:
+        if not isinstance(error, Exception | SystemExit):
+            response._exchange.error_text = f"check raised {words_of(error)}"
+            raise
+        verdict = f"check raised {words_of(error)}"
     if verdict is False or isinstance(verdict, str):
         response._exchange.error_text = verdict or "check failed"
         return "check"

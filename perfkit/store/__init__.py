@@ -12,6 +12,7 @@ data/runs/20261123-101500-agent_mass_creation-3f2a/
 from perfkit.store.contents import contents_of, left_on_target
 from perfkit.store.files import (
     hold,
+    is_held,
     locked,
     new_folder,
     read_json,
@@ -41,6 +42,7 @@ __all__ = [
     "data_folder",
     "find_run",
     "hold",
+    "is_held",
     "left_on_target",
     "list_runs",
     "listed",

@@ -46,8 +46,7 @@ DERIVED = {
     # of a step's first attempt: a retry has waited for the server
     "kickoff_ms": "CASE WHEN attempt = 1 THEN (started - planned) / 1e6 END",
     "queue_ms": "(coalesce(sending, sent) - started) / 1e6",
-    # of a stream the first event with content, of another answer its first byte
-    "ttft_ms": "(coalesce(first_token, CASE WHEN chunks IS NULL THEN first_byte END) - sent) / 1e6",
+    "ttft_ms": "(first_token - sent) / 1e6",  # of a stream: the first event with content
     "failed": "error IS NOT NULL",
     "ok": "error IS NULL AND done IS NOT NULL",
     # a failure that says only that the request takes longer than it was waited for
@@ -193,7 +192,7 @@ class Part:
         ]
         derived = dict(DERIVED)
         if "first_token" not in there:  # schema 1 knows the first byte only
-            derived["ttft_ms"] = "(first_byte - sent) / 1e6"
+            derived["ttft_ms"] = "CASE WHEN chunks IS NOT NULL THEN (first_byte - sent) / 1e6 END"
         if not knows_intended_time(self.run.meta):  # planned is started: a delay of 0 would be made up
             derived["kickoff_ms"] = "NULL::DOUBLE"
         # glob.escape: a path is a pattern to DuckDB

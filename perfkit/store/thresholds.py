@@ -82,14 +82,16 @@ def _quantile(part: Part, metric: Metric, operation: str | None) -> tuple[float,
     of = "" if operation is None else " AND operation = $operation"
     named = {} if operation is None else {"operation": operation}
     column = metric.column  # one of ours
-    late = f"censored AND ({column} IS NULL OR '{column}' = 'response_ms')"
+    late = "censored"
+    if column == "ttft_ms":  # of an operation with streams: its first token would have come later
+        late += " AND ttft_ms IS NULL AND operation IN (SELECT operation FROM part WHERE chunks IS NOT NULL)"
     unanswered = part.row(f"SELECT count(*) AS n FROM part WHERE {late}{of}", **named)["n"]
     values = f"SELECT 0 AS g, 0 AS s, {column} AS x FROM part WHERE ok AND {column} IS NOT NULL{of}"
     binned = Binned(part, values, parameters=named)
     known = binned.n()
     n = known + unanswered
     if not n:
-        return math.nan, None
+        return math.nan, "no answer was a stream" if column == "ttft_ms" else None
     place = (n - 1) * metric.p
     if unanswered and math.ceil(place - 1e-9) >= known:
         return math.nan, _beyond(unanswered, n)

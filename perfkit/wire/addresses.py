@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import time
 
@@ -12,6 +13,13 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 _NAMES_S = 30.0
 #: The next address is tried when one has not answered for so long (RFC 8305, 5).
 _NEXT_S = 0.25
+
+
+def _alternating(addresses: list[AddrInfoType]) -> list[AddrInfoType]:
+    """Both families in turn, that of the first one first (RFC 8305, 4)."""
+    families = dict.fromkeys(one[0] for one in addresses)
+    columns = [[one for one in addresses if one[0] == family] for family in families]
+    return [one for row in itertools.zip_longest(*columns) for one in row if one is not None]
 
 
 class Addresses:
@@ -36,8 +44,8 @@ class Addresses:
                 self._looking.add_done_callback(self._looked_up)
             await asyncio.shield(self._looking)
         self._good = self._good[1:] + self._good[:1]
-        tried = [*self._good, *self._bad]
-        sock = await start_connection(tried, happy_eyeballs_delay=_NEXT_S, interleave=1, loop=loop)
+        tried = [*_alternating(self._good), *_alternating(self._bad)]
+        sock = await start_connection(tried, happy_eyeballs_delay=_NEXT_S, loop=loop)
         answered = sock.getpeername()[:2]
         before = tried[: next((i for i, one in enumerate(tried) if one[4][:2] == answered), 0)]
         for one in before:

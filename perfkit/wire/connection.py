@@ -180,7 +180,8 @@ class Connection(asyncio.Protocol):
         """A head that others read too is put in order; all else is no HTTP."""
         if self._in_head and self.exchange is not None:
             came = b"".join(self._head)
-            if _HEAD(came) is None and _ODD(came):
+            came = came[_INTERIM(came).end() :]  # type: ignore[union-attr]
+            if _HEAD(came) is None and _BEGINS(came):
                 self._odd = error  # until it is whole
                 return
             head, self._odd = tidy(came), None
@@ -205,7 +206,9 @@ class Connection(asyncio.Protocol):
             self.reusable = False
         if self.exchange is not None:
             self._now = self._clock()
-            if exc is None and not self._in_head and self._ends_with_connection():
+            # who refuses a large body and closes may reset what was not read
+            ended = exc is None or self.exchange.sent == NEVER
+            if ended and not self._in_head and self._ends_with_connection():
                 self._finish()
             else:
                 if self._served and not self._head_size:
@@ -326,6 +329,7 @@ class Connection(asyncio.Protocol):
         parts = self._parts
         exchange.body = parts[0] if len(parts) == 1 else b"".join(parts)
         if self._events is not None:
+            self._events.end(exchange.done)
             exchange.events = self._events.seen
         self.exchange = None
         if self._spare >= 0:
@@ -360,7 +364,7 @@ def tidy(data: bytes) -> bytes | None:
     lines = _FOLD(b" ", found[0]).replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
     lengths = [line.partition(b":")[2] for line in lines if line[:15].lower() == b"content-length:"]
     values = {value.strip() for value in b",".join(lengths).split(b",")}
-    if len(values) == 1:
+    if lengths and len(values) == 1:
         lines = [line for line in lines if line[:15].lower() != b"content-length:"]
         lines.append(b"content-length: " + values.pop())
     head = b"\r\n".join(lines) + b"\r\n\r\n"
@@ -370,8 +374,8 @@ def tidy(data: bytes) -> bytes | None:
 _USUAL = (b"HTTP/1.1 ", b"HTTP/1.0 ")
 #: The first line of the answer, after those of interim ones (RFC 9110, 15.2).
 _BEGINS = re.compile(rb"(?:\s*HTTP/1\.[01] 1\d\d.*?\n\r?\n)*+\s*HTTP/1\.[01] ", re.DOTALL).match
+_INTERIM = re.compile(rb"(?:\s*HTTP/1\.[01] 1\d\d.*?\n\r?\n)*+", re.DOTALL).match
 _HEAD = re.compile(rb".*?\r?\n\r?\n", re.DOTALL).match
-_ODD = re.compile(rb"(?<!\r)\n|\n[ \t]").search
 _FOLD = re.compile(rb"\r?\n[ \t]+").sub
 
 

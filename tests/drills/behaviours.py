@@ -37,7 +37,19 @@ class Behaviour:
 
 def behaviours() -> list[Behaviour]:
     """All of them, each name once."""
-    kinds = (_statuses, _framings, _cuts, _lengths, _chunks, _heads, _versions, _interim, _strays, _codings)
+    kinds = (
+        _statuses,
+        _framings,
+        _cuts,
+        _lengths,
+        _chunks,
+        _heads,
+        _odd_heads,
+        _versions,
+        _interim,
+        _strays,
+        _codings,
+    )
     found = [one for kind in (*kinds, _streams) for one in kind()]
     names = [one.name for one in found]
     assert len(names) == len(set(names)), "two behaviours of one name"
@@ -291,6 +303,29 @@ def _versions() -> Iterator[Behaviour]:
     for name, text in other.items():
         right = "reset protocol" if name == "crlf" else "protocol"
         yield _of(f"garbage-{name}", text, right=right, httpx="reset protocol", end="close")
+
+
+def _odd_heads() -> Iterator[Behaviour]:
+    """What others read too, in every framing and cut: LF ends, folded lines, one length twice."""
+    either, twice = "ok protocol reset", [b"content-length: %d" % len(_ID)] * 2
+    folded = head(b"x: a\r\n b", CHUNKED) + chunk(_ID) + chunk(b"")
+    yield _of("odd-folded-chunks", folded, httpx=either)
+    yield _of("odd-folded-close", head(b"x: a\r\n b") + _ID, httpx=either, end="close")
+    yield _of("odd-folded-204", head(b"x: a\r\n b", status=b"204 None"), httpx=either, answers=False)
+    chunks = head(CHUNKED).replace(b"\r\n", b"\n") + chunk(_ID) + chunk(b"")
+    yield _of("odd-lf-chunks", chunks, httpx=either)
+    old = head(b"x: a", version=b"HTTP/1.0").replace(b"\r\n", b"\n") + _ID
+    yield _of("odd-lf-old-close", old, httpx=either, end="close")
+    for hints in (b"103 Hints", b"100 Continue"):
+        before = head(b"link: a", status=hints)
+        yield _of(f"odd-twice-after-{hints[:3].decode()}", before + head(*twice) + _ID, httpx=either)
+        lines = (before + head(*twice)).replace(b"\r\n", b"\n")
+        yield _of(f"odd-lf-twice-after-{hints[:3].decode()}", lines + _ID, httpx=either)
+    whole = head(*twice, b"x: y") + _ID
+    for cut in (20, 36, 60, len(whole) - len(_ID) - 3, len(whole) - 9):
+        yield _of(f"odd-twice-cut-at-{cut}", whole[:cut], whole[cut:], httpx=either)
+    both = head(b"content-length: 64, 64", b"x: y") + b"{id}" + b"." * 60
+    yield _of("odd-list-cut", both[:45], both[45:], httpx=either)
 
 
 def _interim() -> Iterator[Behaviour]:
