@@ -105,7 +105,8 @@ def table(noise: Mapping[str, stats.History]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"metric": metric, "sd": math.sqrt(noise[metric].variance)}
         for repeats in REPEATS:
             se = math.sqrt(of_pairs.variance / repeats)
-            row[str(repeats)] = stats.detectable(se, repeats - 1 + of_pairs.df, level=level)
+            df = repeats - 1 + of_pairs.df
+            row[str(repeats)] = stats.detectable(se, df, level=level, known_df=of_pairs.df)
         rows.append(row)
     return rows
 

@@ -361,5 +361,6 @@ def _quantiles(
 
 def _value(name: str, metric: str, one: stats.Estimate) -> Value:
     """An estimate on the log scale; half its 95 % interval ÷ 1.96 stands for the standard error."""
-    se = math.log(one.high / one.low) / (2 * stats.t_factor(0.95, 1e9)) if one.low > 0 else math.nan
+    closed = one.low > 0 and math.isfinite(one.high)  # on an open interval no claim rests
+    se = math.log(one.high / one.low) / (2 * stats.t_factor(0.95, 1e9)) if closed else math.nan
     return Value(name, metric, one.point, math.log(one.point), se, math.nan, one.n)

@@ -190,8 +190,8 @@ def _firm_summary(part: Part) -> list[dict[str, Any]]:
     """The summary per operation, None for NaN and for quantiles that too few requests carry."""
     rows = []
     for row in summarize(part):
-        soft = {name for name in NAMES if math.isnan(row[f"{name}_low"])}
-        nan = {name for name, value in row.items() if isinstance(value, float) and math.isnan(value)}
+        soft = {name for name in NAMES if row[f"{name}_unit"] == stats.THIN}
+        nan = {name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
         rows.append(row | dict.fromkeys(soft | nan))
     return rows
 
@@ -284,4 +284,6 @@ def _unit(row: Mapping[str, Any]) -> str:
 
 def _interval(row: Mapping[Any, Any], name: str) -> str:
     point, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
-    return "—" if math.isnan(low) or math.isnan(high) else f"{point:.4g} [{low:.4g}, {high:.4g}]"
+    if math.isnan(low):
+        return "—" if row[f"{name}_unit"] == stats.THIN else f"{point:.4g}"
+    return f"{point:.4g} [≥ {low:.4g}]" if math.isinf(high) else f"{point:.4g} [{low:.4g}, {high:.4g}]"

@@ -16,12 +16,13 @@ import pytest
 from benchmarks.make_timeline import make_timeline
 from perfkit import gate, noise
 from perfkit.comparison import Comparison, Options, compare
-from perfkit.errors import BadInput
+from perfkit.errors import BadInput, PerfkitError
 from perfkit.measured import Measured
 from perfkit.reduce import FEWEST, reduce, reduce_run
 from perfkit.store import Metadata, Run
 from perfkit.store.rows import Part
 from perfkit.store.summary import TOTAL
+from tests.command import perfkit
 
 ROWS = 6000
 
@@ -401,3 +402,19 @@ def test_other_versions_on_the_sides_are_noted(tmp_path: Path) -> None:
     a = [made(tmp_path, n, **more) for n in (301, 302)]
     b = [made(tmp_path, n, **more | {"versions": {"perfkit": "0.2.0", "numpy": "2.4.0"}}) for n in (303, 304)]
     assert "runs with different numpy: 2.3.0, 2.4.0" in compare(a, b).notes
+
+
+def test_requests_that_end_before_they_begin_are_refused(runs: list[Run], tmp_path: Path) -> None:
+    """By a comparison and by `show`, in words; a clock that was set back wrote them, or somebody."""
+    bad = made(tmp_path, 501)
+    table = pq.read_table(bad.path / "timeline.parquet")
+    done = table["done"].to_numpy().copy()
+    done[5:8] = table["planned"].to_numpy()[5:8] - 10**6
+    place = table.schema.get_field_index("done")
+    pq.write_table(table.set_column(place, "done", pa.array(done)), bad.path / "timeline.parquet")
+    with pytest.raises(PerfkitError, match="3 requests end before they begin"):
+        compare([Run(bad.path)], runs[:1])
+    told = perfkit("show", str(bad.path), data=tmp_path)
+    assert told.code == 1
+    assert "3 requests end before they begin" in told.err
+    assert told.err.count("\n") == 1

@@ -109,8 +109,43 @@ def test_within_run_interval_covers_under_autocorrelation(p: float) -> None:
         low, high = stats.order_statistics(len(x), p)
         ranked = np.sort(x)
         naive += ranked[low - 1] <= truth <= ranked[high - 1]
-    assert hits >= 0.86 * 200
+    assert hits >= 0.9 * 200
     assert naive < 0.6 * 200
+
+
+def in_line(n: int, load: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Arrivals and response times of M/M/1 in its steady state, service 1 on average."""
+    between, service = rng.exponential(1 / load, n), rng.exponential(size=n)
+    first = rng.exponential(1 / (1 - load)) if rng.random() < load else 0.0
+    walk = np.concatenate([[0.0], np.cumsum(service[:-1] - between[1:])])
+    wait = np.maximum(first + walk, walk - np.minimum.accumulate(walk))
+    return np.cumsum(between), wait + service
+
+
+@pytest.mark.parametrize(("n", "load", "p"), [(5000, 0.9, 0.95), (5000, 0.8, 0.99), (20_000, 0.9, 0.99)])
+def test_the_tail_of_a_queue_is_open_above(n: int, load: float, p: float) -> None:
+    """Its largest values come in few long waits: that the largest one seen is no bound is said, and the lower
+    end holds 95 times of 100 or more."""
+    rng = np.random.default_rng(20261129)
+    truth = -math.log(1 - p) / (1 - load)
+    found = []
+    for _ in range(200):
+        t, x = in_line(n, load, rng)
+        found.append(stats.quantiles(x, t, [p])[0])
+    given = [one for one in found if one.unit == stats.WITHIN_RUN]
+    assert sum(one.high == math.inf for one in given) > 0.9 * len(given)
+    assert len(given) > 100
+    assert sum(one.low <= truth <= one.high for one in given) >= 0.93 * len(given)
+
+
+def test_independent_requests_have_closed_intervals() -> None:
+    """Of 1,200 both ends of p95 are known, of 5,000 those of p99; they cover 93 to 98 times of 100."""
+    rng = np.random.default_rng(20261129)
+    for n, p in ((1200, 0.95), (5000, 0.99)):
+        truth = scipy.stats.norm.ppf(p)
+        found = [stats.quantiles(rng.normal(size=n), np.arange(float(n)), [p])[0] for _ in range(400)]
+        assert sum(math.isfinite(one.high) for one in found) > 0.95 * 400
+        assert 0.93 * 400 <= sum(one.low <= truth <= one.high for one in found) <= 0.985 * 400
 
 
 def test_mean_interval_covers() -> None:
@@ -118,7 +153,7 @@ def test_mean_interval_covers() -> None:
     truth = math.exp(0.125)
     runs = [autocorrelated(10_000, seed) for seed in range(200)]
     found = [stats.mean(x, np.arange(len(x), dtype=float)) for x in runs]
-    assert sum(e.low <= truth <= e.high for e in found) >= 0.86 * 200
+    assert sum(e.unit == stats.WIDE or e.low <= truth <= e.high for e in found) >= 0.9 * 200
 
 
 def test_too_few_requests_give_no_interval() -> None:
@@ -160,6 +195,18 @@ def test_small_runs_say_what_they_take_for_independent() -> None:
     assert stats.quantiles(x, np.arange(100.0), [0.5])[0].unit == stats.INDEPENDENT
     assert stats.mean(x, np.arange(100.0)).unit == stats.INDEPENDENT
     assert stats.mean(x[:3], np.arange(3.0)).unit == stats.THIN
+
+
+def test_a_gap_does_not_switch_the_drift_check_off() -> None:
+    """A second of sixty without a request: 60 % slower at the end is a drift all the same; with half of the
+    time missing it is not known."""
+    rng = np.random.default_rng(5)
+    t = np.sort(rng.uniform(0, 60, 12_000))
+    x = rng.lognormal(size=len(t), sigma=0.3) * np.where(t > 40, 1.6, 1.0)
+    whole = (t < 20) | (t > 21.2)
+    assert stats.drift(x[whole], t[whole]).found
+    assert not stats.drift(rng.lognormal(size=whole.sum(), sigma=0.3), t[whole]).found
+    assert math.isnan(stats.drift(x[(t < 10) | (t > 25)], t[(t < 10) | (t > 25)]).ratio)
 
 
 def test_nothing_in_nothing_out() -> None:

@@ -80,6 +80,21 @@ def test_a_change_of_the_detectable_size_regresses_8_times_of_10(pairs: bool) ->
     assert 0.74 < regressed / draws < 0.92  # max-T, used without pairs, finds a little more
 
 
+@pytest.mark.parametrize("pairs", [3, 5, 10])
+def test_what_a_noise_floor_promises_is_found_8_times_of_10(pairs: int) -> None:
+    """Over noise floors of so many pairs, each wrong in its way: a change of the size that its table promises
+    regresses in 77 to 86 % of the comparisons that borrow from it."""
+    rng = np.random.default_rng(20261129)
+    sd, repeats, level, found, tries = 0.02, 5, 0.05 / 4, 0, 1500
+    for _ in range(tries):
+        history = stats.History(float(np.mean((sd * rng.normal(size=pairs)) ** 2)), pairs)
+        se, df = math.sqrt(history.variance / repeats), repeats - 1 + pairs
+        promised = math.log1p(stats.detectable(se, df, level=level, known_df=pairs))
+        b = promised + sd * rng.normal(size=repeats)
+        found += stats.paired(np.zeros(repeats), b, history).p < level
+    assert 0.77 <= found / tries <= 0.86, found / tries
+
+
 def test_repeats_and_detectable_change_agree() -> None:
     """As many runs as are told to be needed, and no fewer, make the margin detectable."""
     found = compared(side(NOISE, "a"), side(np.add(NOISE, (0.03, -0.03, 0, 0.03, -0.03)), "b"), alpha=0.01)

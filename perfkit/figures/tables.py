@@ -85,11 +85,7 @@ def _headline(summary: pd.DataFrame) -> str:
     share = f" ({percent(failed / n)})" if failed else ""
     text = f"{n:,} requests in {seconds(span)}, {failed:,} failed{share}, "
     text += f"{number(row['rate_per_s'])} successes a second."
-    quoted = [
-        f"{p} {ms(row[p])} ({ms(row[f'{p}_low'])} to {ms(row[f'{p}_high'])})"
-        for p in ("p50", "p99")
-        if _firm(row, p)
-    ]
+    quoted = [f"{p} {ms(row[p])} ({_interval(row, p)})" for p in ("p50", "p99") if _firm(row, p)]
     if quoted:
         text += (
             f" {str(summary.attrs['latency']).capitalize()} time: {', '.join(quoted)}, 95 % {_method(row)}."
@@ -126,6 +122,7 @@ def summary_table(summary: pd.DataFrame) -> Shown:
         f"{for_html(str(summary.attrs['latency']).capitalize())} time of successful requests. "
         f"Small print: 95 % {for_html(what)}. "
         "It tells how well this run knows its own number, not what the next run would show. "
+        f"{_OPEN if any(math.isinf(c[f'{name}_high']) for c in columns for name in NAMES) else ''}"
         f"A dash: {for_html(_why_dash(columns))}."
     )
     body = table(["statistic", *(_name(c["operation"]) for c in columns)], rows, caption)
@@ -147,20 +144,30 @@ def _cell(row: Any, name: str) -> str:
     if name.startswith("p") and not _firm(row, name):
         return "—"
     low = float(row.get(f"{name}_low", math.nan))
-    if math.isnan(low):
+    if math.isnan(low) and not name.startswith("p"):
         return ms(value)
-    return f"{ms(value)}<br><small>{ms(low)} to {ms(float(row[f'{name}_high']))}</small>"
+    return f"{ms(value)}<br><small>{_interval(row, name)}</small>"
+
+
+def _interval(row: Any, name: str) -> str:
+    low, high = float(row[f"{name}_low"]), float(row[f"{name}_high"])
+    if math.isnan(low):
+        return "no interval"
+    return f"≥ {ms(low)}" if math.isinf(high) else f"{ms(low)} to {ms(high)}"
 
 
 def _firm(row: Any, name: str) -> bool:
-    return not math.isnan(float(row[f"{name}_low"]))
+    return bool(row[f"{name}_unit"] != stats.THIN)
+
+
+_OPEN = "≥: the upper end is not known from this run, which met that tail too rarely. "
 
 
 def _why_dash(columns: Sequence[Any]) -> str:
     """Why quantiles of these are not shown."""
     few = "fewer than 10 requests lie beyond that quantile"
     wide = any(c[f"{name}_unit"] == stats.WIDE for c in columns for name in NAMES)
-    return f"{few}, or {MOVED}" if wide else few
+    return f"{few}. No interval: {MOVED}" if wide else few
 
 
 def _method(row: Any) -> str:

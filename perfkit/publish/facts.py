@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from perfkit import figures, frames, noise
+from perfkit import figures, frames, noise, stats
 from perfkit.experiment import Kept
 from perfkit.store import Run
 from perfkit.text import plain
@@ -108,11 +108,12 @@ def _reasons(verdict: Any) -> list[str]:
     return [plain(text, most=300) for text in [*verdict.reasons, *missed][:8]]
 
 
-def _quantile(row: Any, name: str) -> dict[str, float] | None:
-    """The number with its interval; None where too few requests carry it, as everywhere in perfkit."""
-    if math.isnan(float(row[f"{name}_low"])):
+def _quantile(row: Any, name: str) -> dict[str, float | None] | None:
+    """The number with its interval; None where too few requests carry it, as everywhere in perfkit, and for
+    an upper end that is not known."""
+    if row[f"{name}_unit"] == stats.THIN:
         return None
-    return {"value": float(row[name]), "low": float(row[f"{name}_low"]), "high": float(row[f"{name}_high"])}
+    return {"value": float(row[name])} | {end: _number(row[f"{name}_{end}"]) for end in ("low", "high")}
 
 
 def _number(value: float) -> float | None:

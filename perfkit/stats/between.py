@@ -182,27 +182,38 @@ def _t_of(both: Floats, chosen: np.ndarray) -> Floats:
 # -- what could have been found --------------------------------------------------------------------
 
 
-def detectable(se: float, df: float, *, level: float = 0.05, power: float = 0.8) -> float:
+def detectable(
+    se: float, df: float, *, level: float = 0.05, power: float = 0.8, known_df: float = math.inf
+) -> float:
     """The smallest change, as a share, that a test with this error finds with this probability.
 
-    From the noncentral t distribution; 0.05 means a change of 5 %.
+    From the noncentral t distribution; 0.05 means a change of 5 %. known_df: degrees of freedom of the
+    earlier runs that the error is known from, for a test that is still to be made: what is promised has to
+    hold on average over how wrong that error may be.
     """
-    return ratio_of(_noncentrality(df, level, power) * se) - 1 if se > 0 else 0.0
+    return ratio_of(_noncentrality(df, level, power, known_df) * se) - 1 if se > 0 else 0.0
+
+
+#: Equally probable values of an error's square stand for its distribution.
+_NODES = 24
 
 
 @functools.lru_cache(4096)
-def _noncentrality(df: float, level: float, power: float) -> float:
+def _noncentrality(df: float, level: float, power: float, known_df: float) -> float:
     """The d/se that a two-sided t test of `level` finds with probability `power`."""
     from scipy.optimize import brentq
-    from scipy.stats import nct, t
+    from scipy.stats import chi2, nct, t
 
     bound = float(t.ppf(1 - level / 2, df))
+    scale = np.ones(1)
+    if math.isfinite(known_df):
+        scale = np.sqrt(chi2.ppf((np.arange(_NODES) + 0.5) / _NODES, known_df) / known_df)
 
     def missing(shift: float) -> float:
-        seen = 1 - float(nct.cdf(bound, df, shift))  # NaN far out, where it is certain
-        return (1.0 if math.isnan(seen) else seen) - power
+        seen = 1 - nct.cdf(bound, df, shift * scale)  # NaN far out, where it is certain
+        return float(np.where(np.isnan(seen), 1.0, seen).mean()) - power
 
-    return float(brentq(missing, 1e-6, 5 * bound + 20))
+    return float(brentq(missing, 1e-6, 20 * bound + 80))
 
 
 def repeats_needed(

@@ -79,23 +79,27 @@ class Drift:
 def drift(x: Floats, t: Floats) -> Drift:
     """Whether x drifts over t, or steps: a slice t on 30 log-medians of its first half, 20 of its last third.
 
-    Fewer than 8 values a slice make fewer slices; a slice without any leaves it unchecked.
+    Fewer than 8 values a slice make fewer slices. A slice without any is a gap; where a fifth of either part
+    are gaps it is unchecked.
     """
     slices = 3 * min(TREND_SLICES, len(x) // 24)
     medians = slice_medians(x, time_slices(t, slices), slices) if slices >= 12 else np.zeros(1)
-    if not (medians > 0).all():
+    there = medians > 0
+    parts = [np.flatnonzero(there[: slices // 2]), 2 * slices // 3 + np.flatnonzero(there[2 * slices // 3 :])]
+    if slices < 12 or len(parts[0]) < 0.4 * slices or len(parts[1]) < 0.8 / 3 * slices:
         return Drift(math.nan, math.nan)
-    y = np.log(medians)
-    first, last = y[: slices // 2], y[2 * slices // 3 :]
+    first, last = (np.log(medians[part]) for part in parts)
     # the noise around each part's own slope: a slope is what is looked for, not noise
-    (se_first, df_first), (se_last, df_last) = (slice_error(_without_slope(one)) for one in (first, last))
+    (se_first, df_first), (se_last, df_last) = (
+        slice_error(_without_slope(y, at.astype(float))) for y, at in zip((first, last), parts, strict=True)
+    )
     change = float(last.mean() - first.mean())
     p = _t_p(change, math.hypot(se_first, se_last), min(df_first, df_last))
     return Drift(math.exp(change), p)
 
 
-def _without_slope(y: Floats) -> Floats:
-    x = np.arange(len(y)) - (len(y) - 1) / 2
+def _without_slope(y: Floats, x: Floats) -> Floats:
+    x = x - x.mean()
     return np.asarray(y - x * float(x @ y) / float(x @ x))
 
 

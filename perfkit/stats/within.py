@@ -23,6 +23,12 @@ ROWS_A_SLICE = 10
 #: A quantile with fewer requests beyond it than this is not shown; than the second, not without warning.
 MIN_SUPPORT = 10
 GOOD_SUPPORT = 50
+#: Where fewer independent requests than this lie on one side of a quantile, its interval is open there; where
+#: fewer than the second lie on both, there is none.
+MIN_INDEPENDENT = 10
+FEWEST_INDEPENDENT = 5
+#: The same for a mean, as (mean ÷ standard error)²: open above below the first, none below the second.
+_MIN_FOR_MEAN, _FEWEST_FOR_MEAN = 100, 4
 
 WITHIN_RUN = "time slices, within-run"
 INDEPENDENT = "requests, taken as independent"
@@ -34,7 +40,10 @@ NO_INTERVAL = (THIN, WIDE)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval at `level`, the rows it rests on and the unit of replication."""
+    """A number with its interval at `level`, the rows it rests on and the unit of replication.
+
+    low, high: NaN without an interval; infinite where the interval is open at that end.
+    """
 
     point: float
     low: float
@@ -83,10 +92,10 @@ def slices_carry(counts: Ints) -> bool:
 def quantiles(x: Floats, t: Floats | Slices, ps: Sequence[float], level: float = LEVEL) -> list[Estimate]:
     """Each p-quantile of x with its interval; the point is exactly numpy's.
 
-    Interval: Woodruff's inversion, Q(p ± t·se), with the standard error of the distribution function taken
-    from 40 time slices (`slice_error`); with fewer than 400 rows, or all of them in less than half of the
-    slices (a burst), the order-statistic interval that takes rows as independent; with less than
-    `MIN_SUPPORT` requests beyond the quantile, or where it would span the whole distribution, none (NaN).
+    Interval: that of a proportion of as many independent requests as the 40 time slices show there to be
+    (`quantile_bounds`), inverted (Woodruff 1952); with fewer than 400 rows, or all of them in less than half
+    of the slices (a burst), the order-statistic interval that takes rows as independent; with less than
+    `MIN_SUPPORT` requests beyond the quantile, or too few independent ones on both sides, none (NaN).
     """
     if not len(x):
         return [Estimate(math.nan, math.nan, math.nan, level, 0, THIN) for _ in ps]
@@ -98,15 +107,12 @@ def quantiles(x: Floats, t: Floats | Slices, ps: Sequence[float], level: float =
     for i, p in enumerate(ps):
         share = None if below is None or counts is None else slice_shares(below[i], counts, p)
         bounds.append(quantile_bounds(len(x), p, share, level))
-    ranked = _ranked(ranked, [end for low, high, _ in bounds for end in (low, high)])
+    ranked = _ranked(ranked, [end for low, high, _ in bounds for end in (low, high) if math.isfinite(end)])
     found = []
     for point, (low, high, unit) in zip(points, bounds, strict=True):
-        ends = (
-            (quantile_of(ranked, low), quantile_of(ranked, high))
-            if unit not in NO_INTERVAL
-            else (math.nan,) * 2
-        )
-        found.append(Estimate(point, *ends, level, len(x), unit))
+        ends = (end if math.isinf(end) else quantile_of(ranked, end) for end in (low, high))
+        both = (math.nan, math.nan) if unit in NO_INTERVAL else tuple(ends)
+        found.append(Estimate(point, both[0], both[1], level, len(x), unit))
     return found
 
 
@@ -143,19 +149,42 @@ def slice_shares(below: Floats | Ints, counts: Floats | Ints, p: float) -> Float
 
 
 def quantile_bounds(n: int, p: float, share: Floats | None, level: float) -> tuple[float, float, str]:
-    """Probabilities whose quantiles bound the p-quantile, and the unit of replication.
+    """Probabilities whose quantiles bound the p-quantile, ±inf at an open end; and the unit of replication.
 
-    share: how far the share of values below the quantile is off in each slice, None without slices.
+    share: how far the share of values below the quantile is off in each slice, None without slices. Then the
+    bounds are those of a binomial proportion (Jeffreys' interval; Brown, Cai & DasGupta 2001) of as many
+    independent requests as have the slices' error. How far a tail reaches cannot be known from a run in which
+    it was met a few times: the largest value seen is no bound.
     """
+    from scipy.special import betaincinv
+
     if support(n, p) < MIN_SUPPORT:
         return p, p, THIN
     if share is not None:
-        se, df = slice_error(share)
-        half = t_factor(level, df) * se
-        low, high = max(p - half, 0.0), min(p + half, 1.0)
-        return (low, high, WITHIN_RUN) if high - low < 1 else (p, p, WIDE)
+        m = _independent(n, p, share, level)
+        below, beyond = p * m, (1 - p) * m
+        if max(below, beyond) < MIN_INDEPENDENT and min(below, beyond) < FEWEST_INDEPENDENT:
+            return p, p, WIDE
+        tails = (1 - level) / 2, (1 + level) / 2
+        low, high = (float(betaincinv(below + 0.5, beyond + 0.5, tail)) for tail in tails)
+        open_low = below < MIN_INDEPENDENT <= beyond
+        open_high = beyond < MIN_INDEPENDENT <= below
+        return -math.inf if open_low else low, math.inf if open_high else high, WITHIN_RUN
     low, high = order_statistics(n, p, level)
     return (low - 1) / (n - 1), (high - 1) / (n - 1), INDEPENDENT
+
+
+def _independent(n: int, p: float, share: Floats, level: float) -> float:
+    """How many independent requests would leave a share below the p-quantile as uncertain as it is.
+
+    Fewer where the error itself is uncertain: by t for its degrees of freedom, and by half a standard
+    deviation of the count of the rarer ones.
+    """
+    se, df = slice_error(share)
+    if se <= 0:
+        return float(n)
+    m = p * (1 - p) / se**2 * (t_factor(level, 1e9) / t_factor(level, df)) ** 2
+    return float(min(m / (1 + 0.5 / math.sqrt(m * min(p, 1 - p))), n))
 
 
 def order_statistics(n: int, p: float, level: float = LEVEL) -> tuple[int, int]:
@@ -191,15 +220,27 @@ def mean(x: Floats, t: Floats | Slices, level: float = LEVEL) -> Estimate:
 def mean_estimate(
     point: float, sd: float, n: int, sums: Floats | None, counts: Floats | Ints | None, level: float = LEVEL
 ) -> Estimate:
-    """A mean with its interval: from sums and counts of slices [slices], or from its standard deviation."""
+    """A mean with its interval: from sums and counts of slices [slices], or from its standard deviation.
+
+    That of slices is symmetric on the log scale, for times are positive and skewed. Where it would reach
+    further than a fifth the upper end is open, for the tail that makes the mean was met too rarely.
+    """
     if n < MIN_SUPPORT:
         return Estimate(point, math.nan, math.nan, level, n, THIN)
     if sums is None or counts is None:
         half, unit = t_factor(level, n - 1) * sd / math.sqrt(n), INDEPENDENT
-    else:
-        se, df = slice_error((sums - point * counts) / counts.mean())
-        half, unit = t_factor(level, df) * se, WITHIN_RUN
-    return Estimate(point, point - half, point + half, level, n, unit)
+        if half >= point > 0:  # times are positive: an interval from below zero says nothing
+            return Estimate(point, math.nan, math.nan, level, n, WIDE)
+        return Estimate(point, point - half, point + half, level, n, unit)
+    se, df = slice_error((sums - point * counts) / counts.mean())
+    z = t_factor(level, 1e9)
+    m = (point / se * z / t_factor(level, df)) ** 2 if se > 0 and point > 0 else math.inf
+    m /= 1 + 0.5 / math.sqrt(m) if math.isfinite(m) else 1
+    if not m >= _FEWEST_FOR_MEAN:
+        return Estimate(point, math.nan, math.nan, level, n, WIDE)
+    half = z / math.sqrt(m)
+    high = point * math.exp(half) if m >= _MIN_FOR_MEAN else math.inf
+    return Estimate(point, point * math.exp(-half), high, level, n, WITHIN_RUN)
 
 
 def time_slices(t: Floats, count: int = SLICES, span: tuple[float, float] | None = None) -> Ints:

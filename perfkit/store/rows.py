@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _MEMORY = "256MB"
 _deciding = threading.RLock()
+_in_order: set[tuple[tuple[str, int], ...]] = set()
 #: Rows in files of so many bytes together never need more than that.
 _FEW_BYTES = 10_000_000
 _SQL_TYPES = {pa.int64(): "BIGINT", pa.int32(): "INTEGER", pa.int16(): "SMALLINT", pa.uint8(): "UTINYINT",
@@ -230,8 +231,21 @@ class Part:
             told = looked["nulls"][0].as_py(), looked["furthest"][0].as_py()
         try:
             require_values(*told)
+            self._require_order()
         except ValueError as error:
             raise self.run.damaged(error, "rows") from None
+
+    def _require_order(self) -> None:
+        """ValueError for rows that end before they begin; no file is looked at twice."""
+        files = tuple((str(file), file.stat().st_mtime_ns) for file in self.run.files() if file.exists())
+        if files in _in_order:
+            return
+        (wrong,) = self._run("SELECT count(*) AS n FROM r WHERE done < planned OR done < sent")[
+            "n"
+        ].to_pylist()
+        if wrong:
+            raise ValueError(f"{wrong:,} requests end before they begin")
+        _in_order.add(files)
 
     def _by_statistics(self) -> tuple[dict[str, int], dict[str, int]] | None:
         """How many nulls, and how far from 0, by what the files say of their columns, which DuckDB's filters

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import functools
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,9 @@ def summarize(part: Part, level: float = stats.LEVEL) -> tuple[dict[str, Any], .
 
     operation; n, failed, ok (successes with a latency); rate_per_s, the successes that ended in the part, of
     whatever phase, a second; of the latencies of successes, in ms: mean, std, min, p50 … p99.9, max, NaN
-    where there is none. `<statistic>_low`, `_high`: interval at `level`, NaN for none; `_unit`: what it takes
-    for independent (`stats.WITHIN_RUN`, `INDEPENDENT`), or why there is none (`THIN`, `WIDE`). Quantiles are
-    exact, numpy's linear method on every row.
+    where there is none. `<statistic>_low`, `_high`: interval at `level`, NaN for none, infinite where that
+    end is not known; `_unit`: what it takes for independent (`stats.WITHIN_RUN`, `INDEPENDENT`), or why there
+    is none (`THIN`, `WIDE`). Quantiles are exact, numpy's linear method on every row.
     """
     names, binned = latencies(part)
     groups: list[int | None] = [*range(len(names) if len(names) > 1 else 0), None]
@@ -42,15 +42,13 @@ def summarize(part: Part, level: float = stats.LEVEL) -> tuple[dict[str, Any], .
     binned.quantiles([*wanted, *((group, p) for group in groups for p in _AROUND)])  # all in one pass
     points = dict(zip(wanted, binned.quantiles(wanted), strict=True))
     bounds = {one: _bounds(binned, one, point, counts[one[0]], level) for one, point in points.items()}
-    ends = iter(binned.quantiles([(group, end) for (group, _), found in bounds.items() for end in found[:2]]))
+    ends = iter(_ends(binned, bounds))
     rows = []
     for group in groups:
         name = None if group is None else names[group]
         row = {"operation": TOTAL if name is None else name, **numbers_of(part, name)}
         sums = row.pop("slices_ms")
         mean = stats.mean_estimate(row["mean"], row["std"], row["ok"], sums, counts[group], level)
-        if mean.low <= 0:  # times are positive: an interval from below zero says nothing
-            mean = dataclasses.replace(mean, low=math.nan, high=math.nan, unit=stats.WIDE)
         row |= {"mean_low": mean.low, "mean_high": mean.high, "mean_unit": mean.unit}
         for label, p in zip(NAMES, QUANTILES, strict=True):
             low, high = next(ends), next(ends)
@@ -60,6 +58,16 @@ def summarize(part: Part, level: float = stats.LEVEL) -> tuple[dict[str, Any], .
             row[f"{label}_low"], row[f"{label}_high"] = (low, high) if known else (math.nan, math.nan)
         rows.append(row)
     return tuple(rows)
+
+
+def _ends(
+    binned: Binned, bounds: Mapping[tuple[int | None, float], tuple[float, float, str]]
+) -> Iterator[float]:
+    """The ends of the intervals, two for each; infinite where an interval is open."""
+    wanted = [(group, end) for (group, _), found in bounds.items() for end in found[:2]]
+    closed = iter(binned.quantiles([one for one in wanted if math.isfinite(one[1])]))
+    for _, end in wanted:
+        yield end if math.isinf(end) else next(closed)
 
 
 def numbers_of(part: Part, operation: str | None = None) -> dict[str, Any]:
