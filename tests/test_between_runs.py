@@ -200,6 +200,30 @@ def test_a_shift_is_found_where_it_is() -> None:
     assert stats.change_points(y, floor=0.5) == []
 
 
+@pytest.mark.parametrize("factor", [1.1, 1.5, 2, 3, 5])
+def test_a_level_that_goes_away_again_is_two_shifts(factor: float) -> None:
+    """Ten of thirty runs, in the middle: 8 times of 10 and more both ends are found where they are."""
+    rng, found = np.random.default_rng(3), 0
+    for _ in range(20):
+        y = rng.normal(0, 0.02, 30)
+        y[10:20] += math.log(factor)
+        found += [one.at for one in stats.change_points(y, draws=199)][:2] == [10, 20]
+    assert found >= 15
+
+
+def test_what_a_trend_promises_to_tell_it_tells() -> None:
+    """A shift in the middle of the size that another such series would be told of, 8 times of 10; of ten runs
+    nothing is promised."""
+    rng, told = np.random.default_rng(3), 0
+    for _ in range(40):
+        size = stats.detectable_shift(rng.normal(0, 0.02, 20))
+        y = rng.normal(0, 0.02, 20)
+        y[10:] += math.log1p(size)
+        told += bool(stats.change_points(y))
+    assert told >= 28
+    assert math.isnan(stats.detectable_shift(rng.normal(0, 0.02, 10)))
+
+
 @pytest.mark.parametrize("memory", [0.0, 0.5])
 def test_noise_is_no_shift(memory: float) -> None:
     """At p < 0.01 about a series in a hundred of noise is told to shift, also of slow noise."""
