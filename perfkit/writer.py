@@ -63,7 +63,6 @@ class SegmentWriter:
         self._thread.join()
 
     def _work(self) -> None:
-        self._table(_NO_ROWS)  # what the first table imports is imported while there are descriptors
         while (batch := self._batches.get()) is not None:
             self._write(batch)
         for _ in range(_TRIES):

@@ -103,7 +103,7 @@ def test_the_gate_takes_up_a_comparison(kept: experiment.Kept, tmp_path: Path) -
     assert told.returncode == 0
     assert json.loads(told.stdout)["verdict"] == "regressed"
     for arguments, words in (
-        (("compare", ids[0], ids[0]), "both sides"),
+        (("compare", ids[0], ids[0]), "is given twice"),
         (("compare", "a.yaml", ids[0]), "two workload files, or two groups"),
         (("compare", "tag:none", ids[0]), "no run is tagged 'none'"),
         (("compare", ids[0], ids[1], "--margin", "2"), "margin lies between 0.0001 and 1"),

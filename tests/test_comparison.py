@@ -306,6 +306,13 @@ def test_a_run_given_twice_replicates_nothing(runs: list[Run], tmp_path: Path, h
         (again / "run.json").write_text(json.dumps(told))
     for a, b in (([original, Run(again)], runs[1:3]), (runs[1:3], [original, Run(again)]),
                  ([original, runs[1]], [Run(again), runs[2]])):  # fmt: skip
+        if how == "renamed copy":
+            found = compare(a, b)
+            assert found.verdict == "refused"
+            assert f"{original.id} and {again.name} are of the same rows" in found.words.replace(
+                f"{again.name} and {original.id}", f"{original.id} and {again.name}"
+            )
+            continue
         with pytest.raises(BadInput, match="given twice; a run belongs to one side, and counts there once"):
             compare(a, b)
 

@@ -14,6 +14,8 @@ from perfkit.store.rows import Part
 from perfkit.store.thresholds import parse
 from tests.hand_made import MS, S, row, write_run
 
+_INSTANTS = ("planned", "started", "sent", "first_byte", "first_token", "done")
+
 
 def a_part(folder: Path, rows: list[dict[str, Any]]) -> Part:
     """The measured part of a run of these rows, 10 s from 10 s on."""
@@ -24,7 +26,8 @@ def request(i: int, took_ms: float, **more: Any) -> dict[str, Any]:
     """The i-th request: sent as it is planned, its first byte after half of the time."""
     planned = 10 * S
     half = planned + int(took_ms * MS / 2)
-    return row(planned, int(took_ms * MS), late=0, sent=planned, first_byte=half) | more
+    stream = {"first_token": half, "chunks": [int(took_ms * 500)]}
+    return row(planned, int(took_ms * MS), late=0, sent=planned, first_byte=half, **stream) | more
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def part(tmp_path: Path) -> Part:
         rows[i - 1] |= {"error": error}
     for one in rows[93:98]:
         shift = 10 * S
-        one |= {name: one[name] + shift for name in ("planned", "started", "sent", "first_byte", "done")}
+        one |= {name: one[name] + shift for name in _INSTANTS}
     return a_part(tmp_path, rows)
 
 

@@ -44,20 +44,16 @@ def compare(
     _refuse_twice([*a, *b])
     reduced = _reduced([*a, *b])
     groups = reduced[: len(a)], reduced[len(a) :]
-    return judge(*groups, options, names=names, history=history)
+    return judge(*groups, options, names=names, history=history, refused=_same_rows([*a, *b]))
 
 
 def _refuse_twice(runs: Sequence[Run]) -> None:
-    """BadInput for a run that is given twice, by its path, its id or its rows: a copy replicates nothing."""
-    first: dict[tuple[str, ...], int] = {}
+    """BadInput for a run that is given twice, by its path or its id: a copy replicates nothing."""
+    first: dict[str, int] = {}
     for i, run in enumerate(runs):
-        rows = tuple(map(digest, run.files())) if run.rows() else ()
-        for same in ((str(run.path.resolve()),), ("id", run.id), rows):
-            if not same or first.setdefault(same, i) == i:
-                continue
-            other = runs[first[same]]
-            named = run.id if run.id == other.id else f"{run.id}, which has the rows of {other.id},"
-            raise BadInput(f"{named} is given twice; a run belongs to one side, and counts there once")
+        for same in (str(run.path.resolve()), run.id):
+            if first.setdefault(same, i) != i:
+                raise BadInput(f"{run.id} is given twice; a run belongs to one side, and counts there once")
 
 
 def _reduced(runs: Sequence[Run]) -> list[Reduced]:
@@ -88,8 +84,9 @@ def judge(
     *,
     names: tuple[str, str] = ("A", "B"),
     history: Mapping[str, stats.History] | None = None,
+    refused: Sequence[str] = (),
 ) -> Comparison:
-    """The same for runs that are reduced already."""
+    """The same for runs that are reduced already; refused: what speaks against comparing them at all."""
     everything = [*a, *b]
     refuse_unknown(options.vary)
     wrong = differences((one.run for one in everything), options.vary)
@@ -97,7 +94,7 @@ def judge(
         within = differences_within(one.run for one in given)
         wrong += [f"runs of {name} differ: {told}" for told in within if told not in wrong]
     may = [line for line in wrong if not line.startswith(("different tool:", "different fidelity:"))]
-    wrong += _same_files([one.run for one in everything])
+    wrong += refused
     hint = " Name what is meant to differ with --vary NAME." if may else ""
     forced: list[str] = []
     if options.force:
@@ -153,14 +150,18 @@ def _selection(names: tuple[str, str], sides: tuple[Sequence[Reduced], Sequence[
     return f"{' and '.join(told)} cannot be compared for what their server did: the rest is a selection"
 
 
-def _same_files(runs: Sequence[Run]) -> list[str]:
-    """Runs imported from one file: it was measured once, and copies of it replicate nothing."""
+def _same_rows(runs: Sequence[Run]) -> list[str]:
+    """Runs of the same rows, or imported from one file: that was measured once, whatever it is called."""
     first: dict[str, Run] = {}
     found = []
     for run in runs:
-        digest = run.meta.imported.sha256 if run.meta.imported else ""
-        if digest and first.setdefault(digest, run) is not run:
-            found.append(f"{first[digest].id} and {run.id} are of the same file, which counts once")
+        files = run.files()
+        imported = run.meta.imported.sha256 if run.meta.imported else ""
+        rows = "".join(map(digest, files)) if files and run.rows() else ""
+        for what, same in (("file", imported), ("rows", rows)):
+            if same and (other := first.setdefault(same, run)) is not run:
+                found.append(f"{other.id} and {run.id} are of the same {what}, which counts once")
+                break
     return found
 
 
