@@ -211,6 +211,16 @@ def test_a_level_that_goes_away_again_is_two_shifts(factor: float) -> None:
     assert found >= 15
 
 
+def test_a_slow_drift_is_none_of_shifts() -> None:
+    """A line of 30 % over 40 runs is called a drift, a step of that size is not, nor is noise."""
+    rng = np.random.default_rng(3)
+    noise = rng.normal(0, 0.02, 40)
+    slow, step = noise + np.linspace(0, math.log(1.3), 40), noise + math.log(1.3) * (np.arange(40) >= 20)
+    assert stats.drifted(slow, [one.at for one in stats.change_points(slow)]) == pytest.approx(1.3, rel=0.03)
+    assert math.isnan(stats.drifted(step, [one.at for one in stats.change_points(step)]))
+    assert math.isnan(stats.drifted(noise, [one.at for one in stats.change_points(noise)]))
+
+
 def test_what_a_trend_promises_to_tell_it_tells() -> None:
     """A shift in the middle of the size that another such series would be told of, 8 times of 10; of ten runs
     nothing is promised."""

@@ -166,6 +166,8 @@ def _with_interval(value: float, interval: tuple[float, float]) -> str:
 def trend_verdict(frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = math.nan) -> Shown:
     """The first line: how many changes, the latest of them, and what noise was taken for granted."""
     metric, counted = frame.attrs["metric"], int(frame["counts"].sum())
+    if METRICS[metric].kind == "errors":
+        return _told("", "NOT SCANNED: error rates are not searched for shifts, their counts are too rare.")
     floor = (
         f"Shifts below the noise floor ({noise_sd:.1%}, sd of a run) are not told."
         if math.isfinite(noise_sd)
@@ -176,8 +178,16 @@ def trend_verdict(frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = 
     seen = frame.attrs["detectable"]
     if changes.empty:
         words = f"NO CHANGE TOLD: {metric} of {counted} runs shows no shift beyond noise."
+        if math.isnan(seen):
+            return _told(
+                "", words, "Of so few runs it cannot be said how large a shift would be told.", floor
+            )
         could = f"A lasting shift of {seen:.1%} in the middle of the series would be told 8 times of 10; "
-        return _told("", words, f"{could}smaller ones, and short ones that went away, may go unseen.", floor)
+        return _told("", words, f"{could}smaller and shorter ones may go unseen.", floor)
+    drift = changes.attrs.get("drift", math.nan)
+    if math.isfinite(drift):
+        words = f"DRIFTED: {metric} moved slowly, by {drift - 1:+.1%} from the first to the last of {counted}"
+        return _told("pk-warn", f"{words} runs.", floor)
     last = changes.iloc[-1]
     words = f"{last['ratio'] - 1:+.1%} at {last['run']} (p {last['p']:.2g})"
     count = "one shift" if len(changes) == 1 else f"{len(changes)} shifts"

@@ -257,7 +257,8 @@ def trend_of(points: Sequence[dict[str, Any]], metric: str) -> pd.DataFrame:
 def changes(frame: pd.DataFrame, floor: float = math.nan, level: float = 0.01) -> pd.DataFrame:
     """Where a trend shifts: run, place (row of `frame`), ratio, p; runs that do not count are passed over.
 
-    None for an error rate.
+    None for an error rate. attrs: drift, the ratio of the last run to the first where a slow drift describes
+    the series better than shifts, else NaN.
     """
     there = np.flatnonzero(frame["counts"].to_numpy())
     if METRICS[frame.attrs["metric"]].kind == "errors":
@@ -265,7 +266,9 @@ def changes(frame: pd.DataFrame, floor: float = math.nan, level: float = 0.01) -
     y = np.log(frame["level"].to_numpy()[there])
     found = stats.change_points(y, level=level, floor=0.0 if math.isnan(floor) else floor)
     places = [int(there[one.at]) for one in found]
-    return pd.DataFrame({
+    told = pd.DataFrame({
         "run": [frame["run"][place] for place in places], "place": places,
         "ratio": [one.ratio for one in found], "p": [one.p for one in found],
     })  # fmt: skip
+    told.attrs["drift"] = stats.drifted(y, [one.at for one in found])
+    return told

@@ -39,7 +39,7 @@ def page(
         first = frame if first is None else first
         floor = floors.get(metric, math.nan)
         changes = frames.changes(frame, floor)
-        verdict = figures.trend_verdict(frame, changes, floor).html if metric != "error_rate" else ""
+        verdict = figures.trend_verdict(frame, changes, floor).html
         drawn = show(figures.trend(frame, changes, floor)).html
         short = metric.replace("_", " ")
         parts.append(

@@ -28,6 +28,7 @@ from perfkit.stats.changes import (
     ChangePoint,
     change_points,
     detectable_shift,
+    drifted,
 )
 from perfkit.stats.series import (
     Floats,
@@ -114,6 +115,7 @@ __all__ = [
     "detectable",
     "detectable_shift",
     "drift",
+    "drifted",
     "edges",
     "fit_usl",
     "grouped",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,23 @@ def change_points(
     steps = np.diff(levels)
     told = [ChangePoint(at, math.exp(step), found[at]) for at, step in zip(places, steps, strict=True)]
     return [one for one in told if abs(math.log(one.ratio)) >= floor]
+
+
+def drifted(y: Floats, places: Sequence[int]) -> float:
+    """The ratio last ÷ first of a slow drift of y [runs], log scale, where a line describes it better than
+    the levels between the change points at `places` (by BIC; Schwarz 1978); NaN where it does not."""
+    m = len(y)
+    if not places or m < 2 * SHORTEST + 2:
+        return math.nan
+    x = np.arange(m) - (m - 1) / 2
+    slope = float(x @ y) / float(x @ x)
+    line = float(np.sum((y - y.mean() - slope * x) ** 2))
+    edges = itertools.pairwise([0, *places, m])
+    steps = sum(float(np.sum((y[low:high] - y[low:high].mean()) ** 2)) for low, high in edges)
+    if line <= 0:
+        return math.exp(slope * (m - 1))
+    better = m * math.log(line / max(steps, 1e-300)) < (2 * len(places) - 1) * math.log(m)
+    return math.exp(slope * (m - 1)) if better else math.nan
 
 
 def detectable_shift(y: Floats, *, level: float = 0.01, power: float = 0.8, seed: int = 1) -> float:
