@@ -18,9 +18,11 @@ VALUES = [-5e3, -5e3, -1e-3, 0, 0, 1e-6, 2e-6, 0.1, 0.1, 0.1, 100.0, 100.0001, 1
 @pytest.fixture
 def binned(tmp_path: Path) -> Binned:
     """The values three times: as group 0, as group 1 ten times as large, each in two slices."""
-    rows = [row(10 * S, 0, done=10 * S + round(x * MS), user=g) for x in VALUES for g in (0, 0, 1)]
+    rows = [
+        row(10 * S, MS, late=0, sending=10 * S + round(x * MS), user=g) for x in VALUES for g in (0, 0, 1)
+    ]
     part = Part(write_run(tmp_path, "20260101-000000-quantiles-0001", rows))
-    values = "SELECT user AS g, seq % 2 AS s, response_ms * (1 + 9 * user) AS x FROM part"
+    values = "SELECT user AS g, seq % 2 AS s, queue_ms * (1 + 9 * user) AS x FROM part"
     return Binned(part, values, slices=2)
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _MEMORY = "256MB"
 _deciding = threading.RLock()
-_in_order: set[tuple[tuple[str, int], ...]] = set()
+_in_order: set[tuple[str, ...]] = set()
 #: Rows in files of so many bytes together never need more than that.
 _FEW_BYTES = 10_000_000
 _SQL_TYPES = {pa.int64(): "BIGINT", pa.int32(): "INTEGER", pa.int16(): "SMALLINT", pa.uint8(): "UTINYINT",
@@ -237,13 +237,12 @@ class Part:
 
     def _require_order(self) -> None:
         """ValueError for rows that end before they begin; no file is looked at twice."""
-        files = tuple((str(file), file.stat().st_mtime_ns) for file in self.run.files() if file.exists())
+        begin = "planned" if self.latency == "response" else "sent"
+        files = (begin, *(f"{file} {file.stat().st_mtime_ns}" for file in self.run.files() if file.exists()))
         if files in _in_order:
             return
-        (wrong,) = self._run("SELECT count(*) AS n FROM r WHERE done < planned OR done < sent")[
-            "n"
-        ].to_pylist()
-        if wrong:
+        backwards = self._run(f"SELECT count(*) AS n FROM r WHERE done < {begin}")
+        if wrong := backwards["n"][0].as_py():
             raise ValueError(f"{wrong:,} requests end before they begin")
         _in_order.add(files)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,32 +94,46 @@ def _bounds(
 
 @functools.lru_cache(maxsize=4)
 def _heads(part: Part) -> dict[str | None, dict[str, Any]]:
-    """What can be counted or summed up of each operation, and of all (None); total_ms: sums by slice."""
+    """What can be counted or summed up of each operation, and of all (None); slices_ms: sums by slice."""
     found = part.query(
         "SELECT operation, slice, count(*) AS n, count(*) FILTER (failed) AS failed, count(x) AS ok,"
-        " count(*) FILTER (censored) AS censored, stddev_samp(x) AS std, min(x) AS min, max(x) AS max,"
+        " count(*) FILTER (censored) AS censored, var_pop(x) AS variance, min(x) AS min, max(x) AS max,"
         " (sum(latency_ns) FILTER (ok))::DOUBLE / 1e6 AS total_ms"
-        " FROM (SELECT *, CASE WHEN ok THEN latency_ms END AS x FROM part)"
-        " GROUP BY GROUPING SETS ((operation, slice), (operation), (slice), ())"
+        " FROM (SELECT *, CASE WHEN ok THEN latency_ms END AS x FROM part) GROUP BY operation, slice"
     )
     ended = part.query(
         f"SELECT operation, count(*) AS n FROM r WHERE ok AND done BETWEEN {part.begin_ns}"
-        f" AND {part.window_ns[1]} GROUP BY GROUPING SETS ((operation), ())"
+        f" AND {part.window_ns[1]} GROUP BY operation"
     )
-    in_part = {row["operation"]: row["n"] for row in ended.to_pylist()}
-    heads: dict[str | None, dict[str, Any]] = {}
-    sums: dict[str | None, np.ndarray] = collections.defaultdict(lambda: np.zeros(stats.SLICES))
-    for row in found.to_pylist():
-        name, place, total = row.pop("operation"), row.pop("slice"), row.pop("total_ms")
-        if place is not None:
-            sums[name][place] = total or 0.0
-            continue
-        row["mean"] = total / row["ok"] if row["ok"] else None
-        row["rate_per_s"] = in_part.get(name, 0) / part.span_s if part.span_s > 0 else None
-        heads[name] = {key: math.nan if value is None else value for key, value in row.items()}
-    for name, head in heads.items():
-        head["slices_ms"] = sums[name]
-    return heads
+    in_part = dict(zip(ended["operation"].to_pylist(), ended["n"].to_pylist(), strict=True))
+    cells: dict[str | None, list[dict[str, Any]]] = {None: []}
+    for cell in found.to_pylist():
+        cells[None].append(cell)
+        cells.setdefault(cell["operation"], []).append(cell)
+    ends = in_part | {None: sum(in_part.values())}
+    return {name: _head(mine, ends.get(name, 0), part.span_s) for name, mine in cells.items()}
+
+
+def _head(cells: Sequence[Mapping[str, Any]], ended: int, span_s: float) -> dict[str, Any]:
+    """The numbers of an operation from those of its time slices."""
+    head = {name: sum(cell[name] for cell in cells) for name in ("n", "failed", "ok", "censored")}
+    good = [cell for cell in cells if cell["ok"]]
+    total, ok = math.fsum(cell["total_ms"] for cell in good), head["ok"]
+    mean = total / ok if ok else math.nan
+    squares = math.fsum(
+        cell["ok"] * (cell["variance"] + (cell["total_ms"] / cell["ok"] - mean) ** 2) for cell in good
+    )
+    sums = np.zeros(stats.SLICES)
+    for cell in good:
+        sums[cell["slice"]] += cell["total_ms"]
+    return head | {
+        "std": math.sqrt(squares / (ok - 1)) if ok > 1 else math.nan,
+        "min": min((cell["min"] for cell in good), default=math.nan),
+        "max": max((cell["max"] for cell in good), default=math.nan),
+        "mean": mean,
+        "rate_per_s": ended / span_s if span_s > 0 else math.nan,
+        "slices_ms": sums,
+    }
 
 
 # -- what a reader must know --------------------------------------------------------------------------
