@@ -124,7 +124,7 @@ def end_loop(loop: asyncio.AbstractEventLoop) -> None:
     for task in list(rest):
         task.add_done_callback(ended)
         task.cancel()
-    with contextlib.suppress(SystemExit, KeyboardInterrupt):
+    with contextlib.suppress(SystemExit, KeyboardInterrupt, asyncio.CancelledError):
         if rest:
             late = loop.call_later(GRACE_S, loop.stop)
             loop.run_forever()  # no task of its own: what ends may end all tasks that it knows

@@ -298,7 +298,7 @@ def test_few_requests_are_looked_at_for_drift_too(run: Any) -> None:
     x = 40 * np.exp(rng.normal(0, 0.1, len(t)))
     assert reduce(run, measured(t, x), 0.1).reasons == ()
     assert any("drifts" in why for why in reduce(run, measured(t, x * (1 + 2 * t / 30)), 0.1).reasons)
-    gap = (t > 15) & (t < 22)
+    gap = (t > 8) & (t < 16)
     assert any("could not be checked" in note for note in reduce(run, measured(t, x, ~gap), 0.1).notes)
 
 
