@@ -6,7 +6,9 @@ words and the exit code say which signal it was.
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +34,16 @@ def install() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    sys.unraisablehook = _heard_nowhere
+
+
+def _heard_nowhere(unraisable: sys.UnraisableHookArgs) -> None:
+    """An interrupt that came inside a weak reference's callback or the like, where Python prints it and goes
+    on: it comes again in a moment, from outside."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def received() -> bool:

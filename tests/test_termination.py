@@ -460,3 +460,14 @@ def test_an_interrupt_in_a_query_is_an_interrupt(tmp_path: Path) -> None:
         over.set()
         sender.join()
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_an_interrupt_that_nobody_hears_comes_again() -> None:
+    """Inside a finalizer Python prints it and goes on: the program would not end."""
+    code = (
+        "import time\nfrom perfkit import interrupts\ninterrupts.install()\n"
+        "class Gone:\n    def __del__(self): raise KeyboardInterrupt\n"
+        "try:\n    Gone()\n    time.sleep(60)\nexcept KeyboardInterrupt: print('ended')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("ended\n", "")
