@@ -95,9 +95,12 @@ def to_table(batch: Batch, *, scenario: str, worker: int, id_prefix: str, origin
     """
     rows = np.frombuffer(batch.packed, _DTYPE)
     n = len(rows)
-    extras = [batch.extras.get(i) for i in range(n)] if batch.extras else [None] * n
+    extras = [batch.extras.get(i) for i in range(n)] if batch.extras else None
     instants = {name: rows[name] for name in INSTANTS if name != "first_token"}
-    instants["first_token"] = np.array([e.first_token if e else NEVER for e in extras], np.int64)
+    if extras is None:  # most batches of most runs; the loop waits while this thread goes through rows
+        instants["first_token"] = np.full(n, NEVER)
+    else:
+        instants["first_token"] = np.array([e.first_token if e else NEVER for e in extras], np.int64)
     columns: dict[str, pa.Array] = {
         name: pa.array(instants[name] - origin_ns, mask=instants[name] == NEVER, type=pa.int64())
         for name in INSTANTS
@@ -111,18 +114,25 @@ def to_table(batch: Batch, *, scenario: str, worker: int, id_prefix: str, origin
     columns["phase"] = _text(rows["phase"], PHASES)
     columns["status"] = pa.array(rows["status"], mask=rows["status"] == 0, type=pa.int16())
     columns["error"] = _text(rows["error"].astype(np.int32) - 1, ERRORS)
-    columns["error_text"] = pa.array([e.error_text if e else None for e in extras], pa.string())
+    columns["error_text"] = _of(extras, n, "error_text", pa.string())
     columns["bytes_sent"] = pa.array(rows["bytes_sent"])
     columns["bytes_received"] = pa.array(rows["bytes_received"])
     columns["attempt"] = pa.array(rows["attempt"])
-    columns["chunks"] = pa.array([e.chunks if e else None for e in extras], pa.list_(pa.int32()))
-    columns["tokens_out"] = pa.array([e.tokens_out if e else None for e in extras], pa.int32())
+    columns["chunks"] = _of(extras, n, "chunks", pa.list_(pa.int32()))
+    columns["tokens_out"] = _of(extras, n, "tokens_out", pa.int32())
     columns["request_id"] = pa.array([f"{id_prefix}{seq}" for seq in rows["seq"].tolist()], pa.string())
-    for name in sorted({key for e in extras if e and e.server_ms for key in e.server_ms}):
-        values = [e.server_ms.get(name) if e and e.server_ms else None for e in extras]
+    for name in sorted({key for e in extras or () if e and e.server_ms for key in e.server_ms}):
+        values = [e.server_ms.get(name) if e and e.server_ms else None for e in extras or ()]
         columns[f"server_{name}"] = pa.array(values, pa.float64())
     told = {"perfkit_schema": str(SCHEMA_VERSION), "perfkit_in_flight": str(batch.in_flight)}
     return pa.table(columns, metadata=told)
+
+
+def _of(extras: list[Extra | None] | None, n: int, name: str, type_: pa.DataType) -> pa.Array:
+    """A column of what only some rows have."""
+    if extras is None:
+        return pa.nulls(n, type_)
+    return pa.array([getattr(e, name) if e else None for e in extras], type_)
 
 
 def _text(codes: np.ndarray, words: tuple[str, ...]) -> pa.Array:
