@@ -252,7 +252,9 @@ def _summary_lines(run: Run) -> list[str]:
     if not rows[-1]["ok"]:
         return [*lines, f"none of {n} requests succeeded"]
     unit = _unit(rows[-1])
-    lines += [f"{part.label}: response time in ms with 95 % intervals ({unit}); — where there is none"]
+    is_open = any(math.isinf(row[f"{name}_high"]) for row in rows for name in ("p50", "p95", "p99"))
+    ends = "; ≥: the upper end is not known from this run" if is_open else ""
+    lines += [f"{part.label}: response time in ms with 95 % intervals ({unit}); — where there is none{ends}"]
     *operations, total = rows
     for row in (*operations[:_SHOWN], total):
         shown = [f"{name} {_interval(row, str(name))}" for name in ("p50", "p95", "p99")]
