@@ -8,13 +8,11 @@ Series of runs with a known truth go through `stats.change_points` as a trend pa
 
 from __future__ import annotations
 
-import argparse
 import math
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import numpy as np
-from peers.measure import put_between_marks
+from peers.measure import print_table
 from scipy.signal import lfilter
 
 from perfkit import stats
@@ -80,17 +78,5 @@ def table(series: int) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Print the table, or write it to a file with marks."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--series", type=int, default=200)
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    text = table(given.series)
-    print(text)
-    if given.out:
-        put_between_marks(given.out, text, MARKS)
-
-
 if __name__ == "__main__":
-    main()
+    print_table(__doc__, table, MARKS, "series", 200)

@@ -8,15 +8,13 @@ that `show`, reports and comparisons take. An open interval holds what lies abov
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from peers.measure import put_between_marks
+from peers.measure import print_table
 from scipy.signal import lfilter
 from scipy.special import ndtri
 
@@ -119,17 +117,5 @@ def table(runs: int) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Print the table, or write it to a file with marks."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=int, default=400)
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    text = table(given.runs)
-    print(text)
-    if given.out:
-        put_between_marks(given.out, text, MARKS)
-
-
 if __name__ == "__main__":
-    main()
+    print_table(__doc__, table, MARKS, "runs", 400)

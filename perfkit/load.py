@@ -83,11 +83,11 @@ class Drive:
     def _never_asked_for(self) -> None:
         """Count what tasks of steps have raised, of which nobody has asked."""
         for one in gc.get_objects():
-            if isinstance(one, asyncio.Task) and one.done() and getattr(one, "_log_traceback", False):
-                one._log_traceback = False  # it is told here
-                error = one.exception()
-                if error is not None and one not in self._others:
-                    self.mistakes.raised(error, self._recorder.redact)
+            if not isinstance(one, asyncio.Task) or one in self._others:
+                continue
+            unasked = one.done() and getattr(one, "_log_traceback", False)
+            if unasked and (error := one.exception()):  # asking for it keeps asyncio from complaining
+                self.mistakes.raised(error, self._recorder.redact)
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The loop's exception handler: count what went wrong in a callback instead of printing each."""

@@ -178,7 +178,7 @@ class _Execution:
                     raise
                 words = session.redact(_told(failed))
                 raise PerfkitError(f"setup of {self.scenario.name} failed: {words}") from None
-            await self._settle(recorder)
+            await self._settle()
 
     async def _clean_up(self, on_progress: Progress) -> None:
         """Tear down; the second Ctrl-C ends that, wherever the first one came."""
@@ -211,7 +211,7 @@ class _Execution:
                     if _is_interrupt(failed):
                         raise
                     problems.append(session.redact(_told(failed)))
-                await self._settle(recorder)
+                await self._settle()
             removal = await remove(recorder, [*undos, *recorder.undo])
         unanswered = self._unanswered + sum(outcome.unanswered for outcome in self.outcomes)
         if removal.wanted and unanswered:
@@ -265,9 +265,9 @@ class _Execution:
 
     def _strays(self) -> set[asyncio.Task[Any]]:
         """Tasks that setup or teardown has begun and left behind."""
-        return {task for task in asyncio.all_tasks() - self._others if task is not asyncio.current_task()}
+        return asyncio.all_tasks() - self._others - {asyncio.current_task()}
 
-    async def _settle(self, recorder: Recorder) -> None:
+    async def _settle(self) -> None:
         """Give what is left behind as long as what a step leaves behind has."""
         ends = time.monotonic() + self.workload.drain_s
         while (strays := self._strays()) and (left_s := ends - time.monotonic()) > 0:

@@ -77,8 +77,7 @@ class SegmentWriter:
             table = pa.concat_tables([self._table(one) for one in self._kept], promote_options="permissive")
             write_segment(self._folder, f"{self._name}-{self._number:06}", table)
         except Exception as error:  # whatever it is, the rows are kept, and it is told
-            full = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
-            if full and not self._closing:
+            if _no_descriptor(error) and not self._closing:
                 return  # the load has taken every descriptor, and gives them back when it ends
             first, self.error = self.error is None, error
             if first:
@@ -87,7 +86,7 @@ class SegmentWriter:
             self._number += 1
             self.rows_written += len(table)
             self._kept = []  # else the disk may have room again at the next flush
-            if isinstance(self.error, OSError) and self.error.errno in (errno.EMFILE, errno.ENFILE):
+            if _no_descriptor(self.error):
                 self.error = None
 
     def _table(self, batch: Batch) -> pa.Table:
@@ -98,6 +97,10 @@ class SegmentWriter:
             id_prefix=self._id_prefix,
             origin_ns=self._origin_ns,
         )
+
+
+def _no_descriptor(error: Exception | None) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def monotonic_unix_ns() -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import threading
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -137,6 +138,23 @@ def _versions() -> dict[str, str]:
 def stolen_s() -> float:
     """CPU seconds the hypervisor has given to others since the machine started."""
     return int(Path("/proc/stat").read_text().splitlines()[0].split()[8]) / os.sysconf("SC_CLK_TCK")
+
+
+def print_table(
+    doc: str | None, made: Callable[[int], str], marks: tuple[str, str], option: str, usual: int
+) -> None:
+    """The program of a script that makes one table: prints it, with --out writes it to a file with marks.
+
+    option: how many cases a cell has, `usual` by default.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument(f"--{option}", type=int, default=usual, dest="count")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    text = made(given.count)
+    print(text)
+    if given.out:
+        put_between_marks(given.out, text, marks)
 
 
 def put_between_marks(path: Path, text: str, marks: tuple[str, str]) -> None:

@@ -233,14 +233,11 @@ def _lacking(case: Case, names: tuple[str, str]) -> Iterator[str]:
 
 def _mix(case: Case) -> tuple[dict[str, tuple[float, float]], tuple[int, int]]:
     """The share of each operation in the requests of both sides, the most frequent first, and their sizes."""
-    sums = [Counter[str](), Counter[str]()]
-    for one, side in zip(sums, (case.a, case.b), strict=True):
-        for run in side:
-            one.update(run.operations)
-    sizes = sums[0].total(), sums[1].total()
-    every = sorted(sums[0] | sums[1], key=lambda name: (-(sums[0] + sums[1])[name], name))
-    of = {name: (sums[0][name] / max(sizes[0], 1), sums[1][name] / max(sizes[1], 1)) for name in every}
-    return of, sizes
+    a, b = (sum((Counter(run.operations) for run in side), Counter[str]()) for side in (case.a, case.b))
+    both = a + b
+    every = sorted(both, key=lambda name: (-both[name], name))
+    shares = {name: (a[name] / max(a.total(), 1), b[name] / max(b.total(), 1)) for name in every}
+    return shares, (a.total(), b.total())
 
 
 def _mix_notes(case: Case, a: str, b: str) -> Iterator[str]:

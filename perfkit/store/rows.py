@@ -157,9 +157,7 @@ class Part:
             why = f"its rows need more than {_MEMORY} of memory and the room in {tempfile.gettempdir()}"
             raise PerfkitError(f"{self.run.id}: {why}; point TMPDIR to a larger disk") from None
         except duckdb.Error as error:
-            if "KeyboardInterrupt" in str(
-                error
-            ):  # raised in a callback of DuckDB's, which took it for its own
+            if "KeyboardInterrupt" in str(error):  # raised in a callback, which DuckDB took for its own error
                 raise KeyboardInterrupt from None
             raise self.run.damaged(error, "rows") from None
 
