@@ -36,12 +36,13 @@ def watched(
     folder: Path,
     coordinator_pid: int,
     give_up: Callable[[], None],
+    stop: Callable[[], None],
 ) -> Iterator[None]:
     """Watch a drive from a thread; call it from the thread its loop runs in.
 
-    It is stopped when the coordinator leaves a stop file or has ended. When it should be over and its loop
-    does not turn for `GRACE_S`, the step that holds it is interrupted; when that does not help, `give_up` is
-    called to save the rows, and the process ends if it is the coordinator's child.
+    `stop` is called in the loop when the coordinator leaves a stop file or has ended. When the drive should
+    be over and its loop does not turn for `GRACE_S`, the step that holds it is interrupted; when that does
+    not help, `give_up` is called to save the rows, and the process ends if it is the coordinator's child.
     """
     over, holder = threading.Event(), threading.get_ident()
 
@@ -51,7 +52,7 @@ def watched(
             alone += is_orphan()
             if not stopped and (alone or (folder / "stop").exists()):
                 stopped = True
-                loop.call_soon_threadsafe(drive.stop)
+                loop.call_soon_threadsafe(stop)
             if alone > _ALONE and not over.is_set():
                 give_up()
                 os._exit(70)

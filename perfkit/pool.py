@@ -23,13 +23,15 @@ _ROUNDS = 100
 _LAST_ROWS_S = 5.0
 #: So long may workers take to end when there is nothing left to do.
 _END_S = 5.0
+#: So long when the user will not wait any more: enough to write what they have, if their steps let them.
+_KILL_S = 0.5
 
 
 @contextmanager
 def own_pool(count: int) -> Iterator[Executor]:
     """Yield fresh processes for one run, which end with the block.
 
-    They have a few seconds to write their last rows, none when the block is left by an interrupt.
+    They have a few seconds to write their last rows, half a one when the block is left by an interrupt.
     """
     context = multiprocessing.get_context("spawn")  # a forked child would share our locks and sockets
     with interrupts.held():  # the tracker of the locks starts here, and a closed terminal would end it
@@ -38,15 +40,18 @@ def own_pool(count: int) -> Iterator[Executor]:
     try:
         yield pool
     except KeyboardInterrupt:
-        patience_s = 0.0
+        patience_s = _KILL_S
         raise
     finally:
         workers = list(pool._processes.values())  # shutdown forgets them
         pool.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + patience_s
-        for worker in workers:
-            worker.join(max(0.0, deadline - time.monotonic()))
-            worker.kill()
+        try:
+            for worker in workers:
+                worker.join(max(0.0, deadline - time.monotonic()))
+        finally:
+            for worker in workers:
+                worker.kill()
 
 
 def warm_up(pool: Executor, count: int, scenario_ref: str) -> None:

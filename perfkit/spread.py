@@ -109,6 +109,7 @@ class _Execution:
         self.futures: list[Future[Outcome]] = []
         self.undo: list[Undo] = []
         self.interrupted = False
+        self._stopped_ns: int | None = None  #: when the load was told to end before its time
         self.state: Any = _NOT_SET_UP  #: what setup returned
         self._setup_rows = self._unanswered = 0
         self._mistakes = Mistakes()
@@ -333,6 +334,7 @@ class _Execution:
                 self._stop_workers()  # one has failed: the run cannot be whole any more
 
     def _stop_workers(self) -> None:
+        self._stopped_ns = self._stopped_ns or time.monotonic_ns() - self.context.origin_ns
         (self.folder.path / "stop").touch()
 
     # -- the end
@@ -385,10 +387,11 @@ class _Execution:
         )
 
     def _measure_ends(self, first: int, part: Part, stopped: bool) -> int:
-        """When the measured part ended: as planned, or when the load was over before that."""
+        """When the measured part ended: as planned, or when the load was over or stopped before that."""
         load = self.workload.users or self.workload.arrivals
         assert load is not None
-        last = max(first, part.row("SELECT max(done) AS done FROM part")["done"] or 0)
+        last = part.row("SELECT max(done) AS done FROM part")["done"] or 0
+        last = max(first, last, self._stopped_ns or 0)
         if load.duration_s is None:
             return last
         planned = first + int(load.duration_s * 1e9)

@@ -201,8 +201,12 @@ async def _run_shard(shard: Shard) -> Outcome:
         writer.put(recorder.buffer.take())
         writer.close()
 
+    def stop_now() -> None:  # the rows first: who interrupts twice does not wait for what is cut off
+        flush.hand_over()
+        drive.stop()
+
     try:
-        with watched(drive, loop, context.folder, context.coordinator_pid, give_up):
+        with watched(drive, loop, context.folder, context.coordinator_pid, give_up, stop_now):
             await drive.run()
         for task in drive.left:
             leave_behind(task)
@@ -237,13 +241,14 @@ class Flusher:
         self._handle = self._loop.call_later(FLUSH_S, self._flush)
 
     def _flush(self) -> None:
-        self._hand_over()
+        self.hand_over()
         self._handle = self._loop.call_later(FLUSH_S, self._flush)
 
     def stop(self) -> None:
         """Hand over the rest."""
         self._handle.cancel()
-        self._hand_over()
+        self.hand_over()
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
+        """Hand over what there is, and what is under way."""
         self._writer.put(self._recorder.buffer.take(self._recorder.in_flight()))

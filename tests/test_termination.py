@@ -155,6 +155,46 @@ def test_a_second_sigterm_ends_the_clean_up(server: Logged, tmp_path: Path) -> N
     assert Run(run.path).meta.removal_error.startswith("interrupted; up to ")
 
 
+#: One that will not be cut off: it holds the loop for seconds, so nothing is flushed meanwhile.
+HOLDING = """
+import asyncio, pathlib, time
+async def setup(session, params):
+    return str(pathlib.Path(__file__).parent)
+async def step(session, state, rng):
+    await session.get('/slow/5')
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        try:
+            time.sleep(3)
+        finally:
+            pathlib.Path(state, 'free').touch()
+"""
+
+
+def test_ctrl_c_twice_at_once_keeps_the_rows_and_the_span(server: Logged, tmp_path: Path) -> None:
+    """Right after the start of the load: what was answered before the first Ctrl-C is handed over before
+    anything is cut off, and the measured part ends with that signal, not with the last row that was kept."""
+    shape = ("-s", "users.duration_s=60", "-s", "processes=1", "-s", "users.count=1")
+    load = command(server, tmp_path, *shape, scenario=HOLDING)
+    with victim(*load, stdout=subprocess.PIPE) as process:
+        (run,) = wait_until(lambda: list_runs(tmp_path), "run")
+        wait_until(lambda: server.answered(run), "answer")
+        time.sleep(0.2)
+        first = process.kill(INT, all_of_them=True)
+        loading(tmp_path)
+        assert not (tmp_path / "free").exists()
+        process.kill(INT, all_of_them=True)
+        code, said, complained = ended(process)
+    (run,) = list_runs(tmp_path)
+    assert (code, run.reason, complained) == (130, "interrupted", "")
+    assert run.meta.measured.to_ns >= first - run.meta.clock.monotonic_ns
+    shown = subprocess.run(
+        perfkit("show", run.id, "--data-dir", str(tmp_path)), capture_output=True, text=True
+    )
+    assert "no measured requests" not in shown.stdout + said
+
+
 def test_a_signal_that_was_ignored_stays_ignored(server: Logged, tmp_path: Path) -> None:
     """SIGHUP under nohup and SIGINT in the background of a script end nothing; SIGTERM still does."""
     ignoring = "trap '' HUP INT; exec \"$@\""
