@@ -69,6 +69,8 @@ class Reduced:
     outcomes: tuple[str, ...] = ()  #: those of the reasons that may be the server's doing
     all_failed: bool = False  #: the run's verdict is FAILED
     operations: Mapping[str, int] = field(default_factory=dict)  #: requests of each in the steady part
+    #: Why the times of an imported run carry a metric of an operation not.
+    coarse: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def value(self, operation: str, metric: str) -> Value | None:
         """One metric, None where the run does not carry it."""
@@ -150,19 +152,23 @@ def reduce(run: Run, rows: Measured, cut: float | None = None, asked: Sequence[s
     operations = {name: count for name, count in zip(rows.names, counts, strict=True) if count}
     if asked is None:
         asked = most_frequent([operations])
-    values, uncarried = _carried(run, tuple(_values(rows, steady, low, high, asked)), high - low)
+    values, coarse = _carried(run, tuple(_values(rows, steady, low, high, asked)), high - low)
+    too_short = fidelity.coarse_span(run.meta, high - low)
+    uncarried = dict.fromkeys([*([too_short] if too_short else []), *coarse.values()])
     return Reduced(
         run=run, cut=warmup.share, span_s=high - low, n=n, failed=n - len(steady.planned),
         values=values, reasons=(*reasons, *outcomes),
         notes=(*warmup.notes, *notes, *_shape(steady), *fidelity.unchecked(run.meta), *uncarried),
-        outcomes=tuple(outcomes), operations=operations,
+        outcomes=tuple(outcomes), operations=operations, coarse=coarse,
     )  # fmt: skip
 
 
-def _carried(run: Run, values: tuple[Value, ...], span_s: float) -> tuple[tuple[Value, ...], list[str]]:
+def _carried(
+    run: Run, values: tuple[Value, ...], span_s: float
+) -> tuple[tuple[Value, ...], dict[tuple[str, str], str]]:
     """The values that the times of an imported run are fine enough for, and why others are left out."""
     too_short = fidelity.coarse_span(run.meta, span_s)
-    kept, notes = [], [too_short] if too_short else []
+    kept, coarse = [], {}
     for value in values:
         kind, why = METRICS[value.metric].kind, None
         if kind == "latency":
@@ -173,9 +179,9 @@ def _carried(run: Run, values: tuple[Value, ...], span_s: float) -> tuple[tuple[
             why = too_short
         if why is None:
             kept.append(value)
-        elif why not in notes:
-            notes.append(why)
-    return tuple(kept), notes
+        else:
+            coarse[value.operation, value.metric] = why
+    return tuple(kept), coarse
 
 
 def _median(values: Iterable[Value], one: Value) -> float:

@@ -254,11 +254,15 @@ def _summary_lines(run: Run) -> list[str]:
     unit = _unit(rows[-1])
     is_open = any(math.isinf(row[f"{name}_high"]) for row in rows for name in ("p50", "p95", "p99"))
     ends = "; ≥: the upper end is not known from this run" if is_open else ""
-    lines += [f"{part.label}: response time in ms with 95 % intervals ({unit}); — where there is none{ends}"]
+    told = f" with 95 % intervals ({unit}); — where there is none{ends}" if unit else ""
+    told = told or "; — where too few requests carry it"
+    told = "; numbers of a summary, — where it tells none" if run.meta.carried else told
+    lines += [f"{part.label}: response time in ms{told}"]
     *operations, total = rows
     for row in (*operations[:_SHOWN], total):
         shown = [f"{name} {_interval(row, str(name))}" for name in ("p50", "p95", "p99")]
-        rate = "—" if math.isnan(row["rate_per_s"]) else f"{row['rate_per_s']:.1f}/s"
+        per_s = row["rate_per_s"]
+        rate = "—" if math.isnan(per_s) else f"{per_s:.1f}/s" if per_s >= 1 or not per_s else f"{per_s:.2g}/s"
         shown += [f"intervals: {_unit(row)}"] if _unit(row) not in (unit, "") else []
         lines.append(f"{row['operation']}: n {row['n']}, failed {row['failed']}, {rate}, {', '.join(shown)}")
     if len(operations) > _SHOWN:
@@ -287,5 +291,5 @@ def _unit(row: Mapping[str, Any]) -> str:
 def _interval(row: Mapping[Any, Any], name: str) -> str:
     point, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     if math.isnan(low):
-        return "—" if row[f"{name}_unit"] == stats.THIN else f"{point:.4g}"
+        return "—" if row[f"{name}_unit"] == stats.THIN or math.isnan(point) else f"{point:.4g}"
     return f"{point:.4g} [≥ {low:.4g}]" if math.isinf(high) else f"{point:.4g} [{low:.4g}, {high:.4g}]"

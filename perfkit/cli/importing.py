@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from perfkit.cli.base import cli, data_dir_option, json_option, print_run
-from perfkit.errors import BadInput
+from perfkit.errors import BadInput, PerfkitError
+from perfkit.text import print_lines
 
 #: Rows, and bytes of them; a summary of more would take more than the 1 GB an import takes at most.
 _SUMMARIZED, _SUMMARIZED_BYTES = 2_000_000, 150_000_000
@@ -20,8 +22,12 @@ _SUMMARIZED, _SUMMARIZED_BYTES = 2_000_000, 150_000_000
 )
 @click.option("--column", "columns", multiple=True, metavar="FIELD=NAME",
               help="For any CSV: which of its columns is what.")  # fmt: skip
+@click.option("--columns", "names", metavar="A,B,…",
+              help="For a CSV or JTL without a header: the names of its columns.")  # fmt: skip
 @click.option("--unit", type=click.Choice(["s", "ms", "us", "ns"]),
-              help="Unit of the values of an HdrHistogram log (ns where nothing is said).")  # fmt: skip
+              help="Unit of an HdrHistogram's values (else ns in a log, ms in a table).")  # fmt: skip
+@click.option("--split", metavar="TIME",
+              help="Make several runs: one ends where nothing happens for so long, such as 1h.")  # fmt: skip
 @click.option("--scenario", metavar="NAME", help="What was run; runs to be compared need the same.")
 @click.option(
     "--skip-broken", is_flag=True, help="Leave out lines that cannot be read, and say so in the run."
@@ -30,22 +36,33 @@ _SUMMARIZED, _SUMMARIZED_BYTES = 2_000_000, 150_000_000
 @click.option("--note", metavar="TEXT", help="A note that stands in the report.")
 @data_dir_option
 @json_option
-def import_command(file: Path, format_name: str | None, columns: tuple[str, ...], unit: str | None,
-                   scenario: str | None, skip_broken: bool, tags: tuple[str, ...], note: str | None,
-                   data_dir: Path, as_json: bool) -> None:  # fmt: skip
+def import_command(file: Path, format_name: str | None, columns: tuple[str, ...], names: str | None,
+                   unit: str | None, split: str | None, scenario: str | None, skip_broken: bool,
+                   tags: tuple[str, ...], note: str | None, data_dir: Path,
+                   as_json: bool) -> None:  # fmt: skip
     """Make a run of what another tool wrote in FILE (.gz too).
 
     \b
     Formats, found by content:
       k6-json k6-csv            k6 run --out json=FILE, --out csv=FILE
+      k6-summary k6-text        k6 run --summary-export=FILE, handleSummary; what k6 prints
       locust-log                locust.contrib.csv_request_logger
       locust-history            locust --csv NAME: NAME_stats_history.csv
+      locust-stats              locust --csv NAME: NAME_stats.csv
+      gatling-log               Gatling's simulation.log as text (2.0 to 3.9)
       jmeter-csv jmeter-xml     JMeter's JTL
       vegeta-json vegeta-csv    vegeta encode --to json, --to csv
+      vegeta-report vegeta-text vegeta report -type json; what vegeta report prints
       oha-json oha-csv          oha --output-format json, csv
       oha-sqlite                oha --db-url FILE
-      wrk2                      what wrk2 --latency prints
-      hdr-log                   an HdrHistogram interval log
+      hey-csv hey-text          hey -o csv; what hey prints
+      ab-plot ab-quantiles      ab -g FILE, -e FILE
+      ab-text                   what ab prints
+      bombardier-json           bombardier -o json
+      bombardier-text           what bombardier prints
+      artillery-json            artillery run --output FILE
+      wrk                       what wrk and wrk2 print
+      hdr-log hdr-table         an HdrHistogram interval log; percentiles (.hgrm)
       har                       a browser's or proxy's HAR
 
     \b
@@ -63,14 +80,52 @@ def import_command(file: Path, format_name: str | None, columns: tuple[str, ...]
 
     The run says how true its times are: exact, rounded or bucketed, with an intended time or without.
     """
-    from perfkit.importing import import_file
+    from perfkit.importing import import_runs
+    from perfkit.store import list_runs
 
-    run = import_file(
-        file, data_dir=data_dir, format=format_name, columns=_column_map(columns), unit=unit,
-        scenario=scenario, tags=tags, note=note, skip_broken=skip_broken,
+    before = list_runs(data_dir)
+    runs = import_runs(
+        file, data_dir=data_dir, format=format_name, columns=_column_map(columns), names=_names(names),
+        unit=unit, split_s=_seconds(split), scenario=scenario, tags=tags, note=note, skip_broken=skip_broken,
     )  # fmt: skip
-    fits = run.rows() <= _SUMMARIZED and run.unpacked_bytes() <= _SUMMARIZED_BYTES
-    print_run(run, as_json, summary=fits)
+    for run in runs:
+        fits = run.rows() <= _SUMMARIZED and run.unpacked_bytes() <= _SUMMARIZED_BYTES
+        print_run(run, as_json, summary=fits)
+    sha256 = runs[0].meta.imported.sha256  # type: ignore[union-attr]
+    if again := [run.id for run in before if (was := imported_from(run)) and was.sha256 == sha256]:
+        told = f"{again[-1]} was made of the same file{f', and {len(again) - 1:,} more' if again[1:] else ''}"
+        print_lines(f"note: {told}; `perfkit rm` removes a run", err=True)
+
+
+def _names(text: str | None) -> list[str]:
+    """The names of columns."""
+    names = [name.strip() for name in (text or "").split(",")] if text is not None else []
+    if text is not None and (not all(names) or len(set(names)) < len(names)):
+        raise BadInput(f"--columns {text!r}: write different names, such as timeStamp,elapsed,label")
+    return names
+
+
+def _seconds(text: str | None) -> float | None:
+    """A time such as 10m in s."""
+    if text is None:
+        return None
+    from perfkit.importing.times import duration_ns
+
+    try:
+        seconds = duration_ns(text) / 1e9
+    except ValueError:
+        seconds = 0.0
+    if not 60 <= seconds <= 7 * 86_400:
+        raise BadInput(f"--split {text!r}: write a time from 1m to 168h, such as 10m or 1h")
+    return seconds
+
+
+def imported_from(run: Any) -> Any:
+    """The file a run was imported from, None where it was not, or where its run.json cannot be read."""
+    try:
+        return run.meta.imported
+    except PerfkitError:
+        return None
 
 
 def _column_map(columns: tuple[str, ...]) -> dict[str, str]:

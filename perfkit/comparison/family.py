@@ -107,11 +107,10 @@ def unjudged(case: Case, results: Sequence[Result]) -> Iterator[tuple[str, str, 
             continue
         if sides[0] is None or sides[1] is None:
             lopsided = any(sides)
-            yield (
-                metric,
-                "too few requests, or times too coarse, in some run to carry it",
-                lopsided or case.options.by_name,
-            )
+            runs = (*case.a, *case.b)
+            coarse = next((one.coarse[TOTAL, metric] for one in runs if (TOTAL, metric) in one.coarse), None)
+            why = coarse or "too few requests in some run to carry it"
+            yield metric, why, lopsided or case.options.by_name
             continue
         (one,) = (r for r in results if r.primary and r.metric == metric)
         if METRICS[metric].kind == "errors" and math.isnan(one.p) and one.verdict == "inconclusive":

@@ -168,7 +168,9 @@ def latency_name(frame: pd.DataFrame) -> str:
 
 
 def percent(share: float) -> str:
-    """A share a person reads: 0.012 %, 3.4 %, 62 %, 100 %."""
+    """A share a person reads: 0.012 %, 3.4 %, 62 %, 100 %; a dash for none."""
+    if math.isnan(share):
+        return "—"
     return f"{100 * share:.2g} %" if abs(share) < 0.0995 else f"{100 * share:.0f} %"
 
 

@@ -20,6 +20,7 @@ from perfkit.store.metadata import ThresholdResult
 from perfkit.store.summary import MOVED, NAMES
 from perfkit.text import for_html
 
+_ELSEWHERE = ("fidelity", "carried")  #: what other tables tell of a file
 _LINE = 500  #: characters of a text from outside that is a line among others
 
 _STATISTICS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "p99.9", "max")
@@ -84,6 +85,10 @@ def _headline(summary: pd.DataFrame) -> str:
         return "No request reached the measured part."
     share = f" ({percent(failed / n)})" if failed else ""
     text = f"{n:,} requests in {seconds(span)}, {failed:,} failed{share}, "
+    if row["p50_unit"] == stats.SUMMARIZED:
+        text += "" if math.isnan(row["rate_per_s"]) else f"{number(row['rate_per_s'])} a second, "
+        quoted = [f"{p} {ms(row[p])}" for p in ("p50", "p95", "p99") if _firm(row, p)]
+        return f"{text}{''.join(f'{one}, ' for one in quoted)}as the file has it."
     text += f"{number(row['rate_per_s'])} successes a second."
     quoted = [f"{p} {ms(row[p])} ({_interval(row, p)})" for p in ("p50", "p99") if _firm(row, p)]
     if quoted:
@@ -114,6 +119,11 @@ def summary_table(summary: pd.DataFrame) -> Shown:
         ["successes a second", *(number(c["rate_per_s"]) for c in columns)],
         *([name, *(_cell(c, name) for c in columns)] for name in _STATISTICS),
     ]
+    if columns[0]["p50_unit"] == stats.SUMMARIZED:
+        rows[2][0] = "requests a second"
+        head = ["statistic", *(_name(c["operation"]) for c in columns)]
+        body = table(head, rows, "A dash: the file does not tell it.")
+        return Shown(body, summary[["operation", "n", "failed", *_STATISTICS]].to_string(index=False))
     methods = [_method(c) for c in columns]
     if len(set(methods)) > 1:
         rows.append(["95 % intervals", *methods])
@@ -144,7 +154,7 @@ def _cell(row: Any, name: str) -> str:
     if name.startswith("p") and not _firm(row, name):
         return "—"
     low = float(row.get(f"{name}_low", math.nan))
-    if math.isnan(low) and not name.startswith("p"):
+    if row["p50_unit"] == stats.SUMMARIZED or (math.isnan(low) and not name.startswith("p")):
         return ms(value)
     return f"{ms(value)}<br><small>{_interval(row, name)}</small>"
 
@@ -157,7 +167,7 @@ def _interval(row: Any, name: str) -> str:
 
 
 def _firm(row: Any, name: str) -> bool:
-    return bool(row[f"{name}_unit"] != stats.THIN)
+    return bool(row[f"{name}_unit"] != stats.THIN and not math.isnan(row[name]))
 
 
 _OPEN = "≥: the upper end is not known from this run, which met that tail too rarely. "
@@ -166,6 +176,9 @@ _OPEN = "≥: the upper end is not known from this run, which met that tail too 
 def _why_dash(columns: Sequence[Any]) -> str:
     """Why quantiles of these are not shown."""
     few = "fewer than 10 requests lie beyond that quantile"
+    if any(c["n"] and not c["ok"] for c in columns):
+        none = "no request of an operation succeeded"
+        few = none if not any(c["ok"] for c in columns) else f"{few}, or {none}"
     wide = any(c[f"{name}_unit"] == stats.WIDE for c in columns for name in NAMES)
     return f"{few}. No interval: {MOVED}" if wide else few
 
@@ -265,7 +278,7 @@ def facts(run: Run) -> Shown:
         ("run", for_html(run.id)),
         ("state", for_html(run.state) + (f" ({for_html(run.reason)})" if run.reason else "")),
         ("created", for_html(meta.created or "unknown")),
-        ("imported", _pairs({k: v for k, v in imported.items() if k != "fidelity"})),
+        ("imported", _pairs({k: v for k, v in imported.items() if k not in _ELSEWHERE and v != ""})),
         ("fidelity", for_html(fidelity.fidelity(run.meta).words)),
         ("scenario", for_html(name) + (f"<br>{for_html(doc)}" if doc else "")),
         ("parameters", _pairs(meta.scenario.params)),

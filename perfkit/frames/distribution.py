@@ -15,7 +15,7 @@ from perfkit.frames.rows import small
 from perfkit.frames.tables import operations
 from perfkit.store.quantiles import BIN, Binned, latencies, middles, outline
 from perfkit.store.rows import Part
-from perfkit.store.summary import numbers_of
+from perfkit.store.summary import TOTAL, numbers_of
 
 #: At most so many operations get a line of their own in a figure.
 MOST_OPERATIONS = 8
@@ -189,7 +189,13 @@ def percentiles(rows: Part, points: int = 200) -> pd.DataFrame:
     """Latency at each percentile, per operation: operation, p, latency_ms, firm (10 or more beyond).
 
     To 0.07 %, of the slowest 20,000 of an operation exact. attrs: exact (whether no line is drawn from bins).
+    Of a summary the quantiles that it tells.
     """
+    if carried := rows.run.meta.carried:
+        named = [(one.operation or TOTAL, point) for one in carried for point in one.quantiles]
+        told = [(name, min(p, 1 - 1e-7), ms, True) for name, (p, ms) in named]
+        names = ["operation", "p", "latency_ms", "firm"]
+        return small(pd.DataFrame(told, columns=names), rows, hidden_operations=0, exact=True, carried=True)
     parts = []
     for name, (x, ended, _) in _outlines(rows).items():
         n = int(ended.sum())

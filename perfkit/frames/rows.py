@@ -66,6 +66,7 @@ def about(rows: Part | pd.DataFrame) -> dict[str, Any]:
         "span_s": rows.span_s,
         "origin_ns": rows.window_ns[0],
         **rows.counts,
+        **({"n": rows.run.results.n, "failed": rows.run.results.failed} if rows.run.meta.carried else {}),
     }
 
 

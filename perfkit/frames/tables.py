@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,8 +32,9 @@ def errors(rows: Part, most: int = 50) -> pd.DataFrame:
     kinds = results.failure_kinds(rows)
     counts = pd.DataFrame(
         [
-            (one.error, one.operation, one.count, one.words, one.count / numbers_of(rows, one.operation)["n"])
+            (one.error, one.operation, one.count, one.words, one.count / (n or math.nan))
             for one in kinds
+            for n in [numbers_of(rows, one.operation)["n"]]
         ],
         columns=["error", "operation", "count", "words", "share"],
     )

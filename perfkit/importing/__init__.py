@@ -7,6 +7,9 @@ taken to have been due when it started.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import itertools
 import os
 import re
 import time
@@ -15,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from perfkit.describe import versions
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.importing.aside import aside
@@ -22,78 +27,139 @@ from perfkit.importing.formats import FORMATS, format_of
 from perfkit.importing.limits import MOST_USERS
 from perfkit.importing.mapped import FIELDS
 from perfkit.importing.nouns import EXACT_NS, Asked, Facts, Fidelity
-from perfkit.importing.rows import Rows
+from perfkit.importing.rows import Rows, Span
 from perfkit.importing.source import Source, short
 from perfkit.importing.times import UNITS, iso
 from perfkit.model import SCHEMA_VERSION, refuse_bad_tag, refuse_long_note
 from perfkit.store import Run, RunFolder, new_folder, remove_if_empty, results
 
-__all__ = ["FIELDS", "FORMATS", "UNITS", "Asked", "Fidelity", "import_file"]
+__all__ = ["FIELDS", "FORMATS", "UNITS", "Asked", "Fidelity", "import_runs"]
 
 #: No run lasts so long; a file that says so has a broken time in it.
 _LONGEST_NS = 92 * 86_400 * 1_000_000_000
+_HOUR_NS = 3600 * 10**9
+_MOST_RUNS = 100  #: that are made of one file
+_SPLITS = ("1h", "10m")
+_BACK = "was the clock set back, or were files joined? Latencies hold, what is drawn over time does not"
 
 
-def import_file(
+def import_runs(
     path: Path,
     *,
     data_dir: Path,
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
+    names: Sequence[str] = (),
     unit: str | None = None,
+    split_s: float | None = None,
     scenario: str | None = None,
     tags: Sequence[str] = (),
     note: str | None = None,
     skip_broken: bool = False,
-) -> Run:
-    """Read a file another tool wrote and return the run made of it.
+) -> list[Run]:
+    """Read a file another tool wrote and return the runs made of it: one, unless the file holds several.
 
-    columns: for a CSV of any kind, FIELD -> its column (`perfkit.importing.mapped`). unit: of an HdrHistogram
-    log's values. skip_broken: leave out lines that cannot be read, and say so in the run, instead of refusing
-    the file. BadInput for what cannot be read, naming the first broken lines; nothing is left behind then.
+    columns: for a CSV of any kind, FIELD -> its column (`perfkit.importing.mapped`). names: of the columns of
+    a CSV without a header. unit: of an HdrHistogram's values. split_s: a gap of at least so long without a
+    request ends a run. skip_broken: leave out lines that cannot be read, and say so in the run, instead of
+    refusing the file. BadInput for what cannot be read, naming the first broken lines; nothing is left behind
+    then.
     """
     for tag in tags:
         refuse_bad_tag(tag)
     refuse_long_note(note)
-    asked = Asked(dict(columns or {}), unit)
-    source = Source(path)
-    name = format_of(source, format, asked)
-    with aside(data_dir) as folder:
-        rows = Rows(folder.path)
-        source.meter.rows_so_far = lambda: rows.added
+    asked = Asked(dict(columns or {}), unit, tuple(names))
+    said = {"tags": list(tags), "note": (note or "").strip() or None}
+    first = _Import(path, data_dir, format, asked)
+    with first.folder() as folder:
+        first.read(folder, skip_broken)
+        gap_ns = None if split_s is None else int(split_s * 1e9)
+        windows = first.windows(gap_ns) if gap_ns is not None else [None]
+        if len(windows) == 1 and first.facts.parts == 1:
+            return [first.finish(folder, scenario, said)]
+    asks = [dataclasses.replace(asked, part=part) for part in range(first.facts.parts)]
+    runs = []
+    total = len(asks) * len(windows)
+    for number, (ask, window) in enumerate(itertools.product(asks, windows), 1):
+        one = _Import(path, data_dir, format, ask, window)
+        with one.folder() as folder:
+            one.read(folder, skip_broken)
+            runs.append(one.finish(folder, scenario, said, f"{number} of {total}"))
+    return runs
+
+
+class _Import:
+    """One run on its way from a file to its folder."""
+
+    def __init__(
+        self, path: Path, data_dir: Path, format: str | None, asked: Asked, window: Span | None = None
+    ) -> None:
+        self._data_dir, self._asked, self._window = data_dir, asked, window
+        self._source = Source(path)
+        self._name = format_of(self._source, format, asked)
+        self.facts = Facts("")
+
+    @contextlib.contextmanager
+    def folder(self) -> Iterator[RunFolder]:
+        """The folder aside; PerfkitError where it cannot be written."""
+        with aside(self._data_dir) as folder:
+            try:
+                yield folder
+            except OSError as error:
+                words = f"cannot write to {self._data_dir}: {error.strerror or error}; choose --data-dir"
+                raise PerfkitError(words) from None
+
+    def read(self, folder: RunFolder, skip_broken: bool) -> None:
+        """Read the file; BadInput where nothing can be made of it."""
+        source, self._rows = self._source, Rows(folder.path)
+        self._rows.window = self._window
+        source.meter.rows_so_far = lambda: self._rows.added
         try:
-            facts = FORMATS[name].read(source, rows, asked)
-            rows.close()
-        except OSError as error:
-            raise PerfkitError(
-                f"cannot write to {data_dir}: {error.strerror or error}; choose --data-dir"
-            ) from None
+            self.facts = FORMATS[self._name].read(source, self._rows, self._asked)
+            self._rows.close()
         except (ValueError, OverflowError, RecursionError) as error:  # a number nobody can work with
+            if isinstance(error, BadInput):
+                raise
             what = f"{type(error).__name__}: {short(str(error))}"
-            raise BadInput(f"{path} cannot be read as {name} ({what}); nothing was imported") from None
-        _refuse_broken(source, rows, skip_broken)
-        meta = _meta(source, name, rows, facts, scenario) | {
-            "tags": list(tags),
-            "note": (note or "").strip() or None,
-        }
-        return _put_in_place(folder, data_dir, meta, rows)
+            words = f"cannot be read as {self._name} ({what}); nothing was imported"
+            raise BadInput(f"{source.path} {words}") from None
+        _refuse_broken(source, self._rows, skip_broken, bool(self.facts.carried))
+
+    def windows(self, gap_ns: int) -> list[Span | None]:
+        """The spans between gaps of at least so long; instants as in the file."""
+        gaps = self._rows.times.gaps(gap_ns)
+        if len(gaps) >= _MOST_RUNS:
+            words = f"{len(gaps):,} such gaps; up to {_MOST_RUNS} runs are made of a file"
+            raise BadInput(f"{self._source.path} has {words}")
+        edges = [-(2**62), *((low + high) // 2 for low, high in gaps), 2**62]
+        return list(itertools.pairwise(edges))
+
+    def finish(self, folder: RunFolder, scenario: str | None, said: Mapping[str, Any], part: str = "") -> Run:
+        """Put the folder in its place."""
+        meta = _meta(self._source, self._name, self._rows, self.facts, scenario) | dict(said)
+        meta["imported"]["part"] = part
+        return _put_in_place(folder, self._data_dir, meta, self._rows)
 
 
-def _refuse_broken(source: Source, rows: Rows, skip_broken: bool) -> None:
+def _refuse_broken(source: Source, rows: Rows, skip_broken: bool, is_summary: bool) -> None:
     """BadInput for broken lines nobody allowed, for no row at all, and for a run longer than any."""
-    if source.broken_count and not skip_broken:
+    whole = bool(rows.count) or is_summary
+    if source.broken_count and not skip_broken and whole:
         places = f"{source.broken_count:,} broken place{'s' if source.broken_count > 1 else ''}"
         raise BadInput(f"{source.path}: {places}, nothing was imported: {source.told()}; "
                        "repair them, or import the rest with --skip-broken")  # fmt: skip
-    if not rows.count:
+    if not whole:
         why = f": {source.told()}" if source.broken_count else ""
         raise BadInput(f"{source.path} has no request in it{why}; nothing was imported")
+    if is_summary:
+        return
     if rows.measured_ns is None:
         raise BadInput(f"{source.path} has only requests of setup and teardown; nothing was imported")
     first, last = rows.span_ns
     if last - first > _LONGEST_NS:
         days = f"{(last - first) / 86_400e9:.0f} days lie between its first and its last request"
-        raise BadInput(f"{source.path}: {days}, no run lasts so long; one of its times must be broken")
+        raise BadInput(f"{source.path}: {days}, no run lasts so long; one of its times must be broken, or it "
+                       "has several runs: --split 1h makes one of each")  # fmt: skip
 
 
 # -- the folder ------------------------------------------------------------------------------------
@@ -101,23 +167,19 @@ def _refuse_broken(source: Source, rows: Rows, skip_broken: bool) -> None:
 
 def _put_in_place(folder: RunFolder, data_dir: Path, meta: dict[str, Any], rows: Rows) -> Run:
     """Finish the folder and give it its name among the runs."""
+    rows.settle(meta["scenario"]["name"])
+    folder.merge()
+    pa.default_memory_pool().release_unused()  # the results are computed elsewhere
+    path = _new_place(data_dir, meta["clock"]["unix_ns"], meta["scenario"]["name"])
     try:
-        rows.settle(meta["scenario"]["name"])
-        folder.merge()
-        path = _new_place(data_dir, meta["clock"]["unix_ns"], meta["scenario"]["name"])
-        try:
-            document = {"schema": SCHEMA_VERSION, "id": path.name} | meta
-            folder.write_meta(document)
-            made = Run(folder.path)
-            folder.write_meta(document | {"results": results.stamped(made.results, *made.files())})
-            folder.path.chmod(0o777 & ~_umask())  # a temporary folder is its maker's alone
-            os.rename(folder.path, path)  # which is empty
-        finally:
-            remove_if_empty(path)
-    except OSError as error:
-        raise PerfkitError(
-            f"cannot write to {data_dir}: {error.strerror or error}; choose --data-dir"
-        ) from None
+        document = {"schema": SCHEMA_VERSION, "id": path.name} | meta
+        folder.write_meta(document)
+        made = Run(folder.path)
+        folder.write_meta(document | {"results": results.stamped(made.results, *made.files())})
+        folder.path.chmod(0o777 & ~_umask())  # a temporary folder is its maker's alone
+        os.rename(folder.path, path)  # which is empty
+    finally:
+        remove_if_empty(path)
     return Run(path)
 
 
@@ -138,9 +200,9 @@ def _meta(source: Source, name: str, rows: Rows, facts: Facts, scenario: str | N
     """run.json of the run: what every run has, null where the tool did not tell, and what was imported."""
     first = rows.span_ns[0]
     low, high = facts.span_ns or rows.measured_ns or rows.span_ns
-    origins = list(rows.names.origins)
+    hosts = rows.names.hosts
     called = scenario or facts.scenario or facts.tool.lower()
-    began = first if rows.absolute else None
+    began = first if rows.absolute and not facts.carried else None
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return {
         "state": "complete",
@@ -148,7 +210,7 @@ def _meta(source: Source, name: str, rows: Rows, facts: Facts, scenario: str | N
         "created": iso(began) if began is not None else now,
         "workload": {"scenario": called, "params": {}, "users": None, "arrivals": None},
         "scenario": {"name": called, "doc": f"Imported: {facts.tool} did this, not perfkit.", "params": {}},
-        "target": {"url": origins[0] if len(origins) == 1 else None},
+        "target": {"url": next(iter(hosts.values())) if len(hosts) == 1 else None},
         "git": {},
         "host": {},
         "versions": {"perfkit": versions().get("perfkit")},
@@ -167,7 +229,8 @@ def _meta(source: Source, name: str, rows: Rows, facts: Facts, scenario: str | N
             "load": dict(facts.load),
             "skipped": source.broken_count,
             "skipped_first": [str(one) for one in source.broken],
-            "notes": [*facts.notes, *_notes(source, rows, origins)],
+            "notes": [*facts.notes, *_notes(source, rows)],
+            "carried": [dataclasses.asdict(one) for one in facts.carried],
         },
     }
 
@@ -177,19 +240,38 @@ def _fidelity(rows: Rows, facts: Facts) -> Fidelity:
     measured = (1, 1) if facts.bucketed else rows.steps.resolution()
     steps = [max(pair) for pair in zip(facts.rounded_ns, measured, strict=True)]
     instants, latency = (step if step > EXACT_NS else 1 for step in steps)
-    return Fidelity(instants, latency, facts.bucketed, facts.intended_time)
+    return Fidelity(instants, latency, facts.bucketed, facts.intended_time, bool(facts.carried), facts.timed)
 
 
-def _notes(source: Source, rows: Rows, origins: Sequence[str]) -> Iterator[str]:
-    if source.swallowed:
-        yield f"{source.swallowed:,} more lines stood in quotes of broken places and are left out with them"
-    if source.quoted:
-        yield f"{source.quoted:,} lines stand in quotes that an earlier line opened, as part of its text"
-    if len(origins) > 1:
-        yield f"its requests went to {len(origins)} hosts: {', '.join(origins[:5])}"
+def _notes(source: Source, rows: Rows) -> Iterator[str]:
+    yield from source.all_notes()
+    hosts = list(rows.names.hosts)
+    if len(hosts) > 1:
+        more = f" and {len(hosts) - 5:,} more" if len(hosts) > 5 else ""
+        yield f"its requests went to {len(hosts):,} hosts: {', '.join(hosts[:5])}{more}"
     if rows.names.note:
         yield rows.names.note
     if rows.unnamed:
         yield f"{rows.unnamed:,} requests have no user: {MOST_USERS:,} names of users are kept"
-    if not rows.absolute:
+    if not rows.absolute or not rows.count:
         yield "the file does not say when it was made; the run's date is that of the import"
+    if gaps := rows.times.gaps():
+        low, high = max(gaps, key=lambda gap: gap[1] - gap[0])
+        more = f", and {len(gaps) - 1:,} gaps more" if len(gaps) > 1 else ""
+        when = f" ({_minute(low)} to {_minute(high)} UTC)" if rows.absolute else ""
+        yield (f"{_length(high - low)} without a request{when}{more}: are these several runs? "
+               f"--split {_SPLITS[high - low < 2 * _HOUR_NS]} makes one of each")  # fmt: skip
+    for back, at in rows.times.steps_back():
+        to = iso(at) if rows.absolute else f"{at / 1e9:.6g} s"
+        yield f"its times step back by {_length(back)}, to {to}: {_BACK}"
+
+
+def _minute(unix: int) -> str:
+    return iso(unix)[:16].replace("T", " ")
+
+
+def _length(span_ns: int) -> str:
+    """A time span in words: 3.0 days, 5.2 h, 12 min, 8.5 s."""
+    units = ((24 * _HOUR_NS, "days"), (_HOUR_NS, "h"), (60 * 10**9, "min"), (10**9, "s"))
+    size, unit = next((one for one in units if span_ns >= 1.5 * one[0]), units[-1])
+    return f"{span_ns / size:.1f} {unit}"

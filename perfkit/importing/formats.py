@@ -6,7 +6,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from perfkit.errors import BadInput, unknown
-from perfkit.importing import har, hdr, jmeter, k6, locust, mapped, oha, vegeta, wrk2
+from perfkit.importing import (
+    ab,
+    artillery,
+    bombardier,
+    gatling,
+    har,
+    hdr,
+    hey,
+    jmeter,
+    k6,
+    k6_summary,
+    locust,
+    locust_stats,
+    mapped,
+    oha,
+    vegeta,
+    vegeta_report,
+    wrk,
+)
+from perfkit.importing.elsewhere import advice
 from perfkit.importing.head import Head
 from perfkit.importing.nouns import Asked, Facts
 from perfkit.importing.rows import Rows
@@ -26,17 +45,34 @@ class Format:
 FORMATS: dict[str, Format] = {
     "k6-json": Format("k6 run --out json=FILE", k6.is_json, k6.read_json),
     "k6-csv": Format("k6 run --out csv=FILE", k6.is_csv, k6.read_csv),
+    "k6-summary": Format(
+        "k6 run --summary-export=FILE, handleSummary", k6_summary.is_json, k6_summary.read_json
+    ),
+    "k6-text": Format("what k6 prints at the end", k6_summary.is_text, k6_summary.read_text),
     "locust-log": Format("locust.contrib.csv_request_logger", locust.is_log, locust.read_log),
     "locust-history": Format("locust --csv: NAME_stats_history.csv", locust.is_history, locust.read_history),
+    "locust-stats": Format("locust --csv: NAME_stats.csv", locust_stats.is_csv, locust_stats.read),
+    "gatling-log": Format("Gatling's simulation.log (to 3.9)", gatling.is_log, gatling.read),
     "jmeter-csv": Format("JMeter's JTL", jmeter.is_csv, jmeter.read_csv),
     "jmeter-xml": Format("JMeter's JTL as XML", jmeter.is_xml, jmeter.read_xml),
     "vegeta-json": Format("vegeta encode --to json", vegeta.is_json, vegeta.read_json),
     "vegeta-csv": Format("vegeta encode --to csv", vegeta.is_csv, vegeta.read_csv),
+    "vegeta-report": Format("vegeta report -type json", vegeta_report.is_json, vegeta_report.read_json),
+    "vegeta-text": Format("what vegeta report prints", vegeta_report.is_text, vegeta_report.read_text),
     "oha-sqlite": Format("oha --db-url FILE", oha.is_sqlite, oha.read_sqlite, binary=True),
     "oha-csv": Format("oha --output-format csv", oha.is_csv, oha.read_csv),
     "oha-json": Format("oha --output-format json", oha.is_json, oha.read_json),
-    "wrk2": Format("what wrk2 --latency prints", wrk2.is_text, wrk2.read),
+    "hey-csv": Format("hey -o csv", hey.is_csv, hey.read_csv),
+    "hey-text": Format("what hey prints", hey.is_text, hey.read_text),
+    "ab-plot": Format("ab -g FILE", ab.is_plot, ab.read_plot),
+    "ab-quantiles": Format("ab -e FILE", ab.is_quantiles, ab.read_quantiles),
+    "ab-text": Format("what ab prints", ab.is_text, ab.read_text),
+    "bombardier-json": Format("bombardier -o json", bombardier.is_json, bombardier.read_json),
+    "bombardier-text": Format("what bombardier prints", bombardier.is_text, bombardier.read_text),
+    "artillery-json": Format("artillery run --output FILE", artillery.is_json, artillery.read),
+    "wrk": Format("what wrk and wrk2 print", wrk.is_text, wrk.read),
     "hdr-log": Format("an HdrHistogram interval log", hdr.is_log, hdr.read),
+    "hdr-table": Format("HdrHistogram's percentiles (.hgrm)", hdr.is_table, hdr.read_table),
     "har": Format("a browser's or proxy's HAR", har.is_har, har.read),
     "csv": Format("any CSV with --column", lambda head: False, mapped.read),
 }
@@ -49,14 +85,14 @@ def format_of(source: Source, given: str | None, asked: Asked) -> str:
     """
     if given is not None and given not in FORMATS:
         raise unknown("format", given, FORMATS)
-    name = given or ("csv" if asked.columns else _recognised(source))
+    name = given or ("csv" if asked.columns else _recognised(source, asked))
     if asked.columns and name != "csv":
         raise BadInput(f"--column is for any CSV, not for {name}; leave one of them out")
     if name == "csv" and not asked.columns:
         raise BadInput(f"{source.path}: a CSV of its own kind needs --column, such as --column started=begin "
                        "--column duration_ms=took (see `perfkit import --help`)")  # fmt: skip
-    if asked.unit is not None and name != "hdr-log":
-        raise BadInput(f"--unit is for hdr-log, not for {name}; leave it out")
+    if asked.unit is not None and name not in _UNITLESS:
+        raise BadInput(f"--unit is for {' and '.join(_UNITLESS)}, not for {name}; leave it out")
     if not FORMATS[name].binary:
         source.refuse_binary()
     elif not FORMATS[name].recognise(Head(source.head)):
@@ -64,12 +100,18 @@ def format_of(source: Source, given: str | None, asked: Asked) -> str:
     return name
 
 
-def _recognised(source: Source) -> str:
-    head = Head(source.head)
+#: Formats that do not tell the unit of their values.
+_UNITLESS = ("hdr-log", "hdr-table")
+
+
+def _recognised(source: Source, asked: Asked) -> str:
+    head = Head(source.head, asked.names)
     found = [name for name, one in FORMATS.items() if one.recognise(head)]
     if len(found) == 1:
         return found[0]
     if not found:
+        if told := advice(head):
+            raise BadInput(f"{source.path}: {told}")
         source.refuse_binary()
         kinds = ", ".join(FORMATS)
         raise BadInput(

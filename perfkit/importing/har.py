@@ -6,6 +6,7 @@ startedDateTime is when a request began, to a millisecond; its timings lead to t
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -13,9 +14,9 @@ import msgspec
 from perfkit.errors import BadInput
 from perfkit.importing.head import Head
 from perfkit.importing.limits import LARGEST_HAR, LONGEST_LINE, MB, MOST_ENTRIES
-from perfkit.importing.nouns import Asked, Facts
-from perfkit.importing.rows import Rows, Wrong
-from perfkit.importing.source import Source, short
+from perfkit.importing.nouns import Asked, Facts, Wrong
+from perfkit.importing.rows import Rows
+from perfkit.importing.source import Source
 from perfkit.importing.times import UNITS, ns, unix_ns
 from perfkit.importing.words import error_class
 
@@ -83,21 +84,18 @@ class _Har(msgspec.Struct):
 def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     """A row for each entry."""
     log, entries = _parts(source)
-    cached = 0
-    for number, entry in enumerate(entries, 1):
-        place = f"entry {number:,}"
-        try:
-            if _leaf(entry.from_cache, str | bool | int | None):
-                cached += 1  # no server saw it
-                continue
-            _add(rows, entry)
-        except Wrong as wrong:
-            source.bad(wrong.found, wrong.expected, place)
-        except (ValueError, OverflowError) as error:
-            source.bad(f"{type(error).__name__} at {short(str(error))}", "a HAR entry with its times", place)
+    left_out: Counter[str] = Counter()
+
+    def take(entry: _Entry) -> None:
+        if _leaf(entry.from_cache, str | bool | int | None):
+            left_out["answers came from the browser's cache, and no server saw them"] += 1
+        elif not _add(rows, entry):
+            left_out["entries have no time at all, neither theirs nor of their parts"] += 1
+
+    source.each(entries, take, "a HAR entry with its times", "entry")
     rows.steps.units["took"] = UNITS["ms"]
     notes = ["a browser asks when its page wants it: that instant is not in the file"]
-    notes += [f"{cached:,} answers came from the browser's cache and are left out"] if cached else []
+    notes += [f"left out: {count:,} {words}" for words, count in left_out.items()]
     return Facts("HAR", version=_creator(log), rounded_ns=(UNITS["ms"], 1), notes=tuple(notes))
 
 
@@ -130,12 +128,16 @@ def _creator(log: _Log) -> str | None:
     return f"by {creator.name[:60]} {creator.version or ''}"[:60].strip() if creator.name else None
 
 
-def _add(rows: Rows, entry: _Entry) -> None:
+def _add(rows: Rows, entry: _Entry) -> bool:
+    """One entry; whether it has a time. One that is null is the sum of its parts, as HAR defines it."""
     request = msgspec.json.decode(entry.request, type=_Request)
     response = msgspec.json.decode(entry.response, type=_Response | None) or _Response()
     timings = msgspec.json.decode(entry.timings, type=_Timings | None) or _Timings()
-    started, total = unix_ns(_leaf(entry.started, str)), ns(_leaf(entry.time, int | float | str), "ms")
+    started, told = unix_ns(_leaf(entry.started, str)), _leaf(entry.time, int | float | str | None)
     took = {name: max(0, ns(getattr(timings, name) or 0, "ms")) for name in _Timings.__struct_fields__}
+    if told is None and not sum(took.values()):
+        return False
+    total = sum(took.values()) if told is None else ns(told, "ms")
     if total < 0 and total != -UNITS["ms"]:
         raise Wrong(f"a time of {total / UNITS['ms']:g} ms", "0 ms or more")
     status = response.status if isinstance(response.status, int) and response.status > 0 else None
@@ -152,6 +154,7 @@ def _add(rows: Rows, entry: _Entry) -> None:
         words=words or (f"status {status}" if error else None), bytes_sent=_whole(request.body_size),
         bytes_received=_whole(response.body_size),
     )  # fmt: skip
+    return True
 
 
 def _leaf(raw: msgspec.Raw, kind: Any) -> Any:

@@ -1,31 +1,44 @@
-"""HdrHistogram interval logs (format 1.x, V2 histograms): counts by value for each interval, maybe by tag.
+"""HdrHistogram: interval logs (histograms of V0, V1 and V2), and a histogram's table of percentiles (.hgrm).
 
-Every counted value becomes a row with the middle of its bucket as latency, its end somewhere in the interval.
-The log does not tell the unit of its values; by convention it is ns, and `--unit` says so if it is another.
+A log has counts by value for each interval, maybe by tag. Every counted value becomes a row with the middle
+of its bucket as latency, its end somewhere in the interval; of more than `MOST_COUNTED` the counts stay
+counts: a summary with their quantiles. Neither file tells the unit of its values; by convention it is ns in a
+log and ms in a table, and `--unit` says so if it is another.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import re
 import struct
 import zlib
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from perfkit.errors import BadInput
 from perfkit.importing.buckets import add_bucket
 from perfkit.importing.head import Head
-from perfkit.importing.limits import LARGEST_HISTOGRAM, MB, MOST_ROWS
-from perfkit.importing.nouns import Asked, Facts
-from perfkit.importing.rows import Rows, Wrong
-from perfkit.importing.source import Source, short
-from perfkit.importing.times import UNITS, ns
+from perfkit.importing.limits import LARGEST_HISTOGRAM, MB, MOST_LINES_OF_COUNTS
+from perfkit.importing.nouns import Asked, Facts, Wrong
+from perfkit.importing.rows import Rows
+from perfkit.importing.source import Source
+from perfkit.importing.summaries import carried, operations, summary_of
+from perfkit.importing.times import UNITS, ns, whole
+from perfkit.store.metadata import Carried
 
-_COMPRESSED, _PLAIN = 0x1C849304, 0x1C849303
-_OLD = (0x1C849301, 0x1C849302, 0x1C849308, 0x1C849309)  # V1 and V0; bits 4 to 7 tell a word's size
+#: Cookies, by version, of the packed histogram and of the one in it; bits 4 to 7 tell the size of a count.
+_PACKED = {0x1C849309: 0, 0x1C849302: 1, 0x1C849304: 2}
+_PLAIN = {0: 0x1C849308, 1: 0x1C849301, 2: 0x1C849303}
 _HEADER = struct.Struct(">iiiiqqd")  # cookie, length, offset, digits, lowest, highest, ratio
+_HEADER_V0 = struct.Struct(">iiqqq")  # cookie, digits, lowest, highest, total
+_WORDS = {2: ">i2", 4: ">i4", 8: ">i8"}
+#: So many counted values become rows.
+MOST_COUNTED = 200_000
 _TIME = re.compile(r"#\[(Start|Base)Time: *(\d+(?:\.\d+)?) ")
 _LINE = re.compile(
     r'(?:Tag=(?P<tag>[^,]*),)?"?(?P<at>[\d.eE+-]+)"?,(?P<length>[\d.eE+-]+),(?P<max>[^,]*),(?P<coded>\S+)'
@@ -36,7 +49,7 @@ _YEAR_S = 365 * 86_400
 def is_log(head: Head) -> bool:
     """A log's legend, version line, or an interval line."""
     text = head.text[:20_000]
-    return "Interval_Compressed_Histogram" in text or "#[Histogram log format" in text or ",HISTF" in text
+    return "Interval_Compressed_Histogram" in text or "#[Histogram log format" in text or ",HIST" in text
 
 
 @dataclass(frozen=True)
@@ -48,40 +61,124 @@ class _Interval:
     counts: np.ndarray  # how many have which
 
 
-def read(source: Source, rows: Rows, asked: Asked) -> Facts:
-    """A row for every counted value."""
-    unit = asked.unit or "ns"
-    base = {"Start": 0, "Base": 0}
-    first: int | None = None
-    spans: list[int] = []
-    for text in map(str.strip, source.texts()):
-        told = _TIME.match(text)
-        if told:
-            base[told[1]] = ns(told[2], "s")
+def is_table(head: Head) -> bool:
+    """The header of a table of percentiles."""
+    words = head.first_line.replace('"', " ").replace(",", " ").split()
+    return words[:1] in (["Value"], ["Value(ms)"]) and words[1:3] == ["Percentile", "TotalCount"]
+
+
+class _Log:
+    """The lines of a log: what times count from, and what is done with each interval."""
+
+    def __init__(self, source: Source, take: Callable[[_Interval], None]) -> None:
+        self._source, self._take = source, take
+        self._base = {"Start": 0, "Base": 0}
+        self._first: int | None = None
+        source.each(map(str.strip, source.texts()), self._line, "[Tag=NAME,]start,length,max,HISTF… in s")
+
+    def _line(self, text: str) -> None:
+        if told := _TIME.match(text):
+            self._base[told[1]] = ns(told[2], "s")
         if text.startswith(("#", '"Start', "Start")):
-            continue
-        try:
-            one = _interval(source, text)
-            if first is None:
-                first = one.at_ns
-                base["Base"] = base["Base"] or _base(first, base["Start"])
-                rows.absolute = first + base["Base"] > 30 * _YEAR_S * UNITS["s"]
-            spans += _add(rows, one, base["Base"], UNITS[unit])
-            spans = [min(spans), max(spans)]
-        except Wrong as wrong:
-            source.bad(wrong.found, wrong.expected)
-        except (ValueError, OverflowError):
-            source.bad(short(text), "[Tag=NAME,]start,length,max,HISTF… in s")
-    notes = (
-        ["values were taken as ns, HdrHistogram's custom; --unit says otherwise"]
-        if asked.unit is None
-        else []
+            return
+        one = _interval(self._source, text)
+        if self._first is None:
+            self._first = one.at_ns
+            self._base["Base"] = self._base["Base"] or _base(one.at_ns, self._base["Start"])
+        self._take(dataclasses.replace(one, at_ns=one.at_ns + self._base["Base"]))
+
+
+def read(source: Source, rows: Rows, asked: Asked) -> Facts:
+    """A row for every counted value, or the counts by tag where they are many."""
+    unit_ns = UNITS[asked.unit or "ns"]
+    counts: dict[str, Counter[int]] = {}
+    span: list[int] = []
+
+    def count(one: _Interval) -> None:
+        if one.counts.sum(dtype=np.float64) and int(one.values[-1]) * unit_ns >= _YEAR_S * UNITS["s"]:
+            raise Wrong(f"a value of {one.values[-1]}", "latencies of less than a year")
+        mine = counts.setdefault(one.tag, Counter())
+        for value, n in zip(one.values.tolist(), one.counts.tolist(), strict=True):
+            mine[value] += n
+        if sum(map(len, counts.values())) > MOST_LINES_OF_COUNTS:
+            raise BadInput(f"{source.path} counts more than {MOST_LINES_OF_COUNTS:,} different values")
+        span[:] = [min([*span, one.at_ns]), max([*span, one.at_ns + one.length_ns])]
+
+    _Log(source, count)
+    notes = ["failures are not in such a log",
+             "whether values were counted from when requests were due is not known"]  # fmt: skip
+    if asked.unit is None:
+        notes.insert(0, "values were taken as ns, HdrHistogram's custom; --unit says otherwise")
+    if sum(sum(one.values()) for one in counts.values()) > MOST_COUNTED:
+        names = operations(rows, [(tag or "requests", "") for tag in counts])
+        told = [_carried(name, one, unit_ns) for name, one in zip(names, counts.values(), strict=True)]
+        length_s = (span[1] - span[0]) / UNITS["s"]
+        rows.absolute = False
+        return summary_of("HdrHistogram", told, span_s=length_s, notes=notes)
+    rows.absolute = bool(span) and span[0] > 30 * _YEAR_S * UNITS["s"]
+    broken = source.broken_count
+
+    def add(one: _Interval) -> None:
+        values = np.repeat(one.values * unit_ns, one.counts)
+        if len(values):
+            add_bucket(
+                rows, rows.names.of(one.tag or "requests"), (one.at_ns, one.at_ns + one.length_ns), values
+            )
+
+    again = Source(source.path)
+    _Log(again, add)
+    assert again.broken_count == broken
+    return Facts(
+        "HdrHistogram", bucketed=True, span_ns=(span[0], span[1]) if span else None, notes=tuple(notes)
     )
-    span = (spans[0], spans[1]) if spans else None
-    return Facts("HdrHistogram", bucketed=True, span_ns=span, notes=(
-        *notes, "failures are not in such a log",
-        "whether values were counted from when requests were due is not known",
-    ))  # fmt: skip
+
+
+def _carried(name: str, counts: Counter[int], unit_ns: int) -> Carried:
+    """What a histogram tells: quantiles at powers of two of the tail, as in HdrHistogram's own table."""
+    values = np.array(sorted(counts), np.int64)
+    n = np.array([counts[value] for value in values.tolist()], np.int64)
+    total, ms = int(n.sum()), values * unit_ns / UNITS["ms"]
+    shares = np.unique([0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0, *(1 - 0.5 ** (k / 4) for k in range(1, 60))])
+    at = np.searchsorted(np.cumsum(n), np.maximum(np.ceil(shares * total), 1))
+    mean = float((ms * n).sum() / total) if total else None
+    std = float(np.sqrt(((ms - (mean or 0.0)) ** 2 * n).sum() / total)) if total else None
+    points = zip(shares.tolist(), ms[at].tolist(), strict=True) if total else ()
+    ends = (float(ms[0]), float(ms[-1])) if total else (None, None)
+    return carried(name, n=total, mean=mean, std=std, low=ends[0], high=ends[1], points=points)
+
+
+_ROW = re.compile(r'"?([\d.,]+)"?[\s,;]+"?([01][.,]\d+)"?[\s,;]+"?(\d+)"?(?:[\s,;]+\S+)?')
+_FOOT = re.compile(r"#\[(Mean|Max)\s*=\s*([\d.]+),\s*(?:StdDeviation|Total count)\s*=\s*([\d.]+)\]")
+
+
+def read_table(source: Source, rows: Rows, asked: Asked) -> Facts:
+    """A table of percentiles: a summary with many of them."""
+    rows.absolute = False
+    unit = asked.unit or "ms"
+    points: list[tuple[float, float]] = []
+    total, foot = 0, {}
+
+    def take(text: str) -> None:
+        nonlocal total
+        if told := _FOOT.match(text):
+            foot[told[1]] = (float(told[2]), float(told[3]))
+        if text.startswith(("#", "-")) or "Value" in text:
+            return
+        found = _ROW.fullmatch(text)
+        if found is None or len(points) > MOST_LINES_OF_COUNTS:
+            raise ValueError(text)
+        points.append((float(found[2].replace(",", ".")), ns(found[1].replace(",", "."), unit) / UNITS["ms"]))
+        total = max(total, whole(found[3]))
+
+    source.each(map(str.strip, source.texts()), take, "value, percentile, count")
+    scale = UNITS[unit] / UNITS["ms"]
+    mean, std = (one * scale for one in foot["Mean"]) if "Mean" in foot else (None, None)
+    high = foot["Max"][0] * scale if "Max" in foot else points[-1][1] if points else None
+    told = carried("requests", n=total, mean=mean, std=std, high=high, points=points)
+    notes = ["failures, and how long the run was, are not in such a table"]
+    if asked.unit is None:
+        notes.append("values were taken as ms; --unit says otherwise")
+    return summary_of("HdrHistogram", [told], span_s=None, notes=notes)
 
 
 def _base(first: int, start: int) -> int:
@@ -101,52 +198,45 @@ def _interval(source: Source, text: str) -> _Interval:
     return _Interval(found["tag"] or "", at, length, *decode(payload))
 
 
-def _add(rows: Rows, one: _Interval, base: int, unit_ns: int) -> tuple[int, int]:
-    """The rows of an interval; when it began and ended."""
-    total = int(one.counts.sum(dtype=np.float64))  # int64 would wrap around
-    if total > MOST_ROWS:
-        raise Wrong(f"{total:,} values in one interval", f"up to {MOST_ROWS:,}")
-    if total and int(one.values[-1]) * unit_ns >= _YEAR_S * UNITS["s"]:
-        raise Wrong(f"a value of {one.values[-1]}", "latencies of less than a year")
-    span = (base + one.at_ns, base + one.at_ns + one.length_ns)
-    add_bucket(rows, rows.names.of(one.tag or "requests"), span, np.repeat(one.values * unit_ns, one.counts))
-    return span
-
-
 # -- decoding --------------------------------------------------------------------------------------
 
 
 def unpack(coded: str) -> bytes:
-    """The V2 histogram packed in base64 and zlib. Wrong for anything else, and for a large one."""
+    """The histogram packed in base64 and zlib. Wrong for anything else, and for a large one."""
     try:
         raw = base64.b64decode(coded, validate=True)
         cookie, length = struct.unpack_from(">iI", raw)
-        if cookie & ~0xF0 != _COMPRESSED & ~0xF0:
-            old = cookie & ~0xF0 in _OLD
-            raise Wrong(
-                "a histogram of an old encoding" if old else "no V2 histogram", "a compressed V2 one (HISTF…)"
-            )
+        if cookie & ~0xF0 not in _PACKED:
+            raise Wrong("no histogram", "a compressed one (HIST…)")
         unpacker = zlib.decompressobj()
         payload = unpacker.decompress(raw[8 : 8 + length], LARGEST_HISTOGRAM + 1)
     except (binascii.Error, struct.error, zlib.error) as error:
-        raise Wrong(
-            f"a histogram that cannot be unpacked ({error})", "a compressed V2 one (HISTF…)"
-        ) from None
+        raise Wrong(f"a histogram that cannot be unpacked ({error})", "a compressed one (HIST…)") from None
     if len(payload) > LARGEST_HISTOGRAM:
         raise Wrong(f"a histogram of more than {LARGEST_HISTOGRAM // MB} MB", "a smaller one")
-    if len(payload) < _HEADER.size or not unpacker.eof:
+    if len(payload) < _HEADER_V0.size or not unpacker.eof:
         raise Wrong("a histogram cut short", "a whole one")
     return payload
 
 
 def decode(payload: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """The buckets of a V2 histogram: middle values in order, the count of each. Wrong for anything else."""
-    cookie, size, offset, digits, lowest, _, _ = _HEADER.unpack_from(payload)
-    if cookie & ~0xF0 != _PLAIN & ~0xF0 or not 0 <= digits <= 5 or lowest < 1 or offset:
+    """The buckets of a histogram: middle values in order, the count of each. Wrong for anything else."""
+    (cookie,) = struct.unpack_from(">i", payload)
+    version = next((one for one, plain in _PLAIN.items() if cookie & ~0xF0 == plain & ~0xF0), None)
+    offset, size, header = 0, len(payload), _HEADER_V0
+    if version == 0:
+        _, digits, lowest, _, _ = _HEADER_V0.unpack_from(payload)
+    elif version is not None and len(payload) >= _HEADER.size:
+        header = _HEADER
+        _, size, offset, digits, lowest, _, _ = _HEADER.unpack_from(payload)
+    else:
+        digits = -1
+    if not 0 <= digits <= 5 or lowest < 1 or offset:
         raise Wrong(
             "a histogram with a header nobody can read", "cookie, digits 0 to 5, lowest from 1, no offset"
         )
-    numbers = _zigzag(np.frombuffer(payload[_HEADER.size :][: max(size, 0)], np.uint8))
+    body = payload[header.size :][: max(size, 0)]
+    numbers = _zigzag(np.frombuffer(body, np.uint8)) if version == 2 else _plain(body, (cookie & 0xF0) >> 4)
     steps = np.where(numbers < 0, -numbers, 1)  # a negative number skips so many buckets
     largest = 2 * 10**digits
     half_bits = max((largest - 1).bit_length(), 1) - 1  # log2 of half a bucket's sub-buckets
@@ -159,7 +249,20 @@ def decode(payload: bytes) -> tuple[np.ndarray, np.ndarray]:
     if len(bucket) and int(bucket.max()) + unit_bits + half_bits > 62:
         raise Wrong("a value beyond 64 bits", "a smaller one")
     step = np.int64(1) << (bucket + unit_bits)
-    return sub * step + step // 2, numbers[numbers > 0]
+    counts = numbers[numbers > 0]
+    if counts.sum(dtype=np.float64) > 2.0**53:
+        raise Wrong("more values than can be counted", "fewer")
+    return sub * step + step // 2, counts
+
+
+def _plain(data: bytes, word: int) -> np.ndarray:
+    """Counts (int64) as V0 and V1 write them: whole words, the highest byte first."""
+    if word not in _WORDS:
+        raise Wrong(f"counts of {word} bytes", "2, 4 or 8")
+    counts = np.frombuffer(data[: len(data) // word * word], _WORDS[word]).astype(np.int64)
+    if (counts < 0).any():
+        raise Wrong("a negative count", "whole numbers from 0 on")
+    return counts
 
 
 def _zigzag(data: np.ndarray) -> np.ndarray:

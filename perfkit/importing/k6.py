@@ -2,7 +2,7 @@
 
 A request's metrics stand together. Its end is their time; what it spent sending, waiting and receiving leads
 back to the other instants: first byte = end - receiving, sent = first byte - waiting, started = sent -
-sending - blocked (which includes connecting).
+sending: its latency is k6's http_req_duration. What it was blocked before (for a connection) is told apart.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import msgspec
 
 from perfkit.importing.head import Head
 from perfkit.importing.limits import LONGEST_NAME
-from perfkit.importing.nouns import Asked, Facts
-from perfkit.importing.rows import Rows, Wrong
-from perfkit.importing.source import Source, short
+from perfkit.importing.nouns import Asked, Facts, Wrong
+from perfkit.importing.records import records
+from perfkit.importing.rows import Rows
+from perfkit.importing.source import Source
 from perfkit.importing.times import UNITS, ns, unix_ns, whole
 from perfkit.importing.words import error_class
 
@@ -73,7 +74,7 @@ def is_json(head: Head) -> bool:
 
 def is_csv(head: Head) -> bool:
     """k6's CSV by its first columns."""
-    return tuple(head.names()[:3]) == _CSV
+    return tuple(head.names(head.delimiter(_CSV))[:3]) == _CSV
 
 
 class _Request:
@@ -97,6 +98,8 @@ class _Reader:
         self.source, self.rows = source, rows
         self.scenarios: set[str] = set()
         self.around = 0  # requests of setup and teardown
+        self._blocked_ms = self._blocked_most_ms = 0.0
+        self._blocked = 0
         self._request = _Request()
 
     def metric(self, name: str, end: int, value: float, tags: dict[str, Any]) -> None:
@@ -130,6 +133,10 @@ class _Reader:
             self.rows.names.saw(str(url))
         if tags.get("scenario") and len(self.scenarios) < 2:
             self.scenarios.add(str(tags["scenario"])[:LONGEST_NAME])
+        if (blocked := took.get("http_req_blocked", 0.0)) > 0:
+            self._blocked += 1
+            self._blocked_ms += blocked
+            self._blocked_most_ms = max(self._blocked_most_ms, blocked)
         phase = _phase(str(tags.get("group") or ""))
         self.around += phase != "measure"
         self.rows.add(
@@ -145,9 +152,15 @@ class _Reader:
         """What there is to say when the file has ended."""
         names = list(self.scenarios)
         around = f"{self.around:,} requests of setup and teardown are in the run, and in no statistics"
+        notes = [_NOTE, *([around] if self.around else [])]
+        if self._blocked:
+            mean = self._blocked_ms / self._blocked
+            notes.append(f"{self._blocked:,} requests were blocked for a connection before they began, "
+                         f"{mean:.3g} ms on average, {self._blocked_most_ms:.3g} at most: no part of k6's "
+                         "duration, nor of latency here")  # fmt: skip
         return Facts(
             "k6", scenario=names[0] if len(names) == 1 and names[0] != "default" else None,
-            rounded_ns=(resolution_ns, 1), notes=(_NOTE, *([around] if self.around else [])),
+            rounded_ns=(resolution_ns, 1), notes=tuple(notes),
         )  # fmt: skip
 
 
@@ -164,12 +177,12 @@ def _instants(end: int, took: dict[str, float]) -> tuple[int, int | None, int | 
     known = {name: ns(took[f"http_req_{name}"], "ms") for name in _PARTS if f"http_req_{name}" in took}
     if min([duration, *known.values()]) < 0:
         raise Wrong("a negative time", "0 ms or more")
-    blocked = known.pop("blocked", 0)
+    known.pop("blocked", 0)
     if len(known) == 3 and abs(sum(known.values()) - duration) > UNITS["us"]:
         raise Wrong("a duration its parts do not add up to", "sending + waiting + receiving")
     first = end - known["receiving"] if "receiving" in known else None
     sent = first - known["waiting"] if first is not None and "waiting" in known else None
-    started = end - duration - blocked
+    started = end - duration
     return started if sent is None else min(started, sent), sent, first  # each was rounded on its own
 
 
@@ -189,49 +202,34 @@ def _error(status: int | None, tags: dict[str, Any], failed: float | None) -> st
 def read_json(source: Source, rows: Rows, asked: Asked) -> Facts:
     """k6's JSON lines; those of other metrics are passed over."""
     reader = _Reader(source, rows)
-    for line in source.lines():
-        try:
-            found = _decode_line(line)
-            if found.type != "Point" or not found.metric.startswith(_REQUEST):
-                continue
+
+    def take(line: bytes) -> None:
+        found = _decode_line(line)
+        if found.type == "Point" and found.metric.startswith(_REQUEST):
             data = _decode_data(found.data)
-            end = unix_ns(data.time)
-        except (msgspec.DecodeError, RecursionError, ValueError) as error:
-            source.bad(
-                f"{short(line.decode(errors='replace'))} ({str(error)[:60]})", "a metric or a point of k6's"
+            reader.metric(
+                found.metric, unix_ns(data.time), data.value, _given(data.metadata) | _given(data.tags)
             )
-            continue
-        reader.metric(found.metric, end, data.value, _given(data.metadata) | _given(data.tags))
+
+    source.each(source.lines(), take, "a metric or a point of k6's")
     reader.end()
     return reader.facts()
 
 
 def read_csv(source: Source, rows: Rows, asked: Asked) -> Facts:
     """k6's CSV; the time of a line is whole seconds unless k6 was asked for more."""
-    reader, steps = _Reader(source, rows), 1
-    records = source.table()
-    names = source.header(records, _CSV)
-    for record in records:
-        try:
-            tags = dict(zip(names, record, strict=True))
-        except ValueError:
-            source.bad(f"{len(record)} columns", f"{len(names)}")
-            continue
-        metric = tags["metric_name"]
-        if not metric.startswith(_REQUEST):
-            continue
-        try:
+    reader, steps = _Reader(source, rows), {1}
+
+    def take(tags: dict[str, str]) -> None:
+        if tags["metric_name"].startswith(_REQUEST):
             end, step = _csv_time(tags["timestamp"])
-            value = float(tags["metric_value"])
-        except ValueError:
-            source.bad(
-                short(f"{metric},{tags['timestamp']},{tags['metric_value']}"), "a metric, a time, a number"
-            )
-            continue
-        steps = max(steps, step)
-        reader.metric(metric, end, value, tags | dict(_extra(tags)))
+            steps.add(step)
+            reader.metric(tags["metric_name"], end, float(tags["metric_value"]), tags | dict(_extra(tags)))
+
+    lines = records(source, () if asked.names else _CSV, asked.names)
+    source.each(lines, take, "a metric, a time, a number")
     reader.end()
-    return reader.facts(steps)
+    return reader.facts(max(steps))
 
 
 def _given(tags: _Tags | None) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 The log has a line for each request: when it was sent (s since 1970) and its response time, rounded to
 0.01 ms. The history has, about every second, how many requests each name has had so far, and quantiles in
-whole ms of the last ten seconds: counts become rows spread over their interval, with latencies by rank from
-the quantiles.
+whole ms: counts become rows spread over their interval, with latencies by rank from the quantiles. Those are
+of the last ten seconds in a full history (`--csv-full-history`), which has lines of every name; in one of all
+names together they are of all requests so far, and then the last line's are taken for the whole run.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import numpy as np
+
 from perfkit.errors import BadInput
 from perfkit.importing.buckets import Outcome, add_bucket, add_lost, by_rank, refuse_too_many
 from perfkit.importing.head import Head
 from perfkit.importing.limits import MOST_LINES_OF_COUNTS
-from perfkit.importing.nouns import Asked, Facts
-from perfkit.importing.rows import Rows, Wrong
-from perfkit.importing.source import Source, short
+from perfkit.importing.nouns import Asked, Facts, Wrong
+from perfkit.importing.records import records
+from perfkit.importing.rows import Rows
+from perfkit.importing.source import Source
 from perfkit.importing.times import UNITS, ns, whole
 from perfkit.importing.words import error_class
 
@@ -32,27 +36,22 @@ _NO_LATENCY = "Locust's history has no latency of it"
 
 def is_log(head: Head) -> bool:
     """The header of the request log."""
-    return set(_LOG) <= set(head.names())
+    return head.has(_LOG)
 
 
 def is_history(head: Head) -> bool:
     """The header of the stats history."""
-    return {*_HISTORY, *_COUNTS} <= set(head.names())
+    return head.has({*_HISTORY, *_COUNTS})
 
 
 def read_log(source: Source, rows: Rows, asked: Asked) -> Facts:
     """A row for each line."""
-    records = source.table()
-    names = source.header(records, _LOG)
-    for record in records:
-        try:
-            if len(record) != len(names):
-                raise Wrong(f"{len(record)} columns", f"{len(names)}")
-            _add_logged(rows, dict(zip(names, record, strict=True)))
-        except Wrong as wrong:
-            source.bad(wrong.found, wrong.expected)
-        except (ValueError, OverflowError):
-            source.bad(short(",".join(record)), "a time in s, a type, a name, a response time in ms")
+
+    def add(told: dict[str, str]) -> None:
+        _add_logged(rows, told)
+
+    expected = "a time in s, a type, a name, a response time in ms"
+    source.each(records(source, () if asked.names else _LOG, asked.names), add, expected)
     notes = ("Locust does not write when a request was due",)
     return Facts("Locust", rounded_ns=(1, UNITS["ms"] // 100), notes=notes)
 
@@ -95,38 +94,36 @@ def read_history(source: Source, rows: Rows, asked: Asked) -> Facts:
     series: dict[int | None, list[_Moment]] = {}  # by the hash of a name; None: lines of all together
     operations: dict[int | None, str] = {None: "requests"}
     users = lines = 0
-    records = source.table()
-    names = source.header(records, (*_HISTORY, *_COUNTS))
-    for record in records:
-        try:
-            if len(record) != len(names):
-                raise Wrong(f"{len(record)} columns", f"{len(names)}")
-            told = dict(zip(names, record, strict=True))
-            users = max(users, whole(told["User Count"]))
-            name = told["Type"], told["Name"]
-            key = None if name == ("", "Aggregated") else hash(name)
-            if key not in operations:
-                operations[key] = rows.names.of(told["Name"], told["Type"])
-            _follow(series.setdefault(key, []), _moment(told))
-        except Wrong as wrong:
-            source.bad(wrong.found, wrong.expected)
-        except (ValueError, OverflowError):
-            source.bad(short(",".join(record)), "a time, counts and quantiles")
+
+    def add(told: dict[str, str]) -> None:
+        nonlocal users, lines
         if (lines := lines + 1) > MOST_LINES_OF_COUNTS:
             raise BadInput(f"{source.path}: a history of more than {MOST_LINES_OF_COUNTS:,} lines; import "
                            "the request log of locust.contrib.csv_request_logger instead")  # fmt: skip
+        users = max(users, whole(told["User Count"]))
+        name = told["Type"], told["Name"]
+        key = None if name == ("", "Aggregated") else hash(name)
+        if key not in operations:
+            operations[key] = rows.names.of(told["Name"], told["Type"])
+        _follow(series.setdefault(key, []), _moment(told))
+
+    source.each(records(source, (*_HISTORY, *_COUNTS)), add, "a time, counts and quantiles")
     total = series.pop(None, [])
-    if not series:
-        series = {None: total}
     notes = ["made from counts a second and quantiles of the last ten seconds"]
-    left_out = sum(_add_series(rows, operations[key], moments) for key, moments in series.items())
+    if not series:
+        notes = ["made from counts a second; Locust's quantiles are of all requests so far, without "
+                 "--csv-full-history: how latency moved is not known"]  # fmt: skip
+        left_out = _add_cumulative(rows, operations[None], total)
+    else:
+        left_out = sum(_add_series(rows, operations[key], moments) for key, moments in series.items())
     if left_out and not rows.added:
         raise BadInput(f"{source.path} has counts but no quantiles, so no request has a latency; import the "
                        "request log of locust.contrib.csv_request_logger instead")  # fmt: skip
     if left_out:
         notes.append(f"{left_out:,} successes are left out: the history has no quantiles of their names")
+    span = _span([total, *series.values()])
     return Facts("Locust", bucketed=True, rounded_ns=(UNITS["s"], UNITS["ms"]), load={"users": users},
-                 span_ns=_span([total, *series.values()]), notes=tuple(notes))  # fmt: skip
+                 span_ns=span, timed=bool(series), notes=tuple(notes))  # fmt: skip
 
 
 def _span(series: Iterable[list[_Moment]]) -> tuple[int, int] | None:
@@ -193,6 +190,24 @@ def _add_series(rows: Rows, name: str, moments: list[_Moment]) -> int:
             add_lost(rows, name, (begin, one.at), [Outcome(failed, error="check", words=_NO_LATENCY)])
             left_out += n - failed
     return left_out
+
+
+def _add_cumulative(rows: Rows, name: str, moments: list[_Moment]) -> int:
+    """The same where quantiles are of all requests so far: the last ones are those of the run."""
+    informed = next((one for one in reversed(moments) if one.values), None)
+    if informed is None:
+        return _add_series(rows, name, moments)
+    latencies = by_rank(informed.points, moments[-1].count)
+    np.random.default_rng(len(latencies)).shuffle(latencies)  # which of them fell when is not known
+    before = _Moment(moments[0].at - UNITS["s"], 0, 0)
+    for one in moments:
+        mine = latencies[before.count : one.count]
+        failures = [Outcome(min(one.failed - before.failed, len(mine)), error="check", words=_WHY)]
+        if len(mine):
+            begin = before.at if before.at < one.at else one.at - UNITS["s"]
+            add_bucket(rows, name, (begin, one.at), mine, failures)
+        before = one
+    return 0
 
 
 def _informed(moments: list[_Moment]) -> list[_Moment | None]:

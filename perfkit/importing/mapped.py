@@ -1,4 +1,4 @@
-"""Any CSV with a header, by a map of its columns: `--column started_unix_s=start --column duration_ms=took`.
+"""Any CSV, by a map of its columns: `--column started_unix_s=start --column duration_ms=took`.
 
 FIELD=NAME, where NAME is the CSV's and FIELD one of
   planned, started, sent, first_byte, done    instants: ISO 8601, or numbers with
@@ -16,16 +16,16 @@ from functools import partial
 
 from perfkit.errors import BadInput, unknown
 from perfkit.importing.head import Head
-from perfkit.importing.nouns import Asked, Facts
-from perfkit.importing.rows import INSTANTS, Rows, Wrong
-from perfkit.importing.source import Source, short
+from perfkit.importing.nouns import Asked, Facts, Wrong
+from perfkit.importing.records import records, refuse_twice
+from perfkit.importing.rows import INSTANTS, Rows
+from perfkit.importing.source import Source
 from perfkit.importing.times import UNITS, has_zone, ns, unix_ns, whole
 from perfkit.importing.words import error_class
 from perfkit.model import ERRORS
 
 _OTHERS = ("operation", "status", "error", "error_text", "user", "bytes_sent", "bytes_received")
 _NO_ERROR = ("", "0", "false", "none", "null", "no", "ok")
-_DELIMITERS = (",", ";", "\t", "|")
 FIELDS = (*INSTANTS, *(f"{name}_{unit}" for name in ("duration", *INSTANTS) for unit in UNITS),
           *(f"{name}_unix_{unit}" for name in INSTANTS for unit in UNITS), *_OTHERS)  # fmt: skip
 Read = Callable[[str], int]
@@ -105,25 +105,19 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     """A row for each record."""
     given = _Map(asked.columns, str(source.path))
     rows.absolute = given.absolute
-    head = Head(source.head)
-    delimiter = max(_DELIMITERS, key=lambda one: len(head.names(one)))
-    records = source.table(delimiter)
-    names = source.header(records, ())
-    for name in given.all_columns():
+    wanted = given.all_columns()
+    head = Head(source.head, asked.names)
+    names = head.names(head.delimiter(() if asked.names else wanted))
+    for name in wanted:
         if name not in names:
             raise unknown(f"column of {source.path.name}:", name, names)
-    source.refuse_twice(names, given.all_columns())
-    for record in records:
-        try:
-            if len(record) != len(names):
-                raise Wrong(f"{len(record)} columns", f"{len(names)}")
-            _add(rows, given, dict(zip(names, record, strict=True)))
-        except Wrong as wrong:
-            source.bad(wrong.found, wrong.expected)
-        except (ValueError, OverflowError) as error:
-            source.bad(
-                short(str(error)), "a value that fits its --column (ISO 8601, or a number of its unit)"
-            )
+    refuse_twice(source, names, wanted)
+
+    def add(told: dict[str, str]) -> None:
+        _add(rows, given, told)
+
+    expected = "a value that fits its --column (ISO 8601, or a number of its unit)"
+    source.each(records(source, () if asked.names else wanted, asked.names), add, expected)
     rows.steps.between = given.between
     rows.steps.units = given.units
     if given.duration is None:  # as fine as the finer of the two that it is the difference of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import os
@@ -24,10 +25,11 @@ class Meter:
         self.rows_so_far: Callable[[], int] = lambda: 0  #: set by who makes rows of the file
         self._unpacked = self._at_last_row = self._rows = 0
 
-    def open(self, *, packed: bool) -> IO[bytes]:
-        """The file, unpacked if it is a gzip, counted on the way."""
+    def open(self, *, packed: bool, encoding: str = "") -> IO[bytes]:
+        """The file, unpacked if it is a gzip, counted on the way; text of another encoding as UTF-8."""
         raw = gzip.GzipFile(self._path) if packed else open(self._path, "rb", buffering=0)  # noqa: SIM115
-        return io.BufferedReader(_Counted(raw, self.spend), BLOCK)
+        counted = io.BufferedReader(_Counted(raw, self.spend), BLOCK)
+        return io.BufferedReader(_Recoded(counted, encoding), BLOCK) if encoding else counted
 
     def spend(self, size: int) -> None:
         """Count bytes that were read or unpacked."""
@@ -62,6 +64,33 @@ class _Counted(io.RawIOBase):
         """See io."""
         size = int(self._file.readinto(memoryview(buffer)[:BLOCK]))  # gzip would make all of it at once
         self._spend(size)
+        return size
+
+    def close(self) -> None:
+        """Close the file too."""
+        self._file.close()
+        super().close()
+
+
+class _Recoded(io.RawIOBase):
+    """A file of text in another encoding, read as UTF-8."""
+
+    def __init__(self, file: IO[bytes], encoding: str) -> None:
+        self._file, self._rest, self._ended = file, b"", False
+        self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """See io."""
+        while not self._rest and not self._ended:
+            block = self._file.read(BLOCK)
+            self._ended = not block
+            self._rest = self._decoder.decode(block, final=self._ended).encode(errors="replace")
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
         return size
 
     def close(self) -> None:

@@ -6,10 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from perfkit.store.metadata import Carried
+
 #: Times this fine or finer are called exact, ns.
 EXACT_NS = 1_000
 #: The steps a resolution is told in, ns, the coarsest first.
 _STEPS = (60_000_000_000, *(10**power for power in range(10, 3, -1)))
+
+
+class Wrong(ValueError):
+    """A row that cannot be; `found` and `expected` say what is wrong with it."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(f"{found}, expected {expected}")
+        self.found, self.expected = found, expected
 
 
 @dataclass(frozen=True)
@@ -17,17 +27,22 @@ class Fidelity:
     """How true an imported run's times are to what happened.
 
     instants_ns, latency_ns: the step they were rounded to; EXACT_NS and finer is exact. bucketed: the file
-    has counts by bucket of time or latency instead of requests. intended_time: it has when each was due.
+    has counts by bucket of time or latency instead of requests. aggregated: it has numbers and no requests.
+    intended_time: it has when each was due. timed: it has when requests ended.
     """
 
     instants_ns: int = 1
     latency_ns: int = 1
     bucketed: bool = False
     intended_time: bool = False
+    aggregated: bool = False
+    timed: bool = True
 
     @property
     def label(self) -> str:
-        """`exact`, `rounded` or `bucketed`: the worst of it."""
+        """`exact`, `rounded`, `bucketed` or `aggregated`: the worst of it."""
+        if self.aggregated:
+            return "aggregated"
         if self.bucketed:
             return "bucketed"
         return "rounded" if max(self.instants_ns, self.latency_ns) > EXACT_NS else "exact"
@@ -35,6 +50,9 @@ class Fidelity:
     @property
     def words(self) -> str:
         """The whole label for a person."""
+        if self.aggregated:
+            due = ", counted from when they were due" if self.intended_time else ""
+            return f"aggregated: a summary without its requests{due}"
         times = f"instants {_rounding(self.instants_ns)}, latencies {_rounding(self.latency_ns)}"
         if self.bucketed:
             times = "instants and latencies bucketed"
@@ -48,6 +66,7 @@ class Fidelity:
             "instants_to_s": self.instants_ns / 1e9,
             "latency_to_s": self.latency_ns / 1e9,
             "intended_time": "known" if self.intended_time else "not recorded",
+            "timed": self.timed,
         }
 
 
@@ -71,6 +90,7 @@ class Facts:
 
     span_ns: first and last instant of the measured part on the file's clock, where the rows alone do not
     tell. rounded_ns: the steps (instants, latencies) the format rounds to at least; coarser ones are found.
+    carried: of a summary, in place of rows. timed: whether rows tell when their requests ended.
     """
 
     tool: str
@@ -82,11 +102,18 @@ class Facts:
     intended_time: bool = False
     load: Mapping[str, Any] = field(default_factory=dict)  #: what the file says of the load, in its own words
     notes: tuple[str, ...] = ()
+    timed: bool = True
+    carried: tuple[Carried, ...] = ()
+    parts: int = 1  #: runs there are in the file
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a person asked for: the column map of a CSV, the unit of an HdrHistogram log's values."""
+    """What a person asked for: the column map of a CSV, the unit of an HdrHistogram log's values, the names
+    of columns where a CSV has no header, a gap (ns) that ends a run; part: which of a file's runs to read."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
     unit: str | None = None
+    names: tuple[str, ...] = ()
+    gap_ns: int | None = None
+    part: int = 0

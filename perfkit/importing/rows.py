@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import pyarrow.parquet as pq
 
 from perfkit.errors import BadInput
 from perfkit.importing.limits import LONGEST_NAME, MOST_ROWS, MOST_USERS
+from perfkit.importing.nouns import Wrong
 from perfkit.importing.steps import Steps
+from perfkit.importing.times_seen import Times
 from perfkit.importing.words import Names, clean
 from perfkit.store import write_segment
 from perfkit.store.columns import TEXT
+from perfkit.store.reading import SCHEMA
 
 #: So many rows are held in memory before they become a segment.
 SEGMENT = 50_000
@@ -32,14 +36,6 @@ _MOST_USERS = 2**31
 Span = tuple[int, int]
 
 
-class Wrong(ValueError):
-    """A row that cannot be; `found` and `expected` say what is wrong with it."""
-
-    def __init__(self, found: str, expected: str) -> None:
-        super().__init__(f"{found}, expected {expected}")
-        self.found, self.expected = found, expected
-
-
 class Rows:
     """Collects rows and writes them to `folder`/segments, instants as the file's clock has them, ns."""
 
@@ -53,6 +49,10 @@ class Rows:
         self.unnamed = 0  #: requests of users whose names came after MOST_USERS others
         self._all: Span | None = None
         self._measured: Span | None = None
+        self.window: Span | None = (
+            None  #: only requests that begin in it are kept, from the first to before the last
+        )
+        self.times = Times()
         self.steps = Steps()  #: a reader tells it in which units the file has its times
         self.names = Names()
         self.absolute = True  #: instants are Unix time; a reader sets it before the first row
@@ -83,16 +83,35 @@ class Rows:
         if begin is None:
             raise Wrong("no instant to begin with", "planned or started")
         self._check(begin, started, sent, first_byte, done)
-        _refuse_status(status)
+        if status is not None:
+            _refuse_status(status)
         if done is None and error is None:
             raise Wrong("no end", "one for a request that succeeded")
         self._rows.append((
             begin, started, sent, first_byte, done, operation, status, error,
             clean(words) if words and error else None,
-            _size(bytes_sent), _size(bytes_received), self._user(user), phase,
+            _size(bytes_sent), _size(bytes_received), self.user(user), phase,
         ))  # fmt: skip
         if len(self._rows) >= SEGMENT:
             self._to_table()
+
+    def add_columns(self, columns: Mapping[str, Any], kept: np.ndarray | None = None) -> None:
+        """Many requests that cannot be wrong (see `refuse`), in columns; kept: which of them are rows.
+
+        What is not given is null, the phase `measure`.
+        """
+        n = len(columns["planned"])
+        found: dict[str, pa.Array] = {name: pa.nulls(n, kind) for name, kind in _TYPES.items()}
+        found |= {name: pa.array(column).cast(_TYPES[name]) for name, column in columns.items()}
+        if "phase" not in columns:
+            found["phase"] = pa.repeat("measure", n).cast(TEXT)
+        self._to_table()
+        self._add_table(found, kept)
+
+    def refuse(self, first: int, last: int, longest: int) -> None:
+        """Wrong for requests that begin so and take so long at most, as `add`."""
+        self._check(first, first)
+        self._check(last, last, last + longest)
 
     def _check(self, begin: int, *later: int | None) -> None:
         low, high = _UNIX if self.absolute else (-_YEAR_NS, _YEAR_NS)
@@ -111,7 +130,7 @@ class Rows:
         if before - begin > _YEAR_NS:
             raise Wrong(f"a request that took {(before - begin) / 1e9:.6g} s", "less than a year")
 
-    def _user(self, user: object) -> int | None:
+    def user(self, user: object) -> int | None:
         """A user's number; one with a name gets -1, -2, … until `settle` knows which numbers are free."""
         if user is None or user == "":
             return None
@@ -150,16 +169,11 @@ class Rows:
             self._check(int(started[at]), int(started[at]), None if done is None else int(done[at]))
         _refuse_status(status)
         self._to_table()
-        told = {"operation": operation, "status": status, "error": error, "phase": "measure"}
+        told = {"operation": operation, "status": status, "error": error}
         told["error_text"] = clean(words) if words and error else None
-        columns: dict[str, Any] = {name: pa.nulls(len(started), kind) for name, kind in _TYPES.items()}
-        for name, value in told.items():
-            repeated = pa.repeat(pa.scalar(value, _plain(_TYPES[name])), len(started))
-            columns[name] = repeated.cast(_TYPES[name])
-        columns["planned"] = columns["started"] = pa.array(started)
-        if done is not None:
-            columns["done"] = pa.array(done)
-        self._add_table(columns)
+        columns: dict[str, Any] = {"planned": started, "started": started}
+        columns |= {name: pa.repeat(one, len(started)) for name, one in told.items() if one is not None}
+        self.add_columns(columns | ({} if done is None else {"done": done}))
 
     def refuse_more(self, n: int) -> None:
         """BadInput when n more requests would be more than a run has at most."""
@@ -176,7 +190,7 @@ class Rows:
             for name, values in columns.items()
         })  # fmt: skip
 
-    def _add_table(self, columns: dict[str, pa.Array]) -> None:
+    def _add_table(self, columns: dict[str, pa.Array], kept: np.ndarray | None = None) -> None:
         n = len(columns["planned"])
         self.refuse_more(n)
         table = pa.table(
@@ -187,9 +201,16 @@ class Rows:
                 "attempt": pa.array(np.ones(n, np.uint8)),
             }
         )
+        if kept is not None and not kept.all():
+            table = table.filter(pa.array(kept))
+            table = table.set_column(table.schema.get_field_index("seq"), "seq", pa.array(
+                np.arange(self.count, self.count + len(table))))  # fmt: skip
+        if self.window is not None:
+            table = table.filter(pc.and_(pc.greater_equal(table["planned"], self.window[0]),
+                                         pc.less(table["planned"], self.window[1])))  # fmt: skip
         self._look(table)
         self._tables.append(table)
-        self.count += n
+        self.count += len(table)
         if sum(map(len, self._tables)) >= SEGMENT:
             self._write()
 
@@ -204,6 +225,7 @@ class Rows:
         """Remember what the run as a whole needs to know of its rows."""
         self.failed += n_valid(table["error"])
         self.steps.look(table)
+        self.times.look(table)
         self._all = _wider(self._all, table)
         self._measured = _wider(self._measured, table.filter(pc.equal(table["phase"], "measure")))
 
@@ -219,9 +241,8 @@ class Rows:
 
     @property
     def span_ns(self) -> Span:
-        """The first begin and the last end."""
-        assert self._all is not None
-        return self._all
+        """The first begin and the last end; 0 where there is no row."""
+        return self._all or (0, 0)
 
     @property
     def measured_ns(self) -> Span | None:
@@ -234,6 +255,9 @@ class Rows:
         Users with names get the numbers after those that users have of their own.
         """
         origin = pa.scalar(self.span_ns[0], pa.int64())
+        if not self._segments:  # a summary
+            write_segment(self._folder, "000000", SCHEMA.empty_table())
+            return
         for file in sorted((self._folder / "segments").glob("*.parquet")):
             table = pq.read_table(file)
             for name in INSTANTS:
@@ -242,6 +266,9 @@ class Rows:
             user = pc.if_else(pc.less(table["user"], 0), named, table["user"])
             user = pc.if_else(pc.less(user, _MOST_USERS), user, None)
             table = _replaced(table, "user", user.cast(pa.int32()))
+            names = table["operation"].combine_chunks()
+            settled = pa.array([self.names.settled(one) for one in names.dictionary.to_pylist()], pa.string())
+            table = _replaced(table, "operation", settled.take(names.indices).dictionary_encode())
             words = pa.array([scenario], pa.string()).dictionary_encode().take([0] * len(table))
             table = table.append_column("scenario", words)
             write_segment(self._folder, file.stem, table.take(pc.sort_indices(table["planned"])))

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 import msgspec
 
 from perfkit.errors import BadInput
-from perfkit.importing.limits import (
-    LONGEST_LINE,
-    LONGEST_TEXT,
-    MB,
-    MOST_BLANK,
-    MOST_BROKEN,
-    MOST_COLUMNS,
-)
+from perfkit.importing.limits import LONGEST_LINE, LONGEST_TEXT, MB, MOST_BLANK, MOST_BROKEN
 from perfkit.importing.metered import BLOCK, Meter
+from perfkit.importing.nouns import Wrong
 from perfkit.importing.words import clean
 
 _HEAD = 1024 * 1024
 _TOLD = 3
+_BOM = b"\xef\xbb\xbf"
+_UTF_16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,10 +45,12 @@ class Source:
         self.path = path
         self.broken: list[Broken] = []
         self.broken_count = 0
-        self.swallowed = 0  #: lines that were lost with a broken place, being in its quotes
-        self.quoted = 0  #: lines in quotes of a record that began before them, and was read
+        self.notes: list[str] = []  #: what a reader of the run must know of how the file was read
         self.line = 0  #: of the line read last, from 1; of a CSV's record its first
-        self._more = 0  # lines of the record read last beyond its first
+        self.more = 0  #: lines of the record read last beyond its first
+        self.swallowed = 0  # lines that were lost with a broken place, being in its quotes
+        self._western = 0  # lines that are no UTF-8
+        self._is_utf8 = False  # a line was, with more than ASCII in it
         self.meter = Meter(path)
         self._raw_head = self._looked_at()
 
@@ -77,7 +75,22 @@ class Source:
 
     @cached_property
     def head(self) -> bytes:
-        """The first MB, unpacked, without a byte order mark."""
+        """The first MB, unpacked, in UTF-8 where it is text, without a byte order mark."""
+        head = self._begin()
+        if self.encoding:
+            head = head.decode(self.encoding, "replace").encode(errors="replace")
+        return head.removeprefix(_BOM)
+
+    @cached_property
+    def encoding(self) -> str:
+        """UTF-16 of one kind or the other, told by its mark or by where its zeros are; empty for all else."""
+        head = self._begin()[:200]
+        evens, odds = head[::2].count(0), head[1::2].count(0)
+        if head[:2] in _UTF_16 or max(evens, odds) <= 0.4 * len(head) or min(evens, odds):
+            return _UTF_16.get(head[:2], "")
+        return "utf-16-be" if evens else "utf-16-le"
+
+    def _begin(self) -> bytes:
         try:
             with self.meter.open(packed=self.is_gzip) as file:
                 head = file.read(_HEAD)
@@ -85,12 +98,10 @@ class Source:
             raise BadInput(f"{self.path}: its gzip is damaged ({error}); nothing was imported") from None
         if not head.strip():
             raise BadInput(f"{self.path} has nothing but blanks; nothing to import")
-        return head.removeprefix(b"\xef\xbb\xbf")
+        return head
 
     def refuse_binary(self) -> None:
-        """BadInput for what is no UTF-8 text."""
-        if self.head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise BadInput(f"{self.path} is UTF-16; `iconv -f UTF-16 -t UTF-8 FILE > NEW` makes it readable")
+        """BadInput for what is no text."""
         if b"\0" in self.head[:8192]:
             raise BadInput(f"{self.path} is binary, not text; for formats see `perfkit import --help`")
 
@@ -105,25 +116,28 @@ class Source:
 
     # -- reading -----------------------------------------------------------------------------------
 
+    def _open(self) -> IO[bytes]:
+        return self.meter.open(packed=self.is_gzip, encoding=self.encoding)
+
     def lines(self) -> Iterator[bytes]:
         """Every line that is not blank, without its end; one that is too long is broken and left out.
 
         `line` is its number. A gzip that ends too early is a broken place.
         """
         number = blank = 0
-        with self.meter.open(packed=self.is_gzip) as file:
+        with self._open() as file:
             try:
                 while line := file.readline(LONGEST_LINE):
                     number += 1
-                    self.line, self._more = number, 0
+                    self.line, self.more = number, 0
                     if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
                         while (more := file.readline(LONGEST_LINE)) and not more.endswith(b"\n"):
                             continue
                         self.bad(f"more than {LONGEST_LINE // MB} MB", "a line")
                         continue
                     if number == 1:
-                        line = line.removeprefix(b"\xef\xbb\xbf")
-                    if line.strip():
+                        line = line.removeprefix(_BOM)
+                    if not line.isspace():
                         blank = 0
                         yield line.rstrip(b"\r\n")  # tabs and blanks at the end may be empty columns
                     elif (blank := blank + 1) > MOST_BLANK:
@@ -134,7 +148,7 @@ class Source:
 
     def blocks(self) -> Iterator[bytes]:
         """All of the file, some kB at a time. A gzip that ends too early is a broken place."""
-        with self.meter.open(packed=self.is_gzip) as file:
+        with self._open() as file:
             try:
                 while block := file.read(BLOCK):
                     yield block
@@ -142,79 +156,32 @@ class Source:
                 self.bad(f"the gzip is damaged ({error})", "more of the file")
 
     def texts(self) -> Iterator[str]:
-        """The same as text; what is not UTF-8 is broken."""
+        """The same as text. What is not UTF-8 is Windows-1252, in a file that has no line of UTF-8 proper."""
         for line in self.lines():
-            try:
-                text = line.decode()
-            except UnicodeDecodeError:
-                self.bad(f"{line[:40]!r} is not UTF-8", "text")
-                continue
-            if "\0" in text:
+            if b"\0" in line:
                 self.bad("zero bytes", "text")
                 continue
-            yield text
-
-    def table(self, delimiter: str = ",") -> Iterator[list[str]]:
-        """Every record of a CSV file; `line` is the number of its first line.
-
-        A quote that is not closed is a broken place, and takes the lines after it along: they are counted.
-        """
-        csv.field_size_limit(LONGEST_LINE)
-        lines = _RecordLines(self)
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        while True:
-            lines.begin()
-            record, problem = None, ""
             try:
-                record = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                problem = str(error).replace("unexpected end of data", "a quote that is never closed")
-            self.line, self._more = lines.first, lines.count - 1
-            if record is None:
-                self.bad(problem, "a line of CSV")
-                continue
-            broken = self.broken_count
-            yield record
-            if broken == self.broken_count:
-                self.quoted += lines.count - 1
-
-    def header(self, records: Iterator[list[str]], needed: Iterable[str]) -> list[str]:
-        """The names of a table's columns, its first record.
-
-        BadInput when one that is needed is missing, or stands there twice.
-        """
-        names = [name.strip() for name in next(records, [])]
-        if len(names) > MOST_COLUMNS:
-            raise BadInput(f"{self.path} has {len(names):,} columns; up to {MOST_COLUMNS:,} are read")
-        missing = [name for name in needed if name not in names]
-        if missing:
-            there = ", ".join(names)
-            raise BadInput(
-                f"{self.path}: no column {', '.join(missing)} in its first line, {short(there)}; "
-                "it is of another format"
-            )
-        self.refuse_twice(names, needed)
-        return names
-
-    def refuse_twice(self, names: list[str], needed: Iterable[str]) -> None:
-        """BadInput when several columns have a name that is needed."""
-        for name in needed:
-            if names.count(name) > 1:
-                twice = f"{names.count(name)} columns are called {short(name)}"
-                raise BadInput(f"{self.path}: {twice}, which is meant is not known; rename all but one")
+                text = line.decode()
+                self._is_utf8 = self._is_utf8 or not line.isascii()
+            except UnicodeDecodeError:
+                if self._is_utf8:
+                    self.bad(f"{line[:40]!r} is not UTF-8", "text")
+                    continue
+                self._western += 1
+                text = line.decode("cp1252", "replace")
+            yield text
 
     def document(self, largest: int, hint: str) -> memoryview:
         """All of a file that is one document of up to `largest` bytes; BadInput, with a hint, for more."""
         try:
-            with self.meter.open(packed=self.is_gzip) as file:
+            with self._open() as file:
                 whole = file.read(largest + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise BadInput(f"{self.path}: its gzip is damaged ({error}); nothing was imported") from None
         if len(whole) > largest:
-            raise BadInput(f"{self.path} is one JSON document of more than {largest // MB} MB; {hint}")
-        return memoryview(whole)[3 if whole.startswith(b"\xef\xbb\xbf") else 0 :]
+            raise BadInput(f"{self.path} is one document of more than {largest // MB} MB; {hint}")
+        return memoryview(whole)[3 if whole.startswith(_BOM) else 0 :]
 
     def json(self, largest: int, hint: str) -> Any:
         """The one JSON value the file is; BadInput says where it is broken or too large."""
@@ -225,12 +192,27 @@ class Source:
 
     # -- what is broken ----------------------------------------------------------------------------
 
+    def each(self, items: Iterable[T], take: Callable[[T], None], expected: str, place: str = "") -> None:
+        """Hand every item to `take`; what it cannot take, a ValueError, is a broken place.
+
+        expected: what would be right where a value alone is wrong. place: what an item is, `entry`, where it
+        is not a line.
+        """
+        for number, item in enumerate(items, 1):
+            try:
+                take(item)
+            except (ValueError, TypeError, OverflowError, RecursionError) as error:  # a DecodeError is one
+                where = f"{place} {number:,}" if place else None
+                wrong = isinstance(error, Wrong)
+                found = error.found if isinstance(error, Wrong) else f"{_shown(item)}{_why(error)}"
+                self.bad(found, error.expected if isinstance(error, Wrong) and wrong else expected, where)
+
     def bad(self, found: str, expected: str, place: str | None = None) -> None:
         """Note a broken place; by default the line, or the record of a CSV, read last."""
         self.broken_count += 1
-        if place is None and self._more:
-            self.swallowed += self._more
-            found, self._more = f"{found} (and {self._more:,} more lines in its quotes)", 0
+        if place is None and self.more:
+            self.swallowed += self.more
+            found, self.more = f"{found} (and {self.more:,} more lines in its quotes)", 0
         if len(self.broken) < _TOLD:
             found = clean(found) or "nothing"  # it is kept in the run, and may hold a secret
             self.broken.append(Broken(place or f"line {self.line:,}", found, expected))
@@ -243,29 +225,27 @@ class Source:
         more = self.broken_count - len(self.broken)
         return "; ".join(map(str, self.broken)) + (f"; and {more:,} more" if more else "")
 
+    def all_notes(self) -> Iterator[str]:
+        """What a reader of the run must know of how the file was read."""
+        if self.swallowed:
+            yield f"{self.swallowed:,} more lines stood in quotes of broken places and are left out with them"
+        if self._western:
+            yield f"{self._western:,} lines are no UTF-8 and were read as Windows-1252 (Latin-1)"
+        if self.encoding:
+            yield f"it is {self.encoding.upper()}"
+        yield from self.notes
 
-class _RecordLines:
-    """The lines of a file for `csv.reader`: how many a record has, from which on; none is too long."""
 
-    def __init__(self, source: Source) -> None:
-        self._source, self._texts = source, source.texts()
-        self.first = self.count = self._size = 0
+def _shown(item: object) -> str:
+    """An item as a message quotes it."""
+    if isinstance(item, bytes):
+        return short(item.decode(errors="replace"))
+    return short(",".join(map(str, item.values())) if isinstance(item, dict) else item)
 
-    def begin(self) -> None:
-        """A record begins with the next line."""
-        self.first = self.count = self._size = 0
 
-    def __iter__(self) -> _RecordLines:
-        return self
-
-    def __next__(self) -> str:
-        text = next(self._texts)
-        self.count += 1
-        self.first = self.first or self._source.line
-        self._size += len(text) + 1
-        if self._size > LONGEST_LINE + 1:
-            raise csv.Error(f"more than {LONGEST_LINE // MB} MB in quotes")
-        return f"{text}\n"
+def _why(error: Exception) -> str:
+    """What a decoder says of it; other errors repeat the value."""
+    return f" ({str(error)[:60]})" if isinstance(error, msgspec.DecodeError | RecursionError) else ""
 
 
 def short(value: object) -> str:

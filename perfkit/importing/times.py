@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
+from zoneinfo import ZoneInfo
 
 #: Nanoseconds of a unit.
 UNITS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 _PLAIN = re.compile(r"(-?)(\d{1,20})(?:\.(\d{0,30}))?", re.ASCII)
 _RFC3339 = re.compile(
-    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,12})\d*)?\s?(Z|z|[+-]\d\d:?\d\d)?", re.ASCII
+    r"(\d{4})[-/](\d\d)[-/](\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,12})\d*)?\s*"
+    r"(Z|z|[A-Z]{3,5}|(?:GMT|UTC)?[+-]\d\d(?::?\d\d)?)?(?:\[([\w/+-]{1,40})\])?",
+    re.ASCII,
 )
-_DAYS: dict[tuple[str, str, str | None], int] = {}
+#: Zones by their names, h from UTC: those of RFC 822, and Europe's.
+_ZONES = {"UT": 0, "UTC": 0, "GMT": 0, "WET": 0, "WEST": 1, "BST": 1, "CET": 1, "CEST": 2, "EET": 2,
+          "EEST": 3, "EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8,
+          "PDT": -7}  # fmt: skip
+_SECONDS: dict[tuple[str | None, ...], int] = {}
 
 
 def ns(value: object, unit: str) -> int:
     """A number (or its text) of `unit` in nanoseconds; ValueError for what is none, NaN or infinite."""
     size = UNITS[unit]
+    if type(value) is str and value.isdigit() and value.isascii() and len(value) < 20:
+        return int(value) * size
     if isinstance(value, bool):
         raise ValueError(value)
     if isinstance(value, int):
@@ -37,26 +47,50 @@ def ns(value: object, unit: str) -> int:
 
 
 def unix_ns(text: str) -> int:
-    """An ISO 8601 time in Unix nanoseconds; without a zone it is UTC. ValueError for anything else."""
+    """An ISO 8601 time, also with / in its date, in Unix nanoseconds; without a zone it is UTC.
+
+    ValueError for anything else.
+    """
     found = _RFC3339.fullmatch(text.strip())
     if found is None:
         raise ValueError(text)
-    day, clock, fraction, zone = found.groups()
-    key = (day, clock, zone)
-    second = _DAYS.get(key)
+    *key, fraction, zone, place = found.groups()
+    second = _SECONDS.get((*key, zone, place))
     if second is None:
-        offset = "+00:00" if zone in (None, "Z", "z") else zone
-        second = int(datetime.fromisoformat(f"{day}T{clock}{offset}").timestamp())
-        if len(_DAYS) > 10_000:
-            _DAYS.clear()
-        _DAYS[key] = second
+        year, month, day, clock = key
+        offset = _offset(zone) if zone else ""
+        given = datetime.fromisoformat(f"{year}-{month}-{day}T{clock}{offset}")
+        second = int((given if offset else given.replace(tzinfo=_zone(place))).timestamp())
+        if len(_SECONDS) > 10_000:
+            _SECONDS.clear()
+        _SECONDS[(*key, zone, place)] = second
     return second * 1_000_000_000 + (int(fraction.ljust(9, "0")[:9]) if fraction else 0)
+
+
+def _offset(zone: str) -> str:
+    """A zone as an offset; ValueError for a name nobody knows."""
+    if zone in "Zz":
+        return "+00:00"
+    if zone in _ZONES:
+        return f"{_ZONES[zone]:+03d}:00"
+    digits = zone.removeprefix("GMT").removeprefix("UTC")
+    if digits[:1] not in ("+", "-"):
+        raise ValueError(f"a time zone {zone}")
+    return digits if len(digits) > 3 else f"{digits}:00"
+
+
+@functools.cache
+def _zone(place: str | None) -> tzinfo:
+    try:
+        return ZoneInfo(place) if place else UTC
+    except (LookupError, OSError):
+        raise ValueError(f"a time zone {place}") from None
 
 
 def has_zone(text: str) -> bool:
     """Whether an ISO 8601 time says where on earth."""
     found = _RFC3339.fullmatch(text.strip())
-    return found is not None and found[4] is not None
+    return found is not None and bool(found[6] or found[7])
 
 
 def iso(unix: int) -> str:
@@ -68,9 +102,24 @@ def iso(unix: int) -> str:
 
 def whole(value: object) -> int:
     """A whole number or its text; ValueError else."""
+    if type(value) is str and value.isdigit() and value.isascii() and len(value) < 20:
+        return int(value)
     if isinstance(value, bool) or (isinstance(value, float) and value != math.floor(value)):
         raise ValueError(value)
     text = value.strip() if isinstance(value, str) else value
     if isinstance(text, str) and not (text.isascii() and text.lstrip("-").isdigit() and len(text) < 20):
         raise ValueError(value)
     return int(text)  # type: ignore[call-overload,no-any-return]
+
+
+_LONG = UNITS | {"µs": 1_000, "μs": 1_000, "m": 60 * UNITS["s"], "h": 3600 * UNITS["s"]}
+_PIECE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+
+
+def duration_ns(text: str) -> int:
+    """A duration as Go and wrk write it, such as 1m2.3s or 652.01ms; ValueError for anything else."""
+    text = text.strip().replace(" ", "")
+    pieces = _PIECE.findall(text)
+    if not pieces or "".join(number + unit for number, unit in pieces) != text:
+        raise ValueError(text)
+    return sum(round(float(number) * _LONG[unit]) for number, unit in pieces)

@@ -11,9 +11,10 @@ import msgspec
 
 from perfkit.importing.head import Head
 from perfkit.importing.limits import LONGEST_NAME
-from perfkit.importing.nouns import Asked, Facts
-from perfkit.importing.rows import Rows, Wrong
-from perfkit.importing.source import Source, short
+from perfkit.importing.nouns import Asked, Facts, Wrong
+from perfkit.importing.records import records
+from perfkit.importing.rows import Rows
+from perfkit.importing.source import Source
 from perfkit.importing.times import unix_ns, whole
 from perfkit.importing.words import error_class
 
@@ -23,6 +24,7 @@ COLUMNS = (
     *("method", "url", "headers"),
 )
 _FEWEST = 9
+_NUMBERS = ("latency", "code", "bytes_out", "bytes_in")
 
 
 class _Result(msgspec.Struct):
@@ -48,7 +50,7 @@ def is_json(head: Head) -> bool:
 
 def is_csv(head: Head) -> bool:
     """Nine to twelve columns without names, of which the first is a time in ns."""
-    first = head.names()
+    first = head.cells()
     return _FEWEST <= len(first) <= len(COLUMNS) and [len(first[0]), first[0].isdigit()] == [19, True] and (
         first[1].isdigit() and first[2].isdigit() and first[8].isdigit()
     )  # fmt: skip
@@ -57,8 +59,8 @@ def is_csv(head: Head) -> bool:
 class _Reader:
     """What JSON and CSV have in common."""
 
-    def __init__(self, source: Source, rows: Rows) -> None:
-        self.source, self.rows = source, rows
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
         self.attacks: set[str] = set()
 
     def add(self, at: int, result: _Result) -> None:
@@ -86,36 +88,25 @@ class _Reader:
 
 def read_json(source: Source, rows: Rows, asked: Asked) -> Facts:
     """Vegeta's JSON lines."""
-    reader = _Reader(source, rows)
-    for line in source.lines():
-        try:
-            result = _decode(line)
-            reader.add(unix_ns(result.timestamp), result)
-        except Wrong as wrong:
-            source.bad(wrong.found, wrong.expected)
-        except (msgspec.DecodeError, RecursionError, ValueError) as error:
-            source.bad(f"{short(line.decode(errors='replace'))} ({str(error)[:60]})", "a result of Vegeta's")
+    reader = _Reader(rows)
+
+    def add(line: bytes) -> None:
+        result = _decode(line)
+        reader.add(unix_ns(result.timestamp), result)
+
+    source.each(source.lines(), add, "a result of Vegeta's")
     return reader.facts()
 
 
 def read_csv(source: Source, rows: Rows, asked: Asked) -> Facts:
     """Vegeta's CSV."""
-    reader = _Reader(source, rows)
-    for record in source.table():
-        if not _FEWEST <= len(record) <= len(COLUMNS):
-            source.bad(f"{len(record)} columns", f"{_FEWEST} to {len(COLUMNS)}")
-            continue
-        told = dict(zip(COLUMNS, record, strict=False))
-        try:
-            numbers: dict[str, Any] = {
-                name: whole(told[name]) for name in ("latency", "code", "bytes_out", "bytes_in")
-            }
-            texts: dict[str, Any] = {
-                name: told.get(name, "") for name in ("attack", "error", "method", "url")
-            }
-            reader.add(whole(told["timestamp"]), _Result(timestamp="", **numbers, **texts))
-        except Wrong as wrong:
-            source.bad(wrong.found, wrong.expected)
-        except ValueError:
-            source.bad(short(",".join(record)), "whole numbers in the first five columns")
+    reader = _Reader(rows)
+
+    def add(told: dict[str, str]) -> None:
+        numbers: dict[str, Any] = {name: whole(told[name]) for name in _NUMBERS}
+        texts: dict[str, Any] = {name: told.get(name, "") for name in ("attack", "error", "method", "url")}
+        reader.add(whole(told["timestamp"]), _Result(timestamp="", **numbers, **texts))
+
+    lines = records(source, names=COLUMNS, fewest=_FEWEST, delimiter=",")
+    source.each(lines, add, "whole numbers in the first five columns")
     return reader.facts()

@@ -9,17 +9,31 @@ from perfkit.importing.limits import LONGEST_NAME, LONGEST_TEXT
 from perfkit.redaction import masked_text
 from perfkit.rows import MOST_OPERATIONS, OTHER_OPERATIONS
 
+#: In paths and labels: what is another one for every user or request, and may tell who it was.
+_IDS = (
+    (re.compile(r";(?:jsessionid|phpsessid|sid|session[-_]?id|cfid|cftoken)=[^/?#;\s]*", re.I), ""),
+    (re.compile(r"/\([A-Z]\([0-9a-z]{20,}\)\)", re.I), ""),  # ASP.NET without cookies
+    (re.compile(r"[\w.+'-]{1,64}(?:@|%40)[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", re.A), "{email}"),
+    (re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.I), "{uuid}"),
+    (re.compile(r"(?<![0-9A-Za-z])(?=[0-9a-f]*\d)(?:0x)?[0-9a-f]{16,}(?![0-9A-Za-z])", re.I), "{hex}"),
+    (
+        re.compile(r"(?<=/)(?=[\w~-]*\d)(?=[\w~-]*[A-Z])(?=[\w~-]*[a-z])[\w~-]{24,}(?=[/?#.;\s]|$)", re.A),
+        "{token}",
+    ),
+)
 _QUERY = re.compile(r"((?:https?://|/)[^\s?\"'<>]*)\?[^\s\"'<>)]*")
 _CLASSES = (
     ("timeout", re.compile(r"time[d ]?-? ?out|deadline exceeded", re.I)),
     ("cutoff", re.compile(r"cancel|interrupt|aborted due to deadline|err_aborted", re.I)),
     ("connect", re.compile(r"refused|unreachable|no such host|unknown ?host|name or service|getaddrinfo|dns|"
                            r"\bdial\b|no route|failed to establish|cannot assign requested|connectexception|"
-                           r"address_?not_?found|name_not_resolved|proxy_connection", re.I)),
+                           r"enotfound|eai_again|address_?not_?found|name_not_resolved|proxy_connection",
+                           re.I)),
     ("reset", re.compile(r"reset|broken ?pipe|\beof\b|closed|disconnect|connection ?aborted|nohttpresponse|"
-                         r"empty_response|hang ?up", re.I)),
+                         r"premature|empty_response|hang ?up", re.I)),
 )  # fmt: skip
 _LONGEST = 300
+_HOST = "\x1f"  # between a host and a name that may have to do without it
 _REMEMBERED = 50_000  # labels whose name need not be made again
 _COUNTED = 100_000
 _MANY = 200
@@ -30,7 +44,14 @@ def clean(text: object) -> str | None:
     words = " ".join(str(text)[: 4 * LONGEST_TEXT].split())
     if not words:
         return None
-    return _QUERY.sub(r"\1", masked_text(words[: 4 * _LONGEST]))[:_LONGEST]
+    return without_ids(_QUERY.sub(r"\1", masked_text(words[: 4 * _LONGEST])))[:_LONGEST]
+
+
+def without_ids(text: str) -> str:
+    """The text without session ids, e-mail addresses and long random numbers."""
+    for pattern, word in _IDS:
+        text = pattern.sub(word, text)
+    return text
 
 
 def error_class(
@@ -64,11 +85,11 @@ class Names:
         self._known: dict[tuple[str, str], str] = {}
         self._kept: set[str] = set()
         self._others: set[int] = set()  # hashes
-        self._places: set[str] = set()
-        self.origins: dict[str, None] = {}  #: scheme://host:port of every URL seen, the first first
+        self._places: dict[str, str] = {}
+        self.hosts: dict[str, str] = {}  #: host:port of every URL seen, the first first, with its origin
 
     def of(self, label: str, method: str = "") -> str:
-        """The name of an operation labelled so."""
+        """The name of an operation labelled so; that of a URL begins with its host, until `settled`."""
         key = (label[:LONGEST_TEXT], method[:LONGEST_NAME])
         name = self._known.get(key)
         if name is None:
@@ -99,35 +120,57 @@ class Names:
         )
 
     def _named(self, label: str, method: str) -> str:
-        text = label.strip()
+        text, host = label.strip(), ""
         if "://" in text:
-            text = self._path(text)
+            host, text = self._path(text)
         elif text.startswith("/") or method:
             text = text.split("?")[0]
         text = f"{method} {text}" if method and not text.startswith(f"{method} ") else text
-        return " ".join((clean(text) or "unnamed").split())[:LONGEST_NAME]
+        name = " ".join((clean(text) or "unnamed").split())[:LONGEST_NAME]
+        return f"{host}{_HOST}{name}" if host else name
 
-    def _path(self, url: str) -> str:
-        """The path of a URL; its origin is remembered."""
-        self.saw(url)
+    def settled(self, name: str) -> str:
+        """The name for good: hosts belong to it where there are several."""
+        host, is_url, name = name.rpartition(_HOST)
+        if not is_url or len(self.hosts) < 2:
+            return name
+        method, _, path = name.rpartition(" ")
+        return f"{method} {host}{path}".strip()[:LONGEST_NAME] if path.startswith("/") else f"{host} {name}"
+
+    def _path(self, url: str) -> tuple[str, str]:
+        """Host and path of a URL, with the method that may stand before it."""
         before, _, rest = url.partition("://")
         scheme = before.rsplit(" ", 1)
         path = "/" + rest.partition("/")[2] if "/" in rest else "/"
-        return (f"{scheme[0]} " if len(scheme) > 1 else "") + path.split("?")[0].split("#")[0]
+        method = f"{scheme[0]} " if len(scheme) > 1 else ""
+        return self.saw(url), method + path.split("?")[0].split("#")[0]
 
-    def saw(self, url: str) -> None:
-        """Remember where a URL leads, without user and password."""
-        url = url[:LONGEST_TEXT]
-        place = "/".join(url.split("/", 3)[:3])
-        if place in self._places:
-            return
-        if len(self._places) < 1000:
-            self._places.add(place)
-        try:
-            parts = urlsplit(url.rsplit(" ", 1)[-1])
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            return
-        if host and len(self.origins) < 20:
-            host = f"[{host}]" if ":" in host else host
-            self.origins[f"{parts.scheme}://{host}{f':{port}' if port else ''}"] = None
+    def saw(self, url: str) -> str:
+        """Remember where a URL leads, without user and password; its host, empty where it has none.
+
+        http and https of a host are one.
+        """
+        end = url.find("/", 9)
+        place = url[:end] if 0 < end < LONGEST_TEXT else url[:LONGEST_TEXT]
+        host = self._places.get(place)
+        if host is None:
+            host, origin = _host("/".join(place.rsplit(" ", 1)[-1].split("/", 3)[:3]))
+            if len(self._places) < _COUNTED:
+                self._places[place] = host
+            if host and len(self.hosts) < _COUNTED:
+                self.hosts.setdefault(host, origin)
+        return host
+
+
+def _host(url: str) -> tuple[str, str]:
+    """Host, with a port that is neither 80 nor 443, and origin of a URL; empty where it has none."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "", ""
+    if not host:
+        return "", ""
+    host = f"[{host}]" if ":" in host else host
+    ours = "" if port in (None, 80, 443) else f":{port}"
+    return f"{host}{ours}", f"{parts.scheme}://{host}{f':{port}' if port else ''}"

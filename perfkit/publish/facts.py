@@ -111,7 +111,7 @@ def _reasons(verdict: Any) -> list[str]:
 def _quantile(row: Any, name: str) -> dict[str, float | None] | None:
     """The number with its interval; None where too few requests carry it, as everywhere in perfkit, and for
     an upper end that is not known."""
-    if row[f"{name}_unit"] == stats.THIN:
+    if row[f"{name}_unit"] == stats.THIN or math.isnan(row[name]):
         return None
     return {"value": float(row[name])} | {end: _number(row[f"{name}_{end}"]) for end in ("low", "high")}
 

@@ -27,13 +27,15 @@ def make_report(
 ) -> Path:
     """Execute a notebook on a run and return the HTML, beside the .ipynb.
 
-    The default is run_report, with server_health beside it when the run has samples of its server's probes.
+    The default is run_report (of a summary, summary_report under its name), with server_health beside it when
+    the run has samples of its server's probes.
 
     BadInput for a parameter the notebook does not have, a value of the wrong type, or one a cell refuses:
     then nothing is written. PerfkitError, with the HTML's address and the broken cell's anchor, when a cell
     fails; both files are written all the same.
     """
-    folder, chosen = out_dir or run.path / "report", notebook or notebook_path("run_report")
+    folder, own_name = out_dir or run.path / "report", "summary_report" if run.meta.carried else "run_report"
+    chosen = notebook or notebook_path(own_name)
     own, broken = _parameters_for(run, folder), None
     with Kernel(chosen) as kernel:
         check_parameters(chosen, parameters or {})
@@ -48,9 +50,9 @@ def make_report(
             raise BadInput(
                 f"parameter {name!r} is set by the report itself to the run it is made of; leave it out"
             )
-        there = {p.name for p in parameters_of(chosen)}
+        there, name = {p.name for p in parameters_of(chosen)}, notebook.stem if notebook else "run_report"
         given |= {name: value for name, value in own.items() if name in there}
-        page = _execute(kernel, chosen, given, folder / f"{chosen.stem}.ipynb", run.id, progress)
+        page = _execute(kernel, chosen, given, folder / f"{name}.ipynb", run.id, progress)
     if broken is not None:
         raise broken
     return page

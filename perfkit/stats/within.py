@@ -35,7 +35,9 @@ INDEPENDENT = "requests, taken as independent"
 #: Why there is no interval: fewer than MIN_SUPPORT requests carry it; or it would hold nearly any value.
 THIN = "too few requests"
 WIDE = "time slices that differ too much"
-NO_INTERVAL = (THIN, WIDE)
+#: Of a number that a summary carries: its requests are not there.
+SUMMARIZED = "a number of a summary"
+NO_INTERVAL = (THIN, WIDE, SUMMARIZED)
 
 
 @dataclass(frozen=True)

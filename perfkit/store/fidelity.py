@@ -54,19 +54,22 @@ def lacks(meta: Metadata) -> list[str]:
     return [*left_out, *file.notes]
 
 
-#: Formats that hold one histogram of a whole run.
+#: Formats that hold one histogram of a whole run, in runs of earlier versions, which did not say so.
 _ONE_HISTOGRAM = ("wrk2", "oha-json")
 
 
 def untimed(meta: Metadata) -> bool:
     """Whether the file tells how long requests took and nothing of when: figures over time are made up."""
-    return meta.imported is not None and meta.imported.format in _ONE_HISTOGRAM
+    file = meta.imported
+    return file is not None and (file.format in _ONE_HISTOGRAM or not file.fidelity.timed)
 
 
 def refusals(meta: Metadata) -> Iterable[str]:
     """Why an imported run may not be compared at all."""
     if fidelity(meta).label == "bucketed":
         yield "its times are bucketed: rows were made from counts, and say nothing of how requests differ"
+    if meta.carried:
+        yield "it is a summary of another tool's: nothing tells how much its numbers would vary by chance"
 
 
 def unchecked(meta: Metadata) -> Iterable[str]:

@@ -148,13 +148,36 @@ class Place:
 
 @dataclass(frozen=True)
 class FidelityFacts:
-    """How true the times of an imported run are; steps of rounding in s."""
+    """How true the times of an imported run are; steps of rounding in s.
+
+    timed: the file tells when requests ended; else figures over time would be made up.
+    """
 
     label: str = ""
     words: str = ""
     intended_time: str = ""
     latency_to_s: float = 0.0
     instants_to_s: float = 0.0
+    timed: bool = True
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a summary tells of one operation, in place of its requests; None for what it does not tell.
+
+    quantiles: (share, ms) in order. Of all operations together where `operation` is empty.
+    """
+
+    operation: str = ""
+    n: Whole | None = None
+    failed: Whole | None = None
+    rate_per_s: float | None = None  #: of successes, or of requests where the tool counts those
+    mean_ms: float | None = None
+    std_ms: float | None = None
+    min_ms: float | None = None
+    max_ms: float | None = None
+    quantiles: tuple[tuple[float, ...], ...] = ()
+    failures: tuple[FailureKind, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,6 +196,8 @@ class Imported:
     skipped_first: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     fidelity: FidelityFacts = FidelityFacts()
+    part: str = ""  #: which of several runs in one file
+    carried: tuple[Carried, ...] = ()  #: of a summary, which has no requests
 
 
 @dataclass(frozen=True)
@@ -218,6 +243,11 @@ class Metadata:
     note: str = ""
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
     damage: tuple[str, ...] = ()  #: dotted names of values of the wrong type
+
+    @property
+    def carried(self) -> tuple[Carried, ...]:
+        """What a summary tells instead of requests; empty for every other run."""
+        return self.imported.carried if self.imported else ()
 
     @property
     def load(self) -> Users | Arrivals | None:

@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from perfkit.store import carried
 from perfkit.store.metadata import FailureKind, Results
 from perfkit.store.rows import Part
 
@@ -20,7 +21,9 @@ _KINDS = 50
 
 
 def results_of(part: Part) -> Results:
-    """Compute the results from the measured part of a run."""
+    """Compute the results from the measured part of a run, or take those that a summary carries."""
+    if part.run.meta.carried:
+        return carried.results_of(part.run.meta.carried)
     counts = part.row(
         "SELECT count(*) AS rows, count(error) AS errors, count(*) FILTER (measured) AS n,"
         " count(error) FILTER (measured) AS failed FROM r"
@@ -31,6 +34,8 @@ def results_of(part: Part) -> Results:
 
 def failure_kinds(part: Part) -> list[FailureKind]:
     """Count the failures by class and operation, the most frequent first, with the first words heard."""
+    if part.run.meta.carried:
+        return list(carried.results_of(part.run.meta.carried).failures)
     found = part.query(
         "SELECT error, operation, count(*) AS count, coalesce(arg_min(error_text, seq), '') AS words"
         " FROM part WHERE failed GROUP BY ALL ORDER BY count DESC, error, operation"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from perfkit import stats
-from perfkit.store import fidelity
+from perfkit.store import carried, fidelity
 from perfkit.store.quantiles import Binned, latencies
 from perfkit.store.rows import Part
 
@@ -32,8 +32,12 @@ def summarize(part: Part, level: float = stats.LEVEL) -> tuple[dict[str, Any], .
     whatever phase, a second; of the latencies of successes, in ms: mean, std, min, p50 … p99.9, max, NaN
     where there is none. `<statistic>_low`, `_high`: interval at `level`, NaN for none, infinite where that
     end is not known; `_unit`: what it takes for independent (`stats.WITHIN_RUN`, `INDEPENDENT`), or why there
-    is none (`THIN`, `WIDE`). Quantiles are exact, numpy's linear method on every row.
+    is none (`THIN`, `WIDE`, `SUMMARIZED`: it is another tool's summary, with the numbers that stand there).
+    Quantiles are exact, numpy's linear method on every row.
     """
+    if part.run.meta.carried:
+        shares = dict(zip(NAMES, QUANTILES, strict=True))
+        return tuple(carried.summarize(part.run.meta.carried, shares, TOTAL))
     names, binned = latencies(part)
     groups: list[int | None] = [*range(len(names) if len(names) > 1 else 0), None]
     counts = {group: _slices(part, binned, group) for group in groups}
@@ -74,6 +78,8 @@ def numbers_of(part: Part, operation: str | None = None) -> dict[str, Any]:
 
     n, failed, ok, censored, rate_per_s; mean, std, min, max of the latencies of successes, in ms.
     """
+    if part.run.meta.carried:
+        return next(row for row in summarize(part) if row["operation"] == (operation or TOTAL))
     return dict(_heads(part)[operation])
 
 
@@ -141,10 +147,14 @@ def _head(cells: Sequence[Mapping[str, Any]], ended: int, span_s: float) -> dict
 
 def warnings(part: Part) -> list[str]:
     """What a reader of the summary must know: quantiles on few requests or between modes, retries."""
+    if part.run.meta.carried:
+        return []
     names, binned = latencies(part)
     rows = summarize(part)
     found = []
     for row in (rows[-1], *rows[:-1]):
+        if row["operation"] != TOTAL and stats.support(row["ok"], 0.5) < stats.MIN_SUPPORT:
+            continue  # no number of it is shown
         group = None if row["operation"] == TOTAL else names.index(row["operation"])
         told = (_thin_support(row["ok"]), _unsteady(row), *_between_modes(binned, group))
         found += [f"{row['operation']}: {words}" for words in told if words]

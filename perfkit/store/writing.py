@@ -19,7 +19,7 @@ from perfkit.store.files import hold, locked, new_folder, replacing, write_json
 from perfkit.store.metadata import Metadata
 from perfkit.store.reading import SCHEMA, Run, read_probes
 
-_ROW_GROUP = 512 * 1024  # rows
+_ROW_GROUP = 128 * 1024  # rows
 _LARGE_GROUP = 64_000_000  # bytes of fewer rows, which have long error texts
 
 

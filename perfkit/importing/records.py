@@ -1,0 +1,226 @@
+"""The one reader of CSV: every format's records come from here, by the names of their columns.
+
+A delimiter is told by the first line, or by Excel's `sep=;`. A header that stands there again is passed over,
+decimal commas become points, and what is no record is a broken place at its line.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from perfkit.errors import BadInput
+from perfkit.importing.head import DELIMITERS, SEPARATOR, Head
+from perfkit.importing.limits import LONGEST_LINE, MB, MOST_COLUMNS
+from perfkit.importing.nouns import Wrong
+from perfkit.importing.source import Source, short
+from perfkit.importing.times import whole
+
+#: So many records are read column by column.
+BATCH = 2_000
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+
+
+def records(
+    source: Source,
+    needed: Iterable[str] = (),
+    names: Sequence[str] = (),
+    *,
+    fewest: int | None = None,
+    delimiter: str = "",
+) -> Iterator[dict[str, str]]:
+    """Every record as column -> text.
+
+    names: of the columns of a file without a header. needed: columns without which it is of another format
+    (BadInput), as it is where one of them stands there twice. fewest: records may lack columns beyond these.
+    """
+    columns, rows = _table(source, needed, names, fewest, delimiter)
+    for row in rows:
+        yield dict(zip(columns, row))  # noqa: B905 - shorter ones were asked for
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some records of a CSV; of each its line, and the lines that it has beyond that one."""
+
+    names: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    places: Sequence[tuple[int, int]]
+    _columns: dict[str, pa.Array] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def column(self, name: str) -> pa.Array:
+        """A column's texts; empty ones where there is no such column."""
+        if name not in self._columns:
+            self._columns[name] = self._made(name)
+        return self._columns[name]
+
+    def _made(self, name: str) -> pa.Array:
+        if name not in self.names:
+            return pa.repeat("", len(self))
+        return pa.array(list(map(itemgetter(self.names.index(name)), self.rows)), pa.string())
+
+    def numbers(self, name: str) -> pa.Array:
+        """A column's whole numbers (int64), null where it is empty; ValueError for what is none."""
+        texts = self.column(name)
+        try:
+            return pc.if_else(pc.equal(texts, ""), None, texts).cast(pa.int64())
+        except pa.ArrowInvalid:  # with blanks around them, maybe
+            return pa.array([whole(one) if one else None for one in texts.to_pylist()], pa.int64())
+
+    def mapped(self, name: str, make: Callable[[str], Any], kind: pa.DataType) -> pa.Array:
+        """What is made of a column's texts, once of each different one."""
+        coded = self.column(name).dictionary_encode()
+        return pa.array(map(make, coded.dictionary.to_pylist()), kind).take(coded.indices)
+
+    def take(self, source: Source, read: Callable[[Batch], None], expected: str) -> None:
+        """Have it read, in halves where it cannot be read whole: who reads leaves nothing then."""
+        try:
+            if self.rows:
+                read(self)
+        except (ValueError, OverflowError) as error:
+            if len(self) > 1:
+                half = len(self) // 2
+                for part in (slice(half), slice(half, None)):
+                    Batch(self.names, self.rows[part], self.places[part]).take(source, read, expected)
+                return
+            source.line, source.more = self.places[0]
+            found = error.found if isinstance(error, Wrong) else short(",".join(self.rows[0]))
+            source.bad(found, error.expected if isinstance(error, Wrong) else expected)
+
+
+def batches(source: Source, needed: Iterable[str] = (), names: Sequence[str] = ()) -> Iterator[Batch]:
+    """The same, many at a time, where a file is read column by column: three times as fast."""
+    columns, table = _table(source, needed, names, None, "")
+    rows: list[list[str]] = []
+    places: list[tuple[int, int]] = []
+    for row in table:
+        if source.more or len(rows) >= BATCH:
+            yield Batch(columns, rows, places)
+            rows, places = [], []
+        rows.append(row)
+        places.append((source.line, source.more))
+        if source.more:  # whether it can be read is known before the next one comes
+            yield Batch(columns, rows, places)
+            rows, places = [], []
+    yield Batch(columns, rows, places)
+
+
+def _table(
+    source: Source, needed: Iterable[str], names: Sequence[str], fewest: int | None, delimiter: str
+) -> tuple[list[str], Iterator[list[str]]]:
+    """The names of a table's columns, and its records."""
+    delimiter = delimiter or Head(source.head).delimiter(tuple(needed) or tuple(names))
+    table = _rows(source, delimiter)
+    columns = list(names) or _header(source, next(table, []), needed)
+    return columns, _checked(source, table, columns, fewest, delimiter != ",")
+
+
+def _checked(
+    source: Source, table: Iterator[list[str]], columns: list[str], fewest: int | None, commas: bool
+) -> Iterator[list[str]]:
+    """The records that fit the columns, without headers that stand there again, without decimal commas."""
+    width, first = len(columns), columns[0] if columns else ""
+    expected = f"{width}" if fewest is None else f"{fewest} to {width}"
+    for row in table:
+        if len(row) != width and not (fewest and fewest <= len(row) <= width):
+            source.bad(f"{len(row)} columns", expected)
+            continue
+        if row[0] == first and [name.strip() for name in row] == columns:
+            source.notes.append(f"the header stands again in line {source.line:,}: were files joined?")
+            continue
+        if commas:
+            row = [one.replace(",", ".") if _DECIMAL_COMMA.fullmatch(one) else one for one in row]
+        yield row
+
+
+def _header(source: Source, first: Sequence[str], needed: Iterable[str]) -> list[str]:
+    """The names of a table's columns."""
+    names = [name.strip() for name in first]
+    if len(names) > MOST_COLUMNS:
+        raise BadInput(f"{source.path} has {len(names):,} columns; up to {MOST_COLUMNS:,} are read")
+    if missing := [name for name in needed if name not in names]:
+        there = short(", ".join(names))
+        what = f"no column {', '.join(missing)} in its first line, {there}"
+        raise BadInput(f"{source.path}: {what}; it is of another format")
+    refuse_twice(source, names, needed)
+    return names
+
+
+def refuse_twice(source: Source, names: Sequence[str], needed: Iterable[str]) -> None:
+    """BadInput when several columns have a name that is needed."""
+    for name in needed:
+        if names.count(name) > 1:
+            twice = f"{names.count(name)} columns are called {short(name)}"
+            raise BadInput(f"{source.path}: {twice}, which is meant is not known; rename all but one")
+
+
+def _rows(source: Source, delimiter: str) -> Iterator[list[str]]:
+    """Every record of a CSV file; `source.line` is the number of its first line.
+
+    A quote that is not closed is a broken place, and takes the lines after it along: they are counted.
+    """
+    csv.field_size_limit(LONGEST_LINE)
+    record = _Record()
+    reader = csv.reader(_lines(source, record), delimiter=delimiter, strict=True)
+    quoted = 0
+    while True:
+        record.first = record.count = record.size = 0
+        problem = ""
+        try:
+            row = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            row = []
+            problem = str(error).replace("unexpected end of data", "a quote that is never closed")
+        source.line, source.more = record.first, record.count - 1
+        if problem:
+            source.bad(problem, "a line of CSV")
+            continue
+        if record.count < 2:
+            yield row
+            continue
+        broken = source.broken_count
+        yield row
+        if broken == source.broken_count:
+            quoted += record.count - 1
+    if quoted:
+        words = "lines stand in quotes that an earlier line opened, as part of its text"
+        source.notes.append(f"{quoted:,} {words}")
+
+
+class _Record:
+    """Where a record begins, and how many lines and characters it has so far."""
+
+    __slots__ = ("count", "first", "size")
+
+    def __init__(self) -> None:
+        self.first = self.count = self.size = 0
+
+
+def _lines(source: Source, record: _Record) -> Iterator[str]:
+    """The lines of a file for `csv.reader`; no record is too long."""
+    texts = source.texts()
+    for text in texts:
+        if source.line == 1 and SEPARATOR.fullmatch(text):
+            continue
+        if not record.count:
+            record.first = source.line
+        record.count += 1
+        record.size += len(text) + 1
+        if record.size > LONGEST_LINE + 1:
+            raise csv.Error(f"more than {LONGEST_LINE // MB} MB in quotes")
+        yield text + "\n"
+
+
+__all__ = ["DELIMITERS", "records", "refuse_twice"]
