@@ -135,6 +135,8 @@ def reduce(run: Run, rows: Measured, cut: float | None = None, asked: Sequence[s
     """The same for rows that were read already."""
     reasons = list(refusals(run))
     good = rows.only(rows.good & np.isfinite(rows.response_ms))
+    if run.meta.carried:
+        return Reduced(run, 0.0, 0.0, 0, 0, (), tuple(reasons), ())
     if len(good.planned) == 0 or rows.span_s <= 0:
         failed = run.verdict.word == "FAILED"
         nothing = (run.verdict.words if failed else "no request of its measured part succeeded",)

@@ -181,7 +181,8 @@ def worst(codes: Iterable[int]) -> int:
 def headline(run: Run) -> dict[str, str]:
     """The measured part in words: rows, failed, and `p50 ms`, …, "—" where too few requests carry it."""
     row = _firm_summary(Part(run))[-1]
-    told = {"rows": f"{row['n']:,}", "failed": f"{row['failed']:,}"}
+    counts = (("rows", row["n"]), ("failed", row["failed"]))
+    told = {name: "—" if count is None else f"{count:,.0f}" for name, count in counts}
     firm = {f"{name} ms": row[name] for name in ("p50", "p95", "p99")}
     return told | {name: "—" if value is None else f"{value:.4g}" for name, value in firm.items()}
 
@@ -245,11 +246,11 @@ def _summary_lines(run: Run) -> list[str]:
     part = Part(run)
     rows = summarize(part)
     n = rows[-1]["n"]
-    if not n:
+    if not n:  # what is not told is NaN
         return ["no measured requests"]
     failures = run.results.failures[:5]
     lines = [f"{one.count} × {one.error} of {one.operation}: {one.words}" for one in failures]
-    if not rows[-1]["ok"]:
+    if rows[-1]["ok"] == 0:
         return [*lines, f"none of {n} requests succeeded"]
     unit = _unit(rows[-1])
     is_open = any(math.isinf(row[f"{name}_high"]) for row in rows for name in ("p50", "p95", "p99"))
@@ -264,7 +265,8 @@ def _summary_lines(run: Run) -> list[str]:
         per_s = row["rate_per_s"]
         rate = "—" if math.isnan(per_s) else f"{per_s:.1f}/s" if per_s >= 1 or not per_s else f"{per_s:.2g}/s"
         shown += [f"intervals: {_unit(row)}"] if _unit(row) not in (unit, "") else []
-        lines.append(f"{row['operation']}: n {row['n']}, failed {row['failed']}, {rate}, {', '.join(shown)}")
+        n, failed = ("—" if row[name] != row[name] else f"{row[name]:.0f}" for name in ("n", "failed"))
+        lines.append(f"{row['operation']}: n {n}, failed {failed}, {rate}, {', '.join(shown)}")
     if len(operations) > _SHOWN:
         more = f"{len(operations) - _SHOWN:,} less frequent operations"
         lines.insert(-1, f"{more} are not shown: `perfkit show {run.id} --json`")

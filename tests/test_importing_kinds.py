@@ -137,6 +137,59 @@ def test_zones_are_where_they_stand(tmp_path: Path, first: str, second: str) -> 
     assert "its times have no zone and were taken as UTC" in notes(without)
 
 
+def test_short_samples_one_after_the_other_are_rows(tmp_path: Path) -> None:
+    """A request that begins when the one before is over is no part of it, whatever its length and name."""
+    lines = [sample(200 * i, 120, "step") for i in range(20)]
+    lines += [sample(200 * i + 120, 1, "step-1") for i in range(20)]
+    assert operations(read(tmp_path, [JTL, *sorted(lines)])) == {"step": 20, "step-1": 20}
+
+
+def test_without_threads_nothing_is_a_part(tmp_path: Path) -> None:
+    """What runs beside a request cannot be told from what runs inside it; hosts have threads of their own."""
+    beside = ["timeStamp,elapsed,label", *(f"{AT + 100 * i},90,search" for i in range(20)),
+              *(f"{AT + 100 * i + 5},50,search-2" for i in range(20))]  # fmt: skip
+    assert operations(read(tmp_path, beside)) == {"search": 20, "search-2": 20}
+    lines = [f"{JTL},Hostname"]
+    lines += [f"{sample(100 * i, 90, 'http://h/a')},pod1" for i in range(20)]
+    lines += [f"{sample(100 * i + 5, 50, 'http://h/b')},pod2" for i in range(20)]
+    assert operations(read(tmp_path, [lines[0], *sorted(lines[1:])])) == {"/a": 20, "/b": 20}
+
+
+def test_a_line_for_many_samples_is_refused(tmp_path: Path) -> None:
+    """JMeter's Statistical mode: what is one line there is no request."""
+    lines = [f"{JTL},SampleCount,ErrorCount", *(f"{sample(i, 5, 'a')},10,2" for i in range(5))]
+    with pytest.raises(BadInput, match="SampleCount 10: a line that stands for several samples"):
+        read(tmp_path, lines)
+    xml = f'<testResults><httpSample t="5" ts="{AT}" s="true" lb="a" sc="10" ec="2"/></testResults>'
+    with pytest.raises(BadInput, match="SampleCount 10"):
+        read(tmp_path, xml.encode())
+
+
+def test_another_header_counts_from_there_on(tmp_path: Path) -> None:
+    """Joined files may have other columns, or their own marks before the header."""
+    other = "elapsed,timeStamp,label"
+    lines = [JTL, *(sample(i, 5, "a") for i in range(9)), other, *(f"7,{AT + i},b" for i in range(9)),
+             f"\ufeff{JTL}", sample(99, 9, "c"), "sep=,", JTL, sample(99, 9, "c")]  # fmt: skip
+    run = read(tmp_path, lines)
+    assert operations(run) == {"a": 9, "b": 9, "c": 2}
+    assert set(latencies(run)) == {5, 7, 9}
+
+
+@pytest.mark.parametrize("text", ["1700000000000.0", " 1700000000000 ", "1700000000000"])
+def test_whole_numbers_as_people_save_them(tmp_path: Path, text: str) -> None:
+    """As pandas writes them, with blanks; what Excel has destroyed is named."""
+    assert read(tmp_path, ["timeStamp,elapsed,label", f"{text},5.0,a"]).rows() == 1
+    with pytest.raises(BadInput, match=r"timeStamp .*, expected ms since 1970, or a date such as"):
+        read(tmp_path, ["timeStamp;elapsed;label", "1,7E+12;5;a"])
+
+
+@pytest.mark.parametrize("ends", ["\r", "\r\n"])
+def test_line_ends_of_old(tmp_path: Path, ends: str) -> None:
+    """Lines end as they do on Windows, or did on a Mac."""
+    lines = [JTL, *(sample(i, 5, "a") for i in range(9))]
+    assert read(tmp_path, ends.join(lines).encode()).rows() == 9
+
+
 # -- names and hosts -------------------------------------------------------------------------------
 
 
@@ -190,7 +243,10 @@ def test_k6_latency_is_k6s_duration(tmp_path: Path) -> None:
         (["/order/3f2504e0-4f89-11d3-9a0c-0305e82c33{:02}"], "/order/{uuid}"),
         (["/blob/9e107d9d372bb6826bd81d3542a419{:02}", "/blob/da39a3ee5e6b4b0d3255bfef95601890afd807{:02}"],
          "/blob/{hex}"),
-        (["/t/AbCdEfGhIjKlMnOpQrStUv{:02}/x"], "/t/{token}/x"),
+        (["/t/AbCdEfGhIjKlMnOpQrStUv{:02}/x", "/t/AbCdEfGh1234{:02}78ijKLmnOP==/x"], "/t/{token}/x"),
+        (["/v/eyJhbGci.eyJzdWIiOiJib2JAZXhhbXBsZS5jb20i{}.SflKxwRJSMeKKF2QT4"], "/v/{token}"),
+        (["/s/k3j2h4k5l6h7k8m9h0g1z2d3{:02}", "/s/01ARZ3NDEKTSV4RRFFQ69G5F{:02}"], "/s/{token}"),
+        (["/app%3Bjsessionid=node{}xyzabc"], "/app"),
     ],
 )  # fmt: skip
 def test_ids_are_no_names(tmp_path: Path, labels: list[str], name: str) -> None:
@@ -317,6 +373,29 @@ def test_a_clock_that_steps_back_is_said(tmp_path: Path) -> None:
     assert "step back" not in notes(read(tmp_path, bursts(0)))
 
 
+@pytest.mark.parametrize("at", [1_900, 1_995, 1_999, 3_999])
+def test_a_step_back_at_any_line(tmp_path: Path, at: int) -> None:
+    """Also at the edge of what is read at once, and where five days were joined the wrong way round."""
+    lines = [sample(100 * i - (1_440_000 if i > at else 0), 20, "a") for i in range(4_030)]
+    assert "its times step back by 24.0 min" in notes(read(tmp_path, [JTL, *lines]))
+    days = [line for day in range(5, 0, -1) for line in bursts(86_400 * day)[1:]]
+    assert "the first of 4 such steps" in notes(read(tmp_path, [JTL, *days]))
+
+
+def test_what_no_server_saw_is_no_request(tmp_path: Path) -> None:
+    """Safari's caches, and addresses of no server."""
+    urls = ["https://h/", "data:image/png;base64,AAAA", "blob:https://h/0a", "https://h/"]
+    entries = [
+        {"startedDateTime": "2026-04-16T11:10:00Z", "time": 5, "timings": {"wait": 5},
+         "response": {"status": 200}, "request": {"method": "GET", "url": url}}
+        | ({"_fetchType": "Memory Cache"} if i == 3 else {})
+        for i, url in enumerate(urls)
+    ]  # fmt: skip
+    run = read(tmp_path, json.dumps({"creator": "x", "log": {"entries": entries}}).encode())
+    assert operations(run) == {"GET /": 1}
+    assert "2 entries went to no server" in notes(run)
+
+
 def test_a_har_without_a_total_has_the_sum_of_its_parts(tmp_path: Path) -> None:
     """`time` may be null, as HAR allows; an entry without any time is left out, with the reason."""
     timings: list[dict[str, float]] = [{"blocked": 3, "wait": 190, "receive": 4}, {}]
@@ -345,6 +424,26 @@ def test_locust_quantiles_of_all_so_far(tmp_path: Path) -> None:
     assert np.quantile(took, [0.5, 0.99], method="inverted_cdf").tolist() == [100, 1000]
     assert (took == 100).mean() == 0.5
     assert "Locust's quantiles are of all requests so far" in notes(run)
+
+
+def test_statistics_that_were_reset_are_counted_on(tmp_path: Path) -> None:
+    """Locust resets its counts when all users are there; or two files were joined: every request counts."""
+
+    def part(begin: int, ms: int, n: int) -> list[str]:
+        return [f"{begin + i},10,,Aggregated,10,0,{ms},{ms},{ms},{10 * i},0" for i in range(1, n + 1)]
+
+    run = read(tmp_path, [HISTORY, *part(1_724_151_243, 1000, 50), *part(1_724_151_300, 100, 100)])
+    assert Counter(latencies(run).tolist()) == {1000: 500, 100: 1000}
+    assert "its counts begin anew 1 times" in notes(run)
+    assert "step back" not in notes(run)
+
+
+def test_metrics_of_ones_own_are_no_requests(tmp_path: Path) -> None:
+    """k6 lets a script name a metric http_req_login_time; a file without any request names what it has."""
+    own = K6 % ("http_req_login_time", "2026-04-16T11:10:01Z", 5, "x", "http://a/x")
+    assert read(tmp_path, [*k6("http://a/x", 1, 10), own, *k6("http://a/x", 2, 10)]).rows() == 2
+    with pytest.raises(BadInput, match="has no HTTP request in it, only http_req_login_time"):
+        read(tmp_path, [own])
 
 
 def test_no_hope_no_option(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def test_the_numbers_are_those_of_the_file(name: str, tmp_path: Path) -> None:
     row = total(run)
     told = run.meta.imported
     assert (told.format, told.fidelity.label, run.rows()) == (form, "aggregated", 0)
-    assert (run.results.n, run.results.failed, row["n"], row["failed"]) == (n, failed, n, failed)
+    assert (run.results.n, run.results.failed, row["n"]) == (n, failed, n)
+    assert row["failed"] == failed or name == "percentiles.hgrm"  # which does not tell: NaN, a dash
     assert [row["mean"], row["p50"], row["p99"]] == pytest.approx([mean, p50, p99], rel=1e-3)
     if name == "wrk.txt":
         assert row["p95"] != row["p95"]  # NaN
@@ -103,7 +104,7 @@ def test_the_page_of_a_summary(tmp_path: Path, chromium: Browser) -> None:
     tab.goto(report.make_report(run, progress=False).as_uri())
     text = tab.locator("main").inner_text()
     assert text.startswith("IMPORTED — from wrk2.txt (wrk, wrk2): aggregated: a summary without its requests")
-    assert "34 failed (0.12 %), 950 a second, p50 1.5 ms, p95 3.43 ms, p99 4.74 ms, as the file" in text
+    assert "34 failed (0.12 %), 949 successes a second, p50 1.5 ms, p95 3.43 ms, p99 4.74 ms: as the" in text
     assert "neither 2xx nor 3xx" in text
     assert [h.inner_text() for h in tab.locator("main h2").all()] == [
         "How long did requests take?", "What failed?", "How bad is the tail?", "How was this measured?",

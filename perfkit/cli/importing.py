@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from perfkit.cli.base import cli, data_dir_option, json_option, print_run
+from perfkit.cli.base import cli, data_dir_option, json_option, print_json, print_run
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.text import print_lines
 
@@ -66,7 +66,7 @@ def import_command(file: Path, format_name: str | None, columns: tuple[str, ...]
       har                       a browser's or proxy's HAR
 
     \b
-    Any other CSV with a header, by --column FIELD=NAME, NAME being the CSV's and FIELD one of
+    Any other CSV by --column FIELD=NAME, NAME being the CSV's and FIELD one of
       planned started sent first_byte done     instants: ISO 8601, or numbers with
                                                _unix_s _unix_ms _unix_us _unix_ns  since 1970,
                                                _s _ms _us _ns                      since any start
@@ -78,7 +78,8 @@ def import_command(file: Path, format_name: str | None, columns: tuple[str, ...]
     perfkit import results.json.gz --tag before
     perfkit import calls.csv --column started_unix_s=begin --column duration_ms=took --column operation=name
 
-    The run says how true its times are: exact, rounded or bucketed, with an intended time or without.
+    The run says how true its times are: exact, rounded, bucketed, or aggregated: a summary without its
+    requests. A file with several runs (printed by wrk, or --split) makes several; --json prints a list then.
     """
     from perfkit.importing import import_runs
     from perfkit.store import list_runs
@@ -88,9 +89,14 @@ def import_command(file: Path, format_name: str | None, columns: tuple[str, ...]
         file, data_dir=data_dir, format=format_name, columns=_column_map(columns), names=_names(names),
         unit=unit, split_s=_seconds(split), scenario=scenario, tags=tags, note=note, skip_broken=skip_broken,
     )  # fmt: skip
-    for run in runs:
-        fits = run.rows() <= _SUMMARIZED and run.unpacked_bytes() <= _SUMMARIZED_BYTES
-        print_run(run, as_json, summary=fits)
+    fits = [run.rows() <= _SUMMARIZED and run.unpacked_bytes() <= _SUMMARIZED_BYTES for run in runs]
+    if as_json and len(runs) > 1:
+        from perfkit.running import details
+
+        print_json([details(run, summary=one) for run, one in zip(runs, fits, strict=True)])
+    else:
+        for run, one in zip(runs, fits, strict=True):
+            print_run(run, as_json, summary=one)
     sha256 = runs[0].meta.imported.sha256  # type: ignore[union-attr]
     if again := [run.id for run in before if (was := imported_from(run)) and was.sha256 == sha256]:
         told = f"{again[-1]} was made of the same file{f', and {len(again) - 1:,} more' if again[1:] else ''}"

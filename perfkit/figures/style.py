@@ -152,6 +152,8 @@ def words(ax: Axes) -> tuple[str, str]:
 def caption(frame: pd.DataFrame, *more: str) -> str:
     """n, failures, time span and what else must be known, from a frame's attrs."""
     n, failed, span = (frame.attrs.get(name, 0) for name in ("n", "failed", "span_s"))
+    if frame.attrs.get("carried"):
+        return "; ".join(more) + "."
     share = f" ({percent(failed / n)})" if failed and n else ""
     of = f" of the {frame.attrs['part']}" if "part" in frame.attrs else ""
     first = f"{n:,} requests{of}, {failed:,} failed{share}, {seconds(span)}"

@@ -80,15 +80,13 @@ def verdict(run: Run, summary: pd.DataFrame) -> Shown:
 
 def _headline(summary: pd.DataFrame) -> str:
     row = summary.iloc[-1]
+    if row["p50_unit"] == stats.SUMMARIZED:
+        return _carried_headline(row, summary.attrs["span_s"])
     n, failed, span = int(row["n"]), int(row["failed"]), summary.attrs["span_s"]
     if not n:
         return "No request reached the measured part."
     share = f" ({percent(failed / n)})" if failed else ""
     text = f"{n:,} requests in {seconds(span)}, {failed:,} failed{share}, "
-    if row["p50_unit"] == stats.SUMMARIZED:
-        text += "" if math.isnan(row["rate_per_s"]) else f"{number(row['rate_per_s'])} a second, "
-        quoted = [f"{p} {ms(row[p])}" for p in ("p50", "p95", "p99") if _firm(row, p)]
-        return f"{text}{''.join(f'{one}, ' for one in quoted)}as the file has it."
     text += f"{number(row['rate_per_s'])} successes a second."
     quoted = [f"{p} {ms(row[p])} ({_interval(row, p)})" for p in ("p50", "p99") if _firm(row, p)]
     if quoted:
@@ -96,6 +94,20 @@ def _headline(summary: pd.DataFrame) -> str:
             f" {str(summary.attrs['latency']).capitalize()} time: {', '.join(quoted)}, 95 % {_method(row)}."
         )
     return text
+
+
+def _carried_headline(row: Any, span_s: float) -> str:
+    """The numbers of a summary in a sentence, as far as it tells them."""
+    told = []
+    if not math.isnan(row["n"]):
+        told.append(f"{row['n']:,.0f} requests{f' in {seconds(span_s)}' if span_s > 1e-6 else ''}")
+    if not math.isnan(row["failed"]):
+        share = f" ({percent(row['failed'] / row['n'])})" if row["failed"] else ""
+        told.append(f"{row['failed']:,.0f} failed{share}")
+    if not math.isnan(row["rate_per_s"]):
+        told.append(f"{number(row['rate_per_s'])} successes a second")
+    told += [f"{p} {ms(row[p])}" for p in ("p50", "p95", "p99") if _firm(row, p)]
+    return f"{', '.join(told)}: as the file has it."
 
 
 def _threshold(threshold: ThresholdResult) -> str:
@@ -114,13 +126,12 @@ def summary_table(summary: pd.DataFrame) -> Shown:
     """A column for each operation, all of them first; an interval below each number."""
     columns = [summary.iloc[-1], *(row for _, row in summary.iloc[:-1].iterrows())]
     rows = [
-        ["requests", *(f"{int(c['n']):,}" for c in columns)],
+        ["requests", *("—" if math.isnan(c["n"]) else f"{c['n']:,.0f}" for c in columns)],
         ["failed", *(_failed(c) for c in columns)],
         ["successes a second", *(number(c["rate_per_s"]) for c in columns)],
         *([name, *(_cell(c, name) for c in columns)] for name in _STATISTICS),
     ]
     if columns[0]["p50_unit"] == stats.SUMMARIZED:
-        rows[2][0] = "requests a second"
         head = ["statistic", *(_name(c["operation"]) for c in columns)]
         body = table(head, rows, "A dash: the file does not tell it.")
         return Shown(body, summary[["operation", "n", "failed", *_STATISTICS]].to_string(index=False))
@@ -140,8 +151,10 @@ def summary_table(summary: pd.DataFrame) -> Shown:
 
 
 def _failed(row: Any) -> str:
-    n, failed = int(row["n"]), int(row["failed"])
-    return f"{failed:,}<br><small>{percent(failed / n)}</small>" if failed else "0"
+    n, failed = row["n"], row["failed"]
+    if math.isnan(failed):
+        return "—"
+    return f"{failed:,.0f}<br><small>{percent(failed / n)}</small>" if failed else "0"
 
 
 def _name(value: object) -> str:
@@ -203,6 +216,8 @@ def notes(warnings: Sequence[str]) -> Shown:
 
 def error_table(errors: pd.DataFrame) -> Shown:
     """Failures by class and operation with the first words heard."""
+    if errors.empty and errors.attrs.get("failed") != errors.attrs.get("failed"):
+        return Shown("<p>The file does not tell what failed.</p>", "The file does not tell what failed.")
     if errors.empty:
         return Shown("<p>No request failed.</p>", "No request failed.")
     rows = [

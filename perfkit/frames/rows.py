@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from perfkit.store import Run, data_folder, fidelity, find_run, list_runs
 from perfkit.store.rows import Part
+from perfkit.store.summary import summarize
 
 
 def open_run(name: str = "latest", data_dir: str | Path = "") -> Run:
@@ -66,8 +67,13 @@ def about(rows: Part | pd.DataFrame) -> dict[str, Any]:
         "span_s": rows.span_s,
         "origin_ns": rows.window_ns[0],
         **rows.counts,
-        **({"n": rows.run.results.n, "failed": rows.run.results.failed} if rows.run.meta.carried else {}),
+        **({name: row[name] for name in ("n", "failed")} if (row := _carried(rows)) else {}),
     }
+
+
+def _carried(rows: Part) -> dict[str, Any] | None:
+    """The numbers of a summary, NaN where it does not tell them; None for requests."""
+    return summarize(rows)[-1] if rows.run.meta.carried else None
 
 
 def small(data: Any, rows: Part | pd.DataFrame, **more: Any) -> pd.DataFrame:

@@ -30,6 +30,7 @@ from perfkit.importing.nouns import EXACT_NS, Asked, Facts, Fidelity
 from perfkit.importing.rows import Rows, Span
 from perfkit.importing.source import Source, short
 from perfkit.importing.times import UNITS, iso
+from perfkit.importing.words import clean
 from perfkit.model import SCHEMA_VERSION, refuse_bad_tag, refuse_long_note
 from perfkit.store import Run, RunFolder, new_folder, remove_if_empty, results
 
@@ -201,7 +202,7 @@ def _meta(source: Source, name: str, rows: Rows, facts: Facts, scenario: str | N
     first = rows.span_ns[0]
     low, high = facts.span_ns or rows.measured_ns or rows.span_ns
     hosts = rows.names.hosts
-    called = scenario or facts.scenario or facts.tool.lower()
+    called = scenario or clean(facts.scenario or "") or facts.tool.lower()
     began = first if rows.absolute and not facts.carried else None
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return {
@@ -261,9 +262,11 @@ def _notes(source: Source, rows: Rows) -> Iterator[str]:
         when = f" ({_minute(low)} to {_minute(high)} UTC)" if rows.absolute else ""
         yield (f"{_length(high - low)} without a request{when}{more}: are these several runs? "
                f"--split {_SPLITS[high - low < 2 * _HOUR_NS]} makes one of each")  # fmt: skip
-    for back, at in rows.times.steps_back():
+    if steps := rows.times.steps_back():
+        back, at = steps[0]
         to = iso(at) if rows.absolute else f"{at / 1e9:.6g} s"
-        yield f"its times step back by {_length(back)}, to {to}: {_BACK}"
+        more = f", the first of {len(steps)} such steps" if steps[1:] else ""
+        yield f"its times step back by {_length(back)}, to {to}{more}: {_BACK}"
 
 
 def _minute(unix: int) -> str:

@@ -35,7 +35,7 @@ def is_plot(head: Head) -> bool:
 
 def is_quantiles(head: Head) -> bool:
     """The header of -e."""
-    return tuple(head.names()) == _QUANTILES
+    return tuple(head.columns()) == _QUANTILES
 
 
 def is_text(head: Head) -> bool:

@@ -6,6 +6,7 @@ startedDateTime is when a request began, to a millisecond; its timings lead to t
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from typing import Any
 
@@ -20,13 +21,15 @@ from perfkit.importing.source import Source
 from perfkit.importing.times import UNITS, ns, unix_ns
 from perfkit.importing.words import error_class
 
+_URL = re.compile(r"(?:https?|wss?)://", re.I)
+_APART = 2 * UNITS["ms"]  # parts are rounded each on its own
 _BEFORE_SENT = ("blocked", "dns", "connect", "send")
 
 
 def is_har(head: Head) -> bool:
-    """One JSON object that begins with `log`."""
-    start = head.text.lstrip()[:400].replace(" ", "").replace("\n", "").replace("\r", "").replace("\t", "")
-    return start.startswith('{"log":{')
+    """One JSON object with a `log` of entries."""
+    start = "".join(head.text[:400].split())
+    return start.startswith('{"log":{') or {"log", "entries"} <= head.keys
 
 
 _Number = int | float | str | None
@@ -69,6 +72,7 @@ class _Entry(msgspec.Struct):
     response: msgspec.Raw = _NULL
     timings: msgspec.Raw = _NULL
     from_cache: msgspec.Raw = msgspec.field(default=_NULL, name="_fromCache")
+    fetch_type: msgspec.Raw = msgspec.field(default=_NULL, name="_fetchType")
     error: msgspec.Raw = msgspec.field(default=_NULL, name="_error")
 
 
@@ -85,17 +89,21 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     """A row for each entry."""
     log, entries = _parts(source)
     left_out: Counter[str] = Counter()
+    told: Counter[str] = Counter()
 
     def take(entry: _Entry) -> None:
-        if _leaf(entry.from_cache, str | bool | int | None):
+        if _is_cached(entry):
             left_out["answers came from the browser's cache, and no server saw them"] += 1
-        elif not _add(rows, entry):
+        elif not _URL.match(_leaf(msgspec.json.decode(entry.request, type=_Request).url, str)):
+            left_out["entries went to no server, such as data: and blob:"] += 1
+        elif not _add(rows, entry, told):
             left_out["entries have no time at all, neither theirs nor of their parts"] += 1
 
     source.each(entries, take, "a HAR entry with its times", "entry")
     rows.steps.units["took"] = UNITS["ms"]
     notes = ["a browser asks when its page wants it: that instant is not in the file"]
     notes += [f"left out: {count:,} {words}" for words, count in left_out.items()]
+    notes += [f"{words}: {count:,} of its entries" for words, count in told.items() if count]
     return Facts("HAR", version=_creator(log), rounded_ns=(UNITS["ms"], 1), notes=tuple(notes))
 
 
@@ -128,7 +136,13 @@ def _creator(log: _Log) -> str | None:
     return f"by {creator.name[:60]} {creator.version or ''}"[:60].strip() if creator.name else None
 
 
-def _add(rows: Rows, entry: _Entry) -> bool:
+def _is_cached(entry: _Entry) -> bool:
+    """Whether a browser's cache answered, as Chrome or as Safari says it."""
+    fetched = _leaf(entry.fetch_type, Any)
+    return bool(_leaf(entry.from_cache, str | bool | int | None)) or "Cache" in str(fetched)
+
+
+def _add(rows: Rows, entry: _Entry, told_of: Counter[str]) -> bool:
     """One entry; whether it has a time. One that is null is the sum of its parts, as HAR defines it."""
     request = msgspec.json.decode(entry.request, type=_Request)
     response = msgspec.json.decode(entry.response, type=_Response | None) or _Response()
@@ -138,6 +152,10 @@ def _add(rows: Rows, entry: _Entry) -> bool:
     if told is None and not sum(took.values()):
         return False
     total = sum(took.values()) if told is None else ns(told, "ms")
+    parts = sum(took.values())
+    told_of["time blocked for a connection is part of its latency"] += took["blocked"] > UNITS["ms"]
+    apart = total >= 0 and abs(total - parts) > _APART
+    told_of["time and its parts disagree, the larger one is taken"] += apart
     if total < 0 and total != -UNITS["ms"]:
         raise Wrong(f"a time of {total / UNITS['ms']:g} ms", "0 ms or more")
     status = response.status if isinstance(response.status, int) and response.status > 0 else None
@@ -151,7 +169,7 @@ def _add(rows: Rows, entry: _Entry) -> bool:
         rows.names.of(_leaf(request.url, str), _leaf(request.method, str)), started=started,
         sent=sent if answered else None, first_byte=sent + took["wait"] if answered else None,
         done=done if status is not None or total >= 0 else None, status=status, error=error,
-        words=words or (f"status {status}" if error else None), bytes_sent=_whole(request.body_size),
+        words=words or (f"status {status}" if status else "no answer"), bytes_sent=_whole(request.body_size),
         bytes_received=_whole(response.body_size),
     )  # fmt: skip
     return True

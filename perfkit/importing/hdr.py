@@ -116,6 +116,7 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
         rows.absolute = False
         return summary_of("HdrHistogram", told, span_s=length_s, notes=notes)
     rows.absolute = bool(span) and span[0] > 30 * _YEAR_S * UNITS["s"]
+    rows.times.in_order = False
     broken = source.broken_count
 
     def add(one: _Interval) -> None:
@@ -176,7 +177,9 @@ def read_table(source: Source, rows: Rows, asked: Asked) -> Facts:
     high = foot["Max"][0] * scale if "Max" in foot else points[-1][1] if points else None
     told = carried("requests", n=total, mean=mean, std=std, high=high, points=points)
     notes = ["failures, and how long the run was, are not in such a table"]
-    if asked.unit is None:
+    if "Value(ms)" in source.head[:200].decode(errors="replace"):
+        notes.append("Vegeta rounds the counts of its plot down: there may be a few requests more")
+    elif asked.unit is None:
         notes.append("values were taken as ms; --unit says otherwise")
     return summary_of("HdrHistogram", [told], span_s=None, notes=notes)
 

@@ -14,6 +14,7 @@ import msgspec
 
 from perfkit.importing.limits import LONGEST_LINE
 
+COLOURS = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 DELIMITERS = (",", ";", "\t", "|")
 #: How Excel is told the delimiter.
 SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.I)
@@ -33,8 +34,8 @@ class Head:
 
     @cached_property
     def text(self) -> str:
-        """As text; what is not UTF-8 is replaced."""
-        return self.raw.decode(errors="replace")
+        """As text without a terminal's colours; what is not UTF-8 is replaced."""
+        return COLOURS.sub("", self.raw.decode(errors="replace"))
 
     @cached_property
     def _lines(self) -> list[str]:
@@ -72,6 +73,10 @@ class Head:
         except (csv.Error, StopIteration):
             return []
         return [cell.strip() for cell in cells]
+
+    def columns(self) -> list[str]:
+        """The names of a CSV's columns by its likeliest delimiter."""
+        return self.names(self.delimiter())
 
     def has(self, needed: Iterable[str]) -> bool:
         """Whether a CSV has these columns, whatever its delimiter."""

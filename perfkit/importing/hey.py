@@ -26,7 +26,7 @@ _MOST = 1_000_000  # latencies that hey keeps
 
 def is_csv(head: Head) -> bool:
     """The header of hey's CSV."""
-    return tuple(head.names()) == _CSV
+    return tuple(head.columns()) == _CSV
 
 
 def is_text(head: Head) -> bool:

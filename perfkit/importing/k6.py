@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from perfkit.errors import BadInput
 from perfkit.importing.head import Head
 from perfkit.importing.limits import LONGEST_NAME
 from perfkit.importing.nouns import Asked, Facts, Wrong
@@ -21,7 +22,9 @@ from perfkit.importing.source import Source
 from perfkit.importing.times import UNITS, ns, unix_ns, whole
 from perfkit.importing.words import error_class
 
-_REQUEST = ("http_reqs", "http_req_")
+_OF_REQUEST = ("duration", "blocked", "connecting", "tls_handshaking", "sending", "waiting", "receiving",
+               "failed")  # fmt: skip
+_REQUEST = frozenset(("http_reqs", *(f"http_req_{name}" for name in _OF_REQUEST)))
 #: In what k6 counts a CSV's time, the number of its digits says; else it is RFC 3339.
 _DIGITS = {10: "s", 13: "ms", 16: "us", 19: "ns"}
 _CODES = {1010: "connect", 1020: "protocol", 1050: "timeout", 1211: "timeout", 1220: "reset", 1201: "reset"}
@@ -97,10 +100,16 @@ class _Reader:
     def __init__(self, source: Source, rows: Rows) -> None:
         self.source, self.rows = source, rows
         self.scenarios: set[str] = set()
+        self._others: set[str] = set()
         self.around = 0  # requests of setup and teardown
         self._blocked_ms = self._blocked_most_ms = 0.0
         self._blocked = 0
         self._request = _Request()
+
+    def pass_over(self, metric: str) -> None:
+        """A metric that is none of an HTTP request."""
+        if len(self._others) < 5:
+            self._others.add(metric[:LONGEST_NAME])
 
     def metric(self, name: str, end: int, value: float, tags: dict[str, Any]) -> None:
         """One metric of a request."""
@@ -150,6 +159,9 @@ class _Reader:
 
     def facts(self, resolution_ns: int = 1) -> Facts:
         """What there is to say when the file has ended."""
+        if not self.rows.added and not self.source.broken_count and self._others:
+            some = ", ".join(sorted(self._others))
+            raise BadInput(f"{self.source.path} has no HTTP request in it, only {some}; nothing was imported")
         names = list(self.scenarios)
         around = f"{self.around:,} requests of setup and teardown are in the run, and in no statistics"
         notes = [_NOTE, *([around] if self.around else [])]
@@ -205,7 +217,9 @@ def read_json(source: Source, rows: Rows, asked: Asked) -> Facts:
 
     def take(line: bytes) -> None:
         found = _decode_line(line)
-        if found.type == "Point" and found.metric.startswith(_REQUEST):
+        if found.type == "Point" and found.metric not in _REQUEST:
+            reader.pass_over(found.metric)
+        elif found.type == "Point":
             data = _decode_data(found.data)
             reader.metric(
                 found.metric, unix_ns(data.time), data.value, _given(data.metadata) | _given(data.tags)
@@ -221,7 +235,9 @@ def read_csv(source: Source, rows: Rows, asked: Asked) -> Facts:
     reader, steps = _Reader(source, rows), {1}
 
     def take(tags: dict[str, str]) -> None:
-        if tags["metric_name"].startswith(_REQUEST):
+        if tags["metric_name"] not in _REQUEST:
+            reader.pass_over(tags["metric_name"])
+        else:
             end, step = _csv_time(tags["timestamp"])
             steps.add(step)
             reader.metric(tags["metric_name"], end, float(tags["metric_value"]), tags | dict(_extra(tags)))

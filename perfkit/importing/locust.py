@@ -9,8 +9,9 @@ names together they are of all requests so far, and then the last line's are tak
 
 from __future__ import annotations
 
+import dataclasses
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -81,6 +82,7 @@ class _Moment:
     count: int
     failed: int
     shares: tuple[float, ...] = ()
+    begins: bool = False  #: what came before it was counted apart: the statistics were reset
     values: array[int] = field(default_factory=lambda: array("q"))
 
     @property
@@ -107,6 +109,7 @@ def read_history(source: Source, rows: Rows, asked: Asked) -> Facts:
             operations[key] = rows.names.of(told["Name"], told["Type"])
         _follow(series.setdefault(key, []), _moment(told))
 
+    rows.times.in_order = False  # name by name
     source.each(records(source, (*_HISTORY, *_COUNTS)), add, "a time, counts and quantiles")
     total = series.pop(None, [])
     notes = ["made from counts a second and quantiles of the last ten seconds"]
@@ -116,6 +119,9 @@ def read_history(source: Source, rows: Rows, asked: Asked) -> Facts:
         left_out = _add_cumulative(rows, operations[None], total)
     else:
         left_out = sum(_add_series(rows, operations[key], moments) for key, moments in series.items())
+    if resets := sum(one.begins for one in total or next(iter(series.values()), [])):
+        why = "statistics were reset, or files joined"
+        notes.append(f"its counts begin anew {resets} times: {why}; all is counted")
     if left_out and not rows.added:
         raise BadInput(f"{source.path} has counts but no quantiles, so no request has a latency; import the "
                        "request log of locust.contrib.csv_request_logger instead")  # fmt: skip
@@ -148,7 +154,7 @@ def _moment(told: dict[str, str]) -> _Moment:
     points.sort()
     shares = _shared(tuple(share for share, _ in points))
     return _Moment(
-        ns(told["Timestamp"], "s"), count, failed, shares, array("q", [value for _, value in points])
+        ns(told["Timestamp"], "s"), count, failed, shares, values=array("q", [value for _, value in points])
     )
 
 
@@ -159,25 +165,29 @@ def _shared(shares: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _follow(moments: list[_Moment], one: _Moment) -> None:
-    """Add a moment that can follow the ones before it."""
+    """Add a moment that can follow the ones before it; where counts go back the statistics were reset."""
     before = moments[-1] if moments else _Moment(one.at, 0, 0)
-    if one.at < before.at or one.count < before.count or one.failed < before.failed:
-        raise Wrong(
-            "a time or a count that goes back",
-            "ones that grow (a run with its statistics reset cannot be read)",
-        )
+    if one.at < before.at:
+        raise Wrong("a time that goes back", "one that grows")
     if one.failed > one.count:
         raise Wrong(f"{one.failed} failures of {one.count} requests", "no more failures than requests")
-    refuse_too_many(one.count - before.count)
+    if one.count < before.count or one.failed < before.failed:
+        one = dataclasses.replace(one, begins=True)
+    refuse_too_many(one.count - _since(before, one)[0])
     moments.append(one)
+
+
+def _since(before: _Moment | None, one: _Moment) -> tuple[int, int]:
+    """Requests and failures that had been counted before a moment."""
+    return (0, 0) if before is None or one.begins else (before.count, before.failed)
 
 
 def _add_series(rows: Rows, name: str, moments: list[_Moment]) -> int:
     """The rows of one name; how many successes were left out for want of a latency."""
     before, left_out = None, 0
     for one, informed in zip(moments, _informed(moments), strict=True):
-        n = one.count - (before.count if before else 0)
-        failed = one.failed - (before.failed if before else 0)
+        counted = _since(before, one)
+        n, failed = one.count - counted[0], one.failed - counted[1]
         begin = before.at if before and before.at < one.at else one.at - UNITS["s"]
         before = one
         if n <= 0:
@@ -194,20 +204,34 @@ def _add_series(rows: Rows, name: str, moments: list[_Moment]) -> int:
 
 def _add_cumulative(rows: Rows, name: str, moments: list[_Moment]) -> int:
     """The same where quantiles are of all requests so far: the last ones are those of the run."""
-    informed = next((one for one in reversed(moments) if one.values), None)
-    if informed is None:
-        return _add_series(rows, name, moments)
-    latencies = by_rank(informed.points, moments[-1].count)
-    np.random.default_rng(len(latencies)).shuffle(latencies)  # which of them fell when is not known
-    before = _Moment(moments[0].at - UNITS["s"], 0, 0)
+    left_out = 0
+    for part in _stretches(moments):
+        informed = next((one for one in reversed(part) if one.values), None)
+        if informed is None:
+            left_out += _add_series(rows, name, part)
+            continue
+        latencies = by_rank(informed.points, part[-1].count)
+        np.random.default_rng(len(latencies)).shuffle(latencies)  # which of them fell when is not known
+        before = _Moment(part[0].at - UNITS["s"], 0, 0)
+        for one in part:
+            mine = latencies[before.count : one.count]
+            failures = [Outcome(min(one.failed - before.failed, len(mine)), error="check", words=_WHY)]
+            if len(mine):
+                begin = before.at if before.at < one.at else one.at - UNITS["s"]
+                add_bucket(rows, name, (begin, one.at), mine, failures)
+            before = one
+    return left_out
+
+
+def _stretches(moments: Iterable[_Moment]) -> Iterator[list[_Moment]]:
+    """The moments between resets of the statistics."""
+    part: list[_Moment] = []
     for one in moments:
-        mine = latencies[before.count : one.count]
-        failures = [Outcome(min(one.failed - before.failed, len(mine)), error="check", words=_WHY)]
-        if len(mine):
-            begin = before.at if before.at < one.at else one.at - UNITS["s"]
-            add_bucket(rows, name, (begin, one.at), mine, failures)
-        before = one
-    return 0
+        if one.begins and part:
+            yield part
+            part = []
+        part.append(one)
+    yield part
 
 
 def _informed(moments: list[_Moment]) -> list[_Moment | None]:

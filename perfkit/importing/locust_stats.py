@@ -26,7 +26,7 @@ _SHARE = re.compile(r"(\d+(?:\.\d+)?)%?")
 
 def is_csv(head: Head) -> bool:
     """The header, in the words of any version."""
-    return {_NAMES.get(name.lower(), name.lower()) for name in head.names()} >= _NEEDED
+    return {_NAMES.get(name.lower(), name.lower()) for name in head.columns()} >= _NEEDED
 
 
 def read(source: Source, rows: Rows, asked: Asked) -> Facts:
@@ -35,6 +35,7 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
         raise BadInput(f"{source.path} has not the columns of Locust's statistics; it is of another format")
     rows.absolute = False
     found: list[tuple[str, str, Carried]] = []
+    seen: set[tuple[str, str]] = set()
 
     def add(record: dict[str, str]) -> None:
         told = {_NAMES.get(name.lower(), name.lower()): text.strip() for name, text in record.items()}
@@ -42,6 +43,9 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
             raise BadInput(
                 f"{source.path} has more than {_MOST:,} operations; give requests a name without ids"
             )
+        if (told["name"], told["type"]) in seen:
+            raise BadInput(f"{source.path} has {told['name'][:80]!r} twice: files were joined; split it")
+        seen.add((told["name"], told["type"]))
         found.append((told["name"], told["type"], _carried(told)))
 
     source.each(records(source, ("Name",)), add, "counts and ms in the columns that Locust has")

@@ -25,7 +25,7 @@ from perfkit.importing.words import error_class
 from perfkit.model import ERRORS
 
 _OTHERS = ("operation", "status", "error", "error_text", "user", "bytes_sent", "bytes_received")
-_NO_ERROR = ("", "0", "false", "none", "null", "no", "ok")
+_NO_ERROR = ("", "0", "0.0", "false", "none", "null", "nil", "nan", "no", "ok", "success", "-", "n/a")
 FIELDS = (*INSTANTS, *(f"{name}_{unit}" for name in ("duration", *INSTANTS) for unit in UNITS),
           *(f"{name}_unix_{unit}" for name in INSTANTS for unit in UNITS), *_OTHERS)  # fmt: skip
 Read = Callable[[str], int]

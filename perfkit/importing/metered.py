@@ -77,7 +77,9 @@ class _Recoded(io.RawIOBase):
 
     def __init__(self, file: IO[bytes], encoding: str) -> None:
         self._file, self._rest, self._ended = file, b"", False
-        self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+        self._cr = encoding.endswith("-cr")  # old Macs end a line so
+        self._errors = "surrogateescape" if self._cr else "replace"
+        self._decoder = codecs.getincrementaldecoder(encoding.removesuffix("-cr"))(errors=self._errors)
 
     def readable(self) -> bool:
         """It is."""
@@ -88,7 +90,8 @@ class _Recoded(io.RawIOBase):
         while not self._rest and not self._ended:
             block = self._file.read(BLOCK)
             self._ended = not block
-            self._rest = self._decoder.decode(block, final=self._ended).encode(errors="replace")
+            text = self._decoder.decode(block, final=self._ended)
+            self._rest = (text.replace("\r", "\n") if self._cr else text).encode(errors=self._errors)
         size = min(len(buffer), len(self._rest))
         buffer[:size], self._rest = self._rest[:size], self._rest[size:]
         return size

@@ -33,7 +33,7 @@ def is_sqlite(head: Head) -> bool:
 
 def is_csv(head: Head) -> bool:
     """The header of oha's CSV."""
-    return tuple(head.names()) == _CSV
+    return tuple(head.columns()) == _CSV
 
 
 def is_json(head: Head) -> bool:

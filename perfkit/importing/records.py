@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from perfkit.errors import BadInput
-from perfkit.importing.head import DELIMITERS, SEPARATOR, Head
+from perfkit.importing.head import SEPARATOR, Head
 from perfkit.importing.limits import LONGEST_LINE, MB, MOST_COLUMNS
 from perfkit.importing.nouns import Wrong
 from perfkit.importing.source import Source, short
@@ -41,9 +41,9 @@ def records(
     names: of the columns of a file without a header. needed: columns without which it is of another format
     (BadInput), as it is where one of them stands there twice. fewest: records may lack columns beyond these.
     """
-    columns, rows = _table(source, needed, names, fewest, delimiter)
-    for row in rows:
-        yield dict(zip(columns, row))  # noqa: B905 - shorter ones were asked for
+    table = _Table(source, needed, names, fewest, delimiter)
+    for row in table.rows():
+        yield dict(zip(table.columns, row))  # noqa: B905 - shorter ones were asked for
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,13 @@ class Batch:
         try:
             return pc.if_else(pc.equal(texts, ""), None, texts).cast(pa.int64())
         except pa.ArrowInvalid:  # with blanks around them, maybe
-            return pa.array([whole(one) if one else None for one in texts.to_pylist()], pa.int64())
+            return pa.array([self._number(name, one) for one in texts.to_pylist()], pa.int64())
 
-    def mapped(self, name: str, make: Callable[[str], Any], kind: pa.DataType) -> pa.Array:
-        """What is made of a column's texts, once of each different one."""
-        coded = self.column(name).dictionary_encode()
-        return pa.array(map(make, coded.dictionary.to_pylist()), kind).take(coded.indices)
+    def _number(self, name: str, text: str) -> int | None:
+        try:
+            return whole(text) if text.strip() else None
+        except ValueError:
+            raise Wrong(f"{name} {short(text)}", "a whole number") from None
 
     def take(self, source: Source, read: Callable[[Batch], None], expected: str) -> None:
         """Have it read, in halves where it cannot be read whole: who reads leaves nothing then."""
@@ -98,15 +99,22 @@ class Batch:
             source.bad(found, error.expected if isinstance(error, Wrong) else expected)
 
 
+def mapped(texts: pa.Array, make: Callable[[str], Any], kind: pa.DataType) -> pa.Array:
+    """What is made of texts, once of each different one."""
+    coded = texts.dictionary_encode()
+    return pa.array(map(make, coded.dictionary.to_pylist()), kind).take(coded.indices)
+
+
 def batches(source: Source, needed: Iterable[str] = (), names: Sequence[str] = ()) -> Iterator[Batch]:
-    """The same, many at a time, where a file is read column by column: three times as fast."""
-    columns, table = _table(source, needed, names, None, "")
+    """The same, many at a time, where a file is read column by column."""
+    table = _Table(source, needed, names, None, "")
+    columns = table.columns
     rows: list[list[str]] = []
     places: list[tuple[int, int]] = []
-    for row in table:
-        if source.more or len(rows) >= BATCH:
+    for row in table.rows():
+        if source.more or len(rows) >= BATCH or table.columns is not columns:
             yield Batch(columns, rows, places)
-            rows, places = [], []
+            columns, rows, places = table.columns, [], []
         rows.append(row)
         places.append((source.line, source.more))
         if source.more:  # whether it can be read is known before the next one comes
@@ -115,32 +123,54 @@ def batches(source: Source, needed: Iterable[str] = (), names: Sequence[str] = (
     yield Batch(columns, rows, places)
 
 
-def _table(
-    source: Source, needed: Iterable[str], names: Sequence[str], fewest: int | None, delimiter: str
-) -> tuple[list[str], Iterator[list[str]]]:
-    """The names of a table's columns, and its records."""
-    delimiter = delimiter or Head(source.head).delimiter(tuple(needed) or tuple(names))
-    table = _rows(source, delimiter)
-    columns = list(names) or _header(source, next(table, []), needed)
-    return columns, _checked(source, table, columns, fewest, delimiter != ",")
+class _Table:
+    """The records of a CSV; `columns`, a new list where another header stands among them."""
 
+    def __init__(
+        self, source: Source, needed: Iterable[str], names: Sequence[str], fewest: int | None, delimiter: str
+    ) -> None:
+        self._source, self._needed, self._fewest = source, tuple(needed), fewest
+        delimiter = delimiter or Head(source.head).delimiter(self._needed or tuple(names))
+        self._commas = delimiter != ","
+        self._rows = _rows(source, delimiter)
+        self.columns = list(names) or _header(source, next(self._rows, []), self._needed)
 
-def _checked(
-    source: Source, table: Iterator[list[str]], columns: list[str], fewest: int | None, commas: bool
-) -> Iterator[list[str]]:
-    """The records that fit the columns, without headers that stand there again, without decimal commas."""
-    width, first = len(columns), columns[0] if columns else ""
-    expected = f"{width}" if fewest is None else f"{fewest} to {width}"
-    for row in table:
-        if len(row) != width and not (fewest and fewest <= len(row) <= width):
-            source.bad(f"{len(row)} columns", expected)
-            continue
-        if row[0] == first and [name.strip() for name in row] == columns:
+    def rows(self) -> Iterator[list[str]]:
+        """The records that fit the columns, without headers that stand there again and decimal commas."""
+        source, fewest, decimal = self._source, self._fewest, ""
+        width, known = len(self.columns), self._known()
+        for row in self._rows:
+            if (len(row) != width or row[0] in known) and self._is_header(row):
+                width, known = len(self.columns), self._known()
+                continue
+            if len(row) != width and not (fewest and fewest <= len(row) <= width):
+                source.bad(f"{len(row)} columns", f"{width}" if fewest is None else f"{fewest} to {width}")
+                continue
+            if self._commas:
+                found = next((one for one in row if _DECIMAL_COMMA.fullmatch(one)), "")
+                if found:
+                    row = [one.replace(",", ".") if _DECIMAL_COMMA.fullmatch(one) else one for one in row]
+                    decimal = decimal or found
+            yield row
+        if decimal:
+            source.notes.append(f"commas in numbers were read as decimal points, as in {decimal}")
+
+    def _known(self) -> set[str]:
+        """What a header may begin with."""
+        return {mark + name for name in (*self.columns, *self._needed) for mark in ("", "\ufeff")}
+
+    def _is_header(self, row: list[str]) -> bool:
+        """Whether a record is a header once more, of these columns or others; those count from here on."""
+        source, names = self._source, [one.strip().removeprefix("\ufeff") for one in row]
+        if len(row) <= 2 and SEPARATOR.fullmatch(",".join(names)):
+            return True
+        if names != self.columns and not (self._needed and set(self._needed) <= set(names)):
+            return False
+        if source.line > 1:
             source.notes.append(f"the header stands again in line {source.line:,}: were files joined?")
-            continue
-        if commas:
-            row = [one.replace(",", ".") if _DECIMAL_COMMA.fullmatch(one) else one for one in row]
-        yield row
+        if names != self.columns:
+            self.columns = _header(source, names, self._needed)
+        return True
 
 
 def _header(source: Source, first: Sequence[str], needed: Iterable[str]) -> list[str]:
@@ -221,6 +251,3 @@ def _lines(source: Source, record: _Record) -> Iterator[str]:
         if record.size > LONGEST_LINE + 1:
             raise csv.Error(f"more than {LONGEST_LINE // MB} MB in quotes")
         yield text + "\n"
-
-
-__all__ = ["DELIMITERS", "records", "refuse_twice"]

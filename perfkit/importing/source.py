@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import zlib
@@ -79,7 +80,8 @@ class Source:
         head = self._begin()
         if self.encoding:
             head = head.decode(self.encoding, "replace").encode(errors="replace")
-        return head.removeprefix(_BOM)
+        head = _without_marks(head)
+        return head if b"\n" in head else head.replace(b"\r", b"\n")
 
     @cached_property
     def encoding(self) -> str:
@@ -89,6 +91,12 @@ class Source:
         if head[:2] in _UTF_16 or max(evens, odds) <= 0.4 * len(head) or min(evens, odds):
             return _UTF_16.get(head[:2], "")
         return "utf-16-be" if evens else "utf-16-le"
+
+    @cached_property
+    def _line_ends(self) -> str:
+        """`utf-8-cr` where lines end as on old Macs."""
+        begin = self._begin()
+        return "utf-8-cr" if b"\r" in begin and b"\n" not in begin else ""
 
     def _begin(self) -> bytes:
         try:
@@ -117,7 +125,7 @@ class Source:
     # -- reading -----------------------------------------------------------------------------------
 
     def _open(self) -> IO[bytes]:
-        return self.meter.open(packed=self.is_gzip, encoding=self.encoding)
+        return self.meter.open(packed=self.is_gzip, encoding=self.encoding or self._line_ends)
 
     def lines(self) -> Iterator[bytes]:
         """Every line that is not blank, without its end; one that is too long is broken and left out.
@@ -136,7 +144,7 @@ class Source:
                         self.bad(f"more than {LONGEST_LINE // MB} MB", "a line")
                         continue
                     if number == 1:
-                        line = line.removeprefix(_BOM)
+                        line = _without_marks(line)
                     if not line.isspace():
                         blank = 0
                         yield line.rstrip(b"\r\n")  # tabs and blanks at the end may be empty columns
@@ -181,14 +189,27 @@ class Source:
             raise BadInput(f"{self.path}: its gzip is damaged ({error}); nothing was imported") from None
         if len(whole) > largest:
             raise BadInput(f"{self.path} is one document of more than {largest // MB} MB; {hint}")
-        return memoryview(whole)[3 if whole.startswith(_BOM) else 0 :]
+        return memoryview(self._as_utf8(whole))[3 if whole.startswith(_BOM) else 0 :]
+
+    def _as_utf8(self, whole: bytes) -> bytes:
+        """A document that is no UTF-8 is Windows-1252."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            for at in range(0, len(whole), MB):
+                decoder.decode(whole[at : at + MB], final=at + MB >= len(whole))
+        except UnicodeDecodeError:
+            self._western += 1
+            return whole.decode("cp1252", "replace").encode()
+        return whole
 
     def json(self, largest: int, hint: str) -> Any:
         """The one JSON value the file is; BadInput says where it is broken or too large."""
         try:
             return msgspec.json.decode(self.document(largest, hint))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BadInput(f"{self.path} is broken JSON ({error}); nothing was imported") from None
+            several = "several JSON values, not one; split it" if "trailing" in str(error) else ""
+            words = several or f"broken JSON ({error})"
+            raise BadInput(f"{self.path} is {words}; nothing was imported") from None
 
     # -- what is broken ----------------------------------------------------------------------------
 
@@ -236,11 +257,20 @@ class Source:
         yield from self.notes
 
 
+def _without_marks(text: bytes) -> bytes:
+    """Text without the byte order marks that it begins with."""
+    while text.startswith(_BOM):
+        text = text.removeprefix(_BOM)
+    return text
+
+
 def _shown(item: object) -> str:
     """An item as a message quotes it."""
     if isinstance(item, bytes):
         return short(item.decode(errors="replace"))
-    return short(",".join(map(str, item.values())) if isinstance(item, dict) else item)
+    if isinstance(item, dict):
+        item = ",".join(map(str, item.values()))
+    return short(item) if isinstance(item, str | tuple) else "what stands there"
 
 
 def _why(error: Exception) -> str:

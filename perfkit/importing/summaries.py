@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from perfkit.errors import BadInput
+from perfkit.importing.head import COLOURS
 from perfkit.importing.limits import LARGEST_DOCUMENT, LONGEST_NAME, MOST_LINES_OF_COUNTS
 from perfkit.importing.nouns import Facts
 from perfkit.importing.rows import Rows
@@ -27,7 +28,6 @@ _KINDS, _OPERATIONS, _POINTS = 50, 200, 500
 _MOST = 2.0**62
 #: Lines that a tool prints, the characters of each, and runs of it in a file.
 _LINES, _WIDTH, _RUNS = 100_000, 500, 100
-_COLOURS = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 Kinds = Iterable[FailureKind]
 
 
@@ -174,7 +174,7 @@ def summary_of(
 ) -> Facts:
     """The facts of a summary. BadInput where it tells nothing of any request."""
     if not any(one.n or one.quantiles or one.mean_ms is not None for one in told):
-        raise BadInput(f"the summary of {tool} counts no request; nothing to import")
+        raise BadInput(f"the summary of {tool} counts no HTTP request; nothing to import")
     largest = sorted(told, key=lambda one: (bool(one.operation), -(one.n or 0)))[:_OPERATIONS]
     left = len(told) - len(largest)
     more = [f"{left:,} operations with fewer requests are left out"] if left else []
@@ -190,7 +190,7 @@ def go_ms(text: str) -> float:
 
 def printed(source: Source, begin: str, part: int) -> tuple[str, int]:
     """What a tool printed of one of its runs in the file, and how many there are; begin: a pattern."""
-    lines = [_COLOURS.sub("", text[:_WIDTH]) for text in itertools.islice(source.texts(), _LINES + 1)]
+    lines = [COLOURS.sub("", text[:_WIDTH]) for text in itertools.islice(source.texts(), _LINES + 1)]
     text = "\n".join(line for line in lines if line.strip())
     marks = [one.start() for one in re.finditer(begin, text, re.M)]
     if len(lines) > _LINES or not 0 < len(marks) <= _RUNS:

@@ -104,6 +104,8 @@ def whole(value: object) -> int:
     """A whole number or its text; ValueError else."""
     if type(value) is str and value.isdigit() and value.isascii() and len(value) < 20:
         return int(value)
+    if isinstance(value, str) and _INTEGRAL.fullmatch(value):
+        return int(value.partition(".")[0])
     if isinstance(value, bool) or (isinstance(value, float) and value != math.floor(value)):
         raise ValueError(value)
     text = value.strip() if isinstance(value, str) else value
@@ -113,6 +115,7 @@ def whole(value: object) -> int:
 
 
 _LONG = UNITS | {"µs": 1_000, "μs": 1_000, "m": 60 * UNITS["s"], "h": 3600 * UNITS["s"]}
+_INTEGRAL = re.compile(r"-?\d{1,18}\.0*", re.A)
 _PIECE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 
 

@@ -13,7 +13,7 @@ _SAID_S = 600
 _TIMES = 20
 #: A clock was set back where a line ends so much before those above it, and all that follow do, too.
 _BACK_S = 5
-_MOST_STEPS = 3
+_MOST_STEPS = 20
 _FOLLOW, _LEAST = 20, 10
 Span = tuple[int, int]
 
@@ -23,9 +23,9 @@ class Times:
 
     def __init__(self) -> None:
         self._cells: np.ndarray = np.empty(0, np.int64)  # that have a request in them, in order
-        self._latest: int | None = None
-        self._steps: list[tuple[int, int]] = []  # how far back, and when the clock then stood
-        self._since = _FOLLOW  # rows since the last step back
+        self.in_order = True  #: rows come in the order of the file; not where they are made of counts
+        self._ends: np.ndarray = np.empty(0, np.int64)  # the last ones, of which not all is known yet
+        self._steps: list[Span] = []  # how far back, and when the clock then stood
 
     def look(self, table: pa.Table) -> None:
         """Remember when these rows began and ended."""
@@ -51,18 +51,26 @@ class Times:
 
     def _follow(self, end: np.ndarray) -> None:
         """Look for ends that fall behind those above them, for good."""
-        if self._latest is not None:
-            end = np.concatenate([[self._latest], end])
-        self._latest = int(end[-1])
-        drops = np.flatnonzero(np.diff(end) < -_BACK_S * _S)
-        for at in drops[: _MOST_STEPS + 1].tolist():
-            following = end[at + 1 : at + 1 + _FOLLOW]
-            if len(following) >= _LEAST and int(following.max()) < int(end[at]) - _BACK_S * _S:
-                self._steps.append((int(end[at] - end[at + 1]), int(end[at + 1])))
+        self._ends = np.concatenate([self._ends, end])
+        if len(self._ends) > 2 * _FOLLOW:
+            self._look_for_steps(len(self._ends) - _FOLLOW)
+            self._ends = self._ends[-_FOLLOW - 1 :]
+
+    def _look_for_steps(self, until: int) -> None:
+        ends = self._ends
+        for at in np.flatnonzero(np.diff(ends[: until + 1]) < -_BACK_S * _S).tolist():
+            following = ends[at + 1 : at + 1 + _FOLLOW]
+            if len(following) >= _LEAST and int(following.max()) < int(ends[at]) - _BACK_S * _S:
+                self._steps.append((int(ends[at] - ends[at + 1]), int(ends[at + 1])))
 
     def steps_back(self) -> list[Span]:
-        """How far (ns) the clock was set back, and where it then stood; none where lines are in no order."""
-        return self._steps if len(self._steps) <= _MOST_STEPS else []
+        """How far (ns) the clock was set back, and where it then stood, each time.
+
+        None where lines are in no order, which many such steps tell.
+        """
+        self._look_for_steps(len(self._ends) - 1)
+        self._ends = self._ends[:0]
+        return self._steps if self.in_order and len(self._steps) <= _MOST_STEPS else []
 
     def gaps(self, at_least_ns: int | None = None) -> list[Span]:
         """Spans without a request of at least so long, to a few s; by default those worth a word: of 10 min

@@ -11,16 +11,19 @@ from perfkit.rows import MOST_OPERATIONS, OTHER_OPERATIONS
 
 #: In paths and labels: what is another one for every user or request, and may tell who it was.
 _IDS = (
-    (re.compile(r";(?:jsessionid|phpsessid|sid|session[-_]?id|cfid|cftoken)=[^/?#;\s]*", re.I), ""),
+    (re.compile(r"\bey[JK][\w-]{4,}\.[\w-]+=*(?:\.[\w-]*=*)?", re.A), "{token}"),  # a JSON web token
+    (re.compile(r"(?:;|%3B)(?:jsessionid|phpsessid|sid|session[-_]?id|cfid|cftoken)(?:=|%3D)[^/?#;\s]*",
+                re.I), ""),
     (re.compile(r"/\([A-Z]\([0-9a-z]{20,}\)\)", re.I), ""),  # ASP.NET without cookies
-    (re.compile(r"[\w.+'-]{1,64}(?:@|%40)[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", re.A), "{email}"),
+    (re.compile(r"[\w.+%'-]{1,64}(?:@|%40)[\w%-]{1,63}(?:\.[\w%-]{1,63}){1,8}"), "{email}"),
     (re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.I), "{uuid}"),
-    (re.compile(r"(?<![0-9A-Za-z])(?=[0-9a-f]*\d)(?:0x)?[0-9a-f]{16,}(?![0-9A-Za-z])", re.I), "{hex}"),
-    (
-        re.compile(r"(?<=/)(?=[\w~-]*\d)(?=[\w~-]*[A-Z])(?=[\w~-]*[a-z])[\w~-]{24,}(?=[/?#.;\s]|$)", re.A),
-        "{token}",
-    ),
-)
+    (re.compile(r"(?<![0-9a-z])(?:0x)?(?:(?=[0-9a-f]*\d)[0-9a-f]{16,}|[0-9a-f]{32,})(?![0-9a-z])", re.I),
+     "{hex}"),
+    (re.compile(r"(?<=/)(?=(?:[A-Za-z]*\d){3})(?=\d*[A-Za-z])[0-9A-Za-z]{20,}={0,2}(?=[/?#.;\s]|$)", re.A),
+     "{token}"),
+    (re.compile(r"(?<=/)(?=[\w~-]*\d)(?=[\w~-]*[A-Z])(?=[\w~-]*[a-z])[\w~-]{24,}={0,2}(?=[/?#.;\s]|$)", re.A),
+     "{token}"),
+)  # fmt: skip
 _QUERY = re.compile(r"((?:https?://|/)[^\s?\"'<>]*)\?[^\s\"'<>)]*")
 _CLASSES = (
     ("timeout", re.compile(r"time[d ]?-? ?out|deadline exceeded", re.I)),

@@ -6,6 +6,7 @@ counted from when each request was due and without the first seconds, in which w
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator
 
@@ -38,10 +39,14 @@ def is_text(head: Head) -> bool:
 def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     """The summary of one of the runs in the file."""
     rows.absolute = False
-    runs = list(_runs(source.texts()))
+    every = list(_runs(source.texts()))
+    runs = [one for one in every if (total := _TOTAL.search(one)) and int(total[1])] or every
     if len(runs) > _MOST_RUNS:
         raise BadInput(f"{source.path} has {len(runs):,} runs in it; up to {_MOST_RUNS} are read, split it")
-    return _facts(source, rows, runs[asked.part], len(runs))
+    facts = _facts(source, rows, runs[asked.part], len(runs))
+    left = len(every) - len(runs)
+    more = (f"{left} of {len(every)} runs in the file have no request",) if left else ()
+    return dataclasses.replace(facts, notes=(*facts.notes, *more))
 
 
 def _runs(texts: Iterable[str]) -> Iterator[str]:

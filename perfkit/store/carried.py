@@ -26,7 +26,7 @@ def _sum(values: list[int | None]) -> int | None:
 
 
 def results_of(carried: tuple[Carried, ...]) -> Results:
-    """Counts and kinds of failure."""
+    """Counts and kinds of failure; 0 for a count that is not told."""
     total = totals(carried)
     n, failed = total.n or 0, total.failed or 0
     named = (replace(kind, operation=kind.operation or "all operations") for kind in total.failures)
@@ -35,20 +35,20 @@ def results_of(carried: tuple[Carried, ...]) -> Results:
 
 
 def summarize(carried: tuple[Carried, ...], names: dict[str, float], total: str) -> list[dict[str, Any]]:
-    """Rows of `store.summary.summarize`; names: of quantiles, with their shares."""
+    """Rows of `store.summary.summarize`, n and failed NaN where they are not told.
+
+    names: of quantiles, with their shares.
+    """
     from perfkit import stats  # not for lists of runs
 
     parts = [one for one in carried if one.operation] if len(carried) > 1 else []
     parts.sort(key=lambda one: -(one.n or 0))
     rows = []
     for one in (*parts, totals(carried)):
-        n, failed = one.n or 0, one.failed or 0
-        row: dict[str, Any] = {
-            "operation": one.operation if one in parts else total,
-            "n": n,
-            "failed": failed,
-        }
-        row |= {"ok": n - failed, "censored": 0, "rate_per_s": _or_nan(one.rate_per_s)}
+        n, failed, rate = map(_or_nan, (one.n, one.failed, one.rate_per_s))
+        row: dict[str, Any] = {"operation": one.operation if one in parts else total}
+        row |= {"n": n, "failed": failed}
+        row |= {"ok": n - failed, "censored": 0, "rate_per_s": rate * (1 - failed / n) if failed else rate}
         for name in ("mean", "std", "min", "max"):
             row[name] = _or_nan(getattr(one, f"{name}_ms"))
         for name in ("mean", *names):

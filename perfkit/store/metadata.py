@@ -171,7 +171,7 @@ class Carried:
     operation: str = ""
     n: Whole | None = None
     failed: Whole | None = None
-    rate_per_s: float | None = None  #: of successes, or of requests where the tool counts those
+    rate_per_s: float | None = None  #: of requests, failed ones too
     mean_ms: float | None = None
     std_ms: float | None = None
     min_ms: float | None = None

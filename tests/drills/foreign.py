@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 from pathlib import Path
 from random import Random
+from typing import Any
 
+from perfkit.errors import BadInput
+from perfkit.importing.formats import format_of
+from perfkit.importing.nouns import Asked
+from perfkit.importing.source import Source
 from tests.drills import mutate
 from tests.drills.cases import ROOT, Case, Given
 from tests.drills.store import copy_store
 
 IMPORTS = sorted(p for p in (ROOT / "tests" / "imports").iterdir() if p.suffix != ".md")
+#: Mutants of each format in the whole drill: a few more than 300, whatever the dice.
+EACH = 345
+
+
+@functools.cache
+def by_format() -> dict[str, list[Path]]:
+    """The files of each format; a CSV of its own kind is the format of another file."""
+    found: dict[str, list[Path]] = {"csv": [ROOT / "tests" / "imports" / "hey.csv"]}
+    for file in IMPORTS:
+        with contextlib.suppress(BadInput):  # a histogram alone
+            found.setdefault(format_of(Source(file), None, Asked()), []).append(file)
+    return found
 
 
 def import_case(rng: Random, folder: Path, given: Given) -> Case:
     """A file another tool wrote, broken, and what is done with what was made of it."""
     copy_store(given.store, folder / "data")
-    base = rng.choice(IMPORTS)
+    form = rng.choice(sorted(by_format()))
+    base = rng.choice(by_format()[form])
     content, words = _import(rng, base.read_bytes(), base.suffix == ".db")
     file = folder / f"mutant{base.suffix}"
     file.write_bytes(content)
     argv = ["import", file.name, "--data-dir", "data"]
-    if base.name == "hey.csv":
+    if form == "csv":
         argv += ["--column", "started_s=offset", "--column", "duration_s=response-time"]
     argv += ["--skip-broken"] if rng.random() < 0.5 else []
     argv += ["--json"] if rng.random() < 0.2 else []
     after = [["ls"], ["show", "latest"], ["show", "latest", "--json"]]
-    steps = [{"argv": argv}, *({"argv": [*line, "--data-dir", "data"]} for line in after)]
-    if rng.random() < 0.1:
+    steps: list[dict[str, Any]] = [{"argv": argv, "mb_ok": 500}]
+    if rng.random() < 0.2:  # what is made of a file is read alike, whatever its format
+        steps += [{"argv": [*line, "--data-dir", "data"]} for line in after]
+    if rng.random() < 0.02:
         steps.append({"call": "tests.drills.calls:notebooks", "cpu_ok_s": 15,
                       "arguments": ["data", "latest", ["run_report"]]})  # fmt: skip
     return Case(f"{base.name}: {words}", steps)

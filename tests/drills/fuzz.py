@@ -17,9 +17,10 @@ from queue import SimpleQueue
 from random import Random
 from typing import Any
 
+from perfkit.importing import FORMATS
 from tests.drills.cases import ROOT, Case, Corpus, Given
 from tests.drills.damaged_runs import json_case, parquet_case
-from tests.drills.foreign import import_case
+from tests.drills.foreign import EACH, import_case
 from tests.drills.oracle import Outcome, check, harmed, snapshot
 from tests.drills.store import make_store
 from tests.drills.workloads import run_case, yaml_case
@@ -30,7 +31,7 @@ CORPORA: dict[str, tuple[Corpus, int]] = {
     "run": (run_case, 60),
     "json": (json_case, 330),
     "parquet": (parquet_case, 330),
-    "import": (import_case, 340),
+    "import": (import_case, EACH * len(FORMATS)),
 }
 
 

@@ -70,7 +70,7 @@ def check(outcome: Outcome) -> Iterator[str]:
         yield from _json(outcome.out)
     if outcome.cpu_s > outcome.step.get("cpu_ok_s", CPU_S):
         yield f"{outcome.cpu_s:.1f} s of processor time"
-    if outcome.mb > MEMORY_MB:
+    if outcome.mb > outcome.step.get("mb_ok", MEMORY_MB):
         yield f"{outcome.mb:,.0f} MB of memory"
 
 

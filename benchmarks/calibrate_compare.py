@@ -1,0 +1,131 @@
+"""Calibration of whole comparisons: run folders on disk through `compare()`, every rule of it included.
+
+    .venv/bin/python benchmarks/calibrate_compare.py [--comparisons 200] [--out METHOD.md]
+
+`calibrate.py` asks the tests behind a verdict, many thousand times, on runs cut at a fixed place. Here runs
+lie on disk as a load wrote them, with a cold start or without, and everything happens that happens to a
+user's: warm-ups found and cut, drift, backlog and gaps looked for, runs left out, sides guarded against
+selection.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tempfile
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from peers.measure import print_table
+from simulated import RATE_PER_S, REGIMES, Made, run_effect
+
+from perfkit.comparison import compare
+from perfkit.store import Run
+from perfkit.store.reading import SCHEMA
+from perfkit.store.summary import TOTAL
+
+SEED = 20261129
+#: Requests of a run, runs a side.
+SIZES = ((500, 3), (5_000, 5))
+STARTS = ("warm", "cold")
+#: How much slower side B is.
+CHANGES = (1.0, 1.05, 1.2)
+POOL = 40
+MARKS = ("<!-- compare:begin -->", "<!-- compare:end -->")
+Cell = tuple[str, str, int, int, int]
+
+
+def cold(made: Made) -> Made:
+    """The first tenth of a run half as slow again, and less so from request to request."""
+    t, x = made
+    return t, x * (1 + 0.5 * np.clip(1 - t / (0.1 * t[-1]), 0, 1))
+
+
+def stored(folder: Path, made: Made, number: int) -> Run:
+    """A run of an open model whose requests were these."""
+    t, x = made
+    n, path = len(t), folder / "runs" / f"20260101-000000-made-{number:04x}"
+    path.mkdir(parents=True)
+    at = (t * 1e9).astype(np.int64)
+    told = dict.fromkeys(("planned", "started", "sending", "sent"), at)
+    told |= {"done": at + (x * 1e6).astype(np.int64), "seq": np.arange(n)}
+    columns = {field.name: pa.nulls(n, field.type) for field in SCHEMA}
+    columns |= {name: pa.array(values).cast(SCHEMA.field(name).type) for name, values in told.items()}
+    for name, value in {"operation": "made", "phase": "measure", "status": 200, "attempt": 1}.items():
+        columns[name] = pa.array([value] * n).cast(SCHEMA.field(name).type)
+    pq.write_table(pa.table(columns, SCHEMA), path / "timeline.parquet")
+    length_s = float(t[-1])
+    load = {"shape": "poisson", "rate_per_s": RATE_PER_S, "duration_s": n / RATE_PER_S}
+    document = {
+        "schema": 2, "id": path.name, "state": "complete", "created": "2026-01-01T00:00:00Z",
+        "workload": {"scenario": "made", "arrivals": load}, "scenario": {"name": "made"},
+        "clock": {"monotonic_ns": 0, "unix_ns": 1_767_225_600_000_000_000},
+        "measured": {"from_ns": 0, "to_ns": int(length_s * 1e9)}, "health": {"valid": True},
+    }  # fmt: skip
+    (path / "run.json").write_text(json.dumps(document))
+    return Run(path)
+
+
+def judged(cell: Cell) -> dict[float, Counter[str]]:
+    """Per change: verdicts, runs left out, and intervals of p50 that hold the truth."""
+    regime, start, n, repeats, comparisons = cell
+    rng = np.random.default_rng([SEED, n, list(REGIMES).index(regime), STARTS.index(start)])
+    found: dict[float, Counter[str]] = {}
+    with tempfile.TemporaryDirectory(prefix="perfkit-calibrate-") as name:
+        pools = []
+        for change in CHANGES:
+            runs = []
+            for number, shift in enumerate(run_effect("normal", rng, POOL)):
+                t, x = REGIMES[regime](rng, n)
+                made = t, x * float(np.exp(shift)) * change
+                runs.append(stored(Path(name) / f"{change}", cold(made) if start == "cold" else made, number))
+            pools.append(runs)
+        for change, slower in zip(CHANGES, pools, strict=True):
+            told: Counter[str] = Counter()
+            for _ in range(comparisons):
+                pick = rng.permutation(POOL)
+                a, b = pick[:repeats], pick[repeats : 2 * repeats]
+                # ids of one pool are those of the others: no run of B may be one of A
+                one = compare([pools[0][i] for i in a], [slower[i] for i in b])
+                told[one.verdict] += 1
+                told["left out"] += len(one.a.left_out) + len(one.b.left_out)
+                for p50 in (r for r in one.results if (r.operation, r.metric) == (TOTAL, "p50")):
+                    told["intervals"] += 1
+                    told["hold"] += p50.low <= change <= p50.high
+            found[change] = told
+    return found
+
+
+HEAD = ("regime", "start", "n, R", "false", "equivalent", "inconclusive", "left out", "+5 % told",
+        "+20 % told", "p50 held")  # fmt: skip
+TEXT = (
+    "{} comparisons a column, of {} runs that differ by 3 %; seed {}. In %: of a server with itself the "
+    "verdicts that are false, equivalent, inconclusive, and runs that were left out; of one that is 5 and "
+    "20 % slower the comparisons that say regressed; intervals of p50 that hold the truth."
+)
+
+
+def table(comparisons: int) -> str:
+    """All cells as Markdown."""
+    cells = [(r, s, n, k, comparisons) for (n, k), r, s in itertools.product(SIZES, REGIMES, STARTS)]
+    with ProcessPoolExecutor(2) as pool:
+        results = dict(zip(cells, pool.map(judged, cells), strict=True))
+    lines = [TEXT.format(comparisons, POOL, SEED), ""]
+    lines += [f"| {' | '.join(HEAD)} |", "|---|---|---|" + "---:|" * 7]
+    for (regime, start, n, repeats, _), found in results.items():
+        same, slower = found[1.0], [found[change]["regressed"] / comparisons for change in CHANGES[1:]]
+        held, of = (sum(told[what] for told in found.values()) for what in ("hold", "intervals"))
+        false, unsure = same["regressed"] + same["improved"], same["inconclusive"] + same["refused"]
+        shares = [one / comparisons for one in (false, same["equivalent"], unsure)]
+        shares += [same["left out"] / (2 * repeats * comparisons), *slower, held / max(of, 1)]
+        numbers = " | ".join(f"{100 * one:.1f}" for one in shares)
+        lines.append(f"| {regime} | {start} | {n:,}, {repeats} | {numbers} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print_table(__doc__, table, MARKS, "comparisons", 200)
