@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import tempfile
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -93,9 +94,10 @@ def judged(cell: Cell) -> dict[float, Counter[str]]:
                 one = compare([pools[0][i] for i in a], [slower[i] for i in b])
                 told[one.verdict] += 1
                 told["left out"] += len(one.a.left_out) + len(one.b.left_out)
-                for p50 in (r for r in one.results if (r.operation, r.metric) == (TOTAL, "p50")):
+                p50 = [r for r in one.results if (r.operation, r.metric) == (TOTAL, "p50")]
+                if p50 and math.isfinite(p50[0].low):
                     told["intervals"] += 1
-                    told["hold"] += p50.low <= change <= p50.high
+                    told["hold"] += p50[0].low <= change <= p50[0].high
             found[change] = told
     return found
 
@@ -119,7 +121,8 @@ def table(comparisons: int) -> str:
     for (regime, start, n, repeats, _), found in results.items():
         same, slower = found[1.0], [found[change]["regressed"] / comparisons for change in CHANGES[1:]]
         held, of = (sum(told[what] for told in found.values()) for what in ("hold", "intervals"))
-        false, unsure = same["regressed"] + same["improved"], same["inconclusive"] + same["refused"]
+        false = same["regressed"] + same["improved"]
+        unsure = comparisons - false - same["equivalent"]
         shares = [one / comparisons for one in (false, same["equivalent"], unsure)]
         shares += [same["left out"] / (2 * repeats * comparisons), *slower, held / max(of, 1)]
         numbers = " | ".join(f"{100 * one:.1f}" for one in shares)

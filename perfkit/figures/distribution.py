@@ -183,7 +183,7 @@ def percentile_plot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         dotted = "thin dots: fewer than 10 requests lie beyond, one more run will differ"
         if frame.attrs.get("carried"):
             alt = alt.replace(", as far as ten requests carry it", "")
-            return say(ax, alt, caption(frame, "as the file has it"))
+            return say(ax, alt, caption(frame, "Quantiles as the file has them"))
         return say(ax, alt, caption(frame, latency_name(frame), dotted, *_precision(frame)))
 
 

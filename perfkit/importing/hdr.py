@@ -117,7 +117,6 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
         return summary_of("HdrHistogram", told, span_s=length_s, notes=notes)
     rows.absolute = bool(span) and span[0] > 30 * _YEAR_S * UNITS["s"]
     rows.times.in_order = False
-    broken = source.broken_count
 
     def add(one: _Interval) -> None:
         values = np.repeat(one.values * unit_ns, one.counts)
@@ -128,7 +127,7 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
 
     again = Source(source.path)
     _Log(again, add)
-    assert again.broken_count == broken
+    source.broken, source.broken_count = again.broken, again.broken_count  # rows are held to more
     return Facts(
         "HdrHistogram", bucketed=True, span_ns=(span[0], span[1]) if span else None, notes=tuple(notes)
     )

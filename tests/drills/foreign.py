@@ -83,7 +83,7 @@ def _json_lines(rng: Random, given: str) -> tuple[bytes, str]:
             at = rng.randrange(len(lines))
             try:
                 changed, word = mutate.tree(rng, json.loads(lines[at]))
-            except ValueError:
+            except (ValueError, RecursionError):  # it was changed before, into something deep
                 continue
             words += f"line {at + 1} {word}; "
             lines[at] = mutate.as_json(changed, indent=None)
