@@ -20,6 +20,7 @@ from tests.drills.store import copy_store
 IMPORTS = sorted(p for p in (ROOT / "tests" / "imports").iterdir() if p.suffix != ".md")
 #: Mutants of each format in the whole drill: a few more than 300, whatever the dice.
 EACH = 345
+_LARGE = 5_000_000
 
 
 @functools.cache
@@ -63,6 +64,8 @@ def _import(rng: Random, given: bytes, binary: bool) -> tuple[bytes, str]:
     else:
         text, words = given.decode(errors="replace"), ""
         for _ in range(rng.choice((1, 1, 2, 4))):
+            if len(text) > _LARGE:  # they may multiply one another
+                break
             text, word = mutate.text(rng, text)
             words += f"{word}; "
         content, word = mutate.encoded(rng, text)
