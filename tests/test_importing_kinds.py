@@ -259,11 +259,22 @@ def test_ids_are_no_names(tmp_path: Path, labels: list[str], name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "label", ["/api/v2/orders", "/health-check", "Login and buy", "GET /decade/facade", "/assets/app.min.js"]
+    "label",
+    [
+        "/api/v2/orders",
+        "/health-check",
+        "Login and buy",
+        "GET /decade/facade",
+        "/assets/app.min.js",
+        "/#/cart",
+        "/api/GetCustomerOrderHistory2Details",
+        "/GetAllOpenOrdersForUserByIdV2",
+        "/order-history-2024-report-of-all",
+    ],
 )
 def test_plain_names_stay(tmp_path: Path, label: str) -> None:
     """Words that look a little like ids are none."""
-    assert operations(read(tmp_path, [JTL, sample(0, 5, label)])) == {label: 1}
+    assert operations(read(tmp_path, [JTL, sample(0, 5, label, url="https://h/x")])) == {label: 1}
 
 
 # -- encodings, delimiters, joined files --------------------------------------------------------------
@@ -352,6 +363,57 @@ def test_a_gap_of_hours_is_said_and_split(tmp_path: Path) -> None:
     assert [one.id[:11] for one in runs] == ["20260416-11", "20260416-14", "20260419-11"]
     assert not any("without a request" in notes(one) for one in runs)
     assert len(import_runs(file, data_dir=tmp_path / "data", split_s=86_400)) == 2
+
+
+def test_a_split_counts_as_the_whole(tmp_path: Path) -> None:
+    """Rows are numbered anew, a log's parts have their own span, and setup alone is no run."""
+    lines = [sample(100 * i + (7_200_000 if i > 2_500 else 0), 20, "a") for i in range(6_000)]
+    file = made(tmp_path, [JTL, *lines])
+    runs = import_runs(file, data_dir=tmp_path / "data", split_s=3600)
+    assert [one.rows() for one in runs] == [2_501, 3_499]
+    assert [sorted(one.table(["seq"])["seq"].to_pylist())[-1] for one in runs] == [2_500, 3_498]
+    log = (Path(__file__).parent / "imports" / "hdr_java.hlog").read_text()
+    first = next(line for line in log.splitlines() if "HIST" in line and not line.startswith(("#", '"')))
+    at = first.split(",")[1 if first.startswith("Tag") else 0]
+    later = log + first.replace(f"{at},", f"{float(at) + 20_000:.3f},", 1) + "\n"
+    runs = import_runs(made(tmp_path, later.splitlines(), "log"), data_dir=tmp_path / "data", split_s=3600)
+    spans = [(one.meta.measured.to_ns - one.meta.measured.from_ns) / 1e9 for one in runs]
+    assert len(spans) == 2
+    assert max(spans) < 60
+    around = [K6 % (metric, when, value, "http://a/", "http://a/") for when in ("2026-04-16T08:00:00Z",)
+              for metric, value in (("http_req_duration", 5), ("http_req_waiting", 5))]  # fmt: skip
+    around = [line.replace('"method"', '"group":"::setup","method"') for line in around]
+    lines = [*around, *(line for i in range(9) for line in k6("http://a/", i, 10))]
+    runs = import_runs(made(tmp_path, lines, "k6"), data_dir=tmp_path, split_s=3600)
+    assert [one.rows() for one in runs] == [9]
+
+
+def test_all_runs_of_a_file_or_none(tmp_path: Path) -> None:
+    """Where the second of two cannot be read, the first is not left behind."""
+    good = (Path(__file__).parent / "imports" / "wrk.txt").read_text()
+    bad = good.replace("Latency", "Latency  x  y  z\n    Other", 1)
+    with pytest.raises(BadInput):
+        import_runs(made(tmp_path, (good + bad).splitlines()), data_dir=tmp_path / "data")
+    assert not [*(tmp_path / "data" / "runs").iterdir()]
+
+
+def test_broken_lines_of_two_batches_are_named_by_their_own_numbers(tmp_path: Path) -> None:
+    """The first line of a batch, too."""
+    lines = [JTL, *(sample(i, 5, "a") for i in range(4_000))]
+    for at in (1_501, 2_001):
+        lines[at] = lines[at].replace(",5,", ",x,", 1)
+    with pytest.raises(BadInput, match=r"line 1,502: elapsed 'x'.*line 2,002: elapsed 'x'"):
+        read(tmp_path, lines)
+
+
+def test_a_long_request_is_no_step_back(tmp_path: Path) -> None:
+    """A HAR is in the order of begins: what is short ends before what began earlier."""
+    entries = [
+        {"startedDateTime": f"2026-04-16T11:10:{i:02}Z", "time": 5 if i else 40_000,
+         "timings": {"wait": 5}, "response": {"status": 200}, "request": {"method": "GET", "url": "https://h/"}}
+        for i in range(30)
+    ]  # fmt: skip
+    assert "step back" not in notes(read(tmp_path, json.dumps({"log": {"entries": entries}}).encode()))
 
 
 def test_pauses_are_no_gaps(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ import pytest
 from click.testing import CliRunner
 from playwright.sync_api import Browser
 
-from perfkit import report
+from perfkit import frames, report
 from perfkit.cli import cli
 from perfkit.comparison import compare
 from perfkit.errors import BadInput
 from perfkit.importing import hdr, import_runs
+from perfkit.publish.facts import run_facts
 from perfkit.store import Run
 from perfkit.store.rows import Part
 from perfkit.store.summary import summarize
@@ -112,6 +113,34 @@ def test_the_page_of_a_summary(tmp_path: Path, chromium: Browser) -> None:
     assert tab.locator("figure svg").count() == 1
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     tab.close()
+
+
+@pytest.mark.parametrize("name", ["percentiles.hgrm", "ab_quantiles.csv", "locust_stats.csv"])
+def test_a_site_takes_what_a_summary_does_not_tell(name: str, tmp_path: Path) -> None:
+    """Counts that are not told are null in index.json; failures of a lone operation are those of all."""
+    run = imported(name, tmp_path)
+    told = run_facts(run)["shown"]
+    assert (told["requests"] is None) == (name == "ab_quantiles.csv")
+    assert (told["error_rate"] is None) == (name != "locust_stats.csv")
+    lines = (FILES / "locust_stats.csv").read_text().splitlines()
+    (tmp_path / "one.csv").write_text("\n".join(lines[:2]) + "\n")
+    lone = import_file(tmp_path / "one.csv", data_dir=tmp_path)
+    assert set(frames.errors(Part(lone))["operation"]) <= {"all operations"}
+
+
+def test_rates_are_of_successes(tmp_path: Path) -> None:
+    """Vegeta tells a throughput of them, wrk a rate of answers beside failures that were none."""
+    document = json.loads((FILES / "vegeta_report.json").read_text())
+    document |= {"requests": 100, "throughput": 5.0, "rate": 10.0, "duration": 10**10, "wait": 0,
+                 "status_codes": {"200": 50, "500": 50}}  # fmt: skip
+    (tmp_path / "v.json").write_text(json.dumps(document))
+    assert total(import_file(tmp_path / "v.json", data_dir=tmp_path))["rate_per_s"] == pytest.approx(5)
+    text = (FILES / "wrk.txt").read_text()
+    errors = "  Socket errors: connect 0, read 864, write 0, timeout 0\n"
+    (tmp_path / "wrk.txt").write_text(text.replace("Requests/sec", f"{errors}Requests/sec"))
+    paths = (FILES / "wrk.txt", tmp_path / "wrk.txt")
+    rates = [total(import_file(path, data_dir=tmp_path))["rate_per_s"] for path in paths]
+    assert rates[0] == pytest.approx(rates[1])
 
 
 def test_the_verbs_take_a_summary(tmp_path: Path) -> None:

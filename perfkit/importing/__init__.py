@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -79,13 +80,18 @@ def import_runs(
         if len(windows) == 1 and first.facts.parts == 1:
             return [first.finish(folder, scenario, said)]
     asks = [dataclasses.replace(asked, part=part) for part in range(first.facts.parts)]
-    runs = []
+    runs: list[Run] = []
     total = len(asks) * len(windows)
-    for number, (ask, window) in enumerate(itertools.product(asks, windows), 1):
-        one = _Import(path, data_dir, format, ask, window)
-        with one.folder() as folder:
-            one.read(folder, skip_broken)
-            runs.append(one.finish(folder, scenario, said, f"{number} of {total}"))
+    try:
+        for number, (ask, window) in enumerate(itertools.product(asks, windows), 1):
+            one = _Import(path, data_dir, format, ask, window)
+            with one.folder() as folder:
+                if one.read(folder, skip_broken):
+                    runs.append(one.finish(folder, scenario, said, f"{number} of {total}"))
+    except BaseException:  # all of them or none
+        for run in runs:
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
     return runs
 
 
@@ -110,8 +116,11 @@ class _Import:
                 words = f"cannot write to {self._data_dir}: {error.strerror or error}; choose --data-dir"
                 raise PerfkitError(words) from None
 
-    def read(self, folder: RunFolder, skip_broken: bool) -> None:
-        """Read the file; BadInput where nothing can be made of it."""
+    def read(self, folder: RunFolder, skip_broken: bool) -> bool:
+        """Read the file; BadInput where nothing can be made of it.
+
+        False where a part of it, between two gaps, has requests of setup and teardown alone.
+        """
         source, self._rows = self._source, Rows(folder.path)
         self._rows.window = self._window
         source.meter.rows_so_far = lambda: self._rows.added
@@ -124,7 +133,10 @@ class _Import:
             what = f"{type(error).__name__}: {short(str(error))}"
             words = f"cannot be read as {self._name} ({what}); nothing was imported"
             raise BadInput(f"{source.path} {words}") from None
+        if self._window is not None and self._rows.measured_ns is None:
+            return False
         _refuse_broken(source, self._rows, skip_broken, bool(self.facts.carried))
+        return True
 
     def windows(self, gap_ns: int) -> list[Span | None]:
         """The spans between gaps of at least so long; instants as in the file."""
@@ -200,7 +212,8 @@ def _umask() -> int:
 def _meta(source: Source, name: str, rows: Rows, facts: Facts, scenario: str | None) -> dict[str, Any]:
     """run.json of the run: what every run has, null where the tool did not tell, and what was imported."""
     first = rows.span_ns[0]
-    low, high = facts.span_ns or rows.measured_ns or rows.span_ns
+    whole = None if rows.window else facts.span_ns  # of the file
+    low, high = whole or rows.measured_ns or rows.span_ns
     hosts = rows.names.hosts
     called = scenario or clean(facts.scenario or "") or facts.tool.lower()
     began = first if rows.absolute and not facts.carried else None

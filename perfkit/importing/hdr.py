@@ -93,10 +93,13 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     unit_ns = UNITS[asked.unit or "ns"]
     counts: dict[str, Counter[int]] = {}
     span: list[int] = []
+    seen = 0
 
     def count(one: _Interval) -> None:
         if one.counts.sum(dtype=np.float64) and int(one.values[-1]) * unit_ns >= _YEAR_S * UNITS["s"]:
             raise Wrong(f"a value of {one.values[-1]}", "latencies of less than a year")
+        nonlocal seen
+        seen += len(one.values)
         mine = counts.setdefault(one.tag, Counter())
         for value, n in zip(one.values.tolist(), one.counts.tolist(), strict=True):
             mine[value] += n
@@ -104,7 +107,9 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
             raise BadInput(f"{source.path} counts more than {MOST_LINES_OF_COUNTS:,} different values")
         span[:] = [min([*span, one.at_ns]), max([*span, one.at_ns + one.length_ns])]
 
+    as_before, source.meter.rows_so_far = source.meter.rows_so_far, lambda: seen
     _Log(source, count)
+    source.meter.rows_so_far = as_before
     notes = ["failures are not in such a log",
              "whether values were counted from when requests were due is not known"]  # fmt: skip
     if asked.unit is None:
@@ -126,6 +131,7 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
             )
 
     again = Source(source.path)
+    again.meter.rows_so_far = as_before
     _Log(again, add)
     source.broken, source.broken_count = again.broken, again.broken_count  # rows are held to more
     return Facts(

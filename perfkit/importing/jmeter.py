@@ -30,6 +30,7 @@ from perfkit.importing.words import clean, error_class
 #: What JMeter writes without a header: its default columns up to 2.13, and since 3.0.
 _NO_URL = ("", "null")
 _NONE = repeat(None)
+_AND = "\x1e"  # between a label and the origin of its URL
 _ORIGIN = r"^([^/]*//[^/]*).*$"  # scheme and host of a URL: of a million URLs the same
 _SHARED = (
     *("timeStamp", "elapsed", "label", "responseCode", "responseMessage", "threadName", "dataType"),
@@ -103,7 +104,8 @@ class Reader:
         if pc.min(took_ms).as_py() < 0:
             raise Wrong(f"elapsed {took_ms[0]}", "0 ms or more")
         started = self._instants(batch, int(pc.max(took_ms).as_py()))
-        sizes = {"bytes_sent": batch.numbers("sentBytes"), "bytes_received": batch.numbers("bytes")}
+        told = {"bytes_sent": batch.numbers("sentBytes"), "bytes_received": batch.numbers("bytes")}
+        sizes = {name: pc.if_else(pc.less(size, 0), None, size) for name, size in told.items()}
         outcomes = _outcomes(batch)
         # from here on nothing is wrong
         names, took = self.rows.names, took_ms.to_numpy() * _MS
@@ -114,15 +116,20 @@ class Reader:
                 names.saw(url)
         labels = batch.column("label")
         of_url = pc.and_(pc.starts_with(labels, "/"), pc.match_substring(origins, "://"))
-        labels = pc.if_else(of_url, pc.binary_join_element_wise(origins, labels, ""), labels)
+        labels = pc.if_else(of_url, pc.binary_join_element_wise(labels, origins, _AND), labels)
         unanswered = outcomes["status"].is_null().to_numpy(zero_copy_only=False) | (waited <= 0)
         columns = sizes | outcomes | {
             "planned": started, "started": started, "done": done,
             "first_byte": pa.array(started + waited, mask=unanswered),
-            "operation": mapped(labels, lambda label: names.of(label or "unnamed"), pa.string()),
+            "operation": mapped(labels, self._named, pa.string()),
             "user": mapped(batch.column("threadName"), self.rows.user, pa.int64()),
         }  # fmt: skip
         self.rows.add_columns(columns, self._kept(batch, started, done))
+
+    def _named(self, text: str) -> str:
+        """The name of a label, maybe with the origin of its URL."""
+        label, _, origin = text.partition(_AND)
+        return self.rows.names.of(label or "unnamed", url=origin)
 
     def _instants(self, batch: Batch, longest_ms: int) -> np.ndarray:
         """When samples began, Unix ns; Wrong where one cannot have begun then."""

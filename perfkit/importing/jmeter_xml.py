@@ -41,7 +41,7 @@ class _Xml:
         self._text: list[str] | None = None
         self._rows: list[list[str]] = []
         self._places: list[tuple[int, int]] = []
-        self._fed = self._elements = 0
+        self._fed = self._elements = self._size = 0
         self._names: dict[str, str] = {}  # of elements and attributes: the parser keeps each for ever
         encoding = "utf-8" if reader.source.encoding else None
         self.parser = expat.ParserCreate(encoding, intern=self._names)
@@ -65,7 +65,7 @@ class _Xml:
     def flush(self) -> None:
         """Have the samples read that there are."""
         batch = Batch(_COLUMNS, self._rows, self._places)
-        self._rows, self._places = [], []
+        self._rows, self._places, self._size = [], [], 0
         batch.take(self.reader.source, self.reader.read, EXPECTED)
 
     def _doctype(self, *_: Any) -> None:
@@ -107,7 +107,8 @@ class _Xml:
                 told = self._sample | ({"failureMessage": self._failure} if self._failure else {})
                 self._rows.append([told.get(name, "") for name in _COLUMNS])
                 self._places.append((self.reader.source.line, 0))
-                if len(self._rows) >= BATCH:
+                self._size += sum(map(len, self._rows[-1]))
+                if len(self._rows) >= BATCH or self._size > LONGEST_TAG:
                     self.flush()
             else:
                 self.reader.source.bad("a sample without ts or t", "both")

@@ -31,6 +31,11 @@ class Meter:
         counted = io.BufferedReader(_Counted(raw, self.spend), BLOCK)
         return io.BufferedReader(_Recoded(counted, encoding), BLOCK) if encoding else counted
 
+    @property
+    def spent(self) -> int:
+        """Bytes so far."""
+        return self._unpacked
+
     def spend(self, size: int) -> None:
         """Count bytes that were read or unpacked."""
         self._unpacked += size

@@ -110,10 +110,9 @@ class Facts:
 @dataclass(frozen=True)
 class Asked:
     """What a person asked for: the column map of a CSV, the unit of an HdrHistogram log's values, the names
-    of columns where a CSV has no header, a gap (ns) that ends a run; part: which of a file's runs to read."""
+    of columns where a CSV has no header; part: which of a file's runs to read."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
     unit: str | None = None
     names: tuple[str, ...] = ()
-    gap_ns: int | None = None
     part: int = 0

@@ -23,7 +23,8 @@ from perfkit.importing.nouns import Wrong
 from perfkit.importing.source import Source, short
 from perfkit.importing.times import whole
 
-#: So many records are read column by column.
+#: So many records, or bytes, are read column by column.
+_LARGE = 8 * MB
 BATCH = 2_000
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
@@ -111,13 +112,16 @@ def batches(source: Source, needed: Iterable[str] = (), names: Sequence[str] = (
     columns = table.columns
     rows: list[list[str]] = []
     places: list[tuple[int, int]] = []
+    begun = source.meter.spent
     for row in table.rows():
-        if source.more or len(rows) >= BATCH or table.columns is not columns:
+        place = source.line, source.more  # who takes a batch changes them
+        full = len(rows) >= BATCH or source.meter.spent - begun > _LARGE
+        if full or place[1] or table.columns is not columns:
             yield Batch(columns, rows, places)
-            columns, rows, places = table.columns, [], []
+            columns, rows, places, begun = table.columns, [], [], source.meter.spent
         rows.append(row)
-        places.append((source.line, source.more))
-        if source.more:  # whether it can be read is known before the next one comes
+        places.append(place)
+        if place[1]:  # whether it can be read is known before the next one comes
             yield Batch(columns, rows, places)
             rows, places = [], []
     yield Batch(columns, rows, places)

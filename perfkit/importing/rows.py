@@ -203,11 +203,11 @@ class Rows:
         )
         if kept is not None and not kept.all():
             table = table.filter(pa.array(kept))
-            table = table.set_column(table.schema.get_field_index("seq"), "seq", pa.array(
-                np.arange(self.count, self.count + len(table))))  # fmt: skip
         if self.window is not None:
             table = table.filter(pc.and_(pc.greater_equal(table["planned"], self.window[0]),
                                          pc.less(table["planned"], self.window[1])))  # fmt: skip
+        seq = pa.array(np.arange(self.count, self.count + len(table)))
+        table = table.set_column(table.schema.get_field_index("seq"), "seq", seq)
         self._look(table)
         self._tables.append(table)
         self.count += len(table)

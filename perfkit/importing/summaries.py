@@ -15,7 +15,7 @@ from typing import Any
 
 from perfkit.errors import BadInput
 from perfkit.importing.head import COLOURS
-from perfkit.importing.limits import LARGEST_DOCUMENT, LONGEST_NAME, MOST_LINES_OF_COUNTS
+from perfkit.importing.limits import LARGEST_DOCUMENT, LONGEST_NAME
 from perfkit.importing.nouns import Facts
 from perfkit.importing.rows import Rows
 from perfkit.importing.source import Source, short
@@ -216,5 +216,5 @@ def operations(rows: Rows, labels: Iterable[tuple[str, str]]) -> list[str]:
     return names
 
 
-__all__ = ["MOST_LINES_OF_COUNTS", "Told", "carried", "go_ms", "lost_kinds", "number_in", "operations",
+__all__ = ["Told", "carried", "go_ms", "lost_kinds", "number_in", "operations",
            "printed", "status_kinds", "summary_of"]  # fmt: skip

@@ -24,7 +24,8 @@ class Times:
     def __init__(self) -> None:
         self._cells: np.ndarray = np.empty(0, np.int64)  # that have a request in them, in order
         self.in_order = True  #: rows come in the order of the file; not where they are made of counts
-        self._ends: np.ndarray = np.empty(0, np.int64)  # the last ones, of which not all is known yet
+        #: Begins and ends of the last ones, of which not all is known yet.
+        self._last: np.ndarray = np.empty((2, 0), np.int64)
         self._steps: list[Span] = []  # how far back, and when the clock then stood
 
     def look(self, table: pa.Table) -> None:
@@ -35,7 +36,7 @@ class Times:
         done = table["done"].fill_null(-1).to_numpy() if "done" in table.column_names else begin
         end = np.maximum(begin, done)
         self._mark(begin // (_CELL_S * _S), end // (_CELL_S * _S))
-        self._follow(end)
+        self._follow(np.stack([begin, end]))
 
     def _mark(self, first: np.ndarray, last: np.ndarray) -> None:
         long = np.flatnonzero(last - first > 1)
@@ -49,27 +50,27 @@ class Times:
                 reach = high
         self._cells = np.unique(np.concatenate([self._cells, first, last, *covered]))
 
-    def _follow(self, end: np.ndarray) -> None:
-        """Look for ends that fall behind those above them, for good."""
-        self._ends = np.concatenate([self._ends, end])
-        if len(self._ends) > 2 * _FOLLOW:
-            self._look_for_steps(len(self._ends) - _FOLLOW)
-            self._ends = self._ends[-_FOLLOW - 1 :]
+    def _follow(self, instants: np.ndarray) -> None:
+        """Look for requests that fall behind those above them, for good: their begins and their ends."""
+        self._last = np.concatenate([self._last, instants], axis=1)
+        if self._last.shape[1] > 2 * _FOLLOW:
+            self._look_for_steps(self._last.shape[1] - _FOLLOW)
+            self._last = self._last[:, -_FOLLOW - 1 :]
 
     def _look_for_steps(self, until: int) -> None:
-        ends = self._ends
-        for at in np.flatnonzero(np.diff(ends[: until + 1]) < -_BACK_S * _S).tolist():
-            following = ends[at + 1 : at + 1 + _FOLLOW]
-            if len(following) >= _LEAST and int(following.max()) < int(ends[at]) - _BACK_S * _S:
-                self._steps.append((int(ends[at] - ends[at + 1]), int(ends[at + 1])))
+        drops = (np.diff(self._last[:, : until + 1]) < -_BACK_S * _S).all(axis=0)
+        for at in np.flatnonzero(drops).tolist():
+            ends = self._last[1, at : at + 1 + _FOLLOW]
+            if len(ends) > _LEAST and int(ends[1:].max()) < int(ends[0]) - _BACK_S * _S:
+                self._steps.append((int(ends[0] - ends[1]), int(ends[1])))
 
     def steps_back(self) -> list[Span]:
         """How far (ns) the clock was set back, and where it then stood, each time.
 
         None where lines are in no order, which many such steps tell.
         """
-        self._look_for_steps(len(self._ends) - 1)
-        self._ends = self._ends[:0]
+        self._look_for_steps(self._last.shape[1] - 1)
+        self._last = self._last[:, :0]
         return self._steps if self.in_order and len(self._steps) <= _MOST_STEPS else []
 
     def gaps(self, at_least_ns: int | None = None) -> list[Span]:

@@ -40,8 +40,7 @@ def read_json(source: Source, rows: Rows, asked: Asked) -> Facts:
     spans = told.number("duration"), told.number("wait")
     span = ((spans[0] or 0) + (spans[1] or 0)) / UNITS["s"] if spans[0] else None
     errors = [one.value for _, one in told.at("errors").items() if isinstance(one.value, str)]
-    rate = (told.number("throughput") or told.number("rate")) if span else None
-    return _facts(n, told.at("status_codes").counts(), errors, known, span, rate)
+    return _facts(n, told.at("status_codes").counts(), errors, known, span)
 
 
 def read_text(source: Source, rows: Rows, asked: Asked) -> Facts:
@@ -56,13 +55,11 @@ def read_text(source: Source, rows: Rows, asked: Asked) -> Facts:
     times = {name: go_ms(at) for name, at in told.get("Latencies", {}).items()}
     requests, total = told.get("Requests", {}), told.get("Duration", {}).get("total")
     span = go_ms(total) / 1e3 if total else None
-    rate = requests.get("throughput") or requests.get("rate")
-    return _facts(int(requests.get("total", 0)), counts, errors, times, span, float(rate) if rate else None,
-                  parts)  # fmt: skip
+    return _facts(int(requests.get("total", 0)), counts, errors, times, span, parts)
 
 
 def _facts(n: int, codes: Mapping[str, int], errors: Iterable[str], times: Mapping[str, float],
-           span: float | None, rate: float | None, parts: int = 1) -> Facts:  # fmt: skip
+           span: float | None, parts: int = 1) -> Facts:  # fmt: skip
     """The facts of either; times (ms) by their labels, of which 50 is the median."""
     lost, kinds = codes.get("0", 0), list(status_kinds(codes))
     words = [one for one in errors if not re.match(r"\d{3}\b", one)]
@@ -80,6 +77,7 @@ def _facts(n: int, codes: Mapping[str, int], errors: Iterable[str], times: Mappi
         )
         notes = ["Vegeta's report does not count errors by kind"]
     points = [(float(name) / 100, ms) for name, ms in times.items() if name[:1].isdigit()]
+    rate = n / span if span else None
     told = carried(n=n, kinds=kinds, rate_per_s=rate, mean=times.get("mean"), low=times.get("min"),
                    high=times.get("max"), points=points)  # fmt: skip
     return summary_of("Vegeta", [told], span_s=span, parts=parts, notes=notes)

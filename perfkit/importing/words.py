@@ -17,12 +17,13 @@ _IDS = (
     (re.compile(r"/\([A-Z]\([0-9a-z]{20,}\)\)", re.I), ""),  # ASP.NET without cookies
     (re.compile(r"[\w.+%'-]{1,64}(?:@|%40)[\w%-]{1,63}(?:\.[\w%-]{1,63}){1,8}"), "{email}"),
     (re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.I), "{uuid}"),
-    (re.compile(r"(?<![0-9a-z])(?:0x)?(?:(?=[0-9a-f]*\d)[0-9a-f]{16,}|[0-9a-f]{32,})(?![0-9a-z])", re.I),
+    (re.compile(r"(?<![0-9a-z])(?:0x)?[0-9a-f]{16,}(?![0-9a-z])", re.I),
      "{hex}"),
     (re.compile(r"(?<=/)(?=(?:[A-Za-z]*\d){3})(?=\d*[A-Za-z])[0-9A-Za-z]{20,}={0,2}(?=[/?#.;\s]|$)", re.A),
      "{token}"),
-    (re.compile(r"(?<=/)(?=[\w~-]*\d)(?=[\w~-]*[A-Z])(?=[\w~-]*[a-z])[\w~-]{24,}={0,2}(?=[/?#.;\s]|$)", re.A),
-     "{token}"),
+    # as a random one has digits, or capitals here and there
+    (re.compile(r"(?<=/)(?=(?:[^\d/]*\d){3}|(?:(?:(?![a-z]{4})[^/A-Z])*[A-Z]){8})(?=[\w~-]*[A-Z])"
+                r"(?=[\w~-]*[a-z])[\w~-]{24,}={0,2}(?=[/?#.;\s]|$)", re.A), "{token}"),
 )  # fmt: skip
 _QUERY = re.compile(r"((?:https?://|/)[^\s?\"'<>]*)\?[^\s\"'<>)]*")
 _CLASSES = (
@@ -85,15 +86,18 @@ class Names:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], str] = {}
+        self._known: dict[tuple[str, str, str], str] = {}
         self._kept: set[str] = set()
         self._others: set[int] = set()  # hashes
         self._places: dict[str, str] = {}
         self.hosts: dict[str, str] = {}  #: host:port of every URL seen, the first first, with its origin
 
-    def of(self, label: str, method: str = "") -> str:
-        """The name of an operation labelled so; that of a URL begins with its host, until `settled`."""
-        key = (label[:LONGEST_TEXT], method[:LONGEST_NAME])
+    def of(self, label: str, method: str = "", url: str = "") -> str:
+        """The name of an operation labelled so; that of a URL begins with its host, until `settled`.
+
+        url: where requests with a label that is none went.
+        """
+        key = (label[:LONGEST_TEXT], method[:LONGEST_NAME], self.saw(url) if url else "")
         name = self._known.get(key)
         if name is None:
             name = self._kept_name(self._named(*key))
@@ -122,8 +126,8 @@ class Names:
             f"{more}{others:,} together as {OTHER_OPERATIONS}; give requests a name without ids in the tool"
         )
 
-    def _named(self, label: str, method: str) -> str:
-        text, host = label.strip(), ""
+    def _named(self, label: str, method: str, host: str) -> str:
+        text = label.strip()
         if "://" in text:
             host, text = self._path(text)
         elif text.startswith("/") or method:

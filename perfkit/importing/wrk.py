@@ -83,7 +83,7 @@ def _facts(source: Source, rows: Rows, text: str, parts: int) -> Facts:
     is_wrk2 = bool(spectrum) or "Thread calibration" in text or "HdrHistogram" in text
     told = carried(
         rows.names.settled(rows.names.of(begin[2])), n=int(total[1]) + lost, kinds=kinds,
-        rate_per_s=float(rate[1]) if rate else None,
+        rate_per_s=float(rate[1]) * (1 + lost / int(total[1])) if rate else None,
         mean=_maybe(latency and latency[1]), std=_maybe(latency and latency[2]),
         high=_maybe(latency and latency[3]), points=points,
     )  # fmt: skip

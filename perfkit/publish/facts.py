@@ -75,9 +75,9 @@ def run_facts(run: Run) -> dict[str, Any]:
         "tags": [plain(tag, most=60) for tag in meta.tags[:_MOST_TAGS]],
         "note": plain(meta.note, most=2000),
         "verdict": {"word": verdict.brief, "level": verdict.level, "reasons": _reasons(verdict)},
-        "requests": int(total["n"]),
-        "failed": int(total["failed"]),
-        "error_rate": int(total["failed"]) / int(total["n"]) if int(total["n"]) else None,
+        "requests": _count(total["n"]),
+        "failed": _count(total["failed"]),
+        "error_rate": _number(total["failed"] / total["n"]) if total["n"] else None,
         "rate_per_s": _number(total["rate_per_s"]),
         "latency_ms": {name: _quantile(total, name) for name in QUANTILES},
         "interval": str(total["p50_unit"]),
@@ -114,6 +114,11 @@ def _quantile(row: Any, name: str) -> dict[str, float | None] | None:
     if row[f"{name}_unit"] == stats.THIN or math.isnan(row[name]):
         return None
     return {"value": float(row[name])} | {end: _number(row[f"{name}_{end}"]) for end in ("low", "high")}
+
+
+def _count(value: float) -> int | None:
+    """A number of requests; None where a summary does not tell it."""
+    return int(value) if math.isfinite(value) else None
 
 
 def _number(value: float) -> float | None:

@@ -29,7 +29,10 @@ def results_of(carried: tuple[Carried, ...]) -> Results:
     """Counts and kinds of failure; 0 for a count that is not told."""
     total = totals(carried)
     n, failed = total.n or 0, total.failed or 0
-    named = (replace(kind, operation=kind.operation or "all operations") for kind in total.failures)
+    one = len(carried) == 1  # of which only all together is told
+    named = (
+        replace(kind, operation=(not one and kind.operation) or "all operations") for kind in total.failures
+    )
     kinds = tuple(sorted(named, key=lambda kind: -kind.count))
     return Results(rows=n, errors=failed, n=n, failed=failed, failures=kinds)
 
