@@ -39,13 +39,13 @@ _IMPORTS = """
 import json, sys, time
 from pathlib import Path
 from perfkit.errors import PerfkitError
-from perfkit.importing import import_file
+from perfkit.importing import import_runs
 
 for given in sys.argv[1:]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of this file alone
     began, cpu = time.monotonic(), time.process_time()
     try:
-        words = import_file(Path(given), data_dir=Path(given).parent / "data").id
+        words = import_runs(Path(given), data_dir=Path(given).parent / "data")[0].id
         code = 0
     except PerfkitError as error:
         words, code = str(error), error.exit_code

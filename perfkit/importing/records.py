@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from perfkit.errors import BadInput
 from perfkit.importing.head import SEPARATOR, Head
-from perfkit.importing.limits import LONGEST_LINE, MB, MOST_COLUMNS
+from perfkit.importing.limits import LONGEST_LINE, LONGEST_TEXT, MB, MOST_COLUMNS
 from perfkit.importing.nouns import Wrong
 from perfkit.importing.source import Source, short
 from perfkit.importing.times import whole
@@ -112,9 +112,12 @@ def batches(source: Source, needed: Iterable[str] = (), names: Sequence[str] = (
     columns = table.columns
     rows: list[list[str]] = []
     places: list[tuple[int, int]] = []
-    begun = source.meter.spent
+    begun = spent = source.meter.spent
     for row in table.rows():
         place = source.line, source.more  # who takes a batch changes them
+        if source.meter.spent > spent + MB:  # nobody looks at more of a text
+            row = [cell[:LONGEST_TEXT] for cell in row]
+        spent = source.meter.spent
         full = len(rows) >= BATCH or source.meter.spent - begun > _LARGE
         if full or place[1] or table.columns is not columns:
             yield Batch(columns, rows, places)

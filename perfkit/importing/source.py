@@ -188,7 +188,7 @@ class Source:
         except (OSError, EOFError, zlib.error) as error:
             raise BadInput(f"{self.path}: its gzip is damaged ({error}); nothing was imported") from None
         if len(whole) > largest:
-            raise BadInput(f"{self.path} is one document of more than {largest // MB} MB; {hint}")
+            raise BadInput(f"{self.path} is one JSON document of more than {largest // MB} MB; {hint}")
         return memoryview(self._as_utf8(whole))[3 if whole.startswith(_BOM) else 0 :]
 
     def _as_utf8(self, whole: bytes) -> bytes:
