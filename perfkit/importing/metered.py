@@ -23,7 +23,8 @@ class Meter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.rows_so_far: Callable[[], int] = lambda: 0  #: set by who makes rows of the file
-        self._unpacked = self._at_last_row = self._rows = 0
+        self.spent = 0  #: bytes so far
+        self._at_last_row = self._rows = 0
 
     def open(self, *, packed: bool, encoding: str = "") -> IO[bytes]:
         """The file, unpacked if it is a gzip, counted on the way; text of another encoding as UTF-8."""
@@ -31,24 +32,19 @@ class Meter:
         counted = io.BufferedReader(_Counted(raw, self.spend), BLOCK)
         return io.BufferedReader(_Recoded(counted, encoding), BLOCK) if encoding else counted
 
-    @property
-    def spent(self) -> int:
-        """Bytes so far."""
-        return self._unpacked
-
     def spend(self, size: int) -> None:
         """Count bytes that were read or unpacked."""
-        self._unpacked += size
-        if self._unpacked > UNPACKED_FREELY and self._unpacked > MOST_RATIO * os.stat(self._path).st_size:
+        self.spent += size
+        if self.spent > UNPACKED_FREELY and self.spent > MOST_RATIO * os.stat(self._path).st_size:
             raise BadInput(
                 f"{self._path} unpacks to more than {MOST_RATIO} times its size "
-                f"({self._unpacked / MB:,.0f} MB so far), as a compression bomb does; to import it "
+                f"({self.spent / MB:,.0f} MB so far), as a compression bomb does; to import it "
                 "nonetheless, unpack it first"
             )
         rows = self.rows_so_far()
         if rows != self._rows:
-            self._rows, self._at_last_row = rows, self._unpacked
-        if self._unpacked - self._at_last_row > WITHOUT_A_REQUEST:
+            self._rows, self._at_last_row = rows, self.spent
+        if self.spent - self._at_last_row > WITHOUT_A_REQUEST:
             after = f"after its first {rows:,}" if rows else "at its beginning"
             raise BadInput(
                 f"{self._path}: no request in {WITHOUT_A_REQUEST // MB} MB {after}; nothing was imported"

@@ -112,16 +112,17 @@ def batches(source: Source, needed: Iterable[str] = (), names: Sequence[str] = (
     columns = table.columns
     rows: list[list[str]] = []
     places: list[tuple[int, int]] = []
-    begun = spent = source.meter.spent
+    meter = source.meter
+    begun = spent = meter.spent
     for row in table.rows():
         place = source.line, source.more  # who takes a batch changes them
-        if source.meter.spent > spent + MB:  # nobody looks at more of a text
-            row = [cell[:LONGEST_TEXT] for cell in row]
-        spent = source.meter.spent
-        full = len(rows) >= BATCH or source.meter.spent - begun > _LARGE
-        if full or place[1] or table.columns is not columns:
+        if meter.spent != spent:  # a block more
+            if meter.spent > spent + MB:  # nobody looks at more of a text
+                row = [cell[:LONGEST_TEXT] for cell in row]
+            spent = meter.spent
+        if len(rows) >= BATCH or spent - begun > _LARGE or place[1] or table.columns is not columns:
             yield Batch(columns, rows, places)
-            columns, rows, places, begun = table.columns, [], [], source.meter.spent
+            columns, rows, places, begun = table.columns, [], [], spent
         rows.append(row)
         places.append(place)
         if place[1]:  # whether it can be read is known before the next one comes
