@@ -128,6 +128,18 @@ def test_a_site_takes_what_a_summary_does_not_tell(name: str, tmp_path: Path) ->
     assert set(frames.errors(Part(lone))["operation"]) <= {"all operations"}
 
 
+def test_a_table_that_counts_nothing(tmp_path: Path) -> None:
+    """Quantiles of no request are a file's numbers all the same, and divide nothing."""
+    text = (FILES / "percentiles.hgrm").read_text().splitlines()
+    lines = [
+        " ".join([*line.split()[:2], "0", "1"]) if line[:1] == " " and "." in line else line for line in text
+    ]
+    (tmp_path / "none.hgrm").write_text("\n".join(lines) + "\n")
+    run = import_file(tmp_path / "none.hgrm", data_dir=tmp_path)
+    assert total(run)["n"] == 0
+    assert run_facts(run)["shown"]["requests"] == 0
+
+
 def test_rates_are_of_successes(tmp_path: Path) -> None:
     """Vegeta tells a throughput of them, wrk a rate of answers beside failures that were none."""
     document = json.loads((FILES / "vegeta_report.json").read_text())

@@ -102,7 +102,7 @@ def _carried_headline(row: Any, span_s: float) -> str:
     if not math.isnan(row["n"]):
         told.append(f"{row['n']:,.0f} requests{f' in {seconds(span_s)}' if span_s > 1e-6 else ''}")
     if not math.isnan(row["failed"]):
-        share = f" ({percent(row['failed'] / row['n'])})" if row["failed"] else ""
+        share = f" ({percent(row['failed'] / row['n'])})" if row["failed"] and row["n"] else ""
         told.append(f"{row['failed']:,.0f} failed{share}")
     if not math.isnan(row["rate_per_s"]):
         told.append(f"{number(row['rate_per_s'])} successes a second")

@@ -51,7 +51,11 @@ def summarize(carried: tuple[Carried, ...], names: dict[str, float], total: str)
         n, failed, rate = map(_or_nan, (one.n, one.failed, one.rate_per_s))
         row: dict[str, Any] = {"operation": one.operation if one in parts else total}
         row |= {"n": n, "failed": failed}
-        row |= {"ok": n - failed, "censored": 0, "rate_per_s": rate * (1 - failed / n) if failed else rate}
+        row |= {
+            "ok": n - failed,
+            "censored": 0,
+            "rate_per_s": rate * (1 - failed / n) if failed > 0 and n else rate,
+        }
         for name in ("mean", "std", "min", "max"):
             row[name] = _or_nan(getattr(one, f"{name}_ms"))
         for name in ("mean", *names):
