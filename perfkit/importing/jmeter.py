@@ -27,11 +27,11 @@ from perfkit.importing.source import Source, short
 from perfkit.importing.times import UNITS, has_zone, unix_ns
 from perfkit.importing.words import clean, error_class
 
-#: What JMeter writes without a header: its default columns up to 2.13, and since 3.0.
 _NO_URL = ("", "null")
 _NONE = repeat(None)
 _AND = "\x1e"  # between a label and the origin of its URL
 _ORIGIN = r"^([^/]*//[^/]*).*$"  # scheme and host of a URL: of a million URLs the same
+#: What JMeter writes without a header: its default columns up to 2.13, and since 3.0.
 _SHARED = (
     *("timeStamp", "elapsed", "label", "responseCode", "responseMessage", "threadName", "dataType"),
     "success",
@@ -45,9 +45,9 @@ _DEFAULTS = (
 _TOLD = ("responseCode", "success", "responseMessage", "failureMessage")
 NEEDED = ("timeStamp", "elapsed")
 _NON_HTTP = "Non HTTP response "
-#: How a Transaction Controller words its sample.
 #: Times of a sample and of its parts were rounded to ms, each on its own.
 _MS = _ROUNDED = UNITS["ms"]
+#: How a Transaction Controller words its sample.
 _TRANSACTION = re.compile(r"Number of samples in transaction : (\d+)")
 EXPECTED = "a JMeter sample with timeStamp and elapsed in ms"
 _NOTES = ("JMeter starts a sample when its thread is free: when it was due is not in the file",)

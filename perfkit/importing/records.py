@@ -96,8 +96,7 @@ class Batch:
                     Batch(self.names, self.rows[part], self.places[part]).take(source, read, expected)
                 return
             source.line, source.more = self.places[0]
-            found = error.found if isinstance(error, Wrong) else short(",".join(self.rows[0]))
-            source.bad(found, error.expected if isinstance(error, Wrong) else expected)
+            source.blame(error, ",".join(self.rows[0]), expected)
 
 
 def mapped(texts: pa.Array, make: Callable[[str], Any], kind: pa.DataType) -> pa.Array:

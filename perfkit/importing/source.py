@@ -223,10 +223,14 @@ class Source:
             try:
                 take(item)
             except (ValueError, TypeError, OverflowError, RecursionError) as error:  # a DecodeError is one
-                where = f"{place} {number:,}" if place else None
-                wrong = isinstance(error, Wrong)
-                found = error.found if isinstance(error, Wrong) else f"{_shown(item)}{_why(error)}"
-                self.bad(found, error.expected if isinstance(error, Wrong) and wrong else expected, where)
+                self.blame(error, item, expected, f"{place} {number:,}" if place else None)
+
+    def blame(self, error: Exception, item: object, expected: str, place: str | None = None) -> None:
+        """Note the place of an item that could not be taken, in the words of a Wrong, else by its value."""
+        if isinstance(error, Wrong):
+            self.bad(error.found, error.expected, place)
+        else:
+            self.bad(f"{_shown(item)}{_why(error)}", expected, place)
 
     def bad(self, found: str, expected: str, place: str | None = None) -> None:
         """Note a broken place; by default the line, or the record of a CSV, read last."""

@@ -214,7 +214,3 @@ def operations(rows: Rows, labels: Iterable[tuple[str, str]]) -> list[str]:
         again = f" ({seen[name]})" if seen[name] > 1 else ""
         names.append(rows.names.settled(name) + again)
     return names
-
-
-__all__ = ["Told", "carried", "go_ms", "lost_kinds", "number_in", "operations",
-           "printed", "status_kinds", "summary_of"]  # fmt: skip
