@@ -26,7 +26,7 @@ def is_json(head: Head) -> bool:
 
 
 def read(source: Source, rows: Rows, asked: Asked) -> Facts:
-    """The summary: all requests, and those of each endpoint where they are told apart."""
+    """The summary: all requests, and those of each endpoint where the file separates them."""
     rows.absolute = False
     told = Told(source, "Artillery's report", _HINT).at("aggregate")
     if told.at("requestsCompleted").value is not None:
@@ -62,7 +62,7 @@ def _below(counters: Told, begin: str) -> dict[str, int]:
 
 def _carried(operation: str, times: Told, codes: Mapping[str, int], errors: Mapping[str, int],
              n: int | None, span: float | None = None) -> Carried:  # fmt: skip
-    """What is told of one operation; n: of its requests, where that is told, else answers and errors."""
+    """The numbers of one operation; n: of its requests, where the file has them, else answers and errors."""
     if n is None:
         n = (times.count("count") or sum(codes.values())) + sum(errors.values())
     names = {"median": 0.5} | {

@@ -1,7 +1,7 @@
 """Gatling's simulation.log, as text: of 2.x and of 3.0 to 3.9.
 
 A line for each request with its begin and its end, ms since 1970, and OK or KO. What stands before these and
-after differs by version; a line's layout is told by where its OK or KO is.
+after differs by version; a line's layout follows from where its OK or KO is.
 """
 
 from __future__ import annotations

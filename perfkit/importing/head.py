@@ -16,7 +16,7 @@ from perfkit.importing.limits import LONGEST_LINE
 
 COLOURS = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 DELIMITERS = (",", ";", "\t", "|")
-#: How Excel is told the delimiter.
+#: How a file names its delimiter to Excel.
 SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.I)
 _NAME = re.compile(r'"([^"\\]{1,100})"\s*:')
 _OF_JSON = 200_000
@@ -83,7 +83,7 @@ class Head:
         return any(set(needed) <= set(self.names(one)) for one in DELIMITERS)
 
     def delimiter(self, needed: Iterable[str] = ()) -> str:
-        """The one Excel was told, else the one by which all columns that are needed are there, else the one
+        """The one named to Excel, else the one by which all columns that are needed are there, else the one
         that makes most of the first line."""
         told = SEPARATOR.fullmatch(self._lines[0]) if self._lines else None
         if told:

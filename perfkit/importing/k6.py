@@ -2,7 +2,7 @@
 
 A request's metrics stand together. Its end is their time; what it spent sending, waiting and receiving leads
 back to the other instants: first byte = end - receiving, sent = first byte - waiting, started = sent -
-sending: its latency is k6's http_req_duration. What it was blocked before (for a connection) is told apart.
+sending: its latency is k6's http_req_duration. What it was blocked before (for a connection) is a note.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The one reader of CSV: every format's records come from here, by the names of their columns.
 
-A delimiter is told by the first line, or by Excel's `sep=;`. A header that stands there again is passed over,
-decimal commas become points, and what is no record is a broken place at its line.
+The first line shows the delimiter, or Excel's `sep=;`. A header that stands there again is passed over,
+decimal commas become points, and what cannot be read is a broken place at its line.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class Source:
         return head
 
     def refuse_binary(self) -> None:
-        """BadInput for what is no text."""
+        """BadInput for a binary file."""
         if b"\0" in self.head[:8192]:
             raise BadInput(f"{self.path} is binary, not text; for formats see `perfkit import --help`")
 

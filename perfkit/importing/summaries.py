@@ -209,7 +209,7 @@ def operations(rows: Rows, labels: Iterable[tuple[str, str]]) -> list[str]:
     """Names of operations, each of (label, method); what would be called the same is numbered."""
     seen: Counter[str] = Counter()
     names = []
-    for name in [rows.names.of(*one) for one in labels]:  # all: a host is told where there are several
+    for name in [rows.names.of(*one) for one in labels]:  # all: a name has its host where there are several
         seen[name] += 1
         again = f" ({seen[name]})" if seen[name] > 1 else ""
         names.append(rows.names.settled(name) + again)

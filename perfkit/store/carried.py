@@ -13,7 +13,7 @@ _NEAR = 0.25
 
 
 def totals(carried: tuple[Carried, ...]) -> Carried:
-    """What is told of all operations together; counts are added up where nothing is."""
+    """The numbers of all operations together; counts are added up where the file has none of them."""
     told = next((one for one in carried if not one.operation), None)
     if told is not None or len(carried) == 1:
         return told or carried[0]
@@ -29,7 +29,7 @@ def results_of(carried: tuple[Carried, ...]) -> Results:
     """Counts and kinds of failure; 0 for a count that is not told."""
     total = totals(carried)
     n, failed = total.n or 0, total.failed or 0
-    one = len(carried) == 1  # of which only all together is told
+    one = len(carried) == 1  # shown as all operations
     named = (
         replace(kind, operation=(not one and kind.operation) or "all operations") for kind in total.failures
     )
