@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from perfkit.model import COLUMNS, ERRORS, SCHEMA_VERSION
 from perfkit.store import Run
+from perfkit.store.writing import ROW_GROUP, parquet_options
 
 OPERATIONS = ("create_agent", "send_message", "update_agent")
 GROUP = 250_000
@@ -63,8 +64,11 @@ def make_timeline(
     for table in _groups(
         rows, seed, list(operations), error_rate, rate_per_s, users, scale, streaming, restless
     ):
-        writer = writer or pq.ParquetWriter(folder / "timeline.parquet", table.schema, compression="zstd")
-        writer.write_table(table)
+        options = parquet_options(
+            table.schema
+        )  # as runs have them: how they are packed decides how fast they read
+        writer = writer or pq.ParquetWriter(folder / "timeline.parquet", table.schema, **options)
+        writer.write_table(table, row_group_size=ROW_GROUP)
     if writer is not None:
         writer.close()
     made = _meta(folder.name, rows, seed, rate_per_s, users, operations) | (meta or {})

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from make_timeline import make_timeline
 from peers.measure import hardware, put_between_marks
@@ -144,17 +145,21 @@ def once(task: Task, tree: Path, seen: Seen) -> None:
     seen.mb.append(peak)
 
 
+def made(folder: Path, rows: int, **how: Any) -> str:
+    """A run as one that was carried out leaves it, with what its rows come to in run.json."""
+    run = make_timeline(folder, rows, meta=SCHEMA, **how)
+    update_run_json(
+        run.path, lambda _: {"results": results.stamped(run.results, run.path / "timeline.parquet")}
+    )
+    return str(run.path)
+
+
 def tasks(folder: Path, url: str, many: int) -> list[Task]:
     """What is measured, on runs made in `folder`."""
     for seed in range(300):
-        run = make_timeline(folder / "list", 100, seed=seed, meta=SCHEMA)
-        kept = results.stamped(run.results, run.path / "timeline.parquet")
-        update_run_json(run.path, lambda _, kept=kept: {"results": kept})
-    sides = [
-        str(make_timeline(folder, 1_000_000, seed=i, error_rate=0.002, restless=0.02, meta=SCHEMA).path)
-        for i in range(10)
-    ]
-    few, large, huge = (str(make_timeline(folder, n, meta=SCHEMA).path) for n in (FEW, many, 5 * many))
+        made(folder / "list", 100, seed=seed)
+    sides = [made(folder, 1_000_000, seed=i, error_rate=0.002, restless=0.02) for i in range(10)]
+    few, large, huge = (made(folder, n) for n in (FEW, many, 5 * many))
     cli = ["-m", "perfkit.cli"]
     load = ["-c", LOAD, str(HERE / "peers/one_request.py"), url, str(folder / "load")]
     report = f"report of {FEW:,} rows"

@@ -265,19 +265,18 @@ def _bursts(rows: Part, limits: Limits) -> Iterator[Finding]:
     if not failed or failed >= 0.5 * rows.counts["n"]:
         return
     second = "floor(coalesce(done_s, t_s))::BIGINT"
-    bursts = rows.query(
-        f"SELECT {second} AS second FROM part GROUP BY 1 HAVING count(*) FILTER (failed) >= $failures"
-        " AND count(*) FILTER (failed) >= 0.5 * count(*)",
+    rows.query(
+        f"CREATE OR REPLACE TEMP TABLE bursts AS SELECT {second} AS second FROM part GROUP BY 1"
+        " HAVING count(*) FILTER (failed) >= $failures AND count(*) FILTER (failed) >= 0.5 * count(*)",
         failures=limits.burst_failures,
     )
-    if len(bursts):
-        rows.use("bursts", bursts)
+    if seconds := rows.row("SELECT count(*) AS n FROM bursts")["n"]:
         kinds = rows.query(
             f"SELECT error, count(*) AS n, {_TIME} FROM part WHERE failed AND {second} IN"
             " (SELECT second FROM bursts) GROUP BY 1 ORDER BY n DESC, error"
         ).to_pylist()
         text = f"Errors came in bursts: {sum(one['n'] for one in kinds):,} of the {failed:,} failures within "
-        text += f"{len(bursts)} s ({', '.join(one['error'] for one in kinds[:3])})."
+        text += f"{seconds} s ({', '.join(one['error'] for one in kinds[:3])})."
         yield Finding("error_burst", text, *_when(kinds))
 
 

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from perfkit.model import Budget
 from perfkit.session import Opening
@@ -122,10 +121,7 @@ def delays(part: Part, opening: Sequence[Opening], seq_stride: int) -> dict[int,
     """
     every = max((one.every for one in opening), default=1)
     known = {seq: ns for one in opening for seq, ns in one.ns.items()}
-    part.use(
-        "opening",
-        pa.table({"seq": pa.array(known, pa.int64()), "ns": pa.array(known.values(), pa.int64())}),
-    )
+    part.use("opening", seq=("BIGINT", known), ns=("BIGINT", known.values()))
     kickoff = Binned(
         part,
         "SELECT worker AS g, 0 AS s, kickoff_ms AS x FROM part WHERE started <> planned AND x IS NOT NULL",

@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from perfkit import stats
 from perfkit.errors import unknown
 from perfkit.frames.rows import small
 from perfkit.frames.tables import operations
-from perfkit.store.quantiles import BIN, Binned, latencies, middles, outline
+from perfkit.store.quantiles import BIN, Binned, counted, middles, outline
 from perfkit.store.rows import Part
 from perfkit.store.summary import TOTAL, numbers_of
 
@@ -28,12 +27,12 @@ def histogram(rows: Part, bins: int = 80) -> pd.DataFrame:
 
     attrs: log, ok (successes), marks (exact quantiles).
     """
-    binned = latencies(rows)[1]
-    data, log = counted(rows, _GOOD.format(g="0"), binned, bins)
+    binned = counted(rows).latencies
+    data, log = bars(rows, _GOOD.format(g="0"), binned, bins)
     return small(data, rows, log=log, ok=binned.n(), marks=carried(binned))
 
 
-def counted(
+def bars(
     part: Part, values: str, binned: Binned, bins: int, floor: float | None = None
 ) -> tuple[pd.DataFrame, bool]:
     """How many x lie in each bin (left, right, count) and whether the bins are of equal ratio.
@@ -51,9 +50,9 @@ def counted(
     grid[0], grid[-1] = min(grid[0], low), max(grid[-1], high)
     # a bar of DuckDB's histogram has its right edge in it, of numpy's its left one, but the last
     inner = np.nextafter(grid[1:-1], -np.inf).tolist()
-    bars = part.row(f"SELECT map_values(histogram(x, $inner)) AS n FROM ({values})", inner=inner)["n"]
+    found = part.row(f"SELECT map_values(histogram(x, $inner)) AS n FROM ({values})", inner=inner)["n"]
     count = np.zeros(bins, np.int64)
-    count[: len(bars or ())] = bars or ()  # without the last one where nothing lies beyond
+    count[: len(found or ())] = found or ()  # without the last one where nothing lies beyond
     return pd.DataFrame({"left": grid[:-1], "right": grid[1:], "count": count}), log
 
 
@@ -78,7 +77,7 @@ def boxes(rows: Part, by: str = "operation", most: int = 20) -> pd.DataFrame:
     to 0.3 %. attrs: groups (how many there are).
     """
     if by == "operation":
-        names, binned = latencies(rows)
+        names, _, binned = counted(rows)
         there = [g for g in range(len(names)) if binned.n(g)]
         found = np.reshape(binned.quantiles([(g, p) for g in there for p in _BOX.values()]), (-1, len(_BOX)))
         frame = pd.DataFrame(found, columns=list(_BOX))
@@ -111,7 +110,7 @@ class _Outline(NamedTuple):
 @functools.lru_cache(maxsize=4)
 def _outlines(part: Part) -> dict[str, _Outline]:
     """The latencies of the most frequent operations: bins of 0.14 %, the slowest `MOST_EXACT` as they are."""
-    names, binned = latencies(part)
+    names, _, binned = counted(part)
     names = names[:MOST_OPERATIONS]
     values = (
         "SELECT g, coalesce(latency_ms, response_ms) AS x, censored AS late FROM part JOIN operations"
@@ -123,10 +122,12 @@ def _outlines(part: Part) -> dict[str, _Outline]:
         late = part.arrays(f"SELECT g, bin, count(*) AS n FROM ({known}) WHERE late GROUP BY ALL")
     counts = [_counts(binned, g, late) for g in range(len(names))]
     tails = [_tail(bins, ended + late) for bins, ended, late in counts]
-    part.use("tails", pa.table({"g": range(len(names)), "first": pa.array(tails, pa.int32())}))
+    part.use("tails", g=("INTEGER", range(len(names))), first=("INTEGER", tails))
+    least = middles(np.array([min(tails, default=1) - 1]))[0]  # most rows need not be looked up
     exact = part.arrays(
         "SELECT g, x, count(*) FILTER (NOT late) AS ended, count(*) FILTER (late) AS late"
-        f" FROM ({known}) JOIN tails USING (g) WHERE bin >= first GROUP BY g, x ORDER BY g, x"
+        f" FROM ({known} AND x >= {float(least)!r}::DOUBLE) JOIN tails USING (g) WHERE bin >= first"
+        " GROUP BY g, x ORDER BY g, x"
     )
     found = {}
     for g, (name, (bins, *below)) in enumerate(zip(names, counts, strict=True)):

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from perfkit import stats
 from perfkit.errors import BadInput
@@ -21,8 +20,6 @@ MOST_POINTS = 2000
 MOST_EXACT = 100_000
 #: Beyond, in so many moments of the run.
 MOMENTS = 500_000
-#: When a request ended; one that never did counts where it was due.
-_ENDED = "coalesce(done, planned)"
 
 
 class _Grid(NamedTuple):
@@ -43,10 +40,6 @@ class _Grid(NamedTuple):
         """Length of a cell."""
         return self.step_ns / 1e9
 
-    def cut(self, parts: int) -> _Grid:
-        """Each cell cut into so many."""
-        return self._replace(step_ns=self.step_ns // parts, cells=self.cells * parts)
-
     def cell(self, instant: str) -> str:
         """SQL of the cell an instant (ns) lies in."""
         return f"greatest(least(({instant} - {self.low_ns}) // {self.step_ns}, {self.cells - 1}), 0)::INTEGER"
@@ -59,28 +52,91 @@ class _Grid(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4)
-def _ends_ns(part: Part) -> tuple[int, int]:
-    """From the start of the measured part, or what was due before, to the last end."""
+def _moments(part: Part) -> _Grid:
+    """`MOMENTS` cells from the start of the measured part, or what was due before, to the last end."""
     ends = part.row("SELECT min(planned) AS low, max(planned) AS due, max(done) AS done FROM part")
-    low, high = part.window_ns
+    begin, high = part.window_ns
     last = [ends[name] for name in ("due", "done") if ends[name] is not None]
-    return min(low, low if ends["low"] is None else ends["low"]), max([high, *last])
+    low = min(begin, begin if ends["low"] is None else ends["low"])
+    return _Grid(low, max(-((low - max([high, *last])) // MOMENTS), 1), MOMENTS, begin)
 
 
 def extent(part: Part) -> tuple[float, float]:
-    """The same in s since the measured part began."""
-    low, high = ((end - part.window_ns[0]) / 1e9 for end in _ends_ns(part))
-    return low, high
+    """From the start of the measured part, or what was due before, to the last end, in s since it began."""
+    edges_s = _moments(part).edges_s
+    return float(edges_s[0]), float(edges_s[-1])
 
 
-def _grid(rows: Part, bins: int, rows_a_bin: int = 0, parts: int = 1) -> _Grid:
-    """Cells over the extent of the rows, that can be cut into `parts`; few rows get fewer of them."""
+def _grid(rows: Part, bins: int, rows_a_bin: int = 0) -> _Grid:
+    """Cells of so many moments each that there are at most `bins`; few rows get fewer of them."""
     if bins < 1:
         raise BadInput(f"bins: expected at least 1, got {bins}")
     if rows_a_bin:
         bins = min(bins, max(rows.counts["n"] // rows_a_bin, 8))
-    low, high = _ends_ns(rows)
-    return _Grid(low, max(-((low - high) // (bins * parts)), 1) * parts, bins, rows.window_ns[0])
+    fine, each = _moments(rows), -(-MOMENTS // min(bins, MOMENTS))
+    return fine._replace(step_ns=fine.step_ns * each, cells=-(-MOMENTS // each))
+
+
+class _Instants(NamedTuple):
+    """How many instants lie in each moment, and how long before its end they do together, ns: [MOMENTS]."""
+
+    n: np.ndarray
+    before_ns: np.ndarray
+
+    def __sub__(self, others: _Instants) -> _Instants:
+        return _Instants(self.n - others.n, self.before_ns - others.before_ns)
+
+
+class _Clock(NamedTuple):
+    """What happened when."""
+
+    due: _Instants
+    left: _Instants  #: sent, or ended without: no longer waiting
+    sent: _Instants  #: of those that ended, too
+    ok: _Instants  #: ended; what never did counts where it was due
+    failed: _Instants
+    never: _Instants  #: due, but neither sent nor ended
+    done: _Instants  #: of those that were sent
+
+
+@functools.lru_cache(maxsize=4)
+def _clock(part: Part) -> _Clock:
+    """Count what happens when, once for all figures over time."""
+    flown = "sent IS NOT NULL AND done IS NOT NULL"
+    ended = {"ok": "NOT failed", "failed": "failed", "never": "sent IS NULL AND done IS NULL", "done": flown}
+    return _Clock(
+        **_instants(part, "planned", due="true"),
+        **_instants(part, "coalesce(sent, done)", left="true", sent=flown),
+        **_instants(part, "coalesce(done, planned)", **ended),
+    )
+
+
+def _instants(part: Part, instant: str, **which: str) -> dict[str, _Instants]:
+    """When `instant` (SQL) happened, to the requests that are meant."""
+    fine = _moments(part)
+    before = f"({fine.low_ns + fine.step_ns} + {fine.step_ns}::BIGINT * g - {instant})::DOUBLE AS before"
+    each = f"SELECT *, {fine.cell(instant)} AS g, {before} FROM part WHERE {instant} IS NOT NULL"
+    sums = (
+        f"count(*) FILTER ({of}) AS {name}, coalesce(sum(before) FILTER ({of}), 0) AS {name}_ns"
+        for name, of in which.items()
+    )
+    found = part.arrays(f"SELECT g, {', '.join(sums)} FROM ({each}) GROUP BY g")
+    spread = {name: fine.spread(found["g"], column, 0) for name, column in found.items()}
+    return {name: _Instants(spread[name], spread[f"{name}_ns"]) for name in which}
+
+
+def _level(rise: _Instants, step_ns: int) -> tuple[stats.Floats, stats.Floats]:
+    """How many there are at the left edge of each moment, and on average in it [MOMENTS].
+
+    rise: how many come there, less how many go.
+    """
+    level = np.cumsum(rise.n) - rise.n
+    return level, level + rise.before_ns / step_ns
+
+
+def _firsts(grid: _Grid) -> np.ndarray:
+    """The first moment of each cell [cells]."""
+    return np.arange(0, MOMENTS, -(-MOMENTS // grid.cells))
 
 
 def waterfall(rows: Part, most: int = 2000) -> pd.DataFrame:
@@ -104,18 +160,18 @@ def _all_in_order(rows: Part) -> pd.DataFrame:
 
 def _thinned(rows: Part, n: int, most: int) -> pd.DataFrame:
     """The slowest tenth of `most`, and rows at even ranks of `planned`; only their cells are sorted."""
-    slow = rows.query(
-        "SELECT planned, seq, attempt FROM part ORDER BY response_ms DESC NULLS LAST, planned LIMIT $most",
+    rows.query(
+        "CREATE OR REPLACE TEMP TABLE slow AS SELECT planned, seq, attempt FROM part"
+        " ORDER BY response_ms DESC NULLS LAST, planned LIMIT $most",
         most=most // 10,
     )
-    ranks = np.linspace(0, n - 1, most - len(slow)).astype(np.int64)
-    grid = _grid(rows, MOMENTS)
-    counts = _counts(rows, grid, "planned")
+    ranks = np.linspace(0, n - 1, most - most // 10).astype(np.int64)
+    counts = _clock(rows).due.n.astype(np.int64)
     upto = np.cumsum(counts)
     cells = np.searchsorted(upto, ranks, "right")
-    rows.use("slow", slow)
-    rows.use("ranks", pa.table({"g": cells, "within": ranks - (upto[cells] - counts[cells]) + 1}))
-    cell = grid.cell("planned")
+    within = ranks - (upto[cells] - counts[cells]) + 1
+    rows.use("ranks", g=("INTEGER", cells.tolist()), within=("BIGINT", within.tolist()))
+    cell = _moments(rows).cell("planned")
     drawn: pd.DataFrame = rows.query(
         f"WITH cells AS (SELECT g FROM ranks UNION SELECT {cell} FROM slow),"
         f" ranked AS (SELECT {cell} AS g, planned, seq, attempt, {_DRAWN},"
@@ -160,15 +216,10 @@ def _quantiles(rows: Part, grid: _Grid, column: str, where: str = "true") -> dic
 
 def over_time(rows: Part, bins: int = 100) -> pd.DataFrame:
     """What ended in each bin: t_s (left edge), ok_per_s, failed_per_s, planned_per_s (what was due)."""
-    grid = _grid(rows, bins, rows_a_bin=20)
-    due = _counts(rows, grid, "planned")
-    ended = rows.arrays(
-        f"SELECT {grid.cell(_ENDED)} AS g, count(*) FILTER (NOT failed) AS ok, count(*) FILTER (failed)"
-        " AS failed FROM part GROUP BY g"
-    )
-    data = {"t_s": grid.edges_s[:-1], "planned_per_s": due / grid.step_s}
-    for name in ("ok", "failed"):
-        data[f"{name}_per_s"] = grid.spread(ended["g"], ended[name], 0) / grid.step_s
+    grid, clock = _grid(rows, bins, rows_a_bin=20), _clock(rows)
+    data = {"t_s": grid.edges_s[:-1]}
+    for name, counts in (("planned", clock.due), ("ok", clock.ok), ("failed", clock.failed)):
+        data[f"{name}_per_s"] = np.add.reduceat(counts.n, _firsts(grid)) / grid.step_s
     return small(data, rows, bin_s=grid.step_s)
 
 
@@ -178,54 +229,27 @@ def concurrency(rows: Part, bins: int = 200) -> pd.DataFrame:
     attrs: moments_s, how far apart the moments are in which least and most were looked for; 0: at every start
     and end.
     """
-    parts = max(MOMENTS // bins, 1)
-    grid = _grid(rows, bins, parts=parts)
-    flying = "sent IS NOT NULL AND done IS NOT NULL"
+    grid, clock, moment_ns = _grid(rows, bins), _clock(rows), _moments(rows).step_ns
+    first = _firsts(grid)
+    size = np.diff(first, append=MOMENTS)
+    _, waiting = _level(clock.due - clock.never - clock.left, moment_ns)
     if rows.counts["n"] <= MOST_EXACT:
-        flown = rows.arrays(f"SELECT sent_s, done_s FROM part WHERE {flying}")
+        flown = rows.arrays("SELECT sent_s, done_s FROM part WHERE sent IS NOT NULL AND done IS NOT NULL")
         mean, least, most = stats.concurrency(flown["sent_s"], flown["done_s"], grid.edges_s)
         moments_s = 0.0
     else:
-        fine = grid.cut(parts)
-        levels = _levels(fine, *(_instants(rows, fine, name, flying) for name in ("sent", "done")))
-        level, means = (one.reshape(bins, parts) for one in levels)
-        mean, least, most = means.mean(axis=1), level.min(axis=1), level.max(axis=1)
-        moments_s = fine.step_s
-    left, waits = "coalesce(sent, done)", "coalesce(sent, done) IS NOT NULL"
-    _, waiting = _levels(grid, *(_instants(rows, grid, name, waits) for name in ("planned", left)))
+        level, means = _level(clock.sent - clock.done, moment_ns)
+        mean = np.add.reduceat(means, first) / size
+        least, most = (extreme.reduceat(level, first) for extreme in (np.minimum, np.maximum))
+        moments_s = moment_ns / 1e9
     data = {
         "t_s": grid.edges_s[:-1],
         "mean": mean,
         "least": least,
         "most": most,
-        "waiting": np.maximum(waiting, 0),
+        "waiting": np.maximum(np.add.reduceat(waiting, first) / size, 0),
     }
     return small(data, rows, bin_s=grid.step_s, moments_s=moments_s)
-
-
-def _counts(rows: Part, grid: _Grid, instant: str) -> stats.Ints:
-    """How many instants lie in each cell [cells]."""
-    found = rows.arrays(f"SELECT {grid.cell(instant)} AS g, count(*) AS n FROM part GROUP BY g")
-    return grid.spread(found["g"], found["n"], 0).astype(np.int64)
-
-
-def _instants(rows: Part, grid: _Grid, instant: str, where: str) -> tuple[stats.Floats, stats.Floats]:
-    """How many instants lie in each cell, and how long before its end they do together, ns [cells]."""
-    left = f"({grid.low_ns + grid.step_ns} + {grid.step_ns}::BIGINT * g - {instant})::DOUBLE"
-    found = rows.arrays(
-        f"SELECT {grid.cell(instant)} AS g, count(*) AS n, sum({left}) AS left_ns FROM part"
-        f" WHERE {where} GROUP BY g"
-    )
-    return grid.spread(found["g"], found["n"], 0), grid.spread(found["g"], found["left_ns"], 0)
-
-
-def _levels(
-    grid: _Grid, start: tuple[stats.Floats, stats.Floats], end: tuple[stats.Floats, stats.Floats]
-) -> tuple[stats.Ints, stats.Floats]:
-    """How many are under way at the left edge of each cell, and on average in it [cells]."""
-    rise = start[0] - end[0]
-    level = (np.cumsum(rise) - rise).astype(np.int64)
-    return level, level + (start[1] - end[1]) / grid.step_ns
 
 
 def delays(rows: Part, bins: int = 100) -> pd.DataFrame:

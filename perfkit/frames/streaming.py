@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from perfkit.frames.distribution import carried, counted
+from perfkit.frames.distribution import bars, carried
 from perfkit.frames.rows import small
 from perfkit.store.quantiles import Binned
 from perfkit.store.rows import Part
@@ -55,7 +55,7 @@ def streaming(rows: Part, bins: int = 60) -> pd.DataFrame:
         binned = Binned(rows, f"SELECT 0 AS g, 0 AS s, x FROM ({values})")
         if not binned.n():
             continue
-        data, log = counted(rows, values, binned, bins, floor)
+        data, log = bars(rows, values, binned, bins, floor)
         parts.append(data.assign(kind=kind))
         told[kind] = {"n": binned.n(), "log": log, "marks": carried(binned)}
     data = pd.concat(parts) if parts else pd.DataFrame(columns=["kind", "left", "right", "count"])

@@ -11,7 +11,7 @@ import pandas as pd
 from perfkit import stats
 from perfkit.frames.rows import small
 from perfkit.store import results
-from perfkit.store.quantiles import latencies
+from perfkit.store.quantiles import counted
 from perfkit.store.rows import Part
 from perfkit.store.summary import numbers_of, summarize
 
@@ -24,7 +24,7 @@ def summary(rows: Part, level: float = stats.LEVEL) -> pd.DataFrame:
 
 def operations(rows: Part) -> list[str]:
     """The operations, the most frequent first."""
-    return latencies(rows)[0]
+    return counted(rows).names
 
 
 def errors(rows: Part, most: int = 50) -> pd.DataFrame:

@@ -8,11 +8,10 @@ type 7) on every row, to the last bit.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from perfkit.stats import SLICES, Floats, Ints
 from perfkit.store.rows import Part
@@ -25,7 +24,7 @@ BIN = (
 #: For lines that are only drawn, of 1/128 octave: fewer of them cost less.
 _COARSE = BIN.replace("512", "128")
 #: What summaries, boxes and marks ask of latencies: fetched together.
-_OFTEN = (0.0, 0.05, 0.25, 0.45, 0.5, 0.55, 0.75, 0.85, 0.9, 0.95, 0.99, 0.999, 1.0)
+OFTEN = (0.0, 0.05, 0.25, 0.45, 0.5, 0.55, 0.75, 0.85, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 
 class _Cells(NamedTuple):
@@ -48,25 +47,32 @@ class Binned:
     """How values are distributed over bins, by group and slice.
 
     values: SQL over the part, that gives g (group, from 0), s (slice, 0 … slices-1) and x, not null;
-    parameters: those it names.
+    parameters: those it names. cells: what a query that asked for more has counted already.
     """
 
     def __init__(
-        self, part: Part, values: str, slices: int = 1, parameters: Mapping[str, Any] | None = None
+        self,
+        part: Part,
+        values: str,
+        slices: int = 1,
+        parameters: Mapping[str, Any] | None = None,
+        cells: _Cells | None = None,
     ) -> None:
         self._part, self._values, self._slices = part, values, slices
         self._parameters = dict(parameters or {})
-        found = part.arrays(
-            f"SELECT g, s, {BIN} AS x, count(*) AS n FROM ({values}) GROUP BY ALL ORDER BY g",
-            **self._parameters,
+        self._cells = cells or _Cells(
+            **part.arrays(
+                f"SELECT g, s, {BIN} AS x, count(*) AS n FROM ({values}) GROUP BY ALL ORDER BY g",
+                **self._parameters,
+            )
         )
-        self._cells = _Cells(**found)
         self._fetched: dict[tuple[int | None, int], _Cells] = {}
         self._cumulated: dict[int | None, tuple[np.ndarray, np.ndarray]] = {}
 
     def n(self, group: int | None = None) -> int:
         """How many values a group has; None: all groups together."""
-        return int(self._cells.of(group).n.sum())
+        upto = self.cumulated(group)[1]
+        return int(upto[-1]) if len(upto) else 0
 
     def quantiles(self, wanted: Sequence[tuple[int | None, float]]) -> list[float]:
         """The p-quantile of a group, or of all together, for each (group, p); NaN for no values."""
@@ -84,6 +90,22 @@ class Binned:
             # numpy's own way of interpolating, so that the last bit agrees
             found.append(left + step * share if share < 0.5 else right - step * (1 - share))
         return found
+
+    def expect(self, wanted: Iterable[tuple[int | None, float]]) -> None:
+        """Read now, in one pass, what these quantiles will take, and those a tenth of a bin beside them."""
+        places = set()
+        for group, p in wanted:
+            n = self.n(group)
+            for rank in _ranks(n, p):
+                beside = self._size(group, rank) // 10
+                near = (max(rank - beside, 0), rank, min(rank + beside, n - 1))
+                places |= {(group, self._bin_of(group, one)[0]) for one in near}
+        self._fetch(places)
+
+    def roughly_below(self, group: int | None, p: float) -> Ints:
+        """How many values of each slice are below the p-quantile, to half a bin, without a pass: [slices]."""
+        place, cells = self._bin_of(group, _ranks(self.n(group), p)[0])[0], self._cells.of(group)
+        return self._sliced(cells, cells.x < place) + self._sliced(cells, cells.x == place) // 2
 
     def at_most(self, group: int | None, x: float) -> Ints:
         """How many values of each slice are at most x: int64 [slices]."""
@@ -116,6 +138,12 @@ class Binned:
         at = int(np.searchsorted(sums, rank, "right"))
         return int(bins[at]), int(sums[at - 1]) if at else 0
 
+    def _size(self, group: int | None, rank: int) -> int:
+        """How many values the bin holds that holds a rank."""
+        sums = self.cumulated(group)[1]
+        at = int(np.searchsorted(sums, rank, "right"))
+        return int(sums[at] - (sums[at - 1] if at else 0))
+
     def _value(self, group: int | None, rank: int) -> float:
         place, below = self._bin_of(group, rank)
         cells = self._fetched[group, place]
@@ -131,9 +159,7 @@ class Binned:
         single = {(group, place) for group, place in missing if group is not None and place not in whole}
         wanted = [(None, place) for place in whole] + list(single)
         groups, bins = zip(*wanted, strict=True)
-        self._part.use(
-            "wanted", pa.table({"of": pa.array(groups, pa.int32()), "bin": pa.array(bins, pa.int32())})
-        )
+        self._part.use("wanted", of=("INTEGER", groups), bin=("INTEGER", bins))
         found = self._part.arrays(
             f"SELECT bin, g, s, x, count(*) AS n FROM (SELECT *, {BIN} AS bin FROM ({self._values}))"
             " JOIN (SELECT DISTINCT * FROM wanted) USING (bin)"
@@ -190,20 +216,42 @@ def _bin(x: float) -> int:
     return int((1 if x > 0 else -1) * (1_000_000 + np.floor(512 * np.log2(abs(x)))))
 
 
-@functools.lru_cache(maxsize=4)
-def latencies(part: Part) -> tuple[list[str], Binned]:
-    """The latencies of successes: names of the operations, the most frequent first, and their distribution.
+class Counted(NamedTuple):
+    """What one pass over a part counts. names: its operations, the most frequent first.
 
-    Groups are places in the list of names; slices are those of the part's time.
+    cells: g, the place of the operation in names; s, its time slice; failed, censored; good, whether it has a
+    latency, x, the bin of that; n; total_ms and variance of its latencies. One array each, sorted by g.
+    latencies: how those of successes are distributed, by g and s.
     """
-    counted = part.query("SELECT operation, count(*) AS n FROM part GROUP BY 1 ORDER BY n DESC, operation")
-    names = counted["operation"].to_pylist()
-    part.use("operations", pa.table({"operation": pa.array(names, pa.string()), "g": range(len(names))}))
-    binned = Binned(
-        part,
-        "SELECT g, slice AS s, latency_ms AS x FROM part JOIN operations USING (operation)"
-        " WHERE ok AND latency_ms IS NOT NULL",
-        SLICES,
+
+    names: list[str]
+    cells: dict[str, np.ndarray]
+    latencies: Binned
+
+
+@functools.lru_cache(maxsize=4)
+def counted(part: Part) -> Counted:
+    """Count the requests of a part by operation, time slice, outcome, and bin of the latency."""
+    part.query(
+        "CREATE OR REPLACE TEMP TABLE cells AS SELECT operation, slice AS s, failed, censored,"
+        f" CASE WHEN ok THEN {BIN} END AS x, count(*) AS n, sum(latency_ns)::DOUBLE / 1e6 AS total_ms,"
+        " var_pop(latency_ms) AS variance FROM (SELECT *, latency_ms AS x FROM part) GROUP BY ALL"
     )
-    binned.quantiles([(group, p) for group in (*range(len(names)), None) for p in _OFTEN])
-    return names, binned
+    part.query(
+        "CREATE OR REPLACE TEMP TABLE operations AS SELECT operation,"
+        " row_number() OVER (ORDER BY sum(n) DESC, operation) - 1 AS g FROM cells GROUP BY operation"
+    )
+    names = part.arrays("SELECT operation FROM operations ORDER BY g")["operation"].tolist()
+    cells = part.arrays(
+        "SELECT g, s, failed, censored, x IS NOT NULL AS good, coalesce(x, 0) AS x, n, total_ms, variance"
+        " FROM cells JOIN operations USING (operation) ORDER BY g"
+    )
+    part.query("DROP TABLE cells")
+    values = (
+        "SELECT g, slice AS s, latency_ms AS x FROM part JOIN operations USING (operation)"
+        " WHERE ok AND latency_ms IS NOT NULL"
+    )
+    binned = Binned(
+        part, values, SLICES, cells=_Cells(*(cells[name][cells["good"]] for name in _Cells._fields))
+    )
+    return Counted(names, cells, binned)

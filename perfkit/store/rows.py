@@ -12,7 +12,7 @@ import glob
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -134,10 +134,13 @@ class Part:
 
     def _run(self, sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
         def work() -> pa.Table:
-            done = self._connection.sql(sql, params=parameters or None)
-            return done.to_arrow_table() if done is not None else pa.table({})
+            done = self._ask(sql, parameters)
+            return done.to_arrow_table() if done is not None else None
 
         return self._guarded(work)
+
+    def _ask(self, sql: str, parameters: dict[str, Any] | None = None) -> duckdb.DuckDBPyRelation:
+        return self._connection.sql(sql, params=parameters or None)
 
     def _guarded(self, work: Callable[[], _T]) -> _T:
         """Do it; PerfkitError for DuckDB's errors, but duckdb.IOException for a file that is gone."""
@@ -168,8 +171,12 @@ class Part:
 
     def arrays(self, sql: str, **parameters: Any) -> dict[str, np.ndarray]:
         """The columns of a query as arrays, NaN for null."""
-        table = self.query(sql, **parameters)
-        return {name: np.asarray(table[name].to_numpy()) for name in table.column_names}
+        found = self._retried(lambda: self._guarded(lambda: self._ask(sql, parameters).fetchnumpy()))
+        # not by way of Arrow, which loads pandas: `show` needs none
+        return {
+            name: column if type(column) is np.ndarray else column.filled(np.nan)
+            for name, column in found.items()
+        }
 
     def coded(self, column: str) -> str:
         """SQL for a column of texts as a dictionary column, its words the most frequent first."""
@@ -179,9 +186,13 @@ class Part:
         )
         return f"{column}::{column}_words AS {column}"
 
-    def use(self, name: str, table: pa.Table) -> None:
-        """Make a table known to later queries under this name."""
-        self._connection.register(name, table)
+    def use(self, name: str, **columns: tuple[str, Iterable[Any]]) -> None:
+        """Make a table of a few rows known to later queries; of each column its SQL type and its values."""
+        shape = ", ".join(
+            f"unnest(${column}::{type_}[]) AS {column}" for column, (type_, _) in columns.items()
+        )
+        values = {column: list(values) for column, (_, values) in columns.items()}
+        self.query(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT {shape}", **values)
 
     def _make_views(self) -> None:
         """Make the views, over the files there are now."""

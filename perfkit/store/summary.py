@@ -11,7 +11,7 @@ import numpy as np
 
 from perfkit import stats
 from perfkit.store import carried, fidelity
-from perfkit.store.quantiles import Binned, latencies
+from perfkit.store.quantiles import OFTEN, Binned, Counted, counted
 from perfkit.store.rows import Part
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
@@ -38,11 +38,11 @@ def summarize(part: Part, level: float = stats.LEVEL) -> tuple[dict[str, Any], .
     if part.run.meta.carried:
         shares = dict(zip(NAMES, QUANTILES, strict=True))
         return tuple(carried.summarize(part.run.meta.carried, shares, TOTAL))
-    names, binned = latencies(part)
+    names, _, binned = counted(part)
     groups: list[int | None] = [*range(len(names) if len(names) > 1 else 0), None]
     counts = {group: _slices(part, binned, group) for group in groups}
     wanted = [(group, p) for group in groups for p in QUANTILES]
-    binned.quantiles([*wanted, *((group, p) for group in groups for p in _AROUND)])  # all in one pass
+    _expect(binned, wanted, counts, level)
     points = dict(zip(wanted, binned.quantiles(wanted), strict=True))
     bounds = {one: _bounds(binned, one, point, counts[one[0]], level) for one, point in points.items()}
     ends = iter(_ends(binned, bounds))
@@ -61,6 +61,23 @@ def summarize(part: Part, level: float = stats.LEVEL) -> tuple[dict[str, Any], .
             row[f"{label}_low"], row[f"{label}_high"] = (low, high) if known else (math.nan, math.nan)
         rows.append(row)
     return tuple(rows)
+
+
+def _expect(
+    binned: Binned,
+    wanted: Sequence[tuple[int | None, float]],
+    counts: Mapping[int | None, stats.Ints | None],
+    level: float,
+) -> None:
+    """Read in one pass what points and intervals will take: where these end is known well enough before."""
+    near = [(group, p) for group in counts for p in OFTEN]
+    for group, p in wanted:
+        if n := binned.n(group):
+            slices = counts[group]
+            share = None if slices is None else stats.slice_shares(binned.roughly_below(group, p), slices, p)
+            ends = stats.quantile_bounds(n, p, share, level)[:2]
+            near += [(group, one) for one in (p, *ends) if math.isfinite(one)]
+    binned.expect(near)
 
 
 def _ends(
@@ -101,44 +118,36 @@ def _bounds(
 @functools.lru_cache(maxsize=4)
 def _heads(part: Part) -> dict[str | None, dict[str, Any]]:
     """What can be counted or summed up of each operation, and of all (None); slices_ms: sums by slice."""
-    found = part.query(
-        "SELECT operation, slice, count(*) AS n, count(*) FILTER (failed) AS failed, count(x) AS ok,"
-        " count(*) FILTER (censored) AS censored, var_pop(x) AS variance, min(x) AS min, max(x) AS max,"
-        " (sum(latency_ns) FILTER (ok))::DOUBLE / 1e6 AS total_ms"
-        " FROM (SELECT *, CASE WHEN ok THEN latency_ms END AS x FROM part) GROUP BY operation, slice"
-    )
+    found = counted(part)
     ended = part.query(
         f"SELECT operation, count(*) AS n FROM r WHERE ok AND done BETWEEN {part.begin_ns}"
         f" AND {part.window_ns[1]} GROUP BY operation"
     )
     in_part = dict(zip(ended["operation"].to_pylist(), ended["n"].to_pylist(), strict=True))
-    cells: dict[str | None, list[dict[str, Any]]] = {None: []}
-    for cell in found.to_pylist():
-        cells[None].append(cell)
-        cells.setdefault(cell["operation"], []).append(cell)
     ends = in_part | {None: sum(in_part.values())}
-    return {name: _head(mine, ends.get(name, 0), part.span_s) for name, mine in cells.items()}
+    groups: dict[str | None, int | None] = {None: None, **{name: g for g, name in enumerate(found.names)}}
+    return {name: _head(found, g, ends.get(name, 0), part.span_s) for name, g in groups.items()}
 
 
-def _head(cells: Sequence[Mapping[str, Any]], ended: int, span_s: float) -> dict[str, Any]:
-    """The numbers of an operation from those of its time slices."""
-    head = {name: sum(cell[name] for cell in cells) for name in ("n", "failed", "ok", "censored")}
-    good = [cell for cell in cells if cell["ok"]]
-    total, ok = math.fsum(cell["total_ms"] for cell in good), head["ok"]
-    mean = total / ok if ok else math.nan
-    squares = math.fsum(
-        cell["ok"] * (cell["variance"] + (cell["total_ms"] / cell["ok"] - mean) ** 2) for cell in good
-    )
-    sums = np.zeros(stats.SLICES)
-    for cell in good:
-        sums[cell["slice"]] += cell["total_ms"]
-    return head | {
+def _head(found: Counted, group: int | None, ended: int, span_s: float) -> dict[str, Any]:
+    """The numbers of an operation, or of all, from those of its cells."""
+    mine = slice(None) if group is None else slice(*np.searchsorted(found.cells["g"], (group, group + 1)))
+    cells = {name: column[mine] for name, column in found.cells.items()}
+    good = {name: column[cells["good"]] for name, column in cells.items()}
+    n, total_ms, ok = good["n"], good["total_ms"], int(good["n"].sum())
+    mean = float(total_ms.sum()) / ok if ok else math.nan
+    squares = float((n * (good["variance"] + (total_ms / n - mean) ** 2)).sum())
+    least, most = found.latencies.quantiles([(group, 0.0), (group, 1.0)])
+    return {
+        "n": int(cells["n"].sum()),
+        **{name: int(cells["n"][cells[name]].sum()) for name in ("failed", "censored")},
+        "ok": ok,
         "std": math.sqrt(squares / (ok - 1)) if ok > 1 else math.nan,
-        "min": min((cell["min"] for cell in good), default=math.nan),
-        "max": max((cell["max"] for cell in good), default=math.nan),
+        "min": least,
+        "max": most,
         "mean": mean,
         "rate_per_s": ended / span_s if span_s > 0 else math.nan,
-        "slices_ms": sums,
+        "slices_ms": np.bincount(good["s"], total_ms, minlength=stats.SLICES),
     }
 
 
@@ -149,7 +158,7 @@ def warnings(part: Part) -> list[str]:
     """What a reader of the summary must know: quantiles on few requests or between modes, retries."""
     if part.run.meta.carried:
         return []
-    names, binned = latencies(part)
+    names, _, binned = counted(part)
     rows = summarize(part)
     found = []
     for row in (rows[-1], *rows[:-1]):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from perfkit import stats
 from perfkit.errors import BadInput, nearest, unknown
 from perfkit.store.metrics import THRESHOLD_NAMES, Metric, of_threshold
-from perfkit.store.quantiles import Binned, latencies
+from perfkit.store.quantiles import Binned, counted
 from perfkit.store.rows import Part
 from perfkit.store.summary import numbers_of
 
@@ -55,7 +55,7 @@ class Threshold:
 
     def evaluate(self, part: Part) -> Value:
         """What the part has of it, and whether it is met; BadInput for an operation that it does not have."""
-        if self.operation is not None and self.operation not in (names := latencies(part)[0]):
+        if self.operation is not None and self.operation not in (names := counted(part).names):
             raise unknown(f"operation in threshold {self.text!r}:", self.operation, names)
         value, note = _measure(part, self.metric, self.operation)
         value /= UNITS[self.metric.kind].get(self.unit, 1.0)

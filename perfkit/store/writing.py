@@ -19,7 +19,7 @@ from perfkit.store.files import hold, locked, new_folder, replacing, write_json
 from perfkit.store.metadata import Metadata
 from perfkit.store.reading import SCHEMA, Run, read_probes
 
-_ROW_GROUP = 128 * 1024  # rows
+ROW_GROUP = 128 * 1024  # rows
 _LARGE_GROUP = 64_000_000  # bytes of fewer rows, which have long error texts
 
 
@@ -64,7 +64,7 @@ class RunFolder:
         schema = _unified_schema(segments)
         with (
             replacing(merged) as temporary,
-            pq.ParquetWriter(temporary, schema, **_parquet_options(schema)) as writer,
+            pq.ParquetWriter(temporary, schema, **parquet_options(schema)) as writer,
         ):
             for table in _row_groups(segments, schema):
                 writer.write_table(table)
@@ -95,7 +95,7 @@ def write_probe_segment(folder: Path, number: int, table: pa.Table) -> None:
 
 def _write_table(final: Path, table: pa.Table) -> None:
     with replacing(final) as temporary:
-        pq.write_table(table, temporary, **_parquet_options(table.schema))
+        pq.write_table(table, temporary, **parquet_options(table.schema))
 
 
 def update_run_json(path: Path, change: Callable[[Metadata], Mapping[str, Any]]) -> None:
@@ -112,7 +112,8 @@ def update_run_json(path: Path, change: Callable[[Metadata], Mapping[str, Any]])
         raise BadInput(f"{path.name} was removed meanwhile; `perfkit ls` lists runs") from None
 
 
-def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """How columns are packed: instants as differences, which are small and quickly read; words as codes."""
     delta = [name for name in (*INSTANTS, "seq", "step", "t") if name in schema.names]
     text = (*TEXT_COLUMNS, "source", "probe", "label")
     return {
@@ -134,7 +135,7 @@ def _row_groups(segments: Iterable[Path], schema: pa.Schema) -> Iterator[pa.Tabl
     for segment in segments:
         pending.append(_with_schema(pq.read_table(segment), schema))
         size = sum(table.nbytes for table in pending)
-        if sum(map(len, pending)) >= _ROW_GROUP or size >= _LARGE_GROUP:
+        if sum(map(len, pending)) >= ROW_GROUP or size >= _LARGE_GROUP:
             yield pa.concat_tables(pending)
             pending = []
     if pending:
