@@ -52,7 +52,8 @@ calibrate: $(READY)
 # needs uv (pip install uv); the lock carries versions and hashes, no addresses
 lock:
 	uv pip compile pyproject.toml --group dev --python-version 3.11 --universal --generate-hashes \
-	    --no-header --no-annotate --quiet --upgrade -o requirements.lock
+	    --no-header --no-annotate --quiet --upgrade --all-extras \
+	    --no-emit-package perfkit-probes --no-emit-package perfkit-agent-server -o requirements.lock
 
 clean:
 	rm -rf $(VENV) .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis

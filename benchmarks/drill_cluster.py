@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from perfkit.server.postgres import embedded_postgres
+from agent_server.postgres import embedded_postgres
 
 RETRY_S, CHECK_S, LEASE_S = 0.5, 0.3, 1.5
 ITEMS = 3
@@ -149,7 +149,7 @@ class Cluster:
         for _ in range(count):
             proxy = Proxy(self.folder / uuid.uuid4().hex[:6], self.socket)
             await proxy.start()
-            command = [sys.executable, "-m", "perfkit.server", "--port", "0", "--stop-with-parent"]
+            command = [sys.executable, "-m", "agent_server", "--port", "0", "--stop-with-parent"]
             command += ["--database-url", f"postgresql://postgres@/postgres?host={proxy.folder}"]
             command += [part for name, value in _OPTIONS.items() for part in (f"--{name}", str(value))]
             complaints = proxy.folder / "stderr"

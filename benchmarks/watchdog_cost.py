@@ -22,7 +22,7 @@ SETTINGS = {"default (15 s, 5 s)": (15.0, 5.0), "tight (100 ms, 50 ms)": (0.1, 0
 
 async def measure(work: str, settings: str | None) -> float:
     """Share of a core this process used."""
-    from perfkit.probes import Ring, Watchdog
+    from perfkit_probes import Ring, Watchdog
 
     dog: Any = None
     if settings:

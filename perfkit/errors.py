@@ -78,6 +78,28 @@ class RequestFailed(Exception):
         self.status = status
 
 
+class MissingExtra(PerfkitError):
+    """It needs what only an extra of perfkit brings; the message names it."""
+
+
+#: What the extras of perfkit bring: modules that the base installation is without.
+_EXTRAS = {
+    "report": ("pandas", "matplotlib", "seaborn", "ipykernel", "papermill", "nbconvert", "nbformat", "jinja2",
+               "jupyter_client", "jupyter_core", "traitlets", "IPython", "markupsafe"),
+    "lab": ("jupyterlab", "nest_asyncio", "nest_asyncio2"),
+    "server": ("agent_server", "perfkit_probes"),
+}  # fmt: skip
+
+
+def with_extra(error: ModuleNotFoundError) -> Exception:
+    """What to raise where a module is not installed: MissingExtra with the extra that brings it."""
+    module = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, modules in _EXTRAS.items() if module in modules), None)
+    if extra is None:
+        return error
+    return MissingExtra(f"this needs {module}, which is not installed: pip install 'perfkit[{extra}]'")
+
+
 def words_of(error: BaseException) -> str:
     """The type of an exception and what it says, if it can say it."""
     try:

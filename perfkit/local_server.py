@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from perfkit.errors import BadInput, PerfkitError
+from perfkit.errors import BadInput, PerfkitError, with_extra
 
 _READY = re.compile(r"ready at (http://\S+)(?:.*, instances ([^)]*)\))?")
 _START_S = 90.0
@@ -31,7 +31,11 @@ def reference_server(options: Mapping[str, Any]) -> Iterator[Served]:
 
     Those that may hold a password go by the environment: other users of the machine read command lines.
     """
-    command = [sys.executable, "-m", "perfkit.server", "--port", "0"]
+    try:
+        import agent_server  # noqa: F401  found here, it is found there
+    except ModuleNotFoundError as error:
+        raise with_extra(error) from None
+    command = [sys.executable, "-m", "agent_server", "--port", "0"]
     command += ["--stop-with-parent", "--parent-pid", str(os.getpid())]
     environment = dict(os.environ)
     for name, value in options.items():

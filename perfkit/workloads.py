@@ -19,7 +19,7 @@ from perfkit.plain_data import LONGEST, require_plain
 from perfkit.redaction import Redactor, is_secret_name, masked_text, redacted_errors, secrets_of
 from perfkit.scenarios import Scenario, load_scenario
 from perfkit.schedule import require_requests
-from perfkit.store import read_regular
+from perfkit.store import read_regular, shipped
 from perfkit.transport import header_lines, tls_context
 from perfkit.worker import make_transport, run_on_loop
 
@@ -48,8 +48,9 @@ def _shown_problem(problem: str, source: str) -> str:
 
 
 def _read_text(path: Path) -> str:
+    ours = shipped("params").joinpath(*path.parts[1:]) if path.parts[:1] == ("params",) else path
     try:
-        raw = read_regular(path, LONGEST)
+        raw = read_regular(ours if ours.exists() and not path.exists() else path, LONGEST)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:  # a null byte in the name

@@ -77,7 +77,7 @@ def running_server(*options: str, start_s: float = 30) -> Iterator[RunningServer
 
     Its standard error goes to a file: a pipe nobody reads would stop a chatty server.
     """
-    command = [sys.executable, "-m", "perfkit.server", "--port", "0", *options]
+    command = [sys.executable, "-m", "agent_server", "--port", "0", *options]
     with tempfile.TemporaryDirectory() as folder:
         stderr = Path(folder) / "stderr"
         with (

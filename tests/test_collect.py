@@ -26,12 +26,12 @@ from perfkit.errors import BadInput
 from perfkit.hosts import require_allowed_hosts
 from perfkit.local_server import reference_server
 from perfkit.model import Target, Tokens, Workload, convert
-from perfkit.probes import Ring
 from perfkit.redaction import Redactor
 from perfkit.running import describe_run
 from perfkit.store import Run, RunFolder, list_runs, read_probes
 from perfkit.store.metadata import ProbeSource
 from perfkit.workloads import complete
+from perfkit_probes import Ring
 
 
 @dataclass

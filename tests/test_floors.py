@@ -14,7 +14,13 @@ import pytest
 from benchmarks.make_timeline import make_timeline
 from perfkit.store import results, update_run_json
 
-PACKAGE = Path(__file__).parents[1] / "perfkit"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "perfkit"
+#: Packages of their own, and what they may import of each other.
+ISLANDS = {
+    "perfkit_probes": (ROOT / "packages" / "perfkit-probes", set()),
+    "agent_server": (ROOT / "packages" / "agent-server", {"perfkit_probes"}),
+}
 
 #: Lower floors first; a module imports only what stands before it.
 FLOORS = (
@@ -63,7 +69,6 @@ FLOORS = (
     *("doctor", "retention", "batch", "notebook"),
     "cli",
 )
-ISLANDS = ("probes", "server")
 #: Heavy libraries and the modules that may import them, at the top of the file or inside a function.
 HEAVY = {
     "papermill": {"report"},
@@ -75,10 +80,10 @@ HEAVY = {
     "pandas": {"frames", "findings", "figures"},
     "duckdb": {"store"},
     "scipy": {"stats", "frames"},
-    "sqlalchemy": {"server", "probes"},
-    "opentelemetry": {"server", "probes"},
-    "apscheduler": {"server", "probes"},
-    "fastapi": {"server"},
+    "sqlalchemy": set(),
+    "opentelemetry": set(),
+    "apscheduler": set(),
+    "fastapi": set(),
     "dask": set(),
     "IPython": {"notebook"},
     "nest_asyncio": {"notebook"},
@@ -116,23 +121,26 @@ def inside(imported: str) -> str | None:
 
 def test_every_module_stands_on_a_floor() -> None:
     """A new module must say where it belongs."""
-    known = {*FLOORS, *ISLANDS, "__init__", "templates", "_notebooks"}
+    known = {*FLOORS, "__init__", "templates", "_notebooks"}
     assert set(modules()) <= known
 
 
-@pytest.mark.parametrize("name", [*FLOORS, *ISLANDS])
+@pytest.mark.parametrize("name", FLOORS)
 def test_imports_go_down_only(name: str) -> None:
-    """A module imports only from floors below it; islands import nothing of perfkit but the probes."""
-    if name not in modules():
-        pytest.skip(f"{name} is not built yet") if name == "probes" else pytest.fail(f"{name} is gone")
+    """A module imports only from floors below it."""
     own = {inside(one) for one in modules()[name]} - {None, name, "__version__"}
-    if name in ISLANDS:
-        assert own <= {"probes"}
-    else:
-        allowed = set(FLOORS[: FLOORS.index(name)])
-        if name == "cli":
-            allowed |= {"server"}  # the one place that mounts the server's own command
-        assert own <= allowed
+    assert own <= set(FLOORS[: FLOORS.index(name)])
+
+
+@pytest.mark.parametrize("name", ISLANDS)
+def test_islands_stand_alone(name: str) -> None:
+    """The server and the probes import nothing of perfkit; two places ask whether the server is there."""
+    folder, others = ISLANDS[name]
+    imported = set[str]().union(*(imports_of(file) for file in folder.rglob("*.py")))
+    ours = {one.split(".")[0] for one in imported} & {"perfkit", *ISLANDS}
+    assert ours <= {name, *others}
+    users = {user for user, found in modules().items() if name in {one.split(".")[0] for one in found}}
+    assert users <= ({"cli", "local_server"} if name == "agent_server" else set())
 
 
 @pytest.mark.parametrize("library", HEAVY)

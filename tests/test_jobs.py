@@ -12,12 +12,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from perfkit.server import Settings
-from perfkit.server.database import async_url, make_engine, migrate
-from perfkit.server.jobs import change, job_row
-from perfkit.server.postgres import embedded_postgres
-from perfkit.server.services import Actor
-from perfkit.server.tables import jobs
+from agent_server import Settings
+from agent_server.database import async_url, make_engine, migrate
+from agent_server.jobs import change, job_row
+from agent_server.postgres import embedded_postgres
+from agent_server.services import Actor
+from agent_server.tables import jobs
 from tests.server_fixture import AGENT, client, running_server
 
 ACTOR = Actor("user-00000000-0000-4000-8000-000000000000", "org-00000000-0000-4000-8000-000000000000")

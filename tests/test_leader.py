@@ -17,8 +17,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from perfkit.probes import Fenced, Leader, Ring, fenced, leader_tables
-from perfkit.server.postgres import embedded_postgres
+from agent_server.postgres import embedded_postgres
+from perfkit_probes import Fenced, Leader, Ring, fenced, leader_tables
 
 pytestmark = pytest.mark.slow
 

@@ -15,9 +15,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from prometheus_client.parser import text_string_to_metric_families
 
 from perfkit import findings, frames
-from perfkit.probes import INSTRUMENTS
 from perfkit.running import checked, run_repeats
 from perfkit.workloads import read_yaml
+from perfkit_probes import INSTRUMENTS
 from tests.server_fixture import AGENT, client, running_server
 
 FOLDER = Path(__file__).parents[1] / "params" / "experiments"

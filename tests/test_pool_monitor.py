@@ -21,7 +21,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from perfkit.probes import (
+from agent_server.postgres import embedded_postgres
+from perfkit_probes import (
     POOL_EVENTS,
     MetricRegistry,
     PoolMonitor,
@@ -30,7 +31,6 @@ from perfkit.probes import (
     count_database_time,
     request_scope,
 )
-from perfkit.server.postgres import embedded_postgres
 
 ONE = sa.text("SELECT 1")
 

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Mount, Route
 
-from perfkit.probes import (
+from perfkit_probes import (
     INSTRUMENTS,
     MetricRegistry,
     ProbesMiddleware,

@@ -28,19 +28,35 @@ def tracked_files() -> list[Path]:
     return [ROOT / name for name in listed if (ROOT / name).is_file()]
 
 
-def test_environment_yml_names_the_same_set() -> None:
-    """conda users get exactly the dependencies pyproject.toml names."""
+def test_environment_yml_installs_everything() -> None:
+    """conda users get perfkit with all its extras, from this folder."""
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     (by_pip,) = [one["pip"] for one in environment["dependencies"] if isinstance(one, dict)]
-    assert [one for one in by_pip if one != "-e ."] == PROJECT["project"]["dependencies"]
-    assert "-e ." in by_pip
+    assert by_pip == ["-e ./packages/perfkit-probes", "-e ./packages/agent-server", "-e .[all]"]
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert extras["all"] == [f"perfkit[{','.join(one for one in extras if one != 'all')}]"]
     python = PROJECT["project"]["requires-python"].removeprefix(">=")
     assert f"python={python}" in environment["dependencies"]
 
 
 def test_lock_pins_every_dependency() -> None:
     """requirements.lock pins, with hashes, whatever pyproject.toml asks for."""
-    wanted = PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]
+    projects = [
+        PROJECT,
+        *(tomllib.loads(file.read_text()) for file in ROOT.glob("packages/*/pyproject.toml")),
+    ]
+    extras = [
+        one
+        for project in projects
+        for extra in project["project"].get("optional-dependencies", {}).values()
+        for one in extra
+    ]
+    wanted = [
+        *(one for project in projects for one in project["project"]["dependencies"]),
+        *extras,
+        *PROJECT["dependency-groups"]["dev"],
+    ]
+    wanted = [one for one in wanted if not one.startswith("perfkit")]
     pinned = {name.lower().replace("_", "-") for name in re.findall(r"^([\w.-]+)==", LOCK, re.M)}
     names = {re.match(r"[\w.-]+", one)[0].lower().replace("_", "-") for one in wanted}  # type: ignore[index]
     assert names <= pinned

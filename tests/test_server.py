@@ -23,12 +23,12 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from agent_server import Settings
+from agent_server.cache import AgentCache
+from agent_server.database import async_url, make_engine, migrate
+from agent_server.model import SimulatedModel
+from agent_server.tables import metadata
 from perfkit.local_server import reference_server
-from perfkit.server import Settings
-from perfkit.server.cache import AgentCache
-from perfkit.server.database import async_url, make_engine, migrate
-from perfkit.server.model import SimulatedModel
-from perfkit.server.tables import metadata
 from tests.kill_runs import victim
 from tests.server_fixture import AGENT, client, is_alive, running_server
 
@@ -406,7 +406,7 @@ def test_data_survive_a_restart(tmp_path: Path) -> None:
     for attempt in (1, 2):
         with running_server("--data-dir", str(folder), "--model-speed", "0") as server:
             assert re.search(r"\(PostgreSQL \d+\.\d+ embedded, simulated model\)$", server.ready.strip())
-            command = [sys.executable, "-m", "perfkit.server", "--port", "0", "--data-dir", str(folder)]
+            command = [sys.executable, "-m", "agent_server", "--port", "0", "--data-dir", str(folder)]
             if attempt == 1:
                 second = subprocess.run(command, capture_output=True, text=True, timeout=30)
                 assert (second.returncode, len(second.stderr.splitlines())) == (1, 1)
@@ -438,7 +438,7 @@ def test_a_killed_server_takes_its_database_along(tmp_path: Path) -> None:
 def test_a_server_killed_while_its_database_starts_leaves_nothing(tmp_path: Path) -> None:
     """kill -9 when initdb is half-way: no PostgreSQL runs on, and its temporary folder is removed."""
     for after_s in (0.0, 0.6):
-        with victim(sys.executable, "-m", "perfkit.server", "--port", "0") as server:
+        with victim(sys.executable, "-m", "agent_server", "--port", "0") as server:
             wait_until(lambda server=server: list(server.temporary.glob("perfkit-pg-*/PG_VERSION")), 30)
             time.sleep(after_s)
             server.kill()
@@ -449,7 +449,7 @@ def test_a_server_killed_while_its_database_starts_leaves_nothing(tmp_path: Path
 def test_a_signal_while_postgresql_starts_waits(tmp_path: Path) -> None:
     """SIGTERM when initdb or the postmaster is half-way, and again: the server ends, PostgreSQL with it."""
     folder = tmp_path / "pg"
-    command = [sys.executable, "-m", "perfkit.server", "--port", "0", "--data-dir", str(folder)]
+    command = [sys.executable, "-m", "agent_server", "--port", "0", "--data-dir", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         wait_until(lambda: (folder / "PG_VERSION").exists())
         process.send_signal(signal.SIGTERM)
@@ -557,7 +557,7 @@ def test_an_unexpected_error_is_500_with_an_id(tmp_path: Path) -> None:
 
 def test_the_server_ends_with_its_parent() -> None:
     """--stop-with-parent: when standard input closes, the server and its PostgreSQL end."""
-    command = [sys.executable, "-m", "perfkit.server", "--port", "0", "--stop-with-parent"]
+    command = [sys.executable, "-m", "agent_server", "--port", "0", "--stop-with-parent"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdin is not None
@@ -605,7 +605,7 @@ def test_an_exhausted_pool_is_503() -> None:
 )
 def test_bad_options(options: list[str], code: int, says: str) -> None:
     """A bad option is told in words, exit code 2; a database that does not answer, 1; no secret is told."""
-    command = [sys.executable, "-m", "perfkit.server", "--port", "0", *options]
+    command = [sys.executable, "-m", "agent_server", "--port", "0", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == code
     assert says in done.stderr
@@ -616,7 +616,7 @@ def test_bad_options(options: list[str], code: int, says: str) -> None:
 def test_a_port_in_use_is_told(agent_server: str) -> None:
     """A port that is taken: one line, exit code 1."""
     port = agent_server.rpartition(":")[2]
-    command = [sys.executable, "-m", "perfkit.server", "--port", port]
+    command = [sys.executable, "-m", "agent_server", "--port", port]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, env={**os.environ})
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "choose another --host or --port" in done.stderr
@@ -637,7 +637,7 @@ def test_password_of_a_server_started_for_a_run_is_on_no_command_line(tmp_path: 
     options = {"secure": True, "password": "open sesame", "database_url": f"sqlite:///{tmp_path}/secret.db"}
     with reference_server(options) as served, client(served.url) as http:
         commands = _command_lines()
-        assert "perfkit.server" in commands
+        assert "agent_server" in commands
         assert "sesame" not in commands
         assert "secret.db" not in commands
         assert http.get("/v1/agents/", headers={"authorization": "Bearer open sesame"}).status_code == 200

@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from agent_server.app import create_app
+from agent_server.settings import Settings
 from perfkit.errors import BadInput
 from perfkit.local_server import reference_server
-from perfkit.server.app import create_app
-from perfkit.server.settings import Settings
 from tests.server_fixture import RunningServer, client, running_server
 
 PASSWORD = "correct horse"

@@ -413,7 +413,7 @@ def test_the_reference_server_ends_with_its_run(
     the folder of the data is removed."""
     load = perfkit("run", "-q", "--scenario", "http_get", "-p", "path=/v1/health/", *options)
     shape = ("-s", "users.count=4", "-s", "users.duration_s=60")
-    for moment in ("perfkit.server", "initdb", "spawn_main"):
+    for moment in ("agent_server", "initdb", "spawn_main"):
         data = tmp_path / moment[:4]  # not a command line that has it
         with victim(*load, *shape, "--data-dir", str(data)) as process:
             wait_until(lambda m=moment, p=process: m in " ".join(p.alive().values()), moment)
@@ -446,10 +446,8 @@ def test_a_server_ends_whose_parent_died_while_it_started(tmp_path: Path) -> Non
     """Also when somebody else holds the pipe on its standard input open."""
     with victim(sys.executable, "-c", DYING, str(tmp_path / "db")) as process:
         assert process.process.wait(60) == 0
-        assert any("perfkit.server" in words for words in process.alive().values())
-        wait_until(
-            lambda: not any("perfkit.server" in words for words in process.alive().values()), "end", 60
-        )
+        assert any("agent_server" in words for words in process.alive().values())
+        wait_until(lambda: not any("agent_server" in words for words in process.alive().values()), "end", 60)
 
 
 def test_removing_is_seen(server: Logged, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import uvloop
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from perfkit.probes import MetricRegistry, Ring, Watchdog, place
+from perfkit_probes import MetricRegistry, Ring, Watchdog, place
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -243,7 +243,7 @@ def test_reports_go_to_the_log_and_to_the_callback(run: Any, caplog: pytest.LogC
         await asyncio.sleep(0.05)
         dog.stop()
 
-    with caplog.at_level(logging.INFO, "perfkit.probes"):
+    with caplog.at_level(logging.INFO, "perfkit_probes"):
         run(work())
     assert [report.recovered_ms is None for report in told] == [True, False]
     warning, info = (record.getMessage() for record in caplog.records)

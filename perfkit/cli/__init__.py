@@ -22,16 +22,26 @@ from perfkit.cli import (  # noqa: F401 - importing them adds their verbs
     runs,
 )
 from perfkit.cli.base import cli
-from perfkit.errors import EXIT_TOOL_ERROR, INTERRUPTIONS, BadInput, PerfkitError, os_error_words
+from perfkit.errors import EXIT_TOOL_ERROR, INTERRUPTIONS, BadInput, PerfkitError, os_error_words, with_extra
 from perfkit.text import harmless_libraries, plain, print_lines
 
 __all__ = ["cli", "main"]
 
 
 def _add_server_command() -> None:
-    from perfkit.server.command import serve_command
+    try:
+        from agent_server.command import serve_command
+    except ModuleNotFoundError as error:
+        missing = error  # said when it is asked for
 
-    cli.add_command(serve_command, "serve")
+        @cli.command("serve", context_settings={"ignore_unknown_options": True}, add_help_option=False)
+        @click.argument("options", nargs=-1)
+        def serve_command(options: tuple[str, ...]) -> NoReturn:
+            """Serve the reference agent server, which an extra brings."""
+            raise with_extra(missing)
+
+    else:
+        cli.add_command(serve_command, "serve")
 
 
 def main() -> None:
@@ -54,6 +64,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(EXIT_TOOL_ERROR)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and isinstance(missing := with_extra(error), PerfkitError):
+            _end(missing, missing.exit_code)
         if interrupts.received():  # SIGHUP: the terminal is gone, and writing to it fails
             _end(interrupts.reason(), INTERRUPTIONS[interrupts.reason()])
         if os.environ.get("PERFKIT_TRACEBACK"):

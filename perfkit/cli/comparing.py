@@ -12,7 +12,7 @@ from typing import IO, Any
 import click
 
 from perfkit.cli.base import allow_target_option, cli, data_dir_option, json_option, print_json
-from perfkit.errors import EXIT_RUN_INVALID, BadInput
+from perfkit.errors import EXIT_RUN_INVALID, BadInput, MissingExtra
 from perfkit.text import print_lines
 
 _OPTIONS = (
@@ -196,10 +196,15 @@ def _name(side: str, letter: str) -> str:
     return side[4:44] if side.startswith("tag:") else letter
 
 
-def _page(kept: Any, *, quiet: bool) -> Path:
+def _page(kept: Any, *, quiet: bool) -> Path | None:
+    """The comparison's page; none, with the reason, where the extra that draws it is not installed."""
     from perfkit.report import make_comparison_report
 
-    return make_comparison_report(kept.path, progress=not quiet)
+    try:
+        return make_comparison_report(kept.path, progress=not quiet)
+    except MissingExtra as error:
+        print_lines(f"no page is made: {error}", err=True)
+        return None
 
 
 def _print(kept: Any) -> None:

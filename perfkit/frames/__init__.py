@@ -9,7 +9,12 @@ Names and words in frames come from servers: with this package loaded, pandas ma
 JupyterLab takes no `$…$` in them for mathematics (`display.html.use_mathjax`).
 """
 
-import pandas as pd
+from perfkit.errors import with_extra
+
+try:
+    import pandas as pd
+except ModuleNotFoundError as error:
+    raise with_extra(error) from None
 
 from perfkit.frames.comparing import (
     changes,

@@ -1,6 +1,6 @@
 """What the server's probes saw, on the client's time axis, and where requests spent their time.
 
-`server_samples` reads them once; everything else takes that frame. Probes are named in `perfkit.probes`.
+`server_samples` reads them once; everything else takes that frame. Probes are named in `perfkit_probes`.
 """
 
 from __future__ import annotations

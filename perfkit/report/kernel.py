@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from perfkit.errors import PerfkitError, os_error_words
+from perfkit.errors import PerfkitError, os_error_words, with_extra
 from perfkit.report.parameters import notebook_path
 
 #: What perfkit's own notebooks import. Others get a kernel as fresh as ever: Matplotlib, for one, chooses
@@ -40,8 +40,11 @@ class Kernel:
     """
 
     def __init__(self, notebook: Path) -> None:
-        """PerfkitError where no process or no temporary file can be made."""
-        from jupyter_core.utils import run_sync
+        """PerfkitError where no process or no temporary file can be made, or the extra is not installed."""
+        try:
+            from jupyter_core.utils import run_sync
+        except ModuleNotFoundError as error:
+            raise with_extra(error) from None
 
         own = notebook.parent == notebook_path("run_report").parent
         try:

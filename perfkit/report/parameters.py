@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import perfkit
 from perfkit.errors import BadInput, unknown
 from perfkit.plain_data import require_plain
-from perfkit.store import require_regular
+from perfkit.store import require_regular, shipped
 
 _ONE_OF = re.compile(r"one of:\s*(.+)")
 _FROM_TO = re.compile(r"from (\d+) to (\d+)")
@@ -30,10 +29,8 @@ class Parameter:
 
 
 def notebook_path(name: str) -> Path:
-    """A notebook that comes with perfkit, by name; from the package (wheel) or beside it (repository)."""
-    package = Path(perfkit.__file__).parent
-    folders = [package / "_notebooks", package.parent / "notebooks"]
-    known = {p.stem: p for folder in reversed(folders) for p in sorted(folder.glob("*.ipynb"))}
+    """A notebook that comes with perfkit, by name."""
+    known = {p.stem: p for p in sorted(shipped("notebooks").glob("*.ipynb"))}
     if name.removesuffix(".ipynb") not in known:
         raise unknown("notebook", name, known)
     return known[name.removesuffix(".ipynb")]

@@ -20,6 +20,7 @@ from perfkit.store.files import (
     remove_if_empty,
     replacing,
     require_regular,
+    shipped,
     write_atomically,
     write_json,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "remove_runs",
     "replacing",
     "require_regular",
+    "shipped",
     "survey",
     "update_run_json",
     "why_not_removed",

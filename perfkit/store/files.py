@@ -33,6 +33,13 @@ _KINDS = {
 # -- reading ---------------------------------------------------------------------------------------
 
 
+def shipped(name: str) -> Path:
+    """The folder `name` that comes with perfkit: in the package (wheel), or beside it (repository)."""
+    package = Path(__file__).parents[1]
+    inside = package / f"_{name}"
+    return inside if inside.is_dir() else package.parent / name
+
+
 def require_regular(path: Path) -> Path:
     """Return `path`; OSError, without opening it, unless it is a regular file or a link to one.
 

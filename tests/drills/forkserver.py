@@ -29,7 +29,7 @@ from tests.kill_points import count_events
 CPU_LIMIT_S = 20.0
 WALL_LIMIT_S = 60.0
 _ADDRESS_SPACE = 8 * 1024**3
-_LEFT_OUT = ("perfkit.server", "perfkit.probes", "perfkit.notebook")
+_LEFT_OUT = ("agent_server", "perfkit_probes", "perfkit.notebook")
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def _warm_up() -> None:
     for found in pkgutil.walk_packages(perfkit.__path__, "perfkit."):
         if not found.name.startswith(_LEFT_OUT) and not found.name.endswith("__main__"):
             importlib.import_module(found.name)
-    for name in ("perfkit.server.command", "tests.drills.calls"):
+    for name in ("agent_server.command", "tests.drills.calls"):
         importlib.import_module(name)
     doctor._modules()  # loads every package the doctor looks for
     gc.collect()

@@ -1,0 +1,91 @@
+"""The options of `perfkit serve`. Imports click only; the server itself is loaded when it starts."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent_server.settings import Settings
+
+_D = Settings()
+_LONGEST_S = 86_400  # of any option in seconds
+_MOST = 1_000  # connections of a pool
+
+
+class Number(click.FloatRange):
+    """A number between two bounds; nan, which is neither below nor above any, is not one."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """See click."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
+@click.command("serve")
+@click.option("--host", default=_D.host, show_default=True,
+              help="Address to listen on; another than this machine's own needs --secure.")  # fmt: skip
+@click.option(
+    "--port", default=_D.port, show_default=True, type=click.IntRange(0, 65535), help="0: any free one."
+)
+@click.option("--database-url", envvar="PERFKIT_SERVER_DATABASE_URL",
+              help="postgresql://… or sqlite:///FILE; default: an embedded PostgreSQL.")  # fmt: skip
+@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False),
+              help="Folder of the embedded PostgreSQL; default: temporary, removed at the end.")  # fmt: skip
+@click.option("--pool-size", default=_D.pool_size, show_default=True, type=click.IntRange(1, _MOST))
+@click.option("--max-overflow", default=_D.max_overflow, show_default=True, type=click.IntRange(0, _MOST))
+@click.option("--pool-timeout-s", default=_D.pool_timeout_s, show_default=True, type=Number(0.01, _LONGEST_S))
+@click.option("--agent-cache/--no-agent-cache", default=_D.agent_cache, help="Keep agent states in memory.")
+@click.option("--indexes/--no-indexes", default=_D.indexes, help="Indexes on passages and messages.")
+@click.option("--blocking-ms", default=_D.blocking_ms, show_default=True, type=Number(0, 60_000),
+              help="Block the event loop so long in every message (an experiment).")  # fmt: skip
+@click.option("--leak-every", default=_D.leak_every, show_default=True, type=click.IntRange(0, 10**9),
+              help="Keep the database connection of every so many messages (an experiment).")  # fmt: skip
+@click.option("--model-speed", default=_D.model_speed, show_default=True, type=Number(0, 1e6),
+              help="Of the simulated model: 2 is twice as fast, 0 does not wait.")  # fmt: skip
+@click.option("--seed", default=_D.seed, show_default=True, type=click.IntRange(0, 2**63 - 1))
+@click.option("--password", envvar="PERFKIT_SERVER_PASSWORD", help="Accepted as a bearer token.")
+@click.option(
+    "--secure/--no-secure", default=_D.secure, help="Refuse requests without a key or the password."
+)
+@click.option(
+    "--insecure-public/--no-insecure-public",
+    default=_D.insecure_public,
+    help="Listen to other machines without --secure: whoever reaches this one may use the server.",
+)
+@click.option("--instances", default=_D.instances, show_default=True, type=click.IntRange(1, 32),
+              help="Server processes behind a round robin.")  # fmt: skip
+@click.option(
+    "--probes/--no-probes", default=_D.probes, help="Watch pool, event loop and requests; /metrics."
+)
+@click.option("--leak-after-s", default=_D.leak_after_s, show_default=True, type=Number(0.01, _LONGEST_S),
+              help="A database connection held so long counts as leaked.")  # fmt: skip
+@click.option("--hang-after-s", default=_D.hang_after_s, show_default=True, type=Number(0.05, _LONGEST_S),
+              help="Report the event loop when it has been blocked for so long.")  # fmt: skip
+@click.option("--hang-check-s", default=_D.hang_check_s, show_default=True, type=Number(0.05, _LONGEST_S))
+@click.option("--scheduler-poll-s", default=_D.scheduler_poll_s, show_default=True,
+              type=Number(0.01, _LONGEST_S), help="How often the leader looks for batches.")  # fmt: skip
+@click.option("--scheduler-retry-s", default=_D.scheduler_retry_s, show_default=True,
+              type=Number(0.05, _LONGEST_S), help="How often the others try to lead.")  # fmt: skip
+@click.option("--scheduler-check-s", default=_D.scheduler_check_s, show_default=True,
+              type=Number(0.05, _LONGEST_S), help="How often the leader makes sure it is one.")  # fmt: skip
+@click.option("--scheduler-lease-s", default=_D.scheduler_lease_s, show_default=True,
+              type=Number(0.1, _LONGEST_S), help="A leader that could not for so long is none.")  # fmt: skip
+@click.option("--log-level", default=_D.log_level, show_default=True,
+              type=click.Choice(["debug", "info", "warning", "error"]))  # fmt: skip
+@click.option("--stop-with-parent", is_flag=True, help="End when standard input closes.")
+@click.option("--parent-pid", type=int, hidden=True, help="End also when this is no longer the parent.")
+def serve_command(stop_with_parent: bool, parent_pid: int | None, **options: Any) -> None:
+    """Serve the reference agent server: Letta V1's API, a real database, a simulated model."""
+    from agent_server.serving import CannotServe, serve
+
+    try:
+        serve(Settings(**options), stop_with_parent=stop_with_parent, parent_pid=parent_pid)
+    except CannotServe as error:
+        click.echo(f"perfkit serve: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,100 @@
+"""Errors as JSON in Letta's words, for the client without a traceback, for the log with one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+from uuid import uuid4
+
+import sqlalchemy as sa
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_log = logging.getLogger("agent_server")
+
+#: Classes of SQLSTATE that have a cause outside this program: (status, what is said).
+_STATES = {
+    "08": (503, "the database does not answer"),
+    "22": (422, "the database cannot hold a value of this request"),
+    "23": (409, "something this request refers to was changed or deleted at the same time"),
+    "40": (503, "the database gave up a transaction for another; try again"),
+    "53": (503, "the database has no connection or room left"),
+    "57": (503, "the database is shutting down"),
+}
+
+
+def add_error_handling(app: FastAPI) -> None:
+    """Answer every error with JSON; call it before other middleware is added."""
+    app.add_exception_handler(RequestValidationError, _bad_request)
+    app.add_exception_handler(sa.exc.TimeoutError, _pool_exhausted)
+    app.add_exception_handler(sa.exc.DBAPIError, _database_error)
+    app.add_middleware(UnexpectedErrors)
+
+
+def log_error(what: str, error: BaseException) -> str:
+    """Write an unexpected error to the log with its traceback; returns the id it is found by."""
+    trace_id = uuid4().hex
+    _log.error("trace %s: %s", trace_id, what, exc_info=error)
+    return trace_id
+
+
+class UnexpectedErrors:
+    """500 with a trace id. Starlette's own handler raises again, and uvicorn then drops the connection,
+    so that the client's next request on it would fail too and be counted."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        begun = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched_send)
+        except Exception as error:
+            if begun:
+                raise  # the connection must end: the client has half an answer
+            await _internal(f"{scope['method']} {scope['path']}", error)(scope, receive, send)
+
+
+def _internal(what: str, error: BaseException) -> Response:
+    content = {"detail": "internal server error", "trace_id": log_error(what, error)}
+    return JSONResponse(content, 500)
+
+
+async def _bad_request(request: Request, error: Exception) -> Response:
+    """FastAPI's 422 without the input, which may hold a secret, or what JSON cannot (NaN)."""
+    assert isinstance(error, RequestValidationError)
+    detail = [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]
+    return Response(json.dumps({"detail": detail}), 422, media_type="application/json")
+
+
+async def _pool_exhausted(request: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": "no database connection became free in time"}, 503)
+
+
+async def _database_error(request: Request, error: Exception) -> Response:
+    status, words = database_fault(error) or (500, "")
+    if status == 500:
+        return _internal(f"{request.method} {request.url.path}", error)
+    return JSONResponse({"detail": words}, status)
+
+
+def database_fault(error: Exception) -> tuple[int, str] | None:
+    """Status and words for a database error with a known cause; None: it is unexpected."""
+    original: Any = getattr(error, "orig", None)
+    if isinstance(error, sa.exc.IntegrityError):
+        return _STATES["23"]
+    if "database is locked" in str(original):  # SQLite, by another process
+        return 503, "the database is locked"
+    return _STATES.get(str(getattr(original, "sqlstate", None) or "")[:2])

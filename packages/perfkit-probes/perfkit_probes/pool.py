@@ -1,0 +1,407 @@
+"""A monitor of SQLAlchemy's connection pools: true figures, waiting times, leaks with their place."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import QueuePool
+
+from perfkit_probes.place import caller, words
+from perfkit_probes.registry import MetricRegistry
+from perfkit_probes.request import RequestTimes, request_times
+from perfkit_probes.request import timed as timed_part
+from perfkit_probes.ring import Ring
+
+try:
+    from greenlet import getcurrent
+except ImportError:  # SQLAlchemy without asyncio
+    getcurrent = None
+
+_log = logging.getLogger("perfkit_probes")
+EVENTS = (
+    *("connect", "first_connect", "checkout", "checkin", "reset"),
+    *("invalidate", "soft_invalidate", "close", "close_detached", "detach"),
+)
+_FREE_NS = 1_000_000  # what takes no longer did not wait: a checkout, a turn of the loop
+
+
+@dataclass(frozen=True)
+class PoolState:
+    """A pool at one moment."""
+
+    size: int  #: connections it keeps; 0: it keeps none
+    total: int  #: open connections, idle or out
+    checked_out: int
+    available: int  #: open and idle
+    overflow: int  #: open beyond its size
+    waiting: int  #: checkouts that wait for a connection
+
+
+@dataclass(slots=True)
+class _Checkout:
+    """A checkout on its way, then the connection that is out."""
+
+    began_ns: int
+    place: tuple[str, int, str] | None
+    request: RequestTimes | None
+    free_ns: int = 0  #: when it stopped waiting, and began to open a connection or to ask whether one lives
+    taken_ns: int = 0
+    reported: bool = False
+    counted: BaseException | None = None  #: an error that was counted already
+
+    @property
+    def request_id(self) -> str | None:
+        """Of the request it was made for."""
+        return self.request.request_id if self.request is not None else None
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A connection that has been out for too long."""
+
+    place: str  #: where it was taken, `file.py:LINE function`
+    held_s: float
+    request_id: str | None
+
+
+_checkout: ContextVar[_Checkout | None] = ContextVar("perfkit_checkout", default=None)
+
+
+class PoolMonitor:
+    """Watches the pool of an engine, whatever its class, also after `engine.dispose()`.
+
+    Counts the ten events of SQLAlchemy's pools; measures how long each checkout waited (opening a connection
+    is not waiting) and how long each connection was out. An engine is watched by one monitor at a time: a
+    second one that is started on it stays idle, so nothing is counted twice. Any thread may use it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine | AsyncEngine,
+        name: str = "default",
+        *,
+        ring: Ring | None = None,
+        registry: MetricRegistry | None = None,
+        leak_after_s: float = 30.0,
+    ) -> None:
+        self._engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+        self._name, self._ring, self._registry = name, ring, registry
+        self._leak_after_s = leak_after_s
+        self._record_wait, self._record_out = (
+            (lambda ms: None) if registry is None else registry.bound(metric, engine_name=name)
+            for metric in ("hist_db_pool_checkout_wait_ms", "hist_db_pool_connection_duration_ms")
+        )
+        # The garbage collector gives back connections that nobody closed, in whatever thread and line it runs
+        # in: also in one that has this lock. What is under it must bear to be entered again.
+        self._lock = threading.RLock()
+        self._counts, self._told = dict.fromkeys(EVENTS, 0), dict.fromkeys(EVENTS, 0)
+        self._under_way: dict[int, _Checkout] = {}
+        self._out: dict[int, list[_Checkout]] = {}  # by connection record; a StaticPool lends one many times
+
+    def start(self) -> None:
+        """Begin to watch."""
+        hook = _Hook.of(self._engine)
+        if hook.monitor is None:
+            hook.monitor = self
+            if self._registry is not None:
+                self._registry.before_collecting(self._tell)
+        elif hook.monitor is not self:
+            _log.warning("this engine is watched by another pool monitor; %r stays idle", self._name)
+
+    def stop(self) -> None:
+        """Watch no longer; what is out is forgotten."""
+        hook = _Hook.of(self._engine)
+        if hook.monitor is self:
+            hook.monitor = None
+            if self._registry is not None:
+                self._tell(self._registry)
+                self._registry.not_before_collecting(self._tell)
+            with self._lock:
+                self._under_way.clear()
+                self._out.clear()
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How often each event of `EVENTS` came."""
+        with self._lock:
+            return dict(self._counts)
+
+    def state(self) -> PoolState:
+        """The pool now, by its own counters where it has any, else by its events."""
+        pool, now = self._engine.pool, time.monotonic_ns()
+        with self._lock:
+            under_way = list(self._under_way.values())
+            waiting = sum(not c.free_ns and now - c.began_ns > _FREE_NS for c in under_way)
+            out = len(self._held())
+            opened = self._counts["connect"] - self._counts["close"] - self._counts["detach"]
+        if isinstance(pool, QueuePool):
+            idle, out, over = pool.checkedin(), pool.checkedout(), max(0, pool.overflow())
+            return PoolState(pool.size(), idle + out, out, idle, over, waiting)
+        if isinstance(pool, sa.NullPool):  # it keeps none
+            return PoolState(0, out, out, 0, 0, waiting)
+        total = max(opened, out)
+        return PoolState(1, total, out, total - out, 0, waiting)
+
+    def leaks(self) -> list[Leak]:
+        """The connections that have been out for longer than `leak_after_s`."""
+        now = time.monotonic_ns()
+        with self._lock:
+            held = [(c, (now - c.taken_ns) / 1e9) for c in self._held()]
+        return [Leak(_place(c), s, c.request_id) for c, s in held if s >= self._leak_after_s]
+
+    def sample(self) -> None:
+        """Put the state into the ring, and report leaks, each once; call it some times a second."""
+        state = self.state()
+        if self._ring is not None:
+            for name in ("size", "checked_out", "available", "overflow", "waiting"):
+                self._ring.add(f"pool.{name}", getattr(state, name), self._name)
+        now = time.monotonic_ns()
+        with self._lock:
+            limit_ns = 1e9 * self._leak_after_s
+            late = [c for c in self._held() if not c.reported and now - c.taken_ns >= limit_ns]
+            for one in late:
+                one.reported = True
+        for one in late:
+            held_s = (now - one.taken_ns) / 1e9
+            _log.warning("a connection taken at %s has been out for %.3g s", _place(one), held_s)
+            if self._ring is not None:
+                self._ring.add("pool.leak_s", held_s, _place(one), one.request_id)
+
+    def _tell(self, registry: MetricRegistry) -> None:
+        """Gauges and events into the metrics, when they are collected: a checkout has three events."""
+        state = self.state()
+        for name in ("total", "checked_out", "available", "overflow"):
+            registry.set(f"gauge_db_pool_connections_{name}", getattr(state, name), engine_name=self._name)
+        with self._lock:
+            before, self._told = self._told, self._counts.copy()
+            counts = self._told
+        for name, count in counts.items():
+            if count > before[name]:
+                news = count - before[name]
+                registry.add("count_db_pool_connection_events", news, engine_name=self._name, event=name)
+
+    def _held(self) -> list[_Checkout]:
+        return [one for out in list(self._out.values()) for one in list(out)]
+
+    # -- told by the hook ----------------------------------------------------------------------
+
+    def _end(self, one: _Checkout) -> float:
+        """A checkout has ended: how long it waited, ms."""
+        now = time.monotonic_ns()
+        self._under_way.pop(id(one), None)
+        waited_ns = (one.free_ns or now) - one.began_ns
+        if one.request is not None:
+            one.request.db_wait_ns += waited_ns
+        return waited_ns / 1e6
+
+    def _got(self, one: _Checkout) -> None:
+        waited_ms = self._end(one)
+        self._record_wait(waited_ms)
+        if self._ring is not None and waited_ms >= _FREE_NS / 1e6:
+            self._ring.add("pool.wait_ms", waited_ms, self._name, one.request_id)
+
+    def _failed(self, one: _Checkout, error: BaseException) -> None:
+        waited_ms = self._end(one)
+        if isinstance(error, Exception) and error is not one.counted:  # not a task that was cancelled
+            self._error(error, waited_ms, one.request_id)
+
+    def _error(
+        self, error: BaseException | None, waited_ms: float = 0.0, request_id: str | None = None
+    ) -> None:
+        kind = type(error).__name__ if error is not None else "unknown"
+        if self._registry is not None:
+            self._registry.add("count_db_pool_connection_errors", engine_name=self._name, exception_type=kind)
+        if self._ring is not None:
+            self._ring.add("pool.error", 1, kind, request_id)
+            if isinstance(error, sa.exc.TimeoutError):
+                self._ring.add("pool.timeout_ms", waited_ms, self._name, request_id)
+
+    def _event(self, name: str, args: tuple[Any, ...]) -> None:
+        returned = None
+        with self._lock:  # once: three events come with each checkout
+            self._counts[name] += 1
+            if name == "checkout":
+                one = _checkout.get()
+                # it comes twice for one checkout when another listener finds the connection dead
+                if one is not None and not one.taken_ns:
+                    one.taken_ns = time.monotonic_ns()
+                    self._out.setdefault(id(args[1]), []).append(one)
+            elif name == "checkin" or name == "detach":
+                out = self._out.get(id(args[1]))
+                returned = out.pop() if out else None
+                if not out:
+                    self._out.pop(id(args[1]), None)
+        if returned is not None:
+            self._record_out((time.monotonic_ns() - returned.taken_ns) / 1e6)
+        elif name == "invalidate" or name == "soft_invalidate":
+            self._error(args[2])
+            if (one := _checkout.get()) is not None:
+                one.counted = args[2]
+
+
+class _Hook:
+    """What is put into an engine, once: listeners of its pool, and wrappers around the pool's methods.
+
+    SQLAlchemy has no event for the beginning of a checkout. The pool is made anew by `engine.dispose()`; its
+    listeners go with it, the wrappers are put on again. (The engine has an event for that, but one listener
+    there makes every statement slower.) They stay, idle, when a monitor stops: to take a listener away while
+    another thread checks out makes that checkout fail.
+    """
+
+    @classmethod
+    def of(cls, engine: Engine) -> _Hook:
+        """The engine's hook. It is kept at the dialect, which an engine shares with those of its options."""
+        dialect: Any = engine.dialect
+        with _hooking:
+            if not hasattr(dialect, "_perfkit_pool"):
+                dialect._perfkit_pool = cls(getattr(engine, "_proxied", engine))
+            hook: _Hook = dialect._perfkit_pool
+            return hook
+
+    def __init__(self, engine: Engine) -> None:
+        self.monitor: PoolMonitor | None = None
+        for name in EVENTS:
+            event.listen(engine.pool, name, self._listener(name))
+        dialect: Any = engine.dialect
+        dialect.do_ping = _ends_waiting(dialect.do_ping)
+        self._wrap(engine.pool)
+
+    def _listener(self, name: str) -> Callable[..., None]:
+        def told(*args: Any) -> None:
+            if self.monitor is not None:
+                self.monitor._event(name, args)
+
+        return told
+
+    def _wrap(self, pool: Any) -> None:
+        original, recreate = pool.connect, pool.recreate
+        # The event do_connect does not come when the engine was given a creator of its own.
+        pool._invoke_creator = _ends_waiting(pool._invoke_creator)
+
+        def connect() -> Any:
+            monitor = self.monitor
+            if monitor is None:
+                return original()
+            place = caller(sys._getframe(1), _outer_frame())
+            one = _Checkout(time.monotonic_ns(), place, request_times.get())
+            token = _checkout.set(one)
+            monitor._under_way[id(one)] = one
+            try:
+                taken = original()
+            except BaseException as error:
+                monitor._failed(one, error)
+                raise
+            finally:
+                _checkout.reset(token)
+            monitor._got(one)
+            return taken
+
+        def recreated() -> Any:
+            new = recreate()
+            self._wrap(new)
+            return new
+
+        pool.connect, pool.recreate = connect, recreated
+
+
+_hooking = threading.Lock()
+
+
+def _ends_waiting(call: Callable[..., Any]) -> Callable[..., Any]:
+    def called(*args: Any, **options: Any) -> Any:
+        one = _checkout.get()
+        if one is not None and not one.free_ns:
+            one.free_ns = time.monotonic_ns()
+        return call(*args, **options)
+
+    return called
+
+
+def _outer_frame() -> FrameType | None:
+    """Where the stack goes on outside of SQLAlchemy's greenlet: in the coroutine that awaits."""
+    parent = getcurrent().parent if getcurrent is not None else None
+    return parent.gr_frame if parent is not None else None
+
+
+def _place(one: _Checkout) -> str:
+    return words(*one.place) if one.place else "unknown"
+
+
+# -- time in the database --------------------------------------------------------------------------
+
+_CALLS = ("do_execute", "do_executemany", "do_execute_no_params", "do_commit", "do_rollback")
+
+
+def count_database_time(engine: Engine | AsyncEngine) -> Callable[[], None]:
+    """Count statements, commits and rollbacks of an engine into the `db` part of the request at hand.
+
+    As the caller waits for them, less its wait for the event loop, which is two turns of it: in one the
+    answer is read, in the next the caller goes on. Those that begin with the statement are measured.
+    A result whose rows the driver has not fetched yet (SQLite, server-side cursors) is fetched uncounted.
+    Wraps the dialect's calls of the driver, once however often it is called; returns what undoes it.
+    """
+    dialect: Any = (engine.sync_engine if isinstance(engine, AsyncEngine) else engine).dialect
+    if not hasattr(dialect, "_perfkit_timed"):
+        dialect._perfkit_timed = True
+        for name in _CALLS:
+            setattr(dialect, name, _timed(getattr(dialect, name)))
+
+    def undo() -> None:
+        for name in ("_perfkit_timed", *_CALLS):
+            dialect.__dict__.pop(name, None)
+
+    return undo
+
+
+def _timed(call: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(*args: Any, **options: Any) -> Any:
+        times = request_times.get()
+        if times is None:
+            return call(*args, **options)
+        loop = asyncio._get_running_loop()
+        if loop is None:
+            with timed_part("db"):
+                return call(*args, **options)
+        wait = _Wait(loop)
+        try:
+            return call(*args, **options)
+        finally:
+            times.db_ns += wait.ns()
+
+    return timed
+
+
+class _Wait:
+    """A wait that begins now, for something else than the loop's next two turns."""
+
+    __slots__ = ("_began", "_loop", "_turns")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop, self._turns = loop, 0
+        self._began = time.monotonic_ns()
+        loop.call_soon(self._first_turn)
+
+    def _first_turn(self) -> None:
+        self._turns = time.monotonic_ns() - self._began
+        if self._turns > _FREE_NS:  # the loop is busy: it will be so in the next one, too
+            self._loop.call_soon(self._second_turn)
+
+    def _second_turn(self) -> None:
+        self._turns = time.monotonic_ns() - self._began
+
+    def ns(self) -> int:
+        """How long it has lasted, without those."""
+        return max(time.monotonic_ns() - self._began - self._turns, 0)
