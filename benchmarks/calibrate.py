@@ -28,8 +28,8 @@ from scipy import stats as scipy_stats
 from simulated import REGIMES, Made, queue, reduced, run_effect
 
 from perfkit import stats
-from perfkit.comparison import Options, judge
-from perfkit.reduce import Reduced
+from perfkit.compare import Options, judge
+from perfkit.compare.reduce import Reduced
 from perfkit.store import Metadata
 from perfkit.store.summary import TOTAL
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from peers.measure import print_table
 from simulated import RATE_PER_S, REGIMES, Made, run_effect
 
-from perfkit.comparison import compare
+from perfkit.compare import compare
 from perfkit.store import Run
 from perfkit.store.reading import SCHEMA
 from perfkit.store.summary import TOTAL

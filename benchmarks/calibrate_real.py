@@ -23,11 +23,10 @@ from typing import Any
 import numpy as np
 from scipy import stats as scipy_stats
 
-from perfkit import noise
-from perfkit.comparison import Options, judge
-from perfkit.experiment import run_pairs
-from perfkit.measured import Measured
-from perfkit.reduce import Reduced, reduce
+from perfkit.compare import Options, judge, noise
+from perfkit.compare.experiment import run_pairs
+from perfkit.compare.measured import Measured
+from perfkit.compare.reduce import Reduced, reduce
 from perfkit.store import Run, list_runs
 from perfkit.store.rows import Part
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from perfkit import frames
-from perfkit.local_server import reference_server
-from perfkit.running import checked, run_repeats
+from perfkit.drive.local_server import reference_server
+from perfkit.drive.running import checked, run_repeats
 
 MESSAGES = {"scenario": "message_stream", "params": {"agents": 20}, "users": {"count": 20, "iterations": 600}}
 CREATIONS = {"scenario": "agent_mass_creation", "params": {"agents_per_user": 60}}  # 7 users

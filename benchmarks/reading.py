@@ -47,7 +47,7 @@ make_report(Run(Path(sys.argv[1])), progress=False)
 REDUCE = """
 import sys, time
 from pathlib import Path
-from perfkit.reduce import reduce_run
+from perfkit.compare.reduce import reduce_run
 from perfkit.store import Run
 reduce_run(Run(Path(sys.argv[1])))
 began = time.perf_counter()
@@ -57,7 +57,7 @@ print("took", time.perf_counter() - began)
 COMPARE = """
 import sys, time
 from pathlib import Path
-from perfkit.comparison import compare
+from perfkit.compare import compare
 from perfkit.store import Run
 runs = [Run(Path(path)) for path in sys.argv[1:]]
 began = time.perf_counter()
@@ -68,8 +68,8 @@ print("took", time.perf_counter() - began)
 LOAD = """
 import resource, sys
 from pathlib import Path
-from perfkit.spread import execute
-from perfkit.workloads import complete
+from perfkit.drive.spread import execute
+from perfkit.drive.workloads import complete
 given = {"scenario": sys.argv[1], "target": {"url": sys.argv[2]}}
 if sys.argv[4] == "open":
     given |= {"arrivals": {"rate_per_s": 1000, "duration_s": 3}, "warmup_s": 1}

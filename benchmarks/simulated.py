@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from scipy.signal import lfilter
 
-from perfkit.measured import Measured
-from perfkit.reduce import Reduced, values_of
+from perfkit.compare.measured import Measured
+from perfkit.compare.reduce import Reduced, values_of
 from perfkit.store import Metadata
 
 RATE_PER_S = 500.0

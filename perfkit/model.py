@@ -116,7 +116,7 @@ class Users:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrivals:
-    """Open model: steps start at planned times, whatever the server does (see `perfkit.schedule`)."""
+    """Open model: steps start at planned times, whatever the server does (see `perfkit.drive.schedule`)."""
 
     shape: Literal["constant", "poisson", "ramp", "steps", "spike", "soak"] = "constant"
     rate_per_s: Rate = 10.0  #: the rate; ramp: the last rate; spike: the rate outside the spike

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perfkit.compare.experiment import compared_runs
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.experiment import compared_runs
 from perfkit.model import refuse_bad_tag, refuse_long_note
 from perfkit.store import Leftover, Metadata, Run, list_runs, survey, update_run_json, why_not_removed
 

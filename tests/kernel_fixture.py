@@ -110,7 +110,7 @@ class Kernel:
                 command = (folder / "cmdline").read_bytes()
             except OSError:
                 continue
-            if parent == self.pid and b"perfkit.notebook" in command:
+            if parent == self.pid and b"perfkit.lab" in command:
                 found.append(int(folder.name))
         return found
 

@@ -94,8 +94,8 @@ def verbs(before: Callable[[], None] | None = None) -> Iterator[Verbs]:
 
 def _serve() -> None:
     import perfkit.cli
+    import perfkit.compare.experiment
     import perfkit.doctor
-    import perfkit.experiment
     import perfkit.importing
     import perfkit.retention  # noqa: F401  what verbs import when they are called
 

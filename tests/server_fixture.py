@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from perfkit.local_server import reference_server
+from perfkit.drive.local_server import reference_server
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from benchmarks.make_timeline import make_timeline
-from perfkit import experiment
-from perfkit.comparison import Options
-from perfkit.publish import Published, Wishes, publish
+from perfkit.compare import Options, experiment
 from perfkit.report import make_comparison_report, make_report
+from perfkit.site import Published, Wishes, publish
 from perfkit.store import Run
 
 SAMPLES = Path(__file__).parents[1] / "data" / "sample"

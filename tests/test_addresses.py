@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from perfkit.wire import addresses
-from perfkit.wire.addresses import Addresses
+from perfkit.drive.wire import addresses
+from perfkit.drive.wire.addresses import Addresses
 
 
 @contextlib.contextmanager

@@ -22,11 +22,12 @@ from sqlalchemy.exc import ArgumentError
 
 import perfkit
 from agent_server.database import async_url
-from perfkit import batch, experiment
+from perfkit import batch
+from perfkit.compare import experiment
+from perfkit.drive.running import Checked, checked
 from perfkit.errors import BadInput
 from perfkit.hosts import addresses_of, database_hosts, is_loopback, require_allowed_hosts, split_address
 from perfkit.model import Target, Workload
-from perfkit.running import Checked, checked
 from perfkit.store import list_runs
 from tests.small_server import small_server
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from perfkit.running import worst
+from perfkit.drive.running import worst
 from perfkit.store import list_runs
 from tests.small_server import WIDE_BUDGET, SmallServer, small_server
 from tests.test_cli import perfkit

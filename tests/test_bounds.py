@@ -16,16 +16,16 @@ import pytest
 
 import perfkit
 from perfkit import model
-from perfkit.comparison import Options
+from perfkit.compare import Options
+from perfkit.drive.running import checked
+from perfkit.drive.schedule import MAX_ARRIVALS, plan, require_requests
+from perfkit.drive.workloads import merged, parse_assignments, read_yaml
 from perfkit.errors import BadInput
 from perfkit.model import Arrivals, Budget, Target, Users, Workload
 from perfkit.plain_data import DEEPEST, LONGEST, MOST_VALUES
 from perfkit.report import notebook_path
 from perfkit.report.parameters import check_parameters
-from perfkit.running import checked
-from perfkit.schedule import MAX_ARRIVALS, plan, require_requests
 from perfkit.store import thresholds
-from perfkit.workloads import merged, parse_assignments, read_yaml
 
 
 def laughs(levels: int = 30, wide: int = 9) -> str:
@@ -137,7 +137,7 @@ def test_a_bomb_takes_little_memory(tmp_path: Path) -> None:
         names.append(str(tmp_path / f"{len(names)}.yaml"))
     code = (
         "import sys; from pathlib import Path; from perfkit.errors import BadInput\n"
-        "from perfkit.workloads import read_yaml\n"
+        "from perfkit.drive.workloads import read_yaml\n"
         "for name in sys.argv[1:]:\n    try: read_yaml(Path(name))\n    except BadInput: print('refused')"
     )
     done = subprocess.run(
@@ -418,7 +418,7 @@ def test_the_largest_schedule_is_checked_at_once_and_planned_in_little_memory() 
     require_requests(Arrivals(rate_per_s=1e6, duration_s=49), 1)
     assert time.process_time() - began < 0.2
     code = (
-        "import resource; from perfkit.model import Arrivals; from perfkit.schedule import plan\n"
+        "import resource; from perfkit.model import Arrivals; from perfkit.drive.schedule import plan\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"n = len(plan(Arrivals(rate_per_s=1e6, duration_s={arrivals.duration_s}), 1))\n"
         "print(n, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / n)"
@@ -433,7 +433,7 @@ def test_blocks_leave_a_schedule_as_it_is(monkeypatch: pytest.MonkeyPatch) -> No
     """Computed a thousand at a time or at once, a schedule is the same, bit for bit."""
     shapes = [Arrivals(shape=shape, rate_per_s=500, duration_s=9) for shape in ("ramp", "spike", "poisson")]
     whole = [plan(shape, 3, 1.5) for shape in shapes]
-    monkeypatch.setattr("perfkit.schedule._BLOCK", 1000)
+    monkeypatch.setattr("perfkit.drive.schedule._BLOCK", 1000)
     assert all((a == plan(shape, 3, 1.5)).all() for a, shape in zip(whole, shapes, strict=True))
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from perfkit.journal import Journal, journaled, keep_only
+from perfkit.drive.journal import Journal, journaled, keep_only
+from perfkit.drive.session import Undo
+from perfkit.drive.spread import execute
+from perfkit.drive.workloads import complete
 from perfkit.redaction import NO_SECRETS, Redactor
-from perfkit.session import Undo
-from perfkit.spread import execute
 from perfkit.store import Run, left_on_target, list_runs, update_run_json
-from perfkit.workloads import complete
 from tests.command import perfkit
 from tests.kill_runs import perfkit as command
 from tests.kill_runs import victim, wait_until

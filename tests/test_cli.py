@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from perfkit.drive.workloads import read_yaml
 from perfkit.errors import BadInput
 from perfkit.store import list_runs
-from perfkit.workloads import read_yaml
 from tests.small_server import SmallServer, small_server
 
 SECRET = "sk-not-for-your-eyes-4711"

@@ -20,17 +20,17 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 import pyarrow as pa
 import pytest
 
-from perfkit import collect, spread
-from perfkit.collect import Collector
+from perfkit.drive import collect, spread
+from perfkit.drive.collect import Collector
+from perfkit.drive.local_server import reference_server
+from perfkit.drive.running import describe_run
+from perfkit.drive.workloads import complete
 from perfkit.errors import BadInput
 from perfkit.hosts import require_allowed_hosts
-from perfkit.local_server import reference_server
 from perfkit.model import Target, Tokens, Workload, convert
 from perfkit.redaction import Redactor
-from perfkit.running import describe_run
 from perfkit.store import Run, RunFolder, list_runs, read_probes
 from perfkit.store.metadata import ProbeSource
-from perfkit.workloads import complete
 from perfkit_probes import Ring
 
 

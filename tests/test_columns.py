@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from perfkit import frames
+from perfkit.compare.measured import Measured
 from perfkit.errors import PerfkitError
-from perfkit.measured import Measured
 from perfkit.stats import growth
 from perfkit.store import Run
 from perfkit.store.rows import Part

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from benchmarks.make_timeline import make_timeline
-from perfkit import experiment, frames
-from perfkit.comparison import Options
+from perfkit.compare import Options, experiment
+from perfkit.compare import frames as compare_frames
 from perfkit.errors import BadInput
 from perfkit.report import execute, make_comparison_report, notebook_path
 from perfkit.store import Run, list_runs
@@ -240,7 +240,7 @@ def test_capacity_finds_the_knee_of_several_loads(tmp_path: Path) -> None:
         made(tmp_path, n, rate=50.0 * n, workload={"scenario": "made", "users": {"count": n}})
         for n in (1, 2, 4, 8, 12)
     ]
-    steps = frames.load_steps(runs)
+    steps = compare_frames.load_steps(runs)
     assert steps["load"].tolist() == [1, 2, 4, 8, 12]
     assert steps["throughput"].tolist() == pytest.approx([50, 100, 200, 400, 600], rel=0.05)
     given = {"runs": ",".join(run.id for run in runs), "data_dir": ".."}
@@ -254,9 +254,9 @@ def test_a_stepped_run_has_a_level_for_each_step(tmp_path: Path) -> None:
     """Each step of the arrivals is a level; too few of them are told as such."""
     arrivals = {"shape": "steps", "step_rates_per_s": [200, 200], "duration_s": 24.0}
     run = made(tmp_path, 1, workload={"scenario": "made", "arrivals": arrivals})
-    steps = frames.load_steps([run])
+    steps = compare_frames.load_steps([run])
     assert steps["load"].tolist() == [200, 200]
-    assert frames.scalability(steps) == {}
+    assert compare_frames.scalability(steps) == {}
 
 
 def test_the_trend_finds_where_it_changed(tmp_path: Path) -> None:
@@ -266,8 +266,8 @@ def test_the_trend_finds_where_it_changed(tmp_path: Path) -> None:
     bad = made(tmp_path, 11, health={"valid": False, "reasons": ["it was late"]})
     found = experiment.series_named(bad.id, tmp_path)
     assert len(found) == 11
-    series = frames.trend(found)
-    changes = frames.changes(series)
+    series = compare_frames.trend(found)
+    changes = compare_frames.changes(series)
     assert changes["place"].tolist() == [6]
     given = {"run": bad.id, "data_dir": ".."}
     page = execute(

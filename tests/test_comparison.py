@@ -14,11 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.make_timeline import make_timeline
-from perfkit import gate, noise
-from perfkit.comparison import Comparison, Options, compare
+from perfkit.compare import Comparison, Options, compare, gate, noise
+from perfkit.compare.measured import Measured
+from perfkit.compare.reduce import FEWEST, reduce, reduce_run
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.measured import Measured
-from perfkit.reduce import FEWEST, reduce, reduce_run
 from perfkit.store import Metadata, Run
 from perfkit.store.rows import Part
 from perfkit.store.summary import TOTAL

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from perfkit.collect import Collector
+from perfkit.drive.collect import Collector
+from perfkit.drive.session import Recorder, Session
+from perfkit.drive.transport import loop_clock, origin
+from perfkit.drive.worker import make_transport
+from perfkit.drive.workloads import complete, tokens_of, with_server
 from perfkit.errors import BadInput
 from perfkit.model import Target, Tokens, Workload
-from perfkit.session import Recorder, Session
 from perfkit.store import RunFolder, list_runs
-from perfkit.transport import loop_clock, origin
-from perfkit.worker import make_transport
-from perfkit.workloads import complete, tokens_of, with_server
 from tests.fault_server import Authority, fault_server
 from tests.small_server import SmallServer, small_server
 from tests.test_secrets import play

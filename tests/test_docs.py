@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from perfkit import findings, frames, scenarios
+from perfkit import frames, scenarios
 from perfkit.cli import cli
 from perfkit.model import Workload
+from perfkit.observe import findings
 from perfkit.store import list_runs, read_probes
 from tests.small_server import small_server
 

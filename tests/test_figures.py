@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.make_timeline import make_timeline
 from perfkit import figures, frames
+from perfkit.compare import frames as compare_frames
 from perfkit.store import Run
 from perfkit.store.rows import Part
 from tests.site_fixture import nightly
@@ -88,8 +89,8 @@ def test_dollars_are_no_mathematics(tmp_path: Any) -> None:
     for name in ("box operation", "ecdf", "percentiles"):
         assert odd in figures.words(DRAWN[name](rows))[0]
     runs = [nightly(tmp_path, day, git={"sha": r"$\x$"}) for day in (1, 2, 3)]
-    series = frames.trend(runs, "p50")
-    trend = figures.show(figures.trend(series, frames.changes(series))).html
+    series = compare_frames.trend(runs, "p50")
+    trend = figures.show(series.trend(series, compare_frames.changes(series))).html
     assert r"$\x$" in trend
 
 

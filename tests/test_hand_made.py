@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from perfkit import frames
-from perfkit.publish import Wishes, publish
-from perfkit.reduce import reduce_run
+from perfkit.compare import frames as compare_frames
+from perfkit.compare.reduce import reduce_run
 from perfkit.report import make_report
+from perfkit.site import Wishes, publish
 from perfkit.store import Run, thresholds
 from perfkit.store.rows import Part
 from perfkit.store.summary import TOTAL, summarize
@@ -244,10 +244,12 @@ def test_gate(data: Path, a: str, b: str, code: int, verdict: str) -> None:
 def test_trend(data: Path) -> None:
     """A point of a trend is the steady part's number."""
     runs = [Run(data / "runs" / name) for name in A]
-    assert frames.trend(runs, "p50")["level"].tolist() == pytest.approx([59.005, 60.005, 61.005], abs=1e-9)
-    rates = frames.trend(runs, "throughput")["level"].tolist()
+    assert compare_frames.trend(runs, "p50")["level"].tolist() == pytest.approx(
+        [59.005, 60.005, 61.005], abs=1e-9
+    )
+    rates = compare_frames.trend(runs, "throughput")["level"].tolist()
     assert rates[0] == pytest.approx(STEADY_RATE, abs=1e-9)
-    assert frames.trend(runs, "error_rate")["level"].tolist() == pytest.approx([0.03] * 3)
+    assert compare_frames.trend(runs, "error_rate")["level"].tolist() == pytest.approx([0.03] * 3)
 
 
 def test_site_index(data: Path, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 from playwright.sync_api import Browser
 
 from perfkit import figures, frames, report, stats
-from perfkit.comparison import Comparison, Options, compare
+from perfkit.compare import Comparison, Options, compare
+from perfkit.compare.reduce import reduce_run
 from perfkit.errors import BadInput
-from perfkit.publish.sources import workload_yaml
-from perfkit.reduce import reduce_run
+from perfkit.site.sources import workload_yaml
 from perfkit.store import Run
 from tests.imported import import_file
 from tests.test_cli import perfkit

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from perfkit import frames
+from perfkit.compare.reduce import reduce_run
 from perfkit.errors import BadInput
 from perfkit.importing.words import error_class
 from perfkit.model import LONGEST_NOTE
-from perfkit.reduce import reduce_run
 from perfkit.store import Run
 from perfkit.store.metadata import Span
 from tests.imported import import_file

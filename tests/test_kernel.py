@@ -210,7 +210,7 @@ def test_nested_asyncio_keeps_the_messages(ipykernel: int, patch: str) -> None:
         kernel.run("import asyncio, ipykernel, perfkit")
         assert kernel.run("ipykernel.version_info[0]").text == str(ipykernel)
         assert "cannot be called from a running event loop" in str(kernel.run(NESTED).error)
-        assert kernel.run("perfkit.notebook.enable_nested_asyncio()").text == f"'{patch}'"
+        assert kernel.run("perfkit.lab.enable_nested_asyncio()").text == f"'{patch}'"
         for _ in range(2):
             asked = [kernel.client.execute(NESTED)]
             time.sleep(0.2)
@@ -224,8 +224,8 @@ def test_nested_asyncio_keeps_the_messages(ipykernel: int, patch: str) -> None:
 def test_nest_asyncio_itself_is_refused_where_it_loses_messages() -> None:
     """Under ipykernel 7 a cell queued behind its asyncio.run never runs; so perfkit says no, in one line."""
     with running_kernel() as kernel:
-        kernel.run("import asyncio, nest_asyncio, perfkit.notebook; nest_asyncio.apply()")
-        refused = kernel.run("perfkit.notebook.enable_nested_asyncio()").error
+        kernel.run("import asyncio, nest_asyncio, perfkit.lab; nest_asyncio.apply()")
+        refused = kernel.run("perfkit.lab.enable_nested_asyncio()").error
         assert refused is not None
         assert refused["traceback"][0].startswith(
             "BadInput: nest_asyncio was applied in this kernel and loses"

@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import Browser
 
 from benchmarks.make_timeline import WORDS, make_timeline
-from perfkit.comparison import Options
-from perfkit.experiment import compare_and_keep
+from perfkit.compare import Options
+from perfkit.compare.experiment import compare_and_keep
 from tests.lab_fixture import jupyter_lab
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ CELLS = (
     "figures.findings(findings.judge(rows))",
     "figures.show(figures.ecdf(frames.survival(rows)))",
     "frames.errors(rows)",
-    "from perfkit.notebook.live import Display\nview = Display()\nview.look(run, False)",
+    "from perfkit.lab.live import Display\nview = Display()\nview.look(run, False)",
     "view = Display()\nview.end([run])",
 )
 

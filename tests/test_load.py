@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from perfkit.drive.load import Drive, StepRandom
+from perfkit.drive.rows import to_table
+from perfkit.drive.scenario import Scenario
+from perfkit.drive.schedule import plan
+from perfkit.drive.session import Recorder, Session
 from perfkit.errors import RequestFailed
-from perfkit.load import Drive, StepRandom
 from perfkit.model import Arrivals, Target, Workload
-from perfkit.rows import to_table
-from perfkit.scenarios import Scenario
-from perfkit.schedule import plan
-from perfkit.session import Recorder, Session
 from tests.virtual_clock import FakeTransport, VirtualLoop, run_virtually
 
 Step = Callable[[Session, Any, Any], Any]

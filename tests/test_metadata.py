@@ -14,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.make_timeline import make_timeline
-from perfkit import frames, noise
+from perfkit import frames
+from perfkit.compare import frames as compare_frames
+from perfkit.compare import noise
+from perfkit.compare.reduce import refusals
+from perfkit.drive.progress import Goal, elapsed_s
+from perfkit.drive.running import describe_run, details
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.notebook import Runs
-from perfkit.progress import Goal, elapsed_s
-from perfkit.reduce import refusals
+from perfkit.lab import Runs
 from perfkit.retention import plan
-from perfkit.running import describe_run, details
 from perfkit.store import Metadata, Run, find_run, list_runs, listed
 
 SAMPLES = sorted((Path(__file__).parents[1] / "data" / "sample").glob("*/run.json"))
@@ -51,7 +53,7 @@ def put(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 def everything_of(run: Run) -> None:
     """Ask what every list, page and verdict asks of a run's metadata; only PerfkitError may come of it."""
     run.verdict, list(refusals(run)), noise.key(run), Goal.of(run.meta), elapsed_s(run)
-    repr(run), run._repr_html_(), frames.trend_points(run, ("p50",))
+    repr(run), run._repr_html_(), compare_frames.trend_points(run, ("p50",))
     json.dumps(details(run))
     describe_run(run).encode()
     Runs([run]).filter(scenario="x", tag="y", state="complete")

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perfkit.drive.health import delays, judge, median_response_ms
+from perfkit.drive.session import Opening
 from perfkit.errors import BadInput
-from perfkit.health import delays, judge, median_response_ms
 from perfkit.model import Budget, Workload
-from perfkit.session import Opening
 from perfkit.store.rows import Part
 from tests.hand_made import MS, row, write_run
 

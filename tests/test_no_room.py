@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from benchmarks.make_timeline import make_timeline
-from perfkit.comparison import Options
+from perfkit.compare import Options
+from perfkit.compare.experiment import compare_and_keep
 from perfkit.errors import os_error_words
-from perfkit.experiment import compare_and_keep
 from perfkit.retention import mark
 from perfkit.store import Run, list_runs
 from tests.kill_points import verbs

@@ -22,10 +22,10 @@ import uvloop
 
 import perfkit
 from benchmarks.make_timeline import make_timeline
+from perfkit.drive.progress import Seen
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.notebook import RunCancelled, Runs, enable_nested_asyncio, nested
-from perfkit.notebook.live import told
-from perfkit.progress import Seen
+from perfkit.lab import RunCancelled, Runs, enable_nested_asyncio, nested
+from perfkit.lab.live import told
 from perfkit.store import Run, list_runs
 from tests.small_server import SmallServer, small_server
 

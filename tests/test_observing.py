@@ -14,9 +14,10 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
-from perfkit import findings, frames
-from perfkit.running import checked, run_repeats
-from perfkit.workloads import read_yaml
+from perfkit import frames
+from perfkit.drive.running import checked, run_repeats
+from perfkit.drive.workloads import read_yaml
+from perfkit.observe import findings
 from perfkit_probes import INSTRUMENTS
 from tests.server_fixture import AGENT, client, running_server
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.make_timeline import make_timeline
-from perfkit.comparison import Options
+from perfkit.compare import Options
+from perfkit.compare.experiment import compare_and_keep, open_comparison
+from perfkit.compare.noise import load, save
 from perfkit.errors import PerfkitError
-from perfkit.experiment import compare_and_keep, open_comparison
-from perfkit.noise import load, save
 from perfkit.stats import History
 from perfkit.store import Run, read_regular
 from tests.kill_points import Verbs

@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 
 from perfkit import frames
-from perfkit.publish import Wishes, publish
+from perfkit.compare import frames as compare_frames
 from perfkit.report import make_report
 from perfkit.retention import plan
+from perfkit.site import Wishes, publish
 from perfkit.store import Run, list_runs
 from perfkit.store.rows import Part
 from perfkit.store.summary import summarize
@@ -228,11 +229,11 @@ def test_compare(case: tuple[Kind, Run, int], made: Made) -> None:
 def test_capacity_and_trend(case: tuple[Kind, Run, int], made: Made) -> None:
     """A run that is not sound is no level of a curve and no point of a trend, and the page says why."""
     kind, one, _ = case
-    steps = frames.load_steps([made.good[0], one])
+    steps = compare_frames.load_steps([made.good[0], one])
     if kind.word != "VALID":
         assert one.id in steps.attrs["left_out"]
     if kind.word not in ("VALID", "IMPORTED"):
-        point = frames.trend_points(one, ("p50",))["p50"]
+        point = compare_frames.trend_points(one, ("p50",))["p50"]
         assert not point["counts"]
         assert re.search(kind.reason, point["why"])
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from perfkit.drive.workloads import complete, read_yaml
 from perfkit.report import parameters_of
-from perfkit.workloads import complete, read_yaml
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from perfkit.drive.spread import execute
+from perfkit.drive.workloads import complete, tokens_of
 from perfkit.errors import BadInput
-from perfkit.spread import execute
 from perfkit.store import Run
-from perfkit.workloads import complete, tokens_of
 from tests.fault_server import Authority, FaultServer
 from tests.proxy_fixture import proxy
 

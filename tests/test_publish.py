@@ -27,17 +27,17 @@ import pytest
 from markupsafe import escape
 
 from benchmarks.make_timeline import make_timeline
+from perfkit.drive.running import details
+from perfkit.drive.workloads import complete, read_yaml
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import Workload
 from perfkit.page import SITE_LINK, head, script
-from perfkit.publish import Wishes, publish
-from perfkit.publish.folder import SiteFolder
-from perfkit.publish.leaks import Scanner
 from perfkit.report import make_report, notebook_path
 from perfkit.retention import mark
-from perfkit.running import details
+from perfkit.site import Wishes, publish
+from perfkit.site.folder import SiteFolder
+from perfkit.site.leaks import Scanner
 from perfkit.store import Run, RunFolder, update_run_json, write_segment
-from perfkit.workloads import complete, read_yaml
 from tests.site_fixture import HOSTILE, Site, hostile, nightly, sample
 
 pytestmark = pytest.mark.slow
@@ -779,7 +779,7 @@ def test_no_false_alarm_on_samples_and_hostile_words(site: Site) -> None:
 
 def test_a_file_that_changes_meanwhile_is_not_published(tmp_path: Path) -> None:
     """What was looked through is what is published: a file that is another one now ends the publish."""
-    from perfkit.publish.folder import Source
+    from perfkit.site.folder import Source
 
     source = tmp_path / "x.html"
     source.write_text("harmless")

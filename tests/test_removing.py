@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.make_timeline import make_timeline
-from perfkit.comparison import Options
+from perfkit.compare import Options
+from perfkit.compare.experiment import compare_and_keep
 from perfkit.errors import BadInput
-from perfkit.experiment import compare_and_keep
 from perfkit.retention import plan
 from perfkit.store import Run, RunFolder, find_run, list_runs, remove_leftovers, remove_runs, survey
 from tests.kill_points import Verbs

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from benchmarks.make_timeline import make_timeline
-from perfkit.comparison import Options
+from perfkit.compare import Options
+from perfkit.compare.experiment import compare_and_keep, open_comparison
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.experiment import compare_and_keep, open_comparison
 from perfkit.retention import mark, plan
 from perfkit.store import Run, RunFolder, list_runs
 from tests.test_cli import perfkit

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from perfkit.spread import execute
+from perfkit.drive.spread import execute
+from perfkit.drive.workloads import complete
+from perfkit.drive.writer import FLUSH_S
 from perfkit.store import Run, list_runs
-from perfkit.workloads import complete
-from perfkit.writer import FLUSH_S
 from tests.fault_server import FaultServer
 from tests.kill_runs import ROOT, SECOND, Logged, logging_server, perfkit, wait_for_rows
 

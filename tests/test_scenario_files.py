@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from perfkit.drive.scenario import load_scenario
+from perfkit.drive.workloads import complete
 from perfkit.errors import BadInput
-from perfkit.scenarios import load_scenario
 from perfkit.store import list_runs
-from perfkit.workloads import complete
 from tests.small_server import SmallServer, small_server
 
 STEP = "async def step(session, state, rng):\n    await session.get('/')\n"

@@ -13,11 +13,11 @@ import httpx
 import pandas as pd
 import pytest
 
+from perfkit.drive.scenario import load_scenario
+from perfkit.drive.spread import execute
+from perfkit.drive.workloads import complete
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.scenarios import load_scenario
-from perfkit.spread import execute
 from perfkit.store import Run
-from perfkit.workloads import complete
 from tests.server_fixture import client
 
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from perfkit.drive.schedule import plan, profile, require_requests
 from perfkit.errors import BadInput
 from perfkit.model import Arrivals
-from perfkit.schedule import plan, profile, require_requests
 
 rates = st.floats(0.5, 200)
 durations = st.floats(0.5, 20)

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from perfkit.reduce import reduce_run
-from perfkit.running import describe_run
+from perfkit.compare.reduce import reduce_run
+from perfkit.drive.running import describe_run
 from perfkit.store import Run
 from perfkit.store.rows import Part
 from perfkit.store.summary import summarize

@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from perfkit.comparison import Options
+from perfkit.compare import Options
+from perfkit.compare.experiment import refuse_differences
+from perfkit.drive.workloads import complete, parse_assignments, read_yaml, tokens_of
 from perfkit.errors import BadInput
-from perfkit.experiment import refuse_differences
 from perfkit.model import Target, Workload
-from perfkit.publish.leaks import Scanner
+from perfkit.site.leaks import Scanner
 from perfkit.store import Run, list_runs, read_probes
-from perfkit.workloads import complete, parse_assignments, read_yaml, tokens_of
 from tests.secret_forms import FORMS, held, random_secret
 from tests.small_server import SmallServer, small_server
 

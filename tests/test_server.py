@@ -28,7 +28,7 @@ from agent_server.cache import AgentCache
 from agent_server.database import async_url, make_engine, migrate
 from agent_server.model import SimulatedModel
 from agent_server.tables import metadata
-from perfkit.local_server import reference_server
+from perfkit.drive.local_server import reference_server
 from tests.kill_runs import victim
 from tests.server_fixture import AGENT, client, is_alive, running_server
 

@@ -14,8 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.make_timeline import make_timeline
-from perfkit import figures, findings, frames
-from perfkit.frames.server import PARTS
+from perfkit import figures, frames
+from perfkit.observe import figures as server_figures
+from perfkit.observe import findings
+from perfkit.observe import frames as server_frames
+from perfkit.observe.frames import PARTS
 from perfkit.store import PROBES_SCHEMA, Run
 from perfkit.store.rows import Part
 
@@ -52,7 +55,7 @@ def split_of(folder: Path, told: dict[str, float], who: int = 7) -> tuple[pd.Ser
     name = measured_ids(blank)[who]
     run = run_with(folder, [(1.0, f"request.{part}_ms", x, "", name) for part, x in told.items()])
     rows = frames.measured(run)
-    parts = frames.split(rows, frames.server_samples(rows))
+    parts = server_frames.split(rows, server_frames.server_samples(rows))
     assert len(parts) == 1 == parts.attrs["known"]  # the others' server told nothing: they are left out
     return frames.timeline(run).iloc[who], parts.iloc[0]
 
@@ -88,7 +91,7 @@ def test_what_lay_in_the_socket_while_the_loop_stood_is_the_blocked_loops(tmp_pa
     rows, _, told = answered(tmp_path)
     beats: list[Sample] = [(6.0, "loop.lag_ms", 5000.0, "", None), (8.0, "loop.lag_ms", 1.9, "", None)]
     part = frames.measured(run_with(tmp_path, [*told, *beats]))
-    parts = frames.split(part, frames.server_samples(part))
+    parts = server_frames.split(part, server_frames.server_samples(part))
     overlap = np.minimum(rows["done_s"], 6.0) - np.maximum(rows["sent_s"], 1.0)
     right = np.maximum(overlap, 0.0).to_numpy() * 1e3
     assert len(parts) == len(rows)
@@ -102,10 +105,10 @@ def test_a_loop_that_stood_is_that_of_the_requests_own_server(tmp_path: Path) ->
     _, ids, told = answered(tmp_path)
     beats: list[Sample] = [(9.9, "loop.lag_ms", 9800.0, "", None), (9.9, "loop.lag_ms", 1.0, "", None)]
     part = frames.measured(run_with(tmp_path, [*told, *beats]))
-    samples = frames.server_samples(part)
+    samples = server_frames.server_samples(part)
     beat, of_a = (samples["probe"] == "loop.lag_ms").to_numpy(), np.arange(len(samples)) % 2 == 1
     samples["source"] = np.where(np.where(beat, samples["value"] > 2, of_a), "a", "b")
-    parts = frames.split(part, samples)
+    parts = server_frames.split(part, samples)
     by_b = np.isin(ids, list(samples["request_id"][~beat & ~of_a]))
     assert (parts["loop_lag"][by_b] == 0).all()
     assert (parts["loop_lag"][~by_b] > 0).mean() > 0.9
@@ -121,13 +124,13 @@ def test_tail_split_compares_the_slowest_with_the_middle(tmp_path: Path) -> None
     parts.loc[parts.index[-10:], "db_wait"] = 400.0
     parts["error"] = pd.Categorical([None] * n)
     parts["rest"] = response - parts["db"] - parts["db_wait"]
-    tail = frames.tail_split(parts).set_index(["group", "part"])
+    tail = server_frames.tail_split(parts).set_index(["group", "part"])
     assert (tail.loc["slowest"]["n"] == 10).all()
     assert tail.loc[("slowest", "db_wait"), "share"] == pytest.approx(0.8)
     assert tail.loc[("median", "db_wait"), "share"] == 0
     assert tail.loc["median"]["share"].sum() == pytest.approx(1)
-    assert "waiting for the pool 80%" in findings.explain_tail(frames.tail_split(parts))
-    assert frames.tail_split(parts.head(99)).empty
+    assert "waiting for the pool 80%" in findings.explain_tail(server_frames.tail_split(parts))
+    assert server_frames.tail_split(parts.head(99)).empty
 
 
 def test_pools_of_two_instances_are_added_up(tmp_path: Path) -> None:
@@ -138,10 +141,10 @@ def test_pools_of_two_instances_are_added_up(tmp_path: Path) -> None:
          for what, x in (("checked_out", 3.0), ("waiting", 0.0), ("overflow", 1.0), ("size", 2.0))],
     )  # fmt: skip
     rows = frames.measured(run)
-    one = frames.server_samples(rows)
+    one = server_frames.server_samples(rows)
     both = pd.concat([one, one.assign(source="other")], ignore_index=True)
     both.attrs = one.attrs
-    found = frames.pool(both)
+    found = server_frames.pool(both)
     assert set(found["checked_out"]) == {6.0}
     assert (found["overflow"].max(), found.attrs["size"]) == (2.0, 4.0)
 
@@ -227,7 +230,7 @@ def test_a_prometheus_page_is_no_probe_and_trouble_with_a_source_is_told(tmp_pat
     judged = findings.judge(frames.measured(run))
     assert not judged.probed
     assert judged.notes == ("s: 2 fetches failed (status 401)", "s: 7 samples were lost")
-    assert "status 401" in figures.findings(judged).html
+    assert "status 401" in server_figures.findings(judged).html
 
 
 def test_a_pool_that_gave_up_is_found_without_other_samples(tmp_path: Path) -> None:
@@ -336,15 +339,15 @@ ALL: list[Sample] = [
 def drawn(run: Run) -> dict[str, Any]:
     """Every figure of the health page."""
     rows = frames.measured(run)
-    samples, calls = frames.server_samples(rows), frames.calls(rows)
-    tail = frames.tail_split(frames.split(rows, samples))
+    samples, calls = server_frames.server_samples(rows), frames.calls(rows)
+    tail = server_frames.tail_split(server_frames.split(rows, samples))
     return {
-        "pool": figures.pool(frames.pool(samples), calls),
-        "lag": figures.loop_lag(frames.binned(samples, "loop.lag_ms"), calls),
-        "requests": figures.endpoint_times(frames.binned(samples, "request.app_ms"), calls),
-        "model": figures.model_times(frames.binned(samples, "model.ttft_ms"), calls),
-        "scheduler": figures.leadership(frames.leadership(samples), calls),
-        "tail": figures.tail(tail),
+        "pool": server_figures.pool(server_frames.pool(samples), calls),
+        "lag": server_figures.loop_lag(server_frames.binned(samples, "loop.lag_ms"), calls),
+        "requests": server_figures.endpoint_times(server_frames.binned(samples, "request.app_ms"), calls),
+        "model": server_figures.model_times(server_frames.binned(samples, "model.ttft_ms"), calls),
+        "scheduler": server_figures.leadership(server_frames.leadership(samples), calls),
+        "tail": server_figures.tail(tail),
     }
 
 
@@ -361,8 +364,8 @@ def test_figures_say_what_they_show_and_run_nothing(tmp_path: Path) -> None:
         assert "requests" in (root.findtext("figcaption") or ""), name
         assert not {e.tag.rsplit("}")[-1] for e in root.iter()} & {"script", "img", "iframe"}, name
     rows = frames.measured(run)
-    table = figures.endpoint_table(frames.endpoints(frames.server_samples(rows))).html
-    words = figures.findings(findings.judge(rows), "health.html?<b>").html
+    table = server_figures.endpoint_table(server_frames.endpoints(server_frames.server_samples(rows))).html
+    words = server_figures.findings(findings.judge(rows), "health.html?<b>").html
     assert HOSTILE not in table + words
     assert "<b>" not in words
     assert "connections taken at &lt;script&gt;" in words

@@ -12,8 +12,8 @@ import pytest
 
 from agent_server.app import create_app
 from agent_server.settings import Settings
+from perfkit.drive.local_server import reference_server
 from perfkit.errors import BadInput
-from perfkit.local_server import reference_server
 from tests.server_fixture import RunningServer, client, running_server
 
 PASSWORD = "correct horse"

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perfkit.drive.rows import to_table
+from perfkit.drive.session import Recorder, Response, Session
+from perfkit.drive.session.redirects import redirected
+from perfkit.drive.transport import Exchange, loop_clock, os_words
+from perfkit.drive.wire import WireTransport
 from perfkit.errors import RequestFailed
 from perfkit.model import Target
 from perfkit.redaction import Redactor, secrets_in
-from perfkit.rows import to_table
-from perfkit.session import Recorder, Response, Session
-from perfkit.session.redirects import redirected
-from perfkit.transport import Exchange, loop_clock, os_words
-from perfkit.wire import WireTransport
 from tests.fault_server import FaultServer, fault_server
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route
 
-from perfkit.publish import pages
+from perfkit.site import pages
 from tests.site_fixture import Site
 from tests.test_publish import served
 

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from perfkit.drive.spread import execute
+from perfkit.drive.workloads import complete
 from perfkit.errors import PerfkitError
-from perfkit.spread import execute
 from perfkit.store import Run, list_runs
-from perfkit.workloads import complete
 from tests.fault_server import FaultServer
 
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from perfkit.drive.rows import NEVER, Extra, RowBuffer, pack_row, to_table
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import COLUMNS, INSTANTS
-from perfkit.rows import NEVER, Extra, RowBuffer, pack_row, to_table
 from perfkit.store import Run, RunFolder, find_run, list_runs, remove_runs, write_segment
 
 

@@ -11,10 +11,10 @@ from playwright.sync_api import Browser
 
 from perfkit import frames, report
 from perfkit.cli import cli
-from perfkit.comparison import compare
+from perfkit.compare import compare
 from perfkit.errors import BadInput
 from perfkit.importing import hdr, import_runs
-from perfkit.publish.facts import run_facts
+from perfkit.site.facts import run_facts
 from perfkit.store import Run
 from perfkit.store.rows import Part
 from perfkit.store.summary import summarize

@@ -20,8 +20,8 @@ import pytest
 import yaml
 
 from benchmarks.make_timeline import make_timeline
-from perfkit.comparison import Options
-from perfkit.experiment import compare_and_keep
+from perfkit.compare import Options
+from perfkit.compare.experiment import compare_and_keep
 from perfkit.store import Run
 from tests.small_server import Handler, SmallServer, small_server
 from tests.test_text import BIDI, CSI, EVERYTHING, FORBIDDEN, HIDDEN, OSC
@@ -90,7 +90,7 @@ for number, argv in enumerate(commands):
     print("\\n== exit " + str(code) + " ==", flush=True)
 if data:
     import perfkit
-    from perfkit.experiment import comparison_folders, open_comparison
+    from perfkit.compare.experiment import comparison_folders, open_comparison
     from perfkit.figures import Shown
     runs = perfkit.runs(data)
     kept = [open_comparison(folder.name, data) for folder in comparison_folders(Path(data))]

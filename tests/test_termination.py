@@ -17,11 +17,11 @@ import nbformat
 import pytest
 
 from benchmarks.make_timeline import make_timeline
-from perfkit.progress import Seen
-from perfkit.spread import execute
+from perfkit.drive.progress import Seen
+from perfkit.drive.spread import execute
+from perfkit.drive.workloads import complete
 from perfkit.store import Run, list_runs
 from perfkit.store.rows import Part
-from perfkit.workloads import complete
 from tests.kill_runs import ROOT, Logged, Victim, logging_server, perfkit, victim, wait_for_rows, wait_until
 
 pytestmark = pytest.mark.slow
@@ -272,8 +272,8 @@ def test_progress_that_fails_stops_the_load(server: Logged, tmp_path: Path) -> N
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from perfkit.spread import execute\n"
-        "from perfkit.workloads import complete\n"
+        "from perfkit.drive.spread import execute\n"
+        "from perfkit.drive.workloads import complete\n"
         "def broken(run):\n"
         "    if run.rows() > 50: raise OSError(5, 'no terminal')\n"
         "if __name__ == '__main__':\n"
@@ -390,7 +390,7 @@ def test_a_script_that_is_ended_takes_its_run_along(
 def test_a_run_that_nobody_asks_for_ends_at_once() -> None:
     """A kernel that died before it had sent its request: the process of the run ends without a word."""
     for request in (b"", b'{"workload": {"scen'):
-        done = subprocess.run([sys.executable, "-m", "perfkit.notebook"], input=request, capture_output=True)
+        done = subprocess.run([sys.executable, "-m", "perfkit.lab"], input=request, capture_output=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
@@ -429,7 +429,7 @@ def test_the_reference_server_ends_with_its_run(
 #: Ends as soon as it has started the reference server; a fork of it holds the server's standard input open.
 DYING = """
 import os, subprocess, sys, time
-from perfkit.local_server import reference_server
+from perfkit.drive.local_server import reference_server
 start = subprocess.Popen
 def start_and_die(*given, **named):
     server = start(*given, **named)

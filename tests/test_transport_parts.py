@@ -12,11 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from perfkit.errors import BadInput
-from perfkit.model import Target
-from perfkit.session import Response
-from perfkit.streams import Events, plain, read
-from perfkit.transport import (
+from perfkit.drive.session import Response
+from perfkit.drive.transport import (
     Exchange,
     header_lines,
     is_event_stream,
@@ -24,8 +21,11 @@ from perfkit.transport import (
     server_timing,
     split_url,
 )
-from perfkit.via_httpx import HttpxTransport
-from perfkit.wire import WireTransport
+from perfkit.drive.via_httpx import HttpxTransport
+from perfkit.drive.wire import WireTransport
+from perfkit.errors import BadInput
+from perfkit.model import Target
+from perfkit.streams import Events, plain, read
 
 
 def reference_events(stream: bytes) -> list[bytes]:

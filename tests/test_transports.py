@@ -19,14 +19,14 @@ import httpx
 import pytest
 import uvloop
 
+from perfkit.drive.rows import to_table
+from perfkit.drive.session import Recorder, Response, Session
+from perfkit.drive.transport import loop_clock
+from perfkit.drive.via_httpx import HttpxTransport
+from perfkit.drive.wire import WireTransport
+from perfkit.drive.worker import make_transport
 from perfkit.errors import BadInput
 from perfkit.model import INSTANTS, Target
-from perfkit.rows import to_table
-from perfkit.session import Recorder, Response, Session
-from perfkit.transport import loop_clock
-from perfkit.via_httpx import HttpxTransport
-from perfkit.wire import WireTransport
-from perfkit.worker import make_transport
 from tests.fault_server import Authority, FaultServer, fault_server
 
 Work = Callable[..., Coroutine[Any, Any, Any]]

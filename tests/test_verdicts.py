@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from perfkit import gate, stats
-from perfkit.comparison import Comparison, Options, judge
-from perfkit.comparison.family import blind_share
-from perfkit.measured import Measured
-from perfkit.reduce import Reduced, Value, reduce
+from perfkit import stats
+from perfkit.compare import Comparison, Options, gate, judge
+from perfkit.compare.family import blind_share
+from perfkit.compare.measured import Measured
+from perfkit.compare.reduce import Reduced, Value, reduce
 from perfkit.store import Metadata, Run
 from perfkit.store.metrics import METRICS
 from perfkit.store.summary import TOTAL
@@ -340,7 +340,7 @@ def test_sides_of_a_kept_comparison_stand_in_pairs() -> None:
     """A figure of pairs needs the runs in the order in which they were compared."""
     from pathlib import Path
 
-    from perfkit.experiment import Kept
+    from perfkit.compare.experiment import Kept
 
     a, b = side(NOISE[:3], "a", pairs=True), side(NOISE[:3], "b", pairs=True)
     found = compared(a, b[::-1])

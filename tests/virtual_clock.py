@@ -7,7 +7,7 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from perfkit.transport import Exchange, Headers
+from perfkit.drive.transport import Exchange, Headers
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class FakeTransport:
         self.count = self.in_flight = self.most_in_flight = 0
 
     async def send(self, method: str, path: str, headers: Headers, body: bytes, timeout_s: float) -> Exchange:
-        """See `perfkit.transport.Transport`."""
+        """See `perfkit.drive.transport.Transport`."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         number, self.count = self.count, self.count + 1

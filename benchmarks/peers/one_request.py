@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from perfkit.session import Session
+from perfkit.drive.session import Session
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import Any
 import pyarrow.compute as pc
 from shared import BODY, WARMUP_S, tell, tell_lateness
 
-from perfkit.spread import execute
+from perfkit.drive.spread import execute
+from perfkit.drive.workloads import complete
 from perfkit.store import Run
-from perfkit.workloads import complete
 
 
 def run(given: dict[str, Any], url: str, data_dir: str) -> Run:

@@ -60,7 +60,7 @@ def print_json(value: Any) -> None:
 
 def print_run(run: Any, as_json: bool, *, summary: bool = True) -> None:
     """One run, by default with its summary, for programs or for a person."""
-    from perfkit.running import describe_run, details
+    from perfkit.drive.running import describe_run, details
 
     if as_json:
         print_json(details(run, summary=summary))

@@ -95,8 +95,8 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
 
     Exit codes: 0 pass, 3 nothing to judge, 4 regressed, 5 inconclusive with --strict.
     """
-    from perfkit import gate
-    from perfkit.experiment import open_comparison
+    from perfkit.compare import gate
+    from perfkit.compare.experiment import open_comparison
 
     for file in (junit, markdown):
         if file is not None:
@@ -131,8 +131,8 @@ def aa_command(
 
     Later comparisons of the same configuration borrow from it. Prints the changes that would be found.
     """
-    from perfkit import noise
-    from perfkit.experiment import measure_noise
+    from perfkit.compare import noise
+    from perfkit.compare.experiment import measure_noise
 
     kept, found = measure_noise(file, pairs, data_dir, allow_target, show_progress=not quiet)
     if as_json:
@@ -158,8 +158,8 @@ def _refuse_options() -> None:
 def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, primary: tuple[str, ...],
           allow_target: tuple[str, ...], quiet: bool, **asked: Any) -> Any:  # fmt: skip
     """Carry out or find both sides, compare them and keep the comparison."""
-    from perfkit.comparison import Options
-    from perfkit.experiment import (
+    from perfkit.compare import Options
+    from perfkit.compare.experiment import (
         compare_and_keep,
         is_workload,
         refuse_differences,
@@ -167,7 +167,7 @@ def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, primary: tuple
         run_pairs,
         runs_named,
     )  # fmt: skip
-    from perfkit.workloads import read_yaml
+    from perfkit.drive.workloads import read_yaml
 
     options = Options(primary=primary or Options().primary, **asked)
     if is_workload(a) != is_workload(b):
@@ -189,7 +189,7 @@ def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, primary: tuple
 
 def _name(side: str, letter: str) -> str:
     """A file's name or a tag, cut to a length that fits a table; ids say nothing, so they are a letter."""
-    from perfkit.experiment import is_workload
+    from perfkit.compare.experiment import is_workload
 
     if is_workload(side):
         return Path(side).stem[:40]
@@ -209,7 +209,7 @@ def _page(kept: Any, *, quiet: bool) -> Path | None:
 
 def _print(kept: Any) -> None:
     """A comparison for a terminal."""
-    from perfkit.gate import level
+    from perfkit.compare.gate import level
 
     found = kept.comparison
     print_lines(found.words)

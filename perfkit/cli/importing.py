@@ -91,7 +91,7 @@ def import_command(file: Path, format_name: str | None, columns: tuple[str, ...]
     )  # fmt: skip
     fits = [run.rows() <= _SUMMARIZED and run.unpacked_bytes() <= _SUMMARIZED_BYTES for run in runs]
     if as_json and len(runs) > 1:
-        from perfkit.running import details
+        from perfkit.drive.running import details
 
         print_json([details(run, summary=one) for run, one in zip(runs, fits, strict=True)])
     else:

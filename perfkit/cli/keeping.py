@@ -31,7 +31,7 @@ def tag_command(run: str, tags: tuple[str, ...], remove: tuple[str, ...], note: 
     perfkit tag latest baseline keep --note "before the new index"
     perfkit tag tag:baseline --remove baseline
     """
-    from perfkit.experiment import runs_named
+    from perfkit.compare.experiment import runs_named
     from perfkit.retention import mark
 
     found = runs_named(run, data_dir)
@@ -65,9 +65,9 @@ def cleanup_command(run: str, headers: tuple[str, ...], forget: bool, allow_targ
     Every run notes what it makes in the moment it is made. What its scenario removes in a teardown of its own
     is not among it. Exit code 1 when something is left.
     """
-    from perfkit import cleaning
+    from perfkit.drive import cleaning
+    from perfkit.drive.workloads import parse_headers
     from perfkit.store import find_run
-    from perfkit.workloads import parse_headers
 
     found = find_run(run, data_dir, whole=True)
     if forget:

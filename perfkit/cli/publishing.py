@@ -36,7 +36,7 @@ def publish_command(site: Path, runs: str | None, title: str | None, prune: bool
     perfkit publish public --title "Agent server"
     perfkit publish public --runs tag:release
     """
-    from perfkit.publish import Wishes, publish
+    from perfkit.site import Wishes, publish
 
     wishes = Wishes(runs=runs, title=title, prune=prune, reports=reports, accept=accept)
 

@@ -46,8 +46,8 @@ def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...]
     perfkit run params/agent_mass_creation.yaml
     perfkit run --scenario http_get --target http://127.0.0.1:8000 -s users.count=20 -s users.duration_s=30
     """
-    from perfkit.running import checked, naming, run_repeats, worst
-    from perfkit.workloads import merged, parse_assignments, read_yaml
+    from perfkit.drive.running import checked, naming, run_repeats, worst
+    from perfkit.drive.workloads import merged, parse_assignments, read_yaml
 
     given = read_yaml(file) if file else {}
     given = merged(given, parse_assignments(changes, "--set"))
@@ -87,16 +87,16 @@ def report_command(run: str, file: Path | None, params: tuple[str, ...], noteboo
     \b
     perfkit report --notebook capacity -p runs=tag:scale
     """
+    from perfkit.drive.workloads import parse_assignments, read_yaml
     from perfkit.report import make_comparison_report, make_report, make_report_of_several, notebook_path
     from perfkit.store import find_run
-    from perfkit.workloads import parse_assignments, read_yaml
 
     if notebook is not None and not notebook.suffix:
         notebook = notebook_path(str(notebook))
     given = (read_yaml(file) if file else {}) | parse_assignments(params, "--param")
     show = not (quiet or as_json)
     if notebook == notebook_path("comparison") and set(given) <= {"comparison"}:
-        from perfkit.experiment import open_comparison  # which loads the whole analysis
+        from perfkit.compare.experiment import open_comparison  # which loads the whole analysis
 
         kept = open_comparison(str(given.get("comparison", run)), data_dir)
         of, html = kept.id, make_comparison_report(kept.path, progress=show)
@@ -173,7 +173,7 @@ def doctor_command(data_dir: Path, as_json: bool) -> None:
 
 
 def _print_runs(runs: Iterable[Any], as_json: bool) -> None:
-    from perfkit.running import details
+    from perfkit.drive.running import details
 
     if as_json:
         print_json([details(run) for run in runs])

@@ -16,23 +16,9 @@ try:
 except ModuleNotFoundError as error:
     raise with_extra(error) from None
 
-from perfkit.frames.comparing import (
-    changes,
-    dots,
-    group_ecdf,
-    load_steps,
-    results,
-    scalability,
-    shift,
-    steady_latencies,
-    trend,
-    trend_of,
-    trend_points,
-)
 from perfkit.frames.distribution import boxes, histogram, percentiles, survival
 from perfkit.frames.over_time import calls, concurrency, delays, over_time, waterfall
 from perfkit.frames.rows import measured, open_run, timeline
-from perfkit.frames.server import binned, endpoints, leadership, pool, server_samples, split, tail_split
 from perfkit.frames.streaming import streaming
 from perfkit.frames.tables import errors, listing, operations, summary
 from perfkit.store.rows import LATENCIES
@@ -45,40 +31,22 @@ __all__ = [
     "NAMES",
     "QUANTILES",
     "TOTAL",
-    "binned",
     "boxes",
     "calls",
-    "changes",
     "concurrency",
     "delays",
-    "dots",
-    "endpoints",
     "errors",
-    "group_ecdf",
     "histogram",
-    "leadership",
     "listing",
-    "load_steps",
     "measured",
     "open_run",
     "operations",
     "over_time",
     "percentiles",
-    "pool",
-    "results",
-    "scalability",
-    "server_samples",
-    "shift",
-    "split",
-    "steady_latencies",
     "streaming",
     "summary",
     "survival",
-    "tail_split",
     "timeline",
-    "trend",
-    "trend_of",
-    "trend_points",
     "warnings",
     "waterfall",
 ]

@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from perfkit.describe import versions
+from perfkit.drive.describe import versions
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.importing.aside import aside
 from perfkit.importing.formats import FORMATS, format_of

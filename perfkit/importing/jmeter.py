@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from itertools import repeat
 
 import numpy as np
@@ -50,6 +51,7 @@ _MS = _ROUNDED = UNITS["ms"]
 #: How a Transaction Controller words its sample.
 _TRANSACTION = re.compile(r"Number of samples in transaction : (\d+)")
 EXPECTED = "a JMeter sample with timeStamp and elapsed in ms"
+_DATES = "ms since 1970, or a date such as 2026-01-31 12:00:00.000"
 _NOTES = ("JMeter starts a sample when its thread is free: when it was due is not in the file",)
 
 
@@ -95,14 +97,11 @@ class Reader:
     def read(self, batch: Batch) -> None:
         """Some samples; Wrong, or another ValueError, where one cannot be: then none of them is taken."""
         for name in ("SampleCount", "ErrorCount"):
-            if (most := pc.max(batch.numbers(name)).as_py() or 0) > 1:
-                raise Wrong(f"{name} {most}: a line that stands for several samples, as in mode=Statistical",
-                            "a sample a line (mode=Standard or Batch)")  # fmt: skip
+            counts = batch.numbers(name).fill_null(0)
+            batch.refuse(pc.greater(counts, 1), partial(_several, name, counts))
         took_ms, wait_ms = batch.numbers("elapsed"), batch.numbers("Latency").fill_null(0)
-        if took_ms.null_count:
-            raise ValueError("no elapsed")
-        if pc.min(took_ms).as_py() < 0:
-            raise Wrong(f"elapsed {took_ms[0]}", "0 ms or more")
+        batch.refuse(took_ms.is_null(), lambda _: ValueError("no elapsed"))
+        batch.refuse(pc.less(took_ms, 0), lambda i: Wrong(f"elapsed {took_ms[i]}", "0 ms or more"))
         started = self._instants(batch, int(pc.max(took_ms).as_py()))
         told = {"bytes_sent": batch.numbers("sentBytes"), "bytes_received": batch.numbers("bytes")}
         sizes = {name: pc.if_else(pc.less(size, 0), None, size) for name, size in told.items()}
@@ -137,10 +136,9 @@ class Reader:
         try:
             at, unit = batch.numbers("timeStamp"), _MS
         except (ValueError, OverflowError):
-            at, unit = pa.array(map(_instant, texts.to_pylist()), pa.int64()), 1
+            at, unit = batch.made("timeStamp", unix_ns, _DATES), 1
             self.zone_unknown = self.zone_unknown or not all(map(has_zone, texts.to_pylist()))
-        if at.null_count:
-            raise ValueError("no timeStamp")
+        batch.refuse(at.is_null(), lambda _: ValueError("no timeStamp"))
         ends = pc.min_max(at).as_py()
         self.rows.refuse(ends["min"] * unit, ends["max"] * unit, longest_ms * _MS)
         return np.asarray(at.to_numpy() * unit)
@@ -211,15 +209,6 @@ class Reader:
         return Facts("JMeter", rounded_ns=(step, step), notes=(*_NOTES, *notes))
 
 
-def _instant(text: str) -> int:
-    """A date as Unix ns."""
-    try:
-        return unix_ns(text)
-    except ValueError:
-        expected = "ms since 1970, or a date such as 2026-01-31 12:00:00.000"
-        raise Wrong(f"timeStamp {short(text)}", expected) from None
-
-
 def _outcomes(batch: Batch) -> dict[str, pa.Array]:
     """Status, class of the failure and its words of each sample: made once for each kind that there is."""
     coded = [batch.column(name).dictionary_encode() for name in _TOLD]
@@ -252,6 +241,11 @@ def _outcome(
     if error and status is None and code.isdigit():  # an answer, of another protocol
         error = "check"
     return status, error, clean(words or f"code {code}") if error else None
+
+
+def _several(name: str, counts: pa.Array, place: int) -> Wrong:
+    found = f"{name} {counts[place]}: a line that stands for several samples, as in mode=Statistical"
+    return Wrong(found, "a sample a line (mode=Standard or Batch)")
 
 
 def read_csv(source: Source, rows: Rows, asked: Asked) -> Facts:

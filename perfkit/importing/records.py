@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -47,6 +48,14 @@ def records(
         yield dict(zip(table.columns, row))  # noqa: B905 - shorter ones were asked for
 
 
+class WrongRows(ValueError):
+    """Records of a batch that cannot be, by their place in it, each with what is wrong with it."""
+
+    def __init__(self, rows: Mapping[int, ValueError]) -> None:
+        super().__init__(*rows.values())
+        self.rows = rows
+
+
 @dataclass(frozen=True)
 class Batch:
     """Some records of a CSV; of each its line, and the lines that it has beyond that one."""
@@ -71,32 +80,54 @@ class Batch:
         return pa.array(list(map(itemgetter(self.names.index(name)), self.rows)), pa.string())
 
     def numbers(self, name: str) -> pa.Array:
-        """A column's whole numbers (int64), null where it is empty; ValueError for what is none."""
+        """A column's whole numbers (int64), null where it is empty; WrongRows for what is none."""
         texts = self.column(name)
         try:
             return pc.if_else(pc.equal(texts, ""), None, texts).cast(pa.int64())
         except pa.ArrowInvalid:  # with blanks around them, maybe
-            return pa.array([self._number(name, one) for one in texts.to_pylist()], pa.int64())
+            return self.made(name, lambda text: whole(text) if text.strip() else None, "a whole number")
 
-    def _number(self, name: str, text: str) -> int | None:
-        try:
-            return whole(text) if text.strip() else None
-        except ValueError:
-            raise Wrong(f"{name} {short(text)}", "a whole number") from None
+    def made(self, name: str, make: Callable[[str], int | None], expected: str) -> pa.Array:
+        """What is made of each text of a column (int64); WrongRows for those that make a ValueError."""
+        found: list[int | None] = []
+        wrong: dict[int, ValueError] = {}
+        for i, text in enumerate(self.column(name).to_pylist()):
+            try:
+                found.append(make(text))
+            except (ValueError, OverflowError):
+                wrong[i] = Wrong(f"{name} {short(text)}", expected)
+        if wrong:
+            raise WrongRows(wrong)
+        return pa.array(found, pa.int64())
+
+    def refuse(self, where: pa.Array, error: Callable[[int], ValueError]) -> None:
+        """WrongRows for the records where it is true, each with an error of its own."""
+        if pc.any(where).as_py():
+            raise WrongRows(
+                {i: error(i) for i in np.flatnonzero(where.to_numpy(zero_copy_only=False)).tolist()}
+            )
 
     def take(self, source: Source, read: Callable[[Batch], None], expected: str) -> None:
         """Have it read, in halves where it cannot be read whole: who reads leaves nothing then."""
         try:
             if self.rows:
                 read(self)
+        except WrongRows as error:  # the others are read together, as often as there are columns
+            self._of([i for i in range(len(self)) if i not in error.rows]).take(source, read, expected)
+            for i, why in error.rows.items():
+                source.line, source.more = self.places[i]
+                source.blame(why, ",".join(self.rows[i]), expected)
         except (ValueError, OverflowError) as error:
             if len(self) > 1:
                 half = len(self) // 2
-                for part in (slice(half), slice(half, None)):
-                    Batch(self.names, self.rows[part], self.places[part]).take(source, read, expected)
+                for part in (range(half), range(half, len(self))):
+                    self._of(part).take(source, read, expected)
                 return
             source.line, source.more = self.places[0]
             source.blame(error, ",".join(self.rows[0]), expected)
+
+    def _of(self, which: Iterable[int]) -> Batch:
+        return Batch(self.names, [self.rows[i] for i in which], [self.places[i] for i in which])
 
 
 def mapped(texts: pa.Array, make: Callable[[str], Any], kind: pa.DataType) -> pa.Array:

@@ -191,7 +191,7 @@ class Source:
             raise BadInput(f"{self.path} is one JSON document of more than {largest // MB} MB; {hint}")
         return memoryview(self._as_utf8(whole))[3 if whole.startswith(_BOM) else 0 :]
 
-    def _as_utf8(self, whole: bytes) -> bytes:
+    def _as_utf8(self, whole: bytes) -> bytes | bytearray:
         """A document that is no UTF-8 is Windows-1252."""
         decoder = codecs.getincrementaldecoder("utf-8")()
         try:
@@ -199,7 +199,10 @@ class Source:
                 decoder.decode(whole[at : at + MB], final=at + MB >= len(whole))
         except UnicodeDecodeError:
             self._western += 1
-            return whole.decode("cp1252", "replace").encode()
+            made = bytearray()  # part by part: the text of it all would take up to four times the bytes
+            for at in range(0, len(whole), MB):
+                made += whole[at : at + MB].decode("cp1252", "replace").encode()
+            return made
         return whole
 
     def json(self, largest: int, hint: str) -> Any:

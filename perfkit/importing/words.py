@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
+from perfkit.drive.rows import MOST_OPERATIONS, OTHER_OPERATIONS
 from perfkit.importing.limits import LONGEST_NAME, LONGEST_TEXT
 from perfkit.redaction import masked_text
-from perfkit.rows import MOST_OPERATIONS, OTHER_OPERATIONS
 
 #: In paths and labels: what is another one for every user or request, and may tell who it was.
 _IDS = (

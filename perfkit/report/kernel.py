@@ -13,7 +13,7 @@ from perfkit.report.parameters import notebook_path
 
 #: What perfkit's own notebooks import. Others get a kernel as fresh as ever: Matplotlib, for one, chooses
 #: its backend when it is imported.
-_IMPORTED = "perfkit.findings perfkit.figures perfkit.frames"
+_IMPORTED = "perfkit.observe.findings perfkit.figures perfkit.frames"
 
 #: It ends with this process, whose id it is given; ipykernel's own look depends on who adopts it. What fails
 #: to be imported here is reported by the cell that needs it. To look for garbage, of which imports make none,

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from perfkit.drive.session import Response, Session
 from perfkit.errors import PerfkitError, RequestFailed
-from perfkit.session import Response, Session
 from perfkit.streams import LETTA_GOOD
 
 Profile = Literal["reference", "letta-0.16"]

@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+from perfkit.drive.session import Session
 from perfkit.model import Count
 from perfkit.scenarios._agents import (
     AgentParams,
@@ -19,7 +20,6 @@ from perfkit.scenarios._agents import (
     sign_up,
     unique,
 )
-from perfkit.session import Session
 
 MOST_UPDATES = 1_000_000  # their order is drawn before the first
 

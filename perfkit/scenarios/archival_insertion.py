@@ -10,9 +10,9 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from perfkit.drive.session import Session
 from perfkit.model import Count
 from perfkit.scenarios._agents import PARAGRAPH, AgentParams, create_agent, remove_later, sign_up, unique
-from perfkit.session import Session
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+from perfkit.drive.session import Response, Session
 from perfkit.model import Count
 from perfkit.scenarios._agents import AgentParams, create_agent, message, sign_up, unique
-from perfkit.session import Response, Session
 from perfkit.streams import letta
 
 

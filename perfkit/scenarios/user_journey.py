@@ -11,9 +11,9 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+from perfkit.drive.session import Session
 from perfkit.model import Count, NotNegative, Positive
 from perfkit.scenarios._agents import AgentParams, create_agent, ended_well, message, random_name, sign_up
-from perfkit.session import Session
 
 
 @dataclass(frozen=True, kw_only=True)

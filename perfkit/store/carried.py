@@ -42,7 +42,7 @@ def summarize(carried: tuple[Carried, ...], names: dict[str, float], total: str)
 
     names: of quantiles, with their shares.
     """
-    from perfkit import stats  # not for lists of runs
+    from perfkit import stats
 
     parts = [one for one in carried if one.operation] if len(carried) > 1 else []
     parts.sort(key=lambda one: -(one.n or 0))

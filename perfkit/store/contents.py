@@ -71,7 +71,7 @@ def contents_of(folder: Path) -> Contents:
 
 
 def left_on_target(folder: Path) -> int:
-    """How many things a run has made and not removed, as its journals say (`perfkit.journal`)."""
+    """How many things a run has made and not removed, as its journals say (`perfkit.drive.journal`)."""
     lines = 0
     for entry in _entries(folder):
         if _JOURNAL(entry.name) and entry.is_file(follow_symlinks=False):

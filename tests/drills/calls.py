@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 def stop_at_load() -> None:
     """From here on a run is interrupted the moment before it makes a folder, or starts a server."""
-    from perfkit import running
+    from perfkit.drive import running
 
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
@@ -84,9 +84,8 @@ def _show(value: Any) -> None:
 
 def finish_store(data_dir: str) -> None:
     """Add to a new store what is made of its runs: two comparisons and a noise floor."""
-    from perfkit import noise
-    from perfkit.comparison import Options
-    from perfkit.experiment import compare_and_keep, runs_named
+    from perfkit.compare import Options, noise
+    from perfkit.compare.experiment import compare_and_keep, runs_named
     from perfkit.stats import History
 
     data = Path(data_dir)

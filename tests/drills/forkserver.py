@@ -29,7 +29,7 @@ from tests.kill_points import count_events
 CPU_LIMIT_S = 20.0
 WALL_LIMIT_S = 60.0
 _ADDRESS_SPACE = 8 * 1024**3
-_LEFT_OUT = ("agent_server", "perfkit_probes", "perfkit.notebook")
+_LEFT_OUT = ("agent_server", "perfkit_probes", "perfkit.lab")
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from perfkit.spread import execute
+from perfkit.drive.spread import execute
+from perfkit.drive.workloads import complete
 from perfkit.store import Run
-from perfkit.workloads import complete
 from tests.drills.behaviours import Behaviour, behaviours, sized
 from tests.drills.fuzz import Finding, Result
 from tests.fault_server import RST_ON_CLOSE, Authority

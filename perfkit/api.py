@@ -1,0 +1,7 @@
+"""What people call from Python; `perfkit.run` and the others are these."""
+
+from perfkit.importing import import_runs
+from perfkit.lab import open_run, run, run_sync, runs
+from perfkit.report import execute, make_report
+
+__all__ = ["execute", "import_runs", "make_report", "open_run", "run", "run_sync", "runs"]

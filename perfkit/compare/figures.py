@@ -1,0 +1,309 @@
+"""Groups of runs side by side: verdict, ratios with intervals, distributions, each run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+from perfkit.compare import Comparison, Result, tipping_words
+from perfkit.figures.style import (
+    BAD,
+    FILL,
+    Shown,
+    axes_for,
+    colour,
+    drawable,
+    latency_axis,
+    legend,
+    line,
+    ms,
+    nothing,
+    number,
+    percent,
+    say,
+    style,
+)
+from perfkit.figures.tables import items, table
+from perfkit.store import Run
+from perfkit.store.metrics import METRICS
+from perfkit.store.summary import TOTAL
+from perfkit.text import for_html
+
+_MARKS = {"regressed": "▲", "improved": "▼", "equivalent": "=", "inconclusive": "?"}
+
+
+def comparison_verdict(comparison: Comparison) -> Shown:
+    """The first line: the verdict and why; below it what was forced, left out, or must be known."""
+    first, _, rest = comparison.words.partition(":")
+    parts = [f"<p><strong>{for_html(first)}</strong>:{for_html(rest)}</p>"]
+    if comparison.forced:
+        parts.append(f"<p>FORCED, these runs are not comparable:</p>{items(comparison.forced)}")
+    left = [*comparison.a.left_out, *comparison.b.left_out]
+    if left:
+        told = items(f"{run}: {'; '.join(why)}" for run, why in left)
+        parts.append(f"<p>Left out by rule:</p>{told}")
+    if comparison.notes:
+        parts.append(f"<p>Read with care:</p>{items(comparison.notes[:12])}")
+    return Shown(
+        f'<section class="pk-verdict pk-{comparison.level}">{"".join(parts)}</section>', comparison.words
+    )
+
+
+def comparison_table(comparison: Comparison, operation: str = TOTAL) -> Shown:
+    """Every metric of one operation: both levels, the ratio with interval, verdict, what could be found."""
+    found = [one for one in comparison.results if one.operation == operation]
+    if not found:
+        return Shown("<p>Nothing could be compared.</p>", "Nothing could be compared.")
+    rows = [
+        [f"{for_html(one.metric)}{' ★' if one.primary else ''}", _change(one, comparison), _verdict(one),
+         _level(one, one.a), _level(one, one.b), _detectable(one)]
+        for one in found
+    ]  # fmt: skip
+    head = [
+        "metric",
+        "B ÷ A",
+        "verdict",
+        for_html(comparison.a.name),
+        for_html(comparison.b.name),
+        "detectable",
+    ]
+    text = f"{for_html(operation)}, the {comparison.part} of every run. {_small_print(comparison)}"
+    plain = "\n".join(f"{one.metric:<12} {comparison.change(one):<28} {one.verdict}" for one in found)
+    return Shown(table(head, rows, text), plain)
+
+
+def _small_print(comparison: Comparison) -> str:
+    """How to read the table: of runs that are replicated, or of one run a side."""
+    if comparison.verdict == "within-run only":
+        return (
+            "Small print: 95 % interval from what each run knows of itself; how runs differ is not in it. "
+            "One run a side cannot tell a change from chance: no verdict."
+        )
+    family = sum(one.primary and math.isfinite(one.p) for one in comparison.results)
+    return (
+        "Small print: 95 % interval of this metric alone, from how runs differ (where it is equivalent, the "
+        f"{comparison.options.narrow_level:.4g} % interval, which decided that); below it the "
+        f"{comparison.options.family_level:.4g} % one of all primary metrics at once. p adjusted for "
+        f"{family} primary metrics (★); the others are exploratory "
+        f"(Benjamini–Hochberg). Margin ±{comparison.options.margin:.0%}. Detectable: the change that would "
+        "be found 8 times of 10 if only this metric changed; below it the runs a side until that is the "
+        "margin."
+    )
+
+
+def comparison_tables(comparison: Comparison) -> Shown:
+    """The same for each single operation, where there are several."""
+    names = dict.fromkeys(one.operation for one in comparison.results if one.operation != TOTAL)
+    if not names:
+        return Shown("<p>There is one operation only.</p>", "There is one operation only.")
+    shown = [comparison_table(comparison, name) for name in names]
+    return Shown("".join(one.html for one in shown), "\n\n".join(one.text for one in shown))
+
+
+def comparison_facts(comparison: Comparison, runs: Sequence[Run]) -> Shown:
+    """The design, every run with its part in it, and the differences that were meant."""
+    design = f"{comparison.pairs} pairs in turns (AB BA …)" if comparison.pairs else (
+        f"{len(comparison.a.runs)} and {len(comparison.b.runs)} runs, not in pairs"
+    )  # fmt: skip
+    borrowed = f"{comparison.history_df:.0f} degrees of freedom" if comparison.history_df else "none"
+    options = comparison.options
+    told = [
+        ("design", design),
+        ("noise of earlier runs", borrowed),
+        ("margin", f"±{options.margin:.0%}; errors ±{options.error_margin:.2%}"),
+        ("false alarms", f"{options.alpha:.0%} in all of {', '.join(options.primary)} together"),
+        *((f"server, {side}", options_of) for side, options_of in _servers(comparison, runs)),
+    ]
+    body = "".join(f"<dt>{for_html(name)}</dt><dd>{for_html(value)}</dd>" for name, value in told)
+    sides = dict.fromkeys(comparison.a.runs, "A") | dict.fromkeys(comparison.b.runs, "B")
+    rows = [
+        [for_html(run.id), sides.get(run.id, "left out"),
+         str((run.meta.experiment and run.meta.experiment.pair) or ""), for_html(run.meta.git.sha[:10])]
+        for run in runs
+    ]  # fmt: skip
+    listed = table(["run", "side", "pair", "code"], rows, f"{len(runs)} runs.", numbers=False)
+    return Shown(f'<dl class="pk-facts">{body}</dl>{listed}', "\n".join(f"{n}: {v}" for n, v in told))
+
+
+def _servers(comparison: Comparison, runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
+    """The options of the server perfkit started, a line for each side."""
+    for letter, side in (("A", comparison.a), ("B", comparison.b)):
+        for run in [one for one in runs if one.id in side.runs][:1]:
+            given = run.meta.server_options
+            yield letter, ", ".join(f"{name} {value}" for name, value in given.items()) or "no options"
+
+
+def _level(one: Result, value: float) -> str:
+    kind = METRICS[one.metric].kind
+    if kind == "errors":
+        return percent(value) if value else "0"
+    return ms(value) if kind == "latency" else f"{number(value)}/s"
+
+
+def _change(one: Result, comparison: Comparison) -> str:
+    if one.metric == "success_p99" and not math.isfinite(one.ratio):
+        return for_html(comparison.change(one))
+    if not math.isfinite(one.ratio):
+        return "—"
+    text = f"{one.ratio - 1:+.1%}"
+    if one.verdict == "equivalent" and math.isfinite(one.low_narrow):
+        level = f"{comparison.options.narrow_level:.4g} %"
+        text += f"<small>{level}: {one.low_narrow - 1:+.1%} to {one.high_narrow - 1:+.1%}</small>"
+    elif math.isfinite(one.low):
+        text += f"<small>{one.low - 1:+.1%} to {one.high - 1:+.1%}</small>"
+    if one.primary and math.isfinite(one.low_all):
+        text += f"<small>all: {one.low_all - 1:+.1%} to {one.high_all - 1:+.1%}</small>"
+    return text
+
+
+def _verdict(one: Result) -> str:
+    css = {"regressed": "pk-no", "improved": "pk-ok", "equivalent": "pk-ok"}.get(one.verdict, "")
+    told = f'<span class="{css}">{_MARKS.get(one.verdict, "")} {for_html(one.verdict)}</span>'
+    if one.small_but_real:
+        told += "<small>small but real</small>"
+    if math.isfinite(one.p_adjusted):
+        told += f"<small>p {one.p_adjusted:.2g}, {for_html(one.method)}</small>"
+    if one.verdict == "within-run only" and tipping_words(one):
+        told += f"<small>{tipping_words(one)}</small>"
+    return told + "".join(f"<small>{for_html(note)}</small>" for note in one.notes)
+
+
+def _detectable(one: Result) -> str:
+    if not math.isfinite(one.detectable):
+        return "—"
+    runs = f"<small>{one.repeats} runs a side</small>" if one.repeats else ""
+    return f"{one.detectable:.1%}{runs}"
+
+
+# -- figures ---------------------------------------------------------------------------------------
+
+
+def ratios(comparison: Comparison, ax: Axes | None = None) -> Axes:
+    """The ratio B ÷ A of every metric of all operations with its interval, and the margin as a band."""
+    found = [
+        one for one in comparison.results
+        if one.operation == TOTAL and math.isfinite(one.low) and METRICS[one.metric].kind != "errors"
+    ]  # fmt: skip
+    with style():
+        ax = axes_for(ax, 1.1 + 0.3 * max(len(found), 1))
+        if not found:
+            return nothing(ax, "No ratio has an interval.")
+        margin = comparison.options.margin
+        ax.axvspan(-margin, margin, color=FILL, alpha=0.35, lw=0, label=f"margin ±{margin:.0%}")
+        ax.axvline(0, color=colour(7), lw=1)
+        for place, one in enumerate(found):
+            hue = {"regressed": BAD, "improved": colour(2)}.get(one.verdict, colour(0))
+            if one.primary and math.isfinite(one.low_all):
+                ax.plot([one.low_all - 1, one.high_all - 1], [place, place], color=hue, lw=1)
+            ax.plot([one.low - 1, one.high - 1], [place, place], color=hue, lw=2.5, alpha=0.6)
+            if math.isfinite(one.low_narrow):
+                ax.plot([one.low_narrow - 1, one.high_narrow - 1], [place, place], color=hue, lw=5, alpha=0.6)
+            ax.plot(one.ratio - 1, place, "o" if one.primary else "s", color=hue, ms=5)
+        ax.set_yticks(range(len(found)), [f"{one.metric}{' *' if one.primary else ''}" for one in found])
+        ax.set_ylim(-0.6, len(found) - 0.4)
+        ax.invert_yaxis()
+        ax.grid(axis="y", visible=False)
+        widest = max(abs(x - 1) for one in found for x in (one.low, one.high))
+        ax.set_xlim(-max(1.2 * widest, 1.3 * margin), max(1.2 * widest, 1.3 * margin))
+        ax.xaxis.set_major_formatter(FuncFormatter(_change_tick))
+        ax.xaxis.set_major_locator(MaxNLocator(7))
+        ax.set_xlabel(f"change from {drawable(comparison.a.name)} to {drawable(comparison.b.name)}")
+        legend(ax)
+        told = "; ".join(f"{one.metric} {comparison.change(one)}" for one in found)
+        return say(ax, f"Change of each metric: {told}.",
+                   _bars(comparison))  # fmt: skip
+
+
+def _bars(comparison: Comparison) -> str:
+    if comparison.verdict == "within-run only":
+        return "95 % intervals from what each run knows of itself; how much runs differ is not in them."
+    options = comparison.options
+    return (
+        f"Thickest: {options.narrow_level:.4g} % interval, which decides equivalence; thick: 95 %, of the "
+        f"metric alone; thin: {options.family_level:.4g} % of all primary metrics (*) at once (Bonferroni, a "
+        "little stricter than the verdict). From how runs differ."
+    )
+
+
+def _change_tick(share: float, _: object) -> str:
+    """A change as a tick label: -10 %, 0, +2.5 %."""
+    return "0" if abs(share) < 1e-9 else f"{100 * share:+.3g} %"
+
+
+def group_ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Distribution functions of both sides, each with a band of how its runs differ."""
+    with style():
+        ax = axes_for(ax, 3.4)
+        if frame.empty:
+            return nothing(ax, "A side has no run that can be compared.")
+        for i, (side, part) in enumerate(frame.groupby("side", sort=False)):
+            runs = frame.attrs["runs"][side]
+            ax.plot(part["ms"], part["share"], label=f"{drawable(side)}, {runs} runs", **line(i))
+            ax.fill_between(part["ms"], part["low"], part["high"], color=colour(i), alpha=0.25, lw=0)
+        latency_axis(ax.xaxis, float(frame["ms"].min()), float(frame["ms"].max()))
+        ax.set_xlim(frame["ms"].min(), frame["ms"].max())
+        ax.set_ylim(0, 1)
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        ax.set_xlabel("response time, from planned to done")
+        ax.set_ylabel("share of requests")
+        legend(ax)
+        sizes = ", ".join(f"{n} runs of {side}" for side, n in frame.attrs["runs"].items())
+        return say(ax, f"Distribution functions of response times of {sizes}.",
+                   f"{frame.attrs['n']:,} successes of the steady parts; {sizes}. Line: mean over the runs; "
+                   "band: its 95 % interval at each latency, from how the runs differ.")  # fmt: skip
+
+
+def shift(frame: pd.DataFrame, margin: float, ax: Axes | None = None) -> Axes:
+    """Where in the distribution a change sits: B ÷ A at each quantile, with one band for all of them."""
+    with style():
+        ax = axes_for(ax)
+        if frame.empty:
+            return nothing(ax, "A side has no run that can be compared.")
+        ax.axhspan(1 - margin, 1 + margin, color=FILL, alpha=0.35, lw=0, label=f"margin ±{margin:.0%}")
+        ax.axhline(1, color=colour(7), lw=1)
+        if frame["low"].notna().all():
+            ax.fill_between(frame["q"], frame["low"], frame["high"], color=colour(0), alpha=0.25, lw=0,
+                            label="95 % band, all quantiles at once")  # fmt: skip
+        ax.plot(frame["q"], frame["ratio"], marker="o", ms=3, label="B ÷ A", **line(0))
+        ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _change_tick(y - 1, _)))
+        ax.set_xlabel("quantile of the response time")
+        ax.set_ylabel("change")
+        legend(ax)
+        best = frame.iloc[int((frame["ratio"] - 1).abs().argmax())]
+        a, b = frame.attrs["runs"]
+        largest = f"{best['ratio'] - 1:+.1%} at the {best['q']:.0%} quantile"
+        return say(ax, f"Shift function: the largest change is {largest}.",
+                   f"{a} and {b} runs; band by {frame.attrs['method']}.")  # fmt: skip
+
+
+def run_dots(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Every run's own numbers in the order of time: how far runs of one side lie apart."""
+    metrics = list(dict.fromkeys(frame["metric"]))
+    with style():
+        figure: Any = axes_for(None, 1.0 + 1.25 * max(len(metrics), 1)).get_figure()
+        if not metrics:
+            return nothing(figure.axes[0], "No run carries a metric to draw.")
+        figure.clear()
+        axes = np.atleast_1d(figure.subplots(len(metrics), sharex=True))
+        sides = list(dict.fromkeys(frame["side"]))
+        for place, (metric, one) in enumerate(zip(metrics, axes, strict=True)):
+            for i, side in enumerate(sides):
+                part = frame[((frame["metric"] == metric) & (frame["side"] == side)).to_numpy()]
+                one.plot(part["order"], part["level"], "os^D"[i % 4], color=colour(i), ms=5,
+                         label=drawable(side) if place == 0 else None)  # fmt: skip
+                one.axhline(np.exp(np.log(part["level"]).mean()), lw=1, **line(i))
+            one.set_ylabel(f"{metric}\n{frame[(frame['metric'] == metric).to_numpy()]['unit'].iloc[0]}")
+            one.yaxis.set_major_locator(MaxNLocator(4))
+            one.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes[-1].set_xlabel("order in which the runs were carried out")
+        legend(axes[0])
+        runs = frame["run"].nunique()
+        return say(axes[0], f"Each run's {', '.join(metrics)}, {runs} runs in the order of time.",
+                   f"{runs} runs. A dot is a run; a line is the mean of a side.")  # fmt: skip

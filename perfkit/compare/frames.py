@@ -1,0 +1,274 @@
+"""Groups of runs as small frames: their distributions with run-level bands, shifts, dots, trends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from perfkit import stats
+from perfkit.compare import Comparison
+from perfkit.compare.configuration import differences
+from perfkit.compare.measured import Measured
+from perfkit.compare.reduce import Reduced, reduce, reduce_run, refusals
+from perfkit.errors import unknown
+from perfkit.store import Run
+from perfkit.store.metrics import METRICS
+from perfkit.store.rows import Part
+from perfkit.store.summary import TOTAL
+
+#: The quantiles of a shift function.
+SHIFT = np.linspace(0.05, 0.95, 19)
+_POINTS = 240
+
+
+def results(comparison: Comparison) -> pd.DataFrame:
+    """The results as they stand, a row each: the columns of `comparison.Result`."""
+    columns = list(comparison.results[0].__dataclass_fields__) if comparison.results else []
+    return pd.DataFrame(
+        [{c: getattr(one, c) for c in columns} for one in comparison.results], columns=columns
+    )
+
+
+def steady_latencies(runs: Sequence[Run], cut: float | None = None) -> list[np.ndarray]:
+    """Response times of each run's successes in its steady part, ms, sorted: [runs][n].
+
+    cut: the share a comparison left out of every run; without it each run's own.
+    """
+    found = []
+    for run in runs:
+        rows = Measured.of(Part(run))
+        share = reduce(run, rows).cut if cut is None else cut
+        kept = rows.good & (rows.planned >= share * rows.span_s)
+        found.append(np.sort(rows.response_ms[kept]))
+    return found
+
+
+def group_ecdf(sides: dict[str, list[np.ndarray]]) -> pd.DataFrame:
+    """Distribution functions of groups of runs: side, ms, share, low, high; runs in attrs.
+
+    share: mean over the runs; low, high: its 95 % interval at each point, from how runs differ (t), NaN for
+    one run. sides: sorted latencies by side and run.
+    """
+    sides = {side: [x for x in runs if len(x)] for side, runs in sides.items()}
+    every = [x for runs in sides.values() for x in runs]
+    if not all(sides.values()):
+        empty = pd.DataFrame(columns=["side", "ms", "share", "low", "high"])
+        empty.attrs = {"runs": {side: len(runs) for side, runs in sides.items()}, "n": 0}
+        return empty
+    low, high = min(x[0] for x in every), max(np.quantile(x, 0.999) for x in every)
+    grid = np.geomspace(max(low, 1e-6), max(high, low * 1.001), _POINTS)
+    frames = []
+    for side, runs in sides.items():
+        shares = np.array([np.searchsorted(x, grid, "right") / len(x) for x in runs])
+        middle = shares.mean(axis=0)
+        half = np.full(len(grid), np.nan)
+        if len(runs) > 1:
+            half = stats.t_factor(0.95, len(runs) - 1) * shares.std(axis=0, ddof=1) / math.sqrt(len(runs))
+        bounds = {"low": np.clip(middle - half, 0, 1), "high": np.clip(middle + half, 0, 1)}
+        frames.append(pd.DataFrame({"side": side, "ms": grid, "share": middle, **bounds}))
+    found = pd.concat(frames, ignore_index=True)
+    found.attrs = {"runs": {side: len(runs) for side, runs in sides.items()}, "n": sum(map(len, every))}
+    return found
+
+
+def shift(a: list[np.ndarray], b: list[np.ndarray], *, paired: bool) -> pd.DataFrame:
+    """The shift function (Doksum 1974; Rousselet et al. 2017): B ÷ A at 19 quantiles with one band for all.
+
+    q, ratio, low, high. The band is run-level and simultaneous: its factor is the 95 % quantile of the
+    largest |t| over permutations of the runs where there are enough of them, else Šidák's t; NaN for one run.
+    """
+    if not a or not b or not all(map(len, (*a, *b))):
+        frame = pd.DataFrame(columns=["q", "ratio", "low", "high"], dtype=float)
+        frame.attrs = {"method": "a side has no run", "runs": (len(a), len(b))}
+        return frame
+    y = [np.log(np.array([np.quantile(x, SHIFT) for x in runs])) for runs in (a, b)]
+    d = y[1].mean(axis=0) - y[0].mean(axis=0)
+    half = np.full(len(SHIFT), np.nan)
+    method = "one run a side: no band"
+    if min(len(a), len(b)) > 1:
+        each = [
+            stats.paired(x, z) if paired else stats.pooled(x, z) for x, z in zip(y[0].T, y[1].T, strict=True)
+        ]
+        se, df = np.array([one.se for one in each]), each[0].df
+        factor, method = stats.simultaneous_factor(y[0], y[1], paired=paired, df=df)
+        half = factor * se
+    frame = pd.DataFrame({"q": SHIFT, "ratio": np.exp(d), "low": np.exp(d - half), "high": np.exp(d + half)})
+    frame.attrs = {"method": method, "runs": (len(a), len(b))}
+    return frame
+
+
+def dots(
+    sides: dict[str, Sequence[Run]],
+    cut: float | None = None,
+    metrics: Sequence[str] = ("p50", "p99", "throughput"),
+) -> pd.DataFrame:
+    """Each run's own numbers: side, run, order (by time), metric, level, unit. cut: as of a comparison."""
+    rows: list[dict[str, Any]] = []
+    everything = [run for runs in sides.values() for run in runs]
+    places = {run.id: run.meta.experiment for run in everything}
+    together = len({place and place.id for place in places.values()}) == 1  # else each counts from 1
+    by_time = {run.id: i + 1 for i, run in enumerate(sorted(everything, key=lambda run: run.id))}
+    for side, runs in sides.items():
+        for run in runs:
+            one = reduce_run(run, cut)
+            place = places[run.id]
+            order = place.order if together and place and place.order is not None else by_time[run.id]
+            for metric in metrics:
+                value = one.value(TOTAL, metric)
+                if value is not None:
+                    rows.append({"side": side, "run": run.id, "order": order, "metric": metric,
+                                 "level": value.level, "unit": METRICS[metric].unit})  # fmt: skip
+    return pd.DataFrame(rows, columns=["side", "run", "order", "metric", "level", "unit"])
+
+
+# -- capacity --------------------------------------------------------------------------------------
+
+
+def load_steps(runs: Sequence[Run]) -> pd.DataFrame:
+    """What the server did at each level of load: a row for each step of a stepped run, or for each run.
+
+    load (asked: requests a second, or users), concurrency (mean in flight), throughput (successes a second),
+    p50, p95 (ms), failed (share), n. The first 20 % of each step are left out. attrs: unit, runs, n; and
+    left_out, runs not looked at and why: aborted, invalid, or in more than the load unlike the first.
+    """
+    rows: list[dict[str, Any]] = []
+    left_out = _strangers(runs, ("users", "arrivals"))
+    unknown_load = "imported: what load it was under is not known"
+    left_out |= {run.id: unknown_load for run in runs if run.meta.imported and run.id not in left_out}
+    runs = [run for run in runs if run.id not in left_out]
+    for run in runs:
+        measured = Measured.of(Part(run))
+        arrivals, users = run.meta.arrivals, run.meta.users
+        rates = arrivals.step_rates_per_s if arrivals and arrivals.shape == "steps" else ()
+        if arrivals and rates:
+            length = arrivals.duration_s / len(rates)
+            for i, rate in enumerate(rates):
+                rows.append({"load": rate, **_window(measured, i * length, (i + 1) * length)})
+        else:
+            asked = users.count if users else arrivals.rate_per_s if arrivals else None
+            rows.append({"load": asked, **_window(measured, 0.0, measured.span_s)})
+    names = ["load", "concurrency", "throughput", "p50", "p95", "failed", "n"]
+    frame = pd.DataFrame(rows, columns=names)
+    open_model = bool(runs) and runs[0].meta.arrivals is not None
+    frame.attrs = {
+        "unit": "requests a second" if open_model else "users",
+        "runs": len(runs),
+        "n": int(frame["n"].sum()),
+        "left_out": left_out,
+    }
+    return frame
+
+
+def _strangers(runs: Sequence[Run], vary: Sequence[str]) -> dict[str, str]:
+    """Runs that cannot stand beside the others: id -> why. The first that can be trusted is the measure."""
+    found = {run.id: "; ".join(why) for run in runs if (why := list(refusals(run)))}
+    trusted = [run for run in runs if run.id not in found]
+    for run in trusted[1:]:
+        if other := differences([trusted[0], run], vary):
+            found[run.id] = "; ".join(other)
+    return found
+
+
+def _window(rows: Measured, low: float, high: float) -> dict[str, Any]:
+    low = low + 0.2 * (high - low)
+    asked = (rows.planned >= low) & (rows.planned < high)
+    good = asked & rows.good
+    done = rows.good & (rows.done >= low) & (rows.done < high)
+    inside = np.minimum(rows.done, high) - np.maximum(rows.planned, low)
+    x = rows.response_ms[good]
+    n = int(asked.sum())
+    return {
+        "concurrency": float(np.maximum(inside, 0).sum()) / (high - low),
+        "throughput": float(done.sum()) / (high - low),
+        **{name: stats.quantile(x, p) if stats.support(len(x), p) >= stats.MIN_SUPPORT else math.nan
+           for name, p in (("p50", 0.5), ("p95", 0.95))},
+        "failed": float((asked & ~rows.good).sum()) / n if n else 0.0,
+        "n": n,
+    }  # fmt: skip
+
+
+def scalability(steps: pd.DataFrame) -> dict[str, stats.Scalability]:
+    """The Universal Scalability Law fitted to levels of load, `alike` weighted and `by 1/throughput`.
+
+    Empty for fewer than four levels.
+    """
+    good = steps[(steps["throughput"] > 0).to_numpy() & (steps["concurrency"] > 0).to_numpy()]
+    if good["load"].nunique() < 4 or good["concurrency"].nunique() < 4:
+        return {}
+    n, x = good["concurrency"].to_numpy(), good["throughput"].to_numpy()
+    try:
+        return {"alike": stats.fit_usl(n, x), "by 1/throughput": stats.fit_usl(n, x, relative=True)}
+    except ValueError:
+        return {}
+
+
+# -- trend -----------------------------------------------------------------------------------------
+
+
+def trend(runs: Sequence[Run], metric: str = "p50") -> pd.DataFrame:
+    """A metric over runs, oldest first: run, created, git, level, low, high (within-run, 95 %), counts, why.
+
+    counts: whether the run may be compared with the newest; why: the reason where it may not.
+    """
+    if metric not in METRICS:
+        raise unknown("metric", metric, METRICS)
+    points = [trend_points(run, (metric,))[metric] for run in runs]
+    strange = _strangers(list(reversed(runs)), ())
+    for run, point in zip(runs, points, strict=True):
+        if point["counts"] and run.id in strange:
+            point |= {"counts": False, "why": strange[run.id]}
+    return trend_of(points, metric)
+
+
+def trend_points(run: Run, metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What a run is in the trend of each metric: the columns of `trend`. Plain values, to be kept."""
+    one: Reduced = reduce_run(run)
+    about = {"run": run.id, "created": run.meta.created, "git": run.meta.git.sha[:8]}
+    return {metric: about | _point(one, metric) for metric in metrics}
+
+
+def _point(one: Reduced, metric: str) -> dict[str, Any]:
+    value = one.value(TOTAL, metric)
+    if value is not None and not math.isfinite(value.level):  # endless: more failed than it looks at
+        value = None
+    level = math.nan if value is None else value.level
+    half = stats.t_factor(0.95, 1e9) * value.se if value is not None and level > 0 else math.nan
+    return {
+        "level": level, "low": level * math.exp(-half), "high": level * math.exp(half),
+        "counts": not one.reasons and value is not None,
+        "why": "; ".join(one.reasons) or ("" if value is not None else "too few requests"),
+    }  # fmt: skip
+
+
+def trend_of(points: Sequence[dict[str, Any]], metric: str) -> pd.DataFrame:
+    """The frame of `trend` from the points of its runs."""
+    frame = pd.DataFrame(list(points))
+    frame.attrs = {"metric": metric, "unit": METRICS[metric].unit, "runs": len(points)}
+    levels = frame["level"].to_numpy(float)[frame["counts"].to_numpy(bool)]
+    shares = METRICS[metric].kind == "errors"
+    frame.attrs["detectable"] = math.nan if shares else stats.detectable_shift(np.log(levels))
+    return frame
+
+
+def changes(frame: pd.DataFrame, floor: float = math.nan, level: float = 0.01) -> pd.DataFrame:
+    """Where a trend shifts: run, place (row of `frame`), ratio, p; runs that do not count are passed over.
+
+    None for an error rate. attrs: drift, the ratio of the last run to the first where a slow drift describes
+    the series better than shifts, else NaN.
+    """
+    there = np.flatnonzero(frame["counts"].to_numpy())
+    if METRICS[frame.attrs["metric"]].kind == "errors":
+        there = there[:0]  # rare counts: their logarithm is noise or none at all
+    y = np.log(frame["level"].to_numpy()[there])
+    found = stats.change_points(y, level=level, floor=0.0 if math.isnan(floor) else floor)
+    places = [int(there[one.at]) for one in found]
+    told = pd.DataFrame({
+        "run": [frame["run"][place] for place in places], "place": places,
+        "ratio": [one.ratio for one in found], "p": [one.p for one in found],
+    })  # fmt: skip
+    told.attrs["drift"] = stats.drifted(y, [one.at for one in found])
+    return told

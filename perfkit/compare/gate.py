@@ -1,0 +1,108 @@
+"""A comparison for machines: exit code, JUnit XML, a Markdown summary for a pull request."""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ET
+
+from perfkit.compare import Comparison, Result
+from perfkit.errors import EXIT_INCONCLUSIVE, EXIT_REGRESSED, EXIT_RUN_INVALID
+from perfkit.text import for_markdown, for_xml
+
+_SIGNS = {"regressed": "🔴", "improved": "🟢", "equivalent": "⚪", "inconclusive": "🟡"}
+
+
+def exit_code(comparison: Comparison, *, strict: bool = False) -> int:
+    """0 pass, 3 nothing to judge, 4 regressed, 5 inconclusive when `strict`."""
+    if comparison.verdict == "regressed" and not comparison.forced:
+        return EXIT_REGRESSED
+    if _nothing_to_judge(comparison):
+        return EXIT_RUN_INVALID
+    return EXIT_INCONCLUSIVE if strict and comparison.verdict == "inconclusive" else 0
+
+
+def _nothing_to_judge(comparison: Comparison) -> str:
+    """Why a gate can neither pass nor fail on a comparison; empty when it can."""
+    if comparison.refused:
+        return "; ".join(comparison.refused)
+    if comparison.forced:
+        return f"forced, though not comparable: {'; '.join(comparison.forced)}"
+    if comparison.verdict == "within-run only":
+        return "one run on a side cannot tell a change from chance"
+    return comparison.selection or "" if comparison.verdict != "regressed" else ""
+
+
+def junit(comparison: Comparison, *, strict: bool = False) -> str:
+    """JUnit XML: a case for each primary metric, and one that says whether there was anything to judge."""
+    primary = [one for one in comparison.results if one.primary]
+    suite = ET.Element("testsuite", name="perfkit gate")
+    case = ET.SubElement(suite, "testcase", classname="perfkit", name="runs can be compared")
+    nothing = _nothing_to_judge(comparison)
+    if nothing:
+        ET.SubElement(case, "error", message=nothing)
+    unjudged = dict(comparison.unjudged)
+    failures = 0
+    for one in primary:
+        case = ET.SubElement(suite, "testcase", classname="perfkit", name=one.metric)
+        told = f"{one.metric} {one.verdict}: {comparison.change(one)}"
+        undecided = one.verdict in ("inconclusive", "within-run only")
+        if one.verdict == "regressed" or (strict and undecided and one.metric not in unjudged):
+            failures += 1
+            ET.SubElement(case, "failure", message=told)
+        elif undecided:
+            why = unjudged.get(one.metric)
+            ET.SubElement(case, "skipped", message=f"not judged: {why}" if why else told)
+        ET.SubElement(case, "system-out").text = told
+    cases = {one.metric for one in primary}
+    for metric, why in comparison.unjudged:
+        if metric not in cases:
+            case = ET.SubElement(suite, "testcase", classname="perfkit", name=metric)
+            ET.SubElement(case, "skipped", message=f"not judged: {why}")
+    if strict and comparison.verdict == "inconclusive" and not failures and not nothing:
+        failures += 1
+        case = ET.SubElement(suite, "testcase", classname="perfkit", name="verdict")
+        ET.SubElement(case, "failure", message=comparison.words)
+    counts = {"tests": len(suite), "failures": failures, "errors": int(bool(nothing))}
+    for name, count in counts.items():
+        suite.set(name, str(count))
+    root = ET.Element("testsuites")
+    root.append(suite)
+    for part in root.iter():
+        part.attrib = {name: for_xml(words) for name, words in part.attrib.items()}
+        part.text = for_xml(part.text or "")
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def markdown(comparison: Comparison) -> str:
+    """A summary for a pull request; names cannot break out of it."""
+    lines = [f"### perfkit: {comparison.verdict.upper()}", "", for_markdown(comparison.words), ""]
+    sides = (comparison.a, comparison.b)
+    if comparison.results:
+        lines += ["| | metric | A | B | B ÷ A, 95 % | verdict |", "|---|---|---:|---:|---:|---|"]
+        lines += [_row(one, comparison) for one in comparison.results if one.primary]
+        design = f"{comparison.pairs} pairs" if comparison.pairs else (
+            f"{len(comparison.a.runs)} and {len(comparison.b.runs)} runs"
+        )  # fmt: skip
+        names = ", ".join(f"{x}: {for_markdown(side.name)}" for x, side in zip("AB", sides, strict=True))
+        lines += [
+            "",
+            f"{names}; {design}, the {comparison.part} of each; margin ±{comparison.options.margin:.0%}.",
+        ]
+    for run, why in [one for side in sides for one in side.left_out]:
+        lines.append(f"- left out: {for_markdown(run)}: {for_markdown('; '.join(why))}")
+    lines += [f"- forced: {for_markdown(one)}" for one in comparison.forced]
+    lines += [f"- note: {for_markdown(one)}" for one in comparison.notes]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _row(one: Result, comparison: Comparison) -> str:
+    cells = [one.metric, level(one, one.a), level(one, one.b), comparison.change(one), one.verdict]
+    return f"| {' | '.join([_SIGNS.get(one.verdict, ''), *map(for_markdown, cells)])} |"
+
+
+def level(one: Result, value: float) -> str:
+    """A level with its unit."""
+    if one.unit == "":
+        return f"{value:.2%}"
+    return "—" if not math.isfinite(value) else f"{value:.4g} {one.unit}"

@@ -1,0 +1,173 @@
+"""Generator health: how much the load generator disturbed what it measured.
+
+Watched in every worker while the load is on; judged at the end against the workload's `Budget`. A run over
+budget is invalid: its numbers tell about the generator, not about the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from perfkit.drive.session import Opening
+from perfkit.drive.transport import Clock
+from perfkit.model import Budget
+from perfkit.store.quantiles import Binned
+from perfkit.store.rows import Part
+
+_BEAT_S = 0.05
+
+
+@dataclass(frozen=True)
+class WorkerHealth:
+    """What one worker saw of itself; delays in milliseconds, `cpu_share` of one core."""
+
+    worker: int
+    cpu_share: float
+    loop_lag_p50_ms: float
+    loop_lag_p99_ms: float
+    loop_lag_max_ms: float
+    gc_pauses: int
+    gc_pause_max_ms: float
+
+    def to_mapping(self) -> dict[str, Any]:
+        """As plain names and numbers."""
+        return asdict(self)
+
+
+class HealthWatch:
+    """Measures a worker's event loop, CPU and garbage collector between `start` and `stop`.
+
+    While it is on, objects made before are frozen out of the cyclic collector and young collections are
+    rare, so that a pause does not fall into somebody's latency.
+    """
+
+    def __init__(self, worker: int, clock: Clock) -> None:
+        self._worker, self._clock = worker, clock
+        self._beats: list[tuple[float, float, float]] = []  #: instant, CPU in nanoseconds, lag
+        self._gc_began = 0
+        self._gc_pauses: list[float] = []
+        self._beat: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to watch; call it on the running loop."""
+        self._loop = asyncio.get_running_loop()
+        gc.collect()
+        gc.freeze()
+        self._threshold = gc.get_threshold()
+        gc.set_threshold(50_000, 50, 1000)
+        gc.callbacks.append(self._on_gc)
+        self._note(0.0)
+        self._schedule()
+
+    def stop(self, from_ns: int, to_ns: int) -> WorkerHealth:
+        """End watching and say what was seen between two instants of the clock: while the load was on."""
+        if self._beat is not None:
+            self._beat.cancel()
+        self._note(0.0)
+        gc.callbacks.remove(self._on_gc)
+        gc.set_threshold(*self._threshold)
+        gc.unfreeze()
+        beats = np.array(self._beats)
+        inside = beats[(beats[:, 0] >= from_ns) & (beats[:, 0] <= to_ns)]
+        at, cpu, lags_ms = (inside if len(inside) > 1 else beats).T  # shorter than two beats: all there is
+        return WorkerHealth(
+            worker=self._worker,
+            cpu_share=float((cpu[-1] - cpu[0]) / max(at[-1] - at[0], 1.0)),
+            loop_lag_p50_ms=float(np.quantile(lags_ms, 0.5)),
+            loop_lag_p99_ms=float(np.quantile(lags_ms, 0.99)),
+            loop_lag_max_ms=float(lags_ms.max()),
+            gc_pauses=len(self._gc_pauses),
+            gc_pause_max_ms=max(self._gc_pauses, default=0.0),
+        )
+
+    def _note(self, lag_ms: float) -> None:
+        self._beats.append((float(self._clock()), float(time.process_time_ns()), lag_ms))
+
+    def _schedule(self) -> None:
+        self._expected = self._clock() + int(_BEAT_S * 1e9)
+        self._beat = self._loop.call_later(_BEAT_S, self._on_beat)
+
+    def _on_beat(self) -> None:
+        # the loop's timers are a millisecond coarse and may fire that much early
+        self._note(max(0.0, (self._clock() - self._expected) / 1e6))
+        self._schedule()
+
+    def _on_gc(self, phase: str, info: Mapping[str, int]) -> None:
+        if phase == "start":
+            self._gc_began = time.perf_counter_ns()
+        else:
+            self._gc_pauses.append((time.perf_counter_ns() - self._gc_began) / 1e6)
+
+
+#: Reported for a worker without rows.
+NO_DELAYS = {"rows": 0, "kickoff_p50_ms": None, "kickoff_p99_ms": None, "client_queue_p99_ms": None}
+
+
+def delays(part: Part, opening: Sequence[Opening], seq_stride: int) -> dict[int, dict[str, Any]]:
+    """How late each worker was, by its measured rows: the names of NO_DELAYS.
+
+    opening: of each worker; where they know it of one request in so many, the queue is that of these.
+    Kick-off is that of a step's first request: later ones are planned when they start, and a retry has waited
+    for the server. Opening a connection is the network's time and the server's, not waiting here; a request
+    that timed out in our own line was never sent, and waited until its end. None where no request tells.
+    """
+    every = max((one.every for one in opening), default=1)
+    known = {seq: ns for one in opening for seq, ns in one.ns.items()}
+    part.use("opening", seq=("BIGINT", known), ns=("BIGINT", known.values()))
+    kickoff = Binned(
+        part,
+        "SELECT worker AS g, 0 AS s, kickoff_ms AS x FROM part WHERE started <> planned AND x IS NOT NULL",
+    )
+    queue = Binned(
+        part,
+        "SELECT worker AS g, 0 AS s, (coalesce(sending, sent, done) - started - coalesce(ns, 0)) / 1e6 AS x"
+        " FROM part LEFT JOIN opening USING (seq)"
+        " WHERE attempt = 1 AND error IS DISTINCT FROM 'connect' AND x IS NOT NULL"
+        f" AND seq // {seq_stride} % {every} = 0",
+    )
+    rows = part.query("SELECT worker, count(*) AS n FROM part GROUP BY 1").to_pylist()
+    found = {}
+    for worker, n in ((row["worker"], row["n"]) for row in rows):
+        numbers = (*kickoff.quantiles([(worker, 0.5), (worker, 0.99)]), *queue.quantiles([(worker, 0.99)]))
+        names = ("kickoff_p50_ms", "kickoff_p99_ms", "client_queue_p99_ms")
+        told = {name: None if math.isnan(x) else x for name, x in zip(names, numbers, strict=True)}
+        found[worker] = {"rows": n, **told}
+    return found
+
+
+def median_response_ms(part: Part) -> float | None:
+    """Half of the requests, failed ones too, took at most this long; None without any."""
+    (found,) = Binned(
+        part, "SELECT 0 AS g, 0 AS s, response_ms AS x FROM part WHERE x IS NOT NULL"
+    ).quantiles([(None, 0.5)])
+    return None if math.isnan(found) else found
+
+
+def judge(
+    workers: Sequence[Mapping[str, Any]], median_response_ms: float | None, budget: Budget
+) -> list[str]:
+    """Why the run is invalid, one reason a line; empty when it is valid."""
+    if not any(worker["rows"] for worker in workers):
+        return ["no request was measured"]
+    allowed = max(budget.delay_ms, budget.delay_share * (median_response_ms or 0.0))
+    limits = (
+        ("kickoff_p99_ms", allowed, "steps started late: kick-off delay p99 {:.1f} ms, budget {:.1f} ms"),
+        ("client_queue_p99_ms", allowed, "requests waited in the client: p99 {:.1f} ms, budget {:.1f} ms"),
+        ("loop_lag_p99_ms", allowed, "the event loop was late: lag p99 {:.1f} ms, budget {:.1f} ms"),
+        ("cpu_share", budget.cpu_share, "the generator was busy: {:.2f} of a core, budget {:.2f}"),
+        ("gc_pause_max_ms", budget.gc_pause_ms, "garbage collection paused {:.1f} ms, budget {:.1f} ms"),
+    )
+    reasons = []
+    for key, limit, text in limits:
+        worst = max((w for w in workers if w.get(key) is not None), key=lambda w: w[key], default=None)
+        if worst is not None and worst[key] > limit:
+            reasons.append(f"{text.format(worst[key], limit)} (worker {worst['worker']})")
+    return reasons

@@ -1,0 +1,298 @@
+"""What `perfkit run` and `show` do: repeats with progress and thresholds, and runs told in words."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from perfkit import stats
+from perfkit.drive import describe
+from perfkit.drive.local_server import reference_server
+from perfkit.drive.progress import Goal, bar
+from perfkit.drive.scenario import Scenario
+from perfkit.drive.spread import Progress, execute
+from perfkit.drive.workloads import complete, tokens_of, with_server
+from perfkit.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_OK,
+    EXIT_RUN_INVALID,
+    EXIT_THRESHOLDS_MISSED,
+    EXIT_TOOL_ERROR,
+    INTERRUPTIONS,
+    BadInput,
+)
+from perfkit.hosts import require_allowed_hosts
+from perfkit.model import Tokens, Workload
+from perfkit.redaction import Redactor, redacted_errors
+from perfkit.store import Run, left_on_target, thresholds, update_run_json
+from perfkit.store.metadata import ProbeSource
+from perfkit.store.rows import Part
+from perfkit.store.summary import NAMES, summarize, warnings
+from perfkit.text import for_terminal, print_lines
+
+#: Operations, and notes on them, that are shown for a person; the most frequent first.
+_SHOWN = 30
+
+
+class Checked(NamedTuple):
+    """A workload after every check that needs no request, with what was looked up for it."""
+
+    workload: Workload
+    scenario: Scenario
+    params: Any
+    tokens: Tokens
+
+    def once(self) -> Checked:
+        """The same, to be run once whatever its `repeats`."""
+        return self._replace(workload=dataclasses.replace(self.workload, repeats=1))
+
+
+def checked(given: Mapping[str, Any], where: str, allow_targets: Iterable[str]) -> Checked:
+    """Check a workload: names, values, scenario, schedule, thresholds, token, and the hosts it leads to.
+
+    The one way to a run, so BadInput comes before a folder is made and before a host is asked for anything.
+    """
+    workload, scenario, params = complete(given, where)
+    for text in workload.thresholds:
+        thresholds.parse(text)
+    require_allowed_hosts(workload, allow_targets)
+    return Checked(workload, scenario, params, tokens_of(workload))
+
+
+def run_repeats(
+    work: Checked, data_dir: Path, *, show_progress: bool, on_progress: Progress = lambda run: None
+) -> list[Run]:
+    """Carry out a checked workload as often as its `repeats` say.
+
+    on_progress is called with each run as soon as it has a folder, and several times a second from then on.
+    Raises PerfkitError when a run breaks down; its message holds no secret of the workload. A run that is
+    interrupted is returned, as aborted; a KeyboardInterrupt before or after it names the runs that are kept.
+    """
+    redact = Redactor(describe.known_secrets(work.workload, work.params, work.tokens))
+    seen: dict[str, None] = {}
+
+    def tell(run: Run) -> None:
+        seen[run.id] = None
+        on_progress(run)
+
+    with naming(seen), redacted_errors(redact):
+        return _run_repeats(work, data_dir, redact, show_progress, tell)
+
+
+def _run_repeats(
+    work: Checked, data_dir: Path, redact: Redactor, show_progress: bool, on_progress: Progress
+) -> list[Run]:
+    workload, scenario, params, _ = work
+    runs: list[Run] = []
+    for repeat in range(workload.repeats):
+        of = "" if workload.repeats == 1 else f" {repeat + 1}/{workload.repeats}"
+        with (
+            _target_of(workload, show_progress) as aimed,
+            bar(Goal.of(aimed), scenario.name + of, show=show_progress) as draw,
+        ):
+
+            def tell(run: Run, draw: Progress = draw) -> None:
+                draw(run)
+                on_progress(run)
+
+            tokens = tokens_of(aimed)
+            run = execute(
+                aimed,
+                scenario,
+                params,
+                data_dir=data_dir,
+                tokens=tokens,
+                on_progress=tell,
+                own_server=workload.target.url is None,
+            )
+        runs.append(_judged(run, workload, redact))
+        if runs[-1].state != "complete":
+            break
+    return runs
+
+
+@contextlib.contextmanager
+def naming(kept: Collection[str]) -> Iterator[None]:
+    """An interrupt in the block says which runs are kept, given by their ids."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if kept:
+            interrupt.add_note(f"kept: {', '.join(kept)}")
+        raise
+
+
+@contextlib.contextmanager
+def _target_of(workload: Workload, tell: bool) -> Iterator[Workload]:
+    """The workload with a URL: its own, or that of a reference server started for this run."""
+    if workload.target.url is not None:
+        yield workload
+        return
+    if tell:
+        print_lines("starting the reference agent server", err=True)
+    with reference_server(workload.server) as served:
+        yield with_server(
+            workload, served.url, served.instances if workload.server.get("probes", True) else ()
+        )
+
+
+def _judged(run: Run, workload: Workload, redact: Redactor) -> Run:
+    """The run, with what can be said of it only when it has ended."""
+    shown = describe.shown_thresholds(workload.thresholds, redact)
+    _apply_thresholds(run, [thresholds.parse(text) for text in shown])
+    return Run(run.path)
+
+
+def _apply_thresholds(run: Run, wanted: list[thresholds.Threshold]) -> None:
+    if not wanted or run.state != "complete":
+        return
+    part = Part(run)
+    results: list[dict[str, Any]] = []
+    for threshold in wanted:
+        try:
+            found = threshold.evaluate(part)
+        except BadInput as error:  # an operation the run never had: the run is kept, the threshold missed
+            results.append({"text": f"{threshold.text} ({error})", "value": None, "ok": False})
+            continue
+        value = None if math.isnan(found.value) else found.value
+        results.append({"text": threshold.text, "value": value, "ok": found.ok, "note": found.note})
+    update_run_json(run.path, lambda meta: {"thresholds": results})
+
+
+#: Of several exit codes the first of these that occurs is told.
+_WORST_FIRST = (
+    *INTERRUPTIONS.values(),
+    *(EXIT_BAD_INPUT, EXIT_TOOL_ERROR, EXIT_RUN_INVALID, EXIT_THRESHOLDS_MISSED),
+)
+
+
+def worst(codes: Iterable[int]) -> int:
+    """One exit code for several runs: what kept them from ending says more than what they found."""
+    seen = set(codes)
+    return next((code for code in _WORST_FIRST if code in seen), EXIT_OK)
+
+
+# -- runs in words ---------------------------------------------------------------------------------
+
+
+def headline(run: Run) -> dict[str, str]:
+    """The measured part in words: rows, failed, and `p50 ms`, …, "—" where too few requests carry it."""
+    row = _firm_summary(Part(run))[-1]
+    counts = (("rows", row["n"]), ("failed", row["failed"]))
+    told = {name: "—" if count is None else f"{count:,.0f}" for name, count in counts}
+    firm = {f"{name} ms": row[name] for name in ("p50", "p95", "p99")}
+    return told | {name: "—" if value is None else f"{value:.4g}" for name, value in firm.items()}
+
+
+def _firm_summary(part: Part) -> list[dict[str, Any]]:
+    """The summary per operation, None for NaN and for quantiles that too few requests carry."""
+    rows = []
+    for row in summarize(part):
+        soft = {name for name in NAMES if row[f"{name}_unit"] == stats.THIN}
+        nan = {name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
+        rows.append(row | dict.fromkeys(soft | nan))
+    return rows
+
+
+def details(run: Run, *, summary: bool = True) -> dict[str, Any]:
+    """Everything run.json says, the state as it is now, and the summary per operation (null without)."""
+    return {
+        **run.meta.raw,
+        "state": run.state,
+        "reason": run.reason,
+        "verdict": run.verdict.brief,
+        "path": str(run.path),
+        "summary": _firm_summary(Part(run)) if summary else None,
+        "damage": list(run.meta.damage),
+    }
+
+
+def describe_run(run: Run, *, summary: bool = True) -> str:
+    """The same for a person."""
+    meta = run.meta
+    lines = [f"run {run.id}: {run.headline}"]
+    where = meta.target_url or "a target the file does not name"
+    if meta.imported:
+        lines.append(f"  scenario {meta.scenario.name} on {where}")
+    else:
+        lines.append(f"  scenario {meta.scenario.name} on {meta.target_url}, {meta.load_words}")
+    lines += [f"  scenario error, {error.count} times: {error.text}" for error in meta.step_errors]
+    lines += [f"  {words}" for words in _left_words(run)]
+    unread = [f"{run.rows():,} requests; `perfkit show {run.id}` summarizes them"]
+    lines += ["  " + line for line in (_summary_lines(run) if summary else unread)]
+    lines += [f"  server {words}" for words in _probe_words(meta.probes)]
+    for threshold in meta.thresholds:
+        value = "no value" if threshold.value is None else f"{threshold.value:.4g}"
+        note = f" ({threshold.note})" if threshold.note else ""
+        lines.append(f"  threshold {threshold.text}: {value}, {'ok' if threshold.ok else 'MISSED'}{note}")
+    lines.append(f"  {run.path}")
+    return "\n".join(map(for_terminal, lines))
+
+
+def _left_words(run: Run) -> Iterator[str]:
+    """What the run left on its target, and what to do about it."""
+    if run.meta.not_cleaned_up:
+        yield f"not cleaned up on the target: {run.meta.not_cleaned_up}"
+    left = 0 if run.state == "running" else left_on_target(run.path)
+    if left:
+        yield f"up to {left:,} things it made are on the target: `perfkit cleanup {run.id}` removes them"
+
+
+def _summary_lines(run: Run) -> list[str]:
+    """n, errors, rate and quantiles with their 95 % within-run intervals, a line per operation."""
+    part = Part(run)
+    rows = summarize(part)
+    n = rows[-1]["n"]
+    if not n:  # what is not told is NaN
+        return ["no measured requests"]
+    failures = run.results.failures[:5]
+    lines = [f"{one.count} × {one.error} of {one.operation}: {one.words}" for one in failures]
+    if rows[-1]["ok"] == 0:
+        return [*lines, f"none of {n} requests succeeded"]
+    unit = _unit(rows[-1])
+    is_open = any(math.isinf(row[f"{name}_high"]) for row in rows for name in ("p50", "p95", "p99"))
+    ends = "; ≥: the upper end is not known from this run" if is_open else ""
+    told = f" with 95 % intervals ({unit}); — where there is none{ends}" if unit else ""
+    told = told or "; — where too few requests carry it"
+    told = "; numbers of a summary, — where it tells none" if run.meta.carried else told
+    lines += [f"{part.label}: response time in ms{told}"]
+    *operations, total = rows
+    for row in (*operations[:_SHOWN], total):
+        shown = [f"{name} {_interval(row, str(name))}" for name in ("p50", "p95", "p99")]
+        per_s = row["rate_per_s"]
+        rate = "—" if math.isnan(per_s) else f"{per_s:.1f}/s" if per_s >= 1 or not per_s else f"{per_s:.2g}/s"
+        shown += [f"intervals: {_unit(row)}"] if _unit(row) not in (unit, "") else []
+        n, failed = ("—" if row[name] != row[name] else f"{row[name]:.0f}" for name in ("n", "failed"))
+        lines.append(f"{row['operation']}: n {n}, failed {failed}, {rate}, {', '.join(shown)}")
+    if len(operations) > _SHOWN:
+        more = f"{len(operations) - _SHOWN:,} less frequent operations"
+        lines.insert(-1, f"{more} are not shown: `perfkit show {run.id} --json`")
+    return lines + [f"note: {text}" for text in warnings(part)[:_SHOWN]]
+
+
+def _probe_words(sources: Iterable[ProbeSource]) -> Iterator[str]:
+    """What came from the server's probes and what did not, a line for each source."""
+    for source in sources:
+        words = [f"{source.source}: {source.samples:,} samples of itself"]
+        if source.offset_ms is not None:
+            words.append(f"clock {source.offset_ms:+.3f} ± {source.uncertainty_ms:.3f} ms from ours")
+        words += [f"{source.lost:,} samples lost"] if source.lost else []
+        words += [source.failure] if source.errors else []
+        yield ", ".join(words)
+
+
+def _unit(row: Mapping[str, Any]) -> str:
+    """What the intervals of an operation take for independent; empty where it has none."""
+    units = [row[f"{name}_unit"] for name in ("p50", "p95", "p99")]
+    return next((unit for unit in units if unit not in stats.NO_INTERVAL), "")
+
+
+def _interval(row: Mapping[Any, Any], name: str) -> str:
+    point, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    if math.isnan(low):
+        return "—" if row[f"{name}_unit"] == stats.THIN or math.isnan(point) else f"{point:.4g}"
+    return f"{point:.4g} [≥ {low:.4g}]" if math.isinf(high) else f"{point:.4g} [{low:.4g}, {high:.4g}]"

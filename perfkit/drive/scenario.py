@@ -1,0 +1,215 @@
+"""Scenarios: one file each, found by name here or by path anywhere.
+
+A scenario file has `async def step(session, state, rng)`, one virtual user's turn, and may have
+
+- `@dataclass class Params`: its parameters with their defaults;
+- `async def setup(session, params) -> state`: run once before the load (state must be picklable);
+- `async def teardown(session, state)`: run once after it;
+- `def load(params) -> dict`: the load (`users` or `arrivals`) when the workload names none.
+
+Without `setup`, the state is the params. The file's docstring is the scenario's meaning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import pickle
+import sys
+import traceback
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from perfkit.errors import BadInput, PerfkitError, unknown
+from perfkit.model import convert
+from perfkit.text import harmless_prints
+
+_OURS = Path(__file__).parents[1] / "scenarios"
+#: What a scenario may define and how it is called; only the first is needed.
+_CALLED = {
+    "step": "step(session, state, rng)",
+    "setup": "setup(session, params)",
+    "teardown": "teardown(session, state)",
+}
+
+
+@dataclass(frozen=True)
+class NoParams:
+    """The parameters of a scenario that has none."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A loaded scenario file."""
+
+    name: str
+    ref: str  #: what `load_scenario` takes to load it again, also in another process
+    module: ModuleType
+
+    @property
+    def doc(self) -> str:
+        """What the scenario means, in its author's words."""
+        words = self.module.__doc__
+        return inspect.cleandoc(words) if isinstance(words, str) else ""
+
+    @property
+    def label(self) -> str:
+        """What messages call it: `scenario http_get`, `scenario file mine.py`."""
+        return _label(self.ref)
+
+    @cached_property
+    def step(self) -> Any:
+        """`async step(session, state, rng)`."""
+        return self.module.step
+
+    def params(self, given: Mapping[str, Any]) -> Any:
+        """The scenario's parameters, checked; BadInput for an unknown name, a wrong type, or a broken Params.
+
+        They can be written to run.json and, as the state of a scenario without `setup`, sent to workers.
+        """
+        with _guard(self.ref):
+            found = convert(getattr(self.module, "Params", NoParams), given, f"params of {self.label}")
+        with _guard(self.ref, "Params cannot be written to run.json: "):
+            json.dumps(plain_params(found), default=str)
+        if not getattr(self.module, "setup", None):
+            with _guard(self.ref, "Params cannot be sent to worker processes: "):
+                pickle.dumps(found)
+        return found
+
+    def default_load(self, params: Any) -> dict[str, Any]:
+        """`users` or `arrivals` for a workload that names neither; BadInput for a broken `load`."""
+        load = getattr(self.module, "load", None)
+        if load is None:
+            return {"users": {"count": 1, "iterations": 100}}
+        with _guard(self.ref):
+            found = load(params)
+            if inspect.iscoroutine(found):
+                found.close()  # else Python warns that nobody awaited it
+            if not isinstance(found, Mapping) or not found.keys() & {"users", "arrivals"}:
+                what = f"load returned {found!r:.80}; it has to return a dict with `users` or `arrivals`"
+                raise BadInput(f"{self.label}: {what}")
+            return dict(found)
+
+    async def setup(self, session: Any, params: Any) -> Any:
+        """Prepare the target; returns the state the steps get."""
+        setup = getattr(self.module, "setup", None)
+        return await setup(session, params) if setup else params
+
+    async def teardown(self, session: Any, state: Any) -> None:
+        """The scenario's own clean-up; `session.on_teardown` requests come after it."""
+        teardown = getattr(self.module, "teardown", None)
+        if teardown:
+            await teardown(session, state)
+
+
+def plain_params(params: Any) -> dict[str, Any]:
+    """Return parameters as numbers, texts, lists and mappings."""
+    return dict(msgspec.to_builtins(dataclasses.asdict(params)))
+
+
+def names() -> list[str]:
+    """The scenarios perfkit brings."""
+    return sorted(p.stem for p in _OURS.glob("*.py") if not p.stem.startswith("_"))
+
+
+def load_scenario(ref: str) -> Scenario:
+    """Load a scenario by name or by the path of its file; BadInput says what is wrong with it."""
+    if not _is_file(ref) and ref not in names():
+        raise unknown("scenario", ref, names())
+    with _guard(ref):
+        if _is_file(ref):
+            path = Path(os.path.realpath(ref))
+            scenario = Scenario(path.stem, str(path), _import_file(path))
+        else:
+            scenario = Scenario(ref, ref, importlib.import_module(f"perfkit.scenarios.{ref}"))
+        for name, call in _CALLED.items():
+            _refuse_uncallable(scenario, name, call)
+        params = getattr(scenario.module, "Params", NoParams)
+        if not (isinstance(params, type) and dataclasses.is_dataclass(params)):
+            raise BadInput(f"{scenario.label}: Params must be a dataclass")
+    return scenario
+
+
+def _is_file(ref: str) -> bool:
+    return ref.endswith(".py") or "/" in ref
+
+
+def _label(ref: str) -> str:
+    return f"scenario file {ref.rpartition('/')[2]}" if _is_file(ref) else f"scenario {ref}"
+
+
+def _refuse_uncallable(scenario: Scenario, name: str, call: str) -> None:
+    """BadInput unless the scenario's function can be called and awaited as `call` says, or is not needed."""
+    function: Any = getattr(scenario.module, name, None)
+    if function is None and name != "step":
+        return
+    fits = inspect.iscoroutinefunction(function)
+    try:
+        inspect.signature(function).bind(*call.split(","))
+    except TypeError:
+        fits = False
+    if not fits:
+        raise BadInput(f"{scenario.label}: it needs `async def {call}`")
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.exists():
+        raise BadInput(f"scenario file {path.name} not found in {path.parent}")
+    if not path.is_file():  # opening a FIFO would wait for ever
+        raise BadInput(f"scenario file {path.name} in {path.parent} is not a regular file")
+    # a fixed name, so that states unpickle in other processes; two files of one name are two scenarios
+    name = f"perfkit_scenario_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise BadInput(f"scenario file {path.name}: its name has to end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _guard(ref: str, what: str = "") -> Iterator[None]:
+    """Run the scenario's own code: whatever it raises is BadInput with its file, line and words.
+
+    Only an interrupt is not: it comes from the user. What the code prints is out of the way of --json.
+    """
+    try:
+        with harmless_prints():
+            yield
+    except (PerfkitError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # SystemExit among others
+        raise BadInput(f"{_label(ref)}{_line(ref, error)}: {what}{_words(error)}") from None
+
+
+def _line(ref: str, error: BaseException) -> str:
+    """`, line 12`: where in the scenario's file it happened, as far as that is known."""
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        places.append((str(error.filename), error.lineno))
+    lines = [line for file, line in places if _is_file(ref) and Path(file).name == Path(ref).name]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _words(error: BaseException) -> str:
+    """The error's class and message; of a ValueError, by which values are refused, the message alone."""
+    try:
+        words = str(error.msg if isinstance(error, SyntaxError) else error)
+    except Exception:  # it is the scenario's class, and as broken as anything
+        words = ""
+    if type(error) is ValueError and words:
+        return words
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__

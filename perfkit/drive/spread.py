@@ -1,0 +1,423 @@
+"""Carry out a run: setup, as many worker processes as asked, teardown, merge, and what run.json says of it.
+
+Workers are reached through `concurrent.futures.Executor` only, so a cluster's executor can take the place of
+the process pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import pickle
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from perfkit import interrupts
+from perfkit.drive import describe
+from perfkit.drive.collect import Collector
+from perfkit.drive.health import NO_DELAYS, delays, judge, median_response_ms
+from perfkit.drive.journal import journaled, keep_only, remove
+from perfkit.drive.load import cut_off
+from perfkit.drive.mistakes import Mistakes
+from perfkit.drive.overdue import leave_behind, stuck_in
+from perfkit.drive.pool import own_pool, warm_up
+from perfkit.drive.scenario import Scenario
+from perfkit.drive.session import Recorder, Session, Undo
+from perfkit.drive.worker import (
+    Flusher,
+    Outcome,
+    RunContext,
+    Shard,
+    make_recorder,
+    run_on_loop,
+    run_shard,
+)
+from perfkit.drive.writer import SegmentWriter, monotonic_unix_ns
+from perfkit.errors import BadInput, PerfkitError, RequestFailed, words_of
+from perfkit.model import NO_TOKENS, Tokens, Users, Workload
+from perfkit.redaction import Redactor
+from perfkit.store import Run, RunFolder, results
+from perfkit.store.rows import Part
+from perfkit.text import harmless_prints, print_lines
+
+#: Called as soon as the run has a folder, and about five times a second while the load is on.
+Progress = Callable[[Run], None]
+_LEAD_S = 0.2
+_TELL_S = 0.5
+_NOT_SET_UP = object()
+
+
+def execute(
+    workload: Workload,
+    scenario: Scenario,
+    params: Any,
+    *,
+    data_dir: Path,
+    tokens: Tokens = NO_TOKENS,
+    executor: Executor | None = None,
+    on_progress: Progress = lambda run: None,
+    own_server: bool = False,
+) -> Run:
+    """Run a workload against its target and return the finished (or aborted) run.
+
+    Raises PerfkitError when the run could not be carried out; whatever was recorded until then stays
+    readable, with the reason in run.json. Neither the message nor anything that is written holds a secret of
+    the workload, of its parameters or of the tokens.
+    """
+    folder = RunFolder.create(data_dir, scenario.name)
+    execution = _Execution(workload, scenario, params, folder, tokens, own_server)
+    return execution.carry_out(executor, on_progress)
+
+
+class _Execution:
+    """The steps of one run, and the run.json that grows with them."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        scenario: Scenario,
+        params: Any,
+        folder: RunFolder,
+        tokens: Tokens,
+        own_server: bool,
+    ) -> None:
+        secrets = describe.known_secrets(workload, params, tokens)
+        self.redact = Redactor(secrets)
+        monotonic, unix = monotonic_unix_ns()
+        self.workload, self.scenario, self.params, self.folder = workload, scenario, params, folder
+        self.context = RunContext(
+            folder=folder.path,
+            workload=workload,
+            scenario_ref=scenario.ref,
+            scenario_name=scenario.name,
+            origin_ns=monotonic,
+            coordinator_pid=multiprocessing.current_process().pid or 0,
+            token=tokens.target,
+            proxy_auth=tokens.proxy,
+            secrets=secrets,
+            journals=not own_server,
+        )
+        self.collector = Collector(folder.path, workload.target, monotonic, tokens, self.redact)
+        self.meta = describe.first_meta(workload, scenario, params, folder.path, monotonic, unix, self.redact)
+        self.meta["own_server"] = own_server
+        self.start_ns = monotonic
+        self.futures: list[Future[Outcome]] = []
+        self.undo: list[Undo] = []
+        self.interrupted = False
+        self._stopped_ns: int | None = None  #: when the load was told to end before its time
+        self.state: Any = _NOT_SET_UP  #: what setup returned
+        self._setup_rows = self._unanswered = 0
+        self._mistakes = Mistakes()
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Of the workers that have come to their end."""
+        over = [future for future in self.futures if future.done() and not future.cancelled()]
+        return [future.result() for future in over if not future.exception()]
+
+    def save(self, **changes: Any) -> None:
+        self.meta.update(changes)
+        self.folder.write_meta(self.meta)
+
+    def carry_out(self, executor: Executor | None, on_progress: Progress) -> Run:
+        failure: PerfkitError | None = None
+        reason: str | None = None
+        try:
+            self.save()
+            on_progress(Run(self.folder.path))
+            self._work(executor, on_progress)
+            reason = self._reason()
+        except KeyboardInterrupt:
+            reason = interrupts.reason()
+        except PerfkitError as failed:
+            failure = type(failed)(self.redact(str(failed)))  # a scenario's own words, perhaps
+        except OSError as failed:
+            failure = self._broken_off(failed)
+        except SystemExit as failed:
+            failure = self._broken_off(f"a task of setup or teardown raised SystemExit: {failed}")
+        # half a merge helps nobody; what has been interrupted already is not interrupted again
+        with interrupts.ignored() if reason else interrupts.held():
+            failure = self._close(reason, failure)
+        if failure is not None:
+            raise failure
+        return Run(self.folder.path)
+
+    def _work(self, executor: Executor | None, on_progress: Progress) -> None:
+        try:
+            try:
+                with harmless_prints():
+                    run_on_loop(self._set_up())
+                self.collector.start()
+                self._load(_pickled(self.state), executor, on_progress)
+            finally:
+                self.meta["probes"] = self.collector.stop()
+        except KeyboardInterrupt:
+            self.interrupted = True
+            raise
+        finally:  # also after Ctrl-C: what was made is removed
+            with harmless_prints():
+                run_on_loop(self._clean_up(on_progress))
+
+    # -- setup and teardown, in this process
+
+    async def _set_up(self) -> None:
+        async with self._rows("setup", first_seq=self.workload.processes) as recorder:
+            session = Session(recorder, phase="setup")
+            try:
+                self.state = await self.scenario.setup(session, self.params)
+            except PerfkitError as failed:
+                raise type(failed)(session.redact(str(failed))) from None
+            except OSError as failed:
+                raise self._broken_off(session.redact(_words(failed))) from None
+            except BaseException as failed:
+                if _is_interrupt(failed):
+                    raise
+                words = session.redact(_told(failed))
+                raise PerfkitError(f"setup of {self.scenario.name} failed: {words}") from None
+            await self._settle()
+
+    async def _clean_up(self, on_progress: Progress) -> None:
+        """Tear down; the second Ctrl-C ends that, wherever the first one came."""
+        telling = asyncio.create_task(self._tell(on_progress))
+        with nullcontext() if self.interrupted else interrupts.held(first_only=True):
+            await self._tear_down()
+        telling.cancel()
+
+    async def _tell(self, on_progress: Progress) -> None:
+        """Removing what a large run made takes a minute: it is seen how far it got."""
+        with contextlib.suppress(Exception):  # it is no reason to leave things behind
+            while True:
+                await asyncio.sleep(_TELL_S)
+                on_progress(Run(self.folder.path))
+
+    async def _tear_down(self) -> None:
+        stride = self.workload.processes + 1
+        first = self.workload.processes + stride * self._setup_rows
+        problems = []
+        undos = self._made()
+        if undos:  # what stands here when a second Ctrl-C ends the clean-up
+            words = f"interrupted; up to {len(undos):,} things it made were not removed"
+            self.meta["removal_error"] = words
+        async with self._rows("teardown", first_seq=first) as recorder:
+            if self.state is not _NOT_SET_UP:
+                session = Session(recorder, phase="teardown")
+                try:
+                    await self.scenario.teardown(session, self.state)
+                except BaseException as failed:  # the load's rows are worth keeping
+                    if _is_interrupt(failed):
+                        raise
+                    problems.append(session.redact(_told(failed)))
+                await self._settle()
+            removal = await remove(recorder, [*undos, *recorder.undo])
+        unanswered = self._unanswered + sum(outcome.unanswered for outcome in self.outcomes)
+        if removal.wanted and unanswered:
+            problems.append(
+                f"{unanswered:,} POST or PUT requests got no response; anything they created was not removed"
+            )
+        self.meta["teardown_error"] = "; ".join(problems) or None
+        self.meta["removal_error"] = removal.told or None
+        keep_only(self.folder.path, removal.left if self.context.journals else (), self.redact)
+
+    def _made(self) -> list[Undo]:
+        """What is to be removed; of a worker that has told nothing any more, what its journal says."""
+        made = list(self.undo)
+        for index, future in enumerate(self.futures):
+            if future.done() and not future.cancelled() and not future.exception():
+                made += future.result().undo
+            else:
+                with contextlib.suppress(OSError):
+                    made += journaled(self.folder.path, f"w{index}")
+        return made
+
+    @asynccontextmanager
+    async def _rows(self, name: str, first_seq: int) -> AsyncIterator[Recorder]:
+        """A recorder whose rows are written about once a second, like a worker's."""
+        recorder = make_recorder(self.context, name, first_seq=first_seq)
+        self._others = asyncio.all_tasks()
+        asyncio.get_running_loop().set_exception_handler(self._complain)
+        writer = SegmentWriter(
+            self.folder.path,
+            scenario=self.scenario.name,
+            worker=self.workload.processes,
+            name=name,
+            id_prefix=self.context.id_prefix,
+            origin_ns=self.context.origin_ns,
+        )
+        flusher = Flusher(recorder, writer)
+        try:
+            yield recorder
+        finally:
+            for task in await cut_off(recorder, self._strays):
+                leave_behind(task)
+            if name == "setup":
+                self.undo += recorder.undo
+                self._setup_rows = recorder.buffer.count
+            self._unanswered += recorder.unanswered
+            flusher.stop()
+            writer.close()
+            await recorder.transport.close()
+        if writer.error:
+            raise writer.error
+
+    def _strays(self) -> set[asyncio.Task[Any]]:
+        """Tasks that setup or teardown has begun and left behind."""
+        return asyncio.all_tasks() - self._others - {asyncio.current_task()}
+
+    async def _settle(self) -> None:
+        """Give what is left behind as long as what a step leaves behind has."""
+        ends = time.monotonic() + self.workload.drain_s
+        while (strays := self._strays()) and (left_s := ends - time.monotonic()) > 0:
+            await asyncio.wait(strays, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+
+    def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Print what a task raised that setup or teardown left behind; asyncio would print secrets too."""
+        error = context.get("exception")
+        words = _told(error) if isinstance(error, Exception) else ""
+        print_lines(self.redact(f"perfkit: {context.get('message')}: {words}"), err=True)
+
+    # -- the load, in worker processes
+
+    def _load(self, state: bytes, executor: Executor | None, on_progress: Progress) -> None:
+        count = self.workload.processes
+        with nullcontext(executor) if executor else own_pool(count) as pool:
+            try:
+                warm_up(pool, count, self.scenario.ref)
+                self._drive(pool, state, on_progress)
+            except BrokenProcessPool:
+                raise self._died() from None
+        failed = [error for future in self.futures if (error := future.exception())]
+        if any(isinstance(error, BrokenProcessPool) for error in failed):
+            raise self._died()
+        if failed and isinstance(failed[0], PerfkitError | OSError):
+            raise failed[0]
+        if failed:  # such as a state that cannot be unpickled
+            raise PerfkitError(f"a worker process failed: {type(failed[0]).__name__}: {failed[0]}")
+
+    def _died(self) -> PerfkitError:
+        """Why a worker is gone."""
+        found = stuck_in(self.folder.path)
+        if found is None:
+            return PerfkitError("a worker process died (killed, or out of memory); see dmesg")
+        place, self._mistakes = found
+        words = f"a step at {place} held the event loop after the end of the run, and its worker was ended"
+        return self._broken_off(words)
+
+    def _drive(self, pool: Executor, state: bytes, on_progress: Progress) -> None:
+        """Start every worker and wait until all have ended; the first Ctrl-C stops them, the second kills."""
+        self.start_ns = time.monotonic_ns() + int(_LEAD_S * 1e9)
+        self.save(load_started_ns=self.start_ns - self.context.origin_ns)
+        try:
+            with interrupts.held():
+                for index in range(self.workload.processes):
+                    shard = Shard(self.context, state, index, self.start_ns)
+                    self.futures.append(pool.submit(run_shard, shard))
+            self._watch(on_progress)
+        except BaseException as error:
+            self._stop_workers()
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            self.interrupted = True
+            self._watch(on_progress)
+
+    def _watch(self, on_progress: Progress) -> None:
+        """Wait until every worker has come to its end."""
+        pending = set(self.futures)
+        while pending:
+            done, pending = wait(pending, timeout=0.2)
+            on_progress(Run(self.folder.path))
+            if any(future.exception() for future in done):
+                self._stop_workers()  # one has failed: the run cannot be whole any more
+
+    def _stop_workers(self) -> None:
+        self._stopped_ns = self._stopped_ns or time.monotonic_ns() - self.context.origin_ns
+        (self.folder.path / "stop").touch()
+
+    # -- the end
+
+    def _reason(self) -> str | None:
+        failed = next((o.write_error for o in self.outcomes if o.write_error), None)
+        if failed is not None:
+            raise self._broken_off(failed)
+        stopped = self.interrupted or any(o.stopped for o in self.outcomes)
+        return interrupts.reason() if stopped else None
+
+    def _broken_off(self, why: OSError | str) -> PerfkitError:
+        words = self.redact(why if isinstance(why, str) else _words(why))
+        return PerfkitError(f"{words}; the rows written so far stay readable in {self.folder.path.name}")
+
+    def _close(self, reason: str | None, failure: PerfkitError | None) -> PerfkitError | None:
+        """Merge, judge the generator, say in run.json how the run ended; returns what failed, if anything."""
+        try:
+            self.folder.merge()
+            self.folder.merge_probes()
+            self._judge(stopped=bool(reason or failure))
+        except OSError as failed:
+            failure = failure or self._broken_off(failed)
+        reason = str(failure) if failure else reason
+        try:
+            self.save(state="aborted" if reason else "complete", reason=reason)
+        except OSError as failed:
+            failure = failure or self._broken_off(failed)
+        self.folder.close()
+        return failure
+
+    def _judge(self, stopped: bool) -> None:
+        run = Run(self.folder.path)
+        part = Part(run)
+        late = delays(part, [outcome.opening for outcome in self.outcomes], self.workload.processes + 1)
+        workers = [outcome.health | late.get(index, NO_DELAYS) for index, outcome in enumerate(self.outcomes)]
+        reasons = judge(workers, median_response_ms(part), self.workload.budget)
+        reported = len(workers) == self.workload.processes  # one that was killed has told nothing of itself
+        first = self.start_ns - self.context.origin_ns + int(self.workload.warmup_s * 1e9)
+        mistakes = self._mistakes
+        for outcome in self.outcomes:
+            mistakes.merge(outcome.mistakes)
+        steps = sum(outcome.steps for outcome in self.outcomes)
+        self.meta.update(
+            measured={"from_ns": first, "to_ns": self._measure_ends(first, part, stopped)},
+            health={"valid": not reasons, "reasons": reasons, "workers": workers} if reported else {},
+            results=results.stamped(results.results_of(part), *run.files()),
+            step_errors=mistakes.told(),
+            steps_broken=0 < steps == sum(outcome.steps_raised for outcome in self.outcomes),
+        )
+
+    def _measure_ends(self, first: int, part: Part, stopped: bool) -> int:
+        """When the measured part ended: as planned, or when the load was over or stopped before that."""
+        load = self.workload.users or self.workload.arrivals
+        assert load is not None
+        last = part.row("SELECT max(done) AS done FROM part")["done"] or 0
+        last = max(first, last, self._stopped_ns or 0)
+        if load.duration_s is None:
+            return last
+        planned = first + int(load.duration_s * 1e9)
+        may_end_early = isinstance(load, Users) and load.iterations is not None
+        return min(planned, last) if may_end_early or stopped else planned
+
+
+def _pickled(state: Any) -> bytes:
+    try:
+        return pickle.dumps(state)
+    except Exception as error:
+        raise BadInput(f"setup returned a state that cannot be sent to worker processes: {error}") from None
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether it came from outside; a scenario may raise whatever it likes."""
+    task = asyncio.current_task()
+    cancelled = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+    return cancelled or isinstance(error, KeyboardInterrupt)
+
+
+def _told(error: BaseException) -> str:
+    """What a scenario's own error says; what a failed request says is told already."""
+    return str(error) if isinstance(error, RequestFailed) else words_of(error)
+
+
+def _words(error: OSError) -> str:
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"

@@ -1,0 +1,241 @@
+"""From a YAML file and command-line options to a checked workload, its scenario and its parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from perfkit import safe_yaml
+from perfkit.drive.scenario import Scenario, load_scenario
+from perfkit.drive.schedule import require_requests
+from perfkit.drive.transport import header_lines, tls_context
+from perfkit.drive.worker import make_transport, run_on_loop
+from perfkit.errors import BadInput
+from perfkit.hosts import addresses_of, split_address
+from perfkit.model import Target, Tokens, Workload
+from perfkit.plain_data import LONGEST, require_plain
+from perfkit.redaction import Redactor, is_secret_name, masked_text, redacted_errors, secrets_of
+from perfkit.store import read_regular, shipped
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; BadInput says where it is broken."""
+    text = _read_text(path)
+    try:
+        given = safe_yaml.load(text)
+    except yaml.reader.ReaderError as error:
+        where = f"{path}, line {_line(text, error.position)}"
+        raise BadInput(f"{where}: not YAML: the character {chr(error.character)!r} is not allowed") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        problem = ", ".join(filter(None, (error.context, error.problem)))
+        problem = _shown_problem(problem, "\n".join(text.splitlines()[line - 1 : line]))
+        raise BadInput(f"{path}, line {line}: not YAML: {problem}") from None
+    if not isinstance(given, dict):
+        raise BadInput(f"{path}: expected names with values, such as `scenario: http_get`")
+    return given
+
+
+def _shown_problem(problem: str, source: str) -> str:
+    """What PyYAML says of a text, without what it quotes where the text may hold a secret."""
+    return problem if masked_text(source) == source else re.sub(r"'.*'|(?<=\*)\S+", "***", problem)
+
+
+def _read_text(path: Path) -> str:
+    ours = shipped("params").joinpath(*path.parts[1:]) if path.parts[:1] == ("params",) else path
+    try:
+        raw = read_regular(ours if ours.exists() and not path.exists() else path, LONGEST)
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:  # a null byte in the name
+        raise BadInput(f"cannot read {str(path)!r:.200}: {error}") from None
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}, line {_line(raw, error.start)}: not UTF-8 text") from None
+
+
+def _line(text: Any, position: int) -> int:
+    """The number of the line, from 1, of a position in a text or in bytes."""
+    return len(text[: position + 1].splitlines())
+
+
+def parse_assignments(assignments: Iterable[str], option: str) -> dict[str, Any]:
+    """`a.b=value` texts as a nested mapping; values are read as YAML: `3` is a number."""
+    found: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        hidden = "***" if is_secret_name(name.strip()) else masked_text(value)
+        shown = f"{option} {f'{masked_text(name)}{equals}{hidden}'[:80]!r}"
+        if not equals or not name.strip():
+            raise BadInput(f"{shown}: write it as name=value")
+        *sections, last = name.strip().split(".")
+        place = found
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise BadInput(f"{shown}: {section} was given a value of its own before; give one of both")
+        try:
+            place[last] = safe_yaml.load(value)
+        except yaml.YAMLError as error:
+            problem = getattr(error, "problem", None) or "it holds a control character"
+            problem = _shown_problem(problem, f"{name}: x" if hidden == "***" else value)
+            raise BadInput(f"{shown}: the value is not a number, word or list: {problem}") from None
+    require_plain(found, option)
+    return found
+
+
+def parse_headers(given: Iterable[str]) -> dict[str, str]:
+    """`NAME: VALUE` texts as a mapping; BadInput, which does not repeat the value, for what is no header."""
+    found = {}
+    for text in given:
+        name, colon, value = text.partition(":")
+        try:
+            found[name.strip().lower()] = value.strip()
+            header_lines([(name.strip(), value.strip())], "host")
+        except ValueError as error:
+            raise BadInput(f"header {name!r:.80}: {error}") from None
+        if not colon:
+            raise BadInput(f"header {name!r:.20}: write it as NAME: VALUE")
+    return found
+
+
+def merged(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` with `changes` laid over it, mapping by mapping."""
+    result = dict(given)
+    for name, value in changes.items():
+        inner = result.get(name)
+        both = isinstance(value, Mapping) and isinstance(inner, Mapping)
+        result[name] = merged(inner, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario, Any]:
+    """Check what can be checked before a run: names, types, target, scenario, its parameters, schedule.
+
+    Raises BadInput, without the secrets among the values.
+    """
+    require_plain(given, where)
+    with redacted_errors(redactor_for(given)):
+        return _complete(given, where)
+
+
+def _complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario, Any]:
+    workload = Workload.from_mapping(given, where)
+    _require_server_options(workload, where)
+    _require_cores(workload.processes, where)
+    _try_target(workload.target)
+    try:
+        scenario = load_scenario(workload.scenario)
+        params = scenario.params(workload.params)
+        if workload.users is None and workload.arrivals is None:
+            load = scenario.default_load(params)
+            workload = Workload.from_mapping(dict(given) | load, f"load of {scenario.label}")
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
+    if workload.arrivals is not None:
+        require_requests(workload.arrivals, workload.seed, workload.warmup_s)
+    return workload, scenario, params
+
+
+def _require_server_options(workload: Workload, where: str) -> None:
+    """BadInput for options of a server where none is started, and for names that are no options."""
+    for name in workload.server:
+        if workload.target.url is not None:
+            words = f"{where}: server.{name:.60} is for the server perfkit starts itself"
+            raise BadInput(f"{words}; there is none with target.url, leave one of them out")
+        if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+            raise BadInput(
+                f"{where}: server.{name!r:.60} is not an option of `perfkit serve`; see its --help"
+            )
+
+
+def _require_cores(processes: int, where: str) -> None:
+    """BadInput for more worker processes than this machine could ever keep busy, or hold in memory."""
+    cores = os.cpu_count() or 1
+    most = max(16, 4 * cores)
+    if processes > most:
+        words = f"{where}: processes {processes:,}: this machine has {cores} cores"
+        raise BadInput(f"{words}; give at most {most}")
+
+
+def _try_target(target: Target) -> None:
+    """BadInput when no transport can be made for a target: a wrong url, proxy, certificate file, …"""
+    for field, urls in addresses_of(target):
+        for url in urls if field != "target" else ():
+            parts = split_address(url, field)
+            if field == "target.proxy" and (parts.path.strip("/") or parts.query):
+                raise BadInput(f"{field}: give http://host:port or https://host:port, without a path")
+            if field != "target.proxy" and parts.username is not None:
+                raise BadInput(f"{field}: give http://host:port…, without a password")
+
+    for kind in ("probes", "metrics"):
+        may_come = target.url is None and kind == "probes"  # with the server perfkit starts
+        if getattr(target, f"{kind}_token_env") and not getattr(target, f"{kind}_url") and not may_come:
+            raise BadInput(f"target.{kind}_token_env is for target.{kind}_url; give both or neither")
+    if target.proxy_auth_env and not target.proxy:
+        raise BadInput("target.proxy_auth_env is for target.proxy; give both or neither")
+    if target.ca_file is not None:
+        tls_context(target)  # probes and metrics use it even where the target itself is http
+
+    async def make() -> None:
+        await make_transport(dataclasses.replace(target, url=target.url or "http://localhost")).close()
+
+    try:
+        header_lines(target.headers.items(), "host")
+        run_on_loop(make())
+    except ValueError as error:
+        raise BadInput(f"target: {error}") from None
+
+
+def with_server(workload: Workload, url: str, probes: tuple[str, ...]) -> Workload:
+    """Return the workload against a server that perfkit started, with the probes of its instances.
+
+    Each instance has a port of its own; all of them are the target, and get its token.
+    """
+    target = dataclasses.replace(workload.target, url=url)
+    if target.probes_url is None and probes:
+        own = target.probes_token_env or target.token_env
+        target = dataclasses.replace(target, probes_url=probes, probes_token_env=own)
+    return dataclasses.replace(workload, target=target)
+
+
+def tokens_of(workload: Workload) -> Tokens:
+    """Return the tokens in the environment variables a target names; BadInput for one that cannot be sent."""
+    target = workload.target
+    return Tokens(
+        _token("token_env", target.token_env),
+        _token("probes_token_env", target.probes_token_env),
+        _token("metrics_token_env", target.metrics_token_env),
+        _token("proxy_auth_env", target.proxy_auth_env, "user:password"),
+    )
+
+
+def _token(field: str, name: str | None, what: str = "token") -> str | None:
+    if name is None:
+        return None
+    token = os.environ.get(name)
+    if not token:
+        if not re.fullmatch("[A-Z_][A-Z0-9_]*", name):  # it may be the token itself
+            raise BadInput(f"target.{field}: give the name of an environment variable that holds the {what}")
+        raise BadInput(f"target.{field} names {name}, which is not set; export {name}=… first")
+    if not token.isascii() or not token.isprintable():
+        raise BadInput(f"the {what} in {name} holds characters a header cannot carry")
+    if what == "user:password" and ":" not in token:
+        raise BadInput(f"target.{field}: {name} has to hold user:password, with a colon between them")
+    return token
+
+
+def redactor_for(given: Mapping[str, Any]) -> Redactor:
+    """Return what removes the secrets of a workload that was not checked yet, and of its tokens."""
+    target = given.get("target") if isinstance(given, Mapping) else None
+    target = target if isinstance(target, Mapping) else {}
+    kinds = ("token_env", "probes_token_env", "metrics_token_env", "proxy_auth_env")
+    named = [name if isinstance(name := target.get(kind), str) else "" for kind in kinds]
+    return Redactor(secrets_of(given, Tokens(*map(os.environ.get, named)).secrets))

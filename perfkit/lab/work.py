@@ -1,0 +1,279 @@
+"""One run as a notebook sees it: a child process that makes it, and a view that watches, on a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perfkit.errors import BadInput, PerfkitError
+from perfkit.hosts import as_list
+from perfkit.lab.child import CLEAN_UP_S, LAST_S
+from perfkit.text import print_lines
+
+if TYPE_CHECKING:
+    from perfkit.lab.listing import Runs
+    from perfkit.lab.live import View
+    from perfkit.store import Run
+
+#: The view looks at the run this often.
+LOOK_S = 0.4
+_KEPT_LINES = 20
+
+
+class Work:
+    """What `run` and `run_sync` share; `stop` may be called from any thread, again and again."""
+
+    def __init__(
+        self,
+        workload: str | os.PathLike[str] | Mapping[str, Any] | None,
+        changes: Mapping[str, Any],
+        data_dir: str | os.PathLike[str] | None,
+        allow_targets: Iterable[str],
+        live: bool,
+    ) -> None:
+        self._workload, self._changes = workload, changes
+        self._data_dir, self._live = data_dir, live
+        self._allow = as_list(allow_targets)
+        self._runs: list[Run] = []
+        self._stops = self._sent = 0
+        self._sent_at = 0.0
+        self._done: Future[Run | Runs] = Future()
+
+    def start(self) -> Future[Run | Runs]:
+        """Begin on a thread, in the caller's context: what it displays belongs to the caller's cell."""
+        work = contextvars.copy_context().run
+        threading.Thread(target=work, args=(self._work,), name="perfkit-run", daemon=True).start()
+        return self._done
+
+    def stop(self) -> None:
+        """End the run cleanly; called again, end the clean-up; once more, end everything."""
+        self._stops += 1
+
+    def last_words(self) -> str:
+        """What became of a run that was interrupted."""
+        if not self._runs:
+            return "no run had begun"
+        run = self._fresh(self._runs[-1])
+        left = run.meta.not_cleaned_up
+        words = f"run {run.id} is {run.state}, {run.rows():,} rows can be read"
+        return f"{words}; not cleaned up on the target: {left}" if left else words
+
+    def _work(self) -> None:
+        try:
+            self._done.set_result(self._carry_out())
+        except BaseException as error:  # whatever it is, somebody waits for it
+            self._done.set_exception(error)
+
+    def _carry_out(self) -> Run | Runs:
+        from perfkit.lab.listing import Runs
+        from perfkit.lab.live import view_for
+
+        with _Child(self._request()) as child:
+            view = view_for(self._live)
+            try:
+                failure = self._watch(child, view)
+            finally:
+                view.end([self._fresh(run) for run in self._runs])
+        complaints = child.complaints
+        if complaints and not self._stops:
+            print_lines(*complaints, err=True)
+        if failure is not None:
+            raise failure
+        runs = [self._fresh(run) for run in self._runs]
+        return runs[0] if len(runs) == 1 else Runs(runs)
+
+    def _watch(self, child: _Child, view: View) -> PerfkitError | None:
+        """Follow the child to its end; returns what failed, if anything."""
+        from perfkit.store import Run
+
+        failure: PerfkitError | None = None
+        ended = False
+        while (message := child.next(LOOK_S)) is not None:
+            self._pass_on(child)
+            if "run" in message:
+                self._runs.append(Run(Path(message["run"])))
+            elif "error" in message:
+                kind = BadInput if message["code"] == BadInput.exit_code else PerfkitError
+                failure = kind(message["error"])
+            ended = ended or "ended" in message
+            if (message and "error" not in message) or view.shown:
+                view.look(self._fresh(self._runs[-1]) if self._runs else None, stopping=self._stops > 0)
+        if failure is None and not self._stops:
+            failure = self._unfinished(child, ended)
+        return failure
+
+    def _unfinished(self, child: _Child, ended: bool) -> PerfkitError | None:
+        """Why there is no finished run, though nobody here stopped it."""
+        kept = f"; {self.last_words()}" if self._runs else ""
+        if not ended:
+            return PerfkitError(f"the process of the run ended (exit {child.exit_code()}){kept}")
+        if any(self._fresh(run).state != "complete" for run in self._runs):
+            return PerfkitError(f"the run was stopped from outside{kept}")
+        return None
+
+    def _pass_on(self, child: _Child) -> None:
+        """Interrupt the child as often as we were, and once more when the clean-up takes too long."""
+        waited_s = time.monotonic() - self._sent_at
+        late = (self._sent == 1 and waited_s > CLEAN_UP_S) or (self._sent == 2 and waited_s > LAST_S)
+        if self._sent < 3 and (self._sent < self._stops or late):
+            self._sent += 1
+            self._sent_at = time.monotonic()
+            child.interrupt() if self._sent < 3 else child.kill()
+
+    @staticmethod
+    def _fresh(run: Run) -> Run:
+        """The same run, for its run.json is read once an object."""
+        return type(run)(run.path)
+
+    def _request(self) -> bytes:
+        from perfkit.store import data_folder
+
+        given, where = _given(self._workload, self._changes)
+        request = {
+            "workload": given,
+            "where": where,
+            "data_dir": str(data_folder(self._data_dir).absolute()),
+            "allow_targets": self._allow,
+            "parent_pid": os.getpid(),
+        }
+        try:
+            return json.dumps(request, default=_plain).encode() + b"\n"
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"{where}: {error}; give numbers, text, lists and mappings") from None
+
+
+def _given(
+    workload: str | os.PathLike[str] | Mapping[str, Any] | None, changes: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """The workload as a mapping, with the changes laid over it, and what to call it in messages."""
+    from perfkit.drive.workloads import merged, read_yaml
+    from perfkit.plain_data import require_plain
+
+    given: Mapping[str, Any] = {}
+    where = "perfkit.run"
+    if isinstance(workload, Mapping):
+        given = workload
+    elif workload is not None:
+        if not isinstance(workload, str | os.PathLike):
+            raise BadInput(f"perfkit.run takes a .yaml file or a mapping, not {workload!r:.80}")
+        file = _found(Path(workload))
+        if file.suffix not in (".yaml", ".yml"):
+            words = f"perfkit.run takes a .yaml file or a mapping, not {str(workload)!r:.80}"
+            raise BadInput(f"{words}; a scenario is named by scenario=…")
+        given, where = read_yaml(file), str(file)
+    for more in (given, changes):
+        require_plain(more, where)
+    target = changes.get("target")
+    if isinstance(target, str):
+        changes = {**changes, "target": {"url": target}}
+    given = merged(given, changes)
+    if "scenario" not in given:
+        raise BadInput("nothing to run: give perfkit.run a file from params/ or scenario=NAME")
+    return given, where
+
+
+def _found(file: Path) -> Path:
+    """A file by its path from here, or else from the folder of data/: notebooks/ lies beside params/."""
+    from perfkit.store import data_folder
+
+    beside = data_folder().absolute().parent / file
+    return beside if not file.exists() and beside.exists() else file
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: paths as text, numpy's numbers as Python's."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"no workload can hold {type(value).__name__}")
+
+
+class _Child:
+    """The process, its answers and its complaints; leaving the block waits for its end, or ends it."""
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._lines: list[str] = []
+
+    def __enter__(self) -> _Child:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "perfkit.lab"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # an interrupt of the kernel's process group is passed on by us, once
+        )
+        threading.Thread(target=self._answers, daemon=True).start()
+        self._listener = threading.Thread(target=self._errors, daemon=True)
+        self._listener.start()
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError), self._process.stdin as pipe:
+            pipe.write(self._request)  # if it has ended already, its exit code is told
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        if failed is not None:  # nobody follows it any more
+            self.interrupt()
+        try:
+            self._process.wait(LAST_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._listener.join(1.0)  # its last words
+
+    def _answers(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as pipe:
+            for line in pipe:
+                self._messages.put(json.loads(line))
+        self._messages.put(None)
+
+    def _errors(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as pipe:
+            for line in pipe:
+                self._lines.append(line.decode(errors="replace").rstrip())
+                del self._lines[:-_KEPT_LINES]
+
+    @property
+    def complaints(self) -> list[str]:
+        """The last lines of standard error, a scenario's prints among them."""
+        return list(self._lines)
+
+    def next(self, timeout_s: float) -> dict[str, Any] | None:
+        """The next answer, an empty one when there is none in time, None when there will be no more."""
+        try:
+            return self._messages.get(timeout=timeout_s)
+        except queue.Empty:
+            return {}
+
+    def exit_code(self) -> int | None:
+        """Of the process that has closed its output."""
+        try:
+            return self._process.wait(LAST_S)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def interrupt(self) -> None:
+        """SIGINT, to it alone: its workers follow it."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """SIGKILL, to it and its workers; a reference server ends with it by itself."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()

@@ -1,0 +1,65 @@
+"""Trend pages: p50, p95, p99, throughput and error rate over the runs of one configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from perfkit.compare import frames as compare_frames
+from perfkit.compare import series
+from perfkit.figures import show
+from perfkit.figures.style import ms, number, percent
+from perfkit.site import pages
+from perfkit.site.facts import TRENDS
+
+_NAMES = {
+    "p50": "p50: the typical response time",
+    "p95": "p95",
+    "p99": "p99: the slow end",
+    "throughput": "Throughput",
+    "error_rate": "Failed requests",
+}
+
+
+def name(about: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], floors: Mapping[str, float]) -> str:
+    """Names what a trend page shows, to know whether it must be drawn again."""
+    told = [about, [[one["trend"], one["shown"]] for one in runs], dict(floors)]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def page(
+    title: str, about: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], floors: Mapping[str, float]
+) -> bytes:
+    """The page. runs: entries of the manifest, oldest first; floors: noise, sd on the log scale."""
+    parts, levels, first = [], [], None
+    for metric in TRENDS:
+        frame = compare_frames.trend_of([_point(one["trend"][metric]) for one in runs], metric)
+        first = frame if first is None else first
+        floor = floors.get(metric, math.nan)
+        changes = compare_frames.changes(frame, floor)
+        verdict = series.trend_verdict(frame, changes, floor).html
+        drawn = show(series.trend(frame, changes, floor)).html
+        short = metric.replace("_", " ")
+        parts.append(
+            {"metric": metric, "name": _NAMES[metric], "short": short, "verdict": verdict, "figure": drawn}
+        )
+        levels.append([_level(metric, one) for one in frame["level"]])
+    shown = [one["shown"] | {"levels": [column[i] for column in levels]} for i, one in enumerate(runs)]
+    left = "" if first is None or first["counts"].all() else series.left_out(first).html
+    return pages.trend(title, about, parts, shown[::-1], left)
+
+
+def _point(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """A point as it was before JSON: NaN for null."""
+    return {n: math.nan if v is None else v for n, v in kept.items()}
+
+
+def _level(metric: str, value: float) -> str:
+    if math.isnan(value):
+        return "—"
+    if metric == "error_rate":
+        return percent(value) if value else "0"
+    return f"{number(value)}/s" if metric == "throughput" else ms(value)
