@@ -497,14 +497,14 @@ def test_the_bounds_leave_room() -> None:
         more = {"arrivals": {"rate_per_s": value, "duration_s": 1}} if name == "arrivals.rate_per_s" else {}
         checked(within(name, value) | more, "test", ())
     checked(FINE | {"params": {"path": "/" + "x" * 100_000}, "tags": ["x"] * 100}, "test", ())
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    guide = (Path(__file__).parents[1] / "docs" / "workload.md").read_text()
     for words in (
         f"{MOST_VALUES:,} names",
         f"{DEEPEST} levels",
         f"{MAX_ARRIVALS // 10**6} million",
         "100,000 users",
     ):
-        assert words in readme
+        assert words in guide
 
 
 @pytest.mark.parametrize("file", ["/dev/zero", "/", "/no/such", "a" * 5000, "a\0b"])

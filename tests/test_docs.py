@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from perfkit import frames, scenarios
+from perfkit import frames
 from perfkit.cli import cli
+from perfkit.drive import scenario
 from perfkit.model import Workload
 from perfkit.observe import findings
 from perfkit.store import list_runs, read_probes
@@ -21,17 +22,24 @@ from tests.small_server import small_server
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+GUIDES = {page.name: page.read_text() for page in sorted((ROOT / "docs").glob("*.md"))}
 _NAMES = ("README.md", "METHOD.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")
-DOCUMENTS = [ROOT / name for name in _NAMES]
+DOCUMENTS = [*(ROOT / name for name in _NAMES), *(ROOT / "docs" / name for name in GUIDES)]
 
 
 def blocks(language: str) -> list[str]:
-    """The README's fenced blocks of a language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+    """The fenced blocks of a language, of the README and its guides."""
+    return re.findall(rf"```{language}\n(.*?)```", "\n".join((README, *GUIDES.values())), re.S)
 
 
-def test_the_probes_of_the_readme_work_in_a_foreign_service(tmp_path: Path) -> None:
-    """The service as it stands in the README: a run against it brings samples of pool, loop and requests."""
+def test_the_readme_is_read_in_a_sitting() -> None:
+    """It has at most 150 lines, and leads to every guide."""
+    assert len(README.splitlines()) <= 150
+    assert all(f"(docs/{name})" in README for name in GUIDES)
+
+
+def test_the_probes_of_the_guide_work_in_a_foreign_service(tmp_path: Path) -> None:
+    """The service as it stands in its guide: a run against it brings samples of pool, loop and requests."""
     text = next(block for block in blocks("python") if "ProbesMiddleware" in block)
     (tmp_path / "notes_service.py").write_text(text)
     with socket.socket() as taken:
@@ -96,12 +104,12 @@ def test_the_scenario_of_the_readme_runs(tmp_path: Path) -> None:
 def test_every_scenario_is_in_the_readme() -> None:
     """The table of scenarios is complete."""
     listed = set(re.findall(r"^\| `(\w+)` \|", README, re.M))
-    assert set(scenarios.names()) <= listed
+    assert set(scenario.names()) <= listed
 
 
-def test_every_workload_name_is_in_the_readme() -> None:
+def test_every_workload_name_is_in_its_guide() -> None:
     """The table of the workload file names every section."""
-    table = README[README.index("## The workload file") : README.index("## Verbs")]
+    table = GUIDES["workload.md"]
     for name in Workload.__dataclass_fields__:
         assert re.search(rf"`{name}\b|{name}`|{name}:", table), name
 

@@ -110,6 +110,14 @@ def test_no_module_imports_in_a_circle() -> None:
     graphlib.TopologicalSorter(graph).prepare()
 
 
+def test_functions_fit_a_screen() -> None:
+    """No function is longer than 60 lines; how complex they may be, ruff knows (C901)."""
+    for file in (*PACKAGE.rglob("*.py"), *(ROOT / "packages").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{file.relative_to(ROOT)}: {node.name}"
+
+
 @pytest.mark.parametrize("name", ISLANDS)
 def test_islands_stand_alone(name: str) -> None:
     """The server and the probes import nothing of perfkit; two places ask whether the server is there."""

@@ -15,7 +15,17 @@ from perfkit.text import print_lines
 _SUMMARIZED, _SUMMARIZED_BYTES = 2_000_000, 150_000_000
 
 
-@cli.command("import")
+class _WithFormats(click.Command):
+    """Its help ends with the formats there are, which are loaded for it only."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from perfkit.importing.formats import FORMATS
+
+        with formatter.section("Formats, found by content"):
+            formatter.write_dl([(name, one.meaning) for name, one in FORMATS.items()])
+
+
+@cli.command("import", cls=_WithFormats)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--format", "format_name", metavar="NAME", help="The file's format, where its content does not say."
@@ -41,29 +51,6 @@ def import_command(file: Path, format_name: str | None, columns: tuple[str, ...]
                    tags: tuple[str, ...], note: str | None, data_dir: Path,
                    as_json: bool) -> None:  # fmt: skip
     """Make a run of what another tool wrote in FILE (.gz too).
-
-    \b
-    Formats, found by content:
-      k6-json k6-csv            k6 run --out json=FILE, --out csv=FILE
-      k6-summary k6-text        k6 run --summary-export=FILE, handleSummary; what k6 prints
-      locust-log                locust.contrib.csv_request_logger
-      locust-history            locust --csv NAME: NAME_stats_history.csv
-      locust-stats              locust --csv NAME: NAME_stats.csv
-      gatling-log               Gatling's simulation.log as text (2.0 to 3.9)
-      jmeter-csv jmeter-xml     JMeter's JTL
-      vegeta-json vegeta-csv    vegeta encode --to json, --to csv
-      vegeta-report vegeta-text vegeta report -type json; what vegeta report prints
-      oha-json oha-csv          oha --output-format json, csv
-      oha-sqlite                oha --db-url FILE
-      hey-csv hey-text          hey -o csv; what hey prints
-      ab-plot ab-quantiles      ab -g FILE, -e FILE
-      ab-text                   what ab prints
-      bombardier-json           bombardier -o json
-      bombardier-text           what bombardier prints
-      artillery-json            artillery run --output FILE
-      wrk                       what wrk and wrk2 print
-      hdr-log hdr-table         an HdrHistogram interval log; percentiles (.hgrm)
-      har                       a browser's or proxy's HAR
 
     \b
     Any other CSV by --column FIELD=NAME, NAME being the CSV's and FIELD one of

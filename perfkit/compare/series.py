@@ -203,22 +203,8 @@ def trend(
         good = frame["counts"].to_numpy()
         if not good.any():
             return nothing(ax, "No run that may be compared carries this metric.")
-        place, shares = np.arange(len(frame)), METRICS[frame.attrs["metric"]].kind == "errors"
-        bounds = [0, *changes["place"], len(frame)]
-        for low, high in itertools.pairwise(bounds):
-            inside = good & (place >= low) & (place < high)
-            if not inside.any():
-                continue
-            of = frame["level"][inside]
-            middle = float(of.mean()) if shares else math.exp(float(np.log(of).mean()))
-            ax.plot([low - 0.4, high - 0.6], [middle, middle], color=colour(0), lw=1)
-            if math.isfinite(noise_sd):
-                width = math.exp(2 * noise_sd)
-                label = "± 2 sd of a run" if low == 0 else None
-                span = [low - 0.4, high - 0.6]
-                ax.fill_between(
-                    span, middle / width, middle * width, color=FILL, alpha=0.4, lw=0, label=label
-                )
+        place, shares = np.arange(len(frame)), _is_share(frame)
+        _draw_levels(ax, frame, changes, noise_sd)
         level = frame["level"].to_numpy()
         error = np.abs(np.array([level - frame["low"], frame["high"] - level]))
         ax.errorbar(
@@ -257,6 +243,28 @@ def trend(
         counted = f"{len(frame)} runs, {int(good.sum())} that count"
         return say(ax, f"{frame.attrs['metric']} over {len(frame)} runs: {told}.",
                    f"{counted}. {told}. A change point asks for a comparison.{told_bars}")  # fmt: skip
+
+
+def _is_share(frame: pd.DataFrame) -> bool:
+    return METRICS[frame.attrs["metric"]].kind == "errors"
+
+
+def _draw_levels(ax: Axes, frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float) -> None:
+    """The mean between change points, on the scale of the metric, in its band of noise."""
+    good, place, shares = frame["counts"].to_numpy(), np.arange(len(frame)), _is_share(frame)
+    bounds = [0, *changes["place"], len(frame)]
+    for low, high in itertools.pairwise(bounds):
+        inside = good & (place >= low) & (place < high)
+        if not inside.any():
+            continue
+        of = frame["level"][inside]
+        middle = float(of.mean()) if shares else math.exp(float(np.log(of).mean()))
+        ax.plot([low - 0.4, high - 0.6], [middle, middle], color=colour(0), lw=1)
+        if math.isfinite(noise_sd):
+            width = math.exp(2 * noise_sd)
+            label = "± 2 sd of a run" if low == 0 else None
+            span = [low - 0.4, high - 0.6]
+            ax.fill_between(span, middle / width, middle * width, color=FILL, alpha=0.4, lw=0, label=label)
 
 
 def _frame_levels(ax: Axes, level: np.ndarray, bars: np.ndarray) -> str:

@@ -184,15 +184,7 @@ async def _run_shard(shard: Shard) -> Outcome:
     def stop() -> None:  # from the writer's thread
         loop.call_soon_threadsafe(drive.stop)
 
-    writer = SegmentWriter(
-        context.folder,
-        scenario=context.scenario_name,
-        worker=shard.index,
-        name=name,
-        id_prefix=context.id_prefix,
-        origin_ns=context.origin_ns,
-        on_error=stop,
-    )
+    writer = _writer(shard, name, stop)
     health = HealthWatch(shard.index, recorder.clock)
     flush = Flusher(recorder, writer)
     health.start()
@@ -225,6 +217,20 @@ async def _run_shard(shard: Shard) -> Outcome:
         stopped=drive.stopped,
         write_error=_told(writer.error) if writer.error else None,
         opening=recorder.opening,
+    )
+
+
+def _writer(shard: Shard, name: str, on_error: Callable[[], None]) -> SegmentWriter:
+    """The writer of a worker's rows; on_error: called from its thread."""
+    context = shard.context
+    return SegmentWriter(
+        context.folder,
+        scenario=context.scenario_name,
+        worker=shard.index,
+        name=name,
+        id_prefix=context.id_prefix,
+        origin_ns=context.origin_ns,
+        on_error=on_error,
     )
 
 

@@ -29,6 +29,8 @@ from perfkit.figures.style import (
 )
 from perfkit.frames.distribution import MOST_EXACT
 
+__all__ = ["boxes", "ecdf", "histogram", "percentile_plot"]
+
 #: With fewer requests a group has no quartiles worth a box.
 FEW = 5
 NO_SUCCESS = "No request of the measured part succeeded, so there is no latency to show."

@@ -30,6 +30,8 @@ from perfkit.figures.style import (
     words,
 )
 
+__all__ = ["call_latency", "concurrency", "generator_delays", "glance", "kickoff_timeline", "throughput"]
+
 NO_ROWS = "No requests in the measured part of this run."
 NO_SUCCESS = "No request of the measured part succeeded."
 UNTIMED = "Not in the file this run was imported from: it does not tell when its requests were made."

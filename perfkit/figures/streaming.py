@@ -15,6 +15,8 @@ from perfkit.figures.distribution import bars, marks
 from perfkit.figures.style import axes_for, caption, legend, ms, nothing, number, say, style
 from perfkit.frames.streaming import LEAST_MS
 
+__all__ = ["streaming"]
+
 
 def _per_s(value: float) -> str:
     return f"{number(value)}/s"

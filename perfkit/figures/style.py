@@ -28,6 +28,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from perfkit.text import for_html, for_notebook, plain
 
+__all__ = ["Shown", "canvas", "latency_axis", "show", "words"]
+
 _TEXT, _DIM, _GRID, _PAPER = "#010203", "#010204", "#010205", "#010206"
 BAD = "#010207"  #: failures, everywhere
 FILL = "#010208"  #: what lies behind: bands, boxes

@@ -20,6 +20,8 @@ from perfkit.store.metadata import ThresholdResult
 from perfkit.store.summary import MOVED, NAMES
 from perfkit.text import for_html
 
+__all__ = ["error_table", "facts", "health_table", "notes", "summary_table", "verdict"]
+
 _ELSEWHERE = ("fidelity", "carried")  #: what other tables tell of a file
 _LINE = 500  #: characters of a text from outside that is a line among others
 

@@ -16,37 +16,15 @@ try:
 except ModuleNotFoundError as error:
     raise with_extra(error) from None
 
-from perfkit.frames.distribution import boxes, histogram, percentiles, survival
-from perfkit.frames.over_time import calls, concurrency, delays, over_time, waterfall
-from perfkit.frames.rows import measured, open_run, timeline
-from perfkit.frames.streaming import streaming
-from perfkit.frames.tables import errors, listing, operations, summary
-from perfkit.store.rows import LATENCIES
-from perfkit.store.summary import NAMES, QUANTILES, TOTAL, warnings
+from perfkit.frames.distribution import *
+from perfkit.frames.over_time import *
+from perfkit.frames.rows import *
+from perfkit.frames.streaming import *
+from perfkit.frames.tables import *
+from perfkit.store.rows import LATENCIES as LATENCIES
+from perfkit.store.summary import NAMES as NAMES
+from perfkit.store.summary import QUANTILES as QUANTILES
+from perfkit.store.summary import TOTAL as TOTAL
+from perfkit.store.summary import warnings as warnings
 
 pd.set_option("display.html.use_mathjax", False)
-
-__all__ = [
-    "LATENCIES",
-    "NAMES",
-    "QUANTILES",
-    "TOTAL",
-    "boxes",
-    "calls",
-    "concurrency",
-    "delays",
-    "errors",
-    "histogram",
-    "listing",
-    "measured",
-    "open_run",
-    "operations",
-    "over_time",
-    "percentiles",
-    "streaming",
-    "summary",
-    "survival",
-    "timeline",
-    "warnings",
-    "waterfall",
-]

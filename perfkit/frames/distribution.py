@@ -16,6 +16,8 @@ from perfkit.store.quantiles import BIN, Binned, counted, middles, outline
 from perfkit.store.rows import Part
 from perfkit.store.summary import TOTAL, numbers_of
 
+__all__ = ["boxes", "histogram", "percentiles", "survival"]
+
 #: At most so many operations get a line of their own in a figure.
 MOST_OPERATIONS = 8
 #: So many of the slowest requests of each operation are drawn exactly; those below from bins.

@@ -14,6 +14,8 @@ from perfkit.frames.rows import small
 from perfkit.store.quantiles import outline
 from perfkit.store.rows import Part
 
+__all__ = ["calls", "concurrency", "delays", "over_time", "waterfall"]
+
 #: Up to so many rows each call is drawn as a point.
 MOST_POINTS = 2000
 #: Up to so many rows the extremes of concurrency are looked for at every start and end.

@@ -12,6 +12,8 @@ from perfkit.store import Run, data_folder, fidelity, find_run, list_runs
 from perfkit.store.rows import Part
 from perfkit.store.summary import summarize
 
+__all__ = ["measured", "open_run", "timeline"]
+
 
 def open_run(name: str = "latest", data_dir: str | Path = "") -> Run:
     """The run meant by a path, an id or `latest`; without any run of one's own, `latest` is the sample."""

@@ -11,6 +11,8 @@ from perfkit.frames.rows import small
 from perfkit.store.quantiles import Binned
 from perfkit.store.rows import Part
 
+__all__ = ["streaming"]
+
 #: Of a run with more gaps between chunks, those of a sample of its responses are counted.
 MOST_GAPS = 30_000_000
 #: Shorter times are counted in a histogram's first bin.

@@ -15,6 +15,8 @@ from perfkit.store.quantiles import counted
 from perfkit.store.rows import Part
 from perfkit.store.summary import numbers_of, summarize
 
+__all__ = ["errors", "listing", "operations", "summary"]
+
 
 def summary(rows: Part, level: float = stats.LEVEL) -> pd.DataFrame:
     """The numbers of `store.summary.summarize`, a row per operation and one for all. attrs: operations."""
