@@ -28,8 +28,8 @@ def batch_command(files: tuple[Path, ...], report: bool, fresh: bool, allow_targ
                   quiet: bool, data_dir: Path, as_json: bool) -> None:  # fmt: skip
     """Run and report several workload FILES, one after the other.
 
-    A batch that was cut off, by Ctrl-C or a kill, goes on where it stopped when the same command is given
-    again; the run that was under way is made again.
+    A batch cut off by Ctrl-C or a kill resumes where it stopped when the same command is given
+    again; the run that was in progress is repeated.
 
     \b
     perfkit batch params/*.yaml

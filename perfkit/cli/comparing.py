@@ -85,7 +85,7 @@ def compare_command(a: str, b: str, report: bool, data_dir: Path, as_json: bool,
 @json_option
 def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdown: Path | None,
                  data_dir: Path, as_json: bool, **options: Any) -> None:  # fmt: skip
-    """Compare two sides, or take up a comparison, and choose an exit code for CI.
+    """Compare two sides, or use an existing comparison, and set the exit code for CI.
 
     A and B as for `compare`; with A alone it is a comparison's id, path, or `latest`.
 
@@ -129,7 +129,7 @@ def aa_command(
 ) -> None:
     """Compare the workload in FILE with itself and keep this machine's noise floor.
 
-    Later comparisons of the same configuration borrow from it. Prints the changes that would be found.
+    Later comparisons of the same configuration borrow from it. Prints the changes that could be detected.
     """
     from perfkit.compare import noise
     from perfkit.compare.experiment import measure_noise

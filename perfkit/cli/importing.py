@@ -37,7 +37,7 @@ class _WithFormats(click.Command):
 @click.option("--unit", type=click.Choice(["s", "ms", "us", "ns"]),
               help="Unit of an HdrHistogram's values (else ns in a log, ms in a table).")  # fmt: skip
 @click.option("--split", metavar="TIME",
-              help="Make several runs: one ends where nothing happens for so long, such as 1h.")  # fmt: skip
+              help="Make several runs: split where nothing happens for this long, such as 1h.")  # fmt: skip
 @click.option("--scenario", metavar="NAME", help="What was run; runs to be compared need the same.")
 @click.option(
     "--skip-broken", is_flag=True, help="Leave out lines that cannot be read, and say so in the run."
@@ -65,7 +65,7 @@ def import_command(file: Path, format_name: str | None, columns: tuple[str, ...]
     perfkit import results.json.gz --tag before
     perfkit import calls.csv --column started_unix_s=begin --column duration_ms=took --column operation=name
 
-    The run says how true its times are: exact, rounded, bucketed, or aggregated: a summary without its
+    The run states how accurate its times are: exact, rounded, bucketed, or aggregated: a summary without its
     requests. A file with several runs (printed by wrk, or --split) makes several; --json prints a list then.
     """
     from perfkit.importing import import_runs

@@ -53,8 +53,8 @@ def tag_command(run: str, tags: tuple[str, ...], remove: tuple[str, ...], note: 
 @cli.command("cleanup")
 @click.argument("run")
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'",
-              help="Sent with each request: a secret that the run was given and does not hold.")  # fmt: skip
-@click.option("--forget", is_flag=True, help="Do not try to remove what is left; take no more note of it.")
+              help="Send with each request: a secret that the run was given but did not store.")  # fmt: skip
+@click.option("--forget", is_flag=True, help="Do not try to remove what is left; stop tracking it.")
 @allow_target_option
 @data_dir_option
 @json_option
@@ -62,8 +62,8 @@ def cleanup_command(run: str, headers: tuple[str, ...], forget: bool, allow_targ
                     data_dir: Path, as_json: bool) -> None:  # fmt: skip
     """Remove what RUN, a whole id or a path, has left on its target: it was killed, or requests failed.
 
-    Every run notes what it makes in the moment it is made. What its scenario removes in a teardown of its own
-    is not among it. Exit code 1 when something is left.
+    Every run records what it creates as it creates it. What its scenario removes in its own teardown
+    is not included. Exit code 1 when something is left.
     """
     from perfkit.drive import cleaning
     from perfkit.drive.workloads import parse_headers

@@ -21,7 +21,7 @@ from perfkit.text import print_lines
 @click.option("--report/--no-report", "reports", default=True, show_default=True,
               help="Make reports that have not been made yet.")  # fmt: skip
 @click.option("--accept", multiple=True, metavar="FINGERPRINT",
-              help="Publish what looks like a secret and is none; the refusal names it.")  # fmt: skip
+              help="Publish a false positive of the secret scan; the error names it.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @data_dir_option
 @json_option
@@ -30,7 +30,7 @@ def publish_command(site: Path, runs: str | None, title: str | None, prune: bool
     """Publish runs and comparisons as a static site in the folder SITE, or bring it up to date.
 
     Opens from a file and from any web server. Pages stay, also of runs that were removed. Nothing is written
-    when something in it looks like a secret (exit code 2). A report that fails is told (exit code 1).
+    when something in it looks like a secret (exit code 2). Failed reports are listed (exit code 1).
 
     \b
     perfkit publish public --title "Agent server"

@@ -146,7 +146,7 @@ def show_command(run: str, data_dir: Path, as_json: bool) -> None:
 def rm_command(runs: tuple[str, ...], data_dir: Path) -> None:
     """Remove RUNS, each a whole id or a path, for good; when one of them cannot be removed none is.
 
-    Only runs in a folder runs/ can, and of them only files that perfkit wrote: others stay and are named.
+    Only runs in a runs/ folder can be removed, and only files that perfkit wrote: others stay and are listed.
     """
     from perfkit.store import find_run, remove_runs
 

@@ -45,7 +45,7 @@ class Number(click.FloatRange):
 @click.option("--blocking-ms", default=_D.blocking_ms, show_default=True, type=Number(0, 60_000),
               help="Block the event loop so long in every message (an experiment).")  # fmt: skip
 @click.option("--leak-every", default=_D.leak_every, show_default=True, type=click.IntRange(0, 10**9),
-              help="Keep the database connection of every so many messages (an experiment).")  # fmt: skip
+              help="Leak one database connection every N messages (an experiment).")  # fmt: skip
 @click.option("--model-speed", default=_D.model_speed, show_default=True, type=Number(0, 1e6),
               help="Of the simulated model: 2 is twice as fast, 0 does not wait.")  # fmt: skip
 @click.option("--seed", default=_D.seed, show_default=True, type=click.IntRange(0, 2**63 - 1))
@@ -75,7 +75,7 @@ class Number(click.FloatRange):
 @click.option("--scheduler-check-s", default=_D.scheduler_check_s, show_default=True,
               type=Number(0.05, _LONGEST_S), help="How often the leader makes sure it is one.")  # fmt: skip
 @click.option("--scheduler-lease-s", default=_D.scheduler_lease_s, show_default=True,
-              type=Number(0.1, _LONGEST_S), help="A leader that could not for so long is none.")  # fmt: skip
+              type=Number(0.1, _LONGEST_S), help="Leadership ends if unconfirmed this long.")  # fmt: skip
 @click.option("--log-level", default=_D.log_level, show_default=True,
               type=click.Choice(["debug", "info", "warning", "error"]))  # fmt: skip
 @click.option("--stop-with-parent", is_flag=True, help="End when standard input closes.")
