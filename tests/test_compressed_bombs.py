@@ -48,7 +48,7 @@ PAGES: dict[str, tuple[str, str, Callable[[], bytes]]] = {
 COLLECT = """
 import json, sys, time
 from pathlib import Path
-from perfkit import collect
+from perfkit.drive import collect
 from perfkit.model import Target
 from perfkit.store import RunFolder
 

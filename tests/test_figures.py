@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from benchmarks.make_timeline import make_timeline
 from perfkit import figures, frames
 from perfkit.compare import frames as compare_frames
+from perfkit.compare import series
 from perfkit.store import Run
 from perfkit.store.rows import Part
 from tests.site_fixture import nightly
@@ -89,8 +90,8 @@ def test_dollars_are_no_mathematics(tmp_path: Any) -> None:
     for name in ("box operation", "ecdf", "percentiles"):
         assert odd in figures.words(DRAWN[name](rows))[0]
     runs = [nightly(tmp_path, day, git={"sha": r"$\x$"}) for day in (1, 2, 3)]
-    series = compare_frames.trend(runs, "p50")
-    trend = figures.show(series.trend(series, compare_frames.changes(series))).html
+    points = compare_frames.trend(runs, "p50")
+    trend = figures.show(series.trend(points, compare_frames.changes(points))).html
     assert r"$\x$" in trend
 
 

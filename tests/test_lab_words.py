@@ -19,7 +19,7 @@ DOLLARS = r"costs $5 and then $6, or \(x\), $$y$$, \[z\]"
 #: Every kind of output perfkit makes for a notebook, and a page of nobody's that is typeset.
 CELLS = (
     "from IPython.display import HTML\nHTML('<p id=control>costs $5 and then $6</p>')",
-    "import perfkit\nfrom perfkit import experiment, figures, findings, frames\n"
+    "import perfkit\nfrom perfkit import figures, frames, observe\nfrom perfkit.compare import experiment\n"
     "run = perfkit.open_run('20260102', '../data')\nrun",
     "perfkit.runs('../data')",
     "experiment.open_comparison('latest', '../data')",
@@ -27,7 +27,7 @@ CELLS = (
     "figures.error_table(frames.errors(rows))",
     "figures.summary_table(summary)",
     "figures.facts(run)",
-    "figures.findings(findings.judge(rows))",
+    "observe.figures.findings(observe.findings.judge(rows))",
     "figures.show(figures.ecdf(frames.survival(rows)))",
     "frames.errors(rows)",
     "from perfkit.lab.live import Display\nview = Display()\nview.look(run, False)",

@@ -83,7 +83,7 @@ def findings(
 ) -> list[Finding]:
     """All findings of a run, the most disturbing kinds first.
 
-    rows: `frames.measured`; samples: `frames.server_samples`; parts: `frames.split`.
+    rows: `perfkit.frames.measured`; samples: `frames.server_samples`, parts: `frames.split` of this room.
     """
     limits = limits or Limits()
     found: list[Finding] = []
