@@ -36,6 +36,18 @@ MARKS = ("<!-- reading:begin -->", "<!-- reading:end -->")
 FEW = 10_000
 SCHEMA = {"schema": 1}  # that an earlier commit reads too
 
+#: Begins what is run with an earlier commit too, whose rooms had other names.
+FOUND = """
+import importlib
+
+def found(*names):
+    for name in names:
+        try:
+            return importlib.import_module(f"perfkit.{name}")
+        except ModuleNotFoundError as error:
+            last = error
+    raise last
+"""
 REPORT = """
 import sys
 from pathlib import Path
@@ -44,20 +56,20 @@ from perfkit.store import Run
 make_report(Run(Path(sys.argv[1])), progress=False)
 """
 #: Prints its own seconds: what a comparison waits for is without the interpreter's start.
-REDUCE = """
+REDUCE = f"""{FOUND}
 import sys, time
 from pathlib import Path
-from perfkit.compare.reduce import reduce_run
+reduce_run = found("compare.reduce", "reduce").reduce_run
 from perfkit.store import Run
 reduce_run(Run(Path(sys.argv[1])))
 began = time.perf_counter()
 reduce_run(Run(Path(sys.argv[1])))
 print("took", time.perf_counter() - began)
 """
-COMPARE = """
+COMPARE = f"""{FOUND}
 import sys, time
 from pathlib import Path
-from perfkit.compare import compare
+compare = found("compare", "comparison").compare
 from perfkit.store import Run
 runs = [Run(Path(path)) for path in sys.argv[1:]]
 began = time.perf_counter()
@@ -65,16 +77,16 @@ compare(runs[::2], runs[1::2])
 print("took", time.perf_counter() - began)
 """
 #: Prints the worker's CPU per 10,000 rows, and how late a step of an open loop began.
-LOAD = """
+LOAD = f"""{FOUND}
 import resource, sys
 from pathlib import Path
-from perfkit.drive.spread import execute
-from perfkit.drive.workloads import complete
-given = {"scenario": sys.argv[1], "target": {"url": sys.argv[2]}}
+execute = found("drive.spread", "spread").execute
+complete = found("drive.workloads", "workloads").complete
+given = {{"scenario": sys.argv[1], "target": {{"url": sys.argv[2]}}}}
 if sys.argv[4] == "open":
-    given |= {"arrivals": {"rate_per_s": 1000, "duration_s": 3}, "warmup_s": 1}
+    given |= {{"arrivals": {{"rate_per_s": 1000, "duration_s": 3}}, "warmup_s": 1}}
 else:
-    given |= {"params": {"method": "GET"}, "users": {"count": 20, "duration_s": 4}}
+    given |= {{"params": {{"method": "GET"}}, "users": {{"count": 20, "duration_s": 4}}}}
 run = execute(*complete(given, "benchmark"), data_dir=Path(sys.argv[3]))
 rows = run.table(["planned", "started", "phase"]).to_pandas()
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
