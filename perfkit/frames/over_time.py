@@ -48,7 +48,7 @@ class _Grid(NamedTuple):
 
     def spread(self, cells: np.ndarray, values: np.ndarray, empty: float = np.nan) -> np.ndarray:
         """Values of cells at their places [cells], `empty` elsewhere."""
-        found = np.full(self.cells, float(empty))
+        found = np.full(self.cells, empty, values.dtype if empty == 0 else np.float64)
         found[cells] = values
         return found
 
@@ -90,41 +90,44 @@ class _Instants(NamedTuple):
 
 
 class _Clock(NamedTuple):
-    """What happened when."""
+    """What happened when: counts [MOMENTS], and how many more are waiting, or in flight, than before."""
 
-    due: _Instants
-    left: _Instants  #: sent, or ended without: no longer waiting
-    sent: _Instants  #: of those that ended, too
-    ok: _Instants  #: ended; what never did counts where it was due
-    failed: _Instants
-    never: _Instants  #: due, but neither sent nor ended
-    done: _Instants  #: of those that were sent
+    due: np.ndarray
+    ok: np.ndarray  #: ended; what never did counts where it was due
+    failed: np.ndarray
+    waiting: _Instants  #: due, and neither sent nor ended
+    flying: _Instants  #: sent and not ended, of those that did both
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
 def _clock(part: Part) -> _Clock:
     """Count what happens when, once for all figures over time."""
-    flown = "sent IS NOT NULL AND done IS NOT NULL"
-    ended = {"ok": "NOT failed", "failed": "failed", "never": "sent IS NULL AND done IS NULL", "done": flown}
-    return _Clock(
-        **_instants(part, "planned", due="true"),
-        **_instants(part, "coalesce(sent, done)", left="true", sent=flown),
-        **_instants(part, "coalesce(done, planned)", **ended),
-    )
+    end, flown = "coalesce(done, planned)", "sent IS NOT NULL AND done IS NOT NULL"
+    (due,) = _instants(part, "planned", "true")
+    left, sent = _instants(part, "coalesce(sent, done)", "true", flown)
+    ended, done = _instants(part, end, "true", flown)
+    (failed,) = _instants(part, end, "true", where="failed")
+    (never,) = _instants(part, end, "true", where="sent IS NULL AND done IS NULL")
+    return _Clock(due.n, ended.n - failed.n, failed.n, due - never - left, sent - done)
 
 
-def _instants(part: Part, instant: str, **which: str) -> dict[str, _Instants]:
-    """When `instant` (SQL) happened, to the requests that are meant."""
+def _instants(part: Part, instant: str, *which: str, where: str = "true") -> list[_Instants]:
+    """When `instant` happened to the requests that are meant, all in SQL; few at once, for memory's sake."""
     fine = _moments(part)
     before = f"({fine.low_ns + fine.step_ns} + {fine.step_ns}::BIGINT * g - {instant})::DOUBLE AS before"
-    each = f"SELECT *, {fine.cell(instant)} AS g, {before} FROM part WHERE {instant} IS NOT NULL"
+    each = f"SELECT *, {fine.cell(instant)} AS g, {before} FROM part WHERE {instant} IS NOT NULL AND {where}"
     sums = (
-        f"count(*) FILTER ({of}) AS {name}, coalesce(sum(before) FILTER ({of}), 0) AS {name}_ns"
-        for name, of in which.items()
+        f"count(*) FILTER ({of})::INTEGER AS n{i}, coalesce(sum(before) FILTER ({of}), 0) AS ns{i}"
+        for i, of in enumerate(which)
     )
     found = part.arrays(f"SELECT g, {', '.join(sums)} FROM ({each}) GROUP BY g")
-    spread = {name: fine.spread(found["g"], column, 0) for name, column in found.items()}
-    return {name: _Instants(spread[name], spread[f"{name}_ns"]) for name in which}
+    spread = {name: fine.spread(found["g"], found.pop(name), 0) for name in list(found) if name != "g"}
+    return [_Instants(spread[f"n{i}"], spread[f"ns{i}"]) for i in range(len(which))]
+
+
+def _firsts(grid: _Grid) -> np.ndarray:
+    """The first moment of each cell [cells]."""
+    return np.arange(0, MOMENTS, -(-MOMENTS // grid.cells))
 
 
 def _level(rise: _Instants, step_ns: int) -> tuple[stats.Floats, stats.Floats]:
@@ -134,11 +137,6 @@ def _level(rise: _Instants, step_ns: int) -> tuple[stats.Floats, stats.Floats]:
     """
     level = np.cumsum(rise.n) - rise.n
     return level, level + rise.before_ns / step_ns
-
-
-def _firsts(grid: _Grid) -> np.ndarray:
-    """The first moment of each cell [cells]."""
-    return np.arange(0, MOMENTS, -(-MOMENTS // grid.cells))
 
 
 def waterfall(rows: Part, most: int = 2000) -> pd.DataFrame:
@@ -168,7 +166,7 @@ def _thinned(rows: Part, n: int, most: int) -> pd.DataFrame:
         most=most // 10,
     )
     ranks = np.linspace(0, n - 1, most - most // 10).astype(np.int64)
-    counts = _clock(rows).due.n.astype(np.int64)
+    counts = _clock(rows).due.astype(np.int64)
     upto = np.cumsum(counts)
     cells = np.searchsorted(upto, ranks, "right")
     within = ranks - (upto[cells] - counts[cells]) + 1
@@ -221,7 +219,7 @@ def over_time(rows: Part, bins: int = 100) -> pd.DataFrame:
     grid, clock = _grid(rows, bins, rows_a_bin=20), _clock(rows)
     data = {"t_s": grid.edges_s[:-1]}
     for name, counts in (("planned", clock.due), ("ok", clock.ok), ("failed", clock.failed)):
-        data[f"{name}_per_s"] = np.add.reduceat(counts.n, _firsts(grid)) / grid.step_s
+        data[f"{name}_per_s"] = np.add.reduceat(counts, _firsts(grid)) / grid.step_s
     return small(data, rows, bin_s=grid.step_s)
 
 
@@ -234,13 +232,13 @@ def concurrency(rows: Part, bins: int = 200) -> pd.DataFrame:
     grid, clock, moment_ns = _grid(rows, bins), _clock(rows), _moments(rows).step_ns
     first = _firsts(grid)
     size = np.diff(first, append=MOMENTS)
-    _, waiting = _level(clock.due - clock.never - clock.left, moment_ns)
+    _, waiting = _level(clock.waiting, moment_ns)
     if rows.counts["n"] <= MOST_EXACT:
         flown = rows.arrays("SELECT sent_s, done_s FROM part WHERE sent IS NOT NULL AND done IS NOT NULL")
         mean, least, most = stats.concurrency(flown["sent_s"], flown["done_s"], grid.edges_s)
         moments_s = 0.0
     else:
-        level, means = _level(clock.sent - clock.done, moment_ns)
+        level, means = _level(clock.flying, moment_ns)
         mean = np.add.reduceat(means, first) / size
         least, most = (extreme.reduceat(level, first) for extreme in (np.minimum, np.maximum))
         moments_s = moment_ns / 1e9

@@ -161,14 +161,15 @@ class Binned:
         groups, bins = zip(*wanted, strict=True)
         self._part.use("wanted", of=("INTEGER", groups), bin=("INTEGER", bins))
         found = self._part.arrays(
-            f"SELECT bin, g, s, x, count(*) AS n FROM (SELECT *, {BIN} AS bin FROM ({self._values}))"
+            f"SELECT bin, g, s, x, count(*)::INTEGER AS n FROM (SELECT *, {BIN} AS bin FROM ({self._values}))"
             " JOIN (SELECT DISTINCT * FROM wanted) USING (bin)"
-            " WHERE of IS NULL OR of = g GROUP BY ALL ORDER BY g",
+            " WHERE of IS NULL OR of = g GROUP BY ALL ORDER BY bin, g",
             **self._parameters,
         )
         place_of = found.pop("bin")
         for group, place in missing:
-            mine = _Cells(**{name: column[place_of == place] for name, column in found.items()})
+            there = slice(*np.searchsorted(place_of, (place, place + 1)))
+            mine = _Cells(**{name: column[there] for name, column in found.items()})
             self._fetched[group, place] = mine.of(group)
 
 
@@ -239,7 +240,8 @@ def counted(part: Part) -> Counted:
     )
     part.query(
         "CREATE OR REPLACE TEMP TABLE operations AS SELECT operation,"
-        " row_number() OVER (ORDER BY sum(n) DESC, operation) - 1 AS g FROM cells GROUP BY operation"
+        " (row_number() OVER (ORDER BY sum(n) DESC, operation) - 1)::INTEGER AS g"
+        " FROM cells GROUP BY operation"
     )
     names = part.arrays("SELECT operation FROM operations ORDER BY g")["operation"].tolist()
     cells = part.arrays(
