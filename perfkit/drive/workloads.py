@@ -48,7 +48,11 @@ def _shown_problem(problem: str, source: str) -> str:
 
 
 def _read_text(path: Path) -> str:
-    ours = shipped("params").joinpath(*path.parts[1:]) if path.parts[:1] == ("params",) else path
+    ours = (
+        shipped("params").joinpath(*path.parts[1:])
+        if path.parts[:1] == ("params",) and ".." not in path.parts
+        else path
+    )
     try:
         raw = read_regular(ours if ours.exists() and not path.exists() else path, LONGEST)
     except OSError as error:

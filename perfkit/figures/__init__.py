@@ -4,6 +4,13 @@
 page it stands in. Nothing here reads a run's rows; a figure draws at most a few thousand points.
 """
 
+from perfkit.errors import with_extra
+
+try:
+    import matplotlib  # noqa: F401  what draws is an extra
+except ModuleNotFoundError as error:
+    raise with_extra(error) from None
+
 from perfkit.figures.distribution import *
 from perfkit.figures.over_time import *
 from perfkit.figures.streaming import *

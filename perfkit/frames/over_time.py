@@ -25,9 +25,10 @@ MOMENTS = 500_000
 
 
 class _Grid(NamedTuple):
-    """Equal cells of time on the run's clock, from `low_ns` on; the last one has its end in it."""
+    """Equal cells of time on the run's clock; the last one has its end in it, and may be shorter."""
 
     low_ns: int
+    high_ns: int
     step_ns: int
     cells: int
     begin_ns: int  #: of the measured part
@@ -35,7 +36,8 @@ class _Grid(NamedTuple):
     @property
     def edges_s(self) -> stats.Floats:
         """The edges of the cells in s since the measured part began [cells + 1]."""
-        return (self.low_ns - self.begin_ns + self.step_ns * np.arange(self.cells + 1)) / 1e9
+        edges = np.minimum(self.step_ns * np.arange(self.cells + 1), self.high_ns - self.low_ns)
+        return np.asarray((self.low_ns - self.begin_ns + edges) / 1e9)
 
     @property
     def step_s(self) -> float:
@@ -60,11 +62,13 @@ def _moments(part: Part) -> _Grid:
     begin, high = part.window_ns
     last = [ends[name] for name in ("due", "done") if ends[name] is not None]
     low = min(begin, begin if ends["low"] is None else ends["low"])
-    return _Grid(low, max(-((low - max([high, *last])) // MOMENTS), 1), MOMENTS, begin)
+    step = max(-((low - max([high, *last])) // MOMENTS), 1)
+    return _Grid(low, low + step * MOMENTS, step, MOMENTS, begin)
 
 
 def extent(part: Part) -> tuple[float, float]:
-    """From the start of the measured part, or what was due before, to the last end, in s since it began."""
+    """From the start of the measured part, or what was due before, to the last end or a moment later, in s
+    since it began."""
     edges_s = _moments(part).edges_s
     return float(edges_s[0]), float(edges_s[-1])
 
@@ -219,7 +223,7 @@ def over_time(rows: Part, bins: int = 100) -> pd.DataFrame:
     grid, clock = _grid(rows, bins, rows_a_bin=20), _clock(rows)
     data = {"t_s": grid.edges_s[:-1]}
     for name, counts in (("planned", clock.due), ("ok", clock.ok), ("failed", clock.failed)):
-        data[f"{name}_per_s"] = np.add.reduceat(counts, _firsts(grid)) / grid.step_s
+        data[f"{name}_per_s"] = np.add.reduceat(counts, _firsts(grid)) / np.diff(grid.edges_s)
     return small(data, rows, bin_s=grid.step_s)
 
 

@@ -25,7 +25,7 @@ from perfkit.importing.nouns import Asked, Facts, Wrong
 from perfkit.importing.records import Batch, batches, mapped
 from perfkit.importing.rows import Rows
 from perfkit.importing.source import Source, short
-from perfkit.importing.times import UNITS, has_zone, unix_ns
+from perfkit.importing.times import UNITS, has_zone, unix_ns, whole
 from perfkit.importing.words import clean, error_class
 
 _NO_URL = ("", "null")
@@ -136,8 +136,9 @@ class Reader:
         try:
             at, unit = batch.numbers("timeStamp"), _MS
         except (ValueError, OverflowError):
-            at, unit = batch.made("timeStamp", unix_ns, _DATES), 1
-            self.zone_unknown = self.zone_unknown or not all(map(has_zone, texts.to_pylist()))
+            at, unit = batch.made("timeStamp", _instant, _DATES), 1
+            dates = (text for text in texts.to_pylist() if not text.strip().isdigit())
+            self.zone_unknown = self.zone_unknown or not all(map(has_zone, dates))
         batch.refuse(at.is_null(), lambda _: ValueError("no timeStamp"))
         ends = pc.min_max(at).as_py()
         self.rows.refuse(ends["min"] * unit, ends["max"] * unit, longest_ms * _MS)
@@ -241,6 +242,16 @@ def _outcome(
     if error and status is None and code.isdigit():  # an answer, of another protocol
         error = "check"
     return status, error, clean(words or f"code {code}") if error else None
+
+
+def _instant(text: str) -> int | None:
+    """Unix ns of ms since 1970, or of a date."""
+    if not text.strip():
+        return None
+    try:
+        return whole(text) * _MS
+    except ValueError:
+        return unix_ns(text)
 
 
 def _several(name: str, counts: pa.Array, place: int) -> Wrong:

@@ -108,23 +108,29 @@ class Batch:
             )
 
     def take(self, source: Source, read: Callable[[Batch], None], expected: str) -> None:
-        """Have it read, in halves where it cannot be read whole: who reads leaves nothing then."""
+        """Have it read, and blame the records that cannot be; where one cannot, `read` leaves nothing."""
+        wrong = sorted(self._taken(read), key=lambda one: one[0])
+        for place, error, row in wrong:
+            source.line, source.more = place
+            source.blame(error, ",".join(row), expected)
+
+    def _taken(
+        self, read: Callable[[Batch], None]
+    ) -> Iterator[tuple[tuple[int, int], Exception, Sequence[str]]]:
+        """Have it read without the records that cannot be, which are told: place, error, and texts."""
         try:
             if self.rows:
                 read(self)
         except WrongRows as error:  # the others are read together, as often as there are columns
-            self._of([i for i in range(len(self)) if i not in error.rows]).take(source, read, expected)
-            for i, why in error.rows.items():
-                source.line, source.more = self.places[i]
-                source.blame(why, ",".join(self.rows[i]), expected)
+            yield from ((self.places[i], why, self.rows[i]) for i, why in error.rows.items())
+            yield from self._of([i for i in range(len(self)) if i not in error.rows])._taken(read)
         except (ValueError, OverflowError) as error:
-            if len(self) > 1:
-                half = len(self) // 2
-                for part in (range(half), range(half, len(self))):
-                    self._of(part).take(source, read, expected)
-                return
-            source.line, source.more = self.places[0]
-            source.blame(error, ",".join(self.rows[0]), expected)
+            half = len(self) // 2
+            if half:
+                yield from self._of(range(half))._taken(read)
+                yield from self._of(range(half, len(self)))._taken(read)
+            else:
+                yield self.places[0], error, self.rows[0]
 
     def _of(self, which: Iterable[int]) -> Batch:
         return Batch(self.names, [self.rows[i] for i in which], [self.places[i] for i in which])

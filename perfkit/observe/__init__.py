@@ -3,11 +3,16 @@
 from importlib import import_module
 from typing import Any
 
+from perfkit.errors import with_extra
+
 _MODULES = ("figures", "findings", "frames")
 
 
 def __getattr__(name: str) -> Any:
     """`from perfkit import observe` is enough for `observe.figures` and the others."""
-    if name in _MODULES:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
         return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        raise with_extra(error) from None

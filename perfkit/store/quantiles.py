@@ -66,6 +66,8 @@ class Binned:
                 **self._parameters,
             )
         )
+        groups = np.unique(self._cells.g)
+        self._only = int(groups[0]) if len(groups) == 1 else None  #: the one group, which is all of it
         self._fetched: dict[tuple[int | None, int], _Cells] = {}
         self._cumulated: dict[int | None, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -76,6 +78,7 @@ class Binned:
 
     def quantiles(self, wanted: Sequence[tuple[int | None, float]]) -> list[float]:
         """The p-quantile of a group, or of all together, for each (group, p); NaN for no values."""
+        wanted = [(self._same(group), p) for group, p in wanted]
         ranks = {(group, rank) for group, p in wanted for rank in _ranks(self.n(group), p)}
         self._fetch({(group, self._bin_of(group, rank)[0]) for group, rank in ranks})
         value = {one: self._value(*one) for one in ranks}
@@ -94,7 +97,7 @@ class Binned:
     def expect(self, wanted: Iterable[tuple[int | None, float]]) -> None:
         """Read now, in one pass, what these quantiles will take, and those a tenth of a bin beside them."""
         places = set()
-        for group, p in wanted:
+        for group, p in ((self._same(group), p) for group, p in wanted):
             n = self.n(group)
             for rank in _ranks(n, p):
                 beside = self._size(group, rank) // 10
@@ -109,11 +112,14 @@ class Binned:
 
     def at_most(self, group: int | None, x: float) -> Ints:
         """How many values of each slice are at most x: int64 [slices]."""
+        group = self._same(group)
         place, cells = _bin(x), self._cells.of(group)
+        below = self._sliced(cells, cells.x < place)
+        if place not in self.cumulated(group)[0]:  # between two values that lie apart
+            return below
         self._fetch({(group, place)})
         same = self._fetched[group, place]
-        beside = self._sliced(same, same.x <= x)
-        return self._sliced(cells, cells.x < place) + beside
+        return below + self._sliced(same, same.x <= x)
 
     def sizes(self, group: int | None) -> Ints:
         """How many values each slice has: int64 [slices]."""
@@ -137,6 +143,10 @@ class Binned:
         bins, sums = self.cumulated(group)
         at = int(np.searchsorted(sums, rank, "right"))
         return int(bins[at]), int(sums[at - 1]) if at else 0
+
+    def _same(self, group: int | None) -> int | None:
+        """The group, by one name: None where it is the only one."""
+        return None if group == self._only else group
 
     def _size(self, group: int | None, rank: int) -> int:
         """How many values the bin holds that holds a rank."""

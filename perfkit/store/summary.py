@@ -126,6 +126,7 @@ def _heads(part: Part) -> dict[str | None, dict[str, Any]]:
     in_part = dict(zip(ended["operation"].to_pylist(), ended["n"].to_pylist(), strict=True))
     ends = in_part | {None: sum(in_part.values())}
     groups: dict[str | None, int | None] = {None: None, **{name: g for g, name in enumerate(found.names)}}
+    found.latencies.quantiles([(g, p) for g in groups.values() for p in (0.0, 1.0)])  # all in one pass
     return {name: _head(found, g, ends.get(name, 0), part.span_s) for name, g in groups.items()}
 
 

@@ -54,7 +54,10 @@ class Sending:
                 method, self._path, lines, self._body, timeout_s, **self._how
             )
         except asyncio.CancelledError as cut:
-            exchange = self._cut(cut, stream)
+            got = self._cut(cut, stream)
+            if got is None:
+                raise
+            exchange = got
         response = Response(exchange, method, self._path, recorder.target.max_body_mb * 1024 * 1024)
         response.error = exchange.error or judge(exchange)
         # nobody has done anything yet, or twice is as good as once (RFC 9110, 9.2.2)
@@ -94,8 +97,8 @@ class Sending:
         self._started = recorder.clock()
         return True
 
-    def _cut(self, cut: asyncio.CancelledError, stream: Reader) -> Exchange:
-        """What was got of a request that is cancelled: a row, and the cancellation goes on; or all of it."""
+    def _cut(self, cut: asyncio.CancelledError, stream: Reader) -> Exchange | None:
+        """The whole exchange of a request that is cancelled; None for a part of it, which is a row now."""
         recorder, step = self._recorder, self._step
         got_so_far = cut.args[0] if cut.args else None
         exchange = got_so_far if isinstance(got_so_far, Exchange) else Exchange()
@@ -107,7 +110,7 @@ class Sending:
         self._record(exchange, exchange.error or judge(exchange), _told(exchange, stream))
         step.failed = True
         recorder.unanswered += self._method in _MAKING
-        raise cut
+        return None
 
     def _look(self, response: Response, exchange: Exchange, told: Stream | None, check: Check | None) -> None:
         """Where a response that is no failure leads, or what the scenario's check says of it."""
