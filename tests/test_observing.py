@@ -79,7 +79,7 @@ def test_step_times_are_milliseconds() -> None:
         families = {f.name: f for f in text_string_to_metric_families(http.get("/metrics").text)}
         samples = families["hist_step_execution_time_ms_milliseconds"].samples
         (total,) = (s.value for s in samples if s.name.endswith("_sum"))
-    assert 0.7 * took_ms < total <= took_ms
+    assert 0.1 * took_ms < total <= took_ms  # of a busy machine; another unit is off by a thousand
 
 
 def test_samples_are_keyed_by_the_request(busy: httpx.Client) -> None:
