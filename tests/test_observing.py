@@ -70,8 +70,8 @@ def test_every_metric_is_moved_by_real_traffic(busy: httpx.Client) -> None:
 
 
 def test_step_times_are_milliseconds() -> None:
-    """A step of about 0.3 s is about 300, not 300 million as it once was."""
-    with running_server("--model-speed", "1") as server, client(server.url) as http:
+    """A step of some seconds is some thousands, not billions as it once was."""
+    with running_server("--model-speed", "0.1") as server, client(server.url) as http:
         agent = http.post("/v1/agents/", json=AGENT).json()["id"]
         began = time.monotonic()
         http.post(f"/v1/agents/{agent}/messages", json=SAID)
@@ -79,7 +79,7 @@ def test_step_times_are_milliseconds() -> None:
         families = {f.name: f for f in text_string_to_metric_families(http.get("/metrics").text)}
         samples = families["hist_step_execution_time_ms_milliseconds"].samples
         (total,) = (s.value for s in samples if s.name.endswith("_sum"))
-    assert 0.1 * took_ms < total <= took_ms  # of a busy machine; another unit is off by a thousand
+    assert 0.7 * took_ms < total <= took_ms
 
 
 def test_samples_are_keyed_by_the_request(busy: httpx.Client) -> None:

@@ -119,12 +119,12 @@ def delays(part: Part, opening: Sequence[Opening], seq_stride: int) -> dict[int,
     for the server. Opening a connection is the network's time and the server's, not waiting here; a request
     that timed out in our own line was never sent, and waited until its end. None where no request tells.
     """
-    every = max((one.every for one in opening), default=1)
-    known = {seq: ns for one in opening for seq, ns in one.ns.items()}
-    while len(known) > Opening.MOST:
-        every *= 2
-        known = {seq: ns for seq, ns in known.items() if seq // seq_stride % every == 0}
-    part.use("opening", seq=("BIGINT", known), ns=("BIGINT", known.values()))
+    known = Opening(seq_stride)
+    known.every = max((one.every for one in opening), default=1)
+    for one in opening:
+        for seq, ns in one.ns.items():
+            known.add(seq, ns)
+    part.use("opening", seq=("BIGINT", known.ns), ns=("BIGINT", known.ns.values()))
     kickoff = Binned(
         part,
         "SELECT worker AS g, 0 AS s, kickoff_ms AS x FROM part WHERE started <> planned AND x IS NOT NULL",
@@ -134,7 +134,7 @@ def delays(part: Part, opening: Sequence[Opening], seq_stride: int) -> dict[int,
         "SELECT worker AS g, 0 AS s, (coalesce(sending, sent, done) - started - coalesce(ns, 0)) / 1e6 AS x"
         " FROM part LEFT JOIN opening USING (seq)"
         " WHERE attempt = 1 AND error IS DISTINCT FROM 'connect' AND x IS NOT NULL"
-        f" AND seq // {seq_stride} % {every} = 0",
+        f" AND seq // {seq_stride} % {known.every} = 0",
     )
     rows = part.query("SELECT worker, count(*) AS n FROM part GROUP BY 1").to_pylist()
     found = {}

@@ -133,9 +133,8 @@ class Reader:
     def _instants(self, batch: Batch, longest_ms: int) -> np.ndarray:
         """When samples began, Unix ns; Wrong where one cannot have begun then."""
         texts = batch.column("timeStamp")
-        try:
-            at, unit = batch.numbers("timeStamp"), _MS
-        except (ValueError, OverflowError):
+        at, unit = batch.cast("timeStamp"), _MS
+        if at is None:
             at, unit = batch.made("timeStamp", _instant, _DATES), 1
             dates = (text for text in texts.to_pylist() if not text.strip().isdigit())
             self.zone_unknown = self.zone_unknown or not all(map(has_zone, dates))

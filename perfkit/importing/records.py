@@ -79,13 +79,20 @@ class Batch:
             return pa.repeat("", len(self))
         return pa.array(list(map(itemgetter(self.names.index(name)), self.rows)), pa.string())
 
-    def numbers(self, name: str) -> pa.Array:
-        """A column's whole numbers (int64), null where it is empty; WrongRows for what is none."""
+    def cast(self, name: str) -> pa.Array | None:
+        """A column's whole numbers (int64), null where it is empty; None where Arrow cannot read them all."""
         texts = self.column(name)
         try:
             return pc.if_else(pc.equal(texts, ""), None, texts).cast(pa.int64())
-        except pa.ArrowInvalid:  # with blanks around them, maybe
-            return self.made(name, lambda text: whole(text) if text.strip() else None, "a whole number")
+        except pa.ArrowInvalid:
+            return None
+
+    def numbers(self, name: str) -> pa.Array:
+        """The same, also with blanks around them; WrongRows for what is not a whole number."""
+        found = self.cast(name)
+        if found is not None:
+            return found
+        return self.made(name, lambda text: whole(text) if text.strip() else None, "a whole number")
 
     def made(self, name: str, make: Callable[[str], int | None], expected: str) -> pa.Array:
         """What is made of each text of a column (int64); WrongRows for those that make a ValueError."""
@@ -117,7 +124,7 @@ class Batch:
     def _taken(
         self, read: Callable[[Batch], None]
     ) -> Iterator[tuple[tuple[int, int], Exception, Sequence[str]]]:
-        """Have it read without the records that cannot be, which are told: place, error, and texts."""
+        """Have it read without the records that cannot be; yields place, error and texts of those."""
         try:
             if self.rows:
                 read(self)

@@ -61,8 +61,8 @@ class Sending:
         response = Response(exchange, method, self._path, recorder.target.max_body_mb * 1024 * 1024)
         response.error = exchange.error or judge(exchange)
         # nobody has done anything yet, or twice is as good as once (RFC 9110, 9.2.2)
-        lost, unwritten = exchange.lost, exchange.lost == "unwritten"
-        self._fresh = not self._how and (unwritten or (bool(lost) and method in _IDEMPOTENT))
+        repeatable = exchange.lost == "unwritten" or (exchange.lost and method in _IDEMPOTENT)
+        self._fresh = not self._how and bool(repeatable)
         if exchange.error is not None and exchange.sent != NEVER and method in _MAKING and not self._fresh:
             recorder.unanswered += 1
         told, self._hop = _told(exchange, stream), None
@@ -113,7 +113,7 @@ class Sending:
         return None
 
     def _look(self, response: Response, exchange: Exchange, told: Stream | None, check: Check | None) -> None:
-        """Where a response that is no failure leads, or what the scenario's check says of it."""
+        """Where a response that did not fail leads, or what the scenario's check says of it."""
         if exchange.status in REDIRECTS:
             target = self._recorder.target
             self._hop = redirected(self._method, self._path, self._body, exchange, target, self._hops)
