@@ -64,9 +64,8 @@ def make_timeline(
     for table in _groups(
         rows, seed, list(operations), error_rate, rate_per_s, users, scale, streaming, restless
     ):
-        options = parquet_options(
-            table.schema
-        )  # as runs have them: how they are packed decides how fast they read
+        # as runs have them: how columns are packed decides how fast they are read
+        options = parquet_options(table.schema)
         writer = writer or pq.ParquetWriter(folder / "timeline.parquet", table.schema, **options)
         writer.write_table(table, row_group_size=ROW_GROUP)
     if writer is not None:

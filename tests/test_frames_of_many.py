@@ -261,10 +261,8 @@ def test_a_short_last_bin_is_a_rate_too(rows: Part, bins: int) -> None:
 def test_a_part_is_counted_in_few_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many operations there are: one pass counts, one fetches what all their numbers need."""
     asked = []
-    ask = Part._ask
-    monkeypatch.setattr(
-        Part, "_ask", lambda self, sql, given=None: (asked.append(sql), ask(self, sql, given))[1]
-    )
+    run = Part._run
+    monkeypatch.setattr(Part, "_run", lambda self, sql, *more: (asked.append(sql), run(self, sql, *more))[1])
     part = Part(make_timeline(tmp_path, 2_000, operations=[f"o{i}" for i in range(30)], error_rate=0.0))
     before = len(asked)
     assert numbers_of(part, "o1")["max"] > 0

@@ -61,13 +61,13 @@ def test_a_scenario_is_one_file(copy: Callable[[str, int], Perfkit]) -> None:
 def test_a_metric_is_one_row(copy: Callable[[str, int], Perfkit]) -> None:
     """A row of the table of metrics is in what comparisons, trends and gates know of a run."""
     perfkit = copy("A metric: one row", 1)
-    shutil_run = ROOT / "data" / "sample"
+    sample = ROOT / "data" / "sample"
     code = f"""
 from pathlib import Path
 from perfkit.compare.reduce import reduce_run
 from perfkit.compare.frames import trend
 from perfkit.store import Run
-run = Run(next(Path({str(shutil_run)!r}).glob("**/run.json")).parent)
+run = Run(next(Path({str(sample)!r}).glob("**/run.json")).parent)
 print(reduce_run(run).value("all operations", "p75").level, trend([run], "p75")["level"][0])
 """
     level, trended = map(float, perfkit("-c", code).split())

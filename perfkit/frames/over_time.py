@@ -164,9 +164,9 @@ def _all_in_order(rows: Part) -> pd.DataFrame:
 
 def _thinned(rows: Part, n: int, most: int) -> pd.DataFrame:
     """The slowest tenth of `most`, and rows at even ranks of `planned`; only their cells are sorted."""
-    rows.query(
-        "CREATE OR REPLACE TEMP TABLE slow AS SELECT planned, seq, attempt FROM part"
-        " ORDER BY response_ms DESC NULLS LAST, planned LIMIT $most",
+    rows.keep(
+        "slow",
+        "SELECT planned, seq, attempt FROM part ORDER BY response_ms DESC NULLS LAST, planned LIMIT $most",
         most=most // 10,
     )
     ranks = np.linspace(0, n - 1, most - most // 10).astype(np.int64)

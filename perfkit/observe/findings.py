@@ -265,8 +265,9 @@ def _bursts(rows: Part, limits: Limits) -> Iterator[Finding]:
     if not failed or failed >= 0.5 * rows.counts["n"]:
         return
     second = "floor(coalesce(done_s, t_s))::BIGINT"
-    rows.query(
-        f"CREATE OR REPLACE TEMP TABLE bursts AS SELECT {second} AS second FROM part GROUP BY 1"
+    rows.keep(
+        "bursts",
+        f"SELECT {second} AS second FROM part GROUP BY 1"
         " HAVING count(*) FILTER (failed) >= $failures AND count(*) FILTER (failed) >= 0.5 * count(*)",
         failures=limits.burst_failures,
     )

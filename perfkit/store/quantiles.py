@@ -100,7 +100,7 @@ class Binned:
         for group, p in ((self._same(group), p) for group, p in wanted):
             n = self.n(group)
             for rank in _ranks(n, p):
-                beside = self._size(group, rank) // 10
+                beside = self._bin_of(group, rank)[2] // 10
                 near = (max(rank - beside, 0), rank, min(rank + beside, n - 1))
                 places |= {(group, self._bin_of(group, one)[0]) for one in near}
         self._fetch(places)
@@ -138,24 +138,19 @@ class Binned:
             self._cumulated[group] = bins, np.cumsum(sums)
         return self._cumulated[group]
 
-    def _bin_of(self, group: int | None, rank: int) -> tuple[int, int]:
-        """The bin that holds a rank, and how many values lie below it."""
+    def _bin_of(self, group: int | None, rank: int) -> tuple[int, int, int]:
+        """The bin that holds a rank, how many values lie below it, and in it."""
         bins, sums = self.cumulated(group)
         at = int(np.searchsorted(sums, rank, "right"))
-        return int(bins[at]), int(sums[at - 1]) if at else 0
+        below = int(sums[at - 1]) if at else 0
+        return int(bins[at]), below, int(sums[at]) - below
 
     def _same(self, group: int | None) -> int | None:
         """The group, by one name: None where it is the only one."""
         return None if group == self._only else group
 
-    def _size(self, group: int | None, rank: int) -> int:
-        """How many values the bin holds that holds a rank."""
-        sums = self.cumulated(group)[1]
-        at = int(np.searchsorted(sums, rank, "right"))
-        return int(sums[at] - (sums[at - 1] if at else 0))
-
     def _value(self, group: int | None, rank: int) -> float:
-        place, below = self._bin_of(group, rank)
+        place, below, _ = self._bin_of(group, rank)
         cells = self._fetched[group, place]
         order = np.argsort(cells.x, kind="stable")
         return float(cells.x[order][np.searchsorted(np.cumsum(cells.n[order]), rank - below, "right")])
@@ -243,15 +238,17 @@ class Counted(NamedTuple):
 @functools.lru_cache(maxsize=4)
 def counted(part: Part) -> Counted:
     """Count the requests of a part by operation, time slice, outcome, and bin of the latency."""
-    part.query(
-        "CREATE OR REPLACE TEMP TABLE cells AS SELECT operation, slice AS s, failed, censored,"
+    part.keep(
+        "cells",
+        "SELECT operation, slice AS s, failed, censored,"
         f" CASE WHEN ok THEN {BIN} END AS x, count(*) AS n, sum(latency_ns)::DOUBLE / 1e6 AS total_ms,"
-        " var_pop(latency_ms) AS variance FROM (SELECT *, latency_ms AS x FROM part) GROUP BY ALL"
+        " var_pop(latency_ms) AS variance FROM (SELECT *, latency_ms AS x FROM part) GROUP BY ALL",
     )
-    part.query(
-        "CREATE OR REPLACE TEMP TABLE operations AS SELECT operation,"
+    part.keep(
+        "operations",
+        "SELECT operation,"
         " (row_number() OVER (ORDER BY sum(n) DESC, operation) - 1)::INTEGER AS g"
-        " FROM cells GROUP BY operation"
+        " FROM cells GROUP BY operation",
     )
     names = part.arrays("SELECT operation FROM operations ORDER BY g")["operation"].tolist()
     cells = part.arrays(

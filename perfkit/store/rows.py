@@ -132,15 +132,14 @@ class Part:
                 last = error
         raise self.run.damaged(last, "rows") from None
 
-    def _run(self, sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
-        def work() -> pa.Table:
-            done = self._ask(sql, parameters)
-            return done.to_arrow_table() if done is not None else None
+    def _run(self, sql: str, parameters: dict[str, Any] | None = None, take: str = "to_arrow_table") -> Any:
+        """The result of a query, taken by this method of DuckDB's relation; None of a statement."""
+
+        def work() -> Any:
+            done = self._connection.sql(sql, params=parameters or None)
+            return None if done is None else getattr(done, take)()
 
         return self._guarded(work)
-
-    def _ask(self, sql: str, parameters: dict[str, Any] | None = None) -> duckdb.DuckDBPyRelation:
-        return self._connection.sql(sql, params=parameters or None)
 
     def _guarded(self, work: Callable[[], _T]) -> _T:
         """Do it; PerfkitError for DuckDB's errors, but duckdb.IOException for a file that is gone."""
@@ -171,8 +170,8 @@ class Part:
 
     def arrays(self, sql: str, **parameters: Any) -> dict[str, np.ndarray]:
         """The columns of a query as arrays, NaN for null."""
-        found = self._retried(lambda: self._guarded(lambda: self._ask(sql, parameters).fetchnumpy()))
         # not by way of Arrow, which loads pandas: `show` needs none
+        found = self._retried(lambda: self._run(sql, parameters, "fetchnumpy"))
         return {
             name: column if type(column) is np.ndarray else column.filled(np.nan)
             for name, column in found.items()
@@ -186,13 +185,17 @@ class Part:
         )
         return f"{column}::{column}_words AS {column}"
 
+    def keep(self, name: str, sql: str, **parameters: Any) -> None:
+        """Keep the result of a query as a table for later ones."""
+        self.query(f"CREATE OR REPLACE TEMP TABLE {name} AS {sql}", **parameters)
+
     def use(self, name: str, **columns: tuple[str, Iterable[Any]]) -> None:
         """Make a table of a few rows known to later queries; of each column its SQL type and its values."""
         shape = ", ".join(
             f"unnest(${column}::{type_}[]) AS {column}" for column, (type_, _) in columns.items()
         )
         values = {column: list(values) for column, (_, values) in columns.items()}
-        self.query(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT {shape}", **values)
+        self.keep(name, f"SELECT {shape}", **values)
 
     def _make_views(self) -> None:
         """Make the views, over the files there are now."""
