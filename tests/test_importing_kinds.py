@@ -17,6 +17,9 @@ from click.testing import CliRunner
 from perfkit.cli import cli
 from perfkit.errors import BadInput
 from perfkit.importing import import_runs
+from perfkit.importing.jmeter import NEEDED
+from perfkit.importing.records import batches, records
+from perfkit.importing.source import Source
 from perfkit.store import Run
 from tests.imported import import_file
 from tests.test_importing_traps import HISTORY
@@ -558,3 +561,68 @@ def test_a_broken_number_takes_no_other_row_with_it(name: str, tmp_path: Path) -
         import_file(file, data_dir=tmp_path)
     run = import_file(file, data_dir=tmp_path, skip_broken=True)
     assert run.rows() == 498
+
+
+_COLUMNS = (
+    "timeStamp,elapsed,label,responseCode,responseMessage,threadName,success,failureMessage,bytes,sentBytes,"
+    "grpThreads,allThreads,URL,Latency,IdleTime,Connect"
+)
+_PLAIN = "1760000000{0:03},12,GET /a,200,OK,1-{0},true,,100,50,1,1,http://a.example/,3,0,1"
+_TEXTS = (
+    *(
+        '"O""K"',
+        '"O"K"',
+        '"O"K',
+        '""OK"',
+        'O""K',
+        'OK"',
+        'OK""',
+        '"OK""',
+        '"OK"""',
+        '"""OK"',
+        '"',
+        '""',
+        '",",",",',
+    ),
+    *('"O,K"', '"OK"', '"O\nK"', 'O"K', "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "a\rb", "\0"),
+)
+_ODD = (
+    *(_PLAIN.replace("OK", text) for text in _TEXTS),
+    *("", "   ", "one,two", _PLAIN + "\r", f"{_PLAIN}\r{_PLAIN}", _COLUMNS, '"never closed'),
+)
+_OTHERWISE = ("cut gzip", "cp1252", "gzip and more", "utf-16", "whole gzip")
+
+
+@pytest.mark.parametrize(
+    ("odd", "how"), [(i, how) for i in range(len(_ODD)) for how in ("utf-8", _OTHERWISE[i % 5])]
+)
+def test_blocks_are_read_as_their_lines_are(tmp_path: Path, odd: int, how: str) -> None:
+    """Many plain lines are made records at once, odd ones one by one: the same records, places and words."""
+    rng = random.Random(f"{odd} {how}")
+    begin = 20_000 if "gzip" in how else 0  # more than is looked at before reading
+    lines = [_COLUMNS, *[_PLAIN.format(1)] * begin]
+    for _ in range(rng.randrange(1, 4)):
+        lines += [_PLAIN.format(i % 1000) for i in range(rng.choice((0, 1, 50, 4_000)))]
+        lines += [_ODD[odd].format(i) for i in range(rng.randrange(3))]
+        lines += [_PLAIN.format(i) for i in range(rng.choice((0, 1, 50)))]
+    data = "\n".join(lines).encode("utf-8" if "gzip" in how else how)
+    if "gzip" in how:
+        data = gzip.compress(data, 0)
+    data += b"\n\xff" * (how == "utf-8")
+    data = data[: -len(data) // 20] if "cut" in how else data + b"xy" * ("more" in how)
+    path = tmp_path / "a.csv"
+    path.write_bytes(data)
+
+    one, all_at_once = Source(path), Source(path)
+    singly = [(one.line, one.more, list(row.values())) for row in records(one, NEEDED)]
+    at_once = []
+    for batch in batches(all_at_once, NEEDED):
+        rows = [list(row) for row in batch.rows]
+        assert [batch.column(name).to_pylist() for name in batch.names] == [
+            [row[i] for row in rows] for i in range(len(batch.names))
+        ]
+        at_once += [(*place, row) for place, row in zip(batch.places, rows, strict=True)]
+
+    assert at_once == singly
+    assert (all_at_once.broken_count, all_at_once.broken) == (one.broken_count, one.broken)
+    assert list(all_at_once.all_notes()) == list(one.all_notes())

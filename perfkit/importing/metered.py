@@ -6,6 +6,7 @@ import codecs
 import gzip
 import io
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -13,8 +14,10 @@ from typing import IO, Any
 from perfkit.errors import BadInput
 from perfkit.importing.limits import MB, MOST_RATIO, UNPACKED_FREELY, WITHOUT_A_REQUEST
 
+#: What a gzip that is no whole one raises.
+DAMAGED = (OSError, EOFError, zlib.error)
 #: What is read at once.
-BLOCK = 64 * 1024
+BLOCK = 256 * 1024
 
 
 class Meter:
@@ -49,6 +52,38 @@ class Meter:
             raise BadInput(
                 f"{self._path}: no request in {WITHOUT_A_REQUEST // MB} MB {after}; nothing was imported"
             )
+
+
+class Lines:
+    """The lines of a file, of which the next ones may be looked at before they are read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._held = file, io.BytesIO()
+        self._damage: Exception | None = None  # comes after what is held
+
+    def readline(self, most: int) -> bytes:
+        """The next one, or so much of it; empty at the end."""
+        line = self._held.readline(most)
+        if line.endswith(b"\n") or len(line) == most:
+            return line
+        if self._damage:
+            raise self._damage
+        return line + self._file.readline(most - len(line))
+
+    def ahead(self) -> bytes:
+        """The next ones, as many as are in memory, or a block has; empty where one is longer."""
+        held = self._held.read()
+        if b"\n" not in held and not self._damage:
+            try:
+                held += self._file.read1(BLOCK)  # type: ignore[attr-defined]
+            except DAMAGED as error:
+                self._damage = error
+        self._held = io.BytesIO(held)
+        return held[: held.rfind(b"\n") + 1]
+
+    def passed(self, size: int) -> None:
+        """So many bytes of those were read."""
+        self._held.seek(size)
 
 
 class _Counted(io.RawIOBase):

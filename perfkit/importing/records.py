@@ -10,12 +10,14 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
 
 from perfkit.errors import BadInput
 from perfkit.importing.head import SEPARATOR, Head
@@ -27,6 +29,7 @@ from perfkit.importing.times import whole
 #: So many records, or bytes, are read column by column.
 _LARGE = 8 * MB
 BATCH = 2_000
+_QUOTES = re.compile(rb'"+')
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
@@ -143,6 +146,24 @@ class Batch:
         return Batch(self.names, [self.rows[i] for i in which], [self.places[i] for i in which])
 
 
+class _Split(Sequence[Sequence[str]]):
+    """Records of a line each: split when somebody asks for one."""
+
+    def __init__(self, lines: bytes, delimiter: str, count: int) -> None:
+        self._lines, self._delimiter, self._count = lines, delimiter, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @cached_property
+    def _records(self) -> list[list[str]]:
+        lines = self._lines.decode().removesuffix("\n").split("\n")
+        return list(csv.reader(lines, delimiter=self._delimiter, strict=True))
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._records[at]
+
+
 def mapped(texts: pa.Array, make: Callable[[str], Any], kind: pa.DataType) -> pa.Array:
     """What is made of texts, once of each different one."""
     coded = texts.dictionary_encode()
@@ -157,7 +178,15 @@ def batches(source: Source, needed: Iterable[str] = (), names: Sequence[str] = (
     places: list[tuple[int, int]] = []
     meter = source.meter
     begun = spent = meter.spent
-    for row in table.rows():
+    records = table.rows()
+    while True:
+        if (ahead := table.ahead()) is not None:
+            yield Batch(columns, rows, places)
+            yield ahead
+            columns, rows, places, begun = table.columns, [], [], meter.spent
+            continue
+        if (row := next(records, None)) is None:
+            break
         place = source.line, source.more  # who takes a batch changes them
         if meter.spent != spent:  # a block more
             if meter.spent > spent + MB:  # nobody looks at more of a text
@@ -182,9 +211,38 @@ class _Table:
     ) -> None:
         self._source, self._needed, self._fewest = source, tuple(needed), fewest
         delimiter = delimiter or Head(source.head).delimiter(self._needed or tuple(names))
-        self._commas = delimiter != ","
+        self._delimiter, self._commas = delimiter, delimiter != ","
         self._rows = _rows(source, delimiter)
         self.columns = list(names) or _header(source, next(self._rows, []), self._needed)
+        self._singly_to = 0  # up to this line there is something that only the reader of records knows
+
+    def ahead(self) -> Batch | None:
+        """The records of the lines in memory; None where not each line is a record, and no header."""
+        if self._source.line < self._singly_to:
+            return None
+        lines = self._source.ahead()
+        self._singly_to = self._source.line + lines.count(b"\n")
+        odd = b"\0" in lines or (self._commas and b"," in lines)
+        if not lines or odd or not _quoted_well(lines, self._delimiter.encode()):
+            return None
+        numbered = [str(at) for at in range(len(self.columns))]
+        try:
+            table = pa_csv.read_csv(
+                pa.BufferReader(lines),
+                pa_csv.ReadOptions(column_names=numbered, use_threads=False, block_size=len(lines)),
+                pa_csv.ParseOptions(delimiter=self._delimiter),
+                pa_csv.ConvertOptions(column_types=dict.fromkeys(numbered, pa.string())),
+            )
+        except pa.ArrowInvalid:  # other columns, or no UTF-8
+            return None
+        found = [column.combine_chunks() for column in table.columns]
+        other_ends = len(table) != lines.count(b"\n")  # blank lines, quoted ones, or a \r among them
+        if other_ends or pc.any(pc.is_in(found[0], value_set=pa.array(self._known()))).as_py():
+            return None
+        first = self._source.passed(lines, len(table))
+        places = [(line, 0) for line in range(first, first + len(table))]
+        columns = dict(reversed(list(zip(self.columns, found, strict=True))))  # of two alike the first
+        return Batch(self.columns, _Split(lines, self._delimiter, len(table)), places, columns)
 
     def rows(self) -> Iterator[list[str]]:
         """The records that fit the columns, without headers that stand there again and decimal commas."""
@@ -222,6 +280,22 @@ class _Table:
         if names != self.columns:
             self.columns = _header(source, names, self._needed)
         return True
+
+
+def _quoted_well(lines: bytes, delimiter: bytes) -> bool:
+    """Whether all readers of CSV agree on the quotes: each begins or ends a cell, or is doubled within one.
+
+    False too where it would take long to find out.
+    """
+    if lines.count(b'"') > 6 * lines.count(b"\n"):
+        return False
+    for run in _QUOTES.finditer(lines):
+        begins = lines[run.start() - 1 : run.start()] in (b"", b"\n", delimiter)
+        ends = lines[run.end() : run.end() + 1] in (b"\r", b"\n", delimiter)
+        single = len(run[0]) % 2
+        if begins + ends == 1 - single:
+            return False
+    return True
 
 
 def _header(source: Source, first: Sequence[str], needed: Iterable[str]) -> list[str]:

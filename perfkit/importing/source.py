@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ import msgspec
 
 from perfkit.errors import BadInput
 from perfkit.importing.limits import LONGEST_LINE, LONGEST_TEXT, MB, MOST_BLANK, MOST_BROKEN
-from perfkit.importing.metered import BLOCK, Meter
+from perfkit.importing.metered import BLOCK, DAMAGED, Lines, Meter
 from perfkit.importing.nouns import Wrong
 from perfkit.importing.words import clean
 
@@ -52,6 +51,8 @@ class Source:
         self.swallowed = 0  # lines that were lost with a broken place, being in its quotes
         self._western = 0  # lines that are no UTF-8
         self._is_utf8 = False  # a line was, with more than ASCII in it
+        self._lines: Lines | None = None  # while they are read, and how many of them were
+        self._number = 0
         self.meter = Meter(path)
         self._raw_head = self._looked_at()
 
@@ -102,7 +103,7 @@ class Source:
         try:
             with self.meter.open(packed=self.is_gzip) as file:
                 head = file.read(_HEAD)
-        except (OSError, EOFError, zlib.error) as error:
+        except DAMAGED as error:
             raise BadInput(f"{self.path}: its gzip is damaged ({error}); nothing was imported") from None
         if not head.strip():
             raise BadInput(f"{self.path} has nothing but blanks; nothing to import")
@@ -132,14 +133,15 @@ class Source:
 
         `line` is its number. A gzip that ends too early is a broken place.
         """
-        number = blank = 0
+        self._number = blank = 0
         with self._open() as file:
+            self._lines = lines = Lines(file)
             try:
-                while line := file.readline(LONGEST_LINE):
-                    number += 1
+                while line := lines.readline(LONGEST_LINE):
+                    self._number = number = self._number + 1
                     self.line, self.more = number, 0
                     if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
-                        while (more := file.readline(LONGEST_LINE)) and not more.endswith(b"\n"):
+                        while (more := lines.readline(LONGEST_LINE)) and not more.endswith(b"\n"):
                             continue
                         self.bad(f"more than {LONGEST_LINE // MB} MB", "a line")
                         continue
@@ -151,8 +153,21 @@ class Source:
                     elif (blank := blank + 1) > MOST_BLANK:
                         raise BadInput(f"{self.path}: more than {MOST_BLANK:,} blank lines from line "
                                        f"{number - MOST_BLANK:,} on; nothing was imported")  # fmt: skip
-            except (OSError, EOFError, zlib.error) as error:
+            except DAMAGED as error:
                 self.bad(f"the gzip is damaged ({error})", "more of the file")
+
+    def ahead(self) -> bytes:
+        """The lines that come next, some kB of them; none before the first was read."""
+        return self._lines.ahead() if self._lines else b""
+
+    def passed(self, ahead: bytes, count: int) -> int:
+        """These lines, so many, were read; the number of the first."""
+        assert self._lines is not None
+        self._lines.passed(len(ahead))
+        self._is_utf8 = self._is_utf8 or not ahead.isascii()
+        first = self._number + 1
+        self.line = self._number = self._number + count
+        return first
 
     def blocks(self) -> Iterator[bytes]:
         """All of the file, some kB at a time. A gzip that ends too early is a broken place."""
@@ -160,7 +175,7 @@ class Source:
             try:
                 while block := file.read(BLOCK):
                     yield block
-            except (OSError, EOFError, zlib.error) as error:
+            except DAMAGED as error:
                 self.bad(f"the gzip is damaged ({error})", "more of the file")
 
     def texts(self) -> Iterator[str]:
@@ -185,7 +200,7 @@ class Source:
         try:
             with self._open() as file:
                 whole = file.read(largest + 1)
-        except (OSError, EOFError, zlib.error) as error:
+        except DAMAGED as error:
             raise BadInput(f"{self.path}: its gzip is damaged ({error}); nothing was imported") from None
         if len(whole) > largest:
             raise BadInput(f"{self.path} is one JSON document of more than {largest // MB} MB; {hint}")
