@@ -10,6 +10,7 @@ from typing import Any
 
 import perfkit
 from perfkit.page import SITE_LINK, TEMPLATES, head, script
+from perfkit.report.parameters import jupyter
 from perfkit.store import write_atomically
 from perfkit.text import plain
 
@@ -20,16 +21,12 @@ _COLOUR = re.compile(r"(\x1b\[[\d;]*m)")
 
 def load() -> None:
     """Import and read what `render` needs, at a time when there is nothing else to do: for an empty page."""
-    import nbformat
-
-    _html(nbformat.v4.new_notebook(), Path("empty.ipynb"), "", "", None)  # type: ignore[no-untyped-call]
+    _html(jupyter("nbformat").v4.new_notebook(), Path("empty.ipynb"), "", "", None)
 
 
 def render(notebook: Path, *, title: str = "", subtitle: str = "", broken: str | None = None) -> Path:
     """An executed notebook as one HTML file beside it: no external request, code folded, light and dark."""
-    import nbformat
-
-    nb = nbformat.read(str(notebook), as_version=4)  # type: ignore[no-untyped-call]
+    nb = jupyter("nbformat").read(str(notebook), as_version=4)
     out = notebook.with_suffix(".html")
     write_atomically(out, _html(nb, notebook, title, subtitle, broken).encode())
     return out
@@ -40,10 +37,8 @@ def render_again(notebook: Path, subtitle: str) -> str:
 
     ValueError for a file that is none. One that broke is said to be, as when it was made.
     """
-    import nbformat
-
     try:
-        nb = nbformat.read(str(notebook), as_version=4)  # type: ignore[no-untyped-call]
+        nb = jupyter("nbformat").read(str(notebook), as_version=4)
         failed = [out for cell in nb.cells for out in cell.get("outputs", ()) if out.output_type == "error"]
         broken = f"{failed[0].ename}: {failed[0].evalue}".splitlines()[0][:300] if failed else None
         given = nb.metadata.get("papermill", {}).get("parameters", {})

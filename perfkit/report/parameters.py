@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import logging
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from perfkit.errors import BadInput, unknown
 from perfkit.plain_data import require_plain
 from perfkit.store import require_regular, shipped
 
+_GRAMMAR = "rfc3987_syntax"
 _ONE_OF = re.compile(r"one of:\s*(.+)")
 _FROM_TO = re.compile(r"from (\d+) to (\d+)")
 
@@ -41,9 +44,7 @@ def parameters_of(notebook: Path) -> list[Parameter]:
 
     `# one of: a, b` and `# from 1 to 9` limit one.
     """
-    import papermill
-
-    silence_papermill()
+    papermill = jupyter("papermill")
     try:
         found = papermill.inspect_notebook(str(require_regular(notebook)))
     except FileNotFoundError:
@@ -97,6 +98,18 @@ def _check_value(notebook: str, parameter: Parameter, value: object) -> None:
         raise unknown(f"value of {notebook}, {parameter.name}:", str(value), parameter.allowed)
 
 
-def silence_papermill() -> None:
-    """Papermill logs paths, parameters it does not know and what it raises; all are said better here."""
+def jupyter(name: str) -> Any:
+    """A module that reads notebooks, imported without a grammar of IRIs, of which no notebook has one.
+
+    jsonschema would take a second to load it, where JupyterLab is installed too. Papermill logs paths,
+    parameters it does not know and what it raises; all are said better here.
+    """
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
+    there = _GRAMMAR in sys.modules
+    if not there:
+        sys.modules[_GRAMMAR] = None  # type: ignore[assignment] # it cannot be imported
+    try:
+        return importlib.import_module(name)
+    finally:
+        if not there:
+            del sys.modules[_GRAMMAR]

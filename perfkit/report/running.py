@@ -10,7 +10,7 @@ from typing import Any
 import perfkit
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.report.kernel import Kernel
-from perfkit.report.parameters import silence_papermill
+from perfkit.report.parameters import jupyter
 from perfkit.text import for_terminal
 
 _BAR = {"unit": "cell", "leave": False}
@@ -20,10 +20,9 @@ def run_cells(
     notebook: Path, parameters: dict[str, Any], output: Path, progress: bool, final: Path, kernel: Kernel
 ) -> str | None:
     """Execute into `output`, which will be `final`; what broke in one line, or None."""
-    import papermill
     from jupyter_core.utils import ensure_event_loop
 
-    silence_papermill()
+    papermill = jupyter("papermill")
     broken = None
     try:
         papermill.execute_notebook(
@@ -75,16 +74,15 @@ def _engine() -> str:
 
 def forget_machine(output: Path, notebook: Path, final: Path) -> None:
     """Take the working and the home directory out of an executed notebook: they are nobody's business."""
-    import nbformat
-
-    nb = nbformat.read(str(output), as_version=4)  # type: ignore[no-untyped-call]
+    nbformat = jupyter("nbformat")
+    nb = nbformat.read(str(output), as_version=4)
     told = nb.metadata.get("papermill", {})
     told["input_path"], told["output_path"] = notebook.name, final.name
     # the inner one first; text by text, because in the file's JSON a newline before a path is a letter n
     folders = {str(Path.cwd()): ".", str(Path.home()): "~", str(Path(perfkit.__file__).parents[1]): "."}
     inner_first = sorted(folders, key=len, reverse=True)
     places = {path: (_prefix(path), folders[path]) for path in inner_first if path != "/"}
-    nbformat.write(_without(nb, places), str(output))  # type: ignore[no-untyped-call]
+    nbformat.write(_without(nb, places), str(output))
 
 
 def _prefix(path: str) -> re.Pattern[str]:
