@@ -1,6 +1,8 @@
 """Fixtures shared by the tests."""
 
+import random
 import signal
+from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
@@ -22,3 +24,17 @@ def perfkit_verbs() -> Iterator[Verbs]:
     """The verbs of a process that is started once."""
     with verbs() as running:
         yield running
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make test` carries out n parameters of a `sampled(n)` test, always the same; `make drills` the others."""
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for name, all_of_it in cases.items():
+        marker = all_of_it[0].get_closest_marker("sampled")
+        n = marker.args[0] if marker else 0
+        for item in random.Random(name).sample(all_of_it, max(len(all_of_it) - n, 0)):
+            item.add_marker("drill")

@@ -84,6 +84,7 @@ def test_a_run_that_breaks_hinders_no_other(workload: Callable[..., str], tmp_pa
     assert "no luck" in told["items"][0]["error"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_batch_goes_on_where_it_was_cut_off(
     workload: Callable[..., str], server: SmallServer, tmp_path: Path, how: signal.Signals

@@ -174,6 +174,7 @@ def test_what_can_be_known_is_refused_before_the_first_request(
     assert not (tmp_path / "data" / "runs").exists()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("verb", "number", "code", "reason"),
     [

@@ -97,6 +97,7 @@ def serving() -> Iterator[str]:
         server.server_close()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("source", "path", "words"),
     [

@@ -36,6 +36,7 @@ def test_no_input_breaks_a_verb(bench: Bench, corpus: str, cases: int) -> None:
     assert result.cases == cases
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("corpus", "case"), [("json", 212), ("import", 250), *(("parquet", case) for case in (4, 14, 61, 132))]
 )
@@ -45,6 +46,7 @@ def test_what_make_drills_has_found_stays_mended(bench: Bench, corpus: str, case
     assert not fuzz(bench, corpus, 13, [case]).findings
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if not verb.slow])
 def test_a_verb_killed_anywhere_loses_nothing(bench: Bench, verb: str) -> None:
     """Every run is there before and after as a whole; the verb can be done again; prune leaves no remains."""
@@ -121,6 +123,7 @@ def test_a_case_is_the_same_every_time(bench: Bench) -> None:
 # -- hostile servers, and runs ended from outside ---------------------------------------------------
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("way", hostile.WAYS)
 def test_a_hostile_server_gets_a_row_for_each_request(tmp_path: Path, way: str) -> None:
     """Each of 360 behaviours once: rows are requests, each of the right class, the run ends, and no request

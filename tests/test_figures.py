@@ -44,6 +44,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return make_timeline(folder, request.param, operations=HOSTILE, error_rate=0.02, streaming=True)
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("name", DRAWN)
 def test_figure_is_clean_svg_with_words(run: Run, name: str) -> None:
     """Each figure is one well-formed SVG with alt text, n, failures and span in its caption, ids of its own,

@@ -198,6 +198,7 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cost]:
     return dict(zip(BOMBS, costs, strict=True))
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_in_one_line(costs: dict[str, Cost], name: str) -> None:
     """A few kB that unpack, decode, expand or count to any size: the limit is named, 1 GB is never taken."""

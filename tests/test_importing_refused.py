@@ -214,6 +214,7 @@ def accounted_for(run: Run) -> int:
     return run.rows() + told.skipped + sum(int(one.replace(",", "")) for one in noted)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", EXPECTED)
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())

@@ -26,6 +26,7 @@ def check(server: Logged, data: Path, moment: str, wait: Callable[[Victim, Path]
     assert left.state in ("aborted", "no run"), left
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("moment", "wait"), list(moments(12, seed=13)), ids=lambda given: str(given)[:30])
 def test_nothing_of_a_killed_run_goes_on(
     server: Logged, tmp_path: Path, moment: str, wait: Callable[[Victim, Path], None]

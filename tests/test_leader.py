@@ -313,6 +313,7 @@ def test_times_that_cannot_work_are_refused(times: dict[str, float]) -> None:
         Leader(connect, "i", **times)  # type: ignore[arg-type]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("drill", ["kill", "freeze", "terminate", "cut", "blackhole", "stop", "stampede"])
 def test_drill(drill: str) -> None:

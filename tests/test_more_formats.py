@@ -134,6 +134,7 @@ def test_numbers_of_summaries(name: str, tmp_path: Path) -> None:
     assert (measured.to_ns - measured.from_ns) / 1e9 == pytest.approx(span or 0, abs=1e-6)
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("name", [*LOGS, *SUMMARIES])
 def test_what_is_damaged_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
     """Cut anywhere, or with other values and types in it: a run, or one line; never a traceback."""

@@ -126,6 +126,7 @@ def in_a_place(mode: str, data: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mode", WORDS)
 def test_verbs_say_it_in_a_line(data: Path, mode: str) -> None:
     """Each says what could not be written, where and why, with exit code 1; every file is as it was.

@@ -68,6 +68,7 @@ def one_line(ended: object, *, code: int, says: str = "") -> None:
     assert "fault" not in ended.err  # type: ignore[attr-defined]
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     "place", ["run.json", "timeline.parquet", "segments/w0-000000.parquet", "probes.parquet", "run.lock"]
 )
@@ -110,6 +111,7 @@ def test_rows_as_a_pipe_are_told(perfkit: Verbs, runs: list[Run], tmp_path: Path
     assert "is damaged, its rows cannot be read" in repr(Run(runs[0].path))
 
 
+@pytest.mark.sampled(2)
 def test_given_by_name(perfkit: Verbs, runs: list[Run], tmp_path: Path, kind: str) -> None:
     """A workload, parameters, a notebook, a file to import: bad input, in a line."""
     for name, arguments in (
@@ -131,6 +133,7 @@ def test_given_by_name(perfkit: Verbs, runs: list[Run], tmp_path: Path, kind: st
     one_line(ended, code=2, says="ca_file")
 
 
+@pytest.mark.sampled(2)
 def test_in_a_comparison(perfkit: Verbs, runs: list[Run], tmp_path: Path, kind: str) -> None:
     """A comparison that is no file is damaged; new ones are made, and looked at, all the same."""
     kept = compare_and_keep([runs[0]], [runs[1]], Options(), ("A", "B"), tmp_path)
@@ -144,6 +147,7 @@ def test_in_a_comparison(perfkit: Verbs, runs: list[Run], tmp_path: Path, kind: 
     assert ended.code in (0, 3), ended
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("value", ["x", 3, None, True, [1], {"x": 1}])
 @pytest.mark.parametrize("place", ["", "runs_a", "comparison", "comparison.results", "comparison.results.0"])
 def test_a_comparison_of_wrong_types(runs: list[Run], tmp_path: Path, place: str, value: object) -> None:
@@ -174,6 +178,7 @@ def test_in_other_places(runs: list[Run], tmp_path: Path, kind: str) -> None:
         assert load(tmp_path, runs[0]) == {"p50": History(1.0, 3.0)}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ["manifest.json", "lock"])
 def test_in_a_site(perfkit: Verbs, runs: list[Run], tmp_path: Path, kind: str, name: str) -> None:
     """A site whose own files are odd: a line, and what is there stays."""
@@ -188,6 +193,7 @@ def test_in_a_site(perfkit: Verbs, runs: list[Run], tmp_path: Path, kind: str, n
         assert ended.code == 0, "a pipe can be locked like a file"
 
 
+@pytest.mark.sampled(2)
 def test_reports_that_are_published(perfkit: Verbs, runs: list[Run], tmp_path: Path, kind: str) -> None:
     """A page that is no file is left out of the site, and the run is on it."""
     for name in ("run_report.html", "run_report.ipynb"):

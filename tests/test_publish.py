@@ -639,6 +639,7 @@ def with_error_text(run: Run, text: str) -> None:
     pq.write_table(table.set_column(at, "error_text", words), run.path / "timeline.parquet")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", SECRETS)
 def test_a_secret_is_found_wherever_it_is(data: Path, tmp_path: Path, kind: str) -> None:
     """In a row, a note and a report: a line each that names run, file and kind, and nothing is written."""

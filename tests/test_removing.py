@@ -237,6 +237,7 @@ def test_a_run_in_use_is_not_removed(data: Path, made: Callable[..., Run]) -> No
 # -- kills -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("verb", ["rm", "prune"])
 def test_a_kill_at_any_moment_leaves_no_half_of_a_run(
     perfkit: Verbs, data: Path, made: Callable[..., Run], verb: str

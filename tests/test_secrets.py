@@ -296,6 +296,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", BROKEN)
 def test_what_goes_wrong_is_told_without_the_secret(server: SmallServer, tmp_path: Path, kind: str) -> None:
     """Neither the terminal nor a file has the token, or the key a session sends, when something breaks."""

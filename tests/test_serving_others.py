@@ -26,6 +26,7 @@ def serve(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "::ffff:0.0.0.0"])
 def test_other_machines_are_not_let_in_by_one_option(host: str, tmp_path: Path) -> None:
     """--host alone: exit code 2, one line that names both ways on; nothing was listening."""
@@ -36,6 +37,7 @@ def test_other_machines_are_not_let_in_by_one_option(host: str, tmp_path: Path) 
     assert "--insecure-public" in line
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.0.0.9"])
 def test_this_machine_needs_no_second_option(host: str, tmp_path: Path) -> None:
     """Every loopback address is served without a word."""

@@ -122,6 +122,7 @@ def test_hostile_words_are_words(site: Site, places: dict[str, str], chromium: B
 # -- for everybody ---------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)], ids=["light", "dark"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_axe_finds_no_fault(

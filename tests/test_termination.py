@@ -78,6 +78,7 @@ def assert_nothing_is_left_behind(run: Run) -> None:
     assert (removals & good).sum() == made or run.meta.not_cleaned_up
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("number", "all_of_them", "code", "reason"),
     [
@@ -104,6 +105,7 @@ def test_a_signal_ends_a_run_in_order(
     assert made <= set(run.table(["request_id"])["request_id"].to_pylist())
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("seed", range(6))
 def test_sigterm_at_any_moment(server: Logged, tmp_path: Path, seed: int) -> None:
     """In setup, before the load, under it, in teardown and at the end: the exit code is 143, nothing that was
@@ -398,6 +400,7 @@ def test_a_run_that_nobody_asks_for_ends_at_once() -> None:
 # -- the reference server --------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("number", "all_of_them", "options"),
     [
