@@ -28,7 +28,7 @@ def perfkit_verbs() -> Iterator[Verbs]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make test` carries out n parameters of a `sampled(n)` test, always the same; `make drills` the others."""
+    """Leave all but n parameters of a `sampled(n)` test to `make drills`; which, its name decides."""
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         if item.get_closest_marker("sampled"):

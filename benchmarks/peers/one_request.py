@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from perfkit.drive.session import Session
+if TYPE_CHECKING:  # an earlier commit has it elsewhere
+    from perfkit.drive.session import Session
 
 
 @dataclass(frozen=True)
