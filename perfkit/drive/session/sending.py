@@ -151,21 +151,12 @@ class Sending:
             begins, ends = self._recorder.measure_begins, self._recorder.measure_ends
             phase = _WARMUP if planned < begins else _MEASURE if planned < ends else _DRAIN
         bytes_sent = 0 if exchange.sent == NEVER else len(self._body)
-        buffer.add(
-            pack_row(
-                *(
-                    planned,
-                    self._started,
-                    exchange.sending,
-                    exchange.sent,
-                    exchange.first_byte,
-                    exchange.done,
-                ),
-                *(self._seq, step.number, bytes_sent, len(exchange.body), self._user, exchange.status),
-                *(self._operation, phase, ERROR_CODE[error], self._attempt),
-            ),
-            extra,
-        )
+        row = pack_row(
+            planned, self._started, exchange.sending, exchange.sent, exchange.first_byte, exchange.done,
+            self._seq, step.number, bytes_sent, len(exchange.body), self._user, exchange.status,
+            self._operation, phase, ERROR_CODE[error], self._attempt,
+        )  # fmt: skip
+        buffer.add(row, extra)
 
 
 def _cancel_again() -> None:
