@@ -435,15 +435,16 @@ def test_a_killed_server_takes_its_database_along(tmp_path: Path) -> None:
         wait_until(lambda: not is_alive(pid))
 
 
-def test_a_server_killed_while_its_database_starts_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("after_s", [0.0, 0.6])
+def test_a_server_killed_while_its_database_starts_leaves_nothing(after_s: float) -> None:
     """kill -9 when initdb is half-way: no PostgreSQL runs on, and its temporary folder is removed."""
-    for after_s in (0.0, 0.6):
-        with victim(sys.executable, "-m", "agent_server", "--port", "0") as server:
-            wait_until(lambda server=server: list(server.temporary.glob("perfkit-pg-*/PG_VERSION")), 30)
-            time.sleep(after_s)
-            server.kill()
-            assert not server.left()
-            assert not list(server.temporary.glob("perfkit-pg-*"))
+    with victim(sys.executable, "-m", "agent_server", "--port", "0") as server:
+        wait_until(lambda: list(server.temporary.glob("perfkit-pg-*/PG_VERSION")), 30)
+        time.sleep(after_s)
+        server.kill()
+        assert not server.left()
+        assert not list(server.temporary.glob("perfkit-pg-*"))
 
 
 def test_a_signal_while_postgresql_starts_waits(tmp_path: Path) -> None:
@@ -529,16 +530,55 @@ def test_without_indexes(tmp_path: Path) -> None:
 def test_the_cache_keeps_no_stale_state() -> None:
     """A state read before a change and put after it is dropped; so is the oldest when there are too many."""
     cache = AgentCache(enabled=True, capacity=2)
-    version = cache.version
+    reading = cache.reading()
     cache.forget("a")
-    cache.put({"id": "a"}, version)
+    cache.put({"id": "a"}, reading)
     assert cache.get("a") is None
     for name in "abc":
-        cache.put({"id": name}, cache.version)
+        cache.put({"id": name}, cache.reading())
     assert [cache.get(name) is not None for name in "abc"] == [False, True, True]
     off = AgentCache(enabled=False)
-    off.put({"id": "a"}, off.version)
+    off.put({"id": "a"}, off.reading())
     assert off.get("a") is None
+
+
+def test_a_kept_state_is_no_older_than_said() -> None:
+    """Its age counts from before its rows were read, not from when it was put."""
+    at_s = [0.0]
+    cache = AgentCache(enabled=True, max_age_s=1.0, clock=lambda: at_s[0])
+    reading = cache.reading()
+    at_s[0] = 0.6
+    cache.put({"id": "a"}, reading)
+    at_s[0] = 0.9
+    assert cache.get("a") is not None
+    at_s[0] = 1.1
+    assert cache.get("a") is None
+    assert (cache.hits, cache.misses) == (1, 1)
+
+
+@pytest.mark.slow
+def test_instances_agree_on_an_agent_after_a_second(tmp_path: Path) -> None:
+    """Three servers on one database, asked for agents all the time: what was changed or deleted is told as it
+    is by all of them when `--cache-max-age-s` is over, and by the one that did it at once."""
+    max_age_s = 0.5
+    options = ("--instances", "3", "--cache-max-age-s", str(max_age_s), "--model-speed", "0")
+    with running_server(*options) as server, client(server.url) as http:
+        path = f"/v1/agents/{new_agent(http)['id']}"
+        stale: list[str] = []
+        for number in range(4):
+            for _ in range(12):  # all of them keep it
+                http.get(path)
+            http.patch(path, json={"name": f"name {number}"}).raise_for_status()
+            changed, answers = time.monotonic(), 0
+            while answers < 30 or time.monotonic() < changed + 2 * max_age_s:
+                asked = time.monotonic()
+                name = http.get(path).json()["name"]
+                stale += [name] * (name != f"name {number}" and asked > changed + max_age_s)
+                answers += 1
+        assert not stale
+        http.delete(path).raise_for_status()
+        time.sleep(max_age_s)
+        assert {http.get(path).status_code for _ in range(12)} == {404}
 
 
 def test_an_unexpected_error_is_500_with_an_id(tmp_path: Path) -> None:

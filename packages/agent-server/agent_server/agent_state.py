@@ -153,10 +153,10 @@ async def agent_state(services: Services, agent_id: str, actor: Actor) -> dict[s
     cached = services.agent_cache.get(agent_id)
     if cached is not None and cached["organization_id"] == actor.organization_id:
         return cached
-    version = services.agent_cache.version
+    reading = services.agent_cache.reading()
     async with services.engine.connect() as connection:
         found = await read_state(connection, agent_id, actor)
-    services.agent_cache.put(found, version)
+    services.agent_cache.put(found, reading)
     return found
 
 

@@ -41,6 +41,9 @@ class Number(click.FloatRange):
 @click.option("--max-overflow", default=_D.max_overflow, show_default=True, type=click.IntRange(0, _MOST))
 @click.option("--pool-timeout-s", default=_D.pool_timeout_s, show_default=True, type=Number(0.01, _LONGEST_S))
 @click.option("--agent-cache/--no-agent-cache", default=_D.agent_cache, help="Keep agent states in memory.")
+@click.option("--cache-max-age-s", default=_D.cache_max_age_s, show_default=True,
+              type=Number(0, _LONGEST_S),
+              help="Read a kept agent state again after so long; 0: never (instances: 1 s).")  # fmt: skip
 @click.option("--indexes/--no-indexes", default=_D.indexes, help="Indexes on passages and messages.")
 @click.option("--blocking-ms", default=_D.blocking_ms, show_default=True, type=Number(0, 60_000),
               help="Block the event loop so long in every message (an experiment).")  # fmt: skip

@@ -15,6 +15,8 @@ from dataclasses import asdict
 
 from agent_server.settings import Settings
 
+#: What one server keeps in memory the others may have changed.
+_CACHE_MAX_AGE_S = 1.0
 #: Settings that are the parent's business, or differ between instances.
 _OWN = ("host", "port", "database_url", "data_dir", "instances", "password")
 
@@ -34,7 +36,8 @@ def instances(settings: Settings, database_url: str) -> Iterator[list[str]]:
 def _instance(settings: Settings, database_url: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "agent_server", "--port", "0"]
     command += ["--stop-with-parent", "--parent-pid", str(os.getpid())]
-    for name, value in asdict(settings).items():
+    age_s = settings.cache_max_age_s or _CACHE_MAX_AGE_S
+    for name, value in (asdict(settings) | {"cache_max_age_s": age_s}).items():
         if name in _OWN or value is None:
             continue
         flag = name.replace("_", "-")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,7 +31,9 @@ class Services:
 
     def __init__(self, settings: Settings, engine: AsyncEngine, model: SimulatedModel) -> None:
         self.settings, self.engine, self.model = settings, engine, model
-        self.agent_cache = AgentCache(enabled=settings.agent_cache)
+        self.agent_cache = AgentCache(
+            enabled=settings.agent_cache, max_age_s=settings.cache_max_age_s or math.inf
+        )
         self.registry = MetricRegistry.of(NoOpMeterProvider())  #: and no ring, until something observes
         self.ring: Ring | None = None
         self._background: set[asyncio.Task[None]] = set()

@@ -18,6 +18,7 @@ class Settings:
     max_overflow: int = 10
     pool_timeout_s: float = 30.0
     agent_cache: bool = True  #: keep agent states in memory between requests
+    cache_max_age_s: float = 0.0  #: so long at most; 0: as long as they live, which several servers may not
     indexes: bool = True  #: the indexes on agent_id of passages and messages
     blocking_ms: float = 0.0  #: block the event loop so long in every message
     leak_every: int = 0  #: keep the database connection of every so many messages; 0: give all back

@@ -69,7 +69,7 @@ async def create_agent(body: NewAgent, services: Serving, actor: Acting) -> Resp
     values["embedding_config"] = embedding_config(body.embedding, body.embedding_config)
     agent = new_agent(values, actor)
     memory = [new_block(block, actor.organization_id) for block in body.memory_blocks]
-    version = services.agent_cache.version
+    reading = services.agent_cache.reading()
     async with services.engine.begin() as connection:
         base = await base_tool_ids(connection, actor) if body.include_base_tools else []
         own_tools = await own_rows(connection, tools, "Tool", [*body.tool_ids, *base], actor)
@@ -81,7 +81,7 @@ async def create_agent(body: NewAgent, services: Serving, actor: Acting) -> Resp
         await link(connection, tools_agents, agent["id"], [row["id"] for row in own_tools])
         await link(connection, blocks_agents, agent["id"], [row["id"] for row in own_blocks])
     found = state(agent, own_tools, own_blocks)
-    services.agent_cache.put(found, version)
+    services.agent_cache.put(found, reading)
     return answer(found)
 
 
