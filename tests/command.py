@@ -1,11 +1,14 @@
-"""`perfkit` called in this process: the whole command line, at a thirtieth of the price of a new process."""
+"""`perfkit` called in this process, or in one of its own that is forked ready: both cost little."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import io
 import json
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +16,7 @@ from unittest import mock
 
 from perfkit.cli import main
 from perfkit.interrupts import SIGNALS
+from tests.kill_points import Verbs, verbs
 
 
 class Done(NamedTuple):
@@ -46,3 +50,17 @@ def perfkit(*arguments: object, data: Path) -> Done:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
     return Done(code, out.getvalue(), err.getvalue())
+
+
+@functools.cache
+def _warm() -> Verbs:
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(verbs())
+
+
+def started(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Carry out a verb in a process of its own, with what a terminal's process has, here; loads too."""
+    command = [str(one) for one in arguments]
+    ended = _warm()(*command, below=Path.cwd(), environment=environment)
+    return subprocess.CompletedProcess(command, ended.code, ended.out, ended.err)

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,16 +61,29 @@ class Verbs:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def __call__(self, *arguments: str, below: Path, kill_at: int = 0) -> Ended:
-        """One verb, killed just before its `kill_at`-th event in the folder `below`, if it has so many."""
-        (ended,) = self.together([arguments], below=below, kill_at=kill_at)
+    def __call__(
+        self, *arguments: str, below: Path, kill_at: int = 0, environment: Mapping[str, str] | None = None
+    ) -> Ended:
+        """One verb, killed just before its `kill_at`-th event in the folder `below`, if it has so many.
+
+        It runs in that folder, and with more in its environment.
+        """
+        (ended,) = self.together([arguments], below=below, kill_at=kill_at, environment=environment)
         return ended
 
-    def together(self, calls: Sequence[Sequence[str]], *, below: Path, kill_at: int = 0) -> list[Ended]:
+    def together(
+        self,
+        calls: Sequence[Sequence[str]],
+        *,
+        below: Path,
+        kill_at: int = 0,
+        environment: Mapping[str, str] | None = None,
+    ) -> list[Ended]:
         """Several verbs, all let go at the same moment."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        request = {"calls": calls, "below": str(below.resolve()), "kill_at": kill_at}
+        place = {"below": str(below.resolve()), "environment": dict(environment or {})}
+        request = {"calls": calls, "kill_at": kill_at, **place}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return [Ended(**told) for told in json.loads(self._process.stdout.readline())]
@@ -111,6 +124,7 @@ def _serve() -> None:
                 if (child := os.fork()) == 0:
                     os.close(opened)
                     os.read(gate, 1)  # until all are there
+                    os.environ.update(request["environment"])
                     _work(arguments, request["below"], request["kill_at"], told)
                 children.append((child, told))
             os.close(gate)
@@ -134,6 +148,7 @@ def _work(arguments: list[str], below: str, kill_at: int, told: Path) -> None:
     """Carry out one verb in this forked child, and end it."""
     from perfkit.cli import main
 
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for name, descriptor in (("out", 1), ("err", 2)):
         os.dup2(os.open(told / name, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
     os.chdir(below)  # so that names relative to an open folder are below it, too

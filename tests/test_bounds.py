@@ -26,6 +26,7 @@ from perfkit.plain_data import DEEPEST, LONGEST, MOST_VALUES
 from perfkit.report import notebook_path
 from perfkit.report.parameters import check_parameters
 from perfkit.store import thresholds
+from tests.command import started
 
 
 def laughs(levels: int = 30, wide: int = 9) -> str:
@@ -481,9 +482,8 @@ def test_the_command_line_refuses_in_one_line(arguments: list[str], tmp_path: Pa
     file.write_text(json.dumps(FINE))
     sample = Path(__file__).parents[1] / "data" / "sample" / "http_get"
     places = {"W": str(file), "SAMPLE": str(sample)}
-    command = [sys.executable, "-m", "perfkit.cli", *(places.get(one, one) for one in arguments)]
-    command += ["--data-dir", str(data)] if arguments[0] != "serve" else []
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    where = ("--data-dir", data) if arguments[0] != "serve" else ()
+    done = started(*(places.get(one, one) for one in arguments), *where)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "Traceback" not in done.stderr
     assert not (data / "runs").exists()

@@ -16,6 +16,7 @@ import pytest
 from perfkit.drive.workloads import read_yaml
 from perfkit.errors import BadInput
 from perfkit.store import list_runs
+from tests.command import started
 from tests.small_server import SmallServer, small_server
 
 SECRET = "sk-not-for-your-eyes-4711"
@@ -29,13 +30,7 @@ def server() -> Iterator[SmallServer]:
 
 def perfkit(*arguments: str, data: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a person would."""
-    return subprocess.run(
-        [sys.executable, "-m", "perfkit.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PERFKIT_DATA_DIR": str(data), **environment},
-    )
+    return started(*arguments, PERFKIT_DATA_DIR=str(data), **environment)
 
 
 def run_get(server: SmallServer, data: Path, *more: str) -> subprocess.CompletedProcess[str]:

@@ -21,6 +21,7 @@ from perfkit.compare import frames as compare_frames
 from perfkit.errors import BadInput
 from perfkit.report import execute, make_comparison_report, notebook_path
 from perfkit.store import Run, list_runs
+from tests.command import started
 from tests.small_server import WIDE_BUDGET, small_server
 
 pytestmark = pytest.mark.slow
@@ -37,7 +38,7 @@ def made(folder: Path, number: int, *, scale: float = 1.0, rate: float = 200.0, 
 
 
 def perfkit(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "perfkit.cli", *arguments], capture_output=True, text=True)
+    return started(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +211,7 @@ def test_an_interrupted_experiment_passes_no_gate(
 def test_compare_carries_out_both_sides_in_turns(tmp_path: Path) -> None:
     """Two files: four runs in the order A B B A, each with its pair; then aa keeps a noise floor."""
     with small_server() as server:
-        load = f"users: {{count: 2, duration_s: 1.2}}\ntarget: {{url: '{server.url}'}}\nscenario: http_get\n"
+        load = f"users: {{count: 2, duration_s: 0.6}}\ntarget: {{url: '{server.url}'}}\nscenario: http_get\n"
         load += WIDE_BUDGET
         load += "params: {path: /slow/5}\n"  # most of it sleep, so that a busy machine is no drift
         for name in ("a", "b"):

@@ -27,7 +27,7 @@ def bench() -> Iterator[Bench]:
 
 
 @pytest.mark.parametrize(
-    ("corpus", "cases"), [("yaml", 100), ("run", 2), ("json", 5), ("parquet", 5), ("import", 20)]
+    ("corpus", "cases"), [("yaml", 40), ("run", 1), ("json", 2), ("parquet", 2), ("import", 20)]
 )
 def test_no_input_breaks_a_verb(bench: Bench, corpus: str, cases: int) -> None:
     """Whatever a file holds: documented exit codes, a line of words, nothing else harmed, nothing left."""
@@ -133,6 +133,6 @@ def test_a_hostile_server_gets_a_row_for_each_request(tmp_path: Path, way: str) 
 
 
 def test_an_ended_run_can_be_read(bench: Bench) -> None:
-    """Each way to end a run once: no process is left, no row older than a second lost, all verbs read it."""
-    result = end_runs(bench, 5, SEED)
+    """Two ways to end a run: no process is left, no row older than a second lost, all verbs read it."""
+    result = end_runs(bench, 2, SEED)
     assert not result.findings, "\n".join(map(str, result.findings))

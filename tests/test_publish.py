@@ -7,7 +7,6 @@ import fcntl
 import functools
 import http.server
 import json
-import os
 import re
 import shutil
 import signal
@@ -38,6 +37,7 @@ from perfkit.site import Wishes, publish
 from perfkit.site.folder import SiteFolder
 from perfkit.site.leaks import Scanner
 from perfkit.store import Run, RunFolder, update_run_json, write_segment
+from tests.command import started
 from tests.site_fixture import HOSTILE, Site, hostile, nightly, sample
 
 pytestmark = pytest.mark.slow
@@ -51,12 +51,7 @@ def stamp(run: Run, **changes: object) -> None:
 
 
 def perfkit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "perfkit.cli", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-    )
+    return started(*arguments, **environment)
 
 
 def tree(path: Path) -> dict[str, tuple[int, int]]:

@@ -159,10 +159,10 @@ def test_no_form_of_a_secret_stays(secret: str) -> None:
 
 
 @pytest.mark.slow
-def test_no_form_of_a_thousand_secrets_stays() -> None:
-    """The same for 1,500 secrets of all alphabets."""
+def test_no_form_of_many_secrets_stays() -> None:
+    """The same for 400 secrets of all alphabets."""
     rng = random.Random(13)
-    for _ in range(1500):
+    for _ in range(400):
         check_forms(random_secret(rng), rng)
 
 

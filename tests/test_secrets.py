@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from perfkit.errors import BadInput
 from perfkit.model import Target, Workload
 from perfkit.site.leaks import Scanner
 from perfkit.store import Run, list_runs, read_probes
+from tests.command import started
 from tests.secret_forms import FORMS, held, random_secret
 from tests.small_server import SmallServer, small_server
 
@@ -38,10 +38,7 @@ def play(data: Path, workload: dict[str, Any], **environment: str) -> subprocess
     data.mkdir(exist_ok=True)
     file = data / "workload.yaml"
     file.write_text(yaml.safe_dump({"users": {"count": 1, "iterations": 3}, **workload}))
-    command = [sys.executable, "-m", "perfkit.cli", "run", str(file), "--data-dir", str(data)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}, check=False
-    )
+    return started("run", file, "--data-dir", data, **environment)
 
 
 def only_run(data: Path) -> Run:
