@@ -166,7 +166,7 @@ def _table(
         "tokens_out": pa.array(np.full(n, 12, np.int32), mask=unanswered | (not streaming)),
         "request_id": pa.array([f"m{i:x}" for i in range(seq, seq + n)]),
     }
-    assert tuple(columns) == COLUMNS
+    assert list(columns) == list(COLUMNS)
     return pa.table(columns)
 
 

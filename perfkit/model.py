@@ -29,15 +29,17 @@ ERRORS = ("timeout", "connect", "reset", "http_4xx", "http_5xx", "protocol", "ch
 #: Instants of a row, int64 nanoseconds since the run's start on the monotonic clock; null = never reached.
 INSTANTS = ("planned", "started", "sending", "sent", "first_byte", "first_token", "done")
 
-#: Every fixed column of timeline.parquet, in order. `server_*` columns follow as they are found.
-COLUMNS = (
-    *INSTANTS,
-    *("seq", "worker", "user", "step"),
-    *("scenario", "operation", "phase"),
-    *("status", "error", "error_text"),
-    *("bytes_sent", "bytes_received", "attempt"),
-    *("chunks", "tokens_out", "request_id"),
-)
+Kind = Literal["int64", "int32", "int16", "uint8", "float64", "word", "text", "int32s"]
+#: Every fixed column of timeline.parquet with its type, in order; `word`: one of a few texts.
+#: `server_*` columns (float64) follow as they are found.
+COLUMNS: dict[str, Kind] = {
+    **dict.fromkeys(INSTANTS, "int64"),
+    **{"seq": "int64", "worker": "int32", "user": "int32", "step": "int64"},
+    **{"scenario": "word", "operation": "word", "phase": "word"},
+    **{"status": "int16", "error": "word", "error_text": "text"},
+    **{"bytes_sent": "int64", "bytes_received": "int64", "attempt": "uint8"},
+    **{"chunks": "int32s", "tokens_out": "int32", "request_id": "text"},
+}
 
 # Bounds are wider than what a run can carry out; a slip such as 1e308 gets words instead of a run.
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]

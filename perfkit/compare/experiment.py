@@ -71,7 +71,7 @@ class Kept:
     def sides(self) -> dict[str, list[Run]]:
         """The runs that count, by the name of their side; those of a pair stand at the same place.
 
-        None when the comparison was refused: figures side by side would compare them all the same.
+        Both are empty when the comparison was refused: figures side by side would compare them all the same.
         """
         if self.comparison.refused:
             return {self.comparison.a.name: [], self.comparison.b.name: []}

@@ -26,8 +26,8 @@ from perfkit.store import Run
 from perfkit.store.results import digest
 from perfkit.store.rows import Part
 
-#: The worst first: a comparison is what the worst of its primary metrics is.
 _SURELY = 8  #: so many requests are not missing by chance
+#: Worst first: the overall verdict is that of the worst primary metric.
 _WORST: tuple[Verdict, ...] = ("regressed", "inconclusive", "improved", "equivalent")
 
 
@@ -79,7 +79,7 @@ def _reduced(runs: Sequence[Run]) -> list[Reduced]:
 
 
 def _common_cut(shares: Sequence[float]) -> float:
-    """The longest warm-up but a quarter of the runs: with many runs some seem to warm up by chance."""
+    """The longest warm-up after dropping the longest quarter: of many runs some seem to warm up by chance."""
     rising = sorted(shares)
     return rising[-1 - len(rising) // 4] if rising else stats.LEAST_CUT
 

@@ -69,7 +69,7 @@ class Reduced:
     outcomes: tuple[str, ...] = ()  #: those of the reasons that may be the server's doing
     all_failed: bool = False  #: the run's verdict is FAILED
     operations: Mapping[str, int] = field(default_factory=dict)  #: requests of each in the steady part
-    #: Why the times of an imported run carry a metric of an operation not.
+    #: Why an imported run's times are too coarse for a metric, by operation and metric.
     coarse: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def value(self, operation: str, metric: str) -> Value | None:

@@ -52,7 +52,7 @@ class Drive:
         count: int = 1,
     ) -> None:
         self.mistakes = Mistakes(getattr(scenario.module, "__file__", None))
-        #: That ended, or never did; those that made a mistake, and not right after a failed request.
+        #: Steps that ended or were cut off; of them those that raised, unless a request of theirs had failed.
         self.steps = self.steps_raised = 0
         self._scenario, self._state, self._workload = scenario, state, workload
         self._recorder, self._clock = recorder, recorder.clock

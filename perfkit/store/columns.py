@@ -7,24 +7,25 @@ from collections.abc import Iterable, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from perfkit.model import COLUMNS, INSTANTS
+from perfkit.model import COLUMNS, INSTANTS, Kind
 
 TEXT = pa.dictionary(pa.int32(), pa.string())
-TEXT_COLUMNS = ("scenario", "operation", "phase", "error")
+_KINDS: dict[Kind, tuple[pa.DataType, str]] = {
+    "int64": (pa.int64(), "BIGINT"),
+    "int32": (pa.int32(), "INTEGER"),
+    "int16": (pa.int16(), "SMALLINT"),
+    "uint8": (pa.uint8(), "UTINYINT"),
+    "float64": (pa.float64(), "DOUBLE"),
+    "word": (TEXT, "VARCHAR"),
+    "text": (pa.string(), "VARCHAR"),
+    "int32s": (pa.list_(pa.int32()), "INTEGER[]"),
+}
+TYPES = {name: _KINDS[kind][0] for name, kind in COLUMNS.items()}
+SQL_TYPES = {name: _KINDS[kind][1] for name, kind in COLUMNS.items()}
+TEXT_COLUMNS = tuple(name for name, kind in COLUMNS.items() if kind == "word")
 ALWAYS = ("planned", "operation", "phase")
 #: Instants beyond this (104 days) are no longer exact as floats, and no run lasts so long.
 _LONGEST_NS = 2**53
-
-
-def _types() -> dict[str, pa.DataType]:
-    types: dict[str, pa.DataType] = dict.fromkeys(COLUMNS, pa.int64())
-    types |= dict.fromkeys(TEXT_COLUMNS, TEXT)
-    types |= {"worker": pa.int32(), "user": pa.int32(), "status": pa.int16(), "attempt": pa.uint8()}
-    types |= {"tokens_out": pa.int32()}
-    return types | {"error_text": pa.string(), "request_id": pa.string(), "chunks": pa.list_(pa.int32())}
-
-
-TYPES = _types()
 
 
 def columns_in(schema: pa.Schema, wanted: Sequence[str] | None) -> list[str]:

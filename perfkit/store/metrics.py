@@ -19,9 +19,9 @@ UNITS: dict[Kind, str] = {"latency": "ms", "rate": "/s", "errors": ""}
 class Metric:
     """One metric.
 
-    population: the requests it is taken over. `successes`; `all`; `censored`: successes and the requests that
-    timed out or were cut off, of which only is known that they take longer than any that was waited for.
-    p: of a quantile. column: the latency it is taken of.
+    population: the requests it is computed over. `successes`; `all`; `censored`: successes, and the requests
+    that timed out or were cut off, which are known only to have taken longer than the client waited.
+    p: of a quantile. column: the latency it is computed from.
     """
 
     name: str

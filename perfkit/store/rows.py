@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from perfkit.errors import PerfkitError, unknown
 from perfkit.model import INSTANTS
 from perfkit.stats import SLICES
-from perfkit.store.columns import ALWAYS, TYPES, columns_in, require_values
+from perfkit.store.columns import ALWAYS, SQL_TYPES, columns_in, require_values
 from perfkit.store.fidelity import knows_intended_time
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ _deciding = threading.RLock()
 _in_order: set[tuple[str, ...]] = set()
 #: Rows in files of so many bytes together never need more than that.
 _FEW_BYTES = 10_000_000
-_SQL_TYPES = {pa.int64(): "BIGINT", pa.int32(): "INTEGER", pa.int16(): "SMALLINT", pa.uint8(): "UTINYINT",
-              pa.list_(pa.int32()): "INTEGER[]"}  # fmt: skip
 #: What is derived of a row, in SQL. Latencies are in ms, null where an instant was never reached.
 DERIVED = {
     "response_ms": "(done - planned) / 1e6",
@@ -204,8 +202,7 @@ class Part:
             _spill()
         there = set[str]().union(*(names for _, names, _ in files))
         columns = [
-            f"{name if name in there else 'NULL'}::{_SQL_TYPES.get(type_, 'VARCHAR')} AS {name}"
-            for name, type_ in TYPES.items()
+            f"{name if name in there else 'NULL'}::{type_} AS {name}" for name, type_ in SQL_TYPES.items()
         ]
         derived = dict(DERIVED)
         if "first_token" not in there:  # schema 1 knows the first byte only
