@@ -58,6 +58,24 @@ def test_times_of_a_plain_message_are_what_the_client_saw(http: httpx.Client) ->
     assert sorted(differences)[2] == pytest.approx(0, abs=20)
 
 
+def test_times_that_are_not_there_yet_are_pending(http: httpx.Client) -> None:
+    """A run that has ended says whether its times are still to come; they are its organization's to write."""
+    agent = http.post("/v1/agents/", json=AGENT).json()["id"]
+    (run_id,) = http.post(f"/v1/agents/{agent}/messages", json=SAID).json()["usage"]["run_ids"]
+    run = http.get(f"/v1/runs/{run_id}").json()
+    assert run["times_pending"] is (run["total_duration_ns"] is None)
+    assert until(lambda: _timed(http, run_id))["times_pending"] is False
+
+
+def test_metrics_name_the_organization(http: httpx.Client) -> None:
+    """As soon as it is known who asks, what is recorded carries its organization, the request's time too."""
+    agent = http.post("/v1/agents/", json=AGENT).json()["id"]
+    http.post(f"/v1/agents/{agent}/messages", json=SAID).raise_for_status()
+    lines = http.get("/metrics").text.splitlines()
+    for metric in ("count_user_message", "hist_endpoint_e2e_ms_"):
+        assert any(line.startswith(metric) and 'organization_id="org-' in line for line in lines), metric
+
+
 def _timed(http: httpx.Client, run_id: str) -> Any:
     run = http.get(f"/v1/runs/{run_id}").json()
     return run if run["total_duration_ns"] is not None else None

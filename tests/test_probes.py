@@ -123,6 +123,22 @@ def test_instruments_have_their_name_unit_kind_attributes_and_buckets() -> None:
             assert one.buckets[-1] >= 60_000
 
 
+def test_a_service_has_metrics_of_its_own() -> None:
+    """They are made once, by the factory, whoever asks; a name of the table is refused."""
+    reader = InMemoryMetricReader()
+    registry = MetricRegistry.of(MeterProvider([reader]))
+    made = [
+        registry.get_or_create_metric("count_cats", lambda meter: meter.create_counter("count_cats"))
+        for _ in "ab"
+    ]
+    assert made[0] is made[1]
+    made[0].add(3, {"colour": "black"})
+    (point,) = metrics_of(reader)["count_cats"].data.data_points
+    assert (point.value, dict(point.attributes)) == (3, {"colour": "black"})
+    with pytest.raises(ValueError, match="count_user_message is a metric of perfkit_probes"):
+        registry.get_or_create_metric("count_user_message", lambda meter: meter.create_counter("x"))
+
+
 def test_one_registry_per_provider_from_many_threads() -> None:
     """However many threads ask at once, a provider has one registry and a metric is made once."""
     reader = InMemoryMetricReader()

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent_server.model import PRICE_USD
-from agent_server.services import Actor, Services
+from agent_server.services import Actor, Services, own
 from agent_server.tables import jobs, messages, new_id, now
 from perfkit_probes import current_request, timed
 
@@ -93,13 +93,16 @@ async def finish_run(services: Services, run: Run, reply: str) -> dict[str, Any]
     return row
 
 
-async def record_times(services: Services, run: Run) -> None:
-    """Write down when the first token was there and when the response had ended, from the run's start."""
+async def record_times(services: Services, actor: Actor, run: Run) -> None:
+    """Write down when the first token was there and when the response had ended, from the run's start.
+
+    Only of a run of the actor's organization. Until then the run says `times_pending`.
+    """
     run.ended_ns = time.monotonic_ns()
 
     async def write() -> None:
         async with services.engine.begin() as connection:
-            await connection.execute(sa.update(jobs).where(jobs.c.id == run.id).values(**times_of(run)))
+            await connection.execute(sa.update(jobs).where(own(jobs, run.id, actor)).values(**times_of(run)))
 
     services.see_through(write())  # after the client's last byte: it must not wait for this
 

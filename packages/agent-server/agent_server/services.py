@@ -23,7 +23,7 @@ from agent_server.errors import log_error
 from agent_server.model import SimulatedModel
 from agent_server.settings import Settings
 from agent_server.tables import api_keys, users
-from perfkit_probes import MetricRegistry, Ring
+from perfkit_probes import MetricRegistry, Ring, metric_attributes
 
 
 class Services:
@@ -128,7 +128,15 @@ async def _first(services: Services, query: sa.Select[Any]) -> tuple[str, str] |
 
 
 Serving = Annotated[Services, Depends(get_services)]
-Acting = Annotated[Actor, Depends(get_actor)]
+
+
+async def acting(actor: Annotated[Actor, Depends(get_actor)]) -> Actor:
+    """The same; metrics of the request carry the organization from now on, as its task has them to itself."""
+    metric_attributes.set({**metric_attributes.get(), "organization.id": actor.organization_id})
+    return actor
+
+
+Acting = Annotated[Actor, Depends(acting)]
 
 
 def answer(content: Any, status: int = 200) -> Response:

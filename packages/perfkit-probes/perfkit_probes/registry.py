@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter, MeterProvider
 
+T = TypeVar("T")
 Kind = Literal["counter", "histogram", "gauge"]
 #: Milliseconds from a cache hit to a hang.
 _MS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 10e3, 30e3, 60e3)
@@ -156,27 +157,40 @@ class MetricRegistry:
         return tell
 
     def _tally(self, call: Callable[..., Any], checked: dict[str, Any]) -> Callable[[float], None]:
-        """Adds up itself and tells the sum when metrics are collected; before that nobody sees a counter."""
-        lock, total, context_of = threading.Lock(), 0.0, metric_attributes.get
+        """Adds up itself and tells the sums when metrics are collected; before that nobody sees a counter."""
+        lock, context_of = threading.Lock(), metric_attributes.get
+        totals: dict[tuple[tuple[str, str], ...], float] = {}
 
         def count(amount: float) -> None:
-            nonlocal total
-            context = context_of()
-            if context:
-                self._later(call, amount, checked)
-                return
+            context = tuple(context_of().items())
             with lock:
-                total += amount
+                totals[context] = totals.get(context, 0.0) + amount
 
         def told(registry: MetricRegistry) -> None:
-            nonlocal total
+            nonlocal totals
             with lock:
-                amount, total = total, 0.0
-            if amount:
-                call(amount, checked)
+                amounts, totals = totals, {}
+            for context, amount in amounts.items():
+                call(amount, {**dict(context), **checked})
 
         self.before_collecting(told)
         return count
+
+    def get_or_create_metric(self, name: str, factory: Callable[[Meter], T]) -> T:
+        """A metric of the service's own, made by the factory when it is first asked for, by whatever thread.
+
+        ValueError for a name of `INSTRUMENTS`. Its values go straight to OpenTelemetry.
+        """
+        if name in INSTRUMENTS:
+            raise ValueError(f"{name} is a metric of perfkit_probes; use add, record or set")
+        return self._get_or_create(name, factory)
+
+    def _get_or_create(self, name: str, factory: Callable[[Meter], T]) -> T:
+        with self._lock:
+            if name not in self._made:
+                self._made[name] = factory(self._meter)
+            made: T = self._made[name]
+        return made
 
     def flush(self) -> None:
         """Hand over what waits."""
@@ -210,12 +224,7 @@ class MetricRegistry:
 
     def _call(self, name: str, method: str) -> Callable[..., Any]:
         """The instrument's method; the instrument is made when it is first asked for."""
-        made = self._made.get(name)
-        if made is None:
-            with self._lock:
-                made = self._made.get(name)
-                if made is None:
-                    made = self._made[name] = self._make(name)
+        made = self._made.get(name) or self._get_or_create(name, lambda _: self._make(name))
         kind = INSTRUMENTS[name].kind
         if _METHODS[kind] != method:
             raise TypeError(f"{name} is a {kind}: it has {_METHODS[kind]!r}, not {method!r}")

@@ -87,7 +87,7 @@ async def send_message(agent_id: str, body: MessagesBody, services: Serving, act
     stop = {"message_type": "stop_reason", "stop_reason": "end_turn"}
     counts = {"message_type": "usage_statistics", **usage(question, reply), "run_ids": [run.id]}
     response = answer({"messages": [said], "stop_reason": stop, "usage": counts})
-    response.background = BackgroundTask(record_times, services, run)  # when the last byte is out
+    response.background = BackgroundTask(record_times, services, actor, run)  # when the last byte is out
     return response
 
 
@@ -101,7 +101,7 @@ async def stream_message(agent_id: str, body: MessagesBody, services: Serving, a
         events,
         media_type="text/event-stream",
         headers={"cache-control": "no-cache"},
-        background=BackgroundTask(record_times, services, run),
+        background=BackgroundTask(record_times, services, actor, run),
     )
 
 
@@ -146,14 +146,14 @@ async def send_message_later(agent_id: str, body: MessagesBody, services: Servin
     """Ask an agent in the background; answers the run."""
     agent = await agent_state(services, agent_id, actor)
     run = await create_run(services, actor, agent, _question(body.messages), background=True)
-    services.spawn(_carry_out(services, run))
+    services.spawn(_carry_out(services, actor, run))
     return answer(_shown(run.row))
 
 
-async def _carry_out(services: Services, run: Run) -> None:
+async def _carry_out(services: Services, actor: Actor, run: Run) -> None:
     async with running(services, run.id):
         await finish_run(services, run, await reply_to(services, run))
-    await record_times(services, run)
+    await record_times(services, actor, run)
 
 
 @router.get("/agents/{agent_id}/messages")
@@ -221,4 +221,6 @@ async def _job(services: Services, actor: Actor, kind: str, words: str, job_id: 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     hidden = ("request", "kind", "organization_id", "item")
-    return {"job_type": row["kind"], **{key: value for key, value in row.items() if key not in hidden}}
+    told = {key: value for key, value in row.items() if key not in hidden}
+    pending = row["kind"] == "run" and row["status"] == "completed" and row.get("total_duration_ns") is None
+    return {"job_type": row["kind"], **told, "times_pending": pending}
