@@ -13,6 +13,7 @@ from perfkit.cli.base import (
     allow_target_option,
     cli,
     data_dir_option,
+    details_of,
     foreign_words,
     json_option,
     print_json,
@@ -48,6 +49,7 @@ def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...]
     """
     from perfkit.drive.running import checked, naming, run_repeats, worst
     from perfkit.drive.workloads import merged, parse_assignments, read_yaml
+    from perfkit.observe.recording import record
 
     given = read_yaml(file) if file else {}
     given = merged(given, parse_assignments(changes, "--set"))
@@ -63,7 +65,7 @@ def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...]
     if "scenario" not in given:
         raise BadInput("nothing to run: give a FILE from params/ or --scenario NAME")
     work = checked(given, str(file or "options"), allow_target)
-    runs = run_repeats(work, data_dir, show_progress=not quiet)
+    runs = run_repeats(work, data_dir, show_progress=not quiet, look=record)
     with naming([run.id for run in runs]):
         _print_runs(runs, as_json)
     sys.exit(worst(run.verdict.exit_code for run in runs))
@@ -173,10 +175,8 @@ def doctor_command(data_dir: Path, as_json: bool) -> None:
 
 
 def _print_runs(runs: Iterable[Any], as_json: bool) -> None:
-    from perfkit.drive.running import details
-
     if as_json:
-        print_json([details(run) for run in runs])
+        print_json([details_of(run) for run in runs])
         return
     for run in runs:
         print_run(run, as_json)
