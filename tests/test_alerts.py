@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import math
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
+from agent_server.postgres import embedded_postgres
 from perfkit import frames
+from perfkit.drive.local_server import reference_server
+from perfkit.drive.running import checked, run_repeats
 from perfkit.errors import BadInput
 from perfkit.observe import client, findings
 from perfkit.observe import figures as server_figures
@@ -24,7 +32,9 @@ from perfkit.store.rows import Part
 from perfkit.store.thresholds import parse
 from tests.command import perfkit
 from tests.hand_made import MS, S, row, write_run
+from tests.server_fixture import AGENT
 from tests.small_server import SmallServer, small_server
+from tests.test_server import TOOL
 from tests.test_server_side import TEN_S, Sample, at, run_with
 
 ID = "20260101-000000-alerts-0001"
@@ -308,6 +318,65 @@ def test_a_run_prints_its_findings_and_ends_with_4(server: SmallServer, tmp_path
     (one,) = shown["findings"]
     assert one.keys() == {"kind", "text", "from_s", "to_s"}
     assert one["kind"] == "failing"
+
+
+CHANGING = f"""
+async def setup(session, params):
+    agent = await session.post("/v1/agents/", json={AGENT!r})
+    tool = await session.put("/v1/tools/", json={{"source_code": {TOOL!r}}})
+    return [answer.raise_for_status().json()["id"] for answer in (agent, tool)]
+
+
+async def step(session, state, rng):
+    agent, tool = state
+    await session.patch(f"/v1/agents/{{agent}}", json={{"tool_ids": [tool]}}, name="change_agent")
+"""
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+
+
+async def make_deadlock(url: str) -> None:
+    """Hold every tool until a change of an agent waits for one, then ask for the agent that it holds; again
+    until it was the change that PostgreSQL gave up. It gives up who has waited for a second: not us."""
+    host = sa.make_url(url).query["host"]
+    mine, other = [await asyncpg.connect(host=host, user="postgres", database="postgres") for _ in range(2)]
+    try:
+        await mine.execute("SET deadlock_timeout = '1min'; SET lock_timeout = '5s'")
+        async with asyncio.timeout(60):
+            while not await _deadlock(mine, other):
+                await asyncio.sleep(0.01)
+    finally:
+        await mine.close()
+        await other.close()
+
+
+async def _deadlock(mine: Any, other: Any) -> bool:
+    with contextlib.suppress(asyncpg.LockNotAvailableError):
+        async with mine.transaction():
+            if not await mine.fetch("SELECT id FROM tools FOR UPDATE"):
+                return False  # the run is setting up
+            while not await other.fetchval(WAITING):
+                await asyncio.sleep(0.01)
+            return bool(await mine.fetch("SELECT id FROM agents FOR UPDATE"))
+    return False
+
+
+@pytest.mark.drill  # a server of its own, and a second until PostgreSQL looks for deadlocks
+def test_a_real_deadlock_is_found_by_name(tmp_path: Path) -> None:
+    """Two transactions of the embedded PostgreSQL wait for each other; the server's is given up."""
+    (tmp_path / "changing.py").write_text(CHANGING)
+    with embedded_postgres(None) as database, reference_server({"database_url": database}) as served:
+        given = {
+            "scenario": str(tmp_path / "changing.py"),
+            "users": {"count": 1, "iterations": 5, "think_time_s": 0.2},
+            "target": {"url": served.url, "timeout_s": 60},
+        }
+        other = threading.Thread(target=asyncio.run, args=(make_deadlock(database),))
+        other.start()
+        (run,) = run_repeats(checked(given, "deadlock", ()), tmp_path, show_progress=False, look=record)
+        other.join()
+    kinds = {one.kind: one.text for one in run.results.findings or ()}
+    assert "and 1 request failed: 1 of change_agent." in kinds["deadlocks"]
+    assert kinds["failing"].startswith("1 of 5 requests of change_agent failed (20%): 1 × http_5xx (")
 
 
 def test_five_findings_are_printed_and_the_others_counted(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ from perfkit.text import print_lines
               help="Any other value of the workload, e.g. users.count=50, warmup_s=5.")  # fmt: skip
 @click.option("--target", metavar="URL", help="Base URL; without one a reference server is started.")
 @click.option("--threshold", "thresholds", multiple=True, metavar="TEXT",
-              help="Such as 'p95 < 300 ms' or 'error_rate < 1 %'; missed: exit code 4.")  # fmt: skip
+              help="Such as 'p95 < 300 ms', 'error_rate < 1 %', 'findings = 0', 'loop_lag p99 < 20 ms'; "
+                   "missed: exit code 4.")  # fmt: skip
 @allow_target_option
 @click.option("--tag", "tags", multiple=True, metavar="TEXT", help="Tag the run.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
@@ -136,7 +137,7 @@ def ls_command(data_dir: Path, as_json: bool) -> None:
 @data_dir_option
 @json_option
 def show_command(run: str, data_dir: Path, as_json: bool) -> None:
-    """Show one RUN: what was run, where, how it ended, and its summary."""
+    """Show one RUN: what was run, where, how it ended, its summary and findings."""
     from perfkit.store import find_run
 
     print_run(find_run(run, data_dir), as_json)

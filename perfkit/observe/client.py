@@ -130,7 +130,7 @@ def _deadlocks(rows: Part) -> Iterator[Finding]:
         of = ", ".join(f"{one['n']:,} of {one['operation']}" for one in kinds[:3])
         of += f" and of {len(kinds) - 3} more operations" if len(kinds) > 3 else ""
         n = sum(one["n"] for one in kinds)
-        text = f"PostgreSQL detected deadlocks (40P01), and {n:,} requests failed: {of}. "
+        text = f"PostgreSQL detected deadlocks (40P01), and {n:,} request{'s' * (n != 1)} failed: {of}. "
         text += "Transactions locked the same rows in different orders."
         yield Finding("deadlocks", text, *_when(kinds))
 
