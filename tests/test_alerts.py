@@ -285,6 +285,18 @@ def test_without_pandas_the_rows_are_judged_and_the_rest_is_said(tmp_path: Path)
     assert "not looked for" in perfkit("show", str(run.path), data=tmp_path).out
 
 
+def test_a_rule_that_fails_keeps_no_threshold_from_being_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples come from outside; what nobody thought of is told, and the rows are judged."""
+    run = run_with(tmp_path, at(TEN_S, "pool.waiting", 2, "main"))
+    monkeypatch.setattr(findings, "server_samples", lambda rows: {}["unheard of"])
+    record(run)
+    results = Run(run.path).results
+    assert results.findings == ()
+    assert results.not_looked_for.endswith("which is a bug in perfkit: KeyError: 'unheard of'")
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[SmallServer]:
     with small_server() as running:
