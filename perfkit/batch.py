@@ -22,6 +22,7 @@ from perfkit.drive.running import Checked, checked, run_repeats, worst
 from perfkit.drive.workloads import read_yaml
 from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR, INTERRUPTIONS, BadInput, PerfkitError
 from perfkit.hosts import as_list
+from perfkit.observe.recording import record
 from perfkit.report import make_report
 from perfkit.store import Run, locked, read_json, write_json
 
@@ -118,7 +119,7 @@ def _carry_out(item: Item, work: Checked, data_dir: Path, show_progress: bool) -
     if item.exit_code is not None:
         return True
     try:
-        (run,) = run_repeats(work.once(), data_dir, show_progress=show_progress)
+        (run,) = run_repeats(work.once(), data_dir, show_progress=show_progress, look=record)
     except (PerfkitError, OSError) as error:
         code = error.exit_code if isinstance(error, PerfkitError) else EXIT_TOOL_ERROR
         item.ended, item.exit_code, item.error = "broke down", code, str(error)

@@ -61,6 +61,18 @@ BAD = {
     "ill-typed setting": (["run", "--scenario", "http_get", "-s", "users.count=many"], "users.count"),
     "no value": (["run", "--scenario", "http_get", "-p", "path"], "name=value"),
     "bad threshold": (["run", "--scenario", "http_get", "--threshold", "p95 > fast"], "fast"),
+    "samples without a source": (
+        [
+            "run",
+            "--scenario",
+            "http_get",
+            "--target",
+            "http://localhost",
+            "--threshold",
+            "loop_lag p99 < 9 ms",
+        ],
+        "set target.probes_url or target.metrics_url",
+    ),
     "unknown metric": (["run", "--scenario", "http_get", "--threshold", "q95 < 3 ms"], "p95"),
     "a stranger's server": (
         ["run", "--scenario", "http_get", "--target", "http://example.com"],
@@ -236,7 +248,7 @@ def test_a_server_that_is_not_there_is_data(tmp_path: Path) -> None:
     assert run.table(["error"])["error"].to_pylist() == ["connect"] * 5
     assert json.loads(done.stdout)[0]["summary"][-1]["failed"] == 5
     shown = perfkit("show", data=tmp_path).stdout
-    assert "5 × connect of get: " in shown
+    assert "Every request of get failed (5 of 5): 5 × connect (" in shown
     assert "none of 5 requests succeeded" in shown
 
 

@@ -31,7 +31,7 @@ FLOORS = (
     "drive",
     *("scenarios", "importing"),
     *("frames", "figures"),
-    *("compare", "observe"),
+    *("observe", "compare"),
     "report",
     *("site", "lab"),
     *("doctor", "retention", "batch"),

@@ -18,6 +18,7 @@ from perfkit import frames
 from perfkit.drive.running import checked, run_repeats
 from perfkit.drive.workloads import read_yaml
 from perfkit.observe import findings
+from perfkit.observe.recording import record
 from perfkit_probes import INSTRUMENTS
 from tests.server_fixture import AGENT, client, running_server
 
@@ -183,12 +184,16 @@ def test_every_experiment_is_tested() -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_right_finding_and_no_other(name: str, tmp_path: Path) -> None:
     """A real run against a server with that trouble."""
-    given = read_yaml(FOLDER / f"{name}.yaml")
-    (run,) = run_repeats(checked(given, name, ()), tmp_path, show_progress=False)
+    given = read_yaml(FOLDER / f"{name}.yaml") | {"thresholds": ["findings = 0", "loop_lag max < 1 us"]}
+    (run,) = run_repeats(checked(given, name, ()), tmp_path, show_progress=False, look=record)
     assert [one.errors for one in run.meta.probes] == [0] * given["server"].get("instances", 1)
     judged = findings.judge(frames.measured(run))
     assert judged.probed
     assert {one.kind for one in judged.findings} == EXPERIMENTS[name], judged.findings
+    assert run.results.findings == tuple(judged.findings)
+    zero, lag = run.meta.thresholds
+    assert (zero.value, zero.ok, lag.ok) == (len(judged.findings), not judged.findings, False)
+    assert lag.value is not None
     if name == "blocking_call":
         assert "jobs.py" in judged.findings[0].text
         assert "tokens" in judged.findings[0].text

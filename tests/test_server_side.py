@@ -275,26 +275,34 @@ def every(step: int, error: str) -> list[str | None]:
     return [None if i % step else error for i in range(ROWS)]
 
 
-def test_a_run_in_which_a_fifth_fails_has_a_finding(tmp_path: Path) -> None:
-    """Told with the classes; fewer failures, spread over the run, are the error table's business."""
-    for step, told in ((4, "25% of all requests failed: 500 × check of create."), (6, None)):
-        found = of_rows(rows_with(tmp_path, every(step, "check")))
-        assert [one.text for one in found if one.kind == "failing"] == ([told] if told else [])
+def test_from_a_fifth_on_an_operation_is_failing(tmp_path: Path) -> None:
+    """Told before what its server's probes say; fewer failures are told after it."""
+    samples = at([3], "pool.leak_s", 5)
+    for step, told, kinds in (
+        (4, "500 of 2,000 requests of create failed (25%): 500 × check.", ["failing", "connection_leak"]),
+        (6, "334 of 2,000 requests of create failed (16.7%): 334 × check.", ["connection_leak", "failures"]),
+    ):
+        rows = rows_with(tmp_path / str(step), every(step, "check"))
+        seen = server_frames.server_samples(frames.measured(run_with(tmp_path / f"{step} seen", samples)))
+        found = findings.findings(rows, seen, pd.DataFrame())
+        assert [one.kind for one in found if one.kind != "error_burst"] == kinds
+        assert any(one.text.startswith(told) for one in found)
 
 
 def test_timeouts_are_told_by_class_and_operation(tmp_path: Path) -> None:
     """How many of what, their share, and when."""
     (found,) = of_rows(rows_with(tmp_path, ["timeout", "cutoff", "timeout"]))
     assert found.kind == "timeouts"
-    assert "3 of 2,000 requests (0.15%)" in found.text
-    assert "1 cutoff of create, 2 timeout of create" in found.text
+    assert "3 of 2,000 requests of create got no answer in time (0.15%): " in found.text
+    assert "2 × timeout, 1 × cutoff" in found.text
     assert found.to_s < 1
 
 
 def test_a_burst_is_half_of_a_seconds_ends(tmp_path: Path) -> None:
     """Errors of one second are a burst; the same number spread over the run is none."""
     rows = rows_with(tmp_path, ["http_5xx"] * 150)
-    (found,) = of_rows(rows)
+    others, found = of_rows(rows)
+    assert others.text == "150 of 2,000 requests of create failed (7.5%): 150 × http_5xx."
     ends = frames.timeline(rows.run)
     seconds = np.floor(ends["done_s"])
     failed = ends["error"].notna()
@@ -304,7 +312,7 @@ def test_a_burst_is_half_of_a_seconds_ends(tmp_path: Path) -> None:
     assert f"{burst.sum():,} of the 150 failures within {len(burst)} s (http_5xx)" in found.text
     inside = ends["t_s"][failed & seconds.isin(burst.index)]
     assert (found.from_s, found.to_s) == (inside.min(), inside.max())
-    assert of_rows(rows_with(tmp_path, every(13, "http_5xx"))) == []
+    assert [one.kind for one in of_rows(rows_with(tmp_path, every(13, "http_5xx")))] == ["failures"]
 
 
 def test_retries_are_told(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_the_base_installation_is_enough_for_load_and_judgement(python: Call, tm
     """Without any extra: run, ls, show, compare and gate; what is missing is named with its extra."""
     load = {  # to a port where nothing listens
         "scenario": "http_get", "target": {"url": "http://127.0.0.1:9"},
-        "thresholds": ["error_rate <= 100 %"], "users": {"count": 1, "iterations": 30},
+        "thresholds": ["error_rate <= 100 %", "findings = 0"], "users": {"count": 1, "iterations": 30},
     }  # fmt: skip
     (tmp_path / "load.yaml").write_text(json.dumps(load))
     program = tmp_path / "base.py"
@@ -108,6 +108,8 @@ def test_the_base_installation_is_enough_for_load_and_judgement(python: Call, tm
         done = base("run", "load.yaml", "--quiet")
         assert done.returncode == 3, done.stderr  # nothing listens there
         assert "threshold error_rate" in done.stdout
+        assert "threshold findings = 0: 1, MISSED" in done.stdout
+    assert "finding: Every request of get failed (30 of 30): 30 × connect" in base("show").stdout
     runs = [one["id"] for one in json.loads(base("ls", "--json").stdout)]
     assert json.loads(base("show", "latest", "--json").stdout)["verdict"]
     assert base("gate", *runs).returncode == 3

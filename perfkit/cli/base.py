@@ -60,12 +60,23 @@ def print_json(value: Any) -> None:
 
 def print_run(run: Any, as_json: bool, *, summary: bool = True) -> None:
     """One run, by default with its summary, for programs or for a person."""
-    from perfkit.drive.running import describe_run, details
+    from perfkit.drive.running import describe_run
+    from perfkit.observe.recording import results_with_findings
 
     if as_json:
-        print_json(details(run, summary=summary))
+        print_json(details_of(run, summary=summary))
     else:
-        print_lines(*describe_run(run, summary=summary).split("\n"))
+        results = results_with_findings(run) if summary else None
+        print_lines(*describe_run(run, summary=summary, results=results).split("\n"))
+
+
+def details_of(run: Any, *, summary: bool = True) -> dict[str, Any]:
+    """One run for programs, by default with its summary and findings."""
+    from perfkit.drive.running import details
+    from perfkit.observe.recording import results_with_findings
+
+    results = results_with_findings(run) if summary else None
+    return details(run, summary=summary, results=results)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")

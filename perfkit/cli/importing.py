@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from perfkit.cli.base import cli, data_dir_option, json_option, print_json, print_run
+from perfkit.cli.base import cli, data_dir_option, details_of, json_option, print_json, print_run
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.text import print_lines
 
@@ -78,9 +78,7 @@ def import_command(file: Path, format_name: str | None, columns: tuple[str, ...]
     )  # fmt: skip
     fits = [run.rows() <= _SUMMARIZED and run.unpacked_bytes() <= _SUMMARIZED_BYTES for run in runs]
     if as_json and len(runs) > 1:
-        from perfkit.drive.running import details
-
-        print_json([details(run, summary=one) for run, one in zip(runs, fits, strict=True)])
+        print_json([details_of(run, summary=one) for run, one in zip(runs, fits, strict=True)])
     else:
         for run, one in zip(runs, fits, strict=True):
             print_run(run, as_json, summary=one)

@@ -13,6 +13,7 @@ from perfkit.cli.base import (
     allow_target_option,
     cli,
     data_dir_option,
+    details_of,
     foreign_words,
     json_option,
     print_json,
@@ -31,7 +32,8 @@ from perfkit.text import print_lines
               help="Any other value of the workload, e.g. users.count=50, warmup_s=5.")  # fmt: skip
 @click.option("--target", metavar="URL", help="Base URL; without one a reference server is started.")
 @click.option("--threshold", "thresholds", multiple=True, metavar="TEXT",
-              help="Such as 'p95 < 300 ms' or 'error_rate < 1 %'; missed: exit code 4.")  # fmt: skip
+              help="Such as 'p95 < 300 ms', 'error_rate < 1 %', 'findings = 0', 'loop_lag p99 < 20 ms'; "
+                   "missed: exit code 4.")  # fmt: skip
 @allow_target_option
 @click.option("--tag", "tags", multiple=True, metavar="TEXT", help="Tag the run.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
@@ -48,6 +50,7 @@ def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...]
     """
     from perfkit.drive.running import checked, naming, run_repeats, worst
     from perfkit.drive.workloads import merged, parse_assignments, read_yaml
+    from perfkit.observe.recording import record
 
     given = read_yaml(file) if file else {}
     given = merged(given, parse_assignments(changes, "--set"))
@@ -63,7 +66,7 @@ def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...]
     if "scenario" not in given:
         raise BadInput("nothing to run: give a FILE from params/ or --scenario NAME")
     work = checked(given, str(file or "options"), allow_target)
-    runs = run_repeats(work, data_dir, show_progress=not quiet)
+    runs = run_repeats(work, data_dir, show_progress=not quiet, look=record)
     with naming([run.id for run in runs]):
         _print_runs(runs, as_json)
     sys.exit(worst(run.verdict.exit_code for run in runs))
@@ -134,7 +137,7 @@ def ls_command(data_dir: Path, as_json: bool) -> None:
 @data_dir_option
 @json_option
 def show_command(run: str, data_dir: Path, as_json: bool) -> None:
-    """Show one RUN: what was run, where, how it ended, and its summary."""
+    """Show one RUN: what was run, where, how it ended, its summary and findings."""
     from perfkit.store import find_run
 
     print_run(find_run(run, data_dir), as_json)
@@ -173,10 +176,8 @@ def doctor_command(data_dir: Path, as_json: bool) -> None:
 
 
 def _print_runs(runs: Iterable[Any], as_json: bool) -> None:
-    from perfkit.drive.running import details
-
     if as_json:
-        print_json([details(run) for run in runs])
+        print_json([details_of(run) for run in runs])
         return
     for run in runs:
         print_run(run, as_json)

@@ -29,6 +29,7 @@ from perfkit.drive.running import checked, run_repeats
 from perfkit.drive.workloads import complete, read_yaml, redactor_for
 from perfkit.errors import BadInput, Interrupted, NothingToJudge, PerfkitError
 from perfkit.hosts import as_list
+from perfkit.observe.recording import record
 from perfkit.store import Metadata, Run, data_folder, find_run, list_runs, update_run_json, write_json
 from perfkit.store.files import new_folder, read_json, remove_if_empty
 from perfkit.text import for_notebook, print_lines
@@ -113,7 +114,7 @@ def run_pairs(
             if show_progress:
                 print_lines(f"pair {pair + 1}/{pairs}, {name}", err=True)
             try:
-                (run,) = run_repeats(sides[side], data_dir, show_progress=show_progress)
+                (run,) = run_repeats(sides[side], data_dir, show_progress=show_progress, look=record)
             except KeyboardInterrupt:
                 raise _interrupted(interrupts.reason(), pair + 1, pairs, found) from None
             place = {"id": experiment, "side": side, "pair": pair + 1, "order": order}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,13 +29,16 @@ from perfkit.hosts import require_allowed_hosts
 from perfkit.model import Tokens, Workload
 from perfkit.redaction import Redactor, redacted_errors
 from perfkit.store import Run, left_on_target, thresholds, update_run_json
-from perfkit.store.metadata import ProbeSource
+from perfkit.store.metadata import ProbeSource, Results
 from perfkit.store.rows import Part
 from perfkit.store.summary import NAMES, summarize, warnings
 from perfkit.text import for_terminal, print_lines
 
+#: Called with a run that is complete, to look for findings in it.
+Look = Callable[[Run], None]
 #: Operations, and notes on them, that are shown for a person; the most frequent first.
 _SHOWN = 30
+_FINDINGS = 5
 
 
 class Checked(NamedTuple):
@@ -58,17 +61,35 @@ def checked(given: Mapping[str, Any], where: str, allow_targets: Iterable[str]) 
     """
     workload, scenario, params = complete(given, where)
     for text in workload.thresholds:
-        thresholds.parse(text)
+        if thresholds.parse(text).of_samples and not _brings_samples(workload):
+            raise BadInput(
+                f"threshold {text!r} is over samples of the server, and this run would have none; set"
+                " target.probes_url or target.metrics_url"
+            )
     require_allowed_hosts(workload, allow_targets)
     return Checked(workload, scenario, params, tokens_of(workload))
 
 
+def _brings_samples(workload: Workload) -> bool:
+    """Whether the server is asked for samples of itself."""
+    target = workload.target
+    own = target.url is None and bool(workload.server.get("probes", True))
+    return own or bool(target.probes_url or target.metrics_url)
+
+
 def run_repeats(
-    work: Checked, data_dir: Path, *, show_progress: bool, on_progress: Progress = lambda run: None
+    work: Checked,
+    data_dir: Path,
+    *,
+    show_progress: bool,
+    on_progress: Progress = lambda run: None,
+    look: Look = lambda run: None,
 ) -> list[Run]:
     """Carry out a checked workload as often as its `repeats` say.
 
-    on_progress is called with each run as soon as it has a folder, and several times a second from then on.
+    on_progress is called with each run as soon as it has a folder, and several times a second from then on;
+    look (`observe.recording.record`) with each one that is complete, before its thresholds are judged: it
+    keeps what it finds in run.json.
     Raises PerfkitError when a run breaks down; its message holds no secret of the workload. A run that is
     interrupted is returned, as aborted; a KeyboardInterrupt before or after it names the runs that are kept.
     """
@@ -80,11 +101,11 @@ def run_repeats(
         on_progress(run)
 
     with naming(seen), redacted_errors(redact):
-        return _run_repeats(work, data_dir, redact, show_progress, tell)
+        return _run_repeats(work, data_dir, redact, show_progress, tell, look)
 
 
 def _run_repeats(
-    work: Checked, data_dir: Path, redact: Redactor, show_progress: bool, on_progress: Progress
+    work: Checked, data_dir: Path, redact: Redactor, show_progress: bool, on_progress: Progress, look: Look
 ) -> list[Run]:
     workload, scenario, params, _ = work
     runs: list[Run] = []
@@ -109,7 +130,9 @@ def _run_repeats(
                 on_progress=tell,
                 own_server=workload.target.url is None,
             )
-        runs.append(_judged(run, workload, redact))
+        if run.state == "complete":
+            look(run)
+        runs.append(_judged(Run(run.path), workload, redact))
         if runs[-1].state != "complete":
             break
     return runs
@@ -198,8 +221,12 @@ def _firm_summary(part: Part) -> list[dict[str, Any]]:
     return rows
 
 
-def details(run: Run, *, summary: bool = True) -> dict[str, Any]:
-    """Everything run.json says, the state as it is now, and the summary per operation (null without)."""
+def details(run: Run, *, summary: bool = True, results: Results | None = None) -> dict[str, Any]:
+    """Everything run.json says, the state as it is now, and the summary per operation (null without).
+
+    results: the run's, with findings; null where none were looked for.
+    """
+    found = (results or run.meta.results).findings
     return {
         **run.meta.raw,
         "state": run.state,
@@ -207,12 +234,13 @@ def details(run: Run, *, summary: bool = True) -> dict[str, Any]:
         "verdict": run.verdict.brief,
         "path": str(run.path),
         "summary": _firm_summary(Part(run)) if summary else None,
+        "findings": None if found is None else [dataclasses.asdict(one) for one in found],
         "damage": list(run.meta.damage),
     }
 
 
-def describe_run(run: Run, *, summary: bool = True) -> str:
-    """The same for a person."""
+def describe_run(run: Run, *, summary: bool = True, results: Results | None = None) -> str:
+    """The same for a person, with the first findings."""
     meta = run.meta
     lines = [f"run {run.id}: {run.headline}"]
     where = meta.target_url or "a target the file does not name"
@@ -225,6 +253,7 @@ def describe_run(run: Run, *, summary: bool = True) -> str:
     unread = [f"{run.rows():,} requests; `perfkit show {run.id}` summarizes them"]
     lines += ["  " + line for line in (_summary_lines(run) if summary else unread)]
     lines += [f"  server {words}" for words in _probe_words(meta.probes)]
+    lines += [f"  {words}" for words in _finding_words(run, results or meta.results)]
     for threshold in meta.thresholds:
         value = "no value" if threshold.value is None else f"{threshold.value:.4g}"
         note = f" ({threshold.note})" if threshold.note else ""
@@ -249,17 +278,15 @@ def _summary_lines(run: Run) -> list[str]:
     n = rows[-1]["n"]
     if not n:  # what is not told is NaN
         return ["no measured requests"]
-    failures = run.results.failures[:5]
-    lines = [f"{one.count} × {one.error} of {one.operation}: {one.words}" for one in failures]
     if rows[-1]["ok"] == 0:
-        return [*lines, f"none of {n} requests succeeded"]
+        return [f"none of {n} requests succeeded"]
     unit = _unit(rows[-1])
     is_open = any(math.isinf(row[f"{name}_high"]) for row in rows for name in ("p50", "p95", "p99"))
     ends = "; ≥: the upper end is not known from this run" if is_open else ""
     told = f" with 95 % intervals ({unit}); — where there is none{ends}" if unit else ""
     told = told or "; — where too few requests carry it"
     told = "; numbers of a summary, — where it tells none" if run.meta.carried else told
-    lines += [f"{part.label}: response time in ms{told}"]
+    lines = [f"{part.label}: response time in ms{told}"]
     *operations, total = rows
     for row in (*operations[:_SHOWN], total):
         shown = [f"{name} {_interval(row, str(name))}" for name in ("p50", "p95", "p99")]
@@ -272,6 +299,19 @@ def _summary_lines(run: Run) -> list[str]:
         more = f"{len(operations) - _SHOWN:,} less frequent operations"
         lines.insert(-1, f"{more} are not shown: `perfkit show {run.id} --json`")
     return lines + [f"note: {text}" for text in warnings(part)[:_SHOWN]]
+
+
+def _finding_words(run: Run, results: Results) -> Iterator[str]:
+    """The first findings, a line each, and what was not looked for."""
+    found = results.findings or ()
+    for one in found[:_FINDINGS]:
+        yield f"finding: {one.text} ({max(one.from_s, 0.0):.1f} s to {one.to_s:.1f} s)"
+    if len(found) > _FINDINGS:
+        yield f"{len(found) - _FINDINGS:,} more findings: `perfkit show {run.id} --json`"
+    if results.findings == () and results.n:
+        yield "findings: none"
+    if results.not_looked_for:
+        yield f"note: {results.not_looked_for}"
 
 
 def _probe_words(sources: Iterable[ProbeSource]) -> Iterator[str]:

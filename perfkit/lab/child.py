@@ -49,6 +49,7 @@ def _carry_out(request: dict[str, Any], tell: Tell) -> None:
 
     from perfkit.drive.running import checked, run_repeats
     from perfkit.errors import PerfkitError
+    from perfkit.observe.recording import record
     from perfkit.store import Run
 
     told: set[Path] = set()
@@ -62,7 +63,8 @@ def _carry_out(request: dict[str, Any], tell: Tell) -> None:
     try:
         work = checked(given, where, allowed)
         tell(checked=True)
-        run_repeats(work, Path(request["data_dir"]), show_progress=False, on_progress=on_progress)
+        data_dir = Path(request["data_dir"])
+        run_repeats(work, data_dir, show_progress=False, on_progress=on_progress, look=record)
     except PerfkitError as error:
         tell(error=str(error), code=error.exit_code)
     except Exception as error:  # a fault of perfkit's: one line here, the rest on standard error

@@ -5,7 +5,7 @@ from typing import Any
 
 from perfkit.errors import with_extra
 
-_MODULES = ("figures", "findings", "frames")
+_MODULES = ("client", "figures", "findings", "frames", "recording")
 
 
 def __getattr__(name: str) -> Any:

@@ -8,24 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from perfkit.observe import client
 from perfkit.observe.frames import PARTS, of_probe, server_samples, split, tail_split
 from perfkit.store import Run
+from perfkit.store.metadata import Finding
 from perfkit.store.rows import Part
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One trouble: its kind, the words for it, and from when to when it was seen (s in the measured part)."""
-
-    kind: str
-    text: str
-    from_s: float
-    to_s: float
+__all__ = ["Finding", "Judged", "Limits", "explain_tail", "findings", "judge"]
 
 
 @dataclass(frozen=True)
@@ -52,8 +45,6 @@ class Limits:
     cpu_share: float = 0.8  #: of one core, by one server process in a second
     cpu_seconds: int = 2  #: and in half of the run's seconds, or in ten
     lag_ms: float = 250.0  #: of the loop where no hang report says by what; three times, or once 1 s
-    failed_share: float = 0.2  #: of all requests
-    burst_failures: int = 5  #: in one second, and at least half of what ended in it
 
 
 def judge(rows: Part, limits: Limits | None = None) -> Judged:
@@ -89,7 +80,9 @@ def findings(
     found: list[Finding] = []
     for rule in (_pool_exhausted, _leaks, _blocked, _cpu, _slow_model, _scans, _cache):
         found += rule(samples, parts, limits)
-    return [*found, *_failing(rows, limits), *_timeouts(rows), *_bursts(rows, limits), *_retries(rows)]
+    of_rows = client.findings(rows)
+    first = [one for one in of_rows if one.kind in client.FIRST]
+    return [*first, *found, *(one for one in of_rows if one not in first)]
 
 
 # -- of the server's probes ------------------------------------------------------------------------
@@ -219,74 +212,6 @@ def _cache(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterat
         if total >= limits.cache_lookups and hits / total < limits.cache_hits:
             text = f"The cache of {name} missed {1 - hits / total:.0%} of {total:,.0f} lookups: it is off, "
             yield Finding("cache_misses", text + "too small, or forgets too soon.", *_span(part))
-
-
-# -- of the client's rows --------------------------------------------------------------------------
-
-
-_TIME = "min(t_s) AS from_s, max(t_s) AS to_s"
-
-
-def _failing(rows: Part, limits: Limits) -> Iterator[Finding]:
-    """A large share of all requests failed: what latencies say is of the few that did not."""
-    failed, n = rows.counts["failed"], rows.counts["n"]
-    if failed < limits.burst_failures or failed < limits.failed_share * n:
-        return
-    kinds = _counted(rows, "failed")
-    told = ", ".join(f"{one['n']:,} × {one['error']} of {one['operation']}" for one in kinds[:3])
-    yield Finding("failing", f"{failed / n:.0%} of all requests failed: {told}.", *_when(kinds))
-
-
-def _timeouts(rows: Part) -> Iterator[Finding]:
-    kinds = sorted(_counted(rows, "censored"), key=lambda one: (one["error"], one["operation"]))
-    if kinds:
-        late, n = sum(one["n"] for one in kinds), rows.counts["n"]
-        told = ", ".join(f"{one['n']:,} {one['error']} of {one['operation']}" for one in kinds)
-        text = f"{late:,} of {n:,} requests ({late / n:.2%}) got no answer in time: {told}."
-        yield Finding("timeouts", text, *_when(kinds))
-
-
-def _counted(rows: Part, where: str) -> list[dict[str, Any]]:
-    """Requests by error and operation, the most frequent first: error, operation, n, from_s, to_s."""
-    found = rows.query(
-        f"SELECT error, operation, count(*) AS n, {_TIME} FROM part WHERE {where} GROUP BY ALL"
-        " ORDER BY n DESC, error, operation"
-    )
-    return list(found.to_pylist())
-
-
-def _when(kinds: list[dict[str, Any]]) -> tuple[float, float]:
-    return min(one["from_s"] for one in kinds), max(one["to_s"] for one in kinds)
-
-
-def _bursts(rows: Part, limits: Limits) -> Iterator[Finding]:
-    """Seconds in which at least half of what ended had failed, in a run that mostly went well."""
-    failed = rows.counts["failed"]
-    if not failed or failed >= 0.5 * rows.counts["n"]:
-        return
-    second = "floor(coalesce(done_s, t_s))::BIGINT"
-    rows.keep(
-        "bursts",
-        f"SELECT {second} AS second FROM part GROUP BY 1"
-        " HAVING count(*) FILTER (failed) >= $failures AND count(*) FILTER (failed) >= 0.5 * count(*)",
-        failures=limits.burst_failures,
-    )
-    if seconds := rows.row("SELECT count(*) AS n FROM bursts")["n"]:
-        kinds = rows.query(
-            f"SELECT error, count(*) AS n, {_TIME} FROM part WHERE failed AND {second} IN"
-            " (SELECT second FROM bursts) GROUP BY 1 ORDER BY n DESC, error"
-        ).to_pylist()
-        text = f"Errors came in bursts: {sum(one['n'] for one in kinds):,} of the {failed:,} failures within "
-        text += f"{seconds} s ({', '.join(one['error'] for one in kinds[:3])})."
-        yield Finding("error_burst", text, *_when(kinds))
-
-
-def _retries(rows: Part) -> Iterator[Finding]:
-    again = rows.row(f"SELECT count(*) AS n, {_TIME} FROM part WHERE attempt > 1")
-    if again["n"]:
-        text = f"{again['n']:,} of {rows.counts['n']:,} rows are retries: "
-        text += "what users feel is the sum of their attempts."
-        yield Finding("retries", text, again["from_s"], again["to_s"])
 
 
 def _span(part: pd.DataFrame) -> tuple[float, float]:

@@ -90,10 +90,21 @@ class FailureKind:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One trouble: its kind, the words for it, and from when to when it was seen (s in the measured part)."""
+
+    kind: str = ""
+    text: str = ""
+    from_s: float = 0.0
+    to_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Results:
     """What the rows come to: kept in run.json as long as `digest` is that of the rows (`store.results`).
 
     rows, errors: of all phases; n, failed: of the measured part; failures: kinds, the most frequent first.
+    findings: None where none were looked for; not_looked_for: which of them were not, and why.
     """
 
     version: Whole = 0
@@ -103,6 +114,8 @@ class Results:
     n: Whole = 0
     failed: Whole = 0
     failures: tuple[FailureKind, ...] = ()
+    findings: tuple[Finding, ...] | None = None
+    not_looked_for: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["latency", "rate", "errors"]
+Kind = Literal["latency", "rate", "errors", "findings"]
 Population = Literal["successes", "all", "censored"]
 
-UNITS: dict[Kind, str] = {"latency": "ms", "rate": "/s", "errors": ""}
+UNITS: dict[Kind, str] = {"latency": "ms", "rate": "/s", "errors": "", "findings": ""}
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ _OF_THRESHOLDS = {
     "min": Metric("min", "latency"),
     "error_rate": METRICS["error_rate"],
     "rate": METRICS["throughput"],
+    "findings": Metric("findings", "findings", "all"),
 }
 THRESHOLD_NAMES = tuple(_OF_THRESHOLDS)
 _QUANTILE = re.compile(r"(ttft_)?p(\d+(?:\.\d+)?)")

@@ -176,6 +176,7 @@ class Run:
             ("target", meta.target_url),
             ("load", meta.load_words),
             ("rows", rows),
+            ("findings", ", ".join(dict.fromkeys(one.kind for one in meta.results.findings or ()))),
             ("thresholds", f"{met} of {len(meta.thresholds)} met" if meta.thresholds else ""),
             ("tags", ", ".join(meta.tags)),
             ("note", meta.note),

@@ -1,36 +1,44 @@
-"""Thresholds a run must meet: `p95 < 300 ms`, `p99(create_agent) <= 1.5 s`, `error_rate < 1 %`.
+"""Thresholds a run must meet: `p95 < 300 ms`, `error_rate < 1 %`, `findings = 0`, `loop_lag p99 < 20 ms`.
 
 Latencies are response times of the requests that succeeded; `error_rate` is a threshold of its own, because a
 server that fails fast must not look fast. In quantiles, `mean` and `max`, requests that timed out or were cut
-off count as slower than all others: they are known to take longer. A threshold without a value is missed.
+off count as slower than all others: they are known to take longer. A name followed by a statistic is a probe
+of the server (`store.samples`), in brackets a label of its samples. A threshold without a value is missed.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from perfkit import stats
 from perfkit.errors import BadInput, nearest, unknown
+from perfkit.store import samples
 from perfkit.store.metrics import THRESHOLD_NAMES, Metric, of_threshold
 from perfkit.store.quantiles import Binned, counted
 from perfkit.store.rows import Part
 from perfkit.store.summary import numbers_of
 
-EXAMPLES = "p95 < 300 ms, p99(create_agent) <= 1.5 s, error_rate < 1 %, rate > 50 /s, ttft_p95 < 1 s"
+EXAMPLES = (
+    "p95 < 300 ms, p99(create_agent) <= 1.5 s, error_rate < 1 %, rate > 50 /s, ttft_p95 < 1 s, findings = 0,"
+    " loop_lag p99 < 20 ms, rss_growth < 20 %"
+)
 #: Units of each kind of metric, as multiples of the metric's own (ms, share, per second).
 UNITS = {
     "latency": {"ms": 1.0, "s": 1000.0, "us": 0.001, "µs": 0.001},
     "errors": {"%": 0.01},
     "rate": {"/s": 1.0, "/min": 1 / 60},
+    "findings": {"": 1.0},
 }
-_OPERATORS = {"<": float.__lt__, "<=": float.__le__, ">": float.__gt__, ">=": float.__ge__}
+_OPERATORS = {"<": float.__lt__, "<=": float.__le__, ">": float.__gt__, ">=": float.__ge__, "=": float.__eq__}
 _SHAPE = re.compile(
-    r"\s*(?P<metric>[A-Za-z_]+[\d.]*)\s*(\((?P<operation>[^)]*)\))?\s*(?P<operator>[<>]=?)\s*"
-    r"(?P<number>\d+(\.\d+)?([eE][-+]?\d+)?)\s*(?P<unit>\S*)\s*"
+    r"\s*(?P<metric>[A-Za-z_][\w.:]*)(\s*\((?P<operation>[^)]*)\))?(\s+(?P<statistic>[A-Za-z][\w.]*))?"
+    r"\s*(?P<operator>[<>]=?|=)\s*(?P<number>\d+(\.\d+)?([eE][-+]?\d+)?)\s*(?P<unit>\S*)\s*"
 )
+_GROWTH = "_growth"
 _LONGEST = 400
 
 
@@ -44,21 +52,37 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class Threshold:
-    """One threshold, parsed; `text` is what was written."""
+    """One threshold, parsed; `text` is what was written.
+
+    metric: of the requests, with the operation in brackets; or the name of a probe, with a label in them,
+    and a statistic of its samples.
+    """
 
     text: str
-    metric: Metric
+    metric: Metric | str
     operation: str | None
     operator: str
     limit: float
     unit: str
+    statistic: str = ""
+
+    @property
+    def of_samples(self) -> bool:
+        """Whether it is over what the server observed of itself."""
+        return isinstance(self.metric, str)
 
     def evaluate(self, part: Part) -> Value:
-        """What the part has of it, and whether it is met; BadInput for an operation that it does not have."""
-        if self.operation is not None and self.operation not in (names := counted(part).names):
-            raise unknown(f"operation in threshold {self.text!r}:", self.operation, names)
-        value, note = _measure(part, self.metric, self.operation)
-        value /= UNITS[self.metric.kind].get(self.unit, 1.0)
+        """What the part has of it, and whether it is met; BadInput for names that it does not have."""
+        if isinstance(self.metric, str):
+            measured = samples.measure(part, self.metric, self.operation, self.statistic)
+            value, note, units = measured.value, measured.note, measured.units
+            _require_unit(self.text, self.metric, self.unit, units)
+        else:
+            if self.operation is not None and self.operation not in (names := counted(part).names):
+                raise unknown(f"operation in threshold {self.text!r}:", self.operation, names)
+            value, note = _measure(part, self.metric, self.operation)
+            units = UNITS[self.metric.kind]
+        value /= units.get(self.unit, 1.0)
         seen = float(f"{value:.12g}")  # 0.07 / 0.01 is 7.000000000000001, and 7 % is not more than 7 %
         met = bool(_OPERATORS[self.operator](seen, self.limit))  # of NaN nothing is true
         return Value(value, met, note)
@@ -68,12 +92,26 @@ def _measure(part: Part, metric: Metric, operation: str | None) -> tuple[float, 
     """The metric's number in its own unit, NaN for none, and what it rests on."""
     if metric.p is not None:
         return _quantile(part, metric, operation)
+    if metric.kind == "findings":
+        return _findings(part)
     row = numbers_of(part, operation)
     if metric.kind == "errors":
         return (row["failed"] / row["n"] if row["n"] else math.nan), None
     if metric.population == "censored" and row["censored"]:
         return math.nan, _beyond(row["censored"], row["ok"] + row["censored"])
     return row["rate_per_s" if metric.kind == "rate" else metric.name], None
+
+
+def _findings(part: Part) -> tuple[float, str | None]:
+    """How many findings a run has; NaN where not all were looked for, or the server told nothing."""
+    results, sources = part.run.results, part.run.meta.probes
+    silent = next((source.failure for source in sources if source.errors and not source.samples), "")
+    why = results.not_looked_for or silent
+    if results.findings is None or why:
+        return math.nan, why or "nobody looked for findings"
+    return float(
+        len(results.findings)
+    ), None if sources else "of the requests alone, without the server's probes"
 
 
 def _quantile(part: Part, metric: Metric, operation: str | None) -> tuple[float, str | None]:
@@ -112,22 +150,55 @@ def parse(text: str) -> Threshold:
         raise BadInput(f"cannot read threshold {text!r:.100}; write it like {EXAMPLES}")
     if not math.isfinite(float(found["number"])):
         raise BadInput(f"threshold {text!r}: {found['number']} is not a finite number")
-    metric, operation, unit = of_threshold(found["metric"]), found["operation"], found["unit"]
+    name, statistic, unit = found["metric"], found["statistic"] or "", found["unit"]
+    if name.endswith(_GROWTH) and not statistic:
+        name, statistic = name.removesuffix(_GROWTH), _GROWTH[1:]
+    metric: Metric | str = _probe(text, name, statistic, unit) if statistic else _metric(text, name, unit)
+    operation = found["operation"].strip() if found["operation"] is not None else None
+    if operation == "":
+        raise BadInput(f"threshold {text!r}: {_EMPTY_BRACKETS}")
+    if isinstance(metric, Metric) and metric.kind == "findings" and operation is not None:
+        raise BadInput(f"threshold {text!r}: findings are of the whole run; leave the brackets out")
+    operator = found["operator"]
+    if operator == "=" and unit:
+        raise BadInput(f"threshold {text!r}: = is for counts, such as findings = 0; use <, <=, > or >=")
+    return Threshold(text.strip(), metric, operation, operator, float(found["number"]), unit, statistic)
+
+
+_EMPTY_BRACKETS = "no operation between the brackets; leave them out for all of them"
+
+
+def _metric(text: str, name: str, unit: str) -> Metric:
+    """The metric of this name over requests."""
+    metric = of_threshold(name)
     if metric is None:
-        close = nearest(found["metric"], (*THRESHOLD_NAMES, "p50", "p90", "p95", "p99", "ttft_p95"))
-        hint = f"did you mean {close!r}?" if close else f"known: pNN, ttft_pNN, {', '.join(THRESHOLD_NAMES)}"
-        raise BadInput(f"unknown metric {found['metric']!r} in threshold {text!r}; {hint}")
+        close = nearest(name, (*THRESHOLD_NAMES, "p50", "p90", "p95", "p99", "ttft_p95"))
+        known = f"known: pNN, ttft_pNN, {', '.join(THRESHOLD_NAMES)}; of a probe also say what: loop_lag p99"
+        hint = f"did you mean {close!r}?" if close else known
+        raise BadInput(f"unknown metric {name!r:.80} in threshold {text!r:.100}; {hint}")
     if metric.p is not None and not 0 < metric.p < 1:
         raise BadInput(f"threshold {text!r}: a percentile lies between 0 and 100, {metric.name!r} does not")
-    allowed = UNITS[metric.kind]
-    if unit not in allowed and not (unit == "" and metric.kind == "errors"):
-        bare = " (or none, for a share)" if metric.kind == "errors" else ""
-        raise BadInput(
-            f"threshold {text!r}: {found['metric']} takes a unit of {', '.join(allowed)}{bare}, not {unit!r}"
-        )
-    name = operation.strip() if operation is not None else None
-    if name == "":
-        raise BadInput(
-            f"threshold {text!r}: no operation between the brackets; leave them out for all of them"
-        )
-    return Threshold(text.strip(), metric, name, found["operator"], float(found["number"]), unit)
+    _require_unit(text, name, unit, UNITS[metric.kind] | ({"": 1.0} if metric.kind == "errors" else {}))
+    return metric
+
+
+def _probe(text: str, name: str, statistic: str, unit: str) -> str:
+    """The name of a probe; whether the run has it is known at its end."""
+    if of_threshold(name) is not None:
+        raise BadInput(f"threshold {text!r}: {name} is of the requests and takes no statistic")
+    try:
+        samples.require_statistic(statistic)
+    except BadInput as error:
+        raise BadInput(f"threshold {text!r}: {error}") from None
+    if unit and unit not in samples.ANY_UNIT:
+        allowed = ", ".join(samples.ANY_UNIT)
+        raise BadInput(f"threshold {text!r}: a probe takes a unit of {allowed}, not {unit!r}")
+    return name
+
+
+def _require_unit(text: str, name: str, unit: str, units: Mapping[str, float]) -> None:
+    if unit not in units:
+        named = ", ".join(one for one in units if one)
+        bare = " (or none, for a share)" if "" in units and named else ""
+        what = f"a unit of {named}{bare}" if named else "no unit"
+        raise BadInput(f"threshold {text!r}: {name} takes {what}, not {unit!r}")
