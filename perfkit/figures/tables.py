@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +16,7 @@ from perfkit import stats
 from perfkit.figures.markup import Shown, cell, part, sentence, shown, table
 from perfkit.figures.style import ms, number, percent, seconds, short
 from perfkit.store import Run, fidelity
-from perfkit.store.metadata import ThresholdResult
-from perfkit.store.summary import MOVED, NAMES
+from perfkit.store.summary import MOVED, NAMES, firm
 from perfkit.text import plain
 
 __all__ = ["error_table", "facts", "health_table", "notes", "summary_table", "verdict"]
@@ -37,7 +35,7 @@ def verdict(run: Run, summary: pd.DataFrame) -> Shown:
     found, told = run.verdict, _headline(summary)
     reasons = "; ".join(found.reasons)
     thresholds = [
-        {"ok": one.ok, "text": plain(one.text, most=_LINE), "measured": _measured(one)}
+        {"ok": one.ok, "text": plain(one.text, most=_LINE), "measured": plain(one.measured, most=_LINE)}
         for one in found.thresholds
     ]
     about = [("Tags", ", ".join(run.meta.tags)), ("Note", run.meta.note)]
@@ -56,7 +54,7 @@ def _headline(summary: pd.DataFrame) -> str:
     share = f" ({percent(failed / n)})" if failed else ""
     text = f"{n:,} requests in {seconds(span)}, {failed:,} failed{share}, "
     text += f"{number(row['rate_per_s'])} successes a second."
-    quoted = [f"{p} {ms(row[p])} ({_interval(row, p)})" for p in ("p50", "p99") if _firm(row, p)]
+    quoted = [f"{p} {ms(row[p])} ({_interval(row, p)})" for p in ("p50", "p99") if firm(row, p)]
     if quoted:
         text += (
             f" {str(summary.attrs['latency']).capitalize()} time: {', '.join(quoted)}, 95 % {_method(row)}."
@@ -74,16 +72,8 @@ def _carried_headline(row: Any, span_s: float) -> str:
         told.append(f"{row['failed']:,.0f} failed{share}")
     if not math.isnan(row["rate_per_s"]):
         told.append(f"{number(row['rate_per_s'])} successes a second")
-    told += [f"{p} {ms(row[p])}" for p in ("p50", "p95", "p99") if _firm(row, p)]
+    told += [f"{p} {ms(row[p])}" for p in ("p50", "p95", "p99") if firm(row, p)]
     return f"{', '.join(told)}: as the file has it."
-
-
-def _measured(threshold: ThresholdResult) -> str:
-    """The value, in the unit the threshold is written in."""
-    seen = "no value" if threshold.value is None else f"{threshold.value:.4g}"
-    note = f"; {threshold.note}" if threshold.note else ""
-    unit = re.search(r"[\d.]\s*([^\d\s.]+)\s*$", threshold.text)
-    return plain(seen + (f" {unit[1]}" if unit else "") + note, most=_LINE)
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -125,7 +115,7 @@ def _failed(row: Any) -> str:
 
 def _cell(row: Any, name: str) -> str:
     value = float(row[name])
-    if name.startswith("p") and not _firm(row, name):
+    if name.startswith("p") and not firm(row, name):
         return "—"
     low = float(row.get(f"{name}_low", math.nan))
     if row["p50_unit"] == stats.SUMMARIZED or (math.isnan(low) and not name.startswith("p")):
@@ -138,10 +128,6 @@ def _interval(row: Any, name: str) -> str:
     if math.isnan(low):
         return "no interval"
     return f"≥ {ms(low)}" if math.isinf(high) else f"{ms(low)} to {ms(high)}"
-
-
-def _firm(row: Any, name: str) -> bool:
-    return bool(row[f"{name}_unit"] != stats.THIN and not math.isnan(row[name]))
 
 
 _OPEN = "≥: the upper end is not known from this run, which met that tail too rarely. "
