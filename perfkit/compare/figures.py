@@ -19,12 +19,13 @@ from perfkit.figures.style import (
     axes_for,
     colour,
     drawable,
+    format_level,
     latency_axis,
     legend,
-    level,
     line,
     nothing,
     say,
+    short,
     style,
 )
 from perfkit.store import Run
@@ -57,7 +58,7 @@ def comparison_table(comparison: Comparison, operation: str = TOTAL) -> Shown:
         for one in found
     ]  # fmt: skip
     head = ["metric", "B ÷ A", "verdict", comparison.a.name, comparison.b.name, "detectable"]
-    caption = f"{operation}, the {comparison.part} of every run. {_small_print(comparison)}"
+    caption = f"{short(operation, 60)}, the {comparison.part} of every run. {_small_print(comparison)}"
     text = "\n".join(f"{one.metric:<12} {comparison.change(one):<28} {one.verdict}" for one in found)
     return shown(text, table(head, rows, caption))
 
@@ -123,7 +124,7 @@ def _servers(comparison: Comparison, runs: Sequence[Run]) -> Iterable[tuple[str,
 
 
 def _level(one: Result, value: float) -> str:
-    return level(value, METRICS[one.metric].kind)
+    return format_level(value, METRICS[one.metric].kind)
 
 
 def _change(one: Result, comparison: Comparison) -> str:

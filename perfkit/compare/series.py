@@ -20,9 +20,9 @@ from perfkit.figures.style import (
     axes_for,
     colour,
     drawable,
+    format_level,
     latency_axis,
     legend,
-    level,
     line,
     ms,
     nothing,
@@ -108,7 +108,7 @@ def capacity_table(steps: pd.DataFrame) -> Shown:
     """The levels of load as numbers."""
     rows = [
         [number(r["load"]), number(r["concurrency"]), number(r["throughput"]), ms(r["p50"]), ms(r["p95"]),
-         level(r["failed"], "errors"), f"{r['n']:,.0f}"]
+         format_level(r["failed"], "errors"), f"{r['n']:,.0f}"]
         for _, r in steps.iterrows()
     ]  # fmt: skip
     head = [steps.attrs["unit"], "in flight", "successes a second", "p50", "p95", "failed", "requests"]

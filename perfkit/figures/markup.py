@@ -1,7 +1,7 @@
 """HTML from templates: Python says what is shown, `templates/` how.
 
 Every value a template puts out goes through `for_html` by itself; only what templates made (Markup, Shown)
-and what `ours` names stands as it is. So no text from outside can be forgotten.
+and what `ours` names stands as it is. No caller escapes, so none can forget to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perfkit.figures.style import in_css, level, style, words
+from perfkit.figures.style import format_level, in_css, style, words
 from perfkit.page import TEMPLATES
 from perfkit.text import for_html, for_notebook, plain
 
@@ -45,7 +45,7 @@ class Shown:
 
 @cache
 def environment() -> jinja2.Environment:
-    """The one way templates are carried out, those of reports and of the site."""
+    """Return the only environment that renders templates, those of reports and of the site."""
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -54,7 +54,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters |= {"level": level, "plural": _plural, "whole": _whole}
+    found.filters |= {"level": format_level, "plural": _plural, "whole": _whole}
     return found
 
 
@@ -64,7 +64,7 @@ def _harmless(value: object) -> Markup:
 
 
 def _whole(text: object) -> Markup:
-    """Text of any length, for what was bounded before."""
+    """Return text of any length, for what was bounded before."""
     return Markup(for_html(text, most=None))
 
 
@@ -73,35 +73,35 @@ def _plural(count: int, word: str) -> str:
 
 
 def ours(html: str) -> Markup:
-    """HTML that perfkit or a library of its own made: it stands as it is."""
+    """Mark HTML that perfkit or one of its libraries made: it is not escaped again."""
     return Markup(html)
 
 
 def part(name: str, *given: Any, **named: Any) -> Markup:
-    """A piece of HTML by a macro of `parts.html.j2`."""
+    """Render a macro of `parts.html.j2`."""
     made: Markup = getattr(environment().get_template("parts.html.j2").module, name)(*given, **named)
     return made
 
 
 def shown(text: str, *parts: Markup) -> Shown:
-    """Pieces of HTML one after the other; text: what a terminal shows instead."""
+    """Join pieces of HTML; text: what a terminal shows instead."""
     return Shown("".join(parts), text)
 
 
 def sentence(text: str, css: str = "") -> Shown:
-    """A sentence where there is nothing else to show."""
+    """Show a sentence where there is nothing else to show."""
     return shown(text, part("sentence", text, css))
 
 
 def table(
     head: Sequence[object], rows: Iterable[Sequence[object]], caption: str, *, numbers: bool = True
 ) -> Markup:
-    """A table of texts and `cell`s; the first column heads its row."""
+    """Render a table of texts and `cell`s; the first column heads its row."""
     return part("table", head, rows, caption, numbers)
 
 
 def cell(text: object, *small: str) -> Markup:
-    """A table's cell with lines of small print below its text."""
+    """Render a table's cell: a text with lines of small print below it."""
     return part("cell", text, small)
 
 

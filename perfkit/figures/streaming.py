@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from perfkit.figures.distribution import bars, marks
-from perfkit.figures.style import axes_for, caption, legend, level, ms, nothing, say, style
+from perfkit.figures.style import axes_for, caption, format_level, legend, ms, nothing, say, style
 from perfkit.frames.streaming import LEAST_MS
 
 __all__ = ["streaming"]
 
 
-_per_s = partial(level, kind="rate")
+_per_s = partial(format_level, kind="rate")
 
 
 class _Kind(NamedTuple):

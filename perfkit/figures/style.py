@@ -129,7 +129,7 @@ def colour(i: int) -> str:
 
 
 def in_css(svg: str) -> str:
-    """The same drawing with CSS variables for its placeholder colours."""
+    """Return a drawing with the CSS variables its placeholder colours stand for."""
     return _COLOUR.sub(lambda found: _VARIABLES[found[0].lower()], svg)
 
 
@@ -210,8 +210,8 @@ def ms(value: float) -> str:
     return f"{value:.0f} ms" if abs(value) >= 100 else f"{value:.3g} ms"
 
 
-def level(value: float | None, kind: Kind) -> str:
-    """A metric of this kind as a person reads it; a dash for none."""
+def format_level(value: float | None, kind: Kind) -> str:
+    """Return the level of a metric of this kind as a person reads it; a dash for none."""
     if value is None or math.isnan(value):
         return "—"
     if kind == "errors":

@@ -11,7 +11,7 @@ from typing import Any
 from perfkit.compare import frames as compare_frames
 from perfkit.compare import series
 from perfkit.figures import show
-from perfkit.figures.style import level
+from perfkit.figures.style import format_level
 from perfkit.site import pages
 from perfkit.site.facts import TRENDS
 from perfkit.store.metrics import METRICS
@@ -47,7 +47,7 @@ def page(
         parts.append(
             {"metric": metric, "name": _NAMES[metric], "short": short, "verdict": verdict, "figure": drawn}
         )
-        levels.append([level(one, METRICS[metric].kind) for one in frame["level"]])
+        levels.append([format_level(one, METRICS[metric].kind) for one in frame["level"]])
     shown = [one["shown"] | {"levels": [column[i] for column in levels]} for i, one in enumerate(runs)]
     left = None if first is None or first["counts"].all() else series.left_out(first)
     return pages.trend(title, about, parts, shown[::-1], left)
