@@ -16,8 +16,11 @@ from benchmarks.make_timeline import make_timeline
 from perfkit import figures, frames
 from perfkit.compare import frames as compare_frames
 from perfkit.compare import series
+from perfkit.drive.running import describe_run, details
+from perfkit.site.facts import run_facts
 from perfkit.store import Run
 from perfkit.store.rows import Part
+from perfkit.store.summary import NAMES
 from tests.site_fixture import nightly
 
 DRAWN: dict[str, Callable[[Part], Axes]] = {
@@ -166,15 +169,19 @@ def test_verdict_names_the_state_first(tmp_path: Any) -> None:
 
 
 def test_missed_thresholds_are_told(tmp_path: Any) -> None:
-    """A missed threshold is listed with what was measured, in words besides the colour."""
+    """A missed threshold is listed with what was measured, in words besides the colour; a terminal has the
+    same words."""
     told = [
         {"text": "p95 < 3 ms", "value": 381.25, "ok": False},
-        {"text": "rate > 1 /s", "value": None, "ok": False},
+        {"text": "rate > 1 /s", "value": None, "ok": False, "note": "why"},
     ]
-    shown = verdict(make_timeline(tmp_path, 500, meta={"thresholds": told}))
+    run = make_timeline(tmp_path, 500, meta={"thresholds": told})
+    shown, words = verdict(run), describe_run(run, summary=False)
     assert "0 of 2 met" in shown
     assert "✗ missed</span>: <code>p95 &lt; 3 ms</code> (measured: 381.2 ms)" in shown
-    assert "no value" in shown
+    assert "(measured: no value; why)" in shown
+    assert "threshold p95 < 3 ms: MISSED, measured 381.2 ms" in words
+    assert "threshold rate > 1 /s: MISSED, measured no value; why" in words
 
 
 def test_what_an_interval_rests_on_is_told(tmp_path: Any) -> None:
@@ -205,12 +212,18 @@ def test_speed_of_streams_is_shown(tmp_path: Any) -> None:
 
 
 def test_tables_withhold_what_few_requests_carry(tmp_path: Any) -> None:
-    """p99 and p99.9 of 700 requests are dashes in the table, and the notes say why."""
-    rows = frames.measured(make_timeline(tmp_path, 700))
+    """p99 and p99.9 of 700 requests are dashes in the table, and the notes say why; `show` and the site
+    withhold the same."""
+    run = make_timeline(tmp_path, 700)
+    rows = frames.measured(run)
     table = figures.summary_table(frames.summary(rows)).html
     cells = dict(re.findall(r'<th scope="row">(p[\d.]+)</th><td class="pk-n">(.*?)</td>', table))
     assert (cells["p99"], cells["p99.9"]) == ("—", "—")
     assert " to " in cells["p50"]
+    withheld = [name for name in NAMES if cells[name] == "—"]
+    assert [name for name in NAMES if details(run)["summary"][-1][name] is None] == withheld
+    on_site = run_facts(run)["shown"]["latency_ms"]
+    assert [name for name, value in on_site.items() if value is None] == ["p99"]
     assert "p99.9 (0.7)" in figures.notes(frames.warnings(rows)).html
 
 

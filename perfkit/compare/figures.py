@@ -12,70 +12,55 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from perfkit.compare import Comparison, Result, tipping_words
+from perfkit.figures.markup import Shown, cell, part, sentence, shown, table
 from perfkit.figures.style import (
     BAD,
     FILL,
-    Shown,
     axes_for,
     colour,
     drawable,
+    format_level,
     latency_axis,
     legend,
     line,
-    ms,
     nothing,
-    number,
-    percent,
     say,
+    short,
     style,
 )
-from perfkit.figures.tables import items, table
 from perfkit.store import Run
 from perfkit.store.metrics import METRICS
 from perfkit.store.summary import TOTAL
-from perfkit.text import for_html
 
 _MARKS = {"regressed": "▲", "improved": "▼", "equivalent": "=", "inconclusive": "?"}
 
 
 def comparison_verdict(comparison: Comparison) -> Shown:
     """The first line: the verdict and why; below it what was forced, left out, or must be known."""
-    first, _, rest = comparison.words.partition(":")
-    parts = [f"<p><strong>{for_html(first)}</strong>:{for_html(rest)}</p>"]
-    if comparison.forced:
-        parts.append(f"<p>FORCED, these runs are not comparable:</p>{items(comparison.forced)}")
     left = [*comparison.a.left_out, *comparison.b.left_out]
-    if left:
-        told = items(f"{run}: {'; '.join(why)}" for run, why in left)
-        parts.append(f"<p>Left out by rule:</p>{told}")
-    if comparison.notes:
-        parts.append(f"<p>Read with care:</p>{items(comparison.notes[:12])}")
-    return Shown(
-        f'<section class="pk-verdict pk-{comparison.level}">{"".join(parts)}</section>', comparison.words
-    )
+    lists = [
+        ("FORCED, these runs are not comparable:", comparison.forced),
+        ("Left out by rule:", [f"{run}: {'; '.join(why)}" for run, why in left]),
+        ("Read with care:", comparison.notes[:12]),
+    ]
+    page = part("judgement", comparison.level, comparison.words, lists=lists)
+    return shown(comparison.words, page)
 
 
 def comparison_table(comparison: Comparison, operation: str = TOTAL) -> Shown:
     """Every metric of one operation: both levels, the ratio with interval, verdict, what could be found."""
     found = [one for one in comparison.results if one.operation == operation]
     if not found:
-        return Shown("<p>Nothing could be compared.</p>", "Nothing could be compared.")
+        return sentence("Nothing could be compared.")
     rows = [
-        [f"{for_html(one.metric)}{' ★' if one.primary else ''}", _change(one, comparison), _verdict(one),
+        [f"{one.metric}{' ★' if one.primary else ''}", _change(one, comparison), _verdict(one),
          _level(one, one.a), _level(one, one.b), _detectable(one)]
         for one in found
     ]  # fmt: skip
-    head = [
-        "metric",
-        "B ÷ A",
-        "verdict",
-        for_html(comparison.a.name),
-        for_html(comparison.b.name),
-        "detectable",
-    ]
-    text = f"{for_html(operation)}, the {comparison.part} of every run. {_small_print(comparison)}"
-    plain = "\n".join(f"{one.metric:<12} {comparison.change(one):<28} {one.verdict}" for one in found)
-    return Shown(table(head, rows, text), plain)
+    head = ["metric", "B ÷ A", "verdict", comparison.a.name, comparison.b.name, "detectable"]
+    caption = f"{short(operation, 60)}, the {comparison.part} of every run. {_small_print(comparison)}"
+    text = "\n".join(f"{one.metric:<12} {comparison.change(one):<28} {one.verdict}" for one in found)
+    return shown(text, table(head, rows, caption))
 
 
 def _small_print(comparison: Comparison) -> str:
@@ -101,9 +86,9 @@ def comparison_tables(comparison: Comparison) -> Shown:
     """The same for each single operation, where there are several."""
     names = dict.fromkeys(one.operation for one in comparison.results if one.operation != TOTAL)
     if not names:
-        return Shown("<p>There is one operation only.</p>", "There is one operation only.")
-    shown = [comparison_table(comparison, name) for name in names]
-    return Shown("".join(one.html for one in shown), "\n\n".join(one.text for one in shown))
+        return sentence("There is one operation only.")
+    tables = [comparison_table(comparison, name) for name in names]
+    return Shown("".join(one.html for one in tables), "\n\n".join(one.text for one in tables))
 
 
 def comparison_facts(comparison: Comparison, runs: Sequence[Run]) -> Shown:
@@ -120,15 +105,14 @@ def comparison_facts(comparison: Comparison, runs: Sequence[Run]) -> Shown:
         ("false alarms", f"{options.alpha:.0%} in all of {', '.join(options.primary)} together"),
         *((f"server, {side}", options_of) for side, options_of in _servers(comparison, runs)),
     ]
-    body = "".join(f"<dt>{for_html(name)}</dt><dd>{for_html(value)}</dd>" for name, value in told)
     sides = dict.fromkeys(comparison.a.runs, "A") | dict.fromkeys(comparison.b.runs, "B")
     rows = [
-        [for_html(run.id), sides.get(run.id, "left out"),
-         str((run.meta.experiment and run.meta.experiment.pair) or ""), for_html(run.meta.git.sha[:10])]
+        [run.id, sides.get(run.id, "left out"),
+         (run.meta.experiment and run.meta.experiment.pair) or "", run.meta.git.sha[:10]]
         for run in runs
     ]  # fmt: skip
     listed = table(["run", "side", "pair", "code"], rows, f"{len(runs)} runs.", numbers=False)
-    return Shown(f'<dl class="pk-facts">{body}</dl>{listed}', "\n".join(f"{n}: {v}" for n, v in told))
+    return shown("\n".join(f"{name}: {value}" for name, value in told), part("facts", told), listed)
 
 
 def _servers(comparison: Comparison, runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
@@ -140,45 +124,39 @@ def _servers(comparison: Comparison, runs: Sequence[Run]) -> Iterable[tuple[str,
 
 
 def _level(one: Result, value: float) -> str:
-    kind = METRICS[one.metric].kind
-    if kind == "errors":
-        return percent(value) if value else "0"
-    return ms(value) if kind == "latency" else f"{number(value)}/s"
+    return format_level(value, METRICS[one.metric].kind)
 
 
 def _change(one: Result, comparison: Comparison) -> str:
     if one.metric == "success_p99" and not math.isfinite(one.ratio):
-        return for_html(comparison.change(one))
+        return comparison.change(one)
     if not math.isfinite(one.ratio):
         return "—"
-    text = f"{one.ratio - 1:+.1%}"
+    small = []
     if one.verdict == "equivalent" and math.isfinite(one.low_narrow):
-        level = f"{comparison.options.narrow_level:.4g} %"
-        text += f"<small>{level}: {one.low_narrow - 1:+.1%} to {one.high_narrow - 1:+.1%}</small>"
+        narrow = f"{comparison.options.narrow_level:.4g} %"
+        small.append(f"{narrow}: {one.low_narrow - 1:+.1%} to {one.high_narrow - 1:+.1%}")
     elif math.isfinite(one.low):
-        text += f"<small>{one.low - 1:+.1%} to {one.high - 1:+.1%}</small>"
+        small.append(f"{one.low - 1:+.1%} to {one.high - 1:+.1%}")
     if one.primary and math.isfinite(one.low_all):
-        text += f"<small>all: {one.low_all - 1:+.1%} to {one.high_all - 1:+.1%}</small>"
-    return text
+        small.append(f"all: {one.low_all - 1:+.1%} to {one.high_all - 1:+.1%}")
+    return cell(f"{one.ratio - 1:+.1%}", *small)
 
 
 def _verdict(one: Result) -> str:
     css = {"regressed": "pk-no", "improved": "pk-ok", "equivalent": "pk-ok"}.get(one.verdict, "")
-    told = f'<span class="{css}">{_MARKS.get(one.verdict, "")} {for_html(one.verdict)}</span>'
-    if one.small_but_real:
-        told += "<small>small but real</small>"
+    small = ["small but real"] if one.small_but_real else []
     if math.isfinite(one.p_adjusted):
-        told += f"<small>p {one.p_adjusted:.2g}, {for_html(one.method)}</small>"
+        small.append(f"p {one.p_adjusted:.2g}, {one.method}")
     if one.verdict == "within-run only" and tipping_words(one):
-        told += f"<small>{tipping_words(one)}</small>"
-    return told + "".join(f"<small>{for_html(note)}</small>" for note in one.notes)
+        small.append(tipping_words(one))
+    return cell(part("marked", css, f"{_MARKS.get(one.verdict, '')} {one.verdict}"), *small, *one.notes)
 
 
 def _detectable(one: Result) -> str:
     if not math.isfinite(one.detectable):
         return "—"
-    runs = f"<small>{one.repeats} runs a side</small>" if one.repeats else ""
-    return f"{one.detectable:.1%}{runs}"
+    return cell(f"{one.detectable:.1%}", *([f"{one.repeats} runs a side"] if one.repeats else ()))
 
 
 # -- figures ---------------------------------------------------------------------------------------

@@ -13,55 +13,50 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from perfkit.figures.markup import Shown, cell, part, sentence, shown, table
 from perfkit.figures.style import (
     BAD,
     FILL,
-    Shown,
     axes_for,
     colour,
     drawable,
+    format_level,
     latency_axis,
     legend,
     line,
     ms,
     nothing,
     number,
-    percent,
     say,
     style,
 )
-from perfkit.figures.tables import items, table
 from perfkit.store import Run
 from perfkit.store.metrics import METRICS
-from perfkit.text import for_html
 
 # -- capacity --------------------------------------------------------------------------------------
 
 
-def _told(css: str, *texts: str) -> Shown:
-    first, _, rest = texts[0].partition(":")
-    more = "".join(f"<p>{for_html(text)}</p>" for text in texts[1:])
-    body = f"<p><strong>{for_html(first)}</strong>:{for_html(rest)}</p>{more}"
-    return Shown(f'<section class="pk-verdict {css}">{body}</section>', "\n".join(texts))
+def _told(level: str, *texts: str) -> Shown:
+    return shown("\n".join(texts), part("judgement", level, texts[0], texts[1:]))
 
 
 def capacity_verdict(steps: pd.DataFrame, laws: dict[str, Any]) -> Shown:
     """The first line: the most throughput seen, and the knee if the data carry one."""
     left = [f"Left out: {run}: {why}." for run, why in steps.attrs["left_out"].items()]
     if steps.empty:
-        return _told("pk-bad", "NOTHING TO JUDGE: no run of these can be relied on.", *left)
+        return _told("bad", "NOTHING TO JUDGE: no run of these can be relied on.", *left)
     best = steps.iloc[int(steps["throughput"].argmax())]
     seen = f"{number(best['throughput'])} successes a second was the most, "
     seen += f"with {number(best['concurrency'])} in flight"
     if not laws:
         few = f"UNKNOWN: {_levels(steps)}; the law has three parameters, measure four levels or more."
-        return _told("pk-warn", few, f"{seen}.", *left)
+        return _told("warn", few, f"{seen}.", *left)
     law = laws["alike"]
     if law.told:
-        return _told("pk-warn", f"NO KNEE can be told: {law.told}.", f"{seen}.", *left)
+        return _told("warn", f"NO KNEE can be told: {law.told}.", f"{seen}.", *left)
     low, high = law.knee_interval
     knee = f"KNEE at {law.knee:.3g} requests in flight: 95 % interval {low:.3g} to {high:.3g}, "
-    return _told("pk-good", f"{knee}{number(law.peak)} successes a second there.", f"{seen}.", *left)
+    return _told("good", f"{knee}{number(law.peak)} successes a second there.", f"{seen}.", *left)
 
 
 def _levels(steps: pd.DataFrame) -> str:
@@ -113,19 +108,11 @@ def capacity_table(steps: pd.DataFrame) -> Shown:
     """The levels of load as numbers."""
     rows = [
         [number(r["load"]), number(r["concurrency"]), number(r["throughput"]), ms(r["p50"]), ms(r["p95"]),
-         percent(r["failed"]) if r["failed"] else "0", f"{r['n']:,.0f}"]
+         format_level(r["failed"], "errors"), f"{r['n']:,.0f}"]
         for _, r in steps.iterrows()
     ]  # fmt: skip
-    head = [
-        for_html(steps.attrs["unit"]),
-        "in flight",
-        "successes a second",
-        "p50",
-        "p95",
-        "failed",
-        "requests",
-    ]
-    return Shown(table(head, rows, "Levels of load."), steps.to_string(index=False))
+    head = [steps.attrs["unit"], "in flight", "successes a second", "p50", "p95", "failed", "requests"]
+    return shown(steps.to_string(index=False), table(head, rows, "Levels of load."))
 
 
 def runs_table(runs: Sequence[Run], left_out: Mapping[str, str]) -> Shown:
@@ -134,30 +121,28 @@ def runs_table(runs: Sequence[Run], left_out: Mapping[str, str]) -> Shown:
     for run in runs:
         load = dataclasses.asdict(run.meta.load) if run.meta.load else {}
         asked = ", ".join(f"{name} {value}" for name, value in load.items() if value not in (None, ()))
-        cells = (run.id, asked, run.meta.git.sha[:10], left_out.get(run.id, ""))
-        rows.append([for_html(cell) for cell in cells])
-    shown = table(["run", "load", "code", "left out"], rows, f"{len(rows)} runs.", numbers=False)
-    return Shown(shown, "\n".join(run.id for run in runs))
+        rows.append([run.id, asked, run.meta.git.sha[:10], left_out.get(run.id, "")])
+    listed = table(["run", "load", "code", "left out"], rows, f"{len(rows)} runs.", numbers=False)
+    return shown("\n".join(run.id for run in runs), listed)
 
 
 def law_table(laws: dict[str, Any]) -> Shown:
     """The law's parameters with 95 % intervals, a row for each weighting."""
     if not laws:
-        return Shown("<p>No law was fitted.</p>", "No law was fitted.")
+        return sentence("No law was fitted.")
     rows = []
     for name, law in laws.items():
         cells = [_with_interval(getattr(law, p), law.intervals[p]) for p in ("gamma", "alpha", "beta")]
-        knee = for_html(law.told) if law.told else _with_interval(law.knee, law.knee_interval)
-        rows.append([for_html(name), *cells, knee])
+        rows.append([name, *cells, law.told or _with_interval(law.knee, law.knee_interval)])
     text = "X(N) = γN / (1 + α(N-1) + βN(N-1)) (Gunther 1993). Small print: 95 % intervals, points taken as "
     text += (
         "independent. A knee beyond the highest load, or with an interval wider than half of it, is not told."
     )
-    return Shown(table(["points weighted", "γ, /s", "α", "β", "knee"], rows, text), str(laws))
+    return shown(str(laws), table(["points weighted", "γ, /s", "α", "β", "knee"], rows, text))
 
 
 def _with_interval(value: float, interval: tuple[float, float]) -> str:
-    return f"{value:.4g}<small>{interval[0]:.3g} to {interval[1]:.3g}</small>"
+    return cell(f"{value:.4g}", f"{interval[0]:.3g} to {interval[1]:.3g}")
 
 
 # -- trend -----------------------------------------------------------------------------------------
@@ -174,7 +159,7 @@ def trend_verdict(frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = 
         else "No noise floor is known for this configuration; perfkit aa measures it."
     )
     if counted < 8:
-        return _told("pk-warn", f"TOO FEW: {counted} runs count, a change point needs 8.", floor)
+        return _told("warn", f"TOO FEW: {counted} runs count, a change point needs 8.", floor)
     seen = frame.attrs["detectable"]
     if changes.empty:
         words = f"NO CHANGE TOLD: {metric} of {counted} runs shows no shift beyond noise."
@@ -187,11 +172,11 @@ def trend_verdict(frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = 
     drift = changes.attrs.get("drift", math.nan)
     if math.isfinite(drift):
         words = f"DRIFTED: {metric} moved slowly, by {drift - 1:+.1%} from the first to the last of {counted}"
-        return _told("pk-warn", f"{words} runs.", floor)
+        return _told("warn", f"{words} runs.", floor)
     last = changes.iloc[-1]
     words = f"{last['ratio'] - 1:+.1%} at {last['run']} (p {last['p']:.2g})"
     count = "one shift" if len(changes) == 1 else f"{len(changes)} shifts"
-    return _told("pk-warn", f"CHANGED: {count} of {metric}, the latest {words}.", floor)
+    return _told("warn", f"CHANGED: {count} of {metric}, the latest {words}.", floor)
 
 
 def trend(
@@ -289,8 +274,6 @@ def left_out(frame: pd.DataFrame) -> Shown:
     """The runs of a trend that do not count, with the reason."""
     bad: Sequence[Any] = list(frame[~frame["counts"].to_numpy()].itertuples())
     if not bad:
-        return Shown("<p>Every run counts.</p>", "Every run counts.")
-    return Shown(
-        f"<p>Not counted:</p>{items(f'{one.run}: {one.why}' for one in bad)}",
-        "\n".join(f"{o.run}: {o.why}" for o in bad),
-    )
+        return sentence("Every run counts.")
+    reasons = [f"{one.run}: {one.why}" for one in bad]
+    return shown("\n".join(reasons), part("listed", "Not counted:", reasons))

@@ -31,7 +31,7 @@ from perfkit.redaction import Redactor, redacted_errors
 from perfkit.store import Run, left_on_target, thresholds, update_run_json
 from perfkit.store.metadata import ProbeSource, Results
 from perfkit.store.rows import Part
-from perfkit.store.summary import NAMES, summarize, warnings
+from perfkit.store.summary import NAMES, firm, summarize, warnings
 from perfkit.text import for_terminal, print_lines
 
 #: Called with a run that is complete, to look for findings in it.
@@ -215,7 +215,7 @@ def _firm_summary(part: Part) -> list[dict[str, Any]]:
     """The summary per operation, None for NaN and for quantiles that too few requests carry."""
     rows = []
     for row in summarize(part):
-        soft = {name for name in NAMES if row[f"{name}_unit"] == stats.THIN}
+        soft = {name for name in NAMES if not firm(row, name)}
         nan = {name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
         rows.append(row | dict.fromkeys(soft | nan))
     return rows
@@ -255,9 +255,8 @@ def describe_run(run: Run, *, summary: bool = True, results: Results | None = No
     lines += [f"  server {words}" for words in _probe_words(meta.probes)]
     lines += [f"  {words}" for words in _finding_words(run, results or meta.results)]
     for threshold in meta.thresholds:
-        value = "no value" if threshold.value is None else f"{threshold.value:.4g}"
-        note = f" ({threshold.note})" if threshold.note else ""
-        lines.append(f"  threshold {threshold.text}: {value}, {'ok' if threshold.ok else 'MISSED'}{note}")
+        met = "ok" if threshold.ok else "MISSED"
+        lines.append(f"  threshold {threshold.text}: {met}, measured {threshold.measured}")
     lines.append(f"  {run.path}")
     return "\n".join(map(for_terminal, lines))
 
@@ -334,5 +333,5 @@ def _unit(row: Mapping[str, Any]) -> str:
 def _interval(row: Mapping[Any, Any], name: str) -> str:
     point, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     if math.isnan(low):
-        return "—" if row[f"{name}_unit"] == stats.THIN or math.isnan(point) else f"{point:.4g}"
+        return f"{point:.4g}" if firm(row, name) else "—"
     return f"{point:.4g} [≥ {low:.4g}]" if math.isinf(high) else f"{point:.4g} [{low:.4g}, {high:.4g}]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,14 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from perfkit.figures.distribution import bars, marks
-from perfkit.figures.style import axes_for, caption, legend, ms, nothing, number, say, style
+from perfkit.figures.style import axes_for, caption, format_level, legend, ms, nothing, say, style
 from perfkit.frames.streaming import LEAST_MS
 
 __all__ = ["streaming"]
 
 
-def _per_s(value: float) -> str:
-    return f"{number(value)}/s"
+_per_s = partial(format_level, kind="rate")
 
 
 class _Kind(NamedTuple):

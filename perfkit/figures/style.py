@@ -1,19 +1,16 @@
-"""One look for all figures, and the way from Axes to HTML.
+"""One look for all figures, and how they write numbers.
 
-The SVG is drawn once in placeholder colours, which then become CSS variables: the page decides whether text
+They are drawn once in placeholder colours, which then become CSS variables: the page decides whether text
 is dark on light or light on dark. `--pk-*` comes from perfkit's report template, `--jp-*` from JupyterLab.
 """
 
 from __future__ import annotations
 
-import io
-import itertools
 import math
 import re
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -26,9 +23,10 @@ from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from perfkit.text import for_html, for_notebook, plain
+from perfkit.store.metrics import Kind
+from perfkit.text import plain
 
-__all__ = ["Shown", "canvas", "latency_axis", "show", "words"]
+__all__ = ["canvas", "latency_axis", "words"]
 
 _TEXT, _DIM, _GRID, _PAPER = "#010203", "#010204", "#010205", "#010206"
 BAD = "#010207"  #: failures, everywhere
@@ -130,6 +128,11 @@ def colour(i: int) -> str:
     return str(_SERIES[i % len(_SERIES)])
 
 
+def in_css(svg: str) -> str:
+    """Return a drawing with the CSS variables its placeholder colours stand for."""
+    return _COLOUR.sub(lambda found: _VARIABLES[found[0].lower()], svg)
+
+
 def line(i: int) -> dict[str, Any]:
     """Colour and line style of the i-th series: nothing is told by colour alone."""
     return {"color": colour(i), "linestyle": LINES[i % len(LINES)]}
@@ -207,6 +210,15 @@ def ms(value: float) -> str:
     return f"{value:.0f} ms" if abs(value) >= 100 else f"{value:.3g} ms"
 
 
+def format_level(value: float | None, kind: Kind) -> str:
+    """Return the level of a metric of this kind as a person reads it; a dash for none."""
+    if value is None or math.isnan(value):
+        return "—"
+    if kind == "errors":
+        return percent(value) if value else "0"
+    return ms(value) if kind == "latency" else f"{number(value)}/s"
+
+
 def short(text: object, most: int = 40) -> str:
     """A name that may come from anyone, cut to a length that fits a figure and its words."""
     name = plain(text)
@@ -274,70 +286,3 @@ def legend(ax: Axes, columns: int = 4) -> None:
         ax.legend(
             handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2
         )
-
-
-# -- HTML ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A piece of HTML that a notebook displays; `text` is what a plain terminal shows instead."""
-
-    html: str
-    text: str
-
-    def _repr_html_(self) -> str:
-        return for_notebook(self.html)
-
-    def __repr__(self) -> str:
-        return plain(self.text, lines=True)
-
-
-_numbers = itertools.count(1)
-
-
-def show(ax: Axes, *, alt: str | None = None, caption: str | None = None) -> Shown:
-    """The figure of `ax` as `<figure>` with inline SVG, alt text and caption."""
-    told = words(ax)
-    if not told[1] and alt is None and caption is None:  # there was nothing to draw
-        return Shown(f'<p class="pk-nothing">{for_html(told[0])}</p>', told[0])
-    alt = told[0] if alt is None else alt
-    caption = told[1] if caption is None else caption
-    drawing = svg(ax.get_figure(root=True), alt)  # type: ignore[arg-type]
-    below = f"<figcaption>{for_html(caption)}</figcaption>" if caption else ""
-    return Shown(
-        f'<figure class="pk-figure">{scroller("figure", drawing)}{below}</figure>', f"{alt}\n{caption}"
-    )
-
-
-def scroller(what: str, inside: str) -> str:
-    """A box that scrolls sideways, by keyboard too, when its content is wider than the page."""
-    return f'<div class="pk-scroll" tabindex="0" role="group" aria-label="{what}">{inside}</div>'
-
-
-def svg(figure: Figure, alt: str) -> str:
-    """An SVG element for a page: own ids, alt text, CSS variables for colours, no date, no reference."""
-    buffer = io.StringIO()
-    with style():
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
-    prefix = f"pk{next(_numbers)}-"
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}\1"', text)
-    text = re.sub(r'(xlink:href|href)="#([^"]+)"', rf'href="#{prefix}\2"', text)
-    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}\1)", text)
-    text = text.replace("'DejaVu Sans'", "system-ui, 'Segoe UI', 'DejaVu Sans'")
-    text = _COLOUR.sub(lambda found: _VARIABLES[found[0].lower()], text)
-    size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
-    assert size is not None
-    title = for_html(alt)
-    head = (
-        f'<svg viewBox="0 0 {size[1]} {size[2]}" role="img" aria-label="{title}" class="pk-svg" '
-        'xmlns="http://www.w3.org/2000/svg" '
-        'style="width:100%;max-width:58rem;height:auto;stroke-linejoin:round">'
-        f"<title>{title}</title>"
-    )
-    return head + re.sub(r"\n\s*", "\n", text[text.index(">", text.index("<svg")) + 1 :]).strip()

@@ -1,24 +1,23 @@
 """What a report says in words and tables: verdict, summary, errors, generator health, facts of the run.
 
-Names and error texts come from servers and scenario files: everything goes through `for_html`.
+Names and error texts come from servers and scenario files: `markup` makes them harmless.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from perfkit import stats
-from perfkit.figures.style import Shown, ms, number, percent, scroller, seconds
+from perfkit.figures.markup import Shown, cell, part, sentence, shown, table
+from perfkit.figures.style import ms, number, percent, seconds, short
 from perfkit.store import Run, fidelity
-from perfkit.store.metadata import ThresholdResult
-from perfkit.store.summary import MOVED, NAMES
-from perfkit.text import for_html
+from perfkit.store.summary import MOVED, NAMES, firm
+from perfkit.text import plain
 
 __all__ = ["error_table", "facts", "health_table", "notes", "summary_table", "verdict"]
 
@@ -28,27 +27,6 @@ _LINE = 500  #: characters of a text from outside that is a line among others
 _STATISTICS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "p99.9", "max")
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, numbers: bool = True) -> str:
-    """A table of cells that are HTML already; the first column heads its row."""
-    css = ' class="pk-n"' if numbers else ""
-    top = "".join(f'<th scope="col"{css if i else ""}>{cell}</th>' for i, cell in enumerate(head))
-    body = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td{css}>{cell}</td>" for cell in rest)}</tr>'
-        for first, *rest in rows
-    )
-    inside = f'<table class="pk-table"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
-    return f'<figure class="pk-figure">{scroller("table", inside)}<figcaption>{caption}</figcaption></figure>'
-
-
-def _list(items: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
-
-
-def items(texts: Iterable[str]) -> str:
-    """A list of words, escaped."""
-    return _list(for_html(text) for text in texts)
-
-
 # -- verdict ---------------------------------------------------------------------------------------
 
 
@@ -56,28 +34,14 @@ def verdict(run: Run, summary: pd.DataFrame) -> Shown:
     """The first line of a report: may this run be trusted, what did it find, which thresholds did it meet."""
     found, told = run.verdict, _headline(summary)
     reasons = "; ".join(found.reasons)
-    first = f"<strong>{for_html(found.word)}</strong>" + (
-        f" — {for_html(reasons, most=_LINE)}." if reasons else ""
-    )
-    parts = [f"<p>{first} {for_html(told)}</p>"]
-    if found.thresholds:
-        met = len(found.thresholds) - len(found.missed)
-        parts.append(f"<p>Thresholds: {met} of {len(found.thresholds)} met.</p>")
-        parts.append(_list(_threshold(t) for t in found.thresholds))
-    for name, words in (("Tags", ", ".join(run.meta.tags)), ("Note", run.meta.note)):
-        if words:
-            parts.append(f'<p class="pk-note">{name}: {for_html(words)}</p>')
-    if run.meta.step_errors:
-        parts.append("<p>What steps of the scenario did wrong:</p>")
-        parts.append(
-            _list(
-                f"{error.count} × {for_html(error.text, most=_LINE)}" for error in run.meta.step_errors[:10]
-            )
-        )
-    return Shown(
-        f'<section class="pk-verdict pk-{found.level}">{"".join(parts)}</section>',
-        f"{found.word} {reasons} {told}".strip(),
-    )
+    thresholds = [
+        {"ok": one.ok, "text": plain(one.text, most=_LINE), "measured": plain(one.measured, most=_LINE)}
+        for one in found.thresholds
+    ]
+    about = [("Tags", ", ".join(run.meta.tags)), ("Note", run.meta.note)]
+    errors = [f"{one.count} × {plain(one.text, most=_LINE)}" for one in run.meta.step_errors[:10]]
+    first = (found.level, found.word, plain(reasons, most=_LINE), told)
+    return shown(f"{found.word} {reasons} {told}".strip(), part("verdict", *first, thresholds, about, errors))
 
 
 def _headline(summary: pd.DataFrame) -> str:
@@ -90,7 +54,7 @@ def _headline(summary: pd.DataFrame) -> str:
     share = f" ({percent(failed / n)})" if failed else ""
     text = f"{n:,} requests in {seconds(span)}, {failed:,} failed{share}, "
     text += f"{number(row['rate_per_s'])} successes a second."
-    quoted = [f"{p} {ms(row[p])} ({_interval(row, p)})" for p in ("p50", "p99") if _firm(row, p)]
+    quoted = [f"{p} {ms(row[p])} ({_interval(row, p)})" for p in ("p50", "p99") if firm(row, p)]
     if quoted:
         text += (
             f" {str(summary.attrs['latency']).capitalize()} time: {', '.join(quoted)}, 95 % {_method(row)}."
@@ -108,17 +72,8 @@ def _carried_headline(row: Any, span_s: float) -> str:
         told.append(f"{row['failed']:,.0f} failed{share}")
     if not math.isnan(row["rate_per_s"]):
         told.append(f"{number(row['rate_per_s'])} successes a second")
-    told += [f"{p} {ms(row[p])}" for p in ("p50", "p95", "p99") if _firm(row, p)]
+    told += [f"{p} {ms(row[p])}" for p in ("p50", "p95", "p99") if firm(row, p)]
     return f"{', '.join(told)}: as the file has it."
-
-
-def _threshold(threshold: ThresholdResult) -> str:
-    sign = '<span class="pk-ok">✓ met</span>' if threshold.ok else '<span class="pk-no">✗ missed</span>'
-    seen = "no value" if threshold.value is None else f"{threshold.value:.4g}"
-    note = f"; {threshold.note}" if threshold.note else ""
-    unit = re.search(r"[\d.]\s*([^\d\s.]+)\s*$", threshold.text)
-    measured = for_html(seen + (f" {unit[1]}" if unit else "") + note, most=_LINE)
-    return f"{sign}: <code>{for_html(threshold.text, most=_LINE)}</code> (measured: {measured})"
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -133,45 +88,39 @@ def summary_table(summary: pd.DataFrame) -> Shown:
         ["successes a second", *(number(c["rate_per_s"]) for c in columns)],
         *([name, *(_cell(c, name) for c in columns)] for name in _STATISTICS),
     ]
+    head = ["statistic", *(short(c["operation"], 60) for c in columns)]
+    text = summary[["operation", "n", "failed", *_STATISTICS]].to_string(index=False)
     if columns[0]["p50_unit"] == stats.SUMMARIZED:
-        head = ["statistic", *(_name(c["operation"]) for c in columns)]
-        body = table(head, rows, "A dash: the file does not tell it.")
-        return Shown(body, summary[["operation", "n", "failed", *_STATISTICS]].to_string(index=False))
+        return shown(text, table(head, rows, "A dash: the file does not tell it."))
     methods = [_method(c) for c in columns]
     if len(set(methods)) > 1:
         rows.append(["95 % intervals", *methods])
     what = "intervals by the method in the last row" if len(set(methods)) > 1 else methods[0]
     caption = (
-        f"{for_html(str(summary.attrs['latency']).capitalize())} time of successful requests. "
-        f"Small print: 95 % {for_html(what)}. "
+        f"{str(summary.attrs['latency']).capitalize()} time of successful requests. "
+        f"Small print: 95 % {what}. "
         "It tells how well this run knows its own number, not what the next run would show. "
         f"{_OPEN if any(math.isinf(c[f'{name}_high']) for c in columns for name in NAMES) else ''}"
-        f"A dash: {for_html(_why_dash(columns))}."
+        f"A dash: {_why_dash(columns)}."
     )
-    body = table(["statistic", *(_name(c["operation"]) for c in columns)], rows, caption)
-    return Shown(body, summary[["operation", "n", "failed", *_STATISTICS]].to_string(index=False))
+    return shown(text, table(head, rows, caption))
 
 
 def _failed(row: Any) -> str:
     n, failed = row["n"], row["failed"]
     if math.isnan(failed):
         return "—"
-    return f"{failed:,.0f}<br><small>{percent(failed / n)}</small>" if failed else "0"
-
-
-def _name(value: object) -> str:
-    text = str(value)
-    return for_html(text if len(text) <= 60 else text[:59] + "…")
+    return cell(f"{failed:,.0f}", percent(failed / n)) if failed else "0"
 
 
 def _cell(row: Any, name: str) -> str:
     value = float(row[name])
-    if name.startswith("p") and not _firm(row, name):
+    if name.startswith("p") and not firm(row, name):
         return "—"
     low = float(row.get(f"{name}_low", math.nan))
     if row["p50_unit"] == stats.SUMMARIZED or (math.isnan(low) and not name.startswith("p")):
         return ms(value)
-    return f"{ms(value)}<br><small>{_interval(row, name)}</small>"
+    return cell(ms(value), _interval(row, name))
 
 
 def _interval(row: Any, name: str) -> str:
@@ -179,10 +128,6 @@ def _interval(row: Any, name: str) -> str:
     if math.isnan(low):
         return "no interval"
     return f"≥ {ms(low)}" if math.isinf(high) else f"{ms(low)} to {ms(high)}"
-
-
-def _firm(row: Any, name: str) -> bool:
-    return bool(row[f"{name}_unit"] != stats.THIN and not math.isnan(row[name]))
 
 
 _OPEN = "≥: the upper end is not known from this run, which met that tail too rarely. "
@@ -212,35 +157,30 @@ def notes(warnings: Sequence[str]) -> Shown:
     """Warnings that belong to the summary, or nothing."""
     if not warnings:
         return Shown("", "")
-    listed = _list(for_html(text) for text in warnings[:20])
-    return Shown(f'<aside class="pk-notes"><p>Read with care:</p>{listed}</aside>', "\n".join(warnings))
+    return shown("\n".join(warnings), part("notes", "Read with care:", warnings[:20]))
 
 
 def error_table(errors: pd.DataFrame) -> Shown:
     """Failures by class and operation with the first words heard."""
     if errors.empty and errors.attrs.get("failed") != errors.attrs.get("failed"):
-        return Shown("<p>The file does not tell what failed.</p>", "The file does not tell what failed.")
+        return sentence("The file does not tell what failed.")
     if errors.empty:
-        return Shown("<p>No request failed.</p>", "No request failed.")
+        return sentence("No request failed.")
     rows = [
         [
-            for_html(r["error"]),
-            _name(r["operation"]),
+            r["error"],
+            short(r["operation"], 60),
             f"{r['count']:,}",
             percent(r["share"]),
-            f"<q>{for_html(_words(r['words']))}</q>",
+            part("quoted", _words(r["words"])),
         ]
         for _, r in errors.iterrows()
     ]
     kinds = errors.attrs["kinds"]
     more = f" The {len(errors)} most frequent of {kinds}." if kinds > len(errors) else ""
-    body = table(
-        ["class", "operation", "count", "share", "first words heard"],
-        rows,
-        f"Failed requests.{more}",
-        numbers=False,
-    )
-    return Shown(body, errors.to_string(index=False))
+    head = ["class", "operation", "count", "share", "first words heard"]
+    body = table(head, rows, f"Failed requests.{more}", numbers=False)
+    return shown(errors.to_string(index=False), body)
 
 
 def _words(text: object) -> str:
@@ -252,7 +192,7 @@ def health_table(run: Run) -> Shown:
     workers = run.meta.health.workers
     if not workers:
         why = "is not in the file the run was imported from" if run.meta.imported else "was not recorded"
-        return Shown(f"<p>The generator's health {why}.</p>", f"The generator's health {why}.")
+        return sentence(f"The generator's health {why}.")
     columns = {
         "kickoff_p50_ms": "kick-off p50",
         "kickoff_p99_ms": "kick-off p99",
@@ -264,9 +204,9 @@ def health_table(run: Run) -> Shown:
         "gc_pauses": "GC pauses",
         "gc_pause_max_ms": "longest GC pause",
     }
-    head = ["process", *(for_html(w.get("worker", i)) for i, w in enumerate(workers))]
+    head = ["process", *(w.get("worker", i) for i, w in enumerate(workers))]
     rows = [[label, *(_health(name, w.get(name)) for w in workers)] for name, label in columns.items()]
-    return Shown(table(head, rows, "The processes that made the load."), str(pd.DataFrame(workers)))
+    return shown(str(pd.DataFrame(workers)), table(head, rows, "The processes that made the load."))
 
 
 def _health(name: str, value: object) -> str:
@@ -292,26 +232,25 @@ def facts(run: Run) -> Shown:
     sha = meta.git.sha[:12]
     imported = dataclasses.asdict(meta.imported) if meta.imported else {}
     pairs: list[tuple[str, str]] = [
-        ("run", for_html(run.id)),
-        ("state", for_html(run.state) + (f" ({for_html(run.reason)})" if run.reason else "")),
-        ("created", for_html(meta.created or "unknown")),
+        ("run", run.id),
+        ("state", f"{run.state} ({run.reason})" if run.reason else run.state),
+        ("created", meta.created or "unknown"),
         ("imported", _pairs({k: v for k, v in imported.items() if k not in _ELSEWHERE and v != ""})),
-        ("fidelity", for_html(fidelity.fidelity(run.meta).words)),
-        ("scenario", for_html(name) + (f"<br>{for_html(doc)}" if doc else "")),
+        ("fidelity", fidelity.fidelity(run.meta).words),
+        ("scenario", part("lines", [name, doc])),
         ("parameters", _pairs(meta.scenario.params)),
         ("load", _pairs(load)),
         ("target", _pairs(meta.target)),
-        ("code", (for_html(sha) + (", with uncommitted changes" if meta.git.dirty else "")) if sha else ""),
+        ("code", sha + (", with uncommitted changes" if sha and meta.git.dirty else "")),
         ("host", _pairs(meta.host)),
         ("versions", _pairs(meta.versions)),
     ]
-    body = "".join(f"<dt>{label}</dt><dd>{value}</dd>" for label, value in pairs if value)
-    return Shown(f'<dl class="pk-facts">{body}</dl>', f"{run.id} {name}")
+    return shown(f"{run.id} {name}", part("facts", pairs))
 
 
 def _pairs(mapping: Mapping[str, Any]) -> str:
-    texts = [f"{name} {_value(v)}" for name, v in mapping.items() if v not in (None, "", [], {}, ())]
-    return "; ".join(for_html(text if len(text) < 300 else text[:299] + "…") for text in texts)
+    texts = (f"{name} {_value(v)}" for name, v in mapping.items() if v not in (None, "", [], {}, ()))
+    return part("joined", [short(text, 300) for text in texts])
 
 
 def _value(value: object) -> str:

@@ -11,11 +11,11 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from perfkit.figures.markup import Shown, part, sentence, shown, table
 from perfkit.figures.over_time import call_latency
 from perfkit.figures.style import (
     BAD,
     FILL,
-    Shown,
     axes_for,
     caption,
     colour,
@@ -32,10 +32,8 @@ from perfkit.figures.style import (
     style,
     time_axis,
 )
-from perfkit.figures.tables import table
 from perfkit.observe.findings import Judged
 from perfkit.observe.frames import PARTS
-from perfkit.text import for_html
 
 
 def _under_latency(calls: pd.DataFrame, draw: Callable[[Axes], str], height: float = 4.2) -> Axes:
@@ -181,32 +179,18 @@ def tail(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def endpoint_table(frame: pd.DataFrame, most: int = 20) -> Shown:
     """Endpoints as the server timed them."""
     if frame.empty:
-        return Shown("<p>The server told of no request.</p>", "The server told of no request.")
+        return sentence("The server told of no request.")
     rows = [
-        [for_html(r["endpoint"]), f"{r['n']:,}", ms(r["p50"]), ms(r["p95"]), ms(r["most"])]
+        [r["endpoint"], f"{r['n']:,}", ms(r["p50"]), ms(r["p95"]), ms(r["most"])]
         for _, r in frame.head(most).iterrows()
     ]
     head = ["endpoint, status", "requests", "p50", "p95", "max"]
-    return Shown(table(head, rows, "Time inside the server, to the last byte."), frame.to_string(index=False))
+    listed = table(head, rows, "Time inside the server, to the last byte.")
+    return shown(frame.to_string(index=False), listed)
 
 
 def findings(judged: Judged, health_page: str = "") -> Shown:
     """Findings in words, the explanation of the tail, and a link to the page that shows them."""
-    found, explained = judged.findings, judged.tail
-    items = [f"{one.text} ({number(one.from_s)} s to {number(one.to_s)} s)" for one in found]
-    body = "".join(f"<li>{for_html(text)}</li>" for text in items)
-    none = "<p>The server's probes and the rows show no trouble.</p>"
-    if not judged.probed:
-        none = "<p>The rows show no trouble; the server's own probes were not recorded.</p>"
-    css = "pk-notes" if items else "pk-quiet"
-    parts = [f'<aside class="{css}"><p>Findings:</p><ul>{body}</ul></aside>' if items else none]
-    if judged.notes:
-        lost = "".join(f"<li>{for_html(text)}</li>" for text in judged.notes)
-        parts.append(
-            f'<aside class="pk-notes"><p>Not everything came from the server:</p><ul>{lost}</ul></aside>'
-        )
-    if explained:
-        parts.append(f"<p>{for_html(explained)}</p>")
-    if health_page:
-        parts.append(f'<p><a href="{for_html(health_page)}">The server\'s health in this run</a></p>')
-    return Shown("".join(parts), "\n".join([*(items or ["no findings"]), explained]).strip())
+    items = [f"{one.text} ({number(one.from_s)} s to {number(one.to_s)} s)" for one in judged.findings]
+    page = part("findings", items, judged.probed, judged.notes, judged.tail, health_page)
+    return shown("\n".join([*(items or ["no findings"]), judged.tail]).strip(), page)

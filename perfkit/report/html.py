@@ -12,7 +12,7 @@ import perfkit
 from perfkit.page import SITE_LINK, TEMPLATES, head, script
 from perfkit.report.parameters import jupyter
 from perfkit.store import write_atomically
-from perfkit.text import plain
+from perfkit.text import for_html, plain
 
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', re.DOTALL)
 _HEAD_MARK = "<!--pk-head-->"
@@ -100,4 +100,4 @@ def _take_title(nb: Any) -> str:
 
 
 def _plain(heading: str) -> str:
-    return html.escape(html.unescape(re.sub(r"<[^>]+>", "", heading)).strip())
+    return for_html(html.unescape(re.sub(r"<[^>]+>", "", heading)).strip())

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from perfkit import figures, frames, stats
+from perfkit import figures, frames
 from perfkit.compare import figures as compare_figures
 from perfkit.compare import frames as compare_frames
 from perfkit.compare import noise
 from perfkit.compare.experiment import Kept
 from perfkit.store import Run
+from perfkit.store.summary import firm
 from perfkit.text import plain
 
 #: Metrics of a trend page, in its order.
@@ -114,7 +115,7 @@ def _reasons(verdict: Any) -> list[str]:
 def _quantile(row: Any, name: str) -> dict[str, float | None] | None:
     """The number with its interval; None where too few requests carry it, as everywhere in perfkit, and for
     an upper end that is not known."""
-    if row[f"{name}_unit"] == stats.THIN or math.isnan(row[name]):
+    if not firm(row, name):
         return None
     return {"value": float(row[name])} | {end: _number(row[f"{name}_{end}"]) for end in ("low", "high")}
 

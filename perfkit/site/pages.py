@@ -1,4 +1,4 @@
-"""The site's pages as HTML: jinja templates with autoescape, one look with the reports, nothing loaded."""
+"""The site's pages as HTML: one look with the reports, nothing loaded."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 import perfkit
-from perfkit.figures.style import ms, number, percent
+from perfkit.figures.markup import Shown, environment, ours
 from perfkit.page import TEMPLATES, head, script
 
 _SORTS = (
@@ -64,7 +61,7 @@ def run(
         title,
         "../../",
         run=_dated(entry["shown"]),
-        html=entry["html"],
+        html=_made(entry),
         trend=trend,
         compared=[_dated(one) for one in compared],
         files=_files(entry),
@@ -79,7 +76,7 @@ def comparison(title: str, entry: Mapping[str, Any], sides: Sequence[tuple[str, 
         title,
         "../../",
         one=_dated(entry["shown"]),
-        html=entry["html"],
+        html=_made(entry),
         sides=sides,
         files=_files(entry),
         reports=_reports(entry),
@@ -87,7 +84,7 @@ def comparison(title: str, entry: Mapping[str, Any], sides: Sequence[tuple[str, 
 
 
 def trend(
-    title: str, about: Mapping[str, Any], parts: Sequence[Any], runs: Sequence[Any], left_out: str
+    title: str, about: Mapping[str, Any], parts: Sequence[Any], runs: Sequence[Any], left_out: Shown | None
 ) -> bytes:
     """The trend of a configuration; parts: `metric`, `name`, `short`, `verdict`, `figure`."""
     dated = [_dated(one) for one in runs]
@@ -104,7 +101,12 @@ def reading(title: str) -> bytes:
 
 def _page(template: str, title: str, root: str, here: str = "", **more: Any) -> bytes:
     site = _look() | {"title": title}
-    return _environment().get_template(template).render(site=site, root=root, here=here, **more).encode()
+    return (
+        environment()
+        .get_template(f"site/{template}")
+        .render(site=site, root=root, here=here, **more)
+        .encode()
+    )
 
 
 @cache
@@ -113,25 +115,11 @@ def _look() -> dict[str, Any]:
     css = "".join((TEMPLATES / name).read_text() for name in ("perfkit/style.css", "site/site.css"))
     told = script("site/site.js")
     return {
-        "css": Markup(css),
-        "script": Markup(told),
-        "head": Markup(head(told)),
+        "css": ours(css),
+        "script": ours(told),
+        "head": ours(head(told)),
         "version": perfkit.__version__,
     }
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(TEMPLATES / "site")
-    found = jinja2.Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    found.filters |= {"quantile": _quantile, "share": _share, "rate": _rate, "plural": _plural}
-    return found
 
 
 def look() -> str:
@@ -139,22 +127,6 @@ def look() -> str:
     files = sorted(file for file in TEMPLATES.rglob("*") if file.is_file())
     parts = [perfkit.__version__, *(file.read_text() for file in files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _quantile(one: Mapping[str, float] | None) -> str:
-    return "—" if one is None else ms(one["value"])
-
-
-def _share(value: float | None) -> str:
-    return "—" if value is None else percent(value) if value else "0"
-
-
-def _rate(value: float | None) -> str:
-    return "—" if value is None else f"{number(value)}/s"
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def _dated(one: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,6 +154,11 @@ def _words(one: Mapping[str, Any]) -> str:
     """What the filter looks through."""
     told = [one["id"], one["scenario"], one["target"], one["git"]["sha"], *one["tags"], one["note"][:300]]
     return " ".join([*told, one["load"], one["verdict"]["word"], *one["verdict"]["reasons"]])
+
+
+def _made(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Pieces of the page that were made when the run or comparison was read."""
+    return {name: ours(html) for name, html in entry["html"].items()}
 
 
 def _files(entry: Mapping[str, Any]) -> list[dict[str, Any]]:

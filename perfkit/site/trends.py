@@ -11,9 +11,10 @@ from typing import Any
 from perfkit.compare import frames as compare_frames
 from perfkit.compare import series
 from perfkit.figures import show
-from perfkit.figures.style import ms, number, percent
+from perfkit.figures.style import format_level
 from perfkit.site import pages
 from perfkit.site.facts import TRENDS
+from perfkit.store.metrics import METRICS
 
 _NAMES = {
     "p50": "p50: the typical response time",
@@ -40,26 +41,18 @@ def page(
         first = frame if first is None else first
         floor = floors.get(metric, math.nan)
         changes = compare_frames.changes(frame, floor)
-        verdict = series.trend_verdict(frame, changes, floor).html
-        drawn = show(series.trend(frame, changes, floor)).html
+        verdict = series.trend_verdict(frame, changes, floor)
+        drawn = show(series.trend(frame, changes, floor))
         short = metric.replace("_", " ")
         parts.append(
             {"metric": metric, "name": _NAMES[metric], "short": short, "verdict": verdict, "figure": drawn}
         )
-        levels.append([_level(metric, one) for one in frame["level"]])
+        levels.append([format_level(one, METRICS[metric].kind) for one in frame["level"]])
     shown = [one["shown"] | {"levels": [column[i] for column in levels]} for i, one in enumerate(runs)]
-    left = "" if first is None or first["counts"].all() else series.left_out(first).html
+    left = None if first is None or first["counts"].all() else series.left_out(first)
     return pages.trend(title, about, parts, shown[::-1], left)
 
 
 def _point(kept: Mapping[str, Any]) -> dict[str, Any]:
     """A point as it was before JSON: NaN for null."""
     return {n: math.nan if v is None else v for n, v in kept.items()}
-
-
-def _level(metric: str, value: float) -> str:
-    if math.isnan(value):
-        return "—"
-    if metric == "error_rate":
-        return percent(value) if value else "0"
-    return f"{number(value)}/s" if metric == "throughput" else ms(value)

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -77,6 +78,13 @@ class ThresholdResult:
     value: float | None = None
     ok: bool = False
     note: str = ""
+
+    @property
+    def measured(self) -> str:
+        """The value, in the unit the threshold is written in, and the note."""
+        unit = re.search(r"[\d.]\s*([^\d\s.]+)\s*$", self.text)
+        value = "no value" if self.value is None else f"{self.value:.4g}{f' {unit[1]}' if unit else ''}"
+        return f"{value}; {self.note}" if self.note else value
 
 
 @dataclass(frozen=True)

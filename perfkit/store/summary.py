@@ -63,6 +63,11 @@ def summarize(part: Part, level: float = stats.LEVEL) -> tuple[dict[str, Any], .
     return tuple(rows)
 
 
+def firm(row: Any, name: str) -> bool:
+    """Whether a quantile of an entry is there and rests on requests enough to be shown."""
+    return bool(row[f"{name}_unit"] != stats.THIN and not math.isnan(row[name]))
+
+
 def _expect(
     binned: Binned,
     wanted: Sequence[tuple[int | None, float]],
