@@ -24,6 +24,11 @@ _STATES = {
     "53": (503, "the database has no connection or room left"),
     "57": (503, "the database is shutting down"),
 }
+#: SQLSTATEs that say more than their class does.
+_OF_THEIR_OWN = {
+    "55P03": (503, "a row or table stayed locked for longer than the database's lock_timeout"),
+    "57014": (504, "the database cancelled a statement: it took longer than its statement_timeout"),
+}
 
 
 def add_error_handling(app: FastAPI) -> None:
@@ -97,4 +102,5 @@ def database_fault(error: Exception) -> tuple[int, str] | None:
         return _STATES["23"]
     if "database is locked" in str(original):  # SQLite, by another process
         return 503, "the database is locked"
-    return _STATES.get(str(getattr(original, "sqlstate", None) or "")[:2])
+    state = str(getattr(original, "sqlstate", None) or "")
+    return _OF_THEIR_OWN.get(state) or _STATES.get(state[:2])

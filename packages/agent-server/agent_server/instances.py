@@ -16,7 +16,7 @@ from dataclasses import asdict
 from agent_server.settings import Settings
 
 #: Settings that are the parent's business, or differ between instances.
-_OWN = ("host", "port", "database_url", "data_dir", "instances", "password")
+_OWN = ("host", "port", "database_url", "data_dir", "instances", "password", "database_delay_ms")
 
 
 @contextmanager
