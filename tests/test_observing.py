@@ -162,6 +162,12 @@ def _plain(body: bytes, headers: Any) -> bytes:
 
 #: params/experiments/NAME.yaml, and the kinds of findings that must appear, no other.
 EXPERIMENTS: dict[str, set[str]] = {
+    "slow_database": {"slow_database"},
+    "n_plus_one": {"n_plus_one"},
+    "hot_row": {"lock_waits"},
+    "statement_timeout": {"statement_timeouts"},
+    "killed_connections": {"lost_connections"},
+    "pool_overflow": {"pool_overflow"},
     "healthy": set(),
     "pool_of_2": {"pool_exhausted"},
     "leak": {"connection_leak"},
@@ -171,6 +177,28 @@ EXPERIMENTS: dict[str, set[str]] = {
     "index_off": {"missing_index"},
     "index_on": set(),
 }
+#: What the words of an experiment's finding must name.
+NAMED = {
+    "blocking_call": ("jobs.py", "tokens"),
+    "leak": ("maybe_leak",),
+    "slow_database": ("SELECT 1 took",),
+    "n_plus_one": ("POST /v1/agents/{agent_id}/messages/stream", "60 × `SELECT users.name FROM users"),
+    "hot_row": (
+        "`UPDATE organizations SET",
+        "of POST /v1/agents/{agent_id}/messages/stream",
+        "idle in transaction",
+    ),
+    "statement_timeout": ("57014", "`SELECT pg_sleep"),
+    "killed_connections": ("6 database connections", "pg_terminate_backend"),
+    "pool_overflow": ("pool_size=",),
+    "index_off": (
+        "of POST /v1/agents/{agent_id}/messages/stream",
+        "Seq Scan on messages, filter",
+        "(agent_id)",
+    ),
+}
+#: Their rules and probes have tests that take less time.
+_LONG = ("statement_timeout", "killed_connections", "pool_overflow")
 
 
 def test_every_experiment_is_tested() -> None:
@@ -179,7 +207,9 @@ def test_every_experiment_is_tested() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.drill if one in _LONG else ()) for one in EXPERIMENTS]
+)
 def test_the_right_finding_and_no_other(name: str, tmp_path: Path) -> None:
     """A real run against a server with that trouble."""
     given = read_yaml(FOLDER / f"{name}.yaml")
@@ -188,11 +218,8 @@ def test_the_right_finding_and_no_other(name: str, tmp_path: Path) -> None:
     judged = findings.judge(frames.measured(run))
     assert judged.probed
     assert {one.kind for one in judged.findings} == EXPERIMENTS[name], judged.findings
-    if name == "blocking_call":
-        assert "jobs.py" in judged.findings[0].text
-        assert "tokens" in judged.findings[0].text
-    if name == "leak":
-        assert "maybe_leak" in judged.findings[0].text
+    for words in NAMED.get(name, ()):
+        assert words in judged.findings[0].text
 
 
 @pytest.mark.drill  # of two free cores, which a machine that is busy with other tests has not

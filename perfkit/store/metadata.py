@@ -90,6 +90,16 @@ class FailureKind:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One trouble: its kind, the words for it, and from when to when it was seen (s in the measured part)."""
+
+    kind: str = ""
+    text: str = ""
+    from_s: float = 0.0
+    to_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Results:
     """What the rows come to: kept in run.json as long as `digest` is that of the rows (`store.results`).
 
