@@ -9,10 +9,10 @@ import pytest
 
 from tests.browser_fixture import chromium
 from tests.kill_points import Verbs, verbs
-from tests.server_fixture import agent_server, sqlite_server
+from tests.server_fixture import agent_server, postgres, sqlite_server
 from tests.site_fixture import site
 
-__all__ = ["agent_server", "chromium", "site", "sqlite_server"]
+__all__ = ["agent_server", "chromium", "postgres", "site", "sqlite_server"]
 
 # started as `make test &`, what the tests start would ignore Ctrl-C
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

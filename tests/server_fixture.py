@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from agent_server.postgres import embedded_postgres
 from perfkit.drive.local_server import reference_server
 
 
@@ -33,6 +34,13 @@ def sqlite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     file = tmp_path_factory.mktemp("sqlite") / "agents.db"
     with reference_server({"model_speed": 0, "database_url": f"sqlite:///{file}"}) as served:
         yield served.url
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """URL of a real PostgreSQL, for asyncpg; its tables are the tests' own."""
+    with embedded_postgres(None) as url:
+        yield url
 
 
 @contextmanager

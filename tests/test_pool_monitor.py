@@ -10,7 +10,6 @@ import sysconfig
 import threading
 import time
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +20,6 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from agent_server.postgres import embedded_postgres
 from perfkit_probes import (
     POOL_EVENTS,
     MetricRegistry,
@@ -33,13 +31,6 @@ from perfkit_probes import (
 )
 
 ONE = sa.text("SELECT 1")
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """URL of a real PostgreSQL."""
-    with embedded_postgres(None) as url:
-        yield url
 
 
 def sqlite_engine(tmp_path: Path, pool: type[sa.Pool] = sa.QueuePool, **options: Any) -> sa.Engine:

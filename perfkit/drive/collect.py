@@ -38,7 +38,7 @@ _STOP_S = 10.0  # for the last fetches of all sources together
 _MOST_BYTES = 16_000_000  # of an answer, unpacked; as Python's objects JSON takes up to 30 times as much
 _LIMIT = 20_000  # samples of a page
 _MOST_PAGES = 50  # in one fetch: a server that never ends keeps nobody from the others
-_LONGEST_LABEL = 300
+_LONGEST_LABEL = 600  # a statement with its plan
 _T = TypeVar("_T")
 _CLOCK_FETCHES = 60  # a clock is known from the last half minute: clocks drift
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from perfkit.observe import client
+from perfkit.observe.database import database_findings
 from perfkit.observe.frames import PARTS, of_probe, server_samples, split, tail_split
 from perfkit.store import Run
 from perfkit.store.metadata import Finding
@@ -35,11 +36,8 @@ class Judged:
 class Limits:
     """From where on something is a finding."""
 
-    waiting_share: float = 0.02  #: of the samples of a pool in which a checkout was waiting
     blocked_ms: float = 100.0  #: of one block of the event loop; three by the same code, or one of 1 s
     model_ttft_ms: float = 1000.0  #: median time to the model's first token
-    scan_rows: float = 500.0  #: rows read by a sequential scan, on average
-    scans: int = 20
     cache_hits: float = 0.5  #: share of lookups
     cache_lookups: int = 50
     cpu_share: float = 0.8  #: of one core, by one server process in a second
@@ -77,8 +75,8 @@ def findings(
     rows: `perfkit.frames.measured`; samples: `frames.server_samples`, parts: `frames.split` of this room.
     """
     limits = limits or Limits()
-    found: list[Finding] = []
-    for rule in (_pool_exhausted, _leaks, _blocked, _cpu, _slow_model, _scans, _cache):
+    found = database_findings(samples, parts)
+    for rule in (_blocked, _cpu, _slow_model, _cache):
         found += rule(samples, parts, limits)
     of_rows = client.findings(rows)
     first = [one for one in of_rows if one.kind in client.FIRST]
@@ -86,51 +84,6 @@ def findings(
 
 
 # -- of the server's probes ------------------------------------------------------------------------
-
-
-def _pool_exhausted(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
-    """Checkouts were waiting: all connections were out."""
-    given_up, held = of_probe(samples, "pool.timeout_ms"), of_probe(samples, "pool.checked_out")
-    waits = of_probe(samples, "pool.waiting")
-    pools = pd.concat([waits, given_up])[["source", "label"]].drop_duplicates()
-    for source, name in pools.itertuples(index=False):
-        waiting, lost, out = (_of_pool(part, source, name) for part in (waits, given_up, held))
-        busy = waiting[(waiting["value"] > 0).to_numpy()]
-        if len(busy) <= limits.waiting_share * len(waiting) and lost.empty:
-            continue
-        text = f"The database pool {name!r} of {source} was exhausted"
-        if len(busy):
-            until = waiting["t_s"].shift(-1).fillna(waiting["t_s"])
-            lasted = (until - waiting["t_s"])[(waiting["value"] > 0).to_numpy()].sum()
-            whole = max(float(waiting["t_s"].max() - waiting["t_s"].min()), 1e-9)
-            text += f" for {lasted:.2g} s of {whole:.2g} s ({lasted / whole:.0%})"
-            text += f": all {out['value'].max():.0f} connections were out and " if len(out) else ": "
-            text += f"up to {waiting['value'].max():.0f} checkouts waited for one"
-        text += f". {_waited(parts)}"
-        if len(lost):
-            text += f" {len(lost):,} checkouts gave up waiting."
-        yield Finding("pool_exhausted", text.strip(), *_span(pd.concat([busy, lost])))
-
-
-def _of_pool(part: pd.DataFrame, source: str, name: str) -> pd.DataFrame:
-    return part[(part["source"] == source).to_numpy() & (part["label"] == name).to_numpy()]
-
-
-def _waited(parts: pd.DataFrame) -> str:
-    """What share of the slow requests waited for the pool."""
-    if parts.empty:
-        return ""
-    slow = parts.nlargest(max(len(parts) // 100, min(10, len(parts))), "response_ms")
-    waited = slow["db_wait"] > 0.1 * slow["response_ms"]
-    share = slow["db_wait"].sum() / max(slow["response_ms"].sum(), 1e-9)
-    return f"Of the {len(slow)} slowest requests {waited.sum()} waited there, {share:.0%} of their time."
-
-
-def _leaks(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
-    """Connections were held longer than the pool monitor's limit."""
-    for place, leaks in of_probe(samples, "pool.leak_s").groupby("label"):
-        text = f"{len(leaks):,} database connections taken at {place} were not given back "
-        yield Finding("connection_leak", text + f"for {leaks['value'].min():.3g} s or more.", *_span(leaks))
 
 
 def _blocked(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
@@ -188,20 +141,6 @@ def _slow_model(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> I
         text = f"The model was slow: half of its {len(ttft):,} answers took more than {middle:.0f} ms to the "
         text += f"first token (limit {limits.model_ttft_ms:.0f} ms)."
         yield Finding("slow_model", text, *_span(ttft))
-
-
-def _scans(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
-    """A large table was read from end to end again and again: an index is missing or not used."""
-    read = of_probe(samples, "db.seq_rows")
-    for table, rows in read.groupby("label"):
-        of = of_probe(samples, "db.seq_scans")
-        scans = of[(of["label"] == table).to_numpy()]["value"].sum()
-        total = rows["value"].sum()
-        if scans >= limits.scans and total / scans >= limits.scan_rows:
-            text = (
-                f"The table {table} was read from end to end {scans:,.0f} times, {total / scans:,.0f} rows "
-            )
-            yield Finding("missing_index", text + "each: an index is missing, or not used.", *_span(rows))
 
 
 def _cache(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:

@@ -49,6 +49,16 @@ class Number(click.FloatRange):
               help="Block the event loop so long in every message (an experiment).")  # fmt: skip
 @click.option("--leak-every", default=_D.leak_every, show_default=True, type=click.IntRange(0, 10**9),
               help="Leak one database connection every N messages (an experiment).")  # fmt: skip
+@click.option("--database-delay-ms", default=_D.database_delay_ms, show_default=True, type=Number(0, 10_000),
+              help="Delay what goes to PostgreSQL, and what comes from it (an experiment).")  # fmt: skip
+@click.option("--statements-per-message", default=_D.statements_per_message, show_default=True,
+              type=click.IntRange(0, 10_000), help="More of them, one by one (an experiment).")  # fmt: skip
+@click.option("--hot-row-ms", default=_D.hot_row_ms, show_default=True, type=Number(0, 60_000),
+              help="Lock the same row so long in every message (an experiment).")  # fmt: skip
+@click.option("--timeout-every", default=_D.timeout_every, show_default=True, type=click.IntRange(0, 10**9),
+              help="Let a statement time out every N messages (an experiment).")  # fmt: skip
+@click.option("--kill-every", default=_D.kill_every, show_default=True, type=click.IntRange(0, 10**9),
+              help="Let PostgreSQL end a session every N messages (an experiment).")  # fmt: skip
 @click.option("--model-speed", default=_D.model_speed, show_default=True, type=Number(0, 1e6),
               help="Of the simulated model: 2 is twice as fast, 0 does not wait.")  # fmt: skip
 @click.option("--seed", default=_D.seed, show_default=True, type=click.IntRange(0, 2**63 - 1))

@@ -50,7 +50,7 @@ async def look_at(url: sa.URL) -> str:
         except sqlite3.Error as error:
             raise CannotUse(f"the database {url.database} cannot be used: {error}") from None
         return f"SQLite {sqlite3.sqlite_version}"
-    engine = create_async_engine(url, poolclass=sa.NullPool)
+    engine = create_async_engine(url, poolclass=sa.NullPool, hide_parameters=True)
     try:
         async with engine.connect() as connection:
             version = await connection.scalar(sa.text("SHOW server_version"))
@@ -70,12 +70,13 @@ def make_engine(url: sa.URL, settings: Settings) -> AsyncEngine:
     """An engine with the pool the settings ask for; on SQLite always with one connection.
 
     SQLite has one writer. Waiting for the pool is fair; waiting for SQLite's own lock is not, and fails
-    with `database is locked` under load.
+    with `database is locked` under load. Errors are told without values: among them are users' keys.
     """
     if url.get_backend_name() == "sqlite":
         engine = create_async_engine(
             url,
             connect_args={"timeout": settings.pool_timeout_s},
+            hide_parameters=True,
             pool_size=1,
             max_overflow=0,
             pool_timeout=settings.pool_timeout_s,
@@ -84,6 +85,7 @@ def make_engine(url: sa.URL, settings: Settings) -> AsyncEngine:
         return engine
     return create_async_engine(
         url,
+        hide_parameters=True,
         pool_size=settings.pool_size,
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout_s,

@@ -27,6 +27,8 @@ _STATES = {
 #: SQLSTATEs that say more than their class does.
 _OF_THEIR_OWN = {
     "40P01": (503, "deadlock detected (40P01): the database gave up this transaction for another; try again"),
+    "55P03": (503, "a row or table stayed locked for longer than the database's lock_timeout"),
+    "57014": (504, "the database cancelled a statement: it took longer than its statement_timeout"),
 }
 
 

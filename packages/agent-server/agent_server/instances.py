@@ -18,7 +18,7 @@ from agent_server.settings import Settings
 #: What one server keeps in memory the others may have changed.
 _CACHE_MAX_AGE_S = 1.0
 #: Settings that are the parent's business, or differ between instances.
-_OWN = ("host", "port", "database_url", "data_dir", "instances", "password")
+_OWN = ("host", "port", "database_url", "data_dir", "instances", "password", "database_delay_ms")
 
 
 @contextmanager

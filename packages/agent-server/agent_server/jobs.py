@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from agent_server.model import PRICE_USD
 from agent_server.services import Actor, Services, own
 from agent_server.tables import jobs, messages, new_id, now
+from agent_server.troubles import provoke
 from perfkit_probes import current_request, timed
 
 #: Which states a job may come from: it never goes back, and of the last two only one ever wins.
@@ -133,11 +134,13 @@ async def change(connection: AsyncConnection, job_id: str, status: str, **values
 async def tokens(services: Services, run: Run) -> AsyncIterator[str]:
     """The tokens of an agent's answer: one step, with a tool when the question asks for one.
 
-    Blocks the event loop, or keeps a connection, first when an experiment asks for it.
+    Whatever trouble an experiment asks for comes first.
     """
     if services.settings.blocking_ms:
         time.sleep(services.settings.blocking_ms / 1000)  # on purpose
-    await services.maybe_leak()
+    number = services.next_message()
+    await services.maybe_leak(number)
+    await provoke(services, number)
     began = time.monotonic_ns()
     await _search(services, run)
     asked, model_ns, count = time.monotonic_ns(), 0, 0

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from agent_server.cache import AgentCache
 from agent_server.services import Services, answer
 from agent_server.settings import Settings
-from perfkit_probes import MetricRegistry, PoolMonitor, Ring, Watchdog, count_database_time, watch_table_scans
+from perfkit_probes import MetricRegistry, PoolMonitor, Ring, StatementMonitor, Watchdog, watch_postgres
 
 router = APIRouter()
 #: Asking what was seen is nothing to be seen.
@@ -55,6 +55,7 @@ class Observing:
         self.pool = PoolMonitor(
             engine, "main", ring=self.ring, registry=self.registry, leak_after_s=settings.leak_after_s
         )
+        self._statements = StatementMonitor(engine, ring=self.ring)
         self._services, self._settings = services, settings
         services.registry, services.ring = self.registry, self.ring
         self._watchdog = Watchdog(
@@ -65,26 +66,26 @@ class Observing:
             also=self._sample,
         )
         self.blocked_ns = self._watchdog.blocked_ns
-        self._scans: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._cache = _CacheCounts(self.ring, services.agent_cache)
 
     def start(self) -> None:
         """Begin to watch; call it on the loop that serves."""
         self.pool.start()
-        self._undo = count_database_time(self._services.engine)
+        self._statements.start()
         self._watchdog.start()
         url = self._services.engine.url
         if url.get_backend_name() == "postgresql":
-            self._scans = asyncio.create_task(watch_table_scans(url, self.ring))
+            self._looking = asyncio.create_task(watch_postgres(url, self.ring, self._statements))
 
     async def stop(self) -> None:
         """Stop watching; metrics not yet sent are sent."""
         self._watchdog.stop()
-        if self._scans is not None:
-            self._scans.cancel()
-            await asyncio.gather(self._scans, return_exceptions=True)
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
         self.pool.stop()
-        self._undo()
+        self._statements.stop()
         # a collector that does not answer must hold up neither the loop nor the end of the server for long
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(self.provider.shutdown, 1500), 2)
@@ -92,6 +93,7 @@ class Observing:
     def _sample(self) -> None:
         """From the watchdog's thread, ten times a second: it comes on time also when the loop is blocked."""
         self.pool.sample()
+        self._statements.sample()
         self._cache.sample()
 
 

@@ -48,10 +48,14 @@ class Services:
         """Run something short that must come to its end, whatever becomes of the task that asks for it."""
         _start(work, self._closing)
 
-    async def maybe_leak(self) -> None:
-        """Keep a database connection, when an experiment asks for it and it is the turn of this message."""
+    def next_message(self) -> int:
+        """The number of a message, from 1 on."""
         self._messages += 1
-        if self.settings.leak_every and self._messages % self.settings.leak_every == 0:
+        return self._messages
+
+    async def maybe_leak(self, number: int) -> None:
+        """Keep a database connection, when an experiment asks for it and it is the turn of this message."""
+        if self.settings.leak_every and number % self.settings.leak_every == 0:
             self._leaked.append(await self.engine.connect())
 
     async def close(self) -> None:

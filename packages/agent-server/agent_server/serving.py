@@ -24,6 +24,7 @@ from agent_server.database import CannotUse, async_url, look_at
 from agent_server.instances import instances, round_robin
 from agent_server.postgres import MAX_CONNECTIONS, embedded_postgres
 from agent_server.settings import Settings
+from agent_server.slow_network import slow_network
 
 
 class CannotServe(Exception):
@@ -76,12 +77,21 @@ def serve(
         logging.lastResort.setFormatter(_Log())
     sock = _bind(settings)
     _refuse_strangers(settings, sock)
-    with contextlib.closing(sock), contextlib.suppress(KeyboardInterrupt), _database(settings) as url:
-        _run(settings, url, sock, ready)
+    with (
+        contextlib.closing(sock),
+        contextlib.suppress(KeyboardInterrupt),
+        _database(settings) as url,
+        slow_network(url, settings.database_delay_ms) as (there, begin_delay),
+    ):
+        _run(settings, there, sock, ready, begin_delay)
 
 
 def _run(
-    settings: Settings, database_url: sa.URL, sock: socket.socket, ready: Callable[[str], None] | None
+    settings: Settings,
+    database_url: sa.URL,
+    sock: socket.socket,
+    ready: Callable[[str], None] | None,
+    before_ready: Callable[[], None],
 ) -> None:
     try:
         version = asyncio.run(look_at(database_url))
@@ -90,14 +100,19 @@ def _run(
     words = printable(f"{version}{'' if settings.database_url else ' embedded'}")
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{host}:{sock.getsockname()[1]}"
+
+    def tell(more: str = "") -> None:
+        before_ready()
+        _tell(address, words, ready, more)
+
     if settings.instances > 1:
-        return _run_instances(settings, database_url, sock, lambda more: _tell(address, words, ready, more))
+        return _run_instances(settings, database_url, sock, tell)
     app = create_app(settings, database_url)
     config = uvicorn.Config(
         app, log_level=settings.log_level, access_log=False, timeout_graceful_shutdown=3, lifespan="on"
     )
     server = _Server(config)
-    server.when_ready = lambda: _tell(address, words, ready)
+    server.when_ready = tell
     server.run(sockets=[sock])
     if not server.started:
         raise CannotServe("the application did not start; its reason stands above")
@@ -142,6 +157,10 @@ def _database(settings: Settings) -> Iterator[sa.URL]:
         if url.get_backend_name() == "sqlite":
             if settings.instances > 1:
                 raise CannotServe("--instances: on SQLite there is one; give a PostgreSQL", 2)
+            if settings.database_delay_ms:
+                raise CannotServe(
+                    "--database-delay-ms: SQLite is reached by no network; give a PostgreSQL", 2
+                )
             print("perfkit server: SQLite is for trying things out; measure on PostgreSQL", file=sys.stderr)
         yield url
         return

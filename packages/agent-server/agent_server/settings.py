@@ -22,6 +22,11 @@ class Settings:
     indexes: bool = True  #: the indexes on agent_id of passages and messages
     blocking_ms: float = 0.0  #: block the event loop so long in every message
     leak_every: int = 0  #: keep the database connection of every so many messages; 0: give all back
+    database_delay_ms: float = 0.0  #: of the network to the database, in each direction
+    statements_per_message: int = 0  #: more of them, one by one, in every message
+    hot_row_ms: float = 0.0  #: keep a row that all messages change locked so long
+    timeout_every: int = 0  #: let a statement of every so many messages run into a timeout
+    kill_every: int = 0  #: have the database end a session in every so many messages
     model_speed: float = 1.0  #: 2 is twice as fast; 0 does not wait at all
     seed: int = 1
     password: str | None = None  #: accepted as a bearer token beside the users' keys

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from perfkit_probes.leader import Fenced, Leader, fenced, leader_tables
     from perfkit_probes.middleware import ATTRIBUTE_HEADERS, ProbesMiddleware
     from perfkit_probes.pool import EVENTS as POOL_EVENTS
-    from perfkit_probes.pool import Leak, PoolMonitor, PoolState, count_database_time
+    from perfkit_probes.pool import Leak, PoolMonitor, PoolState
+    from perfkit_probes.postgres import watch_postgres
     from perfkit_probes.registry import INSTRUMENTS, Instrument, MetricRegistry, metric_attributes
     from perfkit_probes.request import RequestTimes, add_time, current_request, request_scope, timed
     from perfkit_probes.ring import Page, Ring, Sample
-    from perfkit_probes.table_scans import watch_table_scans
+    from perfkit_probes.statements import StatementMonitor, count_database_time
     from perfkit_probes.watchdog import HangReport, Watchdog
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "RequestTimes",
     "Ring",
     "Sample",
+    "StatementMonitor",
     "Watchdog",
     "add_time",
     "count_database_time",
@@ -46,17 +48,18 @@ __all__ = [
     "metric_attributes",
     "request_scope",
     "timed",
-    "watch_table_scans",
+    "watch_postgres",
 ]
 
 _MODULES = {
     "leader": ("Fenced", "Leader", "fenced", "leader_tables"),
     "middleware": ("ATTRIBUTE_HEADERS", "ProbesMiddleware"),
-    "pool": ("POOL_EVENTS", "Leak", "PoolMonitor", "PoolState", "count_database_time"),
+    "pool": ("POOL_EVENTS", "Leak", "PoolMonitor", "PoolState"),
+    "postgres": ("watch_postgres",),
     "registry": ("INSTRUMENTS", "Instrument", "MetricRegistry", "metric_attributes"),
     "request": ("RequestTimes", "add_time", "current_request", "request_scope", "timed"),
     "ring": ("Page", "Ring", "Sample"),
-    "table_scans": ("watch_table_scans",),
+    "statements": ("StatementMonitor", "count_database_time"),
     "watchdog": ("HangReport", "Watchdog"),
 }
 #: The extra that brings a package, for who has not got it.

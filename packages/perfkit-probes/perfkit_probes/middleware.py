@@ -102,6 +102,9 @@ class ProbesMiddleware:
             self._ring.add_all(took, records.label, times.request_id)
         records.time(parts[0])
         records.count(1)
+        times.endpoint = records.endpoint
+        if times.on_end is not None:
+            times.on_end(times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +112,20 @@ class _Records:
     """What is the same for all requests of one route, method and status."""
 
     label: str
+    endpoint: str
     time: Callable[[float], None]
     count: Callable[[float], None]
 
     @classmethod
     def of(cls, registry: MetricRegistry | None, route: str, method: str, status: int) -> _Records:
-        label = f"{method} {route} {status}"
+        name = f"{method} {route}"
+        label = f"{name} {status}"
         if registry is None:
-            return cls(label, _nowhere, _nowhere)
+            return cls(label, name, _nowhere, _nowhere)
         endpoint = {"endpoint_path": route, "method": method, "status_code": status}
         return cls(
             label,
+            name,
             registry.bound("hist_endpoint_e2e_ms", **endpoint),
             registry.bound("count_endpoint_requests", **endpoint),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 import threading
@@ -17,12 +16,11 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from perfkit_probes.place import caller, words
 from perfkit_probes.registry import MetricRegistry
 from perfkit_probes.request import RequestTimes, request_times
-from perfkit_probes.request import timed as timed_part
 from perfkit_probes.ring import Ring
 
 try:
@@ -35,7 +33,7 @@ EVENTS = (
     *("connect", "first_connect", "checkout", "checkin", "reset"),
     *("invalidate", "soft_invalidate", "close", "close_detached", "detach"),
 )
-_FREE_NS = 1_000_000  # what takes no longer did not wait: a checkout, a turn of the loop
+_FREE_NS = 1_000_000  # a checkout that takes no longer did not wait
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class PoolState:
     """A pool at one moment."""
 
     size: int  #: connections it keeps; 0: it keeps none
-    total: int  #: open connections, idle or out
-    checked_out: int
+    total: int  #: connections that are open, idle or out
+    checked_out: int  #: lent, also one that was closed meanwhile: its place is taken until it is given back
     available: int  #: open and idle
     overflow: int  #: open beyond its size
     waiting: int  #: checkouts that wait for a connection
@@ -57,6 +55,7 @@ class _Checkout:
     began_ns: int
     place: tuple[str, int, str] | None
     request: RequestTimes | None
+    record: ConnectionPoolEntry | None = None  #: of the connection that is out
     free_ns: int = 0  #: when it stopped waiting, and began to open a connection or to ask whether one lives
     taken_ns: int = 0
     reported: bool = False
@@ -110,6 +109,7 @@ class PoolMonitor:
         self._counts, self._told = dict.fromkeys(EVENTS, 0), dict.fromkeys(EVENTS, 0)
         self._under_way: dict[int, _Checkout] = {}
         self._out: dict[int, list[_Checkout]] = {}  # by connection record; a StaticPool lends one many times
+        self._open: dict[int, ConnectionPoolEntry] = {}  # idle or out
 
     def start(self) -> None:
         """Begin to watch."""
@@ -132,6 +132,7 @@ class PoolMonitor:
             with self._lock:
                 self._under_way.clear()
                 self._out.clear()
+                self._open.clear()
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -140,20 +141,26 @@ class PoolMonitor:
             return dict(self._counts)
 
     def state(self) -> PoolState:
-        """The pool now, by its own counters where it has any, else by its events."""
+        """The pool now: its own counters where they are right, else its events and its connections.
+
+        A QueuePool counts places: also those whose connection was invalidated, or closed by the server. What
+        the driver knows to be closed is not open; asyncpg knows at once, others at the next use.
+        """
         pool, now = self._engine.pool, time.monotonic_ns()
         with self._lock:
             under_way = list(self._under_way.values())
             waiting = sum(not c.free_ns and now - c.began_ns > _FREE_NS for c in under_way)
-            out = len(self._held())
-            opened = self._counts["connect"] - self._counts["close"] - self._counts["detach"]
+            held = self._held()
+            lent = {id(one.record): one.record for one in held if one.record is not None}
+            opened = {**self._open, **lent}
+        live = sum(map(_is_open, lent.values()))
         if isinstance(pool, QueuePool):
-            idle, out, over = pool.checkedin(), pool.checkedout(), max(0, pool.overflow())
-            return PoolState(pool.size(), idle + out, out, idle, over, waiting)
-        if isinstance(pool, sa.NullPool):  # it keeps none
-            return PoolState(0, out, out, 0, 0, waiting)
-        total = max(opened, out)
-        return PoolState(1, total, out, total - out, 0, waiting)
+            size, out, idle = pool.size(), pool.checkedout(), sum(map(_is_open, _idle(pool)))
+            live += max(out - len(lent), 0)  # lent before it was watched
+            return PoolState(size, idle + live, out, idle, max(0, idle + live - size), waiting)
+        total = sum(map(_is_open, opened.values()))
+        size = 0 if isinstance(pool, sa.NullPool) else 1
+        return PoolState(size, total, len(held), total - live, 0, waiting)
 
     def leaks(self) -> list[Leak]:
         """The connections that have been out for longer than `leak_after_s`."""
@@ -221,7 +228,7 @@ class PoolMonitor:
     def _error(
         self, error: BaseException | None, waited_ms: float = 0.0, request_id: str | None = None
     ) -> None:
-        kind = type(error).__name__ if error is not None else "unknown"
+        kind = _kind(error)
         if self._registry is not None:
             self._registry.add("count_db_pool_connection_errors", engine_name=self._name, exception_type=kind)
         if self._ring is not None:
@@ -233,11 +240,15 @@ class PoolMonitor:
         returned = None
         with self._lock:  # once: three events come with each checkout
             self._counts[name] += 1
+            if name == "connect":
+                self._open[id(args[1])] = args[1]
+            elif name == "close" or name == "detach":
+                self._open.pop(id(args[1]), None)
             if name == "checkout":
                 one = _checkout.get()
                 # it comes twice for one checkout when another listener finds the connection dead
                 if one is not None and not one.taken_ns:
-                    one.taken_ns = time.monotonic_ns()
+                    one.taken_ns, one.record = time.monotonic_ns(), args[1]
                     self._out.setdefault(id(args[1]), []).append(one)
             elif name == "checkin" or name == "detach":
                 out = self._out.get(id(args[1]))
@@ -336,72 +347,27 @@ def _outer_frame() -> FrameType | None:
     return parent.gr_frame if parent is not None else None
 
 
+def _kind(error: BaseException | None) -> str:
+    """The class of an exception; of the driver's own where SQLAlchemy put one of its own around it."""
+    if error is None:
+        return "unknown"
+    wrapped = type(error).__module__.startswith("sqlalchemy.dialects.") and error.__cause__
+    return type(wrapped or error).__name__
+
+
+def _idle(pool: QueuePool) -> list[ConnectionPoolEntry]:
+    """The places that are not lent, with a connection or without."""
+    queue: Any = pool._pool
+    places = getattr(queue, "queue", None)  # of AsyncAdaptedQueuePool it is one of asyncio's
+    return list(queue._queue._queue if places is None else places)
+
+
+def _is_open(record: ConnectionPoolEntry) -> bool:
+    ours: Any = record.dbapi_connection
+    connection = getattr(ours, "driver_connection", ours)
+    closed = getattr(connection, "is_closed", None) or getattr(connection, "closed", False)
+    return connection is not None and not (closed() if callable(closed) else closed)
+
+
 def _place(one: _Checkout) -> str:
     return words(*one.place) if one.place else "unknown"
-
-
-# -- time in the database --------------------------------------------------------------------------
-
-_CALLS = ("do_execute", "do_executemany", "do_execute_no_params", "do_commit", "do_rollback")
-
-
-def count_database_time(engine: Engine | AsyncEngine) -> Callable[[], None]:
-    """Count statements, commits and rollbacks of an engine into the `db` part of the request at hand.
-
-    As the caller waits for them, less its wait for the event loop, which is two turns of it: in one the
-    answer is read, in the next the caller goes on. Those that begin with the statement are measured.
-    A result whose rows the driver has not fetched yet (SQLite, server-side cursors) is fetched uncounted.
-    Wraps the dialect's calls of the driver, once however often it is called; returns what undoes it.
-    """
-    dialect: Any = (engine.sync_engine if isinstance(engine, AsyncEngine) else engine).dialect
-    if not hasattr(dialect, "_perfkit_timed"):
-        dialect._perfkit_timed = True
-        for name in _CALLS:
-            setattr(dialect, name, _timed(getattr(dialect, name)))
-
-    def undo() -> None:
-        for name in ("_perfkit_timed", *_CALLS):
-            dialect.__dict__.pop(name, None)
-
-    return undo
-
-
-def _timed(call: Callable[..., Any]) -> Callable[..., Any]:
-    def timed(*args: Any, **options: Any) -> Any:
-        times = request_times.get()
-        if times is None:
-            return call(*args, **options)
-        loop = asyncio._get_running_loop()
-        if loop is None:
-            with timed_part("db"):
-                return call(*args, **options)
-        wait = _Wait(loop)
-        try:
-            return call(*args, **options)
-        finally:
-            times.db_ns += wait.ns()
-
-    return timed
-
-
-class _Wait:
-    """A wait that begins now, for something else than the loop's next two turns."""
-
-    __slots__ = ("_began", "_loop", "_turns")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop, self._turns = loop, 0
-        self._began = time.monotonic_ns()
-        loop.call_soon(self._first_turn)
-
-    def _first_turn(self) -> None:
-        self._turns = time.monotonic_ns() - self._began
-        if self._turns > _FREE_NS:  # the loop is busy: it will be so in the next one, too
-            self._loop.call_soon(self._second_turn)
-
-    def _second_turn(self) -> None:
-        self._turns = time.monotonic_ns() - self._began
-
-    def ns(self) -> int:
-        """How long it has lasted, without those."""
-        return max(time.monotonic_ns() - self._began - self._turns, 0)

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Part = Literal["db", "db_wait", "model"]
+
+
+@dataclass(slots=True)
+class StatementUse:
+    """How often a statement ran, for how many nanoseconds in all, and the rows it read or changed."""
+
+    calls: int = 0
+    ns: int = 0
+    rows: int = 0
+
+    def add(self, other: StatementUse) -> None:
+        """Count those, too."""
+        self.calls += other.calls
+        self.ns += other.ns
+        self.rows += other.rows
 
 
 @dataclass(slots=True)
@@ -21,6 +36,9 @@ class RequestTimes:
     db_ns: int = 0  #: in the database's hands: statements, commits, rollbacks
     db_wait_ns: int = 0  #: waiting for a connection of the pool
     model_ns: int = 0  #: waiting for the model
+    statements: dict[str, StatementUse] = field(default_factory=dict)  #: by text, of a watched engine
+    endpoint: str | None = None  #: method and route; known when it has ended
+    on_end: Callable[[RequestTimes], None] | None = None  #: who wants to know of its end
 
     def add(self, part: Part, ns: int) -> None:
         """Count time into a part."""

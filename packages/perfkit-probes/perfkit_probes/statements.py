@@ -1,0 +1,218 @@
+"""What a service asks its database: the time of each request there, and calls, time and rows by statement."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.engine import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from perfkit_probes.request import RequestTimes, StatementUse, request_times
+from perfkit_probes.ring import Ring
+from perfkit_probes.statement_text import statement_kind
+
+_FREE_NS = 1_000_000  # a turn of the loop that takes no longer is none of a busy one
+#: The dialect's calls of the driver, and whether a statement is among their arguments.
+_CALLS = {
+    "do_execute": True,
+    "do_executemany": True,
+    "do_execute_no_params": True,
+    "do_commit": False,
+    "do_rollback": False,
+}
+_OUTSIDE = "outside of requests"
+_MOST_TEXTS = 5_000  # whose kind is remembered
+_MOST_KINDS = 500  # others are told as one: a service that writes values into its statements has any number
+_OTHERS = "other statements"
+#: SQLSTATEs of an ordinary refusal (a duplicate key, an unusable value): errors of a request, not troubles.
+_REFUSALS = ("22", "23")
+
+
+class StatementMonitor:
+    """Gathers how often each endpoint sends which kind of statement, how long these take and their rows.
+
+    Times are those of `count_database_time`, which it includes. `sample` puts into the ring, each second and
+    for each endpoint and kind: `db.calls`, `db.total_ms`, `db.rows`, labelled `ENDPOINT: STATEMENT`, and
+    `db.requests`, labelled `ENDPOINT`, for the requests that ended. A statement that fails is a `db.error`,
+    labelled `SQLSTATE STATEMENT`. Statements are told without values. Requests are known by
+    `ProbesMiddleware`; what runs without one is told as `outside of requests`. Any thread may use it.
+    """
+
+    def __init__(self, engine: Engine | AsyncEngine, *, ring: Ring) -> None:
+        self._engine, self._ring = engine, ring
+        self._lock = threading.Lock()
+        self._gathered: dict[str, dict[str, StatementUse]] = {}
+        self._requests: dict[str, int] = {}
+        self._kinds: dict[str, str] = {}  # by text
+        self._totals: dict[str, tuple[int, str]] = {}  # by kind: time of all its calls, one of its texts
+        self._since = time.monotonic()
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._undo = count_database_time(self._engine)
+        _dialect(self._engine)._perfkit_timed.monitor = self
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        _dialect(self._engine)._perfkit_timed.monitor = None
+        self._undo()
+
+    def sample(self) -> None:
+        """Put what was gathered into the ring when a second is over; call it some times a second."""
+        now = time.monotonic()
+        if now - self._since < 1:
+            return
+        self._since = now
+        with self._lock:
+            gathered, self._gathered = self._gathered, {}
+            requests, self._requests = self._requests, {}
+        for endpoint, count in requests.items():
+            self._ring.add("db.requests", count, endpoint)
+        for endpoint, uses in gathered.items():
+            for kind, use in self._by_kind(uses).items():
+                values = ("db.calls", use.calls), ("db.total_ms", use.ns / 1e6), ("db.rows", use.rows)
+                self._ring.add_all(values, f"{endpoint}: {kind}", None)
+
+    def most_costly(self, word: str) -> list[tuple[str, str]]:
+        """Kinds of statements that hold a word, such as a table's name, each with a text; slowest first."""
+        with self._lock:
+            found = [(ns, kind, text) for kind, (ns, text) in self._totals.items() if word in text]
+        return [(kind, text) for _, kind, text in sorted(found, reverse=True)]
+
+    def kind(self, text: str) -> str:
+        """The statement without values, cut short."""
+        kind = self._kinds.get(text)
+        if kind is None:
+            if len(self._kinds) >= _MOST_TEXTS:
+                self._kinds.clear()
+            kind = statement_kind(text)
+            self._kinds[text] = kind
+        return kind
+
+    def _by_kind(self, uses: dict[str, StatementUse]) -> dict[str, StatementUse]:
+        found: dict[str, StatementUse] = {}
+        for text, use in uses.items():
+            kind = self.kind(text)
+            with self._lock:
+                if kind not in self._totals and len(self._totals) >= _MOST_KINDS:
+                    kind = _OTHERS
+                before, first = self._totals.get(kind, (0, text))
+                self._totals[kind] = before + use.ns, first
+            found.setdefault(kind, StatementUse()).add(use)
+        return found
+
+    # -- told by the dialect's calls and the middleware ------------------------------------------------
+
+    def _executed(self, text: str, ns: int, rows: int, times: RequestTimes | None) -> None:
+        if times is not None and times.endpoint is None:
+            times.on_end = self._request_ended
+            uses = times.statements
+            use = uses.get(text)
+            if use is None:
+                use = uses[text] = StatementUse()
+            use.add(StatementUse(1, ns, rows))
+            return
+        endpoint = _OUTSIDE if times is None else str(times.endpoint)
+        self._gather(endpoint, {text: StatementUse(1, ns, rows)})
+
+    def _request_ended(self, times: RequestTimes) -> None:
+        endpoint = str(times.endpoint)
+        self._gather(endpoint, times.statements)
+        with self._lock:
+            self._requests[endpoint] = self._requests.get(endpoint, 0) + 1
+
+    def _gather(self, endpoint: str, uses: dict[str, StatementUse]) -> None:
+        with self._lock:
+            gathered = self._gathered.setdefault(endpoint, {})
+            for text, use in uses.items():
+                gathered.setdefault(text, StatementUse()).add(use)
+
+    def _failed(self, text: str, error: Exception, times: RequestTimes | None) -> None:
+        state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or type(error).__name__
+        if not str(state).startswith(_REFUSALS):
+            request_id = times.request_id if times is not None else None
+            self._ring.add("db.error", 1, f"{state} {self.kind(text)}", request_id)
+
+
+# -- time in the database --------------------------------------------------------------------------
+
+
+class _Timed:
+    """What is kept at a dialect whose calls are timed."""
+
+    monitor: StatementMonitor | None = None
+
+
+def _dialect(engine: Engine | AsyncEngine) -> Any:
+    return (engine.sync_engine if isinstance(engine, AsyncEngine) else engine).dialect
+
+
+def count_database_time(engine: Engine | AsyncEngine) -> Callable[[], None]:
+    """Count statements, commits and rollbacks of an engine into the `db` part of the request at hand.
+
+    As the caller waits for them, less its wait for the event loop, which is two turns of it: in one the
+    answer is read, in the next the caller goes on. Those that begin with the statement are measured.
+    A result whose rows the driver has not fetched yet (SQLite, server-side cursors) is fetched uncounted.
+    Wraps the dialect's calls of the driver, once however often it is called; returns what undoes it.
+    """
+    dialect = _dialect(engine)
+    if not hasattr(dialect, "_perfkit_timed"):
+        dialect._perfkit_timed = _Timed()
+        for name, of_statement in _CALLS.items():
+            setattr(dialect, name, _timed(getattr(dialect, name), dialect._perfkit_timed, of_statement))
+
+    def undo() -> None:
+        for name in ("_perfkit_timed", *_CALLS):
+            dialect.__dict__.pop(name, None)
+
+    return undo
+
+
+def _timed(call: Callable[..., Any], timing: _Timed, of_statement: bool) -> Callable[..., Any]:
+    def timed(*args: Any, **options: Any) -> Any:
+        times, monitor = request_times.get(), timing.monitor if of_statement else None
+        if times is None and monitor is None:
+            return call(*args, **options)
+        wait = Wait()
+        try:
+            return call(*args, **options)
+        except Exception as error:
+            if monitor is not None:
+                monitor._failed(args[1], error, times)
+            raise
+        finally:
+            ns = wait.ns()
+            if times is not None:
+                times.db_ns += ns
+            if monitor is not None:
+                monitor._executed(args[1], ns, max(getattr(args[0], "rowcount", 0), 0), times)
+
+    return timed
+
+
+class Wait:
+    """A wait that begins now; of one on an event loop, for something else than the loop's next two turns."""
+
+    __slots__ = ("_began", "_loop", "_turns")
+
+    def __init__(self) -> None:
+        self._loop, self._turns = asyncio._get_running_loop(), 0
+        self._began = time.monotonic_ns()
+        if self._loop is not None:
+            self._loop.call_soon(self._first_turn)
+
+    def _first_turn(self) -> None:
+        self._turns = time.monotonic_ns() - self._began
+        if self._turns > _FREE_NS and self._loop is not None:  # it is busy: also in the next one
+            self._loop.call_soon(self._second_turn)
+
+    def _second_turn(self) -> None:
+        self._turns = time.monotonic_ns() - self._began
+
+    def ns(self) -> int:
+        """How long it has lasted, without those."""
+        return max(time.monotonic_ns() - self._began - self._turns, 0)
