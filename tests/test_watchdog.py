@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import re
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from perfkit_probes import MetricRegistry, Ring, Watchdog, place
+from perfkit_probes.tasks import waits_at
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -232,24 +234,67 @@ def test_a_loop_that_is_closed_under_it_ends_the_thread(run: Any) -> None:
 
 
 def test_reports_go_to_the_log_and_to_the_callback(run: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """A hang is a warning with stacks; its end is told too."""
+    """A hang is an error with stacks, critical from the second check on, with the number of tasks; its end is
+    a warning; the callback is told of its begin and its end."""
     told = []
 
     async def work() -> None:
         dog = watchdog(on_report=told.append)
         dog.start()
         await asyncio.sleep(0.03)
-        hold(0.15)
+        hold(0.4)
         await asyncio.sleep(0.05)
         dog.stop()
 
     with caplog.at_level(logging.INFO, "perfkit_probes"):
         run(work())
     assert [report.recovered_ms is None for report in told] == [True, False]
-    warning, info = (record.getMessage() for record in caplog.records)
-    assert "hold" in warning
-    assert "pending tasks" in warning
-    assert "free again" in info
+    error, critical, warning = caplog.records
+    assert [one.levelname for one in caplog.records] == ["ERROR", "CRITICAL", "WARNING"]
+    assert re.search(r"by tests/test_watchdog.py:\d+ hold, 1 tasks\n", error.getMessage())
+    assert "-- 1 pending tasks\n" in error.getMessage()
+    assert re.search(r"still blocked for \d+ ms, by \S+ hold, 1 tasks", critical.getMessage())
+    assert "free again" in warning.getMessage()
+
+
+def test_each_check_is_a_line_at_debug_level(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """With how late the loop is and how many tasks it has, also while nothing is wrong."""
+
+    async def work() -> None:
+        dog = watchdog()
+        dog.start()
+        await asyncio.sleep(0.2)
+        dog.stop()
+
+    with caplog.at_level(logging.DEBUG, "perfkit_probes"):
+        run(work())
+    lines = [one.getMessage() for one in caplog.records if one.name == "perfkit_probes"]
+    assert len(lines) >= 2
+    assert all(re.fullmatch(r"event loop \d+ ms late, \d+ tasks", line) for line in lines)
+
+
+def test_a_waiting_task_is_placed_in_the_services_code(run: Any) -> None:
+    """Also through an async generator and the library whose lock it waits for."""
+
+    async def behind_a_lock(lock: asyncio.Lock) -> Any:
+        async with lock:
+            yield 1
+
+    async def reads(lock: asyncio.Lock) -> None:
+        async for _ in behind_a_lock(lock):
+            pass
+
+    async def work() -> str:
+        lock = asyncio.Lock()
+        await lock.acquire()
+        task = asyncio.ensure_future(reads(lock))
+        await asyncio.sleep(0.01)
+        place = waits_at(task)
+        lock.release()
+        await task
+        return place
+
+    assert re.fullmatch(r"tests/test_watchdog.py:\d+ behind_a_lock", run(work()))
 
 
 def test_also_is_called_while_the_loop_is_blocked(run: Any) -> None:

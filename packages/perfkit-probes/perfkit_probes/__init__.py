@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from perfkit_probes.middleware import ATTRIBUTE_HEADERS, ProbesMiddleware
     from perfkit_probes.pool import EVENTS as POOL_EVENTS
     from perfkit_probes.pool import Leak, PoolMonitor, PoolState, count_database_time
+    from perfkit_probes.process import ProcessProbe
     from perfkit_probes.registry import INSTRUMENTS, Instrument, MetricRegistry, metric_attributes
     from perfkit_probes.request import RequestTimes, add_time, current_request, request_scope, timed
     from perfkit_probes.ring import Page, Ring, Sample
@@ -34,6 +35,7 @@ __all__ = [
     "PoolMonitor",
     "PoolState",
     "ProbesMiddleware",
+    "ProcessProbe",
     "RequestTimes",
     "Ring",
     "Sample",
@@ -53,6 +55,7 @@ _MODULES = {
     "leader": ("Fenced", "Leader", "fenced", "leader_tables"),
     "middleware": ("ATTRIBUTE_HEADERS", "ProbesMiddleware"),
     "pool": ("POOL_EVENTS", "Leak", "PoolMonitor", "PoolState", "count_database_time"),
+    "process": ("ProcessProbe",),
     "registry": ("INSTRUMENTS", "Instrument", "MetricRegistry", "metric_attributes"),
     "request": ("RequestTimes", "add_time", "current_request", "request_scope", "timed"),
     "ring": ("Page", "Ring", "Sample"),
