@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from perfkit.observe.frames import PARTS, of_probe, server_samples, split, tail_split
+from perfkit.observe.frames import of_probe, server_samples, split, tail_split
 from perfkit.store import Run
 from perfkit.store.rows import Part
 
@@ -54,6 +53,15 @@ class Limits:
     lag_ms: float = 250.0  #: of the loop where no hang report says by what; three times, or once 1 s
     failed_share: float = 0.2  #: of all requests
     burst_failures: int = 5  #: in one second, and at least half of what ended in it
+    memory_mb: float = 48.0  #: by which memory grew steadily, and a fifth of what it was
+    growth_share: float = 0.2
+    fds: int = 50  #: by which open files and sockets grew beyond the clients' number, and by half
+    fds_share: float = 0.8  #: of the limit
+    tasks: int = 100  #: by which tasks grew beyond the clients' number, and doubled
+    executor_queue: int = 3  #: calls that wait for a thread of an executor,
+    executor_share: float = 0.2  #: in so many of its samples
+    rest_share: float = 0.5  #: of the slowest requests' time that is in no part of it,
+    rest_ms: float = 250.0  #: and on average
 
 
 def judge(rows: Part, limits: Limits | None = None) -> Judged:
@@ -87,7 +95,12 @@ def findings(
     """
     limits = limits or Limits()
     found: list[Finding] = []
-    for rule in (_pool_exhausted, _leaks, _blocked, _cpu, _slow_model, _scans, _cache):
+    from perfkit.observe import process  # it makes findings, which are defined here
+
+    for rule in (_pool_exhausted, _leaks):
+        found += rule(samples, parts, limits)
+    found += process.findings(rows, samples, parts, limits)
+    for rule in (_slow_model, _scans, _cache):
         found += rule(samples, parts, limits)
     return [*found, *_failing(rows, limits), *_timeouts(rows), *_bursts(rows, limits), *_retries(rows)]
 
@@ -138,55 +151,6 @@ def _leaks(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterat
     for place, leaks in of_probe(samples, "pool.leak_s").groupby("label"):
         text = f"{len(leaks):,} database connections taken at {place} were not given back "
         yield Finding("connection_leak", text + f"for {leaks['value'].min():.3g} s or more.", *_span(leaks))
-
-
-def _blocked(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
-    """The event loop stood still: a hang whose whole duration is known, or that had not ended."""
-    ended, begun = of_probe(samples, "loop.recovered_ms"), of_probe(samples, "loop.hang_ms")
-    hangs = ended if len(ended) >= len(begun) else pd.concat([ended, begun.tail(len(begun) - len(ended))])
-    hangs = hangs[(hangs["value"] >= limits.blocked_ms).to_numpy()]
-    files = hangs["label"].map(lambda place: str(place).partition(":")[0])
-    told = [part for _, part in hangs.groupby(files, sort=False) if _often(part["value"])]
-    if not told and hangs["value"].sum() >= max(1000.0, 50 * samples.attrs.get("span_s", 0.0)):
-        told = [hangs]  # no code does it often, all together hold it for a twentieth of the time
-    for part in told:
-        places = part.groupby("label", sort=False)["value"].sum().sort_values(ascending=False)
-        times = "once" if len(part) == 1 else f"{len(part):,} times"
-        text = f"The event loop was blocked {times} by {', '.join(places.index[:3])}"
-        text += f" and {len(places) - 3} other places" if len(places) > 3 else ""
-        text += f", {part['value'].sum() / 1e3:.2g} s in all, {part['value'].max():.0f} ms the longest; "
-        yield Finding("loop_blocked", text + "nothing else was served meanwhile.", *_span(part))
-    if not len(ended) and not len(begun):
-        yield from _late(samples, limits)
-
-
-def _often(ms: pd.Series) -> bool:
-    """Three times, or once for long: a machine that is short of cores can do less than that to any code."""
-    return len(ms) >= 3 or bool(ms.max() >= 1000)
-
-
-def _late(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
-    """The loop came late again and again, and nobody looked by what: its watchdog waits for longer hangs."""
-    for source, lag in of_probe(samples, "loop.lag_ms").groupby("source", observed=True):
-        late = (lag["value"] >= limits.lag_ms).to_numpy()
-        peaks = lag["value"][late & ~np.append(late[1:], False)]  # the last of those that rise
-        if len(peaks) and _often(peaks):
-            text = f"The event loop of {source} was blocked {len(peaks):,} times, {peaks.max():.0f} ms the "
-            text += "longest; by which code its watchdog tells with hang_after_s=0.2, check_every_s=0.05."
-            yield Finding("loop_blocked", text, *_span(lag[late]))
-
-
-def _cpu(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
-    """A server process used a whole core: with one event loop it cannot use more."""
-    for source, cpu in of_probe(samples, "process.cpu_share").groupby("source", observed=True):
-        full = cpu[(cpu["value"] >= limits.cpu_share).to_numpy()]
-        if len(full) >= max(limits.cpu_seconds, min(len(cpu) / 2, 10)):
-            text = f"The server process {source} used {full['value'].mean():.0%} of a core for {len(full)} "
-            text += (
-                f"of {len(cpu)} s: it was the bottleneck; more instances or less work a request would help. "
-            )
-            text += "Times of its model hold its own wait for that core."
-            yield Finding("cpu_bound", text, *_span(full))
 
 
 def _slow_model(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
@@ -304,14 +268,11 @@ def explain_tail(tail: pd.DataFrame) -> str:
     for group, part in tail.groupby("group", sort=False):
         big = part.sort_values("share", ascending=False)
         shares = ", ".join(
-            f"{PARTS[name]} {share:.0%}"
-            for name, share in zip(big["part"], big["share"], strict=True)
+            f"{label} {share:.0%}"
+            for label, share in zip(big["label"], big["share"], strict=True)
             if share >= 0.005
         )
-        name = (
-            f"The slowest {tail.attrs['slowest']:.1%} of requests"
-            if group == "slowest"
-            else "The median requests"
-        )
+        slowest = f"The slowest {tail.attrs['slowest']:.1%} of {tail.attrs['known']:,} requests"
+        name = slowest if group == "slowest" else "The median requests"
         told.append(f"{name} (n = {part['n'].iloc[0]:,}, {part['ms'].sum():.3g} ms on average): {shares}.")
     return " ".join(told)
