@@ -130,11 +130,13 @@ async def change(connection: AsyncConnection, job_id: str, status: str, **values
 async def tokens(services: Services, run: Run) -> AsyncIterator[str]:
     """The tokens of an agent's answer: one step, with a tool when the question asks for one.
 
-    Blocks the event loop, or keeps a connection, first when an experiment asks for it.
+    Blocks the event loop, keeps a connection, or does another thing of `troubles`, first when an experiment
+    asks for it.
     """
     if services.settings.blocking_ms:
         time.sleep(services.settings.blocking_ms / 1000)  # on purpose
     await services.maybe_leak()
+    await services.troubles.provoke()
     began = time.monotonic_ns()
     await _search(services, run)
     asked, model_ns, count = time.monotonic_ns(), 0, 0

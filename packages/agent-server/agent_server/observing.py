@@ -63,6 +63,7 @@ class Observing:
             hang_after_s=settings.hang_after_s,
             check_every_s=settings.hang_check_s,
             also=self._sample,
+            trace_memory=settings.trace_memory,
         )
         self.blocked_ns = self._watchdog.blocked_ns
         self._scans: asyncio.Task[None] | None = None
