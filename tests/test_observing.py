@@ -210,6 +210,7 @@ EXPERIMENTS: dict[str, set[str]] = {
     "tasks": {"tasks_growth"},
     "executor": {"executor_queue"},
     "lock": {"unowned_time"},
+    "frozen": {"loop_blocked", "timeouts"},
 }
 
 
@@ -219,7 +220,7 @@ def test_every_experiment_is_tested() -> None:
 
 
 #: Of these a test above provokes the trouble in a shorter way, and tests of their rules judge it.
-DRILLED = {"memory", "files", "tasks", "executor", "lock"}
+DRILLED = {"memory", "files", "tasks", "executor", "lock", "frozen"}
 
 
 @pytest.mark.slow

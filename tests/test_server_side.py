@@ -247,11 +247,14 @@ def test_a_pool_that_gave_up_is_found_without_other_samples(tmp_path: Path) -> N
 
 
 def test_one_long_block_is_a_finding_also_when_it_never_ended(tmp_path: Path) -> None:
-    """A second of standstill is told by its hang when no recovery was seen."""
-    run = run_with(tmp_path, at([9], "loop.hang_ms", 1200, "stuck.py:7"))
+    """A standstill is told by its hang when no recovery was seen, as long as it was late at last."""
+    hang = at([3], "loop.recovered_ms", 150, "app.py:1") + at([6.2], "loop.hang_ms", 200, "stuck.py:7")
+    late = at([6.25], "loop.lag_ms", 250) + at([9], "loop.lag_ms", 3000)
+    run = run_with(tmp_path, hang + late)
     (found,) = findings.judge(frames.measured(run)).findings
-    assert found.kind == "loop_blocked"
-    assert "stuck.py:7" in found.text
+    assert (found.kind, found.from_s, found.to_s) == ("loop_blocked", 6.0, 9.0)
+    assert "blocked once by stuck.py:7, 3 s in all, 3000 ms the longest" in found.text
+    assert found.text.endswith("the last had not ended when the run did.")
 
 
 def rows_with(folder: Path, error: list[str | None], attempt: int = 1) -> Part:

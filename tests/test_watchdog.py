@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvloop
 from opentelemetry.sdk.metrics import MeterProvider
@@ -295,6 +296,32 @@ def test_a_waiting_task_is_placed_in_the_services_code(run: Any) -> None:
         return place
 
     assert re.fullmatch(r"tests/test_watchdog.py:\d+ behind_a_lock", run(work()))
+
+
+def test_samples_can_be_read_while_the_loop_is_blocked(run: Any) -> None:
+    """With `serve_on` another thread serves them: the hang is there before it ends, memory and the rest."""
+    ring = Ring()
+    seen: list[str] = []
+
+    def look() -> None:
+        assert ring.also is not None
+        url = f"http://127.0.0.1:{ring.also['port']}/probe/samples"
+        headers = {"authorization": f"Bearer {ring.also['key']}"}
+        with httpx.Client(trust_env=False) as client:
+            seen.extend(client.get(url, headers=headers).json()["samples"]["probe"])
+
+    async def work() -> None:
+        dog = watchdog(ring=ring, serve_on="127.0.0.1", also_every_ms=50)
+        dog.start()
+        await asyncio.sleep(0.03)
+        looker = threading.Timer(1.3, look)
+        looker.start()
+        looker.join()  # it is this that blocks the loop
+        dog.stop()
+
+    run(work())
+    assert {"loop.hang_ms", "loop.lag_ms", "process.rss_mb", "loop.tasks"} <= set(seen)
+    assert "loop.recovered_ms" not in seen
 
 
 def test_also_is_called_while_the_loop_is_blocked(run: Any) -> None:

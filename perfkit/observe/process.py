@@ -39,8 +39,9 @@ def _span(part: pd.DataFrame) -> tuple[float, float]:
 
 def _blocked(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     """The event loop stood still: a hang whose whole duration is known, or that had not ended."""
-    ended, begun = of_probe(samples, "loop.recovered_ms"), of_probe(samples, "loop.hang_ms")
-    hangs = ended if len(ended) >= len(begun) else pd.concat([ended, begun.tail(len(begun) - len(ended))])
+    hangs = _hangs(samples)
+    if hangs.empty:
+        yield from _late(samples, limits)
     hangs = hangs[(hangs["value"] >= limits.blocked_ms).to_numpy()]
     files = hangs["label"].map(lambda place: str(place).partition(":")[0])
     told = [part for _, part in hangs.groupby(files, sort=False) if _often(part["value"])]
@@ -52,9 +53,23 @@ def _blocked(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
         text = f"The event loop was blocked {times} by {', '.join(places.index[:3])}"
         text += f" and {len(places) - 3} other places" if len(places) > 3 else ""
         text += f", {part['value'].sum() / 1e3:.2g} s in all, {part['value'].max():.0f} ms the longest; "
-        yield Finding("loop_blocked", text + "nothing else was served meanwhile.", *_span(part))
-    if not len(ended) and not len(begun):
-        yield from _late(samples, limits)
+        text += "nothing else was served meanwhile"
+        text += "; the last had not ended when the run did." if part["open"].any() else "."
+        begin_s = float((part["t_s"] - part["value"] / 1e3).min())  # it is told when it is over
+        yield Finding("loop_blocked", text, max(begin_s, 0.0), float(part["t_s"].max()))
+
+
+def _hangs(samples: pd.DataFrame) -> pd.DataFrame:
+    """Hangs with their whole length; one that had not ended (open) with how late the loop was at last."""
+    ended, begun = of_probe(samples, "loop.recovered_ms"), of_probe(samples, "loop.hang_ms")
+    lags, found = of_probe(samples, "loop.lag_ms"), [ended.assign(open=False)]
+    for source, part in begun.groupby("source", observed=True):
+        last = part.tail(1).assign(open=True)
+        since = float(last["t_s"].iloc[0])
+        if not (ended["t_s"][(ended["source"] == source).to_numpy()] >= since).any():
+            later = lags[((lags["source"] == source) & (lags["t_s"] >= since)).to_numpy()].tail(1)
+            found.append(later.assign(label=last["label"].iloc[0], open=True) if len(later) else last)
+    return pd.concat(found)
 
 
 def _often(ms: pd.Series) -> bool:

@@ -64,6 +64,7 @@ class Observing:
             check_every_s=settings.hang_check_s,
             also=self._sample,
             trace_memory=settings.trace_memory,
+            serve_on=settings.host,
         )
         self.blocked_ns = self._watchdog.blocked_ns
         self._scans: asyncio.Task[None] | None = None

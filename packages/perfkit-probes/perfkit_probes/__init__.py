@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from perfkit_probes.beside import SampleServer
     from perfkit_probes.leader import Fenced, Leader, fenced, leader_tables
     from perfkit_probes.middleware import ATTRIBUTE_HEADERS, ProbesMiddleware
     from perfkit_probes.pool import EVENTS as POOL_EVENTS
@@ -39,6 +40,7 @@ __all__ = [
     "RequestTimes",
     "Ring",
     "Sample",
+    "SampleServer",
     "Watchdog",
     "add_time",
     "count_database_time",
@@ -52,6 +54,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "beside": ("SampleServer",),
     "leader": ("Fenced", "Leader", "fenced", "leader_tables"),
     "middleware": ("ATTRIBUTE_HEADERS", "ProbesMiddleware"),
     "pool": ("POOL_EVENTS", "Leak", "PoolMonitor", "PoolState", "count_database_time"),

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
+from perfkit_probes.beside import SampleServer
 from perfkit_probes.place import place_of
 from perfkit_probes.process import ProcessProbe
 from perfkit_probes.registry import MetricRegistry
@@ -46,8 +47,9 @@ class Watchdog:
     reported once, with every thread's stack, to the ring and `on_report`, and so is its end. The log has a
     line for each check (DEBUG), the hang with its stacks (ERROR), from the next check on that it goes on
     (CRITICAL, once a second at most), and its end (WARNING). The ring also has what `ProcessProbe` sees, each
-    second; `trace_memory` is its option. `also` is called every `also_every_ms`, from the loop, or from the
-    thread while the loop is blocked (noticed within half a second). What the callbacks raise is logged. A
+    second; `trace_memory` is its option. With `serve_on`, an address of this machine, the ring can be read
+    while the loop is blocked (`SampleServer`). `also` is called every `also_every_ms`, from the loop, or from
+    the thread while the loop is blocked (noticed within half a second). What the callbacks raise is logged. A
     loop that is not running is not blocked. All times are of the monotonic clock.
 
     The series is made on the loop, because a loop that is busy in short pieces can keep the interpreter's
@@ -67,6 +69,7 @@ class Watchdog:
         also: Callable[[], None] | None = None,
         also_every_ms: float = 100.0,
         trace_memory: bool = False,
+        serve_on: str | None = None,
     ) -> None:
         if min(hang_after_s, check_every_s) < 0.05:
             raise ValueError("hang_after_s and check_every_s: expected at least 0.05")
@@ -88,6 +91,7 @@ class Watchdog:
         self._hang: HangReport | None = None
         self._loop_thread: int | None = None
         self._process = ProcessProbe(ring, trace_memory=trace_memory) if ring is not None else None
+        self._server = SampleServer(ring, serve_on) if ring is not None and serve_on is not None else None
         self._went_on_ns = 0  # when the log was last told that a hang goes on
         self.reports: deque[HangReport] = deque(maxlen=100)
 
@@ -101,6 +105,8 @@ class Watchdog:
         self._loop = self._given_loop or asyncio.get_running_loop()
         if self._process is not None:
             self._process.start()
+        if self._server is not None:
+            self._server.start()
         stop = self._stop = threading.Event()
         if asyncio._get_running_loop() is self._loop:  # what blocks it from here on counts
             self._loop_thread, self._due_ns = threading.get_ident(), time.monotonic_ns()
@@ -122,6 +128,8 @@ class Watchdog:
             self._thread.join()
         if self._process is not None and self._thread is not None:
             self._process.stop()
+        if self._server is not None:
+            self._server.stop()
         self._thread = None
 
     def blocked_ns(self) -> int:
