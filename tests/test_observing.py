@@ -122,7 +122,8 @@ def test_probes_want_the_password_of_a_secure_server() -> None:
 def test_a_server_that_leaks_says_what_and_where(tmp_path: Path) -> None:
     """Memory, files and tasks by the message, calls that wait for a thread, with the code that does it; time
     for a lock is in no part of a request. At debug level its log has a line for each check of the loop."""
-    options = {"leak-memory-mb": 3, "leak-files": 3, "leak-tasks": 4, "executor-ms": 100, "lock-ms": 20}
+    options = {"leak-memory-mb": 3, "leak-files": 3, "leak-tasks": 4, "leak-threads": 1}
+    options |= {"executor-ms": 100, "lock-ms": 20}
     given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     given += [
         "--model-speed",
@@ -150,6 +151,7 @@ def test_a_server_that_leaks_says_what_and_where(tmp_path: Path) -> None:
     assert grown["process.fds"] > 60
     assert grown["loop.tasks"] > 80
     assert "troubles.py" in seen["loop.tasks"][-1][1]
+    assert "_wait_in_thread" in seen["process.threads"][-1][1]
     assert any(value >= 3 and "_hold_thread" in label for value, label in seen["executor.queue"])
 
 
@@ -208,6 +210,7 @@ EXPERIMENTS: dict[str, set[str]] = {
     "memory": {"memory_growth"},
     "files": {"descriptors"},
     "tasks": {"tasks_growth"},
+    "threads": {"threads_growth"},
     "executor": {"executor_queue"},
     "lock": {"unowned_time"},
     "frozen": {"loop_blocked", "timeouts"},
@@ -220,7 +223,7 @@ def test_every_experiment_is_tested() -> None:
 
 
 #: Of these a test above provokes the trouble in a shorter way, and tests of their rules judge it.
-DRILLED = {"memory", "files", "tasks", "executor", "lock", "frozen"}
+DRILLED = {"memory", "files", "tasks", "threads", "executor", "lock", "frozen"}
 
 
 @pytest.mark.slow

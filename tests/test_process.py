@@ -190,6 +190,7 @@ RULES: dict[str, tuple[list[Sample], list[Sample]]] = {
         at(range(10), "process.fds", 799) + at(range(10), "process.fd_limit", 1024),
     ),
     "tasks_growth": (rising("loop.tasks", 20, 400, "app.py:7 wait"), rising("loop.tasks", 20, 120)),
+    "threads_growth": (rising("process.threads", 9, 90, "app.py:3 run"), rising("process.threads", 9, 40)),
     "executor_queue": (
         at(range(2), "executor.queue", 3, "'tools' of 2 threads, which were at app.py:7 call")
         + at(range(2, 10), "executor.queue", 0, "'tools' of 2 threads"),

@@ -186,6 +186,19 @@ def test_an_installed_service_is_named(
     assert found[0].startswith(wanted)
 
 
+def test_a_task_that_waits_for_a_client_waits_in_its_web_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the innermost code but Python's, whatever service is around it; a database's library is none."""
+    monkeypatch.setattr(place, "_INSTALLED", (str(tmp_path),))
+    locks, service = (asyncio.locks.__file__, 1, "wait"), (__file__, 7, "answer")
+    for library, is_web_server in (("uvicorn/protocol.py", True), ("asyncpg/pool.py", False)):
+        inner = (str(tmp_path / library), 3, "receive")
+        assert place.is_of_the_web_server([locks, inner, service]) == is_web_server
+    assert not place.is_of_the_web_server([locks, service, (str(tmp_path / "uvicorn/protocol.py"), 3, "run")])
+    assert not place.is_of_the_web_server([locks])
+
+
 def test_stop_leaves_no_thread_and_restart_leaves_one(run: Any) -> None:
     """Also when it is started twice, and when it is stopped before it was started."""
 

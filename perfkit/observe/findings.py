@@ -58,6 +58,7 @@ class Limits:
     fds: int = 50  #: by which open files and sockets grew beyond the clients' number, and by half
     fds_share: float = 0.8  #: of the limit
     tasks: int = 100  #: by which tasks grew beyond the clients' number, and doubled
+    threads: int = 40  #: the same of threads
     executor_queue: int = 3  #: calls that wait for a thread of an executor,
     executor_share: float = 0.2  #: in so many of its samples
     rest_share: float = 0.5  #: of the slowest requests' time that is in no part of it,

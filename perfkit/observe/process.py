@@ -25,7 +25,10 @@ def findings(rows: Part, samples: pd.DataFrame, parts: pd.DataFrame, limits: Lim
     yield from owned
     yield from _memory(rows, samples, limits)
     yield from _descriptors(rows, samples, limits)
-    yield from _tasks(rows, samples, limits)
+    end = "End them with their request, or await them with a timeout."
+    yield from _unended(rows, samples, "tasks", "loop.tasks", limits.tasks, end)
+    end = "End them, or give their work to an executor, which has a number of threads that is known."
+    yield from _unended(rows, samples, "threads", "process.threads", limits.threads, end)
     if not owned:  # those say already what requests waited for
         yield from _unowned(samples, parts, limits)
 
@@ -200,16 +203,18 @@ def _descriptors(rows: Part, samples: pd.DataFrame, limits: Limits) -> Iterator[
         yield Finding("descriptors", text, *_span(part))
 
 
-def _tasks(rows: Part, samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
-    """Tasks that nobody ends."""
-    for source, part, grew in _growths(samples, "loop.tasks"):
-        if grew.grown - _new_clients(rows, grew) < max(limits.tasks, grew.first):
+def _unended(
+    rows: Part, samples: pd.DataFrame, what: str, probe: str, limit: float, to_do: str
+) -> Iterator[Finding]:
+    """Tasks or threads that nobody ends."""
+    for source, part, grew in _growths(samples, probe):
+        if grew.grown - _new_clients(rows, grew) < max(limit, grew.first):
             continue
-        text = f"The tasks of {source} grew steadily from {grew.first:,.0f} to {grew.last:,.0f}, "
-        text += f"{_of_each(rows, grew, 1):.2g} for each request; most of them wait at "
-        text += f"{part['label'].iloc[-1]}. "
-        text += "End them with their request, or await them with a timeout."
-        yield Finding("tasks_growth", text, *_span(part))
+        text = f"The {what} of {source} grew steadily from {grew.first:,.0f} to {grew.last:,.0f}, "
+        text += f"{_of_each(rows, grew, 1):.2g} for each request"
+        place = part["label"].iloc[-1]
+        text += f"; most of them wait at {place}. " if place else ". "
+        yield Finding(f"{what}_growth", text + to_do, *_span(part))
 
 
 # -- what requests wait for ------------------------------------------------------------------------

@@ -52,6 +52,8 @@ class Number(click.FloatRange):
               help="Leave so many files open in every message (an experiment).")  # fmt: skip
 @click.option("--leak-tasks", default=_D.leak_tasks, show_default=True, type=click.IntRange(0, 1_000),
               help="Leave so many tasks waiting in every message (an experiment).")  # fmt: skip
+@click.option("--leak-threads", default=_D.leak_threads, show_default=True, type=click.IntRange(0, 100),
+              help="Leave so many threads waiting in every message (an experiment).")  # fmt: skip
 @click.option("--executor-ms", default=_D.executor_ms, show_default=True, type=Number(0, 60_000),
               help="Hold one of two threads so long in every message (an experiment).")  # fmt: skip
 @click.option("--lock-ms", default=_D.lock_ms, show_default=True, type=Number(0, 60_000),

@@ -24,6 +24,7 @@ class Settings:
     leak_memory_mb: float = 0.0  #: keep so much memory of every message
     leak_files: int = 0  #: leave so many files open in every message
     leak_tasks: int = 0  #: leave so many tasks waiting in every message
+    leak_threads: int = 0  #: leave so many threads waiting in every message
     executor_ms: float = 0.0  #: hold one of an executor's two threads so long in every message
     lock_ms: float = 0.0  #: hold a lock that all messages share so long in every message
     model_speed: float = 1.0  #: 2 is twice as fast; 0 does not wait at all

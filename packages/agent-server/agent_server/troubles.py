@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO
@@ -20,6 +21,7 @@ class Troubles:
         self._files: list[IO[bytes]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._executor = ThreadPoolExecutor(2, thread_name_prefix="tools")
+        self._end = threading.Event()
         self._lock = asyncio.Lock()
 
     async def provoke(self) -> None:
@@ -31,6 +33,8 @@ class Troubles:
             self._files.append(open(os.devnull, "rb"))  # noqa: SIM115  nobody closes it
         for _ in range(wanted.leak_tasks):
             self._tasks.append(asyncio.create_task(_wait_for_nothing()))
+        for _ in range(wanted.leak_threads):
+            threading.Thread(target=_wait_in_thread, args=(self._end,), daemon=True).start()
         if wanted.executor_ms:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._executor, _hold_thread, wanted.executor_ms / 1e3)
@@ -40,6 +44,7 @@ class Troubles:
 
     async def close(self) -> None:
         """Give back what was kept."""
+        self._end.set()
         for file in self._files:
             file.close()
         for task in self._tasks:
@@ -50,6 +55,10 @@ class Troubles:
 
 def _hold_thread(seconds: float) -> None:
     time.sleep(seconds)
+
+
+def _wait_in_thread(end: threading.Event) -> None:
+    end.wait()
 
 
 async def _wait_for_nothing() -> None:

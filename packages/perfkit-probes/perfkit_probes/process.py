@@ -28,6 +28,7 @@ from perfkit_probes.tasks import commonest_place, tasks_of
 _EVERY_NS = 1_000_000_000
 _TRACE_EVERY_NS = 5_000_000_000  # a snapshot of the heap holds the interpreter for a while
 _MANY_FDS = 64  # from here on it is told what most of them are, by so many of the newest
+_MANY_THREADS = 32  # and of so many threads where they are
 _TOP = 5  # lines of the heap's growth
 _FDS = Path("/proc/self/fd") if Path("/proc/self/fd").is_dir() else Path("/dev/fd")
 _PAGE_MB = resource.getpagesize() / 1e6
@@ -37,12 +38,13 @@ class ProcessProbe:
     """Samples of one process into a ring, each second; `Watchdog` has one, and calls it.
 
     `process.cpu_share` (of a core), `process.rss_mb`, `process.fds` (label: what most of the newest are),
-    `process.fd_limit`, `process.threads`, `loop.tasks` (label: where most of them wait), `executor.queue`:
-    calls that wait for a thread of an executor (label: its name, and where its threads are), and for the last
-    second `gc.pause_ms` (the longest), `process.core_wait_share` (how long the loop's thread could have run
-    and got no core), `process.throttled_share` (by a limit of its cgroup) and `machine.io_stall_share` (how
-    long something on the machine waited for a disk). With `trace_memory` also `memory.growth_mb`, each five
-    seconds: the lines whose objects grew most (label); tracing makes Python code 5 to 27 times slower.
+    `process.fd_limit`, `process.threads` (label: where most of many are), `loop.tasks` (label: where most of
+    them wait), `executor.queue`: calls that wait for a thread of an executor (label: its name, and where its
+    threads are), and for the last second `gc.pause_ms` (the longest), `process.core_wait_share` (how long the
+    loop's thread could have run and got no core), `process.throttled_share` (by a limit of its cgroup) and
+    `machine.io_stall_share` (how long something on the machine waited for a disk). With `trace_memory` also
+    `memory.growth_mb`, each five seconds: the lines whose objects grew most (label); tracing makes Python
+    code 5 to 27 times slower.
     """
 
     def __init__(self, ring: Ring, *, trace_memory: bool = False) -> None:
@@ -89,7 +91,8 @@ class ProcessProbe:
         add("process.cpu_share", (cpu_ns - self._cpu_ns) / elapsed_ns)
         self._cpu_ns = cpu_ns
         add("process.rss_mb", rss_mb())
-        add("process.threads", threading.active_count())
+        threads = threading.enumerate()
+        add("process.threads", len(threads), _busy_at(threads) if len(threads) >= _MANY_THREADS else "")
         add("gc.pause_ms", self._pauses.longest_ms())
         with contextlib.suppress(OSError):
             add("process.fds", *self._open_fds())
@@ -106,7 +109,8 @@ class ProcessProbe:
                 add(name, max(seconds - before[name], 0.0) / (elapsed_ns / 1e9))
 
     def _open_fds(self) -> tuple[int, str]:
-        fds = os.stat(_FDS).st_size or len(os.listdir(_FDS))  # since Linux 6.2 the size is their number
+        known = os.stat(_FDS).st_size if _FDS.parts[1] == "proc" else 0  # since Linux 6.2 it is their number
+        fds = known or len(os.listdir(_FDS))
         if fds >= _MANY_FDS and fds > 1.1 * self._fds[0]:  # to look at thousands takes milliseconds
             self._fds = (fds, _commonest_fd())
         return fds, self._fds[1]
@@ -158,7 +162,7 @@ def rss_mb() -> float:
 
 
 def _commonest_fd() -> str:
-    """What most of the newest descriptors are: `sockets`, `pipes`, or `files such as folder/name`."""
+    """What most of the newest are: `sockets`, `pipes`, `files such as folder/name`; empty where unknown."""
     kinds: Counter[str] = Counter()
     files = ""
     for fd in sorted(map(int, os.listdir(_FDS)))[-_MANY_FDS:]:
@@ -167,7 +171,9 @@ def _commonest_fd() -> str:
             kind = target.partition(":")[0] if not target.startswith("/") else "file"
             files = target if kind == "file" else files
             kinds[kind] += 1
-    kind = kinds.most_common(1)[0][0] if kinds else "unknown"
+    if not kinds:
+        return ""
+    kind = kinds.most_common(1)[0][0]
     return f"files such as {'/'.join(Path(files).parts[-2:])}" if kind == "file" else f"{kind}s"
 
 
@@ -183,13 +189,18 @@ def _executors() -> Iterator[tuple[int, str]]:
             pools.setdefault(queue, []).append(thread)
         for queue, threads in pools.items():
             waiting, name = queue.qsize(), threads[0].name.rpartition("_")[0] or threads[0].name
-            yield waiting, f"{name!r} of {len(threads)} threads{_busy_at(threads) if waiting else ''}"
+            yield (
+                waiting,
+                f"{name!r} of {len(threads)} threads"
+                + (f", which were at {_busy_at(threads)}" if waiting else ""),
+            )
 
 
 def _busy_at(threads: list[threading.Thread]) -> str:
+    """Where most of the newest of these threads are."""
     frames = sys._current_frames()
-    places = Counter(place_of(frames[one.ident]) for one in threads if one.ident in frames)
-    return f", which were at {places.most_common(1)[0][0]}" if places else ""
+    places = Counter(place_of(frames[one.ident]) for one in threads[-_MANY_THREADS:] if one.ident in frames)
+    return places.most_common(1)[0][0] if places else "unknown"
 
 
 def _held_up(thread_id: int) -> Iterator[tuple[str, float]]:

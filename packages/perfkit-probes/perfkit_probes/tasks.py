@@ -11,7 +11,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from perfkit_probes.place import is_of_the_web_server, place_in
 
 _DEEPEST = 200  # of what a task awaits: recursion without an end keeps nobody
-_LOOKED_AT = 200  # tasks: with ten thousand, to look at each would block the loop
+_LOOKED_AT = 100  # tasks: with ten thousand, to look at each would block the loop
 _RUNNING = (CoroutineType, GeneratorType, AsyncGeneratorType)
 #: What `__anext__`, `anext` and `__await__` return: it does not say what it runs, but it refers to it.
 _WRAPPERS = frozenset(
@@ -36,7 +36,7 @@ def waits_at(task: asyncio.Task[object]) -> str:
 
 
 def commonest_place(tasks: Sequence[asyncio.Task[object]]) -> str:
-    """Return where most of the tasks wait for anything but a client, of 200 of them; empty without any."""
+    """Return where most of the tasks wait for anything but a client, of 100 of them; empty without any."""
     looked_at = [_stack(task) for task in tasks[:: len(tasks) // _LOOKED_AT + 1]]
     places = Counter(place_in(stack) for stack in looked_at if stack and not is_of_the_web_server(stack))
     return places.most_common(1)[0][0] if places else ""
