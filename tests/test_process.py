@@ -289,6 +289,14 @@ def test_time_with_an_owner_is_no_finding(parts: Any, tmp_path: Path) -> None:
     assert of_split(tmp_path, slow_requests(*parts), AROUND) == []
 
 
+def test_time_without_a_core_has_an_owner(tmp_path: Path) -> None:
+    """Of 300 ms in no part the wait for a core is taken off: a fifth of 400 ms is too much; a tenth not."""
+    for share, told in ((0.2, []), (0.1, ["unowned_time"])):
+        busy = AROUND + at([4], "process.core_wait_share", share)
+        found = of_split(tmp_path / str(share), slow_requests(300, "db", 100, 390), busy)
+        assert [one.kind for one in found] == told
+
+
 def test_time_that_another_finding_explains_is_not_told_twice(tmp_path: Path) -> None:
     """Requests that waited for an executor's thread have no second finding."""
     queue = RULES["executor_queue"][0]

@@ -245,20 +245,28 @@ def _unowned(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iter
     if rest["share"] < limits.rest_share or rest["ms"] < limits.rest_ms:
         return
     slow = parts.nlargest(min(int(rest["n"]), _MOST_SLOW), "response_ms")
-    begin, end = slow["t_s"].to_numpy(), (slow["t_s"] + slow["response_ms"] / 1e3).to_numpy()
-    t = samples["t_s"].to_numpy()
-    around = np.zeros(len(t), dtype=bool)
-    for low, high in zip(begin, end, strict=True):
-        around |= (t >= low) & (t <= high + 1)  # a sample tells of the second before it
+    around = _around(slow, samples)
+    no_core = of_probe(around, "process.core_wait_share")["value"].mean()
+    if rest["ms"] - np.nan_to_num(no_core) * slow["response_ms"].mean() < limits.rest_ms:
+        return  # the machine is busy: it is that what they waited for
     text = f"{rest['share']:.0%} of the time of the {len(slow)} slowest requests "
     text += f"({rest['ms']:,.0f} ms each) is in nothing that is measured"
     outside = (slow["response_ms"] - slow["client"] - slow["app"]).clip(lower=0).sum() / slow["rest"].sum()
     if outside >= 0.5:
         text += f", {min(outside, 1):.0%} of that before or after the application had them: in the "
         text += "network, in a proxy, or in the socket"
-    text += f". Meanwhile {_measured(samples[around])}. "
+    text += f". Meanwhile {_measured(around)}. "
     text += 'Put timed("…") around what is waited for there: a lock, a semaphore, an outgoing call, DNS.'
-    yield Finding("unowned_time", text, float(begin.min()), float(end.max()))
+    end_s = float((slow["t_s"] + slow["response_ms"] / 1e3).max())
+    yield Finding("unowned_time", text, float(slow["t_s"].min()), end_s)
+
+
+def _around(slow: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+    """The samples of the time of some requests; a second more, since many tell of the second before them."""
+    t, found = samples["t_s"].to_numpy(), np.zeros(len(samples), dtype=bool)
+    for begin, took_ms in slow[["t_s", "response_ms"]].itertuples(index=False):
+        found |= (t >= begin) & (t <= begin + took_ms / 1e3 + 1)
+    return samples[found]
 
 
 #: What can hold requests up, and the words for its largest value.
