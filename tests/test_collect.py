@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
+import httpx
 import pyarrow as pa
 import pytest
 
@@ -31,7 +32,7 @@ from perfkit.model import Target, Tokens, Workload, convert
 from perfkit.redaction import Redactor
 from perfkit.store import Run, RunFolder, list_runs, read_probes
 from perfkit.store.metadata import ProbeSource
-from perfkit_probes import Ring
+from perfkit_probes import Ring, SampleServer
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Probed:
         columns: dict[str, list[Any]] = {n: [getattr(s, n) for s in page.samples] for n in names}
         columns["t_ns"] = [t + self.shift_ns for t in columns["t_ns"]]
         told = {"instance": self.instance, "next": page.next, "lost": page.lost, "samples": columns}
+        told["also"] = self.ring.also
         return json.dumps(told | {"now_ns": time.monotonic_ns() + self.shift_ns}).encode()
 
 
@@ -249,6 +251,80 @@ def test_a_server_without_probes_disturbs_nothing(
     assert words in told[0]["error"]
     assert "\n" not in told[0]["error"]
     assert table_of(folder)["value"].to_pylist() == [7]
+
+
+def test_samples_of_a_server_that_hangs_come_from_its_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the end, with the key it told, never with the target's token; an error without such a thread."""
+    monkeypatch.setattr(collect, "_TIMEOUT_S", 0.4)
+    ring = Ring(instance="a1")
+    beside = SampleServer(ring)
+    beside.start()
+    with (
+        probed(ring=ring) as served,
+        collecting(tmp_path, token="secret", **own(served)) as (folder, told),
+    ):
+        served.fetched(1)
+        served.wrong = lambda handler: time.sleep(0.6)
+        served.fetched(2)
+        ring.add("frozen", 1)
+        served.fetched(2)
+        ring.add("frozen", 2)
+    assert table_of(folder)["value"].to_pylist() == [1, 2]
+    assert (told[0]["errors"], told[0]["lost"]) == (0, 0)
+    beside.stop()
+    assert ring.also is None
+    with probed(ring=ring) as served, collecting(tmp_path, **own(served)) as (_, told):
+        served.fetched(1)
+        served.wrong = lambda handler: time.sleep(0.6)
+        served.fetched(2)
+    assert "is the server too busy to answer?" in told[0]["error"]
+
+
+def test_the_thread_with_samples_wants_its_key() -> None:
+    """Who may not read the service's page reads nothing there; it answers nothing else, and ends at once."""
+    before = threading.active_count()
+    ring = Ring()
+    ring.add("n", 7)
+    beside = SampleServer(ring)
+    beside.start()
+    beside.start()
+    assert ring.also is not None
+    url = f"http://127.0.0.1:{ring.also['port']}"
+    key = {"authorization": f"Bearer {ring.also['key']}"}
+    with httpx.Client(trust_env=False) as client:
+        assert client.get(f"{url}/probe/samples").status_code == 401
+        assert client.get(f"{url}/probe/samples", headers={"authorization": "Bearer x"}).status_code == 401
+        assert client.get(f"{url}/", headers=key).status_code == 404
+        page = client.get(f"{url}/probe/samples?after=0&limit=10", headers=key).json()
+        assert client.get(f"{url}/probe/samples?after=x", headers=key).json() == {}
+    assert page["samples"]["value"] == [7]
+    beside.stop()
+    beside.stop()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("page", "also", "wanted"),
+    [
+        ("http://h:1/probe/samples", {"port": 2, "key": "k" * 32}, "http://h:2/probe/samples"),
+        ("http://[::1]:1/probe/samples", {"port": 2, "key": "k" * 32}, "http://[::1]:2/probe/samples"),
+        ("https://h/probe/samples", {"port": 2, "key": "k" * 32}, None),
+        ("http://h/probe/samples", {"port": "2@evil", "key": "k" * 32}, None),
+        ("http://h/probe/samples", {"port": 70_000, "key": "k" * 32}, None),
+        ("http://h/probe/samples", {"port": 2, "key": "k\r\nx: y"}, None),
+        ("http://h/probe/samples", {"port": 2}, None),
+        ("http://h/probe/samples", "2", None),
+    ],
+)
+def test_where_a_server_sends_us_is_its_own_host(page: str, also: Any, wanted: str | None) -> None:
+    """Another port of it, never another host; what is not a port and a key is left alone, and so is TLS."""
+    found = collect._beside(page, also)
+    assert (found and found[0]) == wanted
 
 
 def test_two_sources_that_fail_are_told_apart(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,42 @@ def test_probes_want_the_password_of_a_secure_server() -> None:
         assert "server-timing" not in http.get("/v1/health/").headers
 
 
+def test_a_server_that_leaks_says_what_and_where(tmp_path: Path) -> None:
+    """Memory, files and tasks by the message, calls that wait for a thread, with the code that does it; time
+    for a lock is in no part of a request. At debug level its log has a line for each check of the loop."""
+    options = {"leak-memory-mb": 3, "leak-files": 3, "leak-tasks": 4, "leak-threads": 1}
+    options |= {"executor-ms": 100, "lock-ms": 20}
+    given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    given += [
+        "--model-speed",
+        "0",
+        "--log-level",
+        "debug",
+        "--database-url",
+        f"sqlite:///{tmp_path / 'a.db'}",
+    ]
+    with running_server(*given) as server, client(server.url) as http, ThreadPoolExecutor(8) as users:
+        agent = http.post("/v1/agents/", json=AGENT).json()["id"]
+        told = list(users.map(lambda _: http.post(f"/v1/agents/{agent}/messages", json=SAID), range(60)))
+        columns = http.get("/probe/samples", params={"limit": 50_000}).json()["samples"]
+        assert " ms late, " in server.stderr.read_text()
+    assert {one.status_code for one in told} == {200}
+    parts = [dict(part.split(";dur=") for part in one.headers["server-timing"].split(", ")) for one in told]
+    assert min(float(one["app"]) - float(one["db"]) - float(one["loop_lag"]) for one in parts) >= 100
+    seen: dict[str, list[tuple[float, str]]] = {}
+    for name, value, label in zip(columns["probe"], columns["value"], columns["label"], strict=True):
+        seen.setdefault(name, []).append((value, label))
+    grown = {
+        name: seen[name][-1][0] - seen[name][0][0] for name in ("process.rss_mb", "process.fds", "loop.tasks")
+    }
+    assert grown["process.rss_mb"] > 60
+    assert grown["process.fds"] > 60
+    assert grown["loop.tasks"] > 80
+    assert "troubles.py" in seen["loop.tasks"][-1][1]
+    assert "_wait_in_thread" in seen["process.threads"][-1][1]
+    assert any(value >= 3 and "_hold_thread" in label for value, label in seen["executor.queue"])
+
+
 def test_metrics_are_sent_to_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
     """With OTEL_EXPORTER_OTLP_ENDPOINT set they arrive there, by OTLP over HTTP."""
     got: list[ExportMetricsServiceRequest] = []
@@ -177,6 +214,13 @@ EXPERIMENTS: dict[str, set[str]] = {
     "cache_off": {"cache_misses"},
     "index_off": {"missing_index"},
     "index_on": set(),
+    "memory": {"memory_growth"},
+    "files": {"descriptors"},
+    "tasks": {"tasks_growth"},
+    "threads": {"threads_growth"},
+    "executor": {"executor_queue"},
+    "lock": {"unowned_time"},
+    "frozen": {"loop_blocked", "timeouts"},
 }
 #: What the words of an experiment's finding must name.
 NAMED = {

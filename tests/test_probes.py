@@ -195,6 +195,14 @@ async def _model() -> None:
         await asyncio.sleep(0.01)
 
 
+async def _named(request: Request) -> Response:
+    with timed("billing"):
+        await asyncio.sleep(0.02)
+    async with timed("billing"):
+        await asyncio.sleep(0.01)
+    return Response("done")
+
+
 async def _stream(request: Request) -> Response:
     async def chunks() -> Any:
         for _ in range(4):
@@ -222,7 +230,7 @@ class Probed:
 
     def ask(self, path: str, headers: dict[str, Any] | None = None, method: str = "GET") -> httpx.Response:
         """The response to a request."""
-        routes = [Route(f"/{f.__name__}/{{id}}", f) for f in (_work, _stream, _break)]
+        routes = [Route(f"/{f.__name__}/{{id}}", f) for f in (_work, _named, _stream, _break)]
         routes += [Route("/_tree/{path:path}", _plain), Route("/_any/{id}", _plain, methods=["GRAB", "TAKE"])]
         routes.append(Mount("/mounted", routes=[Route("/_work/{id}", _work)]))
         registry = MetricRegistry.of(self.provider)
@@ -317,6 +325,22 @@ def test_an_unusable_request_id_is_replaced(given_id: str | None) -> None:
     )
     assert len(response.headers["x-request-id"]) == 32
     assert probed.ring.page().samples[0].request_id == response.headers["x-request-id"]
+
+
+def test_a_part_of_the_services_own_is_on_its_response_and_in_the_ring() -> None:
+    """`timed("billing")`, as `with` and as `async with`, adds up under its name."""
+    probed = Probed()
+    response = probed.ask("/_named/7", {"x-request-id": "abc-2"})
+    assert 30 <= parts_of(response)["billing"] < 100
+    seen = {sample.probe: sample.value for sample in probed.ring.page().samples}
+    assert seen["request.billing_ms"] == pytest.approx(parts_of(response)["billing"], abs=0.001)
+
+
+@pytest.mark.parametrize("name", ["app", "rest", "loop_lag", "Billing", "a b", "a;b", "", "x" * 41])
+def test_a_part_has_a_name_that_means_nothing_else(name: str) -> None:
+    """It goes into a header and becomes a column: what breaks either is rejected, and what is taken."""
+    with pytest.raises(ValueError, match="choose a name such as 'billing'"):
+        timed(name)
 
 
 def test_time_outside_of_a_request_goes_nowhere() -> None:

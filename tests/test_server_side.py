@@ -115,7 +115,7 @@ def test_a_loop_that_stood_is_that_of_the_requests_own_server(tmp_path: Path) ->
 
 
 def test_tail_split_compares_the_slowest_with_the_middle(tmp_path: Path) -> None:
-    """Shares of the slowest 1 % and of p40 to p60, with the sizes of both groups; none of too few."""
+    """Shares of the slowest 1 % and of p40 to p60, with the sizes of both groups; of few the tenth."""
     n = 1000
     response = np.linspace(10, 20, n)
     response[-10:] = 500
@@ -130,7 +130,11 @@ def test_tail_split_compares_the_slowest_with_the_middle(tmp_path: Path) -> None
     assert tail.loc[("median", "db_wait"), "share"] == 0
     assert tail.loc["median"]["share"].sum() == pytest.approx(1)
     assert "waiting for the pool 80%" in findings.explain_tail(server_frames.tail_split(parts))
-    assert server_frames.tail_split(parts.head(99)).empty
+    few = findings.explain_tail(server_frames.tail_split(parts.tail(40)))
+    assert few.startswith(
+        "The slowest 10.0% of 40 requests (n = 10, 500 ms on average): waiting for the pool"
+    )
+    assert server_frames.tail_split(parts.head(4)).empty
 
 
 def test_pools_of_two_instances_are_added_up(tmp_path: Path) -> None:
@@ -243,11 +247,14 @@ def test_a_pool_that_gave_up_is_found_without_other_samples(tmp_path: Path) -> N
 
 
 def test_one_long_block_is_a_finding_also_when_it_never_ended(tmp_path: Path) -> None:
-    """A second of standstill is told by its hang when no recovery was seen."""
-    run = run_with(tmp_path, at([9], "loop.hang_ms", 1200, "stuck.py:7"))
+    """A standstill is told by its hang when no recovery was seen, as long as it was late at last."""
+    hang = at([3], "loop.recovered_ms", 150, "app.py:1") + at([6.2], "loop.hang_ms", 200, "stuck.py:7")
+    late = at([6.25], "loop.lag_ms", 250) + at([9], "loop.lag_ms", 3000)
+    run = run_with(tmp_path, hang + late)
     (found,) = findings.judge(frames.measured(run)).findings
-    assert found.kind == "loop_blocked"
-    assert "stuck.py:7" in found.text
+    assert (found.kind, found.from_s, found.to_s) == ("loop_blocked", 6.0, 9.0)
+    assert "blocked once by stuck.py:7, 3 s in all, 3000 ms the longest" in found.text
+    assert found.text.endswith("the last had not ended when the run did.")
 
 
 def rows_with(folder: Path, error: list[str | None], attempt: int = 1) -> Part:

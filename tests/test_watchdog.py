@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import re
 import sys
 import threading
 import time
@@ -14,12 +15,14 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvloop
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from perfkit_probes import MetricRegistry, Ring, Watchdog, place
+from perfkit_probes.tasks import waits_at
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -183,6 +186,19 @@ def test_an_installed_service_is_named(
     assert found[0].startswith(wanted)
 
 
+def test_a_task_that_waits_for_a_client_waits_in_its_web_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the innermost code but Python's, whatever service is around it; a database's library is none."""
+    monkeypatch.setattr(place, "_INSTALLED", (str(tmp_path),))
+    locks, service = (asyncio.locks.__file__, 1, "wait"), (__file__, 7, "answer")
+    for library, is_web_server in (("uvicorn/protocol.py", True), ("asyncpg/pool.py", False)):
+        inner = (str(tmp_path / library), 3, "receive")
+        assert place.is_of_the_web_server([locks, inner, service]) == is_web_server
+    assert not place.is_of_the_web_server([locks, service, (str(tmp_path / "uvicorn/protocol.py"), 3, "run")])
+    assert not place.is_of_the_web_server([locks])
+
+
 def test_stop_leaves_no_thread_and_restart_leaves_one(run: Any) -> None:
     """Also when it is started twice, and when it is stopped before it was started."""
 
@@ -232,24 +248,93 @@ def test_a_loop_that_is_closed_under_it_ends_the_thread(run: Any) -> None:
 
 
 def test_reports_go_to_the_log_and_to_the_callback(run: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """A hang is a warning with stacks; its end is told too."""
+    """A hang is an error with stacks, critical from the second check on, with the number of tasks; its end is
+    a warning; the callback is told of its begin and its end."""
     told = []
 
     async def work() -> None:
         dog = watchdog(on_report=told.append)
         dog.start()
         await asyncio.sleep(0.03)
-        hold(0.15)
+        hold(0.4)
         await asyncio.sleep(0.05)
         dog.stop()
 
     with caplog.at_level(logging.INFO, "perfkit_probes"):
         run(work())
     assert [report.recovered_ms is None for report in told] == [True, False]
-    warning, info = (record.getMessage() for record in caplog.records)
-    assert "hold" in warning
-    assert "pending tasks" in warning
-    assert "free again" in info
+    error, critical, warning = caplog.records
+    assert [one.levelname for one in caplog.records] == ["ERROR", "CRITICAL", "WARNING"]
+    assert re.search(r"by tests/test_watchdog.py:\d+ hold, 1 tasks\n", error.getMessage())
+    assert "-- 1 pending tasks\n" in error.getMessage()
+    assert re.search(r"still blocked for \d+ ms, by \S+ hold, 1 tasks", critical.getMessage())
+    assert "free again" in warning.getMessage()
+
+
+def test_each_check_is_a_line_at_debug_level(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """With how late the loop is and how many tasks it has, also while nothing is wrong."""
+
+    async def work() -> None:
+        dog = watchdog()
+        dog.start()
+        await asyncio.sleep(0.2)
+        dog.stop()
+
+    with caplog.at_level(logging.DEBUG, "perfkit_probes"):
+        run(work())
+    lines = [one.getMessage() for one in caplog.records if one.name == "perfkit_probes"]
+    assert len(lines) >= 2
+    assert all(re.fullmatch(r"event loop \d+ ms late, \d+ tasks", line) for line in lines)
+
+
+def test_a_waiting_task_is_placed_in_the_services_code(run: Any) -> None:
+    """Also through an async generator and the library whose lock it waits for."""
+
+    async def behind_a_lock(lock: asyncio.Lock) -> Any:
+        async with lock:
+            yield 1
+
+    async def reads(lock: asyncio.Lock) -> None:
+        async for _ in behind_a_lock(lock):
+            pass
+
+    async def work() -> str:
+        lock = asyncio.Lock()
+        await lock.acquire()
+        task = asyncio.ensure_future(reads(lock))
+        await asyncio.sleep(0.01)
+        place = waits_at(task)
+        lock.release()
+        await task
+        return place
+
+    assert re.fullmatch(r"tests/test_watchdog.py:\d+ behind_a_lock", run(work()))
+
+
+def test_samples_can_be_read_while_the_loop_is_blocked(run: Any) -> None:
+    """With `serve_on` another thread serves them: the hang is there before it ends, memory and the rest."""
+    ring = Ring()
+    seen: list[str] = []
+
+    def look() -> None:
+        assert ring.also is not None
+        url = f"http://127.0.0.1:{ring.also['port']}/probe/samples"
+        headers = {"authorization": f"Bearer {ring.also['key']}"}
+        with httpx.Client(trust_env=False) as client:
+            seen.extend(client.get(url, headers=headers).json()["samples"]["probe"])
+
+    async def work() -> None:
+        dog = watchdog(ring=ring, serve_on="127.0.0.1", also_every_ms=50)
+        dog.start()
+        await asyncio.sleep(0.03)
+        looker = threading.Timer(1.3, look)
+        looker.start()
+        looker.join()  # it is this that blocks the loop
+        dog.stop()
+
+    run(work())
+    assert {"loop.hang_ms", "loop.lag_ms", "process.rss_mb", "loop.tasks"} <= set(seen)
+    assert "loop.recovered_ms" not in seen
 
 
 def test_also_is_called_while_the_loop_is_blocked(run: Any) -> None:

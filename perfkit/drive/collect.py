@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import threading
 import time
 from collections import deque
@@ -39,6 +40,7 @@ _MOST_BYTES = 16_000_000  # of an answer, unpacked; as Python's objects JSON tak
 _LIMIT = 20_000  # samples of a page
 _MOST_PAGES = 50  # in one fetch: a server that never ends keeps nobody from the others
 _LONGEST_LABEL = 600  # a statement with its plan
+_KEY = re.compile(r"[\w-]{8,200}", re.ASCII)
 _T = TypeVar("_T")
 _CLOCK_FETCHES = 60  # a clock is known from the last half minute: clocks drift
 
@@ -65,6 +67,7 @@ class _Source:
     error: str | None = None
     clocks: deque[_Clock] = field(default_factory=lambda: deque(maxlen=_CLOCK_FETCHES))
     after: int = -1
+    beside: tuple[str, str] | None = None  #: where a thread of the server has the same page, and its key
     instance: str | None = None
     earlier: set[str] = field(default_factory=set)
     before: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -196,7 +199,12 @@ class Collector:
             source.error = f"{self._redact(words).splitlines()[0][:_LONGEST_LABEL]}; {to_do}"
 
     def _get(
-        self, client: Any, url: str, read: Callable[[Iterator[bytes], str], _T], **params: Any
+        self,
+        client: Any,
+        url: str,
+        read: Callable[[Iterator[bytes], str], _T],
+        token: str | None = None,
+        **params: Any,
     ) -> tuple[_T, int, int]:
         """What `read` makes of the pieces and the content type; when it was asked for, and was here."""
         sent = received = time.monotonic_ns()
@@ -211,8 +219,8 @@ class Collector:
                     raise ValueError(f"more than {_MOST_BYTES / 1e6:g} MB or {_WHOLE_S:g} s")
                 yield piece
 
-        plain = {"accept-encoding": "identity"}
-        with client.stream("GET", url, params=params or None, headers=plain) as response:
+        headers = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {token}"} if token else {})
+        with client.stream("GET", url, params=params or None, headers=headers) as response:
             received = time.monotonic_ns()
             if response.status_code != 200:
                 raise _Refused(response.status_code)
@@ -222,13 +230,27 @@ class Collector:
     # -- perfkit's probes
 
     def _fetch_probes(self, source: _Source, client: Any, last: bool) -> None:
-        """Every sample since the last fetch, page by page."""
+        """Every sample since the last fetch; from the server's thread when its loop does not answer."""
+        import httpx
+
+        try:
+            self._fetch_pages(source, client, source.page, None)
+        except httpx.TimeoutException as late:
+            if source.beside is None:
+                raise
+            try:
+                self._fetch_pages(source, client, *source.beside)
+            except (httpx.HTTPError, _Refused):
+                raise late from None
+
+    def _fetch_pages(self, source: _Source, client: Any, url: str, key: str | None) -> None:
         for _ in range(_MOST_PAGES):
-            page, sent, received = self._get(client, source.page, _json, after=source.after, limit=_LIMIT)
+            page, sent, received = self._get(client, url, _json, key, after=source.after, limit=_LIMIT)
             instance = self._redact(str(page["instance"]))[:_LONGEST_LABEL]
             if self._is_another(source, instance):
                 continue
             source.name = f"{instance} ({_host(source.page)})"
+            source.beside = _beside(source.page, page.get("also"))
             offset_ns = int(page["now_ns"]) - (sent + received) / 2
             source.clocks.append(_Clock(received - sent, offset_ns))
             self._keep_page(source, page["samples"])
@@ -309,6 +331,26 @@ class Collector:
 
 def _json(pieces: Iterable[bytes], _: str) -> Any:
     return json.loads(b"".join(pieces))
+
+
+def _beside(page: str, told: Any) -> tuple[str, str] | None:
+    """Where else a server says its page is: another port of the same host, and the key it gave for that.
+
+    It never sees the target's own token. Not beside an encrypted page: that one is not.
+    """
+    parts = urlsplit(page)
+    if parts.scheme != "http" or not isinstance(told, dict):
+        return None
+    port, key = told.get("port"), told.get("key")
+    if (
+        not isinstance(port, int)
+        or not 0 < port < 65536
+        or not isinstance(key, str)
+        or not _KEY.fullmatch(key)
+    ):
+        return None
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"http://{host}:{port}{_PROBES}", key
 
 
 def _same(before: float | None, now: float) -> bool:

@@ -33,7 +33,6 @@ from perfkit.figures.style import (
     time_axis,
 )
 from perfkit.observe.findings import Judged
-from perfkit.observe.frames import PARTS
 
 
 def _under_latency(calls: pd.DataFrame, draw: Callable[[Axes], str], height: float = 4.2) -> Axes:
@@ -155,13 +154,15 @@ def tail(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         if frame.empty:
             return nothing(ax, "Too few requests whose server told where their time went.")
         groups = {"slowest": f"slowest {percent(frame.attrs['slowest'])}", "median": "median (p40 to p60)"}
-        hatches = ("", "///", "...", "xx", "\\\\\\", "")
+        hatches = ("", "///", "...", "xx", "\\\\\\", "++", "oo", "**", "||", "--")
         left = np.zeros(len(groups))
-        for i, (part, label) in enumerate(PARTS.items()):
+        labels = frame.drop_duplicates("part")[["part", "label"]].itertuples(index=False, name=None)
+        for i, (part, label) in enumerate(labels):
             rows = frame[(frame["part"] == part).to_numpy()].set_index("group")
             width = rows.loc[list(groups), "share"].to_numpy()
             hue = FILL if part == "rest" else BAD if part == "loop_lag" else colour(i)
-            ax.barh(list(groups.values()), width, left=left, color=hue, hatch=hatches[i], label=label, lw=0)
+            hatch, words = "" if part == "rest" else hatches[i], drawable(label)
+            ax.barh(list(groups.values()), width, left=left, color=hue, hatch=hatch, label=words, lw=0)
             left = left + width
         ax.invert_yaxis()
         ax.xaxis.set_major_formatter(PercentFormatter(1.0))

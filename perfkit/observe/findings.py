@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from perfkit.observe import client
 from perfkit.observe.database import database_findings
-from perfkit.observe.frames import PARTS, of_probe, server_samples, split, tail_split
+from perfkit.observe.frames import of_probe, server_samples, split, tail_split
+from perfkit.observe.limits import Limits
+from perfkit.observe.process import process_findings
 from perfkit.store import Run
 from perfkit.store.metadata import Finding
 from perfkit.store.rows import Part
@@ -30,19 +31,6 @@ class Judged:
     tail: str
     probed: bool
     notes: tuple[str, ...] = ()  #: what could not be fetched, or was lost
-
-
-@dataclass(frozen=True)
-class Limits:
-    """From where on something is a finding."""
-
-    blocked_ms: float = 100.0  #: of one block of the event loop; three by the same code, or one of 1 s
-    model_ttft_ms: float = 1000.0  #: median time to the model's first token
-    cache_hits: float = 0.5  #: share of lookups
-    cache_lookups: int = 50
-    cpu_share: float = 0.8  #: of one core, by one server process in a second
-    cpu_seconds: int = 2  #: and in half of the run's seconds, or in ten
-    lag_ms: float = 250.0  #: of the loop where no hang report says by what; three times, or once 1 s
 
 
 def judge(rows: Part, limits: Limits | None = None) -> Judged:
@@ -76,7 +64,8 @@ def findings(
     """
     limits = limits or Limits()
     found = database_findings(samples, parts)
-    for rule in (_blocked, _cpu, _slow_model, _cache):
+    found += process_findings(rows, samples, parts, limits)
+    for rule in (_slow_model, _cache):
         found += rule(samples, parts, limits)
     of_rows = client.findings(rows)
     first = [one for one in of_rows if one.kind in client.FIRST]
@@ -84,55 +73,6 @@ def findings(
 
 
 # -- of the server's probes ------------------------------------------------------------------------
-
-
-def _blocked(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
-    """The event loop stood still: a hang whose whole duration is known, or that had not ended."""
-    ended, begun = of_probe(samples, "loop.recovered_ms"), of_probe(samples, "loop.hang_ms")
-    hangs = ended if len(ended) >= len(begun) else pd.concat([ended, begun.tail(len(begun) - len(ended))])
-    hangs = hangs[(hangs["value"] >= limits.blocked_ms).to_numpy()]
-    files = hangs["label"].map(lambda place: str(place).partition(":")[0])
-    told = [part for _, part in hangs.groupby(files, sort=False) if _often(part["value"])]
-    if not told and hangs["value"].sum() >= max(1000.0, 50 * samples.attrs.get("span_s", 0.0)):
-        told = [hangs]  # no code does it often, all together hold it for a twentieth of the time
-    for part in told:
-        places = part.groupby("label", sort=False)["value"].sum().sort_values(ascending=False)
-        times = "once" if len(part) == 1 else f"{len(part):,} times"
-        text = f"The event loop was blocked {times} by {', '.join(places.index[:3])}"
-        text += f" and {len(places) - 3} other places" if len(places) > 3 else ""
-        text += f", {part['value'].sum() / 1e3:.2g} s in all, {part['value'].max():.0f} ms the longest; "
-        yield Finding("loop_blocked", text + "nothing else was served meanwhile.", *_span(part))
-    if not len(ended) and not len(begun):
-        yield from _late(samples, limits)
-
-
-def _often(ms: pd.Series) -> bool:
-    """Three times, or once for long: a machine that is short of cores can do less than that to any code."""
-    return len(ms) >= 3 or bool(ms.max() >= 1000)
-
-
-def _late(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
-    """The loop came late again and again, and nobody looked by what: its watchdog waits for longer hangs."""
-    for source, lag in of_probe(samples, "loop.lag_ms").groupby("source", observed=True):
-        late = (lag["value"] >= limits.lag_ms).to_numpy()
-        peaks = lag["value"][late & ~np.append(late[1:], False)]  # the last of those that rise
-        if len(peaks) and _often(peaks):
-            text = f"The event loop of {source} was blocked {len(peaks):,} times, {peaks.max():.0f} ms the "
-            text += "longest; by which code its watchdog tells with hang_after_s=0.2, check_every_s=0.05."
-            yield Finding("loop_blocked", text, *_span(lag[late]))
-
-
-def _cpu(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
-    """A server process used a whole core: with one event loop it cannot use more."""
-    for source, cpu in of_probe(samples, "process.cpu_share").groupby("source", observed=True):
-        full = cpu[(cpu["value"] >= limits.cpu_share).to_numpy()]
-        if len(full) >= max(limits.cpu_seconds, min(len(cpu) / 2, 10)):
-            text = f"The server process {source} used {full['value'].mean():.0%} of a core for {len(full)} "
-            text += (
-                f"of {len(cpu)} s: it was the bottleneck; more instances or less work a request would help. "
-            )
-            text += "Times of its model hold its own wait for that core."
-            yield Finding("cpu_bound", text, *_span(full))
 
 
 def _slow_model(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
@@ -168,14 +108,11 @@ def explain_tail(tail: pd.DataFrame) -> str:
     for group, part in tail.groupby("group", sort=False):
         big = part.sort_values("share", ascending=False)
         shares = ", ".join(
-            f"{PARTS[name]} {share:.0%}"
-            for name, share in zip(big["part"], big["share"], strict=True)
+            f"{label} {share:.0%}"
+            for label, share in zip(big["label"], big["share"], strict=True)
             if share >= 0.005
         )
-        name = (
-            f"The slowest {tail.attrs['slowest']:.1%} of requests"
-            if group == "slowest"
-            else "The median requests"
-        )
+        slowest = f"The slowest {tail.attrs['slowest']:.1%} of {tail.attrs['known']:,} requests"
+        name = slowest if group == "slowest" else "The median requests"
         told.append(f"{name} (n = {part['n'].iloc[0]:,}, {part['ms'].sum():.3g} ms on average): {shares}.")
     return " ".join(told)

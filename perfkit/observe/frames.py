@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,17 @@ PARTS = {
     "loop_lag": "blocked loop",
     "rest": "rest",
 }
+_NO_PARTS = ("t_s", "operation", "error", "response_ms", "app")
 _SERVER = ("app", "db", "db_wait", "loop_lag", "model")
+_NAMED = re.compile(r"request\.([a-z][a-z0-9_]*)_ms")
+_MOST_NAMED = 4  #: parts of the service's own that are told apart; the others are one
+_OTHERS = "timed"
 _AFTER_S = 1.0
 _TIMER_MS = 2.0  #: a heartbeat that is no later may be on time: timers have a resolution
-#: At least so many requests make a group whose split is told.
+#: So many requests make a group whose split is told: of fewer than ten times as many, a tenth.
 MIN_GROUP = 10
+_TAIL = ("group", "n", "part", "label", "ms", "share")
+_FEWEST = 5  #: requests whose slowest are compared with the others
 
 
 def server_samples(rows: Part) -> pd.DataFrame:
@@ -69,7 +76,8 @@ def split(rows: Part, samples: pd.DataFrame) -> pd.DataFrame:
     """Where the time of each request went, in ms; only requests whose server told.
 
     t_s, operation, error, response_ms and its parts: client (planned to sent), db_wait, db, model, loop_lag,
-    rest (network, the server's own code, its waiting for the CPU). What the server counted to the last byte
+    the service's own (`perfkit_probes.timed`, the largest four), rest (network, the server's own code, its
+    waiting for the CPU); app: how long the server was at it in all. What the server counted to the last byte
     is preferred to its Server-Timing header, which ends where the response begins; it does not know how long
     a request lay in the socket while the loop stood still: that is what its watchdog saw. Parts that overlap
     (the database's answer waits while the loop is blocked) are cut to the time there was, the loop's share
@@ -79,7 +87,7 @@ def split(rows: Part, samples: pd.DataFrame) -> pd.DataFrame:
     in_headers = any("server_app" in pq.read_schema(file).names for file in run.files())
     if not in_headers and not len(of_probe(samples, "request.app_ms")):  # then no row need be read
         return small(
-            {name: [] for name in ("t_s", "operation", "error", "response_ms", *PARTS)}, rows, known=0
+            {name: [] for name in ("t_s", "operation", "error", "response_ms", *PARTS, "app")}, rows, known=0
         )
     frame = timeline(run, latency=rows.latency)
     table = run.table(["phase", *columns])
@@ -92,13 +100,15 @@ def split(rows: Part, samples: pd.DataFrame) -> pd.DataFrame:
     stood = np.fmax(told["loop_lag"], _stood_still_ms(frame, ids, samples))
     loop = np.minimum(np.nan_to_num(stood), service)
     others = {name: np.nan_to_num(told[name]) for name in ("db_wait", "db", "model")}
+    others |= _named(ids, samples)
     total = sum(others.values())
     room = service - loop
     shrink = np.divide(room, total, out=np.ones_like(room), where=total > room)
     parts = {"client": client, **{name: x * shrink for name, x in others.items()}, "loop_lag": loop}
     parts["rest"] = np.maximum(response - sum(parts.values()), 0)
+    order = [*(name for name in PARTS if name != "rest"), *(name for name in others if name not in PARTS)]
     frame = frame[["t_s", "operation", "error", "response_ms"]].assign(
-        **{name: parts[name] for name in PARTS}
+        **{name: parts[name] for name in (*order, "rest")}, app=told["app"]
     )
     known = ~np.isnan(told["app"]) & ~np.isnan(response)
     return small(frame[known].reset_index(drop=True), rows, known=int(known.sum()))
@@ -130,32 +140,57 @@ def _stood_still_ms(frame: pd.DataFrame, ids: pd.Series, samples: pd.DataFrame) 
 def _told(name: str, table: pa.Table, ids: pd.Series, samples: pd.DataFrame) -> np.ndarray:
     """A part of each request as its server told it, ms; NaN where it did not."""
     from_header = np.asarray(table[f"server_{name}"].cast(pa.float64()).to_numpy())
-    seen = samples[(samples["probe"] == f"request.{name}_ms").to_numpy()]
-    by_id = pd.Series(seen["value"].to_numpy(), index=seen["request_id"].to_numpy())
-    found = by_id[~by_id.index.duplicated(keep="last")].reindex(ids).to_numpy()
+    found = _of_requests(f"request.{name}_ms", ids, samples)
     return np.where(np.isnan(found), from_header, found)
 
 
-def tail_split(parts: pd.DataFrame, share: float = 0.01) -> pd.DataFrame:
-    """The slowest `share` of requests beside the median ones (p40 to p60): group, n, part, ms, share.
+def _of_requests(probe: str, ids: pd.Series, samples: pd.DataFrame) -> np.ndarray:
+    """The value of a probe for each request; NaN where there is none."""
+    seen = samples[(samples["probe"] == probe).to_numpy()]
+    by_id = pd.Series(seen["value"].to_numpy(), index=seen["request_id"].to_numpy())
+    return np.asarray(by_id[~by_id.index.duplicated(keep="last")].reindex(ids).to_numpy(), dtype=float)
 
-    ms: the part's mean; share: of the group's time. Empty when there are too few requests.
+
+def _named(ids: pd.Series, samples: pd.DataFrame) -> dict[str, np.ndarray]:
+    """What the service itself timed of each request, ms: the parts that took most, then all others as one."""
+    found = {
+        match[1]: np.nan_to_num(_of_requests(probe, ids, samples))
+        for probe in samples["probe"].unique()
+        if (match := _NAMED.fullmatch(str(probe))) and match[1] not in (*_SERVER, *PARTS)
+    }
+    names = sorted(found, key=lambda name: (-found[name].sum(), name))
+    kept = {name: found[name] for name in names[:_MOST_NAMED] if name != _OTHERS}
+    others = [found[name] for name in names if name not in kept]
+    return kept | ({_OTHERS: np.sum(others, axis=0)} if others else {})
+
+
+def labels_of(parts: pd.DataFrame) -> dict[str, str]:
+    """The parts of a split in the order of its columns, each with its label."""
+    own = {str(name): f"{name!r}, timed by the service" for name in parts.columns}
+    own |= PARTS | {_OTHERS: "others timed by the service"}
+    return {name: own[name] for name in map(str, parts.columns) if name not in _NO_PARTS}
+
+
+def tail_split(parts: pd.DataFrame, share: float = 0.01) -> pd.DataFrame:
+    """The slowest `share` of requests beside the median ones (p40 to p60): group, n, part, label, ms, share.
+
+    Of fewer than 100 requests it is the slowest tenth, at least one; empty when there are fewer than 5.
+    ms: the part's mean; share: of the group's time. attrs: slowest (their share), known (of how many).
     """
-    x = parts["response_ms"].to_numpy()
-    slow = max(round(share * len(x)), MIN_GROUP)
-    rows: list[dict[str, Any]] = []
-    if len(x) >= 10 * MIN_GROUP:
-        (low, high), bound = np.quantile(x, [0.4, 0.6]), np.partition(x, -slow)[-slow]
-        groups = {"slowest": x >= bound, "median": (x >= low) & (x <= high)}
-        for name, pick in groups.items():
-            means = parts.loc[pick, list(PARTS)].mean()
-            whole = float(parts.loc[pick, "response_ms"].mean())
-            rows += [
-                {"group": name, "n": int(pick.sum()), "part": p, "ms": m, "share": m / whole if whole else 0}
-                for p, m in means.items()
-            ]
-    frame = pd.DataFrame(rows, columns=["group", "n", "part", "ms", "share"])
-    return small(frame, parts, slowest=slow / max(len(x), 1))
+    if len(parts) < _FEWEST:
+        return small({name: [] for name in _TAIL}, parts, slowest=0.0, known=len(parts))
+    x, labels = parts["response_ms"].to_numpy(), labels_of(parts)
+    slow = max(round(share * len(x)), min(MIN_GROUP, len(x) // 10), 1)
+    rows: list[tuple[Any, ...]] = []
+    (low, high), bound = np.quantile(x, [0.4, 0.6]), np.partition(x, -slow)[-slow]
+    groups = {"slowest": x >= bound, "median": (x >= low) & (x <= high)}
+    for name, pick in groups.items():
+        n, means = int(pick.sum()), parts.loc[pick, list(labels)].mean()
+        whole = float(parts.loc[pick, "response_ms"].mean())
+        shares = [(str(part), ms, ms / whole if whole else 0) for part, ms in means.items()]
+        rows += [(name, n, part, labels[part], ms, share) for part, ms, share in shares]
+    frame = pd.DataFrame(rows, columns=list(_TAIL))
+    return small(frame, parts, slowest=slow / len(x), known=len(x))
 
 
 # -- over time -------------------------------------------------------------------------------------

@@ -59,6 +59,18 @@ class Number(click.FloatRange):
               help="Let a statement time out every N messages (an experiment).")  # fmt: skip
 @click.option("--kill-every", default=_D.kill_every, show_default=True, type=click.IntRange(0, 10**9),
               help="Let PostgreSQL end a session every N messages (an experiment).")  # fmt: skip
+@click.option("--leak-memory-mb", default=_D.leak_memory_mb, show_default=True, type=Number(0, 1_000),
+              help="Keep so much memory of every message (an experiment).")  # fmt: skip
+@click.option("--leak-files", default=_D.leak_files, show_default=True, type=click.IntRange(0, 1_000),
+              help="Leave so many files open in every message (an experiment).")  # fmt: skip
+@click.option("--leak-tasks", default=_D.leak_tasks, show_default=True, type=click.IntRange(0, 1_000),
+              help="Leave so many tasks waiting in every message (an experiment).")  # fmt: skip
+@click.option("--leak-threads", default=_D.leak_threads, show_default=True, type=click.IntRange(0, 100),
+              help="Leave so many threads waiting in every message (an experiment).")  # fmt: skip
+@click.option("--executor-ms", default=_D.executor_ms, show_default=True, type=Number(0, 60_000),
+              help="Hold one of two threads so long in every message (an experiment).")  # fmt: skip
+@click.option("--lock-ms", default=_D.lock_ms, show_default=True, type=Number(0, 60_000),
+              help="Hold one lock so long in every message (an experiment).")  # fmt: skip
 @click.option("--model-speed", default=_D.model_speed, show_default=True, type=Number(0, 1e6),
               help="Of the simulated model: 2 is twice as fast, 0 does not wait.")  # fmt: skip
 @click.option("--seed", default=_D.seed, show_default=True, type=click.IntRange(0, 2**63 - 1))
@@ -76,6 +88,8 @@ class Number(click.FloatRange):
 @click.option(
     "--probes/--no-probes", default=_D.probes, help="Watch pool, event loop and requests; /metrics."
 )
+@click.option("--trace-memory/--no-trace-memory", default=_D.trace_memory,
+              help="Name the lines whose objects grow; Python is 5 to 27 times slower.")  # fmt: skip
 @click.option("--leak-after-s", default=_D.leak_after_s, show_default=True, type=Number(0.01, _LONGEST_S),
               help="A database connection held so long counts as leaked.")  # fmt: skip
 @click.option("--hang-after-s", default=_D.hang_after_s, show_default=True, type=Number(0.05, _LONGEST_S),

@@ -11,10 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from agent_server.database_troubles import provoke
 from agent_server.model import PRICE_USD
 from agent_server.services import Actor, Services, own
 from agent_server.tables import jobs, messages, new_id, now
-from agent_server.troubles import provoke
 from perfkit_probes import current_request, timed
 
 #: Which states a job may come from: it never goes back, and of the last two only one ever wins.
@@ -141,6 +141,7 @@ async def tokens(services: Services, run: Run) -> AsyncIterator[str]:
     number = services.next_message()
     await services.maybe_leak(number)
     await provoke(services, number)
+    await services.troubles.provoke()
     began = time.monotonic_ns()
     await _search(services, run)
     asked, model_ns, count = time.monotonic_ns(), 0, 0

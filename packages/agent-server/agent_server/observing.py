@@ -64,6 +64,8 @@ class Observing:
             hang_after_s=settings.hang_after_s,
             check_every_s=settings.hang_check_s,
             also=self._sample,
+            trace_memory=settings.trace_memory,
+            serve_on=settings.host,
         )
         self.blocked_ns = self._watchdog.blocked_ns
         self._looking: asyncio.Task[None] | None = None

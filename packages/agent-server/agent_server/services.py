@@ -23,6 +23,7 @@ from agent_server.errors import log_error
 from agent_server.model import SimulatedModel
 from agent_server.settings import Settings
 from agent_server.tables import api_keys, users
+from agent_server.troubles import Troubles
 from perfkit_probes import MetricRegistry, Ring, metric_attributes
 
 
@@ -38,6 +39,7 @@ class Services:
         self.ring: Ring | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
+        self.troubles = Troubles(settings)
         self._messages, self._leaked = 0, list[AsyncConnection]()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -60,6 +62,7 @@ class Services:
 
     async def close(self) -> None:
         """End what still runs in the background."""
+        await self.troubles.close()
         for connection in self._leaked:
             await connection.close()
         for task in self._background:

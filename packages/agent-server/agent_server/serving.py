@@ -72,9 +72,7 @@ def serve(
             signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     if stop_with_parent:
         threading.Thread(target=_stop_with_parent, args=(parent_pid,), daemon=True).start()
-    logging.getLogger("agent_server").setLevel(settings.log_level.upper())
-    if logging.lastResort is not None:  # what writes this server's log where nobody has set another up
-        logging.lastResort.setFormatter(_Log())
+    _set_up_log(settings.log_level.upper())
     sock = _bind(settings)
     _refuse_strangers(settings, sock)
     with (
@@ -84,6 +82,14 @@ def serve(
         slow_network(url, settings.database_delay_ms) as (there, begin_delay),
     ):
         _run(settings, there, sock, ready, begin_delay)
+
+
+def _set_up_log(level: str) -> None:
+    for name in ("agent_server", "perfkit_probes"):
+        logging.getLogger(name).setLevel(level)
+    if logging.lastResort is not None:  # what writes this server's log where nobody has set another up
+        logging.lastResort.setFormatter(_Log())
+        logging.lastResort.setLevel(min(logging.getLevelName(level), logging.WARNING))
 
 
 def _run(

@@ -27,6 +27,12 @@ class Settings:
     hot_row_ms: float = 0.0  #: keep a row that all messages change locked so long
     timeout_every: int = 0  #: let a statement of every so many messages run into a timeout
     kill_every: int = 0  #: have the database end a session in every so many messages
+    leak_memory_mb: float = 0.0  #: keep so much memory of every message
+    leak_files: int = 0  #: leave so many files open in every message
+    leak_tasks: int = 0  #: leave so many tasks waiting in every message
+    leak_threads: int = 0  #: leave so many threads waiting in every message
+    executor_ms: float = 0.0  #: hold one of an executor's two threads so long in every message
+    lock_ms: float = 0.0  #: hold a lock that all messages share so long in every message
     model_speed: float = 1.0  #: 2 is twice as fast; 0 does not wait at all
     seed: int = 1
     password: str | None = None  #: accepted as a bearer token beside the users' keys
@@ -34,6 +40,7 @@ class Settings:
     insecure_public: bool = False  #: listen to other machines without `secure`
     instances: int = 1  #: server processes behind a round robin
     probes: bool = True  #: watch the pool, the event loop and every request
+    trace_memory: bool = False  #: name the lines whose objects grow; Python is 5 to 27 times slower
     leak_after_s: float = 30.0  #: a connection held so long counts as leaked
     hang_after_s: float = 0.2  #: a blocked event loop is reported when it has been so for so long
     hang_check_s: float = 0.05

@@ -1,58 +1,65 @@
-"""Troubles with the database that an experiment asks for, in every message or in every so many."""
+"""Troubles that an experiment asks for: what each message leaks, or waits for, on purpose."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO
 
-import sqlalchemy as sa
-
-from agent_server.database import DEFAULT_ORGANIZATION, DEFAULT_USER
-from agent_server.services import Services
-from agent_server.tables import now, organizations, users
-
-_TIMEOUT_MS, _SLOW_S = 50, 10
+from agent_server.settings import Settings
 
 
-async def provoke(services: Services, number: int) -> None:
-    """Whatever the settings ask for in message `number`; the message goes on after it."""
-    settings = services.settings
-    if settings.statements_per_message:
-        await _one_by_one(services, settings.statements_per_message)
-    if settings.hot_row_ms:
-        await _hot_row(services, settings.hot_row_ms / 1000)
-    if settings.timeout_every and number % settings.timeout_every == 0:
-        with contextlib.suppress(sa.exc.DBAPIError):
-            await _timeout(services)
-    if settings.kill_every and number % settings.kill_every == 0:
-        with contextlib.suppress(sa.exc.DBAPIError):
-            await _kill(services)
+class Troubles:
+    """One per application; without an experiment it does nothing."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._memory: list[bytes] = []
+        self._files: list[IO[bytes]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._executor = ThreadPoolExecutor(2, thread_name_prefix="tools")
+        self._end = threading.Event()
+        self._lock = asyncio.Lock()
+
+    async def provoke(self) -> None:
+        """Do to one message what the settings ask for."""
+        wanted = self._settings
+        if wanted.leak_memory_mb:
+            self._memory.append(b"\x01" * int(1e6 * wanted.leak_memory_mb))
+        for _ in range(wanted.leak_files):
+            self._files.append(open(os.devnull, "rb"))  # noqa: SIM115  nobody closes it
+        for _ in range(wanted.leak_tasks):
+            self._tasks.append(asyncio.create_task(_wait_for_nothing()))
+        for _ in range(wanted.leak_threads):
+            threading.Thread(target=_wait_in_thread, args=(self._end,), daemon=True).start()
+        if wanted.executor_ms:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._executor, _hold_thread, wanted.executor_ms / 1e3)
+        if wanted.lock_ms:
+            async with self._lock:
+                await asyncio.sleep(wanted.lock_ms / 1e3)
+
+    async def close(self) -> None:
+        """Give back what was kept."""
+        self._end.set()
+        for file in self._files:
+            file.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
-async def _one_by_one(services: Services, count: int) -> None:
-    """Ask for one row after the other, where one statement would do: N+1."""
-    query = sa.select(users.c.name).where(users.c.id == DEFAULT_USER)
-    async with services.engine.connect() as connection:
-        for _ in range(count):
-            await connection.execute(query)
+def _hold_thread(seconds: float) -> None:
+    time.sleep(seconds)
 
 
-async def _hot_row(services: Services, hold_s: float) -> None:
-    """Change a row that all messages change, and keep it locked while doing something else."""
-    change = sa.update(organizations).where(organizations.c.id == DEFAULT_ORGANIZATION)
-    async with services.engine.begin() as connection:
-        await connection.execute(change.values(updated_at=now()))
-        await asyncio.sleep(hold_s)
+def _wait_in_thread(end: threading.Event) -> None:
+    end.wait()
 
 
-async def _timeout(services: Services) -> None:
-    """Run a statement that takes longer than PostgreSQL allows it."""
-    async with services.engine.begin() as connection:
-        await connection.execute(sa.text(f"SET LOCAL statement_timeout = {_TIMEOUT_MS}"))
-        await connection.execute(sa.select(sa.func.pg_sleep(_SLOW_S)))
-
-
-async def _kill(services: Services) -> None:
-    """Have PostgreSQL end the session of a connection that is in use."""
-    async with services.engine.connect() as connection:
-        await connection.execute(sa.select(sa.func.pg_terminate_backend(sa.func.pg_backend_pid())))
+async def _wait_for_nothing() -> None:
+    await asyncio.Event().wait()

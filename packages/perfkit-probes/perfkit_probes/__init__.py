@@ -10,11 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from perfkit_probes.beside import SampleServer
     from perfkit_probes.leader import Fenced, Leader, fenced, leader_tables
     from perfkit_probes.middleware import ATTRIBUTE_HEADERS, ProbesMiddleware
     from perfkit_probes.pool import EVENTS as POOL_EVENTS
     from perfkit_probes.pool import Leak, PoolMonitor, PoolState
     from perfkit_probes.postgres import watch_postgres
+    from perfkit_probes.process import ProcessProbe
     from perfkit_probes.registry import INSTRUMENTS, Instrument, MetricRegistry, metric_attributes
     from perfkit_probes.request import RequestTimes, add_time, current_request, request_scope, timed
     from perfkit_probes.ring import Page, Ring, Sample
@@ -35,9 +37,11 @@ __all__ = [
     "PoolMonitor",
     "PoolState",
     "ProbesMiddleware",
+    "ProcessProbe",
     "RequestTimes",
     "Ring",
     "Sample",
+    "SampleServer",
     "StatementMonitor",
     "Watchdog",
     "add_time",
@@ -52,10 +56,12 @@ __all__ = [
 ]
 
 _MODULES = {
+    "beside": ("SampleServer",),
     "leader": ("Fenced", "Leader", "fenced", "leader_tables"),
     "middleware": ("ATTRIBUTE_HEADERS", "ProbesMiddleware"),
     "pool": ("POOL_EVENTS", "Leak", "PoolMonitor", "PoolState"),
     "postgres": ("watch_postgres",),
+    "process": ("ProcessProbe",),
     "registry": ("INSTRUMENTS", "Instrument", "MetricRegistry", "metric_attributes"),
     "request": ("RequestTimes", "add_time", "current_request", "request_scope", "timed"),
     "ring": ("Page", "Ring", "Sample"),

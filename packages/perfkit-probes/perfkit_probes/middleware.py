@@ -34,10 +34,11 @@ class ProbesMiddleware:
     """Times every HTTP request; put it inside whatever rewrites the path, outside of everything else.
 
     The response gets `x-request-id` (the client's own, where it sent one) and `Server-Timing`
-    (https://www.w3.org/TR/server-timing/) with `app`, `db`, `db_wait`, `loop_lag` and `model` in ms, counted
-    until the response begins. Counted to its last byte they go into `ring` as `request.app_ms` and so on,
-    and into the endpoint's metrics. `blocked_ns` is `Watchdog.blocked_ns`: how long the event loop has been
-    blocked so far. Paths in `unwatched` are passed on as they are: those that only show what was seen.
+    (https://www.w3.org/TR/server-timing/) with `app`, `db`, `db_wait`, `loop_lag` and `model` in ms, and the
+    service's own parts (`timed`), counted until the response begins. Counted to its last byte they go into
+    `ring` as `request.app_ms` and so on, and into the endpoint's metrics. `blocked_ns` is
+    `Watchdog.blocked_ns`: how long the event loop has been blocked so far. Paths in `unwatched` are passed on
+    as they are: those that only show what was seen.
     """
 
     def __init__(
@@ -73,7 +74,10 @@ class ProbesMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 parts = _parts_ms(times, self._blocked_ns() - blocked_before)
-                mine = ((b"x-request-id", request_id), (b"server-timing", _SERVER_TIMING % parts))
+                timing = _SERVER_TIMING % parts
+                for name, ns in (times.named_ns or {}).items():
+                    timing += b", %s;dur=%.3f" % (name.encode(), ns / 1e6)
+                mine = ((b"x-request-id", request_id), (b"server-timing", timing))
                 theirs = [one for one in message.get("headers", ()) if one[0].lower() != b"x-request-id"]
                 message = {**message, "headers": [*theirs, *mine]}
             return send(message)
@@ -99,6 +103,7 @@ class ProbesMiddleware:
             records = self._records.setdefault(key, _Records.of(self._registry, *key))
         if self._ring is not None:
             took = [one for one in zip(_PROBES, parts, strict=True) if one[1]]
+            took += [(f"request.{name}_ms", ns / 1e6) for name, ns in (times.named_ns or {}).items()]
             self._ring.add_all(took, records.label, times.request_id)
         records.time(parts[0])
         records.count(1)

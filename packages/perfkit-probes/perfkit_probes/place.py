@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sysconfig
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -39,6 +40,7 @@ _CARRIERS = frozenset(
         "uvloop",
     }
 )
+_WEB_SERVERS = frozenset({"granian", "hypercorn", "uvicorn"})
 #: What runs an event loop: frames outside of it only started the server.
 _LOOP = tuple(
     str(Path(_PATHS["stdlib"], "asyncio", f"{name}.py")) for name in ("base_events", "events", "runners")
@@ -56,12 +58,23 @@ def place_of(frame: FrameType) -> str:
         if one.f_code.co_filename in _LOOP:
             break
         inside.append((one.f_code.co_filename, line, one.f_code.co_name))
-    found = next((one for one in inside if _is_service(one[0])), None)
+    return place_in(inside or [(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)])
+
+
+def place_in(stack: Sequence[tuple[str, int, str]]) -> str:
+    """Return the service's place in a stack of (file, line, function), innermost first, at least one."""
+    found = next((one for one in stack if _is_service(one[0])), None)
     if found is None:
-        packages = [_package(one[0]) for one in inside]
+        packages = [_package(one[0]) for one in stack]
         service = next((one for one in reversed(packages) if one and one not in _CARRIERS), None)
-        found = inside[packages.index(service)] if service else None
-    return words(*(found or (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)))
+        found = stack[packages.index(service)] if service else stack[0]
+    return words(*found)
+
+
+def is_of_the_web_server(stack: Sequence[tuple[str, int, str]]) -> bool:
+    """Return whether the innermost code but Python's is a web server's: it waits for a client."""
+    packages = (_package(one[0]) for one in stack if _is_service(one[0]) or _package(one[0]))
+    return next(packages, "") in _WEB_SERVERS
 
 
 def _package(filename: str) -> str:

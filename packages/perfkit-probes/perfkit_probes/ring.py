@@ -39,6 +39,7 @@ class Ring:
         if capacity < 1:
             raise ValueError(f"capacity: expected at least 1, got {capacity}")
         self.instance = instance or uuid4().hex[:8]  #: this process's name for who fetches the samples
+        self.also: dict[str, Any] | None = None  #: where else its pages are, as `SampleServer` has it
         # Plain tuples: the garbage collector need not look at them again and again, as at a class of ours.
         self._slots: list[tuple[int, str, float, str, str | None] | None] = [None] * capacity
         self._added = 0
@@ -84,10 +85,11 @@ class Ring:
     def told(self, after: int = 0, limit: int = 20_000) -> dict[str, Any]:
         """A page as perfkit fetches it from `/probe/samples?after=…&limit=…`, to be answered as JSON.
 
-        `now_ns` is this process's monotonic clock: it tells the fetcher how far the clocks are apart.
+        `now_ns` is this process's monotonic clock: it tells the fetcher how far the clocks are apart. `also`
+        is where it may go on while the service does not answer.
         """
         page = self.page(after, min(limit, 50_000))
         columns = zip(*page.samples, strict=True) if page.samples else ((),) * len(Sample._fields)
         samples = dict(zip(Sample._fields, columns, strict=True))
         told = {"instance": self.instance, "next": page.next, "lost": page.lost, "samples": samples}
-        return {**told, "now_ns": time.monotonic_ns()}
+        return {**told, "also": self.also, "now_ns": time.monotonic_ns()}

@@ -15,9 +15,12 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
+from perfkit_probes.beside import SampleServer
 from perfkit_probes.place import place_of
+from perfkit_probes.process import ProcessProbe
 from perfkit_probes.registry import MetricRegistry
 from perfkit_probes.ring import Ring
+from perfkit_probes.tasks import tasks_of, waits_at
 
 _log = logging.getLogger("perfkit_probes")
 _TIMER_NS = 2_000_000  # what is not later than this may be the resolution of timers
@@ -41,11 +44,13 @@ class Watchdog:
     A heartbeat every `interval_ms` (10 to 50; by default 50, or a quarter of a short `hang_after_s`): how
     late it comes is the loop's lag (`loop.lag_ms`, `hist_event_loop_lag_ms`; up to 2 ms are the timers').
     One that is `hang_after_s` late, looked at every `check_every_s` (both at least 0.05 s), is a hang: it is
-    reported once, with every thread's stack, to the log, the ring and `on_report`, and so is its end. The
-    ring also has the process's share of a core, each second (`process.cpu_share`). `also`
-    is called every `also_every_ms`, from the loop, or from the thread while the loop is blocked (noticed
-    within half a second). What the callbacks raise is logged. A loop that is not running is not blocked. All
-    times are of the monotonic clock.
+    reported once, with every thread's stack, to the ring and `on_report`, and so is its end. The log has a
+    line for each check (DEBUG), the hang with its stacks (ERROR), from the next check on that it goes on
+    (CRITICAL, once a second at most), and its end (WARNING). The ring also has what `ProcessProbe` sees, each
+    second; `trace_memory` is its option. With `serve_on`, an address of this machine, the ring can be read
+    while the loop is blocked (`SampleServer`). `also` is called every `also_every_ms`, from the loop, or from
+    the thread while the loop is blocked (noticed within half a second). What the callbacks raise is logged. A
+    loop that is not running is not blocked. All times are of the monotonic clock.
 
     The series is made on the loop, because a loop that is busy in short pieces can keep the interpreter's
     lock from a thread for seconds: each time it polls it gives the lock back for too short a moment.
@@ -63,6 +68,8 @@ class Watchdog:
         on_report: Callable[[HangReport], None] | None = None,
         also: Callable[[], None] | None = None,
         also_every_ms: float = 100.0,
+        trace_memory: bool = False,
+        serve_on: str | None = None,
     ) -> None:
         if min(hang_after_s, check_every_s) < 0.05:
             raise ValueError("hang_after_s and check_every_s: expected at least 0.05")
@@ -83,7 +90,9 @@ class Watchdog:
         self._blocked_ns = 0  # lateness of the heartbeats so far
         self._hang: HangReport | None = None
         self._loop_thread: int | None = None
-        self._share_since = (0, 0)  # monotonic and CPU time of the last `process.cpu_share`, ns
+        self._process = ProcessProbe(ring, trace_memory=trace_memory) if ring is not None else None
+        self._server = SampleServer(ring, serve_on) if ring is not None and serve_on is not None else None
+        self._went_on_ns = 0  # when the log was last told that a hang goes on
         self.reports: deque[HangReport] = deque(maxlen=100)
 
     def start(self) -> None:
@@ -94,7 +103,10 @@ class Watchdog:
         if self._thread is not None and self._thread.is_alive():
             return
         self._loop = self._given_loop or asyncio.get_running_loop()
-        self._share_since = (time.monotonic_ns(), time.process_time_ns())
+        if self._process is not None:
+            self._process.start()
+        if self._server is not None:
+            self._server.start()
         stop = self._stop = threading.Event()
         if asyncio._get_running_loop() is self._loop:  # what blocks it from here on counts
             self._loop_thread, self._due_ns = threading.get_ident(), time.monotonic_ns()
@@ -114,6 +126,10 @@ class Watchdog:
             self._due_ns, self._hang = 0, None
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+        if self._process is not None and self._thread is not None:
+            self._process.stop()
+        if self._server is not None:
+            self._server.stop()
         self._thread = None
 
     def blocked_ns(self) -> int:
@@ -154,19 +170,15 @@ class Watchdog:
             self._registry.record("hist_event_loop_lag_ms", late_ns / 1e6)
         if over is not None:
             self._recovered(over, late_ns / 1e6)
-        self._tell_share()
+        self._sample_process()
         self._do_also()
 
-    def _tell_share(self) -> None:
-        """Each second, how much of a core the process used."""
-        (before, cpu_before), now = self._share_since, time.monotonic_ns()
-        if self._ring is not None and now - before >= 1_000_000_000:
-            cpu = time.process_time_ns()
-            self._share_since = (now, cpu)
-            self._ring.add("process.cpu_share", (cpu - cpu_before) / (now - before))
+    def _sample_process(self) -> None:
+        if self._process is not None:
+            _call(self._process.sample, self._loop)
 
     def _recovered(self, report: HangReport, whole_ms: float) -> None:
-        _log.info("event loop free again after %.0f ms, held by %s", whole_ms, report.place)
+        _log.warning("event loop free again after %.0f ms, held by %s", whole_ms, report.place)
         if self._ring is not None:
             self._ring.add("loop.recovered_ms", whole_ms, report.place)
         _call(self._on_report, report)
@@ -193,10 +205,17 @@ class Watchdog:
             late_s = 0.0
         if late_s >= min(self._hang_after_s, self._check_every_s) and self._ring is not None:
             self._ring.add("loop.lag_ms", 1e3 * late_s)  # the series shows the rise, too
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("event loop %.0f ms late, %d tasks", max(1e3 * late_s, 0), len(tasks_of(self._loop)))
         if late_s >= self._hang_after_s and self._hang is None:
             self._report(due, 1e3 * late_s)
+        elif late_s >= self._hang_after_s:
+            self._goes_on(1e3 * late_s)
         if late_s >= self._also_every_s:
+            self._sample_process()
             self._do_also()
+        if self._process is not None:
+            _call(self._process.trace)
         return self._until_next_look(late_s)
 
     def _stands_still(self, due: int) -> None:
@@ -221,22 +240,35 @@ class Watchdog:
                 return
             self._hang = report
             self.reports.append(report)
-        _log.warning("event loop blocked for %.0f ms by %s\n%s", late_ms, report.place, _text(report))
+        words = "event loop blocked for %.0f ms by %s, %d tasks\n%s"
+        _log.error(words, late_ms, report.place, len(report.tasks), _text(report))
+        self._went_on_ns = 0
         if self._ring is not None:
             self._ring.add("loop.hang_ms", late_ms, report.place)
         _call(self._on_report, report)
 
+    def _goes_on(self, late_ms: float) -> None:
+        """The hang goes on: the second check in a row over the limit, and those that follow."""
+        now = time.monotonic_ns()
+        if now - self._went_on_ns >= 1_000_000_000:
+            self._went_on_ns, tasks = now, len(tasks_of(self._loop))
+            place = self._held_at(sys._current_frames())
+            _log.critical("event loop still blocked for %.0f ms, by %s, %d tasks", late_ms, place, tasks)
+
+    def _held_at(self, frames: dict[int, FrameType]) -> str:
+        held = frames.get(self._loop_thread or -1)
+        return place_of(held) if held is not None else "unknown"
+
     def _look(self, age_ms: float) -> HangReport:
         frames = sys._current_frames()
-        held = frames.get(self._loop_thread or -1)
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         stacks = {
             names.get(ident) or f"thread {ident}": "".join(traceback.format_stack(frame))
             for ident, frame in frames.items()
             if ident != threading.get_ident()
         }
-        place = place_of(held) if held is not None else "unknown"
-        return HangReport(time.monotonic_ns(), age_ms, place, stacks, _pending(self._loop))
+        tasks = sorted(f"{task.get_name()}: {waits_at(task)}" for task in tasks_of(self._loop))
+        return HangReport(time.monotonic_ns(), age_ms, self._held_at(frames), stacks, tasks)
 
 
 def _watch(weak: weakref.ref[Watchdog], stop: threading.Event) -> None:
@@ -254,26 +286,6 @@ def _call(callback: Callable[..., None] | None, *told: Any) -> None:
             callback(*told)
         except Exception:
             _log.exception("a callback of the event-loop watchdog failed")
-
-
-def _pending(loop: asyncio.AbstractEventLoop) -> list[str]:
-    """The loop's tasks with the place where each waits; from another thread, so the set may change."""
-    for _ in range(5):
-        try:
-            return sorted(_waits(task) for task in asyncio.all_tasks(loop))
-        except RuntimeError:
-            continue
-    return []
-
-
-def _waits(task: asyncio.Task[object]) -> str:
-    awaited: object = task.get_coro()
-    frame: FrameType | None = None
-    while awaited is not None:
-        here = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
-        frame = here or frame
-        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
-    return f"{task.get_name()}: {place_of(frame) if frame is not None else 'unknown'}"
 
 
 def _text(report: HangReport) -> str:

@@ -1,0 +1,28 @@
+"""From where on what a server's probes saw is a finding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From where on something is a finding."""
+
+    blocked_ms: float = 100.0  #: of one block of the event loop; three by the same code, or one of 1 s
+    model_ttft_ms: float = 1000.0  #: median time to the model's first token
+    cache_hits: float = 0.5  #: share of lookups
+    cache_lookups: int = 50
+    cpu_share: float = 0.8  #: of one core, by one server process in a second
+    cpu_seconds: int = 2  #: and in half of the run's seconds, or in ten
+    lag_ms: float = 250.0  #: of the loop where no hang report says by what; three times, or once 1 s
+    memory_mb: float = 48.0  #: by which memory grew steadily, and a fifth of what it was
+    growth_share: float = 0.2
+    fds: int = 50  #: by which open files and sockets grew beyond the clients' number, and by half
+    fds_share: float = 0.8  #: of the limit
+    tasks: int = 100  #: by which tasks grew beyond the clients' number, and doubled
+    threads: int = 40  #: the same of threads
+    executor_queue: int = 3  #: calls that wait for a thread of an executor,
+    executor_share: float = 0.2  #: in so many of its samples
+    rest_share: float = 0.5  #: of the slowest requests' time that is in no part of it,
+    rest_ms: float = 250.0  #: and on average
