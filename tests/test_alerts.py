@@ -321,7 +321,7 @@ def test_a_run_prints_its_findings_and_ends_with_4(server: SmallServer, tmp_path
     assert done.returncode == 4, done.stderr
     (finding,) = [line.strip() for line in done.stdout.splitlines() if "finding: " in line]
     assert finding.startswith("finding: Every request of broken failed (20 of 20): 20 × http_5xx (")
-    assert "threshold findings = 0: 1, MISSED (of the requests alone" in done.stdout
+    assert "threshold findings = 0: MISSED, measured 1; of the requests alone" in done.stdout
     (run,) = list_runs(tmp_path)
     assert run.verdict.brief == "missed"
     code = "import sys; sys.modules['pandas'] = None; from perfkit.cli import main; main()"

@@ -81,14 +81,14 @@ def test_a_rule_speaks_above_its_limit_only(kind: str, tmp_path: Path) -> None:
 
 
 def timed(folder: Path, share: float, trip_ms: float, more: list[Sample]) -> dict[str, str]:
-    """Findings of a run in which the database had this share of each request's time."""
+    """Findings of a run: the database had this share of each request's time, the model the rest."""
     blank = run_with(folder / "blank", [])
     ids = measured_ids(blank)
     response = frames.timeline(blank)["response_ms"]
     told = [
         (1.0, probe, float(x * ms), "", name)
         for name, ms in zip(ids, response, strict=True)
-        for probe, x in (("request.app_ms", 1), ("request.db_ms", share))
+        for probe, x in (("request.app_ms", 1), ("request.db_ms", share), ("request.model_ms", 1 - share))
     ]
     return of(folder, [*told, *at(LOOKS, "db.round_trip_ms", trip_ms, ""), *more])
 

@@ -147,19 +147,25 @@ def test_import_perfkit_is_light() -> None:
     assert done.stdout.split() == []
 
 
-def test_a_list_of_runs_is_light(tmp_path: Path) -> None:
-    """`perfkit ls` of a run that keeps its results in run.json loads no heavy library: it reads no rows."""
+def test_listing_and_showing_runs_is_light(tmp_path: Path) -> None:
+    """`perfkit ls` of a run that keeps its results in run.json loads no heavy library: it reads no rows.
+    `perfkit show` reads them, and loads what that takes: nothing that draws or makes pages."""
     run = make_timeline(tmp_path, 50)
     update_run_json(run.path, lambda meta: {"results": results.stamped(run.results, *run.files())})
-    arguments = ["perfkit", "ls", "--json", "--data-dir", str(tmp_path)]
+    verbs = (["ls", "--json"], ["show", run.id, "--json"])
     code = f"""
 import contextlib, sys
 from perfkit.cli import main
-sys.argv = {arguments!r}
-with contextlib.suppress(SystemExit):
-    main()
-print(*(m for m in {list(HEAVY)!r} if m in sys.modules), file=sys.stderr)
+for arguments in {verbs!r}:
+    sys.argv = ["perfkit", *arguments, "--data-dir", {str(tmp_path)!r}]
+    with contextlib.suppress(SystemExit):
+        main()
+    print(*(m for m in {list(HEAVY)!r} if m in sys.modules), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert [one["rows"] for one in json.loads(done.stdout)] == [51]
-    assert done.stderr.split() == []
+    listed, shown = done.stdout.split("\n]\n")
+    assert [one["rows"] for one in json.loads(listed + "]")] == [51]
+    assert json.loads(shown)["summary"][-1]["n"] == 50
+    of_ls, of_show = done.stderr.split("\n")[:2]
+    assert of_ls.split() == []
+    assert set(of_show.split()) <= {"duckdb", "scipy"}

@@ -261,7 +261,7 @@ def _unowned(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iter
     text += f". Meanwhile {_measured(around)}. "
     text += 'Put timed("…") around what is waited for there: a lock, a semaphore, an outgoing call, DNS.'
     end_s = float((slow["t_s"] + slow["response_ms"] / 1e3).max())
-    yield Finding("unowned_time", text, float(slow["t_s"].min()), end_s)
+    yield Finding("unowned_time", text, float(slow["t_s"].min()), min(end_s, samples.attrs["span_s"]))
 
 
 def _around(slow: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
