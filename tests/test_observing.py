@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -242,6 +243,15 @@ NAMED = {
         "(agent_id)",
     ),
 }
+
+
+def test_the_guide_lists_every_experiment_and_finding() -> None:
+    """One table leads from a trouble to its experiment, its finding and what to do."""
+    table = (FOLDER.parents[1] / "docs" / "server.md").read_text().partition("## From trouble to finding")[2]
+    named = set(re.findall(r"`([a-z_0-9]+)`", table))
+    assert {file.stem for file in FOLDER.glob("*.yaml")} <= named
+    rules = "".join(file.read_text() for file in Path(findings.__file__).parent.glob("*.py"))
+    assert set(re.findall(r'(?:Finding\(\s*|kind, text = |kind = )"([a-z_]+)"', rules)) <= named
 
 
 def test_every_experiment_is_tested() -> None:
