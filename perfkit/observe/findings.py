@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from perfkit.observe.database import database_findings
+from perfkit.observe import database
 from perfkit.observe.frames import PARTS, of_probe, server_samples, split, tail_split
 from perfkit.store import Run
 from perfkit.store.metadata import Finding
@@ -77,7 +77,7 @@ def findings(
     rows: `perfkit.frames.measured`; samples: `frames.server_samples`, parts: `frames.split` of this room.
     """
     limits = limits or Limits()
-    found = database_findings(samples, parts)
+    found = database.findings(samples, parts)
     for rule in (_blocked, _cpu, _slow_model, _cache):
         found += rule(samples, parts, limits)
     return [*found, *_failing(rows, limits), *_timeouts(rows), *_bursts(rows, limits), *_retries(rows)]

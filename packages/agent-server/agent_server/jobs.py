@@ -11,10 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from agent_server.database_troubles import trouble_database
 from agent_server.model import PRICE_USD
 from agent_server.services import Actor, Services
 from agent_server.tables import jobs, messages, new_id, now
-from agent_server.troubles import provoke
 from perfkit_probes import current_request, timed
 
 #: Which states a job may come from: it never goes back, and of the last two only one ever wins.
@@ -137,7 +137,7 @@ async def tokens(services: Services, run: Run) -> AsyncIterator[str]:
         time.sleep(services.settings.blocking_ms / 1000)  # on purpose
     number = services.next_message()
     await services.maybe_leak(number)
-    await provoke(services, number)
+    await trouble_database(services, number)
     began = time.monotonic_ns()
     await _search(services, run)
     asked, model_ns, count = time.monotonic_ns(), 0, 0
