@@ -198,7 +198,7 @@ NAMED = {
     ),
 }
 #: Their rules and probes have tests that take less time.
-_LONG = ("statement_timeout", "killed_connections", "pool_overflow")
+_LONG = ("slow_database", "statement_timeout", "killed_connections", "pool_overflow")
 
 
 def test_every_experiment_is_tested() -> None:
