@@ -28,7 +28,7 @@ _TIMEOUTS = {"57014": "statement_timeout", "55P03": "lock_timeout"}
 _CONNECTION_LOST = ("57P", "08")
 
 
-def database_findings(samples: pd.DataFrame, parts: pd.DataFrame) -> list[Finding]:
+def findings(samples: pd.DataFrame, parts: pd.DataFrame) -> list[Finding]:
     """All findings about the database and the pools.
 
     samples: `frames.server_samples`, parts: `frames.split` of this room.

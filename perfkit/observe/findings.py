@@ -11,11 +11,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from perfkit.observe import client
-from perfkit.observe.database import database_findings
+from perfkit.observe import client, database, process
 from perfkit.observe.frames import of_probe, server_samples, split, tail_split
 from perfkit.observe.limits import Limits
-from perfkit.observe.process import process_findings
 from perfkit.store import Run
 from perfkit.store.metadata import Finding
 from perfkit.store.rows import Part
@@ -63,8 +61,7 @@ def findings(
     rows: `perfkit.frames.measured`; samples: `frames.server_samples`, parts: `frames.split` of this room.
     """
     limits = limits or Limits()
-    found = database_findings(samples, parts)
-    found += process_findings(rows, samples, parts, limits)
+    found = [*database.findings(samples, parts), *process.findings(rows, samples, parts, limits)]
     for rule in (_slow_model, _cache):
         found += rule(samples, parts, limits)
     of_rows = client.findings(rows)

@@ -20,9 +20,7 @@ _FEWEST = 6  #: samples of a growth
 _MOST_SLOW = 1000  #: requests whose surroundings are looked at
 
 
-def process_findings(
-    rows: Part, samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits
-) -> Iterator[Finding]:
+def findings(rows: Part, samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     """All findings about the process; arguments as of `findings.findings`."""
     owned = [*_blocked(samples, limits), *_cpu(samples, limits), *_executor(samples, limits)]
     yield from owned

@@ -14,7 +14,7 @@ from agent_server.tables import now, organizations, users
 _TIMEOUT_MS, _SLOW_S = 50, 10
 
 
-async def provoke(services: Services, number: int) -> None:
+async def trouble_database(services: Services, number: int) -> None:
     """Whatever the settings ask for in message `number`; the message goes on after it."""
     settings = services.settings
     if settings.statements_per_message:

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from agent_server.database_troubles import provoke
+from agent_server.database_troubles import trouble_database
 from agent_server.model import PRICE_USD
 from agent_server.services import Actor, Services, own
 from agent_server.tables import jobs, messages, new_id, now
@@ -140,8 +140,8 @@ async def tokens(services: Services, run: Run) -> AsyncIterator[str]:
         time.sleep(services.settings.blocking_ms / 1000)  # on purpose
     number = services.next_message()
     await services.maybe_leak(number)
-    await provoke(services, number)
     await services.troubles.provoke()
+    await trouble_database(services, number)
     began = time.monotonic_ns()
     await _search(services, run)
     asked, model_ns, count = time.monotonic_ns(), 0, 0

@@ -50,6 +50,8 @@ async def watch_postgres(
 ) -> None:
     """Look at a database each half second, until cancelled, and put what is seen into the ring.
 
+    `url` names an async driver, whatever the service uses itself.
+
     `db.round_trip_ms`: how long a `SELECT 1` took. `db.lock_waits`, labelled with a statement: how many
     sessions waited for a lock with it; `db.lock_wait_ms`: the longest of them so far; `db.lock_holder`,
     labelled `STATE: STATEMENT`: what the session does that they wait for. Each second `db.seq_scans` and

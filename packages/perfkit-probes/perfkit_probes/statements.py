@@ -52,14 +52,16 @@ class StatementMonitor:
         self._since = time.monotonic()
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin to watch; an engine has one monitor, the last that was started."""
         self._undo = count_database_time(self._engine)
         _dialect(self._engine)._perfkit_timed.monitor = self
 
     def stop(self) -> None:
         """Watch no longer."""
-        _dialect(self._engine)._perfkit_timed.monitor = None
-        self._undo()
+        timing = getattr(_dialect(self._engine), "_perfkit_timed", None)
+        if timing is not None and timing.monitor is self:
+            timing.monitor = None
+            self._undo()
 
     def sample(self) -> None:
         """Put what was gathered into the ring when a second is over; call it some times a second."""
