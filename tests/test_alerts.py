@@ -66,12 +66,13 @@ def test_every_operation_that_failed_is_named(tmp_path: Path) -> None:
         requests("get", 500, ("http_5xx", "boom", 6)),
         requests("create", 600, ("http_5xx", "busy", 90), ("reset", "gone", 3)),
         requests("update", 68, ("http_4xx", "no such  block\n", 68)),
-        requests("search", 100, ("check", "", 20)),
+        requests("search", 1000, ("check", "", 200)),
         requests("fine", 50),
     )
     assert [one.text for one in found if one.kind in ("failing", "failures")] == [
         "Every request of update failed (68 of 68): 68 × http_4xx (no such block).",
-        "20 of 100 requests of search failed (20%): 20 × check. Its latencies are those of the others only.",
+        "200 of 1,000 requests of search failed (20%): 200 × check."
+        " Its latencies are those of the others only.",
         "93 of 600 requests of create failed (15.5%): 90 × http_5xx (busy), 3 × reset (gone).",
         "6 of 500 requests of get failed (1.2%): 6 × http_5xx (boom).",
     ]
@@ -400,3 +401,5 @@ def test_five_findings_are_printed_and_the_others_counted(tmp_path: Path) -> Non
     assert sum("finding: " in line for line in lines) == 5
     assert any("3 more findings: `perfkit show" in line for line in lines)
     assert len(perfkit("show", run.id, "--json", data=tmp_path).json["findings"]) == 8
+    fine = write_run(tmp_path, f"{ID}-fine", requests("get", 50))
+    assert "  findings: none; the server told nothing of itself" in perfkit("show", fine.id, data=tmp_path).out
