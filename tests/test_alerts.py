@@ -66,12 +66,13 @@ def test_every_operation_that_failed_is_named(tmp_path: Path) -> None:
         requests("get", 500, ("http_5xx", "boom", 6)),
         requests("create", 600, ("http_5xx", "busy", 90), ("reset", "gone", 3)),
         requests("update", 68, ("http_4xx", "no such  block\n", 68)),
-        requests("search", 100, ("check", "", 20)),
+        requests("search", 1000, ("check", "", 200)),
         requests("fine", 50),
     )
     assert [one.text for one in found if one.kind in ("failing", "failures")] == [
         "Every request of update failed (68 of 68): 68 × http_4xx (no such block).",
-        "20 of 100 requests of search failed (20%): 20 × check. Its latencies are those of the others only.",
+        "200 of 1,000 requests of search failed (20%): 200 × check."
+        " Its latencies are those of the others only.",
         "93 of 600 requests of create failed (15.5%): 90 × http_5xx (busy), 3 × reset (gone).",
         "6 of 500 requests of get failed (1.2%): 6 × http_5xx (boom).",
     ]
@@ -160,7 +161,9 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> Part:
         ("process.rss_mb", 100 + up / 2, ""), ("process.cpu_share", 0.5, ""),
         ("requests_total", up, 'code="200"'), ("requests_total", 5, 'code="500"'),
     )  # fmt: skip
-    others = at([-1.0, 60.0], "loop.lag_ms", 9999) + at([1], "gc.pause_ms", 1)
+    others = (
+        at([-1.0, 60.0], "loop.lag_ms", 9999) + at([1], "gc.pause_ms", 1) + at([1], "pool.error", 2, "main")
+    )
     folder = tmp_path_factory.mktemp("it's [a] place")  # DuckDB takes names of files as patterns
     return Part(run_with(folder, told + others))
 
@@ -185,7 +188,10 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> Part:
         ('requests_total(code="500") last = 5', 5.0, True),
         ("gc_pause growth < 1 %", math.nan, False),
         ("pool_wait p99 < 50 ms", 0.0, True),
+        ("pool_wait(main) p99 < 50 ms", 0.0, True),
         ("pool_timeout count = 0", 0.0, True),
+        ("pool_error(jobs) sum = 0", 0.0, True),
+        ("pool_error sum = 0", 2.0, False),
     ],
 )
 def test_values_of_samples(part: Part, text: str, value: float, ok: bool) -> None:
@@ -200,7 +206,8 @@ def test_values_of_samples(part: Part, text: str, value: float, ok: bool) -> Non
     ("text", "words"),
     [
         ("loop_lagg p99 < 3 ms", "did you mean 'loop_lag'? there are gc_pause, "),
-        ("pool_checked_out(man) max < 3", "did you mean 'main'?"),
+        ("pool_checked_out(man) max < 3", "did you mean 'main'? there are jobs, main"),
+        ("pool_wait(man) max < 3 ms", "did you mean 'main'?"),
         ("loop_lag p99 < 3 MB", "takes a unit of ms, s, us, µs, not 'MB'"),
         ("pool_checked_out max < 3 ms", "takes no unit, not 'ms'"),
     ],
@@ -400,3 +407,6 @@ def test_five_findings_are_printed_and_the_others_counted(tmp_path: Path) -> Non
     assert sum("finding: " in line for line in lines) == 5
     assert any("3 more findings: `perfkit show" in line for line in lines)
     assert len(perfkit("show", run.id, "--json", data=tmp_path).json["findings"]) == 8
+    fine = write_run(tmp_path, f"{ID}-fine", requests("get", 50))
+    shown = perfkit("show", fine.id, data=tmp_path).out
+    assert "  findings: none; the server told nothing of itself" in shown

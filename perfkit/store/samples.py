@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,10 +100,14 @@ def measure(part: Part, name: str, label: str | None, statistic: str) -> Measure
     """
     probe, is_silent = _probe(part, name)
     units = {"growth": _SHARES, "count": _COUNTS}.get(statistic) or _units(probe)
+    if label is not None and label not in (labels := _labels(part, probe)):
+        is_silent = label in (watched := _labels(part, _SILENT.get(probe, "")))
+        if not is_silent:
+            raise BadInput(
+                f"no sample of {probe} has the label {label!r}; {_known(label, labels or watched)}"
+            )
     if is_silent and statistic not in _OF_EACH:
         return Measured(0.0, units, f"no {probe} was reported")
-    if label is not None:
-        _require_label(part, probe, label)
     n, value = _computed(part, probe, label, statistic)
     p, note = percentile(statistic), None
     if math.isnan(value):
@@ -124,7 +128,7 @@ def _computed(part: Part, probe: str, label: str | None, statistic: str) -> tupl
         order = f"row_number() OVER ({series} ORDER BY t) AS i, count(*) OVER ({series}) AS size"
         source = f"(SELECT *, {order} FROM {source})"
         source = f"(SELECT count(*) AS n, {_OF_EACH[statistic]} AS x FROM {source} GROUP BY {names})"
-        n, value = "sum(n)::BIGINT", "max(x)"
+        n, value = "coalesce(sum(n), 0)::BIGINT", "max(x)"
     elif statistic not in _OF_ALL:
         named["p"] = percentile(statistic)
     found = part.row(f"SELECT {n} AS n, {value} AS value FROM {source}", **named)
@@ -158,7 +162,10 @@ def _probe(part: Part, name: str) -> tuple[str, bool]:
             return found[0], found[0] in silent
         if found:
             raise BadInput(f"{name!r} may be any of {', '.join(found)}; name one of them")
-    raise BadInput(f"no sample of {name!r} in the run; {_known(name, [*seen, *silent])}")
+    if not seen:
+        raise BadInput("its server reported no sample: see target.probes_url and target.metrics_url")
+    known = _known(name, sorted(_spellings(probe)[2] for probe in (*seen, *silent)))
+    raise BadInput(f"no sample of {name!r} in the run; {known}")
 
 
 def _spellings(probe: str) -> tuple[str, str, str, str]:
@@ -176,23 +183,14 @@ def _units(probe: str) -> dict[str, float]:
     return _UNITS.get(_suffix(probe), _COUNTS)
 
 
-def _known(given: str, probes: Iterable[str]) -> str:
+def _known(given: str, names: Sequence[str]) -> str:
     """What to name instead."""
-    names = sorted(_spellings(probe)[2] for probe in probes)
-    if not names:
-        return "its server reported none: set target.probes_url or target.metrics_url"
     close = nearest(given, names)
     hint = f"did you mean {close!r}? " if close else ""
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     return f"{hint}there are {', '.join(names[:_SHOWN])}{more}"
 
 
-def _require_label(part: Part, probe: str, label: str) -> None:
-    found = part.query(f"SELECT DISTINCT label {_samples(part)} WHERE probe = $probe ORDER BY 1", probe=probe)
-    labels = [one or "" for one in found["label"].to_pylist()]
-    if label not in labels:
-        close = nearest(label, labels)
-        raise BadInput(
-            f"no sample of {probe} has the label {label!r}; "
-            + (f"did you mean {close!r}?" if close else f"there are {', '.join(labels[:_SHOWN])}")
-        )
+def _labels(part: Part, probe: str) -> list[str]:
+    sql = f"SELECT DISTINCT coalesce(label, '') AS label {_samples(part)} WHERE probe = $probe ORDER BY 1"
+    return list(part.query(sql, probe=probe)["label"].to_pylist())
