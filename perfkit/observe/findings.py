@@ -53,6 +53,7 @@ class Limits:
     lag_ms: float = 250.0  #: of the loop where no hang report says by what; three times, or once 1 s
     failed_share: float = 0.2  #: of all requests
     burst_failures: int = 5  #: in one second, and at least half of what ended in it
+    no_core_share: float = 0.3  #: of the time of a block in which no code ran: the machine's, not the loop's
     memory_mb: float = 48.0  #: by which memory grew steadily, and a fifth of what it was
     growth_share: float = 0.2
     fds: int = 50  #: by which open files and sockets grew beyond the clients' number, and by half
