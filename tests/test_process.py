@@ -97,8 +97,8 @@ def test_a_watchdog_samples_its_process() -> None:
 
 
 def test_a_probe_samples_once_a_second_whoever_asks() -> None:
-    """From many threads at once, too: no second has two samples."""
-    ring, probe = Ring(), ProcessProbe(Ring())
+    """From many threads at once, too: no second has two samples. Stopped, it leaves nothing behind."""
+    before, ring = list(gc.callbacks), Ring()
     probe = ProcessProbe(ring)
     loop = asyncio.new_event_loop()
     probe.start()
@@ -114,7 +114,9 @@ def test_a_probe_samples_once_a_second_whoever_asks() -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    assert len(gc.callbacks) == len(before) + 1
     probe.stop()
+    assert gc.callbacks == before
     loop.close()
     assert 1 <= len(seen(ring, "process.cpu_share")) <= 2
 
@@ -216,9 +218,10 @@ def test_words_of_what_grows(tmp_path: Path) -> None:
     assert "from 100 to 550 MB: 50 MB a second, " in memory.text
     assert "kB for each request" in memory.text
     assert "--trace-memory" in memory.text
-    traced = at([5, 8], "memory.growth_mb", 90, "app.py:12") + at([5], "memory.growth_mb", 1, "lib.py:3")
+    traced = at([5, 8], "memory.growth_mb", 90, "app.py:12") + at([5], "memory.growth_mb", 20, "lib.py:3")
+    traced += at([8], "memory.growth_mb", 1, "noise.py:1")
     (memory,) = kinds(tmp_path / "traced", rising("process.rss_mb", 100, 550) + traced)
-    assert "app.py:12 (180 MB), lib.py:3 (1 MB)" in memory.text
+    assert "made at app.py:12 (180 MB), lib.py:3 (20 MB): look" in memory.text
     (files,) = kinds(tmp_path / "files", RULES["descriptors"][0])
     assert "from 20 to 400 of 1,024 allowed" in files.text
     assert "most of the newest are sockets" in files.text
@@ -234,6 +237,20 @@ def test_descriptors_near_their_limit_are_found_without_growth(tmp_path: Path) -
     full = at(range(10), "process.fds", 400) + at(range(10), "process.fd_limit", 500)
     (found,) = kinds(tmp_path, full)
     assert (found.kind, "of 500 allowed" in found.text) == ("descriptors", True)
+
+
+def test_a_loop_that_gets_no_core_is_not_blocked_by_its_own_code(tmp_path: Path) -> None:
+    """In a hang no code ran and the loop's thread waited for a core: it is the machine that is short of them.
+    Where it had a core another thread kept it from running, and with code of the service it was that."""
+    for place, share, told in (
+        ("asyncio/runners.py:118 run", 0.5, []),
+        ("asyncio/runners.py:118 run", 0.1, ["loop_blocked"]),
+        ("app.py:7 read", 0.5, ["loop_blocked"]),
+    ):
+        hangs = at([2, 4, 6], "loop.recovered_ms", 400, place)
+        shares = at([2.5, 4.5, 6.5], "process.core_wait_share", share)
+        found = kinds(tmp_path / f"{place[:3]}{share}", hangs + shares)
+        assert [one.kind for one in found] == told
 
 
 # -- time that nobody owns --------------------------------------------------------------------------

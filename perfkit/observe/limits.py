@@ -16,6 +16,7 @@ class Limits:
     cpu_share: float = 0.8  #: of one core, by one server process in a second
     cpu_seconds: int = 2  #: and in half of the run's seconds, or in ten
     lag_ms: float = 250.0  #: of the loop where no hang report says by what; three times, or once 1 s
+    no_core_share: float = 0.3  #: of the time of a block in which no code ran: the machine's, not the loop's
     memory_mb: float = 48.0  #: by which memory grew steadily, and a fifth of what it was
     growth_share: float = 0.2
     fds: int = 50  #: by which open files and sockets grew beyond the clients' number, and by half

@@ -47,6 +47,8 @@ def _blocked(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     if hangs.empty:
         yield from _late(samples, limits)
     hangs = hangs[(hangs["value"] >= limits.blocked_ms).to_numpy()]
+    busy = [_had_no_core(*hang, samples, limits) for hang in _instants(hangs)]
+    hangs = hangs[~np.array(busy, dtype=bool)]
     files = hangs["label"].map(lambda place: str(place).partition(":")[0])
     told = [part for _, part in hangs.groupby(files, sort=False) if _often(part["value"])]
     if not told and hangs["value"].sum() >= max(1000.0, 50 * samples.attrs.get("span_s", 0.0)):
@@ -61,6 +63,21 @@ def _blocked(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
         text += "; the last had not ended when the run did." if part["open"].any() else "."
         begin_s = float((part["t_s"] - part["value"] / 1e3).min())  # it is told when it is over
         yield Finding("loop_blocked", text, max(begin_s, 0.0), float(part["t_s"].max()))
+
+
+def _instants(hangs: pd.DataFrame) -> Iterator[tuple[str, float, float]]:
+    """Place, begin and end of each hang, s."""
+    for place, end_s, ms in hangs[["label", "t_s", "value"]].itertuples(index=False):
+        yield str(place), end_s - ms / 1e3, end_s
+
+
+def _had_no_core(place: str, begin_s: float, end_s: float, samples: pd.DataFrame, limits: Limits) -> bool:
+    """Whether no code held the loop and its thread waited for a core: it is the machine that is busy."""
+    if not place.startswith("asyncio/"):
+        return False
+    waits = of_probe(samples, "process.core_wait_share")
+    around = ((waits["t_s"] >= begin_s) & (waits["t_s"] <= end_s + 1)).to_numpy()
+    return bool(waits["value"][around].mean() >= limits.no_core_share)
 
 
 def _hangs(samples: pd.DataFrame) -> pd.DataFrame:
@@ -180,6 +197,7 @@ def _lines(samples: pd.DataFrame, source: str) -> str:
             "names the lines in a run of their own: they make it 5 to 27 times slower."
         )
     lines = traced.groupby("label")["value"].sum().nlargest(3)
+    lines = lines[lines >= 0.1 * lines.max()]
     told = ", ".join(f"{line} ({mb:,.0f} MB)" for line, mb in lines.items())
     return f"What is kept was made at {told}: look who holds it."
 
