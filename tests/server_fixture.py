@@ -70,7 +70,8 @@ class RunningServer:
 
     def complaints(self) -> str:
         """What it wrote to standard error so far, but for its watchdog: that this machine was busy."""
-        blocked = r"^event loop (blocked|still blocked|free again) .*\n(--.*\n|  .*\n|Task-.*\n|\S+: \S+:\d+ .*\n|\n)*"
+        stacks = r"(--.*\n|  .*\n|Task-.*\n|\S+: \S+:\d+ .*\n|\n)*"
+        blocked = rf"^event loop (blocked|still blocked|free again) .*\n{stacks}"
         return re.sub(blocked, "", self.stderr.read_text(), flags=re.MULTILINE)
 
     def stop(self) -> int:
