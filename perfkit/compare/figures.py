@@ -47,7 +47,7 @@ def comparison_verdict(comparison: Comparison) -> Shown:
     left = [*comparison.a.left_out, *comparison.b.left_out]
     if left:
         told = items(f"{run}: {'; '.join(why)}" for run, why in left)
-        parts.append(f"<p>Left out by rule:</p>{told}")
+        parts.append(f"<p>Excluded by rule:</p>{told}")
     if comparison.notes:
         parts.append(f"<p>Read with care:</p>{items(comparison.notes[:12])}")
     return Shown(
@@ -82,8 +82,8 @@ def _small_print(comparison: Comparison) -> str:
     """How to read the table: of runs that are replicated, or of one run a side."""
     if comparison.verdict == "within-run only":
         return (
-            "Small print: 95 % interval from what each run knows of itself; how runs differ is not in it. "
-            "One run a side cannot tell a change from chance: no verdict."
+            "Small print: 95 % interval within each run; the spread between runs is not included. "
+            "One run per side cannot distinguish a change from chance: no verdict."
         )
     family = sum(one.primary and math.isfinite(one.p) for one in comparison.results)
     return (
@@ -92,8 +92,8 @@ def _small_print(comparison: Comparison) -> str:
         f"{comparison.options.family_level:.4g} % one of all primary metrics at once. p adjusted for "
         f"{family} primary metrics (★); the others are exploratory "
         f"(Benjamini–Hochberg). Margin ±{comparison.options.margin:.0%}. Detectable: the change that would "
-        "be found 8 times of 10 if only this metric changed; below it the runs a side until that is the "
-        "margin."
+        "be detected with 80 % power if only this metric changed; below it, the runs per side needed "
+        "to bring that to the margin."
     )
 
 
@@ -101,7 +101,7 @@ def comparison_tables(comparison: Comparison) -> Shown:
     """The same for each single operation, where there are several."""
     names = dict.fromkeys(one.operation for one in comparison.results if one.operation != TOTAL)
     if not names:
-        return Shown("<p>There is one operation only.</p>", "There is one operation only.")
+        return Shown("<p>There is only one operation.</p>", "There is only one operation.")
     shown = [comparison_table(comparison, name) for name in names]
     return Shown("".join(one.html for one in shown), "\n\n".join(one.text for one in shown))
 
@@ -109,7 +109,7 @@ def comparison_tables(comparison: Comparison) -> Shown:
 def comparison_facts(comparison: Comparison, runs: Sequence[Run]) -> Shown:
     """The design, every run with its part in it, and the differences that were meant."""
     design = f"{comparison.pairs} pairs in turns (AB BA …)" if comparison.pairs else (
-        f"{len(comparison.a.runs)} and {len(comparison.b.runs)} runs, not in pairs"
+        f"{len(comparison.a.runs)} and {len(comparison.b.runs)} runs, unpaired"
     )  # fmt: skip
     borrowed = f"{comparison.history_df:.0f} degrees of freedom" if comparison.history_df else "none"
     options = comparison.options
@@ -177,7 +177,7 @@ def _verdict(one: Result) -> str:
 def _detectable(one: Result) -> str:
     if not math.isfinite(one.detectable):
         return "—"
-    runs = f"<small>{one.repeats} runs a side</small>" if one.repeats else ""
+    runs = f"<small>{one.repeats} runs per side</small>" if one.repeats else ""
     return f"{one.detectable:.1%}{runs}"
 
 
@@ -222,7 +222,7 @@ def ratios(comparison: Comparison, ax: Axes | None = None) -> Axes:
 
 def _bars(comparison: Comparison) -> str:
     if comparison.verdict == "within-run only":
-        return "95 % intervals from what each run knows of itself; how much runs differ is not in them."
+        return "95 % intervals from within each run; the spread between runs is not included."
     options = comparison.options
     return (
         f"Thickest: {options.narrow_level:.4g} % interval, which decides equivalence; thick: 95 %, of the "
@@ -241,7 +241,7 @@ def group_ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     with style():
         ax = axes_for(ax, 3.4)
         if frame.empty:
-            return nothing(ax, "A side has no run that can be compared.")
+            return nothing(ax, "One side has no run that can be compared.")
         for i, (side, part) in enumerate(frame.groupby("side", sort=False)):
             runs = frame.attrs["runs"][side]
             ax.plot(part["ms"], part["share"], label=f"{drawable(side)}, {runs} runs", **line(i))
@@ -264,7 +264,7 @@ def shift(frame: pd.DataFrame, margin: float, ax: Axes | None = None) -> Axes:
     with style():
         ax = axes_for(ax)
         if frame.empty:
-            return nothing(ax, "A side has no run that can be compared.")
+            return nothing(ax, "One side has no run that can be compared.")
         ax.axhspan(1 - margin, 1 + margin, color=FILL, alpha=0.35, lw=0, label=f"margin ±{margin:.0%}")
         ax.axhline(1, color=colour(7), lw=1)
         if frame["low"].notna().all():
@@ -289,7 +289,7 @@ def run_dots(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     with style():
         figure: Any = axes_for(None, 1.0 + 1.25 * max(len(metrics), 1)).get_figure()
         if not metrics:
-            return nothing(figure.axes[0], "No run carries a metric to draw.")
+            return nothing(figure.axes[0], "No metric could be computed for any run.")
         figure.clear()
         axes = np.atleast_1d(figure.subplots(len(metrics), sharex=True))
         sides = list(dict.fromkeys(frame["side"]))
@@ -302,8 +302,8 @@ def run_dots(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             one.set_ylabel(f"{metric}\n{frame[(frame['metric'] == metric).to_numpy()]['unit'].iloc[0]}")
             one.yaxis.set_major_locator(MaxNLocator(4))
             one.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes[-1].set_xlabel("order in which the runs were carried out")
+        axes[-1].set_xlabel("runs in the order they ran")
         legend(axes[0])
         runs = frame["run"].nunique()
-        return say(axes[0], f"Each run's {', '.join(metrics)}, {runs} runs in the order of time.",
+        return say(axes[0], f"Each run's {', '.join(metrics)}, {runs} runs in the order they ran.",
                    f"{runs} runs. A dot is a run; a line is the mean of a side.")  # fmt: skip

@@ -88,7 +88,7 @@ def shift(a: list[np.ndarray], b: list[np.ndarray], *, paired: bool) -> pd.DataF
     y = [np.log(np.array([np.quantile(x, SHIFT) for x in runs])) for runs in (a, b)]
     d = y[1].mean(axis=0) - y[0].mean(axis=0)
     half = np.full(len(SHIFT), np.nan)
-    method = "one run a side: no band"
+    method = "one run per side: no band"
     if min(len(a), len(b)) > 1:
         each = [
             stats.paired(x, z) if paired else stats.pooled(x, z) for x, z in zip(y[0].T, y[1].T, strict=True)
@@ -137,7 +137,7 @@ def load_steps(runs: Sequence[Run]) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     left_out = _strangers(runs, ("users", "arrivals"))
-    unknown_load = "imported: what load it was under is not known"
+    unknown_load = "imported: its load is unknown"
     left_out |= {run.id: unknown_load for run in runs if run.meta.imported and run.id not in left_out}
     runs = [run for run in runs if run.id not in left_out]
     for run in runs:

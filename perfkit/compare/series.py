@@ -47,18 +47,18 @@ def _told(css: str, *texts: str) -> Shown:
 
 def capacity_verdict(steps: pd.DataFrame, laws: dict[str, Any]) -> Shown:
     """The first line: the most throughput seen, and the knee if the data carry one."""
-    left = [f"Left out: {run}: {why}." for run, why in steps.attrs["left_out"].items()]
+    left = [f"Excluded: {run}: {why}." for run, why in steps.attrs["left_out"].items()]
     if steps.empty:
-        return _told("pk-bad", "NOTHING TO JUDGE: no run of these can be relied on.", *left)
+        return _told("pk-bad", "NOTHING TO JUDGE: none of these runs is valid.", *left)
     best = steps.iloc[int(steps["throughput"].argmax())]
     seen = f"{number(best['throughput'])} successes a second was the most, "
     seen += f"with {number(best['concurrency'])} in flight"
     if not laws:
-        few = f"UNKNOWN: {_levels(steps)}; the law has three parameters, measure four levels or more."
+        few = f"UNKNOWN: {_levels(steps)}; the law has three parameters, so measure at least four levels."
         return _told("pk-warn", few, f"{seen}.", *left)
     law = laws["alike"]
     if law.told:
-        return _told("pk-warn", f"NO KNEE can be told: {law.told}.", f"{seen}.", *left)
+        return _told("pk-warn", f"KNEE UNKNOWN: {law.told}.", f"{seen}.", *left)
     low, high = law.knee_interval
     knee = f"KNEE at {law.knee:.3g} requests in flight: 95 % interval {low:.3g} to {high:.3g}, "
     return _told("pk-good", f"{knee}{number(law.peak)} successes a second there.", f"{seen}.", *left)
@@ -76,7 +76,7 @@ def capacity(steps: pd.DataFrame, law: Any, ax: Axes | None = None) -> Axes:
     with style():
         figure: Any = axes_for(None, 4.6).get_figure()
         if steps.empty:
-            return nothing(figure.axes[0], "No run can be relied on.")
+            return nothing(figure.axes[0], "None of these runs is valid.")
         figure.clear()
         top, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
         steps = steps.sort_values("concurrency")
@@ -106,7 +106,7 @@ def capacity(steps: pd.DataFrame, law: Any, ax: Axes | None = None) -> Axes:
         legend(below)
         return say(top, f"Throughput and latency at {_levels(steps)}. {told}",
                    f"{steps.attrs['n']:,} requests, {_levels(steps)}; the first 20 % of each "
-                   f"left out. {told}")  # fmt: skip
+                   f"is cut off. {told}")  # fmt: skip
 
 
 def capacity_table(steps: pd.DataFrame) -> Shown:
@@ -149,10 +149,11 @@ def law_table(laws: dict[str, Any]) -> Shown:
         cells = [_with_interval(getattr(law, p), law.intervals[p]) for p in ("gamma", "alpha", "beta")]
         knee = for_html(law.told) if law.told else _with_interval(law.knee, law.knee_interval)
         rows.append([for_html(name), *cells, knee])
-    text = "X(N) = γN / (1 + α(N-1) + βN(N-1)) (Gunther 1993). Small print: 95 % intervals, points taken as "
+    text = "X(N) = γN / (1 + α(N-1) + βN(N-1)) (Gunther 1993). Small print: 95 % intervals, assuming "
     text += (
-        "independent. A knee beyond the highest load, or with an interval wider than half of it, is not told."
+        "independent points. A knee beyond the highest load, or with an interval wider than half of it, is "
     )
+    text += "not reported."
     return Shown(table(["points weighted", "γ, /s", "α", "β", "knee"], rows, text), str(laws))
 
 
@@ -167,23 +168,23 @@ def trend_verdict(frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = 
     """The first line: how many changes, the latest of them, and what noise was taken for granted."""
     metric, counted = frame.attrs["metric"], int(frame["counts"].sum())
     if METRICS[metric].kind == "errors":
-        return _told("", "NOT SCANNED: error rates are not searched for shifts, their counts are too rare.")
+        return _told("", "NOT SCANNED: change points are not searched in error rates; errors are too rare.")
     floor = (
-        f"Shifts below the noise floor ({noise_sd:.1%}, sd of a run) are not told."
+        f"Shifts below the noise floor ({noise_sd:.1%}, sd of a run) are not reported."
         if math.isfinite(noise_sd)
-        else "No noise floor is known for this configuration; perfkit aa measures it."
+        else "This configuration has no noise floor yet; measure it with `perfkit aa`."
     )
     if counted < 8:
-        return _told("pk-warn", f"TOO FEW: {counted} runs count, a change point needs 8.", floor)
+        return _told("pk-warn", f"TOO FEW: {counted} usable runs; a change point needs at least 8.", floor)
     seen = frame.attrs["detectable"]
     if changes.empty:
-        words = f"NO CHANGE TOLD: {metric} of {counted} runs shows no shift beyond noise."
+        words = f"NO CHANGE DETECTED: {metric} of {counted} runs shows no shift beyond noise."
         if math.isnan(seen):
-            return _told(
-                "", words, "Of so few runs it cannot be said how large a shift would be told.", floor
-            )
-        could = f"A lasting shift of {seen:.1%} in the middle of the series would be told 8 times of 10; "
-        return _told("", words, f"{could}smaller and shorter ones may go unseen.", floor)
+            return _told("", words, "With so few runs, the size of a detectable shift is unknown.", floor)
+        could = (
+            f"A lasting shift of {seen:.1%} in the middle of the series would be detected with 80 % power; "
+        )
+        return _told("", words, f"{could}smaller and shorter ones may go undetected.", floor)
     drift = changes.attrs.get("drift", math.nan)
     if math.isfinite(drift):
         words = f"DRIFTED: {metric} moved slowly, by {drift - 1:+.1%} from the first to the last of {counted}"
@@ -202,7 +203,7 @@ def trend(
         ax = axes_for(ax, 3.4)
         good = frame["counts"].to_numpy()
         if not good.any():
-            return nothing(ax, "No run that may be compared carries this metric.")
+            return nothing(ax, "This metric could not be computed for any comparable run.")
         place, shares = np.arange(len(frame)), _is_share(frame)
         _draw_levels(ax, frame, changes, noise_sd)
         level = frame["level"].to_numpy()
@@ -218,7 +219,7 @@ def trend(
             label="run, within-run 95 %",
         )
         if (~good & np.isfinite(level)).any():
-            ax.plot(place[~good], level[~good], "x", color=colour(7), label="may not be compared")
+            ax.plot(place[~good], level[~good], "x", color=colour(7), label="not comparable")
         for i, at in enumerate(changes["place"]):
             ax.axvline(at - 0.5, color=BAD, lw=1.2, ls="--", label="change point" if i == 0 else None)
         ax.set_xticks(
@@ -240,9 +241,9 @@ def trend(
             )
             or "no change point"
         )
-        counted = f"{len(frame)} runs, {int(good.sum())} that count"
+        counted = f"{len(frame)} runs, {int(good.sum())} usable"
         return say(ax, f"{frame.attrs['metric']} over {len(frame)} runs: {told}.",
-                   f"{counted}. {told}. A change point asks for a comparison.{told_bars}")  # fmt: skip
+                   f"{counted}. {told}. Confirm a change point with a comparison.{told_bars}")  # fmt: skip
 
 
 def _is_share(frame: pd.DataFrame) -> bool:
@@ -289,8 +290,8 @@ def left_out(frame: pd.DataFrame) -> Shown:
     """The runs of a trend that do not count, with the reason."""
     bad: Sequence[Any] = list(frame[~frame["counts"].to_numpy()].itertuples())
     if not bad:
-        return Shown("<p>Every run counts.</p>", "Every run counts.")
+        return Shown("<p>Every run is usable.</p>", "Every run is usable.")
     return Shown(
-        f"<p>Not counted:</p>{items(f'{one.run}: {one.why}' for one in bad)}",
+        f"<p>Excluded:</p>{items(f'{one.run}: {one.why}' for one in bad)}",
         "\n".join(f"{o.run}: {o.why}" for o in bad),
     )

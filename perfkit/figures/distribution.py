@@ -118,7 +118,7 @@ def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             if len(frame) < groups
             else "all drawn"
         )
-        what = "box: quartiles and median, whiskers: p5 and p95, dots: extremes"
+        what = "box: quartiles and median; whiskers: p5 and p95; dots: extremes"
         what += "; quantiles to 0.3 %" if by == "user" else ""
         if not many.all():
             what += f"; a diamond is the median of fewer than {FEW}"
@@ -147,10 +147,10 @@ def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         late, left_out, n = frame.attrs["censored"], frame.attrs["excluded"], frame.attrs["n"]
         told = ["no timeouts and no cutoffs"]
         if late:
-            told = [f"timeouts and cutoffs ({late:,}) are right-censored: a line that ends early lacks them"]
+            told = [f"timeouts and cutoffs ({late:,}) are right-censored: their lines end below 100 %"]
         if left_out:
             told.append(
-                f"other failures ({left_out:,}, {percent(left_out / n)}) ended early and are left out"
+                f"other failures ({left_out:,}, {percent(left_out / n)}) ended early and are excluded"
             )
         return say(ax, alt + ".", caption(frame, *told, *_precision(frame)))
 
@@ -181,11 +181,11 @@ def percentile_plot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             f"{short(name)} {ms(x)} at p{100 * p:.4g}"
             for name, x, p in zip(last["operation"], last["latency_ms"], last["p"], strict=True)
         )
-        alt = f"Latency by percentile, as far as ten requests carry it: {told or 'nowhere'}."
-        dotted = "thin dots: fewer than 10 requests lie beyond, one more run will differ"
+        alt = f"Latency by percentile, where at least 10 requests lie beyond: {told or 'nowhere'}."
+        dotted = "dotted: fewer than 10 requests lie beyond, so expect another run to differ"
         if frame.attrs.get("carried"):
-            alt = alt.replace(", as far as ten requests carry it", "")
-            return say(ax, alt, caption(frame, "Quantiles as the file has them"))
+            alt = alt.replace(", where at least 10 requests lie beyond", "")
+            return say(ax, alt, caption(frame, "Quantiles as given in the file"))
         return say(ax, alt, caption(frame, latency_name(frame), dotted, *_precision(frame)))
 
 

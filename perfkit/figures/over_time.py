@@ -34,7 +34,7 @@ __all__ = ["call_latency", "concurrency", "generator_delays", "glance", "kickoff
 
 NO_ROWS = "No requests in the measured part of this run."
 NO_SUCCESS = "No request of the measured part succeeded."
-UNTIMED = "Not in the file this run was imported from: it does not tell when its requests were made."
+UNTIMED = "The imported file does not say when its requests were made."
 _MARKS = ("o", "s", "^", "D", "v", "P", "<", ">")
 
 
@@ -80,10 +80,10 @@ def kickoff_timeline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         time_axis(ax, frame, float(done.max()))
         legend(ax)
         drawn, n = frame.attrs["drawn"], frame.attrs["n"]
-        what = f"{drawn:,} of {n:,} drawn, evenly and with the slowest" if drawn < n else "all drawn"
+        what = f"{drawn:,} of {n:,} drawn: an even sample plus the slowest" if drawn < n else "all drawn"
         alt = f"Kick-off timeline of {n:,} requests over {number(done.max() - due.min())} seconds; "
         alt += f"the longest took {ms(1e3 * float(np.nanmax(done - due)))} from planned to done."
-        return say(ax, alt, caption(frame, what, "grey: due but not yet sent; colour: sent to done"))
+        return say(ax, alt, caption(frame, what, "grey: planned but not yet sent; colour: sent to done"))
 
 
 def call_latency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -116,7 +116,7 @@ def _each_call(frame: pd.DataFrame, ax: Axes) -> Axes:
     middle = ms(float(np.median(x[good]))) if good.any() else "none"
     alt = f"Latency of each of {len(x):,} calls over time; median {middle}, "
     alt += f"largest {ms(float(x[good].max(initial=0)))}."
-    return say(ax, alt, caption(frame, latency_name(frame), "every call drawn at its planned time"))
+    return say(ax, alt, caption(frame, latency_name(frame), "every call, at its planned time"))
 
 
 def _binned_calls(frame: pd.DataFrame, ax: Axes) -> Axes:
@@ -162,7 +162,7 @@ def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         alt += f"{frame['most'].max():,} at most; "
         alt += f"due but not yet sent: {number(frame['waiting'].max())} at most in a bin's mean."
         apart = frame.attrs["moments_s"]
-        how = f"least and most of moments {seconds(apart)} apart" if apart else "at every start and end"
+        how = f"least and most, sampled every {seconds(apart)} apart" if apart else "at every start and end"
         return say(ax, alt, caption(frame, f"bins of {seconds(width)}, counted exactly, {how}"))
 
 
@@ -189,7 +189,7 @@ def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         legend(ax)
         alt = f"Throughput over time: at most {number(frame['ok_per_s'].max())} successes and "
         alt += f"{number(frame['failed_per_s'].max())} failures a second in a bin."
-        width = f"bins of {seconds(frame.attrs['bin_s'])}; planned: when due, the others: when they ended"
+        width = f"bins of {seconds(frame.attrs['bin_s'])}; planned: by planned time; others: by end time"
         return say(ax, alt, caption(frame, width))
 
 

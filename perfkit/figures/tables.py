@@ -68,7 +68,7 @@ def verdict(run: Run, summary: pd.DataFrame) -> Shown:
         if words:
             parts.append(f'<p class="pk-note">{name}: {for_html(words)}</p>')
     if run.meta.step_errors:
-        parts.append("<p>What steps of the scenario did wrong:</p>")
+        parts.append("<p>Errors in steps of the scenario:</p>")
         parts.append(
             _list(
                 f"{error.count} × {for_html(error.text, most=_LINE)}" for error in run.meta.step_errors[:10]
@@ -86,7 +86,7 @@ def _headline(summary: pd.DataFrame) -> str:
         return _carried_headline(row, summary.attrs["span_s"])
     n, failed, span = int(row["n"]), int(row["failed"]), summary.attrs["span_s"]
     if not n:
-        return "No request reached the measured part."
+        return "No request was measured."
     share = f" ({percent(failed / n)})" if failed else ""
     text = f"{n:,} requests in {seconds(span)}, {failed:,} failed{share}, "
     text += f"{number(row['rate_per_s'])} successes a second."
@@ -109,7 +109,7 @@ def _carried_headline(row: Any, span_s: float) -> str:
     if not math.isnan(row["rate_per_s"]):
         told.append(f"{number(row['rate_per_s'])} successes a second")
     told += [f"{p} {ms(row[p])}" for p in ("p50", "p95", "p99") if _firm(row, p)]
-    return f"{', '.join(told)}: as the file has it."
+    return f"{', '.join(told)}, as given in the file."
 
 
 def _threshold(threshold: ThresholdResult) -> str:
@@ -135,7 +135,7 @@ def summary_table(summary: pd.DataFrame) -> Shown:
     ]
     if columns[0]["p50_unit"] == stats.SUMMARIZED:
         head = ["statistic", *(_name(c["operation"]) for c in columns)]
-        body = table(head, rows, "A dash: the file does not tell it.")
+        body = table(head, rows, "A dash: not in the file.")
         return Shown(body, summary[["operation", "n", "failed", *_STATISTICS]].to_string(index=False))
     methods = [_method(c) for c in columns]
     if len(set(methods)) > 1:
@@ -144,7 +144,7 @@ def summary_table(summary: pd.DataFrame) -> Shown:
     caption = (
         f"{for_html(str(summary.attrs['latency']).capitalize())} time of successful requests. "
         f"Small print: 95 % {for_html(what)}. "
-        "It tells how well this run knows its own number, not what the next run would show. "
+        "It covers the uncertainty within this run, not the spread from run to run. "
         f"{_OPEN if any(math.isinf(c[f'{name}_high']) for c in columns for name in NAMES) else ''}"
         f"A dash: {for_html(_why_dash(columns))}."
     )
@@ -185,7 +185,7 @@ def _firm(row: Any, name: str) -> bool:
     return bool(row[f"{name}_unit"] != stats.THIN and not math.isnan(row[name]))
 
 
-_OPEN = "≥: the upper end is not known from this run, which met that tail too rarely. "
+_OPEN = "≥: the upper end is unknown; this run has too few requests in that tail. "
 
 
 def _why_dash(columns: Sequence[Any]) -> str:
@@ -204,7 +204,7 @@ def _method(row: Any) -> str:
     if stats.WITHIN_RUN in units:
         return "within-run interval from time slices"
     if stats.INDEPENDENT in units:
-        return "interval that takes requests as independent (too few, or too short a burst, for time slices)"
+        return "interval that assumes independent requests (too few, or too short a burst, for time slices)"
     return "no interval"
 
 
@@ -217,9 +217,9 @@ def notes(warnings: Sequence[str]) -> Shown:
 
 
 def error_table(errors: pd.DataFrame) -> Shown:
-    """Failures by class and operation with the first words heard."""
+    """Failures by class and operation with the first message of each."""
     if errors.empty and errors.attrs.get("failed") != errors.attrs.get("failed"):
-        return Shown("<p>The file does not tell what failed.</p>", "The file does not tell what failed.")
+        return Shown("<p>The file does not say what failed.</p>", "The file does not say what failed.")
     if errors.empty:
         return Shown("<p>No request failed.</p>", "No request failed.")
     rows = [
@@ -235,7 +235,7 @@ def error_table(errors: pd.DataFrame) -> Shown:
     kinds = errors.attrs["kinds"]
     more = f" The {len(errors)} most frequent of {kinds}." if kinds > len(errors) else ""
     body = table(
-        ["class", "operation", "count", "share", "first words heard"],
+        ["class", "operation", "count", "share", "first message"],
         rows,
         f"Failed requests.{more}",
         numbers=False,
@@ -266,7 +266,7 @@ def health_table(run: Run) -> Shown:
     }
     head = ["process", *(for_html(w.get("worker", i)) for i, w in enumerate(workers))]
     rows = [[label, *(_health(name, w.get(name)) for w in workers)] for name, label in columns.items()]
-    return Shown(table(head, rows, "The processes that made the load."), str(pd.DataFrame(workers)))
+    return Shown(table(head, rows, "The load-generating processes."), str(pd.DataFrame(workers)))
 
 
 def _health(name: str, value: object) -> str:

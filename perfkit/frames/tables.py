@@ -30,7 +30,7 @@ def operations(rows: Part) -> list[str]:
 
 
 def errors(rows: Part, most: int = 50) -> pd.DataFrame:
-    """Failures by class and operation: count, share of the operation's requests, the first words heard."""
+    """Failures by class and operation: count, share of the operation's requests, the first message."""
     kinds = results.failure_kinds(rows)
     counts = pd.DataFrame(
         [

@@ -57,13 +57,13 @@ def find_run(name: str, data_dir: Path, *, whole: bool = False) -> Run:
         return list(runs.values())[-1]
     found = [i for i in runs if i == name] or [i for i in runs if i.startswith(name) or i.endswith(name)]
     if whole and name == "latest":
-        raise BadInput("give the whole id, `perfkit ls` lists them: `latest` may be another one by now")
+        raise BadInput("give the whole id (`perfkit ls` lists them): `latest` may have changed")
     if whole and found and found != [name]:
         raise BadInput(f"give the whole id: {name!r} fits {', '.join(found)}; nothing was done")
     if len(found) == 1:
         return runs[found[0]]
     if found:
-        raise BadInput(f"{name!r} could be {', '.join(found)}; give more of the id")
+        raise BadInput(f"{name!r} could be {', '.join(found)}; type more of the id")
     close = nearest(name, runs)
     hint = f"did you mean {close}?" if close else "`perfkit ls` lists runs"
     raise BadInput(f"no run {name!r} in {data_dir / 'runs'}; {hint}")

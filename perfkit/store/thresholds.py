@@ -91,7 +91,7 @@ def _quantile(part: Part, metric: Metric, operation: str | None) -> tuple[float,
     known = binned.n()
     n = known + unanswered
     if not n:
-        return math.nan, "no answer was a stream" if column == "ttft_ms" else None
+        return math.nan, "no response was streamed" if column == "ttft_ms" else None
     place = (n - 1) * metric.p
     if unanswered and math.ceil(place - 1e-9) >= known:
         return math.nan, _beyond(unanswered, n)
@@ -102,7 +102,7 @@ def _quantile(part: Part, metric: Metric, operation: str | None) -> tuple[float,
 
 
 def _beyond(unanswered: int, n: int) -> str:
-    return f"beyond what was waited for: {unanswered:,} of {n:,} requests timed out or were cut off"
+    return f"beyond the timeout: {unanswered:,} of {n:,} requests timed out or were cut off"
 
 
 def parse(text: str) -> Threshold:
@@ -118,7 +118,7 @@ def parse(text: str) -> Threshold:
         hint = f"did you mean {close!r}?" if close else f"known: pNN, ttft_pNN, {', '.join(THRESHOLD_NAMES)}"
         raise BadInput(f"unknown metric {found['metric']!r} in threshold {text!r}; {hint}")
     if metric.p is not None and not 0 < metric.p < 1:
-        raise BadInput(f"threshold {text!r}: a percentile lies between 0 and 100, {metric.name!r} does not")
+        raise BadInput(f"threshold {text!r}: percentiles must lie between 0 and 100, not {metric.name!r}")
     allowed = UNITS[metric.kind]
     if unit not in allowed and not (unit == "" and metric.kind == "errors"):
         bare = " (or none, for a share)" if metric.kind == "errors" else ""
@@ -128,6 +128,6 @@ def parse(text: str) -> Threshold:
     name = operation.strip() if operation is not None else None
     if name == "":
         raise BadInput(
-            f"threshold {text!r}: no operation between the brackets; leave them out for all of them"
+            f"threshold {text!r}: the brackets are empty; name an operation, or omit them for all operations"
         )
     return Threshold(text.strip(), metric, name, found["operator"], float(found["number"]), unit)
