@@ -39,7 +39,7 @@ _MARKS = {"regressed": "▲", "improved": "▼", "equivalent": "=", "inconclusiv
 
 
 def comparison_verdict(comparison: Comparison) -> Shown:
-    """The first line: the verdict and why; below it what was forced, left out, or must be known."""
+    """Show the verdict and why; below it what was forced or excluded, and notes."""
     first, _, rest = comparison.words.partition(":")
     parts = [f"<p><strong>{for_html(first)}</strong>:{for_html(rest)}</p>"]
     if comparison.forced:
@@ -56,7 +56,7 @@ def comparison_verdict(comparison: Comparison) -> Shown:
 
 
 def comparison_table(comparison: Comparison, operation: str = TOTAL) -> Shown:
-    """Every metric of one operation: both levels, the ratio with interval, verdict, what could be found."""
+    """Show every metric of one operation: both levels, ratio with interval, verdict, detectable change."""
     found = [one for one in comparison.results if one.operation == operation]
     if not found:
         return Shown("<p>Nothing could be compared.</p>", "Nothing could be compared.")
@@ -98,7 +98,7 @@ def _small_print(comparison: Comparison) -> str:
 
 
 def comparison_tables(comparison: Comparison) -> Shown:
-    """The same for each single operation, where there are several."""
+    """Show the table of `comparison_table` for each operation, where there are several."""
     names = dict.fromkeys(one.operation for one in comparison.results if one.operation != TOTAL)
     if not names:
         return Shown("<p>There is only one operation.</p>", "There is only one operation.")
@@ -107,7 +107,7 @@ def comparison_tables(comparison: Comparison) -> Shown:
 
 
 def comparison_facts(comparison: Comparison, runs: Sequence[Run]) -> Shown:
-    """The design, every run with its part in it, and the differences that were meant."""
+    """Show the design, the runs of each side, and the intended differences."""
     design = f"{comparison.pairs} pairs in turns (AB BA …)" if comparison.pairs else (
         f"{len(comparison.a.runs)} and {len(comparison.b.runs)} runs, unpaired"
     )  # fmt: skip
@@ -185,7 +185,7 @@ def _detectable(one: Result) -> str:
 
 
 def ratios(comparison: Comparison, ax: Axes | None = None) -> Axes:
-    """The ratio B ÷ A of every metric of all operations with its interval, and the margin as a band."""
+    """Draw the ratio B ÷ A of every metric, all operations together, with intervals and the margin band."""
     found = [
         one for one in comparison.results
         if one.operation == TOTAL and math.isfinite(one.low) and METRICS[one.metric].kind != "errors"
@@ -237,7 +237,7 @@ def _change_tick(share: float, _: object) -> str:
 
 
 def group_ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Distribution functions of both sides, each with a band of how its runs differ."""
+    """Draw the distribution functions of both sides, each with a band for the spread between runs."""
     with style():
         ax = axes_for(ax, 3.4)
         if frame.empty:
@@ -260,7 +260,7 @@ def group_ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def shift(frame: pd.DataFrame, margin: float, ax: Axes | None = None) -> Axes:
-    """Where in the distribution a change sits: B ÷ A at each quantile, with one band for all of them."""
+    """Draw where in the distribution a change sits: B ÷ A at each quantile, with a simultaneous band."""
     with style():
         ax = axes_for(ax)
         if frame.empty:
@@ -284,7 +284,7 @@ def shift(frame: pd.DataFrame, margin: float, ax: Axes | None = None) -> Axes:
 
 
 def run_dots(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Every run's own numbers in the order of time: how far runs of one side lie apart."""
+    """Draw each run's metrics in time order: the spread within a side."""
     metrics = list(dict.fromkeys(frame["metric"]))
     with style():
         figure: Any = axes_for(None, 1.0 + 1.25 * max(len(metrics), 1)).get_figure()

@@ -46,7 +46,7 @@ def _told(css: str, *texts: str) -> Shown:
 
 
 def capacity_verdict(steps: pd.DataFrame, laws: dict[str, Any]) -> Shown:
-    """The first line: the most throughput seen, and the knee if the data carry one."""
+    """Show the first line: the highest throughput, and the knee if the data support one."""
     left = [f"Excluded: {run}: {why}." for run, why in steps.attrs["left_out"].items()]
     if steps.empty:
         return _told("pk-bad", "NOTHING TO JUDGE: none of these runs is valid.", *left)
@@ -72,7 +72,7 @@ def _levels(steps: pd.DataFrame) -> str:
 
 
 def capacity(steps: pd.DataFrame, law: Any, ax: Axes | None = None) -> Axes:
-    """Throughput against concurrency, with the fitted law inside the measured range; latency below it."""
+    """Draw throughput against concurrency, with the fitted law in the measured range; latency below it."""
     with style():
         figure: Any = axes_for(None, 4.6).get_figure()
         if steps.empty:
@@ -110,7 +110,7 @@ def capacity(steps: pd.DataFrame, law: Any, ax: Axes | None = None) -> Axes:
 
 
 def capacity_table(steps: pd.DataFrame) -> Shown:
-    """The levels of load as numbers."""
+    """Show the levels of load as a table."""
     rows = [
         [number(r["load"]), number(r["concurrency"]), number(r["throughput"]), ms(r["p50"]), ms(r["p95"]),
          percent(r["failed"]) if r["failed"] else "0", f"{r['n']:,.0f}"]
@@ -129,7 +129,7 @@ def capacity_table(steps: pd.DataFrame) -> Shown:
 
 
 def runs_table(runs: Sequence[Run], left_out: Mapping[str, str]) -> Shown:
-    """Every run of a page that is made of several: id, load, code, and why it is left out if it is."""
+    """Show the runs behind a page: id, load, code, and the reason if one is excluded."""
     rows = []
     for run in runs:
         load = dataclasses.asdict(run.meta.load) if run.meta.load else {}
@@ -141,7 +141,7 @@ def runs_table(runs: Sequence[Run], left_out: Mapping[str, str]) -> Shown:
 
 
 def law_table(laws: dict[str, Any]) -> Shown:
-    """The law's parameters with 95 % intervals, a row for each weighting."""
+    """Show the law's parameters with 95 % intervals, a row per weighting."""
     if not laws:
         return Shown("<p>No law was fitted.</p>", "No law was fitted.")
     rows = []
@@ -165,7 +165,7 @@ def _with_interval(value: float, interval: tuple[float, float]) -> str:
 
 
 def trend_verdict(frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = math.nan) -> Shown:
-    """The first line: how many changes, the latest of them, and what noise was taken for granted."""
+    """Show the first line: how many changes, the latest of them, and the noise floor used."""
     metric, counted = frame.attrs["metric"], int(frame["counts"].sum())
     if METRICS[metric].kind == "errors":
         return _told("", "NOT SCANNED: change points are not searched in error rates; errors are too rare.")
@@ -198,7 +198,7 @@ def trend_verdict(frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = 
 def trend(
     frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = math.nan, ax: Axes | None = None
 ) -> Axes:
-    """A metric over runs with its change points, and a band of twice the noise floor around each level."""
+    """Draw a metric over runs with its change points, and a band of twice the noise floor per level."""
     with style():
         ax = axes_for(ax, 3.4)
         good = frame["counts"].to_numpy()
@@ -287,7 +287,7 @@ def _when(run: pd.Series, place: int) -> str:
 
 
 def left_out(frame: pd.DataFrame) -> Shown:
-    """The runs of a trend that do not count, with the reason."""
+    """Show the excluded runs of a trend, with the reason."""
     bad: Sequence[Any] = list(frame[~frame["counts"].to_numpy()].itertuples())
     if not bad:
         return Shown("<p>Every run is usable.</p>", "Every run is usable.")

@@ -37,7 +37,7 @@ NO_SUCCESS = "No request of the measured part succeeded, so there is no latency 
 
 
 def histogram(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """How many successes took how long, with p50, p95 and p99."""
+    """Draw the latency histogram of successes, with p50, p95 and p99."""
     with style():
         ax = axes_for(ax)
         if not frame.attrs["ok"]:
@@ -53,7 +53,7 @@ def histogram(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def bars(ax: Axes, frame: pd.DataFrame, log: bool) -> None:
-    """Counts per bin as one filled outline over latencies."""
+    """Draw counts per bin as one filled outline."""
     grid = np.append(frame["left"], frame["right"].iloc[-1])
     ax.stairs(frame["count"], grid, fill=True, color=FILL, alpha=0.9)
     ax.stairs(frame["count"], grid, color=colour(0), lw=0.8)
@@ -66,13 +66,13 @@ def bars(ax: Axes, frame: pd.DataFrame, log: bool) -> None:
 
 
 def marks(ax: Axes, at: Mapping[Any, Any], words: Callable[[float], str] = ms) -> None:
-    """A line at each quantile, with its value in the legend."""
+    """Draw a line at each quantile, with its value in the legend."""
     for i, (name, x) in enumerate(at.items()):
         ax.axvline(x, lw=1.3, label=f"{name} {words(x)}", **line(i + 1))
 
 
 def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """A box for each group: median, quartiles, whiskers to p5 and p95, dots at the extremes."""
+    """Draw a box per group: median, quartiles, whiskers to p5 and p95, dots at the extremes."""
     by = str(frame.attrs["by"])
     with style():
         ax = axes_for(ax, max(1.3, 0.7 + 0.24 * max(len(frame), 1)))
@@ -126,7 +126,7 @@ def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Share of requests answered within a latency, timeouts counted as still waiting (Kaplan–Meier)."""
+    """Draw the share of requests answered within each latency; timeouts are right-censored (Kaplan–Meier)."""
     with style():
         ax = axes_for(ax)
         if frame.empty:
@@ -156,7 +156,7 @@ def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def percentile_plot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Latency at each percentile on a scale that gives every further nine the same room."""
+    """Draw latency by percentile, with equal width for each further nine."""
     with style():
         ax = axes_for(ax)
         if frame.empty:

@@ -43,7 +43,7 @@ def _operations(frame: pd.DataFrame) -> list[str]:
 
 
 def kickoff_timeline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Each request as a line from planned (grey) over sent to done (coloured), in the order they were due."""
+    """Draw each request as a line: planned to sent in grey, sent to done in colour, by planned time."""
     with style():
         ax = axes_for(ax, 3.4)
         if frame.empty:
@@ -87,7 +87,7 @@ def kickoff_timeline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def call_latency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Latency over planned time: each call with few, the quantiles of time bins with many."""
+    """Draw latency over planned time: each call, or quantiles per time bin when there are many."""
     with style():
         ax = axes_for(ax)
         if frame.empty or not frame.attrs["n"]:
@@ -137,7 +137,7 @@ def _binned_calls(frame: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Requests in flight over time, with the range inside each bin, and those due but not yet sent."""
+    """Draw requests in flight over time, with the range in each bin, and those planned but not yet sent."""
     with style():
         ax = axes_for(ax)
         if not frame.attrs["n"]:
@@ -167,7 +167,7 @@ def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Requests a second: planned and ended well; failures in a panel of their own (or in the given Axes)."""
+    """Draw requests per second: planned and succeeded; failures in a second panel (or in the given Axes)."""
     with style():
         if frame.attrs.get("untimed"):
             return nothing(axes_for(ax), UNTIMED)
@@ -194,7 +194,7 @@ def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def glance(calls: pd.DataFrame, over_time: pd.DataFrame) -> Axes:
-    """A run in one small figure: latency of its calls above, planned and successful rate below."""
+    """Draw a run in one small figure: latency above, planned and successful rate below."""
     with style():
         if calls.empty or not calls.attrs["n"]:
             return nothing(axes_for(None, 1.2), NO_ROWS)
@@ -211,7 +211,7 @@ def glance(calls: pd.DataFrame, over_time: pd.DataFrame) -> Axes:
 
 
 def generator_delays(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """The generator's own delays over time: kick-off delay and client queue in each bin."""
+    """Draw the generator's own delays over time: kick-off delay and client queue per bin."""
     with style():
         ax = axes_for(ax)
         if not frame.attrs["n"]:

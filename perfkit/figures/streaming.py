@@ -37,7 +37,7 @@ _KINDS = {
 
 
 def streaming(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Histograms of the streamed responses that succeeded, one below the other; into `ax` only the first."""
+    """Draw histograms of successful streamed responses, one below the other; into `ax` only the first."""
     with style():
         kinds = [kind for kind in _KINDS if kind in frame.attrs]
         if not kinds:

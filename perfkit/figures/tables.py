@@ -53,7 +53,7 @@ def items(texts: Iterable[str]) -> str:
 
 
 def verdict(run: Run, summary: pd.DataFrame) -> Shown:
-    """The first line of a report: may this run be trusted, what did it find, which thresholds did it meet."""
+    """Show the verdict of a run: can it be trusted, its main numbers, which thresholds it met."""
     found, told = run.verdict, _headline(summary)
     reasons = "; ".join(found.reasons)
     first = f"<strong>{for_html(found.word)}</strong>" + (
@@ -125,7 +125,7 @@ def _threshold(threshold: ThresholdResult) -> str:
 
 
 def summary_table(summary: pd.DataFrame) -> Shown:
-    """A column for each operation, all of them first; an interval below each number."""
+    """Show the summary: the total, then a column per operation, with an interval below each number."""
     columns = [summary.iloc[-1], *(row for _, row in summary.iloc[:-1].iterrows())]
     rows = [
         ["requests", *("—" if math.isnan(c["n"]) else f"{c['n']:,.0f}" for c in columns)],
@@ -209,7 +209,7 @@ def _method(row: Any) -> str:
 
 
 def notes(warnings: Sequence[str]) -> Shown:
-    """Warnings that belong to the summary, or nothing."""
+    """Show the warnings of a summary, if any."""
     if not warnings:
         return Shown("", "")
     listed = _list(for_html(text) for text in warnings[:20])
@@ -217,7 +217,7 @@ def notes(warnings: Sequence[str]) -> Shown:
 
 
 def error_table(errors: pd.DataFrame) -> Shown:
-    """Failures by class and operation with the first message of each."""
+    """Show failures by class and operation, with the first message of each."""
     if errors.empty and errors.attrs.get("failed") != errors.attrs.get("failed"):
         return Shown("<p>The file does not say what failed.</p>", "The file does not say what failed.")
     if errors.empty:
@@ -248,7 +248,7 @@ def _words(text: object) -> str:
 
 
 def health_table(run: Run) -> Shown:
-    """What the generator measured of itself, a row for each of its processes."""
+    """Show the generator's health, a row per process."""
     workers = run.meta.health.workers
     if not workers:
         why = "is not in the file the run was imported from" if run.meta.imported else "was not recorded"
@@ -281,7 +281,7 @@ def _health(name: str, value: object) -> str:
 
 
 def facts(run: Run) -> Shown:
-    """How the run was made: scenario and parameters, target, load, code, host, versions."""
+    """Show how the run was made: scenario and parameters, target, load, code, host, versions."""
     meta = run.meta
     doc, name = meta.scenario.doc.strip().split("\n\n")[0], meta.scenario.name
     load = {
