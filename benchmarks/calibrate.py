@@ -295,17 +295,17 @@ def report(subset: bool) -> Iterator[str]:
         behind = dict(zip(loads, workers.map(saturation, *zip(*loads, strict=True)), strict=True))
     yield "**A server compared with itself**: how often p < 5 % (%; all n and R: mean [lowest–highest])"
     yield alarms_table(found)
-    yield "**5 % slower**: seen, intervals that hold the truth, called equivalent (%; all regimes)"
+    yield "**5 % slower**: detected, intervals that cover the truth, called equivalent (%; all regimes)"
     yield power_table(found)
     yield (
-        "**The usual tests on the same rows**: how often they see a difference (%; n 5,000, R 5) "
+        "**The usual tests on the same rows**: how often they report a difference (%; n 5,000, R 5) "
         "of a server from itself / from one 5 % slower. Mann-Whitney on run medians is benchstat's rule"
     )
     yield peers_table(found, *usual)
-    yield "**The rules that leave runs out** (% of runs): no fault, then a drift or a slow first 15 %"
+    yield "**The rules that exclude runs** (% of runs): no fault, then a drift or a slow first 15 %"
     rows = [[f"{r}, {n:,}", *(percent(one[k]) for k in FLAGS)] for (r, n), one in flags.items()]
     yield table(["regime, n", *FLAGS], rows)
-    yield "**Queues told to fall behind** (% of runs, by utilisation)"
+    yield "**Queues reported as falling behind** (% of runs, by utilisation)"
     rows = [
         [f"{rho:g}", *(percent(behind[rho, n]) for n in sizes)] for rho in dict.fromkeys(r for r, _ in loads)
     ]

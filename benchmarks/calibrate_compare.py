@@ -102,12 +102,12 @@ def judged(cell: Cell) -> dict[float, Counter[str]]:
     return found
 
 
-HEAD = ("regime", "start", "n, R", "false", "equivalent", "inconclusive", "left out", "+5 % told",
-        "+20 % told", "p50 held")  # fmt: skip
+HEAD = ("regime", "start", "n, R", "false", "equivalent", "inconclusive", "excluded", "+5 % detected",
+        "+20 % detected", "p50 covered")  # fmt: skip
 TEXT = (
-    "{} comparisons a column, of {} runs that differ by 3 %; seed {}. In %: of a server with itself the "
-    "verdicts that are false, equivalent, inconclusive, and runs that were left out; of one that is 5 and "
-    "20 % slower the comparisons that say regressed; intervals of p50 that hold the truth."
+    "{} comparisons per row and change, of {} runs that differ by 3 %; seed {}. In %: for a server against "
+    "itself, false, equivalent and inconclusive verdicts, and excluded runs; for one that is 5 and 20 % "
+    "slower, comparisons that say regressed; p50 intervals that cover the truth."
 )
 
 

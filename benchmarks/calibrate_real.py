@@ -166,7 +166,7 @@ def report(sides: dict[float, Side]) -> str:
     left = sum((side.left_out for side in sides.values()), Counter())
     lines += [
         "",
-        "Runs left out by rule: " + ("; ".join(f"{n} × {why}" for why, n in left.items()) or "none") + ".",
+        "Runs excluded by rule: " + ("; ".join(f"{n} × {why}" for why, n in left.items()) or "none") + ".",
         "",
     ]
     lines += ["```", noise.words(known, "these runs"), "```"]

@@ -21,7 +21,7 @@ SEED = 20261129
 LENGTHS = (10, 20, 30, 60)
 #: Name, memory of the noise, size of the shift, whether it goes away again.
 KINDS = (
-    ("noise, no memory", 0.0, 1.0, False),
+    ("noise, uncorrelated", 0.0, 1.0, False),
     ("noise, AR .5", 0.5, 1.0, False),
     ("up by 3 %", 0.0, 1.03, False),
     ("up by 5 %", 0.0, 1.05, False),
@@ -31,7 +31,7 @@ KINDS = (
     ("× 1.5 and back", 0.0, 1.5, True),
     ("× 3 and back", 0.0, 3.0, True),
 )
-PROMISE = "the size that is promised"
+PROMISE = "the size stated as detectable"
 MARKS = ("<!-- trend:begin -->", "<!-- trend:end -->")
 
 
@@ -66,7 +66,8 @@ def table(series: int) -> str:
     with ProcessPoolExecutor() as pool:
         found = dict(zip(cells, pool.map(told, cells), strict=True))
     lines = [
-        f"{series} series a cell, seed {SEED}: in how many (%) a change point is told; noise of a run 2 %.",
+        f"{series} series per cell, seed {SEED}: share (%) in which a change point is reported; "
+        "noise of a run 2 %.",
         "",
         f"| | {' | '.join(f'{m} runs' for m in LENGTHS)} |",
         "|---|" + "---:|" * len(LENGTHS),

@@ -1,4 +1,4 @@
-"""What people call from Python; `perfkit.run` and the others are these."""
+"""The public Python API: `perfkit.run` and the other functions of the package."""
 
 from perfkit.importing import import_runs
 from perfkit.lab import open_run, run, run_sync, runs

@@ -188,9 +188,7 @@ def _held(path: Path) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(path.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB))
         except BlockingIOError:
-            raise BadInput(
-                "this batch is being carried out already, by another process; wait for it"
-            ) from None
+            raise BadInput("another process is already running this batch; wait for it to finish") from None
         except OSError as error:
             raise PerfkitError(f"cannot write {path.parent}: {error.strerror}; choose --data-dir") from None
         yield

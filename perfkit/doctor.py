@@ -40,9 +40,9 @@ def _check(name: str, ok: bool, found: str, otherwise: str = "") -> dict[str, An
 def _modules() -> dict[str, Any]:
     missing = [name for name in _MODULES if not _is_there(name)]
     if missing:
-        return _check("packages", False, f"missing: {', '.join(missing)}", "install perfkit anew")
+        return _check("packages", False, f"missing: {', '.join(missing)}", "reinstall perfkit")
     without = [extra for extra, modules in EXTRAS.items() if not all(map(find_spec, modules))]
-    told = f"all there, without the extras {', '.join(without)} (pip install 'perfkit[all]')"
+    told = f"all installed, except the extras {', '.join(without)} (pip install 'perfkit[all]')"
     return _check("packages", True, told if without else "all there")
 
 
@@ -59,7 +59,7 @@ def _is_there(name: str) -> bool:
 def _cores() -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return _check(
-        "cores", cores >= 2, f"{cores}", "the server and the generator share one: expect invalid runs"
+        "cores", cores >= 2, f"{cores}", "the server and the generator share one core: expect invalid runs"
     )
 
 
@@ -76,7 +76,7 @@ def _clock() -> dict[str, Any]:
 def _timer() -> dict[str, Any]:
     late_us = [late * 1e6 for late in run_on_loop(_lateness())]
     median = statistics.median(late_us)
-    text = f"planned instants are met {median:.0f} µs late (median of 50), {max(late_us):.0f} µs at worst"
+    text = f"planned instants are met {median:.0f} µs late (median of 50), at worst {max(late_us):.0f} µs"
     return _check("timer", median < 1000, text, "the machine is too busy for an exact open loop")
 
 
@@ -115,9 +115,9 @@ def _leftovers(data_dir: Path) -> dict[str, Any]:
     damaged = [run.id for run in list_runs(data_dir) if _is_damaged(run)]
     foreign = [f"{path} ({inside})" for path, inside in found.foreign]
     parts = (
-        (left, f"left by kills, {megabytes:.1f} MB, `perfkit prune` removes them"),
-        (damaged, "damaged runs, `perfkit rm` removes them"),
-        (foreign, "folders in runs/ that are not perfkit's, they stay"),
+        (left, f"left by killed processes, {megabytes:.1f} MB; `perfkit prune` removes them"),
+        (damaged, "damaged runs; `perfkit rm` removes them"),
+        (foreign, "folders in runs/ not written by perfkit; they are left alone"),
     )
     told = [f"{len(names)} {words}: {_shortened(names)}" for names, words in parts if names]
     return _check("leftovers", True, "; ".join(told) or "none")

@@ -111,14 +111,14 @@ def words_of(error: BaseException) -> str:
 
 _ROOM = "free some space, or choose another place (--data-dir)"
 _RIGHTS = "change its permissions, or choose another place (--data-dir)"
-_NO_FOLDER = "move away the file that stands in the place of a folder"
-_LIMIT = "raise the limit of open files (ulimit -n), or lower target.connections"
+_NO_FOLDER = "a file is where a folder is needed; move it away"
+_LIMIT = "raise the open file limit (ulimit -n), or lower target.connections"
 #: What was tried and what to do, by the number of the system's error.
 _SYSTEM_ERRORS = {
     errno.ENOSPC: ("write", _ROOM),
     errno.EDQUOT: ("write", _ROOM),
-    errno.EFBIG: ("write", "raise the limit of a file's size (ulimit -f)"),
-    errno.EROFS: ("write", "choose a place that can be written to (--data-dir)"),
+    errno.EFBIG: ("write", "raise the file size limit (ulimit -f)"),
+    errno.EROFS: ("write", "choose a writable folder (--data-dir)"),
     errno.EACCES: ("access", _RIGHTS),
     errno.EPERM: ("access", _RIGHTS),
     errno.EEXIST: ("write", _NO_FOLDER),

@@ -172,7 +172,7 @@ class Workload:
         """Build and check a workload; BadInput names what is wrong, what is allowed and the nearest name."""
         workload = convert(cls, given, where)
         if workload.users is not None and workload.arrivals is not None:
-            raise BadInput(f"{where}: both users and arrivals given; a run has one of them, remove the other")
+            raise BadInput(f"{where}: both users and arrivals are given; remove one of them")
         if workload.arrivals is not None:
             _refuse_other_shapes(workload.arrivals, where)
         for tag in workload.tags:
@@ -184,13 +184,13 @@ class Workload:
         users = workload.users
         if users is not None:
             if users.iterations is None and users.duration_s is None:
-                raise BadInput(f"{where}: users needs iterations or duration_s, else the run never ends")
+                raise BadInput(f"{where}: users needs iterations or duration_s, or the run never ends")
             think = users.think_time_s
             if isinstance(think, tuple) and not (len(think) == 2 and think[0] <= think[1]):
                 raise BadInput(f"{where}: users.think_time_s takes seconds or [low, high], not {list(think)}")
             if workload.processes > users.count:
                 words = f"{where}: processes {workload.processes} for users.count {users.count}"
-                raise BadInput(f"{words}; a process without a user does nothing, give at most {users.count}")
+                raise BadInput(f"{words}; a process without users would be idle; give at most {users.count}")
         return workload
 
     def to_mapping(self) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def refuse_bad_tag(tag: str, where: str = "") -> None:
     """BadInput for a tag that could not be named again in `tag:NAME` or in a list of tags."""
     if not tag or len(tag) > 60 or not tag.isprintable() or any(c.isspace() or c == "," for c in tag):
         raise BadInput(
-            f"{where}{tag[:80]!r} is no tag: a word of 1 to 60 characters, without blanks and commas"
+            f"{where}{tag[:80]!r} is not a valid tag: use 1 to 60 characters without spaces or commas"
         )
 
 
@@ -213,7 +213,7 @@ LONGEST_NOTE = 4000
 def refuse_long_note(note: str | None) -> None:
     """BadInput for a note that is longer than anybody reads."""
     if note is not None and len(note) > LONGEST_NOTE:
-        raise BadInput(f"the note has {len(note):,} characters; {LONGEST_NOTE:,} are the most")
+        raise BadInput(f"the note has {len(note):,} characters; at most {LONGEST_NOTE:,} are allowed")
 
 
 #: Which shape a field of `arrivals` belongs to; those not named are of all shapes.

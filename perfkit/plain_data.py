@@ -34,7 +34,9 @@ def require_plain(given: Any, where: str) -> None:
         elif isinstance(value, Mapping | list | tuple):
             values += len(value) if isinstance(value, Mapping) else 0
             if depth == DEEPEST:
-                raise BadInput(f"{where}: lists or mappings nested without end, or more than {DEEPEST} deep")
+                raise BadInput(
+                    f"{where}: lists or mappings contain themselves, or are nested more than {DEEPEST} deep"
+                )
             if values + len(rest) + len(value) > MOST_VALUES:
                 raise BadInput(f"{where}: more than {MOST_VALUES:,} names and values; keep data in a file")
             inner = value.items() if isinstance(value, Mapping) else ((None, one) for one in value)

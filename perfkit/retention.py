@@ -38,12 +38,14 @@ def mark(runs: Sequence[Run], *, add: Iterable[str] = (), remove: Iterable[str] 
 
     for run in runs:
         if run.state == "running":
-            raise BadInput(f"{run.id} is still running; tag it when it has ended, nothing was changed")
+            raise BadInput(f"{run.id} is still running, so nothing was changed; tag it when it has ended")
         if lost := [name for name in run.meta.damage if name.startswith(("tags", "note"))]:
-            raise PerfkitError(f"{run.id}: its {lost[0]} cannot be read; mend run.json, nothing was changed")
+            raise PerfkitError(
+                f"{run.id}: its {lost[0]} cannot be read, so nothing was changed; repair run.json"
+            )
     if missing := remove - {tag for run in runs for tag in run.meta.tags}:
         there = ", ".join(sorted({tag for run in runs for tag in run.meta.tags})) or "none"
-        raise BadInput(f"no such tag to remove: {', '.join(sorted(missing))}; tags there are: {there}")
+        raise BadInput(f"no such tag to remove: {', '.join(sorted(missing))}; existing tags: {there}")
     for run in runs:
         update_run_json(run.path, change)
     return [Run(run.path) for run in runs]
@@ -81,7 +83,7 @@ def plan(data_dir: Path, keep: int | None, scenario: str | None = None) -> Plan:
             continue
         groups.setdefault(name, []).append(run)
     if scenario is not None and scenario not in groups:
-        raise BadInput(f"no run of scenario {scenario!r}; there are: {', '.join(sorted(groups)) or 'none'}")
+        raise BadInput(f"no run of scenario {scenario!r}; known: {', '.join(sorted(groups)) or 'none'}")
     compared = compared_runs(data_dir)
     remove = []
     for name in sorted(groups) if scenario is None else [scenario]:

@@ -121,9 +121,9 @@ def _said(reader: Reader, event: Event) -> Said:
     try:
         said: Any = reader(event)
     except Exception as failed:
-        return Said(error=f"the reader of the stream raised {words_of(failed)}")
+        return Said(error=f"the stream reader raised {words_of(failed)}")
     if not isinstance(said, Said) or not isinstance(said.error, str | None):
-        return Said(error=f"the reader of the stream returned {said!r:.80}, which is no Said")
+        return Said(error=f"the stream reader returned {said!r:.80}, not a Said")
     return Said(bool(said.content), _count(said.tokens), said.error)
 
 

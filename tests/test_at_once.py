@@ -136,7 +136,7 @@ def test_a_running_run_answers_at_once(tmp_path: Path) -> None:
 def test_a_change_of_a_run_that_was_removed(run: Run) -> None:
     """Told in a line, and nothing is made where it was."""
     shutil.rmtree(run.path)
-    with pytest.raises(BadInput, match="was removed meanwhile"):
+    with pytest.raises(BadInput, match="was removed in the meantime"):
         update_run_json(run.path, lambda _: {"note": "late"})
     assert not run.path.exists()
 

@@ -158,7 +158,7 @@ def test_the_law_is_fitted_as_published() -> None:
     assert law.beta == pytest.approx(0.0001044, rel=1e-3)
     assert law.knee == pytest.approx(96.5, abs=0.1)
     assert law.knee_interval[0] < 96.5 < law.knee_interval[1]
-    assert law.told.startswith("not known well: the fit puts it at 96.5, 95 % interval 74")
+    assert law.told.startswith("too uncertain: the fit puts it at 96.5, 95 % interval 74")
     three = np.tile(np.array(SPECSDM91, float), 3)
     assert stats.fit_usl(three[0], three[1] * RNG.normal(1, 0.01, 21)).told == ""
 
@@ -167,7 +167,7 @@ def test_a_knee_beyond_the_range_is_not_told() -> None:
     """Measured up to half of it the fit may put it anywhere: the reason stands in its place."""
     n, x = (np.array(one, float) for one in SPECSDM91)
     law = stats.fit_usl(n[:4], x[:4])
-    assert "beyond the measured range" in law.told or "not known well" in law.told
+    assert "beyond the measured range" in law.told or "too uncertain" in law.told
     with pytest.raises(ValueError, match="give 4 or more"):
         stats.fit_usl(n[:3], x[:3])
 

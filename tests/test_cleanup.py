@@ -100,8 +100,8 @@ def test_what_a_killed_run_left_is_removed_later(server: SmallServer, tmp_path: 
     assert server.heads[-1]["x-key"] == server.heads[-2]["x-key"] == "given-by-the-target"
     assert not list(run.path.glob("undo-*"))
     again = perfkit("cleanup", run.id, data=tmp_path)
-    assert (again.code, again.out) == (0, f"{run.id} has left nothing on its target\n")
-    assert "things it made" not in perfkit("show", run.id, data=tmp_path).out
+    assert (again.code, again.out) == (0, f"{run.id} left nothing on its target\n")
+    assert "things it created" not in perfkit("show", run.id, data=tmp_path).out
     assert perfkit("rm", run.id, data=tmp_path).code == 0
     assert not run.path.exists()
 
@@ -133,7 +133,7 @@ def test_what_cannot_be_removed_stays_noted(server: SmallServer, tmp_path: Path)
     given_up = perfkit("cleanup", run.id, "--forget", data=tmp_path)
     assert (given_up.code, given_up.out) == (
         0,
-        f"forgot {left - 1:,} things that {run.id} has left on its target\n",
+        f"forgot {left - 1:,} things that {run.id} left on its target\n",
     )
     assert not journaled(run.path)
 
@@ -178,7 +178,7 @@ def test_secrets_of_the_run_are_not_noted(
     done = perfkit("cleanup", run.id, "-H", "X-Own: given-anew", data=tmp_path)
     assert done.code == 1
     assert "1 of " in done.out
-    assert "(its address held a secret, which is not kept)" in done.out
+    assert "(its address contained a secret, which is not stored)" in done.out
     assert {head["authorization"] for head in server.heads} == {"Bearer the-secret-token-1"}
     assert {head["x-own"] for head in server.heads} == {"given-anew"}
     assert {head["x-key"] for head in server.heads} == {"given"}, "the others were removed before"

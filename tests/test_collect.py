@@ -222,13 +222,13 @@ def _respond(status: int, body: bytes) -> Callable[[BaseHTTPRequestHandler], Non
     [
         (
             _respond(404, b""),
-            "status 404; target.probes_url has to be the base URL of a server",
+            "status 404; target.probes_url must be the base URL of a server",
         ),
         (_respond(401, b""), "status 401; name a variable with its token in target.probes_token_env"),
         (_respond(503, b""), "status 503; see the server's log"),
         (_respond(302, b""), "status 302; is target.probes_url right?"),
-        (_respond(200, b"<html>"), "not what was expected"),
-        (_respond(200, b'{"instance": 1}'), "not what was expected"),
+        (_respond(200, b"<html>"), "unexpected response"),
+        (_respond(200, b'{"instance": 1}'), "unexpected response"),
         (_respond(200, b'{"instance":"a","now_ns":1,"next":1,"lost":0,"samples":{"t_ns":[1]}}'), "KeyError"),
         (lambda handler: handler.connection.close(), ""),
     ],
@@ -400,7 +400,7 @@ def test_a_page_of_nonsense_is_told(tmp_path: Path) -> None:
         collecting(tmp_path, metrics_url=served.url + "/metrics") as (_, told),
     ):
         time.sleep(0.1)
-    assert "not what was expected" in told[0]["error"]
+    assert "unexpected response" in told[0]["error"]
 
 
 def test_the_token_is_sent_and_kept_nowhere(tmp_path: Path) -> None:
@@ -594,7 +594,7 @@ def test_a_server_without_the_page_changes_no_run(tmp_path: Path) -> None:
     assert run.state == "complete"
     assert run.rows() == 20
     assert run.meta.probes[0].error.startswith("status 404; ")
-    assert "0 samples of itself" in describe_run(run)
+    assert "0 samples" in describe_run(run)
     assert "status 404" in describe_run(run)
 
 
@@ -606,7 +606,7 @@ def test_show_tells_what_came_from_where(tmp_path: Path) -> None:
         workload, scenario, params = complete(given, "test")
         run = spread.execute(workload, scenario, params, data_dir=tmp_path)
     (line,) = [line for line in describe_run(run).splitlines() if "of itself" in line]
-    assert f"a1 ({served.url[7:]}): 0 samples of itself, clock +" in line
+    assert f"a1 ({served.url[7:]}): 0 samples, clock +" in line
     offset_ms = float(line.partition("clock ")[2].split()[0])
     assert offset_ms == pytest.approx(3000, abs=run.meta.probes[0].uncertainty_ms + 0.001)
 

@@ -107,10 +107,10 @@ def test_the_gate_takes_up_a_comparison(kept: experiment.Kept, tmp_path: Path) -
         (("compare", ids[0], ids[0]), "is given twice"),
         (("compare", "a.yaml", ids[0]), "two workload files, or two groups"),
         (("compare", "tag:none", ids[0]), "no run is tagged 'none'"),
-        (("compare", ids[0], ids[1], "--margin", "2"), "margin lies between 0.0001 and 1"),
+        (("compare", ids[0], ids[1], "--margin", "2"), "margin must be between 0.0001 and 1"),
         (("compare", ids[0], ids[1], "--primary", "p51"), "unknown metric 'p51'"),
         (("compare", ids[0], ids[1], "--repeats", "3"), "--repeats is for workload files"),
-        (("gate", kept.id, "--junit", "/nowhere/at/all.xml"), "there is no folder"),
+        (("gate", kept.id, "--junit", "/nowhere/at/all.xml"), "does not exist"),
     ):
         done = perfkit(*arguments, "--data-dir", data)
         (line,) = done.stderr.splitlines()
@@ -248,7 +248,7 @@ def test_capacity_finds_the_knee_of_several_loads(tmp_path: Path) -> None:
     given = {"runs": ",".join(run.id for run in runs), "data_dir": ".."}
     page = execute(notebook_path("capacity"), given, tmp_path / "out" / "capacity.ipynb", progress=False)
     text = page.read_text()
-    assert "NO KNEE" in text
+    assert "KNEE UNKNOWN" in text
     assert "Universal Scalability Law" in text
 
 

@@ -217,7 +217,7 @@ def test_an_invalid_run_is_left_out_by_rule(runs: list[Run], slower: list[Run], 
 
 def test_a_run_is_on_one_side_only(runs: list[Run]) -> None:
     """The same run on both sides would make noise look smaller than it is."""
-    with pytest.raises(BadInput, match="is given twice; a run belongs to one side"):
+    with pytest.raises(BadInput, match="is given twice; name each run once"):
         compare(runs[:3], runs[2:5])
     with pytest.raises(BadInput, match="no run on side B"):
         compare(runs[:3], [])
@@ -308,11 +308,11 @@ def test_a_run_given_twice_replicates_nothing(runs: list[Run], tmp_path: Path, h
         if how == "renamed copy":
             found = compare(a, b)
             assert found.verdict == "refused"
-            assert f"{original.id} and {again.name} are of the same rows" in found.words.replace(
+            assert f"{original.id} and {again.name} have the same rows" in found.words.replace(
                 f"{again.name} and {original.id}", f"{original.id} and {again.name}"
             )
             continue
-        with pytest.raises(BadInput, match="given twice; a run belongs to one side, and counts there once"):
+        with pytest.raises(BadInput, match="given twice; name each run once, on one side"):
             compare(a, b)
 
 

@@ -101,7 +101,7 @@ def serving() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("source", "path", "words"),
     [
-        ("metrics_url", "/series", "more than 20,000 series, the most that are read of a page: give a"),
+        ("metrics_url", "/series", "more than 20,000 series, the most that are read from one page: give a"),
         ("metrics_url", "/open", "more than 20,000 series"),
         ("metrics_url", "/packed", "more than 20,000 series"),
         ("metrics_url", "/comments", "more than 16 MB"),

@@ -167,7 +167,7 @@ def test_an_interval_that_cannot_hold_is_not_printed(tmp_path: Path) -> None:
     assert math.isnan(total["mean_low"])
     assert math.isnan(total["mean_high"])
     words = perfkit("show", run.id, data=tmp_path).out
-    assert "no interval for mean: it moved so much during the run" in words
+    assert "no interval for mean: it varied so much during the run" in words
     assert "nan" not in words.replace("nanoseconds", "")
 
 

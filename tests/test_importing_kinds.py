@@ -525,7 +525,7 @@ def test_the_same_file_again_is_said(tmp_path: Path) -> None:
     argv = ["import", str(file), "--data-dir", str(tmp_path / "data")]
     first, second = (CliRunner().invoke(cli, argv) for _ in range(2))
     assert first.stderr == ""
-    assert "was made of the same file" in second.stderr
+    assert "the same file was imported before" in second.stderr
     assert second.exit_code == 0
 
 
@@ -534,8 +534,8 @@ def test_the_same_file_again_is_said(tmp_path: Path) -> None:
     [
         (["--split", "soon"], "write a time from 1m to 168h"),
         (["--split", "1s"], "write a time from 1m to 168h"),
-        (["--columns", "a,,b"], "write different names"),
-        (["--columns", "a,a"], "write different names"),
+        (["--columns", "a,,b"], "use distinct, non-empty names"),
+        (["--columns", "a,a"], "use distinct, non-empty names"),
     ],
 )
 def test_options_are_checked(tmp_path: Path, given: list[str], words: str) -> None:

@@ -272,7 +272,7 @@ def test_a_column_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
 
 def test_a_note_has_an_end(tmp_path: Path) -> None:
     """The longest note of an import is that of `perfkit tag`; blanks alone are none."""
-    with pytest.raises(BadInput, match="the note has 4,001 characters; 4,000 are the most"):
+    with pytest.raises(BadInput, match="the note has 4,001 characters; at most 4,000 are allowed"):
         import_file(FILES / "hey.csv", data_dir=tmp_path, note="x" * (LONGEST_NOTE + 1))
     assert list(tmp_path.iterdir()) == []
     assert import_file(FILES / "vegeta.csv", data_dir=tmp_path, note="  ").meta.note == ""

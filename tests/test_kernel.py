@@ -127,7 +127,7 @@ def test_an_interrupt_ends_the_run_cleanly(
     assert done.error is not None
     assert done.error["ename"] in ("RunCancelled", "RunInterrupted")
     (said,) = done.error["traceback"]  # one cut off on its way may have made something: that is told too
-    assert said.startswith(f"interrupted: run {run.id} is aborted, {run.rows():,} rows can be read")
+    assert said.startswith(f"interrupted: run {run.id} is aborted, {run.rows():,} rows are readable")
     assert "\n" not in said
     assert (run.state, run.reason) == ("aborted", "interrupted")
     assert_everything_is_removed(server, run)

@@ -126,7 +126,7 @@ def test_changes_are_laid_over_a_file(server: SmallServer, tmp_path: Path) -> No
             {"user": 3},
             "unknown parameter in perfkit.run: 'user'; did you mean 'users'?",
         ),
-        ({"scenario": "http_get"}, {"tags": [object()]}, "no workload can hold object"),
+        ({"scenario": "http_get"}, {"tags": [object()]}, "a workload cannot hold object"),
         (42, {}, "takes a .yaml file or a mapping, not 42"),
         (None, {"scenario": "http_get", "target": "http://example.com"}, "allow_targets=['example.com']"),
     ],
@@ -319,7 +319,7 @@ def test_the_patch_is_chosen_by_the_kernel_it_serves() -> None:
     assert nested.patch_for("6.31.0") == "nest_asyncio"
     assert nested.patch_for("7.4.0") == "nest_asyncio2"
     for other in ("5.5.6", "8.0.0a1", "x"):
-        with pytest.raises(BadInput, match="tried with 6 and 7 only; await in the cell instead"):
+        with pytest.raises(BadInput, match="tested with 6 and 7 only; use await instead"):
             nested.patch_for(other)
 
 

@@ -69,7 +69,7 @@ def test_what_the_proxy_needs_is_asked_for(tmp_path: Path, monkeypatch: pytest.M
     server = FaultServer()
     server.port = 9  # nobody is asked
     monkeypatch.setenv("PROXY_AUTH", "no-colon")
-    with pytest.raises(BadInput, match="user:password, with a colon"):
+    with pytest.raises(BadInput, match="must contain user:password"):
         run(tmp_path, server, "http://127.0.0.1:1")
     monkeypatch.delenv("PROXY_AUTH")
     with pytest.raises(BadInput, match="names PROXY_AUTH, which is not set"):

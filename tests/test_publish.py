@@ -337,7 +337,7 @@ def test_what_is_lost_from_the_site_is_put_back_or_told(data: Path, tmp_path: Pa
     for name in (gone, there):
         (path / "runs" / name / "timeline.parquet").unlink()
     done = publish(path, data, Wishes(reports=False, runs="20260103-080000-nightly"))
-    words = f"{gone}: timeline.parquet is no longer on the site and cannot be made again"
+    words = f"{gone}: timeline.parquet is no longer on the site and cannot be regenerated"
     assert (done.problems, done.runs, done.gone) == ((words,), 3, 1)
     assert (path / "runs" / there / "timeline.parquet").exists()
     assert "timeline.parquet" not in Site(path, data, done).run(gone)["files"]
@@ -357,7 +357,9 @@ def test_only_pages_of_perfkit_are_published_as_reports(data: Path, tmp_path: Pa
     for i, text in enumerate(("<script>alert(1)</script>", odd)):
         (report / "run_report.html").write_text(text)
         done = publish(tmp_path / f"site{i}", data, QUICK)
-        assert ["run_report.html is no page of this perfkit's" in line for line in done.problems] == [True]
+        assert [
+            "run_report.html was not written by this version of perfkit" in line for line in done.problems
+        ] == [True]
         assert not (tmp_path / f"site{i}" / "runs" / run.id / "run_report.html").exists()
     made = next(site.data.glob("runs/*http_get*/report/run_report.ipynb"))
     shutil.copy(made, report)
@@ -433,7 +435,7 @@ def test_what_cannot_be_written_leaves_the_site_as_it_was(data: Path, tmp_path: 
     path = tmp_path / "site"
     publish(path, data, QUICK)
     before = tree(path)
-    with SiteFolder.open(path) as folder, pytest.raises(PerfkitError, match="what was there still stands"):
+    with SiteFolder.open(path) as folder, pytest.raises(PerfkitError, match="the previous site is unchanged"):
         folder.commit({"index.html": b"x", f"runs/{'y' * 300}/index.html": b"z"}, folder.manifest)
     assert tree(path) == before
     assert not (path / ".perfkit-site" / "staging").exists()
@@ -618,7 +620,7 @@ SECRETS = {
     "bearer token": "Authorization: Bearer " + LETTERS[:24],
     "authorization header": '{"Authorization": "Basic ' + LETTERS[:24] + '"}',
     "password in an address": "postgresql://me:" + "hunter22" + "@db/agents",
-    "path of somebody's home": 'File "/home/' + 'alice/agent.py", line 3',
+    "path of a home folder": 'File "/home/' + 'alice/agent.py", line 3',
 }
 
 

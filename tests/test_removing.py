@@ -117,8 +117,8 @@ def test_what_is_no_run_at_all(perfkit: Verbs, data: Path, made: Callable[..., R
 @pytest.mark.parametrize(
     ("folder", "told", "says"),
     [
-        ("thesis", {"id": "20260101-000000-http_get-0001"}, "that of another run"),
-        ("20260101-000000-http_get-0002", {"id": "20260101-000000-http_get-0001"}, "that of another run"),
+        ("thesis", {"id": "20260101-000000-http_get-0001"}, "belongs to another run"),
+        ("20260101-000000-http_get-0002", {"id": "20260101-000000-http_get-0001"}, "belongs to another run"),
         ("thesis", {"state": "draft"}, "not named like a run"),
         ("20260101-000000-thesis-0000", {"state": "draft"}, "files perfkit did not write (thesis.tex)"),
         ("thesis", {"id": None}, "not named like a run"),
@@ -324,7 +324,7 @@ def test_leftovers_are_listed_and_removed(perfkit: Verbs, data: Path, made: Call
         assert f"{path} (" in told
     listed = perfkit("prune", "--keep", "9", "--data-dir", str(data), below=data)
     assert f"would remove leftover {began}: a run that never started" in listed.out
-    assert "0 runs, 14 leftovers, 0.7 MB; nothing was removed, add --yes to do it" in listed.out
+    assert "0 runs, 14 leftovers, 0.7 MB; nothing was removed yet, add --yes to remove them" in listed.out
     assert all(file.exists() for file in files)
     done = json.loads(
         perfkit("prune", "--keep", "9", "--yes", "--json", "--data-dir", str(data), below=data).out
@@ -335,7 +335,7 @@ def test_leftovers_are_listed_and_removed(perfkit: Verbs, data: Path, made: Call
     assert not began.exists()
     assert not (data / ".importing-abcd").exists()
     told = perfkit("doctor", "--data-dir", str(data), below=data).out
-    assert "left by kills" not in told
+    assert "left by killed processes" not in told
     assert f"{copy} (rows, but no run.json)" in told
 
 
@@ -359,7 +359,7 @@ def test_folders_of_others_in_runs_stay(perfkit: Verbs, data: Path) -> None:
         (data / "runs" / name).mkdir(parents=True)
     (data / "runs" / "20260101-000000-http_get-0000" / "notes.txt").write_text("mine")
     told = perfkit("doctor", "--data-dir", str(data), below=data).out
-    assert "2 folders in runs/ that are not perfkit's, they stay" in told
+    assert "2 folders in runs/ not written by perfkit; they are left alone" in told
     assert f"{data}/runs/20260101-000000-http_get-0000 (notes.txt)" in told
     assert perfkit("prune", "--keep", "0", "--yes", "--data-dir", str(data), below=data).code == 0
     assert sorted(path.name for path in (data / "runs").iterdir()) == [
@@ -375,4 +375,4 @@ def test_pruning_says_why_it_spares(data: Path, made: Callable[..., Run]) -> Non
     shutil.copytree(run.path, copy.path)
     found = plan(data, 0)
     assert found.remove == (run,)
-    assert [(one.id, "that of another run" in why) for one, why in found.spared] == [(copy.id, True)]
+    assert [(one.id, "belongs to another run" in why) for one, why in found.spared] == [(copy.id, True)]

@@ -193,7 +193,7 @@ def test_page_holds_no_place_and_no_script_from_outside(run: Run, page: Path) ->
             {"latency": "respons"},
             "unknown value of run_report.ipynb, latency: 'respons'; did you mean 'response'?",
         ),
-        ({"run": "latest"}, "'run' is set by the report itself"),
+        ({"run": "latest"}, "'run' is set by perfkit"),
     ],
 )
 def test_parameters_are_refused_before_anything_runs(
@@ -316,7 +316,7 @@ def test_own_notebooks_run_in_a_fresh_kernel(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     """An unwritable folder is refused with what to do, before a kernel starts."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(PerfkitError, match=r"cannot write .*file: File exists; move away"):
+    with pytest.raises(PerfkitError, match=r"cannot write .*file: File exists; a file is where"):
         report.make_report(make_timeline(tmp_path, 20), out_dir=tmp_path / "file")
 
 

@@ -49,11 +49,11 @@ def test_tags_and_a_note_stay_with_the_run(made: Callable[..., Run], data: Path)
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"add": ["two words"]}, "is no tag"),
-        ({"add": ["a,b"]}, "is no tag"),
-        ({"add": [""]}, "is no tag"),
-        ({"remove": ["thrid"]}, "tags there are: third"),
-        ({"note": "x" * 4001}, "4,000 are the most"),
+        ({"add": ["two words"]}, "is not a valid tag"),
+        ({"add": ["a,b"]}, "is not a valid tag"),
+        ({"add": [""]}, "is not a valid tag"),
+        ({"remove": ["thrid"]}, "existing tags: third"),
+        ({"note": "x" * 4001}, "at most 4,000 are allowed"),
     ],
 )
 def test_what_is_no_tag_changes_nothing(
@@ -83,7 +83,7 @@ def test_the_newest_complete_runs_of_each_scenario_stay(made: Callable[..., Run]
     assert plan(data, 1).remove == tuple(runs[:3])
     assert plan(data, 3).remove == ()
     assert plan(data, 0, "other").remove == (runs[5],)
-    with pytest.raises(BadInput, match="there are: http_get, other"):
+    with pytest.raises(BadInput, match="known: http_get, other"):
         plan(data, 1, "http_gte")
 
 
@@ -132,7 +132,7 @@ def test_prune_removes_only_when_told_to(made: Callable[..., Run], data: Path) -
     listed = perfkit("prune", "--keep", "1", data=data)
     assert listed.returncode == 0
     assert f"would remove {runs[0].id}" in listed.stdout
-    assert "nothing was removed, add --yes" in listed.stdout
+    assert "nothing was removed yet, add --yes" in listed.stdout
     assert len(list_runs(data)) == 3
     done = perfkit("prune", "--keep", "1", "--yes", data=data)
     assert "2 runs, " in done.stdout
@@ -150,5 +150,5 @@ def test_tag_by_command_and_in_the_list(made: Callable[..., Run], data: Path) ->
     wrong = perfkit("tag", "latest", "--remove", "baseline", data=data)
     assert (wrong.returncode, wrong.stderr) == (
         2,
-        "perfkit: no such tag to remove: baseline; tags there are: none\n",
+        "perfkit: no such tag to remove: baseline; existing tags: none\n",
     )

@@ -51,7 +51,7 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     ),
     "Params is a value": (PARAMS + "    size: int = 1\nParams = Params()\n" + STEP, "must be a dataclass"),
     # load
-    "load returns 3": ("def load(params):\n    return 3\n" + STEP, "load returned 3; it has to return"),
+    "load returns 3": ("def load(params):\n    return 3\n" + STEP, "load returned 3; it must return"),
     "load returns None": ("def load(params):\n    pass\n" + STEP, "load returned None"),
     "load returns no use": ("def load(params):\n    return {'user': 3}\n" + STEP, r"load returned \{"),
     "load returns wrong numbers": ("def load(params):\n    return {'users': {'count': 0}}\n" + STEP,

@@ -92,14 +92,14 @@ def test_steps_that_never_end_are_told(server: FaultServer, tmp_path: Path) -> N
     """Where they stand; a step whose request is cut off is none of them."""
     code = GOOD + "    await asyncio.Event().wait()\n"
     done, rows = run(server, tmp_path, code, users={"count": 2, "duration_s": 0.5}, drain_s=0.5)
-    assert told(done) == {"a step never ended (mine.py:4)": 2}
+    assert told(done) == {"a step did not end (mine.py:4)": 2}
     assert len(rows) == 2
     assert done.verdict.word == "BROKEN"
     code = "async def step(session, state, rng):\n    await session.get('/hang', name='a')\n"
     done, rows = run(server, tmp_path / "cut", code, users={"count": 2, "duration_s": 0.5}, drain_s=0.5)
     assert told(done) == {}
     assert rows["error"].tolist() == ["cutoff", "cutoff"]
-    assert set(rows["error_text"]) == {"still under way when the run ended"}
+    assert set(rows["error_text"]) == {"still in flight when the run ended"}
 
 
 SWALLOWS = """
@@ -125,7 +125,7 @@ STUBBORN = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("code", "place"), [(SWALLOWS, "could not be cut off (mine.py:"), (SPINS, "(mine.py:5)")]
+    ("code", "place"), [(SWALLOWS, "could not be cancelled (mine.py:"), (SPINS, "(mine.py:5)")]
 )
 def test_a_step_that_does_not_let_go_cannot_keep_a_run_from_ending(
     server: FaultServer, tmp_path: Path, code: str, place: str
@@ -144,7 +144,7 @@ def test_a_step_that_does_not_let_go_cannot_keep_a_run_from_ending(
 def test_a_worker_whose_loop_cannot_be_freed_is_ended(server: FaultServer, tmp_path: Path, code: str) -> None:
     """The step's place is told, the rows are kept, and the run is aborted."""
     with pytest.raises(
-        PerfkitError, match=r"a step at mine.py:\d held the event loop .*, and its worker was ended"
+        PerfkitError, match=r"a step at mine.py:\d blocked the event loop .*, so its worker was killed"
     ):
         run(server, tmp_path, code, users={"count": 1, "duration_s": 1}, drain_s=1)
     (done,) = list_runs(tmp_path)
@@ -194,7 +194,7 @@ def test_the_scenario_s_own_time_limit_has_its_own_words(server: FaultServer, tm
     code = GOOD.replace("session.get('/ok', name='a')", "asyncio.wait_for(session.get('/slow/500'), 0.05)")
     _, rows = run(server, tmp_path, code, users={"count": 1, "iterations": 3})
     assert rows["error"].tolist() == ["cutoff"] * 3
-    assert rows["error_text"].str.startswith("given up by the scenario").all()
+    assert rows["error_text"].str.startswith("cancelled by the scenario").all()
 
 
 def test_phase_and_step_are_those_of_a_request_s_beginning(server: FaultServer, tmp_path: Path) -> None:
@@ -457,7 +457,7 @@ def test_a_step_that_ends_the_engine_loses_no_row(server: FaultServer, tmp_path:
 def test_a_worker_that_is_ended_tells_its_mistakes(server: FaultServer, tmp_path: Path) -> None:
     """Those before the step that holds the loop for ever."""
     code = f"{GOOD}    if session.iteration < 20: raise KeyError('k')\n    time.sleep(600)\n"
-    with pytest.raises(PerfkitError, match="held the event loop"):
+    with pytest.raises(PerfkitError, match="blocked the event loop"):
         run(server, tmp_path, code, users={"count": 1, "duration_s": 1}, drain_s=1)
     (done,) = list_runs(tmp_path)
     assert told(done) == {"KeyError: 'k' (mine.py:4)": 20}

@@ -96,7 +96,7 @@ def test_a_stream_is_read_to_its_end() -> None:
     def broken(one: Event) -> Said:
         raise KeyError("odd")
 
-    assert read(events, 0, broken).error == "the reader of the stream raised KeyError: 'odd'"
+    assert read(events, 0, broken).error == "the stream reader raised KeyError: 'odd'"
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_values(part: Part, text: str, value: float, ok: bool) -> None:
         ("eror_rate < 1 %", "did you mean 'error_rate'"),
         ("p0 < 3 ms", "between 0 and 100"),
         ("p100 < 3 ms", "between 0 and 100"),
-        ("p95() < 3 ms", "no operation between the brackets"),
+        ("p95() < 3 ms", "the brackets are empty"),
         ("", "write it like"),
         ("p95 < -3 ms", "write it like"),
     ],
@@ -105,7 +105,7 @@ def test_timeouts_are_longer_than_any_answer(tmp_path: Path) -> None:
     most = timed_out(tmp_path / "most", 60, 40)
     measured = parse("p95 < 300 ms").evaluate(most)
     assert (math.isnan(measured.value), measured.ok) == (True, False)
-    assert measured.note == "beyond what was waited for: 60 of 100 requests timed out or were cut off"
+    assert measured.note == "beyond the timeout: 60 of 100 requests timed out or were cut off"
     all_of_them = timed_out(tmp_path / "all", 30, 0)
     assert "30 of 30 requests" in (parse("p50 < 1 s").evaluate(all_of_them).note or "")
     some = timed_out(tmp_path / "some", 20, 80)

@@ -158,7 +158,7 @@ def test_a_side_that_lost_runs_to_its_server_is_not_as_good(paired: bool) -> Non
     b[3:] = [one(i, side="b", outcomes=DRIFTS, pair=i if paired else None) for i in (3, 4)]
     found = compared(side(NOISE, "a", pairs=paired), b)
     assert found.verdict == "inconclusive"
-    assert "0 of 5 runs of A and 2 of 5 runs of B cannot be compared" in found.words
+    assert "0 of 5 runs of A and 2 of 5 runs of B were excluded" in found.words
     assert gate.exit_code(found) == 3
     a = side(NOISE, "a")
     a[0] = one(0, outcomes=DRIFTS)
@@ -190,7 +190,7 @@ def test_runs_of_one_side_are_of_one_kind() -> None:
     assert found.verdict == "refused"
     assert "runs of A differ: different server.model_speed: 1 and 2" in found.words
     commits = [one(i, y, sha=f"c{i}") for i, y in enumerate(NOISE)]
-    assert any("of 5 commits" in note for note in compared(commits, side(NOISE, "b")).notes)
+    assert any("from 5 commits" in note for note in compared(commits, side(NOISE, "b")).notes)
 
 
 def test_a_gate_cannot_pass_on_what_was_forced_or_not_replicated() -> None:
@@ -200,7 +200,7 @@ def test_a_gate_cannot_pass_on_what_was_forced_or_not_replicated() -> None:
     for found in (forced, alone):
         assert gate.exit_code(found) == 3
         assert 'errors="1"' in gate.junit(found)
-    assert "one run on a side" in alone.words
+    assert "one run per side" in alone.words
 
 
 # -- numbers far out -------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def test_time_to_success_is_endless_where_too_many_fail() -> None:
     b[0] = Reduced(**{**b[0].__dict__, "values": (*b[0].values, endless)})
     found = compared(side(NOISE, "a"), b)
     assert [r.metric for r in found.results].count("success_p99") == 0
-    assert any("success_p99 is not reached" in note for note in found.notes)
+    assert any("success_p99 is not compared" in note for note in found.notes)
 
 
 def test_a_side_that_no_longer_reaches_success_is_worse() -> None:
@@ -248,7 +248,7 @@ def test_a_side_that_no_longer_reaches_success_is_worse() -> None:
         assert again.change(again.result("success_p99")) == found.change(found.result("success_p99"))
     both = compared(b, failing("c", 1100, math.inf), primary=asked)
     assert both.verdict == "inconclusive"
-    assert "not judged: success_p99 (more than 1 % failed on both sides)" in both.words.lower()
+    assert "not judged: success_p99 (more than 1 % of requests failed on both sides)" in both.words.lower()
 
 
 def test_sides_that_lost_the_same_share_are_no_selection() -> None:

@@ -113,11 +113,11 @@ def test_the_base_installation_is_enough_for_load_and_judgement(python: Call, tm
     runs = [one["id"] for one in json.loads(base("ls", "--json").stdout)]
     assert json.loads(base("show", "latest", "--json").stdout)["verdict"]
     assert base("gate", *runs).returncode == 3
-    assert "ok   packages: all there, without the extras report, lab, server" in base("doctor").stdout
+    assert "ok   packages: all installed, except the extras report, lab, server" in base("doctor").stdout
     compared = base("compare", *runs)
     assert compared.returncode == 3
     assert compared.stdout.startswith("REFUSED")
-    assert "no page is made" in compared.stderr
+    assert "no page was made" in compared.stderr
     for arguments, extra in (
         (("report", "latest"), "report"), (("publish", "site"), "report"),
         (("serve", "--port", "0"), "server"),

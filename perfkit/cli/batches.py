@@ -54,7 +54,7 @@ def batch_command(files: tuple[Path, ...], report: bool, fresh: bool, allow_targ
         print_json(told)
         sys.exit(batch.exit_code)
     if batch.resumed:
-        print_lines(f"{batch.resumed} of {len(batch.items)} were done before; --fresh begins anew")
+        print_lines(f"{batch.resumed} of {len(batch.items)} were done before; use --fresh to start over")
     rows = [_row(one, Run(data_dir / "runs" / str(one.run)) if one.run else None) for one in batch.items]
     print_table(rows, ("experiment", "ended", "rows", "failed", "p50 ms", "p95 ms", "p99 ms", "run"))
     for one in batch.items:
@@ -63,7 +63,7 @@ def batch_command(files: tuple[Path, ...], report: bool, fresh: bool, allow_targ
         elif one.reasons:
             print_lines(f"{one.label}: {'; '.join(one.reasons)}")
     if batch.exit_code in INTERRUPTIONS.values():
-        words = "the same command goes on where it stopped; a run cut off is kept as aborted"
+        words = "rerun the same command to resume; an interrupted run is kept as aborted"
         print_lines(f"{interrupts.reason()}: {words}")
     for one in batch.items:
         if one.report:

@@ -149,7 +149,7 @@ def _refuse_options() -> None:
     for option in ("--repeats", "--margin", "--error-margin", "--alpha", "--primary", "--vary", "--force"):
         name = option[2:].replace("-", "_")
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            raise BadInput(f"{option} is for two sides; a comparison that was kept has its own, leave it out")
+            raise BadInput(f"{option} is for two sides; a stored comparison has its own, so omit it")
 
 
 # -- shared ----------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, primary: tuple
         pairs = repeats or repeats_of(given[0])
         sides = run_pairs(*given, names, pairs, data_dir, allow_target, show_progress=not quiet)
     elif repeats is not None:
-        raise BadInput("--repeats is for workload files; existing runs are as many as there are")
+        raise BadInput("--repeats is for workload files; with existing runs, omit it")
     else:
         sides = runs_named(a, data_dir), runs_named(b, data_dir)
     return compare_and_keep(*sides, options, names, data_dir)
@@ -203,7 +203,7 @@ def _page(kept: Any, *, quiet: bool) -> Path | None:
     try:
         return make_comparison_report(kept.path, progress=not quiet)
     except MissingExtra as error:
-        print_lines(f"no page is made: {error}", err=True)
+        print_lines(f"no page was made: {error}", err=True)
         return None
 
 
@@ -215,7 +215,7 @@ def _print(kept: Any) -> None:
     print_lines(found.words)
     for side in (found.a, found.b):
         for run, why in side.left_out:
-            print_lines(f"  left out: {run}: {'; '.join(why)}")
+            print_lines(f"  excluded: {run}: {'; '.join(why)}")
     for text in found.forced:
         print_lines(f"  forced: {text}")
     if found.results:
@@ -233,7 +233,7 @@ def _refuse_unwritable(file: Path) -> None:
     """BadInput before the load where a file could not be written after it."""
     folder = file.absolute().parent
     if not folder.is_dir():
-        raise BadInput(f"cannot write {file}: there is no folder {folder}")
+        raise BadInput(f"cannot write {file}: folder {folder} does not exist")
     if file.is_dir():
         raise BadInput(f"cannot write {file}: it is a folder; name a file in it")
     if not os.access(file if file.exists() else folder, os.W_OK):

@@ -84,7 +84,8 @@ def import_command(file: Path, format_name: str | None, columns: tuple[str, ...]
             print_run(run, as_json, summary=one)
     sha256 = runs[0].meta.imported.sha256  # type: ignore[union-attr]
     if again := [run.id for run in before if (was := imported_from(run)) and was.sha256 == sha256]:
-        told = f"{again[-1]} was made of the same file{f', and {len(again) - 1:,} more' if again[1:] else ''}"
+        more = f" and {len(again) - 1:,} more" if again[1:] else ""
+        told = f"the same file was imported before, as {again[-1]}{more}"
         print_lines(f"note: {told}; `perfkit rm` removes a run", err=True)
 
 
@@ -92,7 +93,7 @@ def _names(text: str | None) -> list[str]:
     """The names of columns."""
     names = [name.strip() for name in (text or "").split(",")] if text is not None else []
     if text is not None and (not all(names) or len(set(names)) < len(names)):
-        raise BadInput(f"--columns {text!r}: write different names, such as timeStamp,elapsed,label")
+        raise BadInput(f"--columns {text!r}: use distinct, non-empty names, such as timeStamp,elapsed,label")
     return names
 
 
@@ -127,6 +128,6 @@ def _column_map(columns: tuple[str, ...]) -> dict[str, str]:
         if not (field.strip() and equals and name.strip()):
             raise BadInput(f"--column {text!r}: write it as FIELD=NAME, such as started_unix_s=begin")
         if field.strip() in found:
-            raise BadInput(f"--column {field.strip()} is given twice; give one")
+            raise BadInput(f"--column {field.strip()} is given twice; give it once")
         found[field.strip()] = name.strip()
     return found

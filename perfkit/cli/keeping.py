@@ -36,7 +36,7 @@ def tag_command(run: str, tags: tuple[str, ...], remove: tuple[str, ...], note: 
 
     found = runs_named(run, data_dir)
     if not found:
-        raise BadInput(f"no run is named by {run!r}; give ids separated by commas, latest, or tag:NAME")
+        raise BadInput(f"{run!r} names no run; give ids separated by commas, latest, or tag:NAME")
     if tags or remove or note is not None:
         found = mark(found, add=tags, remove=remove, note=note)
     told: list[dict[str, Any]] = [
@@ -79,12 +79,12 @@ def cleanup_command(run: str, headers: tuple[str, ...], forget: bool, allow_targ
         told = {"run": found.id, "things": done.wanted, "left": left, "why": done.told or None}
         print_json(told | {"forgotten": forget})
     elif not done.wanted:
-        print_lines(f"{found.id} has left nothing on its target")
+        print_lines(f"{found.id} left nothing on its target")
     elif forget:
-        print_lines(f"forgot {left:,} things that {found.id} has left on its target")
+        print_lines(f"forgot {left:,} things that {found.id} left on its target")
     else:
-        print_lines(f"removed {done.wanted - left:,} of {done.wanted:,} things that {found.id} has left")
-        print_lines(*([f"not removed: {done.told}; `perfkit cleanup` can be tried again"] if left else []))
+        print_lines(f"removed {done.wanted - left:,} of {done.wanted:,} things that {found.id} left")
+        print_lines(*([f"not removed: {done.told}; run `perfkit cleanup` again"] if left else []))
     if left and not forget:
         sys.exit(EXIT_TOOL_ERROR)
 
@@ -131,5 +131,5 @@ def prune_command(keep: int | None, scenario: str | None, yes: bool, data_dir: P
         return
     counts = [f"{len(runs)} run{'s' * (len(runs) != 1)}"]
     counts += [f"{len(leftovers)} leftover{'s' * (len(leftovers) != 1)}"] if leftovers else []
-    hint = "" if yes or not (runs or leftovers) else "; nothing was removed, add --yes to do it"
+    hint = "" if yes or not (runs or leftovers) else "; nothing was removed yet, add --yes to remove them"
     print_lines(f"{', '.join(counts)}, {freed / 1e6:.1f} MB{hint}")

@@ -62,7 +62,7 @@ class Kept:
     def _card(self) -> Card:
         """What a person is told of it: the verdict, and the runs of each side that count."""
         sides = (self.comparison.a, self.comparison.b)
-        left = [f"; {len(side.left_out)} left out by rule" if side.left_out else "" for side in sides]
+        left = [f"; {len(side.left_out)} excluded by rule" if side.left_out else "" for side in sides]
         counted = [
             f"{side.name}, {len(side.runs)} runs{more}" for side, more in zip(sides, left, strict=True)
         ]
@@ -215,7 +215,7 @@ def compare_and_keep(
     ids, asked = {run.id for run in (*a, *b)}, found.to_mapping()["options"]
     if looks := _earlier_looks(ids, asked, data_dir):
         often = "once" if looks == 1 else f"{looks} times"
-        words = f"these runs, or some of them, were compared before, {often}: p-values do not know of that"
+        words = f"some of these runs were compared before, {often}: p-values are not corrected for that"
         found = dataclasses.replace(found, notes=(*found.notes, words))
     return Kept(_keep(found, a, b, data_dir), found, tuple(a), tuple(b))
 
@@ -310,7 +310,9 @@ def measure_noise(
         why = "; ".join(
             dict.fromkeys(text for side in sides for _, reasons in side.left_out for text in reasons)
         )
-        raise NothingToJudge(f"only {len(both)} of {pairs} pairs can be compared, 3 are the least: {why}")
+        raise NothingToJudge(
+            f"only {len(both)} of {pairs} pairs can be compared, at least 3 are needed: {why}"
+        )
     cut = kept.comparison.cut
     found = noise.measure([reduce_run(x, cut) for x, _ in both], [reduce_run(y, cut) for _, y in both])
     noise.save(data_dir, a[0], found)

@@ -103,13 +103,13 @@ def unjudged(case: Case, results: Sequence[Result]) -> Iterator[tuple[str, str, 
     for metric in case.options.primary:
         sides = [_carried(side, TOTAL, metric) for side in (case.a, case.b)]
         if sides[0] and sides[1] and not _reached(sides[0]) and not _reached(sides[1]):
-            yield metric, "more than 1 % failed on both sides", case.options.by_name
+            yield metric, "more than 1 % of requests failed on both sides", case.options.by_name
             continue
         if sides[0] is None or sides[1] is None:
             lopsided = any(sides)
             runs = (*case.a, *case.b)
             coarse = next((one.coarse[TOTAL, metric] for one in runs if (TOTAL, metric) in one.coarse), None)
-            why = coarse or "too few requests in some run to carry it"
+            why = coarse or "too few requests in some run"
             yield metric, why, lopsided or case.options.by_name
             continue
         (one,) = (r for r in results if r.primary and r.metric == metric)
@@ -203,7 +203,7 @@ def _result(case: Case, line: _Line, p: float, family: int) -> Result:
         if case.alone:  # a screening; what the runs know of themselves is told beside it
             _, tipping = _within(line)
         if one.noisier:
-            notes.append("noisier than earlier runs of this configuration, whose noise was not used")
+            notes.append("noisier than earlier runs of this configuration, so the noise floor was not used")
     if any(endless):  # what was tested is the share of failures
         interval = together = narrow = _NONE
         detectable, tipping, repeats = math.nan, math.nan, None

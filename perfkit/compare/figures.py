@@ -36,11 +36,11 @@ _MARKS = {"regressed": "▲", "improved": "▼", "equivalent": "=", "inconclusiv
 
 
 def comparison_verdict(comparison: Comparison) -> Shown:
-    """The first line: the verdict and why; below it what was forced, left out, or must be known."""
+    """Show the verdict and why; below it what was forced or excluded, and notes."""
     left = [*comparison.a.left_out, *comparison.b.left_out]
     lists = [
         ("FORCED, these runs are not comparable:", comparison.forced),
-        ("Left out by rule:", [f"{run}: {'; '.join(why)}" for run, why in left]),
+        ("Excluded by rule:", [f"{run}: {'; '.join(why)}" for run, why in left]),
         ("Read with care:", comparison.notes[:12]),
     ]
     page = part("judgement", comparison.level, comparison.words, lists=lists)
@@ -48,7 +48,7 @@ def comparison_verdict(comparison: Comparison) -> Shown:
 
 
 def comparison_table(comparison: Comparison, operation: str = TOTAL) -> Shown:
-    """Every metric of one operation: both levels, the ratio with interval, verdict, what could be found."""
+    """Show every metric of one operation: both levels, ratio with interval, verdict, detectable change."""
     found = [one for one in comparison.results if one.operation == operation]
     if not found:
         return sentence("Nothing could be compared.")
@@ -67,8 +67,8 @@ def _small_print(comparison: Comparison) -> str:
     """How to read the table: of runs that are replicated, or of one run a side."""
     if comparison.verdict == "within-run only":
         return (
-            "Small print: 95 % interval from what each run knows of itself; how runs differ is not in it. "
-            "One run a side cannot tell a change from chance: no verdict."
+            "Small print: 95 % interval within each run; the spread between runs is not included. "
+            "One run per side cannot distinguish a change from chance: no verdict."
         )
     family = sum(one.primary and math.isfinite(one.p) for one in comparison.results)
     return (
@@ -77,24 +77,24 @@ def _small_print(comparison: Comparison) -> str:
         f"{comparison.options.family_level:.4g} % one of all primary metrics at once. p adjusted for "
         f"{family} primary metrics (★); the others are exploratory "
         f"(Benjamini–Hochberg). Margin ±{comparison.options.margin:.0%}. Detectable: the change that would "
-        "be found 8 times of 10 if only this metric changed; below it the runs a side until that is the "
-        "margin."
+        "be detected with 80 % power if only this metric changed; below it, the runs per side needed "
+        "to bring that to the margin."
     )
 
 
 def comparison_tables(comparison: Comparison) -> Shown:
-    """The same for each single operation, where there are several."""
+    """Show the table of `comparison_table` for each operation, where there are several."""
     names = dict.fromkeys(one.operation for one in comparison.results if one.operation != TOTAL)
     if not names:
-        return sentence("There is one operation only.")
+        return sentence("There is only one operation.")
     tables = [comparison_table(comparison, name) for name in names]
     return Shown("".join(one.html for one in tables), "\n\n".join(one.text for one in tables))
 
 
 def comparison_facts(comparison: Comparison, runs: Sequence[Run]) -> Shown:
-    """The design, every run with its part in it, and the differences that were meant."""
+    """Show the design, the runs of each side, and the intended differences."""
     design = f"{comparison.pairs} pairs in turns (AB BA …)" if comparison.pairs else (
-        f"{len(comparison.a.runs)} and {len(comparison.b.runs)} runs, not in pairs"
+        f"{len(comparison.a.runs)} and {len(comparison.b.runs)} runs, unpaired"
     )  # fmt: skip
     borrowed = f"{comparison.history_df:.0f} degrees of freedom" if comparison.history_df else "none"
     options = comparison.options
@@ -156,14 +156,14 @@ def _verdict(one: Result) -> str:
 def _detectable(one: Result) -> str:
     if not math.isfinite(one.detectable):
         return "—"
-    return cell(f"{one.detectable:.1%}", *([f"{one.repeats} runs a side"] if one.repeats else ()))
+    return cell(f"{one.detectable:.1%}", *([f"{one.repeats} runs per side"] if one.repeats else ()))
 
 
 # -- figures ---------------------------------------------------------------------------------------
 
 
 def ratios(comparison: Comparison, ax: Axes | None = None) -> Axes:
-    """The ratio B ÷ A of every metric of all operations with its interval, and the margin as a band."""
+    """Draw the ratio B ÷ A of every metric, all operations together, with intervals and the margin band."""
     found = [
         one for one in comparison.results
         if one.operation == TOTAL and math.isfinite(one.low) and METRICS[one.metric].kind != "errors"
@@ -200,7 +200,7 @@ def ratios(comparison: Comparison, ax: Axes | None = None) -> Axes:
 
 def _bars(comparison: Comparison) -> str:
     if comparison.verdict == "within-run only":
-        return "95 % intervals from what each run knows of itself; how much runs differ is not in them."
+        return "95 % intervals from within each run; the spread between runs is not included."
     options = comparison.options
     return (
         f"Thickest: {options.narrow_level:.4g} % interval, which decides equivalence; thick: 95 %, of the "
@@ -215,11 +215,11 @@ def _change_tick(share: float, _: object) -> str:
 
 
 def group_ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Distribution functions of both sides, each with a band of how its runs differ."""
+    """Draw the distribution functions of both sides, each with a band for the spread between runs."""
     with style():
         ax = axes_for(ax, 3.4)
         if frame.empty:
-            return nothing(ax, "A side has no run that can be compared.")
+            return nothing(ax, "One side has no run that can be compared.")
         for i, (side, part) in enumerate(frame.groupby("side", sort=False)):
             runs = frame.attrs["runs"][side]
             ax.plot(part["ms"], part["share"], label=f"{drawable(side)}, {runs} runs", **line(i))
@@ -238,11 +238,11 @@ def group_ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def shift(frame: pd.DataFrame, margin: float, ax: Axes | None = None) -> Axes:
-    """Where in the distribution a change sits: B ÷ A at each quantile, with one band for all of them."""
+    """Draw where in the distribution a change sits: B ÷ A at each quantile, with a simultaneous band."""
     with style():
         ax = axes_for(ax)
         if frame.empty:
-            return nothing(ax, "A side has no run that can be compared.")
+            return nothing(ax, "One side has no run that can be compared.")
         ax.axhspan(1 - margin, 1 + margin, color=FILL, alpha=0.35, lw=0, label=f"margin ±{margin:.0%}")
         ax.axhline(1, color=colour(7), lw=1)
         if frame["low"].notna().all():
@@ -262,12 +262,12 @@ def shift(frame: pd.DataFrame, margin: float, ax: Axes | None = None) -> Axes:
 
 
 def run_dots(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Every run's own numbers in the order of time: how far runs of one side lie apart."""
+    """Draw each run's metrics in time order: the spread within a side."""
     metrics = list(dict.fromkeys(frame["metric"]))
     with style():
         figure: Any = axes_for(None, 1.0 + 1.25 * max(len(metrics), 1)).get_figure()
         if not metrics:
-            return nothing(figure.axes[0], "No run carries a metric to draw.")
+            return nothing(figure.axes[0], "No metric could be computed for any run.")
         figure.clear()
         axes = np.atleast_1d(figure.subplots(len(metrics), sharex=True))
         sides = list(dict.fromkeys(frame["side"]))
@@ -280,8 +280,8 @@ def run_dots(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             one.set_ylabel(f"{metric}\n{frame[(frame['metric'] == metric).to_numpy()]['unit'].iloc[0]}")
             one.yaxis.set_major_locator(MaxNLocator(4))
             one.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes[-1].set_xlabel("order in which the runs were carried out")
+        axes[-1].set_xlabel("runs in the order they ran")
         legend(axes[0])
         runs = frame["run"].nunique()
-        return say(axes[0], f"Each run's {', '.join(metrics)}, {runs} runs in the order of time.",
+        return say(axes[0], f"Each run's {', '.join(metrics)}, {runs} runs in the order they ran.",
                    f"{runs} runs. A dot is a run; a line is the mean of a side.")  # fmt: skip

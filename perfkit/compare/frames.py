@@ -26,7 +26,7 @@ _POINTS = 240
 
 
 def results(comparison: Comparison) -> pd.DataFrame:
-    """The results as they stand, a row each: the columns of `compare.Result`."""
+    """Return the results of a comparison, a row each: the columns of `compare.Result`."""
     columns = list(comparison.results[0].__dataclass_fields__) if comparison.results else []
     return pd.DataFrame(
         [{c: getattr(one, c) for c in columns} for one in comparison.results], columns=columns
@@ -34,9 +34,9 @@ def results(comparison: Comparison) -> pd.DataFrame:
 
 
 def steady_latencies(runs: Sequence[Run], cut: float | None = None) -> list[np.ndarray]:
-    """Response times of each run's successes in its steady part, ms, sorted: [runs][n].
+    """Return the sorted response times (ms) of each run's successes in its steady part: [runs][n].
 
-    cut: the share a comparison left out of every run; without it each run's own.
+    cut: the share a comparison cut off every run; without it, each run's own.
     """
     found = []
     for run in runs:
@@ -48,7 +48,7 @@ def steady_latencies(runs: Sequence[Run], cut: float | None = None) -> list[np.n
 
 
 def group_ecdf(sides: dict[str, list[np.ndarray]]) -> pd.DataFrame:
-    """Distribution functions of groups of runs: side, ms, share, low, high; runs in attrs.
+    """Return distribution functions of groups of runs: side, ms, share, low, high; runs in attrs.
 
     share: mean over the runs; low, high: its 95 % interval at each point, from how runs differ (t), NaN for
     one run. sides: sorted latencies by side and run.
@@ -76,7 +76,7 @@ def group_ecdf(sides: dict[str, list[np.ndarray]]) -> pd.DataFrame:
 
 
 def shift(a: list[np.ndarray], b: list[np.ndarray], *, paired: bool) -> pd.DataFrame:
-    """The shift function (Doksum 1974; Rousselet et al. 2017): B ÷ A at 19 quantiles with one band for all.
+    """Return the shift function (Doksum 1974; Rousselet et al. 2017): B ÷ A at 19 quantiles with one band.
 
     q, ratio, low, high. The band is run-level and simultaneous: its factor is the 95 % quantile of the
     largest |t| over permutations of the runs where there are enough of them, else Šidák's t; NaN for one run.
@@ -88,7 +88,7 @@ def shift(a: list[np.ndarray], b: list[np.ndarray], *, paired: bool) -> pd.DataF
     y = [np.log(np.array([np.quantile(x, SHIFT) for x in runs])) for runs in (a, b)]
     d = y[1].mean(axis=0) - y[0].mean(axis=0)
     half = np.full(len(SHIFT), np.nan)
-    method = "one run a side: no band"
+    method = "one run per side: no band"
     if min(len(a), len(b)) > 1:
         each = [
             stats.paired(x, z) if paired else stats.pooled(x, z) for x, z in zip(y[0].T, y[1].T, strict=True)
@@ -106,7 +106,7 @@ def dots(
     cut: float | None = None,
     metrics: Sequence[str] = ("p50", "p99", "throughput"),
 ) -> pd.DataFrame:
-    """Each run's own numbers: side, run, order (by time), metric, level, unit. cut: as of a comparison."""
+    """Return each run's metrics: side, run, order (by time), metric, level, unit. cut: as of a comparison."""
     rows: list[dict[str, Any]] = []
     everything = [run for runs in sides.values() for run in runs]
     places = {run.id: run.meta.experiment for run in everything}
@@ -129,7 +129,7 @@ def dots(
 
 
 def load_steps(runs: Sequence[Run]) -> pd.DataFrame:
-    """What the server did at each level of load: a row for each step of a stepped run, or for each run.
+    """Return the server's performance at each level of load: a row per step of a stepped run, or per run.
 
     load (asked: requests a second, or users), concurrency (mean in flight), throughput (successes a second),
     p50, p95 (ms), failed (share), n. The first 20 % of each step are left out. attrs: unit, runs, n; and
@@ -137,7 +137,7 @@ def load_steps(runs: Sequence[Run]) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     left_out = _strangers(runs, ("users", "arrivals"))
-    unknown_load = "imported: what load it was under is not known"
+    unknown_load = "imported: its load is unknown"
     left_out |= {run.id: unknown_load for run in runs if run.meta.imported and run.id not in left_out}
     runs = [run for run in runs if run.id not in left_out]
     for run in runs:
@@ -192,7 +192,7 @@ def _window(rows: Measured, low: float, high: float) -> dict[str, Any]:
 
 
 def scalability(steps: pd.DataFrame) -> dict[str, stats.Scalability]:
-    """The Universal Scalability Law fitted to levels of load, `alike` weighted and `by 1/throughput`.
+    """Fit the Universal Scalability Law to levels of load, `alike` weighted and `by 1/throughput`.
 
     Empty for fewer than four levels.
     """
@@ -210,9 +210,10 @@ def scalability(steps: pd.DataFrame) -> dict[str, stats.Scalability]:
 
 
 def trend(runs: Sequence[Run], metric: str = "p50") -> pd.DataFrame:
-    """A metric over runs, oldest first: run, created, git, level, low, high (within-run, 95 %), counts, why.
+    """Return a metric over runs, oldest first.
 
-    counts: whether the run may be compared with the newest; why: the reason where it may not.
+    run, created, git, level, low, high (within-run, 95 %), counts (whether the run is comparable with the
+    newest), why (the reason where it is not).
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
@@ -255,7 +256,7 @@ def trend_of(points: Sequence[dict[str, Any]], metric: str) -> pd.DataFrame:
 
 
 def changes(frame: pd.DataFrame, floor: float = math.nan, level: float = 0.01) -> pd.DataFrame:
-    """Where a trend shifts: run, place (row of `frame`), ratio, p; runs that do not count are passed over.
+    """Return the change points of a trend: run, place (row of `frame`), ratio, p; excluded runs are skipped.
 
     None for an error rate. attrs: drift, the ratio of the last run to the first where a slow drift describes
     the series better than shifts, else NaN.

@@ -28,7 +28,7 @@ def _nothing_to_judge(comparison: Comparison) -> str:
     if comparison.forced:
         return f"forced, though not comparable: {'; '.join(comparison.forced)}"
     if comparison.verdict == "within-run only":
-        return "one run on a side cannot tell a change from chance"
+        return "one run per side cannot distinguish a change from chance"
     return comparison.selection or "" if comparison.verdict != "regressed" else ""
 
 
@@ -90,7 +90,7 @@ def markdown(comparison: Comparison) -> str:
             f"{names}; {design}, the {comparison.part} of each; margin ±{comparison.options.margin:.0%}.",
         ]
     for run, why in [one for side in sides for one in side.left_out]:
-        lines.append(f"- left out: {for_markdown(run)}: {for_markdown('; '.join(why))}")
+        lines.append(f"- excluded: {for_markdown(run)}: {for_markdown('; '.join(why))}")
     lines += [f"- forced: {for_markdown(one)}" for one in comparison.forced]
     lines += [f"- note: {for_markdown(one)}" for one in comparison.notes]
     return "\n".join(lines).rstrip() + "\n"

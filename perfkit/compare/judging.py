@@ -60,7 +60,7 @@ def _refuse_twice(runs: Sequence[Run]) -> None:
     for i, run in enumerate(runs):
         for same in (str(run.path.resolve()), run.id):
             if first.setdefault(same, i) != i:
-                raise BadInput(f"{run.id} is given twice; a run belongs to one side, and counts there once")
+                raise BadInput(f"{run.id} is given twice; name each run once, on one side")
 
 
 def _reduced(runs: Sequence[Run]) -> list[Reduced]:
@@ -154,7 +154,7 @@ def _selection(names: tuple[str, str], sides: tuple[Sequence[Reduced], Sequence[
     if lost[0] * len(sides[1]) == lost[1] * len(sides[0]):
         return None
     told = (f"{n} of {len(side)} runs of {name}" for n, side, name in zip(lost, sides, names, strict=True))
-    return f"{' and '.join(told)} cannot be compared for what their server did: the rest is a selection"
+    return f"{' and '.join(told)} were excluded for what their server did: the rest is a selected sample"
 
 
 def _same_rows(runs: Sequence[Run]) -> list[str]:
@@ -167,7 +167,7 @@ def _same_rows(runs: Sequence[Run]) -> list[str]:
         rows = "".join(map(digest, files)) if files and run.rows() else ""
         for what, same in (("file", imported), ("rows", rows)):
             if same and (other := first.setdefault(same, run)) is not run:
-                found.append(f"{other.id} and {run.id} are of the same {what}, which counts once")
+                found.append(f"{other.id} and {run.id} have the same {what}; the same data counts only once")
                 break
     return found
 
@@ -175,7 +175,7 @@ def _same_rows(runs: Sequence[Run]) -> list[str]:
 def _side(name: str, side: Sequence[Reduced], kept: Sequence[Reduced]) -> Side:
     there = {one.run.id for one in kept}
     lost = [
-        (one.run.id, one.reasons or ("the other run of its pair does not count",))
+        (one.run.id, one.reasons or ("the other run of its pair is excluded",))
         for one in side
         if one.run.id not in there
     ]
@@ -283,14 +283,16 @@ def _notes(case: Case, found: Sequence[Result], names: tuple[str, str]) -> Itera
     for side in (case.a, case.b):
         commits = {one.run.meta.git.sha for one in side}
         if len(commits) > 1:
-            yield f"the runs of one side are of {len(commits)} commits: {', '.join(sorted(commits))[:60]}"
+            yield f"the runs of one side come from {len(commits)} commits: {', '.join(sorted(commits))[:60]}"
     endless = any(v.level == math.inf for one in (*case.a, *case.b) for v in one.values)
     if endless and not any(one.metric == "success_p99" for one in found):
-        yield "success_p99 is not reached where more than 1 % of the requests fail, and is not compared"
+        yield "success_p99 is not compared: more than 1 % of the requests failed"
     yield from _mix_notes(case, *names)
     yield from _version_notes(case)
     if not case.even:
-        design = "pairs are compared all the same" if case.paired else "Welch's t, which wants 3 runs a side"
+        design = (
+            "pairs are still compared as pairs" if case.paired else "Welch's t, which needs 3 runs per side"
+        )
         yield f"the runs differ in length by more than 10 %: {design}"
     if case.alone and any(math.isfinite(one.p) for one in found):
-        yield "one run on a side: p-values borrow the noise of earlier runs, a screening, never a gate"
+        yield "one run per side: p-values borrow the noise of earlier runs, for screening, not for a gate"

@@ -115,10 +115,11 @@ def words(noise: Mapping[str, stats.History], name: str) -> str:
     """The table as text."""
     rows = table(noise)
     if not rows:
-        return f"{name}: no metric was carried by every run"
+        return f"{name}: no metric could be computed for every run"
     head = f"{'metric':<12}{'sd of a run':>12}" + "".join(f"{f'{r} pairs':>11}" for r in REPEATS)
     lines = [
-        f"noise floor of {name}: a change that {REPEATS[0]} to {REPEATS[-1]} pairs would find 8 times of 10",
+        f"noise floor of {name}: the change that {REPEATS[0]} to {REPEATS[-1]} pairs would detect "
+        "with 80 % power",
         head,
     ]
     for row in rows:

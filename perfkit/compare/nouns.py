@@ -36,7 +36,7 @@ class Options:
         for name, low, high in (("margin", 0.0001, 1), ("error_margin", 1e-6, 1), ("alpha", 1e-6, 0.5)):
             value = getattr(self, name)
             if not (isinstance(value, int | float) and low <= value < high):
-                raise BadInput(f"{name} lies between {low:g} and {high:g}, not {value!r:.80}")
+                raise BadInput(f"{name} must be between {low:g} and {high:g}, not {value!r:.80}")
         for name in self.primary:
             if name not in METRICS:
                 raise unknown("metric", name, METRICS)
@@ -204,13 +204,13 @@ def _headline(verdict: Verdict, results: Sequence[Result], a: str, b: str, optio
     if verdict == "within-run only":
         known = [r for r in primary if math.isfinite(r.ratio)]
         told = "; ".join(f"{r.metric} {change(r, options)}{_tipping(r)}" for r in known)
-        why = "WITHIN-RUN ONLY, no verdict: one run on a side cannot tell a change from chance."
+        why = "WITHIN-RUN ONLY, no verdict: one run per side cannot distinguish a change from chance."
         return f"{why} {b} beside {a}: {told}."
     of = [r for r in primary if r.verdict == verdict]
     if not of and verdict == "inconclusive" and primary:
         of = [r for r in primary if r.verdict != "inconclusive"]
     if not of:
-        return f"{verdict.upper()}: no primary metric is carried by every run of {a} and {b}."
+        return f"{verdict.upper()}: no primary metric could be computed for every run of {a} and {b}."
     told = "; ".join(f"{r.metric} {change(r, options)}" for r in of)
     text = f"{verdict.upper()}: {b} beside {a}: {told}."
     if verdict == "inconclusive":
@@ -222,8 +222,8 @@ def _headline(verdict: Verdict, results: Sequence[Result], a: str, b: str, optio
 def _needed(one: Result) -> str:
     """What an inconclusive metric may have hidden, and what it would take."""
     size = f"below {one.detectable:.1%}" if one.detectable < 10 else "of any size"
-    text = f"A change of {one.metric} {size} may go unseen"
-    return text + (f"; {one.repeats} runs a side would show the margin" if one.repeats else "")
+    text = f"A change of {one.metric} {size} may go undetected"
+    return text + (f"; {one.repeats} runs per side would detect the margin" if one.repeats else "")
 
 
 def _tipping(one: Result) -> str:

@@ -106,7 +106,9 @@ def _warmup(run: Run, planned: np.ndarray, response_ms: np.ndarray) -> Warmup:
         told = f"its warm-up took {share:.0%} of the measured part"
         return Warmup(share, counts, (told,) if share >= stats.WARN_CUT else ())
     # MSER's least error at its limit says that it found no end: whether there is a level, drift decides
-    return Warmup(stats.LEAST_CUT, counts, ("no end of its warm-up was found; a tenth is left out",))
+    return Warmup(
+        stats.LEAST_CUT, counts, ("the end of its warm-up was not found; the first tenth is cut off",)
+    )
 
 
 def operations_of(part: Part) -> dict[str, int]:
@@ -148,7 +150,7 @@ def reduce(run: Run, rows: Measured, cut: float | None = None, asked: Sequence[s
     n = int((rows.planned >= low).sum())
     notes, outcomes = _unsteady(run, rows, steady, low, high)
     if n < FEWEST:
-        outcomes.append(f"only {n:,} requests in its steady part, {FEWEST} are the least")
+        outcomes.append(f"only {n:,} requests in its steady part; at least {FEWEST} are needed")
     reasons += _unaccounted(run, rows, steady, low, high)
     counts = np.bincount(rows.operation[rows.planned >= low], minlength=len(rows.names)).tolist()
     operations = {name: count for name, count in zip(rows.names, counts, strict=True) if count}
@@ -220,22 +222,22 @@ def _unsteady(
     if len(steady.planned) < FEWEST or high <= low:
         return [], []
     if _load_changes(run):
-        return ["its load changes by plan: neither warm-up nor drift nor pile-up was looked for"], []
+        return ["its load changes by plan: warm-up, drift and backlog were not checked"], []
     notes, found = [], []
     moved = stats.drift(steady.response_ms, steady.planned)
     if fidelity.too_coarse_for_drift(run.meta, high - low):
-        notes.append("whether its latency drifts was not checked: instants are too coarse")
+        notes.append("latency drift was not checked: the timestamps are too coarse")
     elif moved.found:
         told = f"{moved.ratio - 1:+.0%} from its first half to its last third"
         found.append(f"no steady state, its latency drifts: {told}")
     elif math.isnan(moved.ratio):
-        notes.append("whether it drifts could not be checked: its successes leave gaps")
+        notes.append("latency drift could not be checked: there are gaps without successes")
     if run.meta.arrivals:
         grown = stats.growth(rows.planned, rows.done, low, high)
         if grown.found:
             found.append(
                 f"the server fell behind: requests in flight grew {grown.ratio:.1f}-fold, "
-                "so its latency tells how long the run was"
+                "so its latency depends on how long the run lasted"
             )
     return notes, found
 

@@ -41,19 +41,19 @@ def _told(level: str, *texts: str) -> Shown:
 
 
 def capacity_verdict(steps: pd.DataFrame, laws: dict[str, Any]) -> Shown:
-    """The first line: the most throughput seen, and the knee if the data carry one."""
-    left = [f"Left out: {run}: {why}." for run, why in steps.attrs["left_out"].items()]
+    """Show the first line: the highest throughput, and the knee if the data support one."""
+    left = [f"Excluded: {run}: {why}." for run, why in steps.attrs["left_out"].items()]
     if steps.empty:
-        return _told("bad", "NOTHING TO JUDGE: no run of these can be relied on.", *left)
+        return _told("bad", "NOTHING TO JUDGE: none of these runs is valid.", *left)
     best = steps.iloc[int(steps["throughput"].argmax())]
     seen = f"{number(best['throughput'])} successes a second was the most, "
     seen += f"with {number(best['concurrency'])} in flight"
     if not laws:
-        few = f"UNKNOWN: {_levels(steps)}; the law has three parameters, measure four levels or more."
+        few = f"UNKNOWN: {_levels(steps)}; the law has three parameters, so measure at least four levels."
         return _told("warn", few, f"{seen}.", *left)
     law = laws["alike"]
     if law.told:
-        return _told("warn", f"NO KNEE can be told: {law.told}.", f"{seen}.", *left)
+        return _told("warn", f"KNEE UNKNOWN: {law.told}.", f"{seen}.", *left)
     low, high = law.knee_interval
     knee = f"KNEE at {law.knee:.3g} requests in flight: 95 % interval {low:.3g} to {high:.3g}, "
     return _told("good", f"{knee}{number(law.peak)} successes a second there.", f"{seen}.", *left)
@@ -67,11 +67,11 @@ def _levels(steps: pd.DataFrame) -> str:
 
 
 def capacity(steps: pd.DataFrame, law: Any, ax: Axes | None = None) -> Axes:
-    """Throughput against concurrency, with the fitted law inside the measured range; latency below it."""
+    """Draw throughput against concurrency, with the fitted law in the measured range; latency below it."""
     with style():
         figure: Any = axes_for(None, 4.6).get_figure()
         if steps.empty:
-            return nothing(figure.axes[0], "No run can be relied on.")
+            return nothing(figure.axes[0], "None of these runs is valid.")
         figure.clear()
         top, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
         steps = steps.sort_values("concurrency")
@@ -101,11 +101,11 @@ def capacity(steps: pd.DataFrame, law: Any, ax: Axes | None = None) -> Axes:
         legend(below)
         return say(top, f"Throughput and latency at {_levels(steps)}. {told}",
                    f"{steps.attrs['n']:,} requests, {_levels(steps)}; the first 20 % of each "
-                   f"left out. {told}")  # fmt: skip
+                   f"is cut off. {told}")  # fmt: skip
 
 
 def capacity_table(steps: pd.DataFrame) -> Shown:
-    """The levels of load as numbers."""
+    """Show the levels of load as a table."""
     rows = [
         [number(r["load"]), number(r["concurrency"]), number(r["throughput"]), ms(r["p50"]), ms(r["p95"]),
          format_level(r["failed"], "errors"), f"{r['n']:,.0f}"]
@@ -116,7 +116,7 @@ def capacity_table(steps: pd.DataFrame) -> Shown:
 
 
 def runs_table(runs: Sequence[Run], left_out: Mapping[str, str]) -> Shown:
-    """Every run of a page that is made of several: id, load, code, and why it is left out if it is."""
+    """Show the runs behind a page: id, load, code, and the reason if one is excluded."""
     rows = []
     for run in runs:
         load = dataclasses.asdict(run.meta.load) if run.meta.load else {}
@@ -127,16 +127,16 @@ def runs_table(runs: Sequence[Run], left_out: Mapping[str, str]) -> Shown:
 
 
 def law_table(laws: dict[str, Any]) -> Shown:
-    """The law's parameters with 95 % intervals, a row for each weighting."""
+    """Show the law's parameters with 95 % intervals, a row per weighting."""
     if not laws:
         return sentence("No law was fitted.")
     rows = []
     for name, law in laws.items():
         cells = [_with_interval(getattr(law, p), law.intervals[p]) for p in ("gamma", "alpha", "beta")]
         rows.append([name, *cells, law.told or _with_interval(law.knee, law.knee_interval)])
-    text = "X(N) = γN / (1 + α(N-1) + βN(N-1)) (Gunther 1993). Small print: 95 % intervals, points taken as "
+    text = "X(N) = γN / (1 + α(N-1) + βN(N-1)) (Gunther 1993). Small print: 95 % intervals, assuming "
     text += (
-        "independent. A knee beyond the highest load, or with an interval wider than half of it, is not told."
+        "independent points. A knee beyond the highest load, or with an interval wider than half of it, is "
     )
     return shown(str(laws), table(["points weighted", "γ, /s", "α", "β", "knee"], rows, text))
 
@@ -149,26 +149,26 @@ def _with_interval(value: float, interval: tuple[float, float]) -> str:
 
 
 def trend_verdict(frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = math.nan) -> Shown:
-    """The first line: how many changes, the latest of them, and what noise was taken for granted."""
+    """Show the first line: how many changes, the latest of them, and the noise floor used."""
     metric, counted = frame.attrs["metric"], int(frame["counts"].sum())
     if METRICS[metric].kind == "errors":
-        return _told("", "NOT SCANNED: error rates are not searched for shifts, their counts are too rare.")
+        return _told("", "NOT SCANNED: change points are not searched in error rates; errors are too rare.")
     floor = (
-        f"Shifts below the noise floor ({noise_sd:.1%}, sd of a run) are not told."
+        f"Shifts below the noise floor ({noise_sd:.1%}, sd of a run) are not reported."
         if math.isfinite(noise_sd)
-        else "No noise floor is known for this configuration; perfkit aa measures it."
+        else "This configuration has no noise floor yet; measure it with `perfkit aa`."
     )
     if counted < 8:
-        return _told("warn", f"TOO FEW: {counted} runs count, a change point needs 8.", floor)
+        return _told("warn", f"TOO FEW: {counted} usable runs; a change point needs at least 8.", floor)
     seen = frame.attrs["detectable"]
     if changes.empty:
-        words = f"NO CHANGE TOLD: {metric} of {counted} runs shows no shift beyond noise."
+        words = f"NO CHANGE DETECTED: {metric} of {counted} runs shows no shift beyond noise."
         if math.isnan(seen):
-            return _told(
-                "", words, "Of so few runs it cannot be said how large a shift would be told.", floor
-            )
-        could = f"A lasting shift of {seen:.1%} in the middle of the series would be told 8 times of 10; "
-        return _told("", words, f"{could}smaller and shorter ones may go unseen.", floor)
+            return _told("", words, "With so few runs, the size of a detectable shift is unknown.", floor)
+        could = (
+            f"A lasting shift of {seen:.1%} in the middle of the series would be detected with 80 % power; "
+        )
+        return _told("", words, f"{could}smaller and shorter ones may go undetected.", floor)
     drift = changes.attrs.get("drift", math.nan)
     if math.isfinite(drift):
         words = f"DRIFTED: {metric} moved slowly, by {drift - 1:+.1%} from the first to the last of {counted}"
@@ -182,12 +182,12 @@ def trend_verdict(frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = 
 def trend(
     frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = math.nan, ax: Axes | None = None
 ) -> Axes:
-    """A metric over runs with its change points, and a band of twice the noise floor around each level."""
+    """Draw a metric over runs with its change points, and a band of twice the noise floor per level."""
     with style():
         ax = axes_for(ax, 3.4)
         good = frame["counts"].to_numpy()
         if not good.any():
-            return nothing(ax, "No run that may be compared carries this metric.")
+            return nothing(ax, "This metric could not be computed for any comparable run.")
         place, shares = np.arange(len(frame)), _is_share(frame)
         _draw_levels(ax, frame, changes, noise_sd)
         level = frame["level"].to_numpy()
@@ -203,7 +203,7 @@ def trend(
             label="run, within-run 95 %",
         )
         if (~good & np.isfinite(level)).any():
-            ax.plot(place[~good], level[~good], "x", color=colour(7), label="may not be compared")
+            ax.plot(place[~good], level[~good], "x", color=colour(7), label="not comparable")
         for i, at in enumerate(changes["place"]):
             ax.axvline(at - 0.5, color=BAD, lw=1.2, ls="--", label="change point" if i == 0 else None)
         ax.set_xticks(
@@ -225,9 +225,9 @@ def trend(
             )
             or "no change point"
         )
-        counted = f"{len(frame)} runs, {int(good.sum())} that count"
+        counted = f"{len(frame)} runs, {int(good.sum())} usable"
         return say(ax, f"{frame.attrs['metric']} over {len(frame)} runs: {told}.",
-                   f"{counted}. {told}. A change point asks for a comparison.{told_bars}")  # fmt: skip
+                   f"{counted}. {told}. Confirm a change point with a comparison.{told_bars}")  # fmt: skip
 
 
 def _is_share(frame: pd.DataFrame) -> bool:
@@ -271,9 +271,9 @@ def _when(run: pd.Series, place: int) -> str:
 
 
 def left_out(frame: pd.DataFrame) -> Shown:
-    """The runs of a trend that do not count, with the reason."""
+    """Show the excluded runs of a trend, with the reason."""
     bad: Sequence[Any] = list(frame[~frame["counts"].to_numpy()].itertuples())
     if not bad:
-        return sentence("Every run counts.")
+        return sentence("Every run is usable.")
     reasons = [f"{one.run}: {one.why}" for one in bad]
-    return shown("\n".join(reasons), part("listed", "Not counted:", reasons))
+    return shown("\n".join(reasons), part("listed", "Excluded:", reasons))

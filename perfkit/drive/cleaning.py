@@ -59,12 +59,12 @@ def forget(run: Run) -> Removal:
 
 def _left(run: Run) -> list[Undo]:
     if run.state == "running":
-        raise BadInput(f"{run.id} is still running; it removes what it makes when it ends")
+        raise BadInput(f"{run.id} is still running; it cleans up when it ends")
     for _ in range(_TRIES):
         if not being_written(run.path):
             return journaled(run.path)
         time.sleep(0.1)
-    raise BadInput(f"a worker of {run.id} is still alive; try again when it has ended")
+    raise BadInput(f"a worker of {run.id} is still alive; try again once it has ended")
 
 
 async def _remove_later(context: RunContext, undos: Sequence[Undo], headers: Mapping[str, str]) -> Removal:

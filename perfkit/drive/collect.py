@@ -190,7 +190,7 @@ class Collector:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             self._failed(source, f"{type(error).__name__}: {error}", _IS_IT_RIGHT.format(source.kind))
         except Exception as error:  # whatever nonsense brings about: a thread that ends tells nobody
-            words = f"the answer is not what was expected: {type(error).__name__}: {error}"
+            words = f"unexpected response: {type(error).__name__}: {error}"
             self._failed(source, words, _IS_IT_RIGHT.format(source.kind))
 
     def _failed(self, source: _Source, words: str, to_do: str) -> None:
@@ -269,7 +269,7 @@ class Collector:
         source.clocks.clear()
         source.earlier.add(str(known))
         if instance in source.earlier:  # no restart: their numbers cannot be told apart
-            raise ValueError("several instances answer here; give each one's own address in probes_url")
+            raise ValueError("several instances answer here; list the address of each in probes_url")
         return True
 
     def _keep_page(self, source: _Source, samples: Mapping[str, list[Any]]) -> None:
@@ -279,7 +279,7 @@ class Collector:
         if any(len(column) != len(t) for column in columns):
             raise ValueError("columns of different lengths")
         if not all(math.isfinite(value) for value in columns[1]):
-            raise ValueError("a value that is no number")
+            raise ValueError("a value that is not a number")
         self._keep(source, t, *columns)
 
     # -- Prometheus
@@ -371,7 +371,7 @@ def _to_do(status: int, kind: str) -> str:
         return f"name a variable with its token in target.{kind}_token_env"
     if status == 404:
         what = "the base URL of a server with perfkit's probes" if kind == "probes" else "a page's whole URL"
-        return f"target.{kind}_url has to be {what}"
+        return f"target.{kind}_url must be {what}"
     return "see the server's log" if status >= 500 else _IS_IT_RIGHT.format(kind)
 
 

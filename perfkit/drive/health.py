@@ -154,6 +154,17 @@ def median_response_ms(part: Part) -> float | None:
     return None if math.isnan(found) else found
 
 
+#: What is said of the worst worker over a limit: with its value, the limit and the worker.
+_OVER = {
+    "kickoff_p99_ms": "steps started late: kick-off delay p99 {:.1f} ms, budget {:.1f} ms (worker {})",
+    "client_queue_p99_ms": "requests queued inside perfkit: p99 {:.1f} ms, budget {:.1f} ms (worker {})",
+    "loop_lag_p99_ms": "perfkit itself was slowed down: its event loop lagged {:.1f} ms at p99, "
+    "budget {:.1f} ms (worker {}); free some CPU, use fewer users per process, or raise budget.delay_ms",
+    "cpu_share": "the generator was busy: {:.2f} of a core, budget {:.2f} (worker {})",
+    "gc_pause_max_ms": "garbage collection paused {:.1f} ms, budget {:.1f} ms (worker {})",
+}
+
+
 def judge(
     workers: Sequence[Mapping[str, Any]], median_response_ms: float | None, budget: Budget
 ) -> list[str]:
@@ -161,16 +172,16 @@ def judge(
     if not any(worker["rows"] for worker in workers):
         return ["no request was measured"]
     allowed = max(budget.delay_ms, budget.delay_share * (median_response_ms or 0.0))
-    limits = (
-        ("kickoff_p99_ms", allowed, "steps started late: kick-off delay p99 {:.1f} ms, budget {:.1f} ms"),
-        ("client_queue_p99_ms", allowed, "requests waited in the client: p99 {:.1f} ms, budget {:.1f} ms"),
-        ("loop_lag_p99_ms", allowed, "the event loop was late: lag p99 {:.1f} ms, budget {:.1f} ms"),
-        ("cpu_share", budget.cpu_share, "the generator was busy: {:.2f} of a core, budget {:.2f}"),
-        ("gc_pause_max_ms", budget.gc_pause_ms, "garbage collection paused {:.1f} ms, budget {:.1f} ms"),
-    )
+    limits = {
+        "kickoff_p99_ms": allowed,
+        "client_queue_p99_ms": allowed,
+        "loop_lag_p99_ms": allowed,
+        "cpu_share": budget.cpu_share,
+        "gc_pause_max_ms": budget.gc_pause_ms,
+    }
     reasons = []
-    for key, limit, text in limits:
+    for key, limit in limits.items():
         worst = max((w for w in workers if w.get(key) is not None), key=lambda w: w[key], default=None)
         if worst is not None and worst[key] > limit:
-            reasons.append(f"{text.format(worst[key], limit)} (worker {worst['worker']})")
+            reasons.append(_OVER[key].format(worst[key], limit, worst["worker"]))
     return reasons

@@ -130,7 +130,7 @@ async def _why_not_removed(session: Session, undo: Undo) -> str:
     if not undo.method:
         return f"a line of the run's journal cannot be read: {undo.path[:80]!r}"
     if STARS in undo.path:
-        return "its address held a secret, which is not kept"
+        return "its address contained a secret, which is not stored"
     if lost := [name for name, value in undo.headers if value == STARS]:
         return f"its header {lost[0]} held a secret, which is not kept; `perfkit cleanup -H` takes it"
     session.headers = dict(undo.headers)

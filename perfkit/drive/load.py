@@ -34,7 +34,7 @@ class Overdue(BaseException):
     """Thrown into a step that holds the event loop when the run should be over."""
 
     def __str__(self) -> str:
-        return "it held the event loop after the end of the run"
+        return "it blocked the event loop after the end of the run"
 
 
 class Drive:
@@ -270,8 +270,8 @@ class Drive:
         places = {task: self.mistakes.place_of(task) for task in self._under_way()}
         self.left = await cut_off(self._recorder, self._under_way)
         cut = () if self.stopped else self._cut  # who is stopped may have been about to end
-        ends = [("a step never ended", task) for step, task in cut if task and not step.cut]
-        ends += [("a step could not be cut off", task) for task in self.left]
+        ends = [("a step did not end", task) for step, task in cut if task and not step.cut]
+        ends += [("a step could not be cancelled", task) for task in self.left]
         for what, task in ends:
             self.mistakes.add(Mistake(what, places.get(task) or self.mistakes.place_of(task)))
         self.steps += len(ends)

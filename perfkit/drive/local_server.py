@@ -95,6 +95,6 @@ def _wait_for_url(
     process.terminate()
     code = process.wait()
     listener.join()
-    said = next((line for line in reversed(complaints) if line), "it said nothing")
+    said = next((line for line in reversed(complaints) if line), "no output")
     kind = BadInput if code == 2 else PerfkitError
     raise kind(f"the reference server did not start (exit {code}): {said}")

@@ -30,7 +30,7 @@ class Mistake(NamedTuple):
         return f"{told} ({self.place})" if self.place else told
 
 
-_OTHER = Mistake(f"mistakes of more than {_MOST_KINDS} kinds")
+_OTHER = Mistake(f"other errors, beyond the first {_MOST_KINDS} kinds")
 
 
 class Mistakes:

@@ -32,7 +32,9 @@ def _checked(pieces: Iterable[bytes]) -> bytes:
         *lines, last = (last + piece).split(b"\n")
         count += sum(bool(line.strip()) and not line.lstrip().startswith(b"#") for line in lines)
         if count > MOST_SERIES:
-            raise ValueError(f"more than {MOST_SERIES:,} series, the most that are read of a page: {_NARROW}")
+            raise ValueError(
+                f"more than {MOST_SERIES:,} series, the most that are read from one page: {_NARROW}"
+            )
         if max(map(len, (last, *lines))) > _LONGEST_LINE:
             raise ValueError(f"a series with more than {_LONGEST_LINE // 1000} kB of labels: {_NARROW}")
     return bytes(page)

@@ -243,7 +243,7 @@ def describe_run(run: Run, *, summary: bool = True, results: Results | None = No
     """The same for a person, with the first findings."""
     meta = run.meta
     lines = [f"run {run.id}: {run.headline}"]
-    where = meta.target_url or "a target the file does not name"
+    where = meta.target_url or "a target not named in the file"
     if meta.imported:
         lines.append(f"  scenario {meta.scenario.name} on {where}")
     else:
@@ -267,7 +267,7 @@ def _left_words(run: Run) -> Iterator[str]:
         yield f"not cleaned up on the target: {run.meta.not_cleaned_up}"
     left = 0 if run.state == "running" else left_on_target(run.path)
     if left:
-        yield f"up to {left:,} things it made are on the target: `perfkit cleanup {run.id}` removes them"
+        yield f"up to {left:,} things it created are still on the target; run `perfkit cleanup {run.id}`"
 
 
 def _summary_lines(run: Run) -> list[str]:
@@ -281,10 +281,10 @@ def _summary_lines(run: Run) -> list[str]:
         return [f"none of {n} requests succeeded"]
     unit = _unit(rows[-1])
     is_open = any(math.isinf(row[f"{name}_high"]) for row in rows for name in ("p50", "p95", "p99"))
-    ends = "; ≥: the upper end is not known from this run" if is_open else ""
+    ends = "; ≥: upper end unknown" if is_open else ""
     told = f" with 95 % intervals ({unit}); — where there is none{ends}" if unit else ""
-    told = told or "; — where too few requests carry it"
-    told = "; numbers of a summary, — where it tells none" if run.meta.carried else told
+    told = told or "; — where too few requests"
+    told = "; numbers from a summary, — where it has none" if run.meta.carried else told
     lines = [f"{part.label}: response time in ms{told}"]
     *operations, total = rows
     for row in (*operations[:_SHOWN], total):
@@ -316,7 +316,7 @@ def _finding_words(run: Run, results: Results) -> Iterator[str]:
 def _probe_words(sources: Iterable[ProbeSource]) -> Iterator[str]:
     """What came from the server's probes and what did not, a line for each source."""
     for source in sources:
-        words = [f"{source.source}: {source.samples:,} samples of itself"]
+        words = [f"{source.source}: {source.samples:,} samples"]
         if source.offset_ms is not None:
             words.append(f"clock {source.offset_ms:+.3f} ± {source.uncertainty_ms:.3f} ms from ours")
         words += [f"{source.lost:,} samples lost"] if source.lost else []

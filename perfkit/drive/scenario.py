@@ -98,7 +98,7 @@ class Scenario:
             if inspect.iscoroutine(found):
                 found.close()  # else Python warns that nobody awaited it
             if not isinstance(found, Mapping) or not found.keys() & {"users", "arrivals"}:
-                what = f"load returned {found!r:.80}; it has to return a dict with `users` or `arrivals`"
+                what = f"load returned {found!r:.80}; it must return a dict with `users` or `arrivals`"
                 raise BadInput(f"{self.label}: {what}")
             return dict(found)
 
@@ -173,7 +173,7 @@ def _import_file(path: Path) -> ModuleType:
     name = f"perfkit_scenario_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise BadInput(f"scenario file {path.name}: its name has to end in .py")
+        raise BadInput(f"scenario file {path.name}: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

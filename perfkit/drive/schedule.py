@@ -55,7 +55,10 @@ def _cumulated(arrivals: Arrivals, warmup_s: float) -> tuple[Floats, Floats, Flo
     t, rate = np.array(knots, dtype=float).T
     mass = np.concatenate([[0.0], np.cumsum(np.diff(t) * (rate[1:] + rate[:-1]) / 2)])
     if mass[-1] > MAX_ARRIVALS:
-        raise BadInput(f"arrivals: {mass[-1]:.3g} planned, at most {MAX_ARRIVALS:,}; lower rate or duration")
+        raise BadInput(
+            f"arrivals: {mass[-1]:.3g} requests planned, at most {MAX_ARRIVALS:,}; "
+            "lower the rate or the duration"
+        )
     return t, rate, mass
 
 
@@ -72,7 +75,7 @@ def profile(arrivals: Arrivals) -> Knots:
         case "soak":
             ramp = total * 0.05 if arrivals.ramp_s is None else arrivals.ramp_s
             if 2 * ramp > total:
-                raise BadInput(f"arrivals.ramp_s {ramp:g}: two ramps do not fit into duration_s {total:g}")
+                raise BadInput(f"arrivals.ramp_s {ramp:g}: two ramps do not fit in duration_s {total:g}")
             return (
                 [(0, 0), (ramp, rate), (total - ramp, rate), (total, 0)]
                 if ramp

@@ -303,9 +303,9 @@ class _Execution:
         """Why a worker is gone."""
         found = stuck_in(self.folder.path)
         if found is None:
-            return PerfkitError("a worker process died (killed, or out of memory); see dmesg")
+            return PerfkitError("a worker process died (killed or out of memory); see dmesg")
         place, self._mistakes = found
-        words = f"a step at {place} held the event loop after the end of the run, and its worker was ended"
+        words = f"a step at {place} blocked the event loop after the end of the run, so its worker was killed"
         return self._broken_off(words)
 
     def _drive(self, pool: Executor, state: bytes, on_progress: Progress) -> None:

@@ -139,7 +139,7 @@ def header_lines(headers: Collection[tuple[str, str]], host: str) -> Headers:
         if not _HEADER_NAME(name):
             raise ValueError(f"header name {name!r} holds a character HTTP does not allow in names")
         if name.lower() in ("content-length", "transfer-encoding"):
-            raise ValueError(f"header {name!r} is perfkit's to send, it follows from the body; leave it out")
+            raise ValueError(f"header {name!r} is set by perfkit from the body; leave it out")
         if not _HEADER_VALUE(str(value)):
             raise ValueError(f"header {name!r} holds a line break or a character outside latin-1")
     return lines  # a host is given
@@ -215,11 +215,11 @@ def split_url(target: Target) -> SplitResult:
     """The target's URL in parts; BadInput says what a usable one looks like."""
     given = target.url or ""
     if "@" in given.partition("://")[2].partition("/")[0]:
-        raise BadInput("target url holds a user or password; put the secret into an environment variable "
+        raise BadInput("target url contains a user or password; put the secret in an environment variable "
                        "and name it in target.token_env")  # fmt: skip
     if "?" in given or "#" in given:
         shown = re.split("[?#]", given)[0]  # a query may hold a token
-        words = f"leave out what follows {given[len(shown)]}; a request brings its own query"
+        words = f"remove what follows {given[len(shown)]}; each request has its own query"
         raise BadInput(f"target url {given[: len(shown) + 1]!r}: {words}")
     return split_address(given, f"target url {masked_text(given)!r}")
 
@@ -228,7 +228,7 @@ def tls_context(target: Target) -> ssl.SSLContext:
     """The TLS settings of a target."""
     try:
         if target.ca_file is not None and not Path(target.ca_file).is_file():  # a device may have no end
-            raise FileNotFoundError(errno.ENOENT, "there is no regular file of this name")
+            raise FileNotFoundError(errno.ENOENT, "not a regular file")
         context = ssl.create_default_context(cafile=target.ca_file)
     except OSError as error:
         raise BadInput(f"target.ca_file {target.ca_file!r}: {error.strerror or error}") from None

@@ -84,11 +84,11 @@ def parse_assignments(assignments: Iterable[str], option: str) -> dict[str, Any]
         for section in sections:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
-                raise BadInput(f"{shown}: {section} was given a value of its own before; give one of both")
+                raise BadInput(f"{shown}: {section} was already given a value; give one or the other")
         try:
             place[last] = safe_yaml.load(value)
         except yaml.YAMLError as error:
-            problem = getattr(error, "problem", None) or "it holds a control character"
+            problem = getattr(error, "problem", None) or "it contains a control character"
             problem = _shown_problem(problem, f"{name}: x" if hidden == "***" else value)
             raise BadInput(f"{shown}: the value is not a number, word or list: {problem}") from None
     require_plain(found, option)
@@ -153,7 +153,7 @@ def _require_server_options(workload: Workload, where: str) -> None:
     for name in workload.server:
         if workload.target.url is not None:
             words = f"{where}: server.{name:.60} is for the server perfkit starts itself"
-            raise BadInput(f"{words}; there is none with target.url, leave one of them out")
+            raise BadInput(f"{words}; with target.url there is none; remove one of the two")
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
             raise BadInput(
                 f"{where}: server.{name!r:.60} is not an option of `perfkit serve`; see its --help"
@@ -230,9 +230,9 @@ def _token(field: str, name: str | None, what: str = "token") -> str | None:
             raise BadInput(f"target.{field}: give the name of an environment variable that holds the {what}")
         raise BadInput(f"target.{field} names {name}, which is not set; export {name}=… first")
     if not token.isascii() or not token.isprintable():
-        raise BadInput(f"the {what} in {name} holds characters a header cannot carry")
+        raise BadInput(f"the {what} in {name} contains characters not allowed in a header")
     if what == "user:password" and ":" not in token:
-        raise BadInput(f"target.{field}: {name} has to hold user:password, with a colon between them")
+        raise BadInput(f"target.{field}: {name} must contain user:password")
     return token
 
 

@@ -37,7 +37,7 @@ NO_SUCCESS = "No request of the measured part succeeded, so there is no latency 
 
 
 def histogram(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """How many successes took how long, with p50, p95 and p99."""
+    """Draw the latency histogram of successes, with p50, p95 and p99."""
     with style():
         ax = axes_for(ax)
         if not frame.attrs["ok"]:
@@ -53,7 +53,7 @@ def histogram(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def bars(ax: Axes, frame: pd.DataFrame, log: bool) -> None:
-    """Counts per bin as one filled outline over latencies."""
+    """Draw counts per bin as one filled outline."""
     grid = np.append(frame["left"], frame["right"].iloc[-1])
     ax.stairs(frame["count"], grid, fill=True, color=FILL, alpha=0.9)
     ax.stairs(frame["count"], grid, color=colour(0), lw=0.8)
@@ -66,13 +66,13 @@ def bars(ax: Axes, frame: pd.DataFrame, log: bool) -> None:
 
 
 def marks(ax: Axes, at: Mapping[Any, Any], words: Callable[[float], str] = ms) -> None:
-    """A line at each quantile, with its value in the legend."""
+    """Draw a line at each quantile, with its value in the legend."""
     for i, (name, x) in enumerate(at.items()):
         ax.axvline(x, lw=1.3, label=f"{name} {words(x)}", **line(i + 1))
 
 
 def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """A box for each group: median, quartiles, whiskers to p5 and p95, dots at the extremes."""
+    """Draw a box per group: median, quartiles, whiskers to p5 and p95, dots at the extremes."""
     by = str(frame.attrs["by"])
     with style():
         ax = axes_for(ax, max(1.3, 0.7 + 0.24 * max(len(frame), 1)))
@@ -118,7 +118,7 @@ def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             if len(frame) < groups
             else "all drawn"
         )
-        what = "box: quartiles and median, whiskers: p5 and p95, dots: extremes"
+        what = "box: quartiles and median; whiskers: p5 and p95; dots: extremes"
         what += "; quantiles to 0.3 %" if by == "user" else ""
         if not many.all():
             what += f"; a diamond is the median of fewer than {FEW}"
@@ -126,7 +126,7 @@ def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Share of requests answered within a latency, timeouts counted as still waiting (Kaplan–Meier)."""
+    """Draw the share of requests answered within each latency; timeouts are right-censored (Kaplan–Meier)."""
     with style():
         ax = axes_for(ax)
         if frame.empty:
@@ -147,16 +147,16 @@ def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         late, left_out, n = frame.attrs["censored"], frame.attrs["excluded"], frame.attrs["n"]
         told = ["no timeouts and no cutoffs"]
         if late:
-            told = [f"timeouts and cutoffs ({late:,}) are right-censored: a line that ends early lacks them"]
+            told = [f"timeouts and cutoffs ({late:,}) are right-censored: their lines end below 100 %"]
         if left_out:
             told.append(
-                f"other failures ({left_out:,}, {percent(left_out / n)}) ended early and are left out"
+                f"other failures ({left_out:,}, {percent(left_out / n)}) ended early and are excluded"
             )
         return say(ax, alt + ".", caption(frame, *told, *_precision(frame)))
 
 
 def percentile_plot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Latency at each percentile on a scale that gives every further nine the same room."""
+    """Draw latency by percentile, with equal width for each further nine."""
     with style():
         ax = axes_for(ax)
         if frame.empty:
@@ -181,11 +181,11 @@ def percentile_plot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             f"{short(name)} {ms(x)} at p{100 * p:.4g}"
             for name, x, p in zip(last["operation"], last["latency_ms"], last["p"], strict=True)
         )
-        alt = f"Latency by percentile, as far as ten requests carry it: {told or 'nowhere'}."
-        dotted = "thin dots: fewer than 10 requests lie beyond, one more run will differ"
+        alt = f"Latency by percentile, where at least 10 requests lie beyond: {told or 'nowhere'}."
+        dotted = "dotted: fewer than 10 requests lie beyond, so expect another run to differ"
         if frame.attrs.get("carried"):
-            alt = alt.replace(", as far as ten requests carry it", "")
-            return say(ax, alt, caption(frame, "Quantiles as the file has them"))
+            alt = alt.replace(", where at least 10 requests lie beyond", "")
+            return say(ax, alt, caption(frame, "Quantiles as given in the file"))
         return say(ax, alt, caption(frame, latency_name(frame), dotted, *_precision(frame)))
 
 

@@ -34,7 +34,7 @@ __all__ = ["call_latency", "concurrency", "generator_delays", "glance", "kickoff
 
 NO_ROWS = "No requests in the measured part of this run."
 NO_SUCCESS = "No request of the measured part succeeded."
-UNTIMED = "Not in the file this run was imported from: it does not tell when its requests were made."
+UNTIMED = "The imported file does not say when its requests were made."
 _MARKS = ("o", "s", "^", "D", "v", "P", "<", ">")
 
 
@@ -43,7 +43,7 @@ def _operations(frame: pd.DataFrame) -> list[str]:
 
 
 def kickoff_timeline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Each request as a line from planned (grey) over sent to done (coloured), in the order they were due."""
+    """Draw each request as a line: planned to sent in grey, sent to done in colour, by planned time."""
     with style():
         ax = axes_for(ax, 3.4)
         if frame.empty:
@@ -80,14 +80,14 @@ def kickoff_timeline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         time_axis(ax, frame, float(done.max()))
         legend(ax)
         drawn, n = frame.attrs["drawn"], frame.attrs["n"]
-        what = f"{drawn:,} of {n:,} drawn, evenly and with the slowest" if drawn < n else "all drawn"
+        what = f"{drawn:,} of {n:,} drawn: an even sample plus the slowest" if drawn < n else "all drawn"
         alt = f"Kick-off timeline of {n:,} requests over {number(done.max() - due.min())} seconds; "
         alt += f"the longest took {ms(1e3 * float(np.nanmax(done - due)))} from planned to done."
-        return say(ax, alt, caption(frame, what, "grey: due but not yet sent; colour: sent to done"))
+        return say(ax, alt, caption(frame, what, "grey: planned but not yet sent; colour: sent to done"))
 
 
 def call_latency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Latency over planned time: each call with few, the quantiles of time bins with many."""
+    """Draw latency over planned time: each call, or quantiles per time bin when there are many."""
     with style():
         ax = axes_for(ax)
         if frame.empty or not frame.attrs["n"]:
@@ -116,7 +116,7 @@ def _each_call(frame: pd.DataFrame, ax: Axes) -> Axes:
     middle = ms(float(np.median(x[good]))) if good.any() else "none"
     alt = f"Latency of each of {len(x):,} calls over time; median {middle}, "
     alt += f"largest {ms(float(x[good].max(initial=0)))}."
-    return say(ax, alt, caption(frame, latency_name(frame), "every call drawn at its planned time"))
+    return say(ax, alt, caption(frame, latency_name(frame), "every call, at its planned time"))
 
 
 def _binned_calls(frame: pd.DataFrame, ax: Axes) -> Axes:
@@ -137,7 +137,7 @@ def _binned_calls(frame: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Requests in flight over time, with the range inside each bin, and those due but not yet sent."""
+    """Draw requests in flight over time, with the range in each bin, and those planned but not yet sent."""
     with style():
         ax = axes_for(ax)
         if not frame.attrs["n"]:
@@ -162,12 +162,12 @@ def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         alt += f"{frame['most'].max():,} at most; "
         alt += f"due but not yet sent: {number(frame['waiting'].max())} at most in a bin's mean."
         apart = frame.attrs["moments_s"]
-        how = f"least and most of moments {seconds(apart)} apart" if apart else "at every start and end"
+        how = f"least and most, sampled every {seconds(apart)} apart" if apart else "at every start and end"
         return say(ax, alt, caption(frame, f"bins of {seconds(width)}, counted exactly, {how}"))
 
 
 def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Requests a second: planned and ended well; failures in a panel of their own (or in the given Axes)."""
+    """Draw requests per second: planned and succeeded; failures in a second panel (or in the given Axes)."""
     with style():
         if frame.attrs.get("untimed"):
             return nothing(axes_for(ax), UNTIMED)
@@ -189,12 +189,12 @@ def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         legend(ax)
         alt = f"Throughput over time: at most {number(frame['ok_per_s'].max())} successes and "
         alt += f"{number(frame['failed_per_s'].max())} failures a second in a bin."
-        width = f"bins of {seconds(frame.attrs['bin_s'])}; planned: when due, the others: when they ended"
+        width = f"bins of {seconds(frame.attrs['bin_s'])}; planned: by planned time; others: by end time"
         return say(ax, alt, caption(frame, width))
 
 
 def glance(calls: pd.DataFrame, over_time: pd.DataFrame) -> Axes:
-    """A run in one small figure: latency of its calls above, planned and successful rate below."""
+    """Draw a run in one small figure: latency above, planned and successful rate below."""
     with style():
         if calls.empty or not calls.attrs["n"]:
             return nothing(axes_for(None, 1.2), NO_ROWS)
@@ -211,7 +211,7 @@ def glance(calls: pd.DataFrame, over_time: pd.DataFrame) -> Axes:
 
 
 def generator_delays(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """The generator's own delays over time: kick-off delay and client queue in each bin."""
+    """Draw the generator's own delays over time: kick-off delay and client queue per bin."""
     with style():
         ax = axes_for(ax)
         if not frame.attrs["n"]:

@@ -29,15 +29,15 @@ class _Kind(NamedTuple):
 
 
 _KINDS = {
-    "ttft": _Kind("time to first token, from sent", "responses", ms),
+    "ttft": _Kind("time to first token, since sent", "responses", ms),
     "inter_chunk": _Kind("time between two chunks", "gaps", ms),
-    "chunks_per_s": _Kind("chunks a second of a response, from its first to its last", "responses", _per_s),
-    "tokens_per_s": _Kind("tokens a second of a response, as the server counts them", "responses", _per_s),
+    "chunks_per_s": _Kind("chunks per second of a response, first to last", "responses", _per_s),
+    "tokens_per_s": _Kind("tokens per second of a response, as counted by the server", "responses", _per_s),
 }
 
 
 def streaming(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Histograms of the streamed responses that succeeded, one below the other; into `ax` only the first."""
+    """Draw histograms of successful streamed responses, one below the other; into `ax` only the first."""
     with style():
         kinds = [kind for kind in _KINDS if kind in frame.attrs]
         if not kinds:
@@ -54,9 +54,9 @@ def streaming(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         if (frame["left"][frame["kind"] == "inter_chunk"] <= LEAST_MS).any():
             counts.append(f"those below {ms(LEAST_MS)} in the first bin")
         if frame.attrs["failed_streams"]:
-            counts.append(f"without {frame.attrs['failed_streams']:,} streams that failed")
+            counts.append(f"{frame.attrs['failed_streams']:,} failed streams excluded")
         if frame.attrs["one_in"] > 1:
-            counts.append(f"a sample: one in {frame.attrs['one_in']:,} responses was read")
+            counts.append(f"sampled: 1 in {frame.attrs['one_in']:,} responses")
         return say(panels[0], "Streamed responses; " + "; ".join(told) + ".", caption(frame, *counts))
 
 

@@ -31,7 +31,7 @@ _STATISTICS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "p99.9", "max")
 
 
 def verdict(run: Run, summary: pd.DataFrame) -> Shown:
-    """The first line of a report: may this run be trusted, what did it find, which thresholds did it meet."""
+    """Show the verdict of a run: can it be trusted, its main numbers, which thresholds it met."""
     found, told = run.verdict, _headline(summary)
     reasons = "; ".join(found.reasons)
     thresholds = [
@@ -50,7 +50,7 @@ def _headline(summary: pd.DataFrame) -> str:
         return _carried_headline(row, summary.attrs["span_s"])
     n, failed, span = int(row["n"]), int(row["failed"]), summary.attrs["span_s"]
     if not n:
-        return "No request reached the measured part."
+        return "No request was measured."
     share = f" ({percent(failed / n)})" if failed else ""
     text = f"{n:,} requests in {seconds(span)}, {failed:,} failed{share}, "
     text += f"{number(row['rate_per_s'])} successes a second."
@@ -73,14 +73,14 @@ def _carried_headline(row: Any, span_s: float) -> str:
     if not math.isnan(row["rate_per_s"]):
         told.append(f"{number(row['rate_per_s'])} successes a second")
     told += [f"{p} {ms(row[p])}" for p in ("p50", "p95", "p99") if firm(row, p)]
-    return f"{', '.join(told)}: as the file has it."
+    return f"{', '.join(told)}, as given in the file."
 
 
 # -- tables ----------------------------------------------------------------------------------------
 
 
 def summary_table(summary: pd.DataFrame) -> Shown:
-    """A column for each operation, all of them first; an interval below each number."""
+    """Show the summary: the total, then a column per operation, with an interval below each number."""
     columns = [summary.iloc[-1], *(row for _, row in summary.iloc[:-1].iterrows())]
     rows = [
         ["requests", *("—" if math.isnan(c["n"]) else f"{c['n']:,.0f}" for c in columns)],
@@ -91,7 +91,7 @@ def summary_table(summary: pd.DataFrame) -> Shown:
     head = ["statistic", *(short(c["operation"], 60) for c in columns)]
     text = summary[["operation", "n", "failed", *_STATISTICS]].to_string(index=False)
     if columns[0]["p50_unit"] == stats.SUMMARIZED:
-        return shown(text, table(head, rows, "A dash: the file does not tell it."))
+        return shown(text, table(head, rows, "A dash: not in the file."))
     methods = [_method(c) for c in columns]
     if len(set(methods)) > 1:
         rows.append(["95 % intervals", *methods])
@@ -99,7 +99,7 @@ def summary_table(summary: pd.DataFrame) -> Shown:
     caption = (
         f"{str(summary.attrs['latency']).capitalize()} time of successful requests. "
         f"Small print: 95 % {what}. "
-        "It tells how well this run knows its own number, not what the next run would show. "
+        "It covers the uncertainty within this run, not the spread from run to run. "
         f"{_OPEN if any(math.isinf(c[f'{name}_high']) for c in columns for name in NAMES) else ''}"
         f"A dash: {_why_dash(columns)}."
     )
@@ -130,7 +130,7 @@ def _interval(row: Any, name: str) -> str:
     return f"≥ {ms(low)}" if math.isinf(high) else f"{ms(low)} to {ms(high)}"
 
 
-_OPEN = "≥: the upper end is not known from this run, which met that tail too rarely. "
+_OPEN = "≥: the upper end is unknown; this run has too few requests in that tail. "
 
 
 def _why_dash(columns: Sequence[Any]) -> str:
@@ -149,21 +149,21 @@ def _method(row: Any) -> str:
     if stats.WITHIN_RUN in units:
         return "within-run interval from time slices"
     if stats.INDEPENDENT in units:
-        return "interval that takes requests as independent (too few, or too short a burst, for time slices)"
+        return "interval that assumes independent requests (too few, or too short a burst, for time slices)"
     return "no interval"
 
 
 def notes(warnings: Sequence[str]) -> Shown:
-    """Warnings that belong to the summary, or nothing."""
+    """Show the warnings of a summary, if any."""
     if not warnings:
         return Shown("", "")
     return shown("\n".join(warnings), part("notes", "Read with care:", warnings[:20]))
 
 
 def error_table(errors: pd.DataFrame) -> Shown:
-    """Failures by class and operation with the first words heard."""
+    """Show failures by class and operation, with the first message of each."""
     if errors.empty and errors.attrs.get("failed") != errors.attrs.get("failed"):
-        return sentence("The file does not tell what failed.")
+        return sentence("The file does not say what failed.")
     if errors.empty:
         return sentence("No request failed.")
     rows = [
@@ -178,7 +178,7 @@ def error_table(errors: pd.DataFrame) -> Shown:
     ]
     kinds = errors.attrs["kinds"]
     more = f" The {len(errors)} most frequent of {kinds}." if kinds > len(errors) else ""
-    head = ["class", "operation", "count", "share", "first words heard"]
+    head = ["class", "operation", "count", "share", "first message"]
     body = table(head, rows, f"Failed requests.{more}", numbers=False)
     return shown(errors.to_string(index=False), body)
 
@@ -188,7 +188,7 @@ def _words(text: object) -> str:
 
 
 def health_table(run: Run) -> Shown:
-    """What the generator measured of itself, a row for each of its processes."""
+    """Show the generator's health, a row per process."""
     workers = run.meta.health.workers
     if not workers:
         why = "is not in the file the run was imported from" if run.meta.imported else "was not recorded"
@@ -206,7 +206,7 @@ def health_table(run: Run) -> Shown:
     }
     head = ["process", *(w.get("worker", i) for i, w in enumerate(workers))]
     rows = [[label, *(_health(name, w.get(name)) for w in workers)] for name, label in columns.items()]
-    return shown(str(pd.DataFrame(workers)), table(head, rows, "The processes that made the load."))
+    return shown(str(pd.DataFrame(workers)), table(head, rows, "The load-generating processes."))
 
 
 def _health(name: str, value: object) -> str:
@@ -221,7 +221,7 @@ def _health(name: str, value: object) -> str:
 
 
 def facts(run: Run) -> Shown:
-    """How the run was made: scenario and parameters, target, load, code, host, versions."""
+    """Show how the run was made: scenario and parameters, target, load, code, host, versions."""
     meta = run.meta
     doc, name = meta.scenario.doc.strip().split("\n\n")[0], meta.scenario.name
     load = {

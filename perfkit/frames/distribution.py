@@ -25,7 +25,7 @@ MOST_EXACT = 20_000
 
 
 def histogram(rows: Part, bins: int = 80) -> pd.DataFrame:
-    """Counts of successes per bin: left, right (ms), count; equal ratios when they span more than 20-fold.
+    """Return the histogram of successes: left, right (ms), count; log bins when they span more than 20-fold.
 
     attrs: log, ok (successes), marks (exact quantiles).
     """
@@ -37,10 +37,10 @@ def histogram(rows: Part, bins: int = 80) -> pd.DataFrame:
 def bars(
     part: Part, values: str, binned: Binned, bins: int, floor: float | None = None
 ) -> tuple[pd.DataFrame, bool]:
-    """How many x lie in each bin (left, right, count) and whether the bins are of equal ratio.
+    """Return the count of x per bin (left, right, count) and whether the bins are logarithmic.
 
     values: SQL over the part that gives x, not null; binned: the same values. What lies below `floor` is
-    counted in the first bin: times of next to nothing would stretch a ratio scale.
+    counted in the first bin: times close to zero would stretch a log scale.
     """
     n = binned.n()
     bins = min(bins, max(int(2 * n**0.5), 10))  # few rows fill few bins
@@ -73,7 +73,7 @@ _GOOD = "SELECT {g} AS g, latency_ms AS x FROM part WHERE ok AND latency_ms IS N
 
 
 def boxes(rows: Part, by: str = "operation", most: int = 20) -> pd.DataFrame:
-    """The successes of each group, slowest median first: group, n, min, p5, p25, p50, p75, p95, max.
+    """Return box-plot numbers per group, slowest median first: group, n, min, p5, p25, p50, p75, p95, max.
 
     Of more than `most` groups the slowest and the fastest are kept. Quantiles by operation are exact, by user
     to 0.3 %. attrs: groups (how many there are).
@@ -158,11 +158,12 @@ def _tail(bins: stats.Ints, counts: stats.Ints) -> int:
 
 
 def survival(rows: Part, points: int = 300) -> pd.DataFrame:
-    """Share of requests answered well within each latency, per operation, timeouts and cutoffs censored.
+    """Return the share of requests answered within each latency, per operation; timeouts are censored.
 
     operation, latency_ms, share (Kaplan–Meier on all rows, thinned to `points` a line; latencies to 0.07 %,
-    of the slowest 20,000 of an operation exact). Requests that ended by another failure never had a latency
-    to wait for and are left out. attrs: censored, excluded, exact (whether no line is drawn from bins).
+    of the slowest 20,000 of an operation exact). Requests that failed in another way have no latency
+    and are excluded; cutoffs are censored, too. attrs: censored, excluded, exact (whether no line is drawn
+    from bins).
     """
     parts = []
     for name, (x, ended, late) in _outlines(rows).items():
@@ -189,10 +190,10 @@ def _thin(share: stats.Floats, points: int) -> stats.Ints:
 
 
 def percentiles(rows: Part, points: int = 200) -> pd.DataFrame:
-    """Latency at each percentile, per operation: operation, p, latency_ms, firm (10 or more beyond).
+    """Return latency at each percentile, per operation: operation, p, latency_ms, firm (10 or more beyond).
 
     To 0.07 %, of the slowest 20,000 of an operation exact. attrs: exact (whether no line is drawn from bins).
-    Of a summary the quantiles that it tells.
+    For an imported summary: the quantiles it gives.
     """
     if carried := rows.run.meta.carried:
         named = [(one.operation or TOTAL, point) for one in carried for point in one.quantiles]

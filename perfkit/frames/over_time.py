@@ -144,7 +144,7 @@ def _level(rise: _Instants, step_ns: int) -> tuple[stats.Floats, stats.Floats]:
 
 
 def waterfall(rows: Part, most: int = 2000) -> pd.DataFrame:
-    """Requests in the order they were due, thinned evenly to `most` but with the slowest kept.
+    """Return requests by planned time, thinned evenly to `most` but with the slowest kept.
 
     order, t_s, sent_s, done_s, operation, error. attrs: drawn.
     """
@@ -189,7 +189,7 @@ def _thinned(rows: Part, n: int, most: int) -> pd.DataFrame:
 
 
 def calls(rows: Part, bins: int = 200) -> pd.DataFrame:
-    """The latency of every success over its planned time: each call, or with many calls each bin's quantiles.
+    """Return latency over planned time: every success, or quantiles per bin when there are many.
 
     With up to `MOST_POINTS` rows: t_s, latency_ms, operation, error. With more: t_s (middle of the bin), n,
     min, p50, p99, max in ms, of all successes of the bin; p50 and p99 to 0.3 %. attrs: drawn ("calls" or
@@ -219,7 +219,7 @@ def _quantiles(rows: Part, grid: _Grid, column: str, where: str = "true") -> dic
 
 
 def over_time(rows: Part, bins: int = 100) -> pd.DataFrame:
-    """What ended in each bin: t_s (left edge), ok_per_s, failed_per_s, planned_per_s (what was due)."""
+    """Return throughput per bin: t_s (left edge), ok_per_s, failed_per_s, planned_per_s (by planned time)."""
     grid, clock = _grid(rows, bins, rows_a_bin=20), _clock(rows)
     data = {"t_s": grid.edges_s[:-1]}
     for name, counts in (("planned", clock.due), ("ok", clock.ok), ("failed", clock.failed)):
@@ -228,7 +228,7 @@ def over_time(rows: Part, bins: int = 100) -> pd.DataFrame:
 
 
 def concurrency(rows: Part, bins: int = 200) -> pd.DataFrame:
-    """Requests in flight (sent, not done) per bin: t_s (left), mean, least, most; waiting: due, not sent.
+    """Return requests in flight per bin: t_s (left), mean, least, most; waiting: planned but not sent.
 
     attrs: moments_s, how far apart the moments are in which least and most were looked for; 0: at every start
     and end.
@@ -257,7 +257,7 @@ def concurrency(rows: Part, bins: int = 200) -> pd.DataFrame:
 
 
 def delays(rows: Part, bins: int = 100) -> pd.DataFrame:
-    """The generator's own delays per bin: t_s (middle), kickoff_ and queue_ p50, p99, max in ms.
+    """Return the generator's delays per bin: t_s (middle), kickoff_ and queue_ p50, p99, max in ms.
 
     p50 and p99 to 0.3 %.
     """

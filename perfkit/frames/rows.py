@@ -16,7 +16,7 @@ __all__ = ["measured", "open_run", "timeline"]
 
 
 def open_run(name: str = "latest", data_dir: str | Path = "") -> Run:
-    """The run meant by a path, an id or `latest`; without any run of one's own, `latest` is the sample."""
+    """Open a run by path, id or `latest`; if there are no runs yet, `latest` is the sample run."""
     folder = data_folder(data_dir)
     sample = folder / "sample"
     if name == "latest" and not list_runs(folder):
@@ -27,12 +27,12 @@ def open_run(name: str = "latest", data_dir: str | Path = "") -> Run:
 
 
 def measured(run: Run, latency: str = "response") -> Part:
-    """The requests of a run's measured part: what every frame here is made from."""
+    """Return the measured part of a run, the input of every function here."""
     return Part(run, latency=latency)
 
 
 def timeline(run: Run, phase: str = "measure", latency: str = "response") -> pd.DataFrame:
-    """One row per request of `phase`, times in ms and s as floats, NaN where an instant was never reached.
+    """Return one row per request of `phase`; times are floats in ms and s, NaN where never reached.
 
     t_s, sent_s, done_s: planned, sent and done in seconds since the measured part began. response_ms = done -
     planned, service_ms = done - sent, kickoff_ms = started - planned (NaN for a retry, which waited for the

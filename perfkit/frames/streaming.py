@@ -38,7 +38,7 @@ _KINDS = {
 
 
 def streaming(rows: Part, bins: int = 60) -> pd.DataFrame:
-    """Histograms of streamed responses that succeeded: kind, left, right, count; empty without any.
+    """Return histograms of successful streamed responses: kind, left, right, count; empty without any.
 
     A chunk is an event that carries content. kind `ttft`: first_token - sent, ms (first_byte in a run of
     schema 1); `inter_chunk`: gaps between two chunks of one response, ms, those below 10 µs in the first bin;

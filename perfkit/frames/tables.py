@@ -19,18 +19,18 @@ __all__ = ["errors", "listing", "operations", "summary"]
 
 
 def summary(rows: Part, level: float = stats.LEVEL) -> pd.DataFrame:
-    """The numbers of `store.summary.summarize`, a row per operation and one for all. attrs: operations."""
+    """Return the rows of `store.summary.summarize`: one per operation, then the total. attrs: operations."""
     found = summarize(rows, level)
     return small(list(found), rows, operations=operations(rows))
 
 
 def operations(rows: Part) -> list[str]:
-    """The operations, the most frequent first."""
+    """Return the operations, most frequent first."""
     return counted(rows).names
 
 
 def errors(rows: Part, most: int = 50) -> pd.DataFrame:
-    """Failures by class and operation: count, share of the operation's requests, the first words heard."""
+    """Return failures by class and operation: count, share of the operation's requests, first message."""
     kinds = results.failure_kinds(rows)
     counts = pd.DataFrame(
         [
@@ -44,7 +44,10 @@ def errors(rows: Part, most: int = 50) -> pd.DataFrame:
 
 
 def listing(told: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Runs as `perfkit ls` tells them: id, created (UTC), scenario, state, verdict, rows, errors, tags."""
+    """Return runs as `perfkit ls` lists them.
+
+    Columns: id, created (UTC), scenario, state, verdict, rows, errors, tags.
+    """
     columns = ["id", "created", "scenario", "state", "verdict", "rows", "errors", "tags"]
     frame = pd.DataFrame([dict(one) for one in told], columns=columns)
     frame["created"] = pd.to_datetime(frame["created"], utc=True, errors="coerce", format="ISO8601")

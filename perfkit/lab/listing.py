@@ -16,12 +16,12 @@ _COLUMNS = ("id", "state", "verdict", "rows", "errors", "tags")
 
 
 class Runs(list[Run]):
-    """A list of runs, oldest first; `filter` picks from it, `frame` makes a table for pandas of it."""
+    """A list of runs, oldest first; `filter` selects from it, `frame` returns it as a pandas DataFrame."""
 
     def filter(
         self, *, scenario: str | None = None, tag: str | None = None, state: str | None = None, **other: Any
     ) -> Runs:
-        """Those of a scenario, with a tag, in a state (running, complete, aborted); damaged ones are none."""
+        """Select by scenario, tag and state (running, complete, aborted); damaged runs never match."""
         for name, value in (("scenario", scenario), ("tag", tag), ("state", state)):
             if value is not None and not isinstance(value, str):
                 raise BadInput(f"filter({name}=…) takes text, not {value!r:.60}")
@@ -32,7 +32,10 @@ class Runs(list[Run]):
         return Runs(run for run in self if _fits(run, scenario, tag, state))
 
     def frame(self) -> Any:
-        """A pandas DataFrame, a row each: id, created (UTC), scenario, state, verdict, rows, errors, tags."""
+        """Return a pandas DataFrame, a row per run.
+
+        Columns: id, created (UTC), scenario, state, verdict, rows, errors, tags.
+        """
         from perfkit import frames
 
         return frames.listing(listed(self))
@@ -65,14 +68,14 @@ class Runs(list[Run]):
 
 
 def runs(data_dir: str | os.PathLike[str] | None = None) -> Runs:
-    """All runs, oldest first; data_dir as of `run`."""
+    """Return all runs, oldest first; data_dir as for `run`."""
     from perfkit.store import data_folder
 
     return Runs(list_runs(data_folder(data_dir)))
 
 
 def open_run(name: str = "latest", data_dir: str | os.PathLike[str] | None = None) -> Run:
-    """One run by its id, the id's start or end, a path, or `latest` (the sample when there is no other)."""
+    """Open a run by id, start or end of an id, path, or `latest` (the sample run if there is no other)."""
     from perfkit import frames
     from perfkit.store import data_folder
 

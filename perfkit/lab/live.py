@@ -173,11 +173,11 @@ def told(run: Run, seen: Seen, stopping: bool) -> tuple[str, str]:
     if meta.load_started_ns is None:
         where = "setting up"
     elif not goal.steps and now_s > goal.total + 1:
-        where = f"{goal.total:g} of {goal.total:g} s; waiting for the last answers and cleaning up"
+        where = f"{goal.total:g} of {goal.total:g} s; waiting for the last responses and cleaning up"
     else:
         where = f"{reached:,.0f} of {goal.total:,.0f} {unit}"
     if stopping:
-        where = "stopping: what is under way is cut off, what the run made is removed; the rows are kept"
+        where = "stopping: cancelling requests in flight and removing what the run created; the rows are kept"
     quiet_s = now_s - seen.last_done_s
     note = "p50, p95 and rate of the last 5 s; in flight as last reported"
     if seen.rows and quiet_s > 3 and not stopping:
@@ -269,7 +269,7 @@ def left_behind(run: Run) -> tuple[str, str]:
         calls, over_time = frames.calls(rows, _BINS), frames.over_time(rows, _BINS)
         figure = figures.show(figures.glance(calls, over_time))
     except Exception as error:  # the run is what matters: a figure that fails must not hide it
-        words = f"it cannot be drawn: {type(error).__name__} {error}"
+        words = f"cannot be drawn: {type(error).__name__} {error}"
         card = Card(named.heading, [("note", words)])
         return card.html(), card.text()
     page = f'<div class="pk-left">{named.html()}{verdict.html}{figure.html}</div>'

@@ -51,7 +51,7 @@ def patch_for(ipykernel: str) -> str:
     if not major or major[0] not in PATCHES:
         tried = " and ".join(map(str, PATCHES))
         raise BadInput(
-            f"ipykernel {ipykernel}: nested asyncio was tried with {tried} only; await in the cell instead"
+            f"ipykernel {ipykernel}: nested asyncio is tested with {tried} only; use await instead"
         )
     name, least = PATCHES[major[0]]
     wanted = f"{name}>={'.'.join(map(str, least))}"
@@ -68,7 +68,9 @@ def refuse_loop(loop: asyncio.AbstractEventLoop) -> None:
     """BadInput for a loop that cannot be made reentrant."""
     if not isinstance(loop, asyncio.BaseEventLoop):
         kind = f"{type(loop).__module__}.{type(loop).__qualname__}"
-        raise BadInput(f"the kernel runs on {kind}, which cannot be nested; use asyncio's own loop, or await")
+        raise BadInput(
+            f"the kernel runs on {kind}, which cannot be nested; use the standard asyncio loop, or await"
+        )
 
 
 def refuse_patched_by_another() -> None:

@@ -64,10 +64,10 @@ class Work:
     def last_words(self) -> str:
         """What became of a run that was interrupted."""
         if not self._runs:
-            return "no run had begun"
+            return "no run had started"
         run = self._fresh(self._runs[-1])
         left = run.meta.not_cleaned_up
-        words = f"run {run.id} is {run.state}, {run.rows():,} rows can be read"
+        words = f"run {run.id} is {run.state}, {run.rows():,} rows are readable"
         return f"{words}; not cleaned up on the target: {left}" if left else words
 
     def _work(self) -> None:
@@ -171,7 +171,7 @@ def _given(
         file = _found(Path(workload))
         if file.suffix not in (".yaml", ".yml"):
             words = f"perfkit.run takes a .yaml file or a mapping, not {str(workload)!r:.80}"
-            raise BadInput(f"{words}; a scenario is named by scenario=…")
+            raise BadInput(f"{words}; name a scenario with scenario=…")
         given, where = read_yaml(file), str(file)
     for more in (given, changes):
         require_plain(more, where)
@@ -198,7 +198,7 @@ def _plain(value: Any) -> Any:
         return os.fspath(value)
     if hasattr(value, "item"):
         return value.item()
-    raise TypeError(f"no workload can hold {type(value).__name__}")
+    raise TypeError(f"a workload cannot hold {type(value).__name__}")
 
 
 class _Child:

@@ -46,7 +46,7 @@ def render_again(notebook: Path, subtitle: str) -> str:
     except OSError:
         raise
     except Exception as error:  # somebody else's file: whatever nbformat and nbconvert say of it
-        raise ValueError(f"{notebook.name} is no notebook: {str(error).splitlines()[0]:.120}") from None
+        raise ValueError(f"{notebook.name} is not a notebook: {str(error).splitlines()[0]:.120}") from None
 
 
 def _html(nb: Any, notebook: Path, title: str, subtitle: str, broken: str | None) -> str:

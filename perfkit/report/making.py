@@ -47,9 +47,7 @@ def make_report(
                 broken = failed
         given = dict(parameters or {})
         for name in own.keys() & given.keys():
-            raise BadInput(
-                f"parameter {name!r} is set by the report itself to the run it is made of; leave it out"
-            )
+            raise BadInput(f"parameter {name!r} is set by perfkit to the run being reported; omit it")
         there, name = {p.name for p in parameters_of(chosen)}, notebook.stem if notebook else "run_report"
         given |= {name: value for name, value in own.items() if name in there}
         page = _execute(kernel, chosen, given, folder / f"{name}.ipynb", run.id, progress)
@@ -117,7 +115,7 @@ def _execute(
 ) -> Path:
     check_parameters(notebook, parameters)
     if output.exists() and output.samefile(notebook):
-        raise BadInput(f"{notebook} would be replaced by its own report; move the notebook elsewhere")
+        raise BadInput(f"{notebook} would be overwritten by its own report; move the notebook elsewhere")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         kernel.run_in(output.parent)

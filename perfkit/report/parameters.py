@@ -52,7 +52,7 @@ def parameters_of(notebook: Path) -> list[Parameter]:
     except OSError as error:
         raise BadInput(f"cannot read {notebook}: {error.strerror}") from None
     except Exception as error:
-        raise BadInput(f"{notebook} is no notebook: {str(error).splitlines()[0]:.120}") from None
+        raise BadInput(f"{notebook} is not a notebook: {str(error).splitlines()[0]:.120}") from None
     return [_parameter(p) for p in found.values()]
 
 

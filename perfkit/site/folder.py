@@ -82,7 +82,7 @@ class SiteFolder:
         if not own.is_dir():
             foreign = [name for name in _names_in(path) if name not in _WELCOME]
             if foreign:
-                words = f"{path} holds {foreign[0]!r} and is no site of perfkit's"
+                words = f"{path} holds {foreign[0]!r} and is not a perfkit site"
                 raise BadInput(f"{words}; give a new or empty folder, nothing was written")
             return cls(path, None, {})
         lock = cls._take(own)
@@ -133,7 +133,7 @@ class SiteFolder:
             self._keep(dict(manifest))
         except OSError as error:
             words = f"cannot write the site to {self.path}: {error.strerror or error}"
-            raise PerfkitError(f"{words}; what was there still stands") from None
+            raise PerfkitError(f"{words}; the previous site is unchanged") from None
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return len(files)
@@ -162,7 +162,7 @@ class SiteFolder:
         own.mkdir(parents=True, exist_ok=True)
         self._lock = self._take(own)
         if (own / "manifest.json").exists():  # two first publishes at once: this one was the slower
-            raise PerfkitError(f"another process has published {self.path} meanwhile; publish again")
+            raise PerfkitError(f"another process published {self.path} in the meantime; publish again")
 
     def _keep(self, manifest: dict[str, Any]) -> None:
         write_atomically(self.path / _OWN / "manifest.json", json.dumps(manifest).encode())
@@ -189,7 +189,7 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError):
         found = None
-    damaged = PerfkitError(f"{file} is damaged; remove that file, and everything is published afresh")
+    damaged = PerfkitError(f"{file} is damaged; remove that file to publish everything again")
     if not isinstance(found, dict) or not isinstance(found.get("schema"), int):
         raise damaged
     if found["schema"] > SCHEMA:

@@ -51,7 +51,7 @@ class Gathered:
         """A run, unless it is still running; a damaged one stays as it was published before."""
         try:
             if run.state == "running":
-                self.skipped.append(f"{run.id} is still running, it was not published")
+                self.skipped.append(f"{run.id} is still running and was not published")
                 return
             self._add("runs", run.id, run, self.runs)
         except (Problem, PerfkitError, OSError) as error:
@@ -114,7 +114,7 @@ class Gathered:
         old = self.old.get(kind, {}).get(name)
         if old and old["seen"] == _seen(source) and self._may_stay(old):
             if old["shown"]["report"] == "broken":
-                self.problems.append(f"{name}: its report is broken; `perfkit report` makes it anew")
+                self.problems.append(f"{name}: its report is broken; regenerate it with `perfkit report`")
             self._take_over(old, "there", name, found)
         else:
             found[name] = self._read(f"{kind}/{slug(name)}", source)
@@ -150,7 +150,7 @@ class Gathered:
     def _take_over(self, old: dict[str, Any], source: str, name: str, found: dict[str, Any]) -> None:
         """Keep it as the site has it; what is lost is told, and nothing leads to it any more."""
         for lost in self._lost(old):
-            self.problems.append(f"{name}: {lost} is no longer on the site and cannot be made again")
+            self.problems.append(f"{name}: {lost} is no longer on the site and cannot be regenerated")
             del old["sizes"][lost]
         for file in old["sizes"]:
             self.keep(f"{old['place']}/{file}")

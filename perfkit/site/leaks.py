@@ -43,7 +43,7 @@ class Leak:
 
     def __str__(self) -> str:
         told = f"{self.file}: {self.kind} ({self.begins}…, {self.length} characters)"
-        return f"{told}; if it is none, --accept {self.fingerprint}"
+        return f"{told}; if it is not a secret: --accept {self.fingerprint}"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ _SHAPES = (
     _shape("password in an address", "://",
            r"\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@\"'<>\\]*:((?!\*\*\*)[^\s/:@\"'<>\\]{1,200})@[^\s/@]",
            re.IGNORECASE),
-    _shape("path of somebody's home", "/home/ /Users/ \\Users\\",
+    _shape("path of a home folder", "/home/ /Users/ \\Users\\",
            rf"(?<![\w.~-])(?:/home/|/Users/|[A-Z]:\\{{1,2}}Users\\{{1,2}})(?!(?:{_NOBODY})\b)"
            r"[A-Za-z][\w.-]*(?=[/\\])"),
 )  # fmt: skip
@@ -144,7 +144,7 @@ class Scanner:
                 yield from self._leak(file, kind, secret)
         for place in self._places:
             if seen := place.search(text):
-                yield from self._leak(file, "path of your home", seen[0])
+                yield from self._leak(file, "path of your home folder", seen[0])
         for shape in _SHAPES:
             if any(hint in text for hint in shape.hints):
                 for found in shape.pattern.finditer(text):

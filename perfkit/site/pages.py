@@ -19,10 +19,10 @@ _SORTS = (
 )  # fmt: skip
 _FILES = {
     "timeline.parquet": "every request as a row (Parquet)",
-    "probes.parquet": "what the server said of itself (Parquet)",
+    "probes.parquet": "what the server reported (Parquet)",
     "run_report.ipynb": "the executed notebook of the report",
     "server_health.ipynb": "the executed notebook of the server's health",
-    "workload.yaml": "the parameters; perfkit run workload.yaml carries them out again",
+    "workload.yaml": "the parameters; rerun them with perfkit run workload.yaml",
     "run.json": "what was run, where, with what",
     "comparison.ipynb": "the executed notebook of the report",
     "comparison.json": "the comparison with every number",

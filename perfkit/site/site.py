@@ -61,7 +61,7 @@ def publish(
     chosen = runs_named(wishes.runs, data_dir) if wishes.runs is not None else list_runs(data_dir)
     if not chosen:
         words = f"no runs in {data_dir / 'runs'}; `perfkit run` makes one"
-        raise BadInput(f"{words}, --data-dir names another folder")
+        raise BadInput(f"{words}, or choose another folder with --data-dir")
     with SiteFolder.open(path) as folder:
         accepted = sorted({*folder.manifest.get("accepted", ()), *wishes.accept})
         scanner = Scanner(_token_names(chosen), accepted)

@@ -77,7 +77,7 @@ def told_of(name: str) -> Iterator[None]:
         raise Problem(f"{name} was not published: {error.strerror or error}") from None
     except (*_ODD, pa.ArrowException) as error:
         what = f"{type(error).__name__}: {error}"[:200]
-        raise Problem(f"{name} was not published, it is not as perfkit writes it ({what})") from None
+        raise Problem(f"{name} was not published: it is damaged ({what})") from None
 
 
 def _taken(seen: dict[str, Any], facts: dict[str, Any], files: dict[str, Content], report: Report) -> Taken:

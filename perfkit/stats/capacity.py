@@ -101,11 +101,11 @@ def _told(found: Floats, covariance: Floats, n: Floats, x: Floats) -> Scalabilit
         bounds = (knee * math.exp(-half), knee * math.exp(min(half, 700.0)))
     told = ""
     if not knee <= most:
-        told = f"beyond the measured range: no load above {most:g} was measured, the fit puts it "
+        told = f"beyond the measured range: the highest load was {most:g}, and the fit puts the knee "
         told += f"at {knee:.3g}" if math.isfinite(knee) else "nowhere"
     elif not (bounds[1] - bounds[0]) < 0.5 * knee:
         told = (
-            f"not known well: the fit puts it at {knee:.3g}, 95 % interval {bounds[0]:.3g} to {bounds[1]:.3g}"
+            f"too uncertain: the fit puts it at {knee:.3g}, 95 % interval {bounds[0]:.3g} to {bounds[1]:.3g}"
         )
     peak = float(_usl(np.array([knee]), gamma, alpha, beta)[0]) if math.isfinite(knee) else math.nan
     law = Scalability(gamma, alpha, beta, intervals, knee, bounds, peak, most, told)

@@ -31,7 +31,7 @@ FEWEST_INDEPENDENT = 5
 _MIN_FOR_MEAN, _FEWEST_FOR_MEAN = 100, 4
 
 WITHIN_RUN = "time slices, within-run"
-INDEPENDENT = "requests, taken as independent"
+INDEPENDENT = "requests, assumed independent"
 #: Why there is no interval: fewer than MIN_SUPPORT requests carry it; or it would hold nearly any value.
 THIN = "too few requests"
 WIDE = "time slices that differ too much"

@@ -67,9 +67,9 @@ def untimed(meta: Metadata) -> bool:
 def refusals(meta: Metadata) -> Iterable[str]:
     """Why an imported run may not be compared at all."""
     if fidelity(meta).label == "bucketed":
-        yield "its times are bucketed: rows were made from counts, and say nothing of how requests differ"
+        yield "its times are bucketed: its rows come from counts and show no spread between requests"
     if meta.carried:
-        yield "it is a summary of another tool's: nothing tells how much its numbers would vary by chance"
+        yield "it is a summary from another tool: the random variation of its numbers is unknown"
 
 
 def unchecked(meta: Metadata) -> Iterable[str]:

@@ -11,7 +11,7 @@ from perfkit.store.reading import Run
 
 
 def data_folder(given: str | os.PathLike[str] | None = None) -> Path:
-    """The folder with runs/: the one given, else PERFKIT_DATA_DIR, else the nearest data/ here or above.
+    """Return the folder with runs/: as given, else PERFKIT_DATA_DIR, else the nearest data/ here or above.
 
     A notebook may be executed from anywhere: papermill runs it in the caller's folder, JupyterLab in its own.
     """
@@ -25,7 +25,7 @@ def data_folder(given: str | os.PathLike[str] | None = None) -> Path:
 
 
 def list_runs(data_dir: Path) -> list[Run]:
-    """All runs below data_dir/runs, oldest first; ids tell seconds, run.json the rest."""
+    """Return all runs below data_dir/runs, oldest first."""
     folder = data_dir / "runs"
     try:
         names = [name for name in os.listdir(folder) if not name.startswith(".")]
@@ -44,9 +44,9 @@ def _created(run: Run) -> str:
 
 
 def find_run(name: str, data_dir: Path, *, whole: bool = False) -> Run:
-    """The run meant by a path, an id, an id's start or end, or `latest`; BadInput when none or several.
+    """Find a run by path, id, start or end of an id, or `latest`; BadInput when none or several match.
 
-    `whole`: only a path or a whole id will do, for what cannot be undone; a link is not followed.
+    whole: accept only a path or a whole id, for what cannot be undone; links are not followed.
     """
     if not name:
         raise BadInput("the name of the run is empty; `perfkit ls` lists runs")
@@ -57,13 +57,13 @@ def find_run(name: str, data_dir: Path, *, whole: bool = False) -> Run:
         return list(runs.values())[-1]
     found = [i for i in runs if i == name] or [i for i in runs if i.startswith(name) or i.endswith(name)]
     if whole and name == "latest":
-        raise BadInput("give the whole id, `perfkit ls` lists them: `latest` may be another one by now")
+        raise BadInput("give the whole id (`perfkit ls` lists them): `latest` may have changed")
     if whole and found and found != [name]:
         raise BadInput(f"give the whole id: {name!r} fits {', '.join(found)}; nothing was done")
     if len(found) == 1:
         return runs[found[0]]
     if found:
-        raise BadInput(f"{name!r} could be {', '.join(found)}; give more of the id")
+        raise BadInput(f"{name!r} could be {', '.join(found)}; type more of the id")
     close = nearest(name, runs)
     hint = f"did you mean {close}?" if close else "`perfkit ls` lists runs"
     raise BadInput(f"no run {name!r} in {data_dir / 'runs'}; {hint}")

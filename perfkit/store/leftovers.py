@@ -74,7 +74,7 @@ def survey(data_dir: Path) -> Survey:
             continue
         found += _temporary(files)
         if _is_comparison(folder.name) and all(is_temporary(file.name) for file in files):
-            found.append(Leftover(folder, 0, "a comparison that was not written"))
+            found.append(Leftover(folder, 0, "an unfinished comparison"))
     return Survey(tuple(found), tuple(foreign))
 
 

@@ -75,13 +75,13 @@ def why_not_removed(path: Path, *, damaged: bool = True) -> str | None:
 
 def _why_no_run(path: Path, contents: Contents, damaged: bool) -> str | None:
     try:
-        run_id, why = Run(path).meta.id, f"run.json of {path.name} does not say whose it is"
+        run_id, why = Run(path).meta.id, f"run.json of {path.name} has no run id"
     except PerfkitError as error:
         run_id, why = "", str(error)
     if run_id == path.name or (damaged and not run_id and is_id(path.name) and not contents.foreign):
         return None
     if run_id:
-        why = f"run.json of {path.name} is that of another run, {run_id!r:.120}"
+        why = f"run.json of {path.name} belongs to another run, {run_id!r:.120}"
     elif not is_id(path.name):
         why += ", and the folder is not named like a run"
     elif contents.foreign:
@@ -117,7 +117,7 @@ def _remove(path: Path) -> bool:
             if not os.path.lexists(path / "run.json"):
                 return False
             if why := why_not_removed(path):
-                raise BadInput(f"{why}; it was not removed")
+                raise BadInput(f"{why}; not removed")
             aside = path.with_name(ASIDE + path.name)
             too_long = len(os.fsencode(aside.name)) > 255
             if contents_of(path).foreign or too_long or os.path.lexists(aside):

@@ -19,7 +19,7 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 NAMES = tuple(f"p{100 * p:g}" for p in QUANTILES)
 TOTAL = "all operations"
 #: Why a statistic that enough requests carry has no interval (`stats.WIDE`).
-MOVED = "it moved so much during the run that its interval would hold nearly any value"
+MOVED = "it varied so much during the run that the interval would be meaningless"
 #: Around p50 and p90: where these are far apart, the quantile lies between two groups of requests.
 _AROUND = (0.45, 0.55, 0.85, 0.95)
 
@@ -191,7 +191,7 @@ def _thin_support(n: int) -> str:
     weak = [(name, on) for name, on in weak if n and on < stats.GOOD_SUPPORT]
     shown = [f"{name} of {n:,} requests rests on {on:.0f}" for name, on in weak if on >= stats.MIN_SUPPORT]
     not_shown = [f"{name} ({on:.2g})" for name, on in weak if on < stats.MIN_SUPPORT]
-    hidden = [f"not shown, because {n:,} requests leave too few beyond them: {', '.join(not_shown)}"]
+    hidden = [f"not shown (too few of the {n:,} requests lie beyond): {', '.join(not_shown)}"]
     return "; ".join(shown + (hidden if not_shown else []))
 
 
@@ -202,7 +202,7 @@ def _between_modes(binned: Binned, group: int | None) -> list[str]:
     ends = binned.quantiles([(group, p) for p in _AROUND])
     return [
         f"{name} lies between two groups of requests ({low:.3g} ms and {high:.3g} ms within ±5 %), "
-        "it may jump from run to run"
+        "so it may jump from run to run"
         for name, (low, high) in (("p50", ends[:2]), ("p90", ends[2:]))
         if low > 0 and high / low > 2
     ]

@@ -129,7 +129,7 @@ def _quantile(part: Part, metric: Metric, operation: str | None) -> tuple[float,
     known = binned.n()
     n = known + unanswered
     if not n:
-        return math.nan, "no answer was a stream" if column == "ttft_ms" else None
+        return math.nan, "no response was streamed" if column == "ttft_ms" else None
     place = (n - 1) * metric.p
     if unanswered and math.ceil(place - 1e-9) >= known:
         return math.nan, _beyond(unanswered, n)
@@ -140,7 +140,7 @@ def _quantile(part: Part, metric: Metric, operation: str | None) -> tuple[float,
 
 
 def _beyond(unanswered: int, n: int) -> str:
-    return f"beyond what was waited for: {unanswered:,} of {n:,} requests timed out or were cut off"
+    return f"beyond the timeout: {unanswered:,} of {n:,} requests timed out or were cut off"
 
 
 def parse(text: str) -> Threshold:
@@ -165,7 +165,7 @@ def parse(text: str) -> Threshold:
     return Threshold(text.strip(), metric, operation, operator, float(found["number"]), unit, statistic)
 
 
-_EMPTY_BRACKETS = "no operation between the brackets; leave them out for all of them"
+_EMPTY_BRACKETS = "the brackets are empty; name an operation, or omit them for all operations"
 
 
 def _metric(text: str, name: str, unit: str) -> Metric:
@@ -177,7 +177,7 @@ def _metric(text: str, name: str, unit: str) -> Metric:
         hint = f"did you mean {close!r}?" if close else known
         raise BadInput(f"unknown metric {name!r:.80} in threshold {text!r:.100}; {hint}")
     if metric.p is not None and not 0 < metric.p < 1:
-        raise BadInput(f"threshold {text!r}: a percentile lies between 0 and 100, {metric.name!r} does not")
+        raise BadInput(f"threshold {text!r}: percentiles must lie between 0 and 100, not {metric.name!r}")
     _require_unit(text, name, unit, UNITS[metric.kind] | ({"": 1.0} if metric.kind == "errors" else {}))
     return metric
 

@@ -82,7 +82,7 @@ def verdict_of(run: Run) -> Verdict:
         return Verdict("ABORTED", _all(reason), meta.thresholds, INTERRUPTIONS.get(reason, EXIT_TOOL_ERROR))
     if state == "running":
         word: Word = "RUNNING"
-        reasons: tuple[str, ...] = ("it is still running; this is what there is so far",)
+        reasons: tuple[str, ...] = ("still running; these are the results so far",)
     elif meta.damage:
         word, reasons = "DAMAGED", (meta.damage_reason,)
     else:

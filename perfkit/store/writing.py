@@ -109,7 +109,7 @@ def update_run_json(path: Path, change: Callable[[Metadata], Mapping[str, Any]])
             meta = Run(path).meta
             write_json(path / "run.json", {**meta.raw, **change(meta)})
     except FileNotFoundError:
-        raise BadInput(f"{path.name} was removed meanwhile; `perfkit ls` lists runs") from None
+        raise BadInput(f"{path.name} was removed in the meantime; `perfkit ls` lists runs") from None
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:

@@ -168,7 +168,7 @@ class Session:
 def _other_method(method: str) -> str:
     method = method.upper()
     if not _OTHER_METHOD(method) or method == "CONNECT":
-        raise ValueError(f"method {method!r} is none perfkit can send")
+        raise ValueError(f"method {method!r} is not supported")
     return method
 
 

@@ -34,7 +34,7 @@ def redirected(
     if not target.follow_redirects:
         exchange.error_text = what + "redirects are off (target.follow_redirects)"
     elif not location or not inside:
-        exchange.error_text = what + "that is outside the target"
+        exchange.error_text = what + "it leads outside the target"
     elif not hops:
         exchange.error_text = what + f"{MAX_HOPS} redirects were followed before this one"
     else:

@@ -13,8 +13,8 @@ from perfkit.drive.transport import Exchange, server_timing
 from perfkit.streams import Reader, Stream, read
 
 ERROR_TEXT_LIMIT = 300
-_AT_THE_END = "still under way when the run ended"
-_GIVEN_UP = "given up by the scenario: a time limit of its own, or a task it cancelled"
+_AT_THE_END = "still in flight when the run ended"
+_GIVEN_UP = "cancelled by the scenario: its own time limit, or a task it cancelled"
 _LOOKED_AT = 16384  #: of a failed response's body, for its error text
 _HOP = " (redirect)"
 _WARMUP, _MEASURE, _DRAIN = (PHASE_CODE[name] for name in ("warmup", "measure", "drain"))

@@ -37,7 +37,7 @@ class WireTransport:
     def __init__(self, target: Target) -> None:
         for name in ("http2", "proxy"):
             if getattr(target, name):
-                raise BadInput(f"target.{name} needs the other transport; set target.transport: httpx")
+                raise BadInput(f"target.{name} needs target.transport: httpx")
         url = split_url(target)
         assert url.hostname is not None
         self._target = target
@@ -208,7 +208,7 @@ class WireTransport:
         for waiting in self._waiting:
             waiting.cancel()
         for connection in self._open:
-            connection.fail("cutoff", "still under way when the transport was closed")
+            connection.fail("cutoff", "still in flight when the transport was closed")
         self._open.clear()
         self._idle.clear()
         await asyncio.sleep(0)
