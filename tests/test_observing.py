@@ -221,7 +221,7 @@ EXPERIMENTS: dict[str, set[str]] = {
     "threads": {"threads_growth"},
     "executor": {"executor_queue"},
     "lock": {"unowned_time"},
-    "frozen": {"loop_blocked", "timeouts"},
+    "frozen": {"loop_blocked", "failing"},
 }
 #: What the words of an experiment's finding must name.
 NAMED = {
