@@ -83,7 +83,7 @@ def test_what_a_killed_run_left_is_removed_later(server: SmallServer, tmp_path: 
     assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in journals)
     left = len(journaled(run.path))
     words = f"up to {left:,} things"
-    assert f"`perfkit cleanup {run.id}` removes them" in perfkit("show", run.id, data=tmp_path).out
+    assert f"run `perfkit cleanup {run.id}`" in perfkit("show", run.id, data=tmp_path).out
     for verb in (("rm", run.id), ("rm", run.path)):
         refused = perfkit(*verb, data=tmp_path)
         assert (refused.code, words in refused.err) == (2, True)
@@ -92,7 +92,7 @@ def test_what_a_killed_run_left_is_removed_later(server: SmallServer, tmp_path: 
     done = perfkit("cleanup", run.id, data=tmp_path)
     assert (done.code, done.out, done.err) == (
         0,
-        f"removed {left:,} of {left:,} things that {run.id} has left\n",
+        f"removed {left:,} of {left:,} things that {run.id} left\n",
         "",
     )
     assert len(made(server) - removed(server)) <= 2
@@ -120,7 +120,7 @@ def test_what_cannot_be_removed_stays_noted(server: SmallServer, tmp_path: Path)
     left = len(journaled(run.path))
     done = perfkit("cleanup", run.id, data=tmp_path)
     assert done.code == 1
-    assert done.out.splitlines()[0] == f"removed 1 of {left:,} things that {run.id} has left"
+    assert done.out.splitlines()[0] == f"removed 1 of {left:,} things that {run.id} left"
     assert (
         f"{left - 1:,} of {left:,} requests that remove what the run made failed (DELETE /status/503"
         in done.out
@@ -291,7 +291,7 @@ def test_a_line_that_cannot_be_read_is_not_forgotten(server: SmallServer, tmp_pa
     done = perfkit("cleanup", run.id, data=tmp_path)
     assert (done.code, done.out.splitlines()[0]) == (
         1,
-        f"removed {left - 1:,} of {left:,} things that {run.id} has left",
+        f"removed {left - 1:,} of {left:,} things that {run.id} left",
     )
     assert """a line of the run's journal cannot be read: '["DELETE", "/half'""" in done.out
     assert left_on_target(run.path) == 1

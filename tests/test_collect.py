@@ -605,7 +605,7 @@ def test_show_tells_what_came_from_where(tmp_path: Path) -> None:
         given |= {"params": {"path": "/metrics"}, "users": {"count": 1, "duration_s": 0.5}}
         workload, scenario, params = complete(given, "test")
         run = spread.execute(workload, scenario, params, data_dir=tmp_path)
-    (line,) = [line for line in describe_run(run).splitlines() if "of itself" in line]
+    (line,) = [line for line in describe_run(run).splitlines() if "samples, clock" in line]
     assert f"a1 ({served.url[7:]}): 0 samples, clock +" in line
     offset_ms = float(line.partition("clock ")[2].split()[0])
     assert offset_ms == pytest.approx(3000, abs=run.meta.probes[0].uncertainty_ms + 0.001)

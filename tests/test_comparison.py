@@ -146,7 +146,7 @@ def test_a_slower_server_is_a_regression_with_its_size(runs: list[Run], slower: 
     assert found.verdict == p50.verdict == "regressed"
     assert p50.ratio == pytest.approx(1.2, abs=0.01)
     assert p50.low_all < p50.low
-    assert found.words.startswith("REGRESSED: B beside A: p50 +")
+    assert found.words.startswith("REGRESSED: B vs A: p50 +")
     assert compare(slower, runs[:5]).verdict == "improved"
 
 

@@ -177,7 +177,7 @@ def test_the_verb_lists_shows_and_removes(tmp_path: Path) -> None:
     broken.write_bytes((FILES / "vegeta.csv").read_bytes() + b"and more\n")
     refused = perfkit("import", str(broken), data=tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "line 121: 1 columns, expected 9 to 12; repair them, or import the rest with" in refused.stderr
+    assert "line 121: 1 columns, expected 9 to 12; repair them, or skip them with" in refused.stderr
     done = perfkit("import", str(broken), "--skip-broken", "--tag", "before", data=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "imported from broken.csv (vegeta-csv, Vegeta): instants exact, latencies exact" in done.stdout

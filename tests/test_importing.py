@@ -168,7 +168,7 @@ def test_jmeter_agrees_with_jmeter(runs: dict[str, Run]) -> None:
     assert (round(took.mean()), took.min(), took.max()) == (76, 0, 305)  # "Avg: 76 Min: 0 Max: 305"
     rows = rows_of(runs["jmeter.xml"])
     assert Counter(rows["operation"])["page with parts"] == 12
-    assert "samples inside others" in " ".join(runs["jmeter.xml"].meta.imported.notes)
+    assert "samples are parts of other samples" in " ".join(runs["jmeter.xml"].meta.imported.notes)
     texts = set(rows["error_text"][rows["operation"] == "checked"])
     assert texts == {"Test failed: text expected to contain /hello/"}
     assert set(rows["user"]) == {0, 1, 2, 3}
@@ -176,7 +176,7 @@ def test_jmeter_agrees_with_jmeter(runs: dict[str, Run]) -> None:
         kept = Counter(rows_of(runs[name])["operation"])
         assert kept == dict.fromkeys(("alone", "fast", "missing", "nested", "parent"), 6)
         notes = " ".join(runs[name].meta.imported.notes)
-        assert "12 samples of Transaction Controllers are left out" in notes
+        assert "12 samples of Transaction Controllers are skipped" in notes
         assert "6 rows are transactions of one or more requests each" in notes
     dated = runs["jmeter_dated.csv"].meta
     assert dated.created.startswith("2026-11-25T09:46:")
@@ -205,7 +205,9 @@ def test_k6_instants_follow_from_its_metrics(runs: dict[str, Run]) -> None:
     mine = [p for p in points if (p["type"], p["metric"]) == ("Point", "http_req_duration")]
     durations = [p["data"]["value"] for p in mine]
     assert np.sort((rows["done"] - rows["planned"]) / 1e6) == pytest.approx(sorted(durations), abs=1e-5)
-    assert "were blocked for a connection before they began" in "".join(runs["k6.json"].meta.imported.notes)
+    assert "were blocked waiting for a connection before starting" in "".join(
+        runs["k6.json"].meta.imported.notes
+    )
     assert np.isnan(rows["first_byte"][[one in ("connect", "timeout") for one in rows["error"]]]).all()
 
 

@@ -86,7 +86,7 @@ def test_samples_inside_a_sample_are_no_rows(tmp_path: Path, threads: int) -> No
         lines = [JTL, *(line for pair in zip(body[:half], body[half:], strict=True) for line in pair)]
     run = read(tmp_path, lines)
     assert operations(run) == {"page": 5 * threads, "page-2": threads}
-    assert f"{20 * threads} samples inside others are parts of them" in notes(run)
+    assert f"{20 * threads} samples are parts of other samples" in notes(run)
 
 
 def test_sequential_samples_are_all_rows(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_k6_latency_is_k6s_duration(tmp_path: Path) -> None:
     """Time blocked for a connection is no part of it, and is told."""
     run = read(tmp_path, [line for i in range(20) for line in k6("http://a/x", i, 100, blocked=50)])
     assert set(latencies(run)) == {100.0}
-    assert "20 requests were blocked for a connection before they began, 50 ms on average" in notes(run)
+    assert "20 requests were blocked waiting for a connection before starting, 50 ms on average" in notes(run)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_texts_of_other_encodings(tmp_path: Path, encoding: str, packed: bool) -
     content = ("\r\n".join(lines) + "\r\n").encode(encoding)
     run = read(tmp_path, gzip.compress(content) if packed else content)
     assert operations(run) == {"connexión": 25, "home": 25}
-    said = {"utf-8-sig": "", "cp1252": "25 lines are no UTF-8", "latin-1": "25 lines are no UTF-8"}
+    said = {"utf-8-sig": "", "cp1252": "25 lines are not UTF-8", "latin-1": "25 lines are not UTF-8"}
     assert said.get(encoding, "it is UTF-16") in notes(run)
 
 
@@ -326,7 +326,7 @@ def test_joined_files(tmp_path: Path, blank: list[str]) -> None:
     part = [sample(10 * i, 5, "a") for i in range(20)]
     run = read(tmp_path, [JTL, *part, *blank, JTL, *part])
     assert (run.rows(), run.meta.imported.skipped) == (40, 0)
-    assert f"the header stands again in line {22 + len(blank)}: were files joined?" in notes(run)
+    assert f"line {22 + len(blank)} repeats the header: were files joined?" in notes(run)
 
 
 def test_columns_of_a_file_without_header(tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_a_gap_of_hours_is_said_and_split(tmp_path: Path) -> None:
     """The file is one run with a word on the gap; with --split as many as there are bursts."""
     file = made(tmp_path, bursts(0, 3 * 3600, 3 * 86_400))
     run = import_file(file, data_dir=tmp_path / "data")
-    assert "2.9 days without a request (2026-04-16 14:10 to 2026-04-19 11:10 UTC), and 1 gaps more" in notes(
+    assert "2.9 days without a request (2026-04-16 14:10 to 2026-04-19 11:10 UTC), and 1 more gaps" in notes(
         run
     )
     runs = import_runs(file, data_dir=tmp_path / "data", split_s=3600)
@@ -471,7 +471,7 @@ def test_a_har_without_a_total_has_the_sum_of_its_parts(tmp_path: Path) -> None:
     ]  # fmt: skip
     run = read(tmp_path, json.dumps({"log": {"entries": entries}}).encode())
     assert latencies(run).tolist() == [197]
-    assert "left out: 1 entries have no time at all" in notes(run)
+    assert "left out: 1 entries have no time" in notes(run)
 
 
 # -- what is told ------------------------------------------------------------------------------------
@@ -499,7 +499,7 @@ def test_statistics_that_were_reset_are_counted_on(tmp_path: Path) -> None:
 
     run = read(tmp_path, [HISTORY, *part(1_724_151_243, 1000, 50), *part(1_724_151_300, 100, 100)])
     assert Counter(latencies(run).tolist()) == {1000: 500, 100: 1000}
-    assert "its counts begin anew 1 times" in notes(run)
+    assert "its counts restart 1 times" in notes(run)
     assert "step back" not in notes(run)
 
 

@@ -42,9 +42,9 @@ def refused(path: Path, **options: object) -> str:
     ("content", "words"),
     [
         (b"", "is empty; nothing to import"),
-        (b"\n \n", "nothing but blanks"),
-        (b"hello\nworld\n", "no format fits its content; known: k6-json"),
-        (b"a,b\n1,2\n", "(a CSV of another kind: --column)"),
+        (b"\n \n", "only whitespace"),
+        (b"hello\nworld\n", "unknown format; known: k6-json"),
+        (b"a,b\n1,2\n", "(any other CSV: use --column)"),
         (b"\x7fELF\0\0\0\1", "is binary, not text"),
         (gzip.compress(b"metric_name" * 900, mtime=0)[:60], "its gzip is damaged"),
         (b"SQLite format 3\0 and no more", "is no database of oha's"),
@@ -72,7 +72,7 @@ def test_what_is_no_file_at_all(tmp_path: Path) -> None:
     assert "is a folder" in refused(tmp_path)
     assert "No such file" in refused(tmp_path / "nothing")
     os.mkfifo(tmp_path / "pipe")
-    assert "no regular file" in refused(tmp_path / "pipe")
+    assert "not a regular file" in refused(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_the_first_three_are_told_and_all_are_counted(tmp_path: Path) -> None:
     made.write_text(VEGETA % (5, 1) + "nothing\n" * 50)
     told = refused(made)
     assert "50 broken places" in told
-    assert "line 4: 1 columns, expected 9 to 12; and 47 more; repair them, or import the rest with" in told
+    assert "line 4: 1 columns, expected 9 to 12; and 47 more; repair them, or skip them with" in told
     made.write_text("nothing\n" * 5)
     assert "has no request in it: line 1" in refused(made, format="vegeta-csv", skip_broken=True)
 
@@ -204,7 +204,7 @@ def test_counts_nobody_counted(tmp_path: Path) -> None:
 
 #: Formats with a request a line, and whether the first line is one of names.
 LINES = {"locust-log": 1, "jmeter-csv": 1, "vegeta-json": 0, "vegeta-csv": 0, "oha-csv": 1, "csv": 1}
-LEFT_OUT = re.compile(r"([\d,]+) (?:more lines stood in|lines stand in|samples of Transaction)")
+LEFT_OUT = re.compile(r"([\d,]+) (?:more lines inside|lines are inside|samples of Transaction)")
 
 
 def accounted_for(run: Run) -> int:

@@ -171,11 +171,11 @@ def test_an_open_quote_takes_no_line_without_a_word(tmp_path: Path) -> None:
         imported(tmp_path, lines, columns=MAPPED)
     run = imported(tmp_path, lines, columns=MAPPED, skip_broken=True)
     assert run.rows() == 5
-    assert "994 more lines stood in quotes of broken places" in notes(run)
+    assert "994 more lines inside quotes of broken places" in notes(run)
     lines[11] = row.format(1_700_000_010, '"and more', 5.1)  # closes the quote of line 7, wrongly
     run = imported(tmp_path, lines, columns=MAPPED, skip_broken=True)
     assert (run.rows(), run.meta.imported.skipped) == (994, 1)
-    assert "5 more lines stood in quotes" in notes(run)
+    assert "5 more lines inside quotes" in notes(run)
 
 
 def test_a_text_of_several_lines_is_one_record(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_text_of_several_lines_is_one_record(tmp_path: Path) -> None:
     lines = ["begin,err,took", '1700000000.123,"one', "two", 'three",5.1', "1700000001.123,,5.2"]
     run = imported(tmp_path, lines, columns=MAPPED | {"error": "err"})
     assert run.rows() == 2
-    assert "2 lines stand in quotes that an earlier line opened" in notes(run)
+    assert "2 lines are inside quotes opened by an earlier line" in notes(run)
     lines[4] = "1700000001.123,,x"
     with pytest.raises(BadInput, match="line 5: "):
         imported(tmp_path, lines, columns=MAPPED)
@@ -218,7 +218,7 @@ def test_successes_without_a_latency_are_no_failures(tmp_path: Path) -> None:
             tmp_path, [HISTORY, line.format(1_700_000_000, 10, 1), line.format(1_700_000_001, 30, 3)]
         )
         assert errors(run) == {"check": 3}
-        assert "27 successes are left out: the history has no quantiles" in notes(run)
+        assert "27 successes are skipped: the history has no quantiles" in notes(run)
     quick = [HISTORY, *(f"{1_700_000_000 + i},5,GET,a,20,0,0,0,0,{i * 20},0" for i in range(5))]
     assert errors(imported(tmp_path, quick)) == {None: 80}  # its window has requests: they took under 0.5 ms
 
@@ -233,7 +233,7 @@ def test_setup_and_teardown_of_k6_are_not_measured(tmp_path: Path) -> None:
     run = imported(tmp_path, lines)
     assert run.table(["phase"])["phase"].to_pylist() == ["setup", "measure", "measure", "measure", "teardown"]
     assert run.meta.measured == Span(10**9, 3_050_000_000)
-    assert "2 requests of setup and teardown are in the run, and in no statistics" in notes(run)
+    assert "2 requests of setup and teardown are in the run but not in its statistics" in notes(run)
     with pytest.raises(BadInput, match="has only requests of setup and teardown"):
         imported(tmp_path, lines[:1])
 
@@ -247,7 +247,7 @@ def test_what_a_cache_answered_is_no_request(tmp_path: Path) -> None:
     made.write_text(json.dumps(log))
     run = import_file(made, data_dir=tmp_path)
     assert run.rows() == 19
-    assert "left out: 2 answers came from the browser's cache" in notes(run)
+    assert "left out: 2 responses came from the browser's cache" in notes(run)
 
 
 def test_users_with_and_without_names_are_different_users(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_users_with_and_without_names_are_different_users(tmp_path: Path) -> Non
 
 def test_a_column_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
     """Which of two columns of a name is meant nobody knows; one that is not needed may be there twice."""
-    with pytest.raises(BadInput, match="2 columns are called 'b', which is meant is not known"):
+    with pytest.raises(BadInput, match="2 columns are called 'b', so it is ambiguous"):
         import_columns(tmp_path, ["a,b,b", "1,2,3"], started_s="a", done_s="b")
     assert import_columns(tmp_path, ["a,b,c,c", "1,2,3,3"], started_s="a", done_s="b").rows() == 1
     with pytest.raises(BadInput, match="2 columns are called 'elapsed'"):

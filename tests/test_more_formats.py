@@ -233,13 +233,15 @@ def test_hey_is_told_from_what_prints_alike(tmp_path: Path) -> None:
     text = (FILES / "hey.txt").read_text()
     assert "ghz" in refused(tmp_path, text.replace("  Total:", "  Count:\t400\n  Total:"))
     assert "oha" in refused(tmp_path, text.replace("  Total:", "  Success rate:\t100.00%\n  Total:"))
-    assert "no format" in refused(tmp_path, text.replace("  Requests/", "  Stddev:\t0.1 secs\n  Requests/"))
+    assert "unknown format" in refused(
+        tmp_path, text.replace("  Requests/", "  Stddev:\t0.1 secs\n  Requests/")
+    )
 
 
 def test_ab_calls_other_lengths_failed(tmp_path: Path) -> None:
     """An answer of another length is no failure here, and that is said; what did not connect is."""
     run = import_file(FILES / "ab_length.txt", data_dir=tmp_path)
-    assert "1,573 answers were of another length" in run.meta.imported.notes[0]
+    assert "1,573 responses differ in length" in run.meta.imported.notes[0]
     told = whole(edited(tmp_path, "ab_length.txt", "(Connect: 0, Receive: 0", "(Connect: 4, Receive: 3"))
     assert {kind.error: kind.count for kind in told.failures} == {"connect": 4, "reset": 3}
     run = import_file(FILES / "ab.txt", data_dir=tmp_path)
@@ -393,7 +395,7 @@ def test_advice(content: bytes, what: str, instead: str, tmp_path: Path) -> None
     assert what in words
     assert instead in words
     assert "\n" not in words
-    assert "a format that perfkit does not read" in words
+    assert "which perfkit cannot read" in words
 
 
 def test_no_advice_where_nobody_knows() -> None:

@@ -205,14 +205,14 @@ def _headline(verdict: Verdict, results: Sequence[Result], a: str, b: str, optio
         known = [r for r in primary if math.isfinite(r.ratio)]
         told = "; ".join(f"{r.metric} {change(r, options)}{_tipping(r)}" for r in known)
         why = "WITHIN-RUN ONLY, no verdict: one run per side cannot distinguish a change from chance."
-        return f"{why} {b} beside {a}: {told}."
+        return f"{why} {b} vs {a}: {told}."
     of = [r for r in primary if r.verdict == verdict]
     if not of and verdict == "inconclusive" and primary:
         of = [r for r in primary if r.verdict != "inconclusive"]
     if not of:
         return f"{verdict.upper()}: no primary metric could be computed for every run of {a} and {b}."
     told = "; ".join(f"{r.metric} {change(r, options)}" for r in of)
-    text = f"{verdict.upper()}: {b} beside {a}: {told}."
+    text = f"{verdict.upper()}: {b} vs {a}: {told}."
     if verdict == "inconclusive":
         needs = [r for r in of if r.verdict == "inconclusive" and math.isfinite(r.detectable)]
         text += "".join(f" {_needed(r)}." for r in needs[:2])

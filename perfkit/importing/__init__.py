@@ -42,7 +42,7 @@ _LONGEST_NS = 92 * 86_400 * 1_000_000_000
 _HOUR_NS = 3600 * 10**9
 _MOST_RUNS = 100  #: that are made of one file
 _SPLITS = ("1h", "10m")
-_BACK = "was the clock set back, or were files joined? Latencies hold, what is drawn over time does not"
+_BACK = "was the clock set back, or were files joined? Latencies are right; figures over time are not"
 
 
 def import_runs(
@@ -142,7 +142,7 @@ class _Import:
         """The spans between gaps of at least so long; instants as in the file."""
         gaps = self._rows.times.gaps(gap_ns)
         if len(gaps) >= _MOST_RUNS:
-            words = f"{len(gaps):,} such gaps; up to {_MOST_RUNS} runs are made of a file"
+            words = f"{len(gaps):,} such gaps; one file can become at most {_MOST_RUNS} runs"
             raise BadInput(f"{self._source.path} has {words}")
         edges = [-(2**62), *((low + high) // 2 for low, high in gaps), 2**62]
         return list(itertools.pairwise(edges))
@@ -160,7 +160,7 @@ def _refuse_broken(source: Source, rows: Rows, skip_broken: bool, is_summary: bo
     if source.broken_count and not skip_broken and whole:
         places = f"{source.broken_count:,} broken place{'s' if source.broken_count > 1 else ''}"
         raise BadInput(f"{source.path}: {places}, nothing was imported: {source.told()}; "
-                       "repair them, or import the rest with --skip-broken")  # fmt: skip
+                       "repair them, or skip them with --skip-broken")  # fmt: skip
     if not whole:
         why = f": {source.told()}" if source.broken_count else ""
         raise BadInput(f"{source.path} has no request in it{why}; nothing was imported")
@@ -171,8 +171,8 @@ def _refuse_broken(source: Source, rows: Rows, skip_broken: bool, is_summary: bo
     first, last = rows.span_ns
     if last - first > _LONGEST_NS:
         days = f"{(last - first) / 86_400e9:.0f} days lie between its first and its last request"
-        raise BadInput(f"{source.path}: {days}, no run lasts so long; one of its times must be broken, or it "
-                       "has several runs: --split 1h makes one of each")  # fmt: skip
+        raise BadInput(f"{source.path}: {days}, too long for one run; correct the wrong time, or use "
+                       "--split 1h if the file holds several runs")  # fmt: skip
 
 
 # -- the folder ------------------------------------------------------------------------------------
@@ -266,12 +266,12 @@ def _notes(source: Source, rows: Rows) -> Iterator[str]:
     if rows.names.note:
         yield rows.names.note
     if rows.unnamed:
-        yield f"{rows.unnamed:,} requests have no user: {MOST_USERS:,} names of users are kept"
+        yield f"{rows.unnamed:,} requests have no user: only {MOST_USERS:,} user names are kept"
     if not rows.absolute or not rows.count:
-        yield "the file does not say when it was made; the run's date is that of the import"
+        yield "the file has no date; the run is dated by the import"
     if gaps := rows.times.gaps():
         low, high = max(gaps, key=lambda gap: gap[1] - gap[0])
-        more = f", and {len(gaps) - 1:,} gaps more" if len(gaps) > 1 else ""
+        more = f", and {len(gaps) - 1:,} more gaps" if len(gaps) > 1 else ""
         when = f" ({_minute(low)} to {_minute(high)} UTC)" if rows.absolute else ""
         yield (f"{_length(high - low)} without a request{when}{more}: are these several runs? "
                f"--split {_SPLITS[high - low < 2 * _HOUR_NS]} makes one of each")  # fmt: skip

@@ -57,8 +57,8 @@ def read_plot(source: Source, rows: Rows, asked: Asked) -> Facts:
                  first_byte=started + min(connect + wait, took))  # fmt: skip
 
     source.each(records(source, _PLOT, asked.names, delimiter="\t"), add, "\\t".join(_PLOT))
-    notes = ("ab keeps only requests that were answered here, without their status: failures are missing",
-             "when requests were due is not in the file")  # fmt: skip
+    notes = ("ab wrote only the requests that got a response, without status: failures are missing",
+             "the file has no planned times")  # fmt: skip
     return Facts("ab", rounded_ns=(UNITS["s"], UNITS["ms"]), notes=notes)
 
 
@@ -76,7 +76,7 @@ def read_quantiles(source: Source, rows: Rows, asked: Asked) -> Facts:
     source.each(records(source, _QUANTILES), add, ",".join(_QUANTILES))
     shares = [(share / 100, ms) for share, ms in points.items()]
     told = carried(low=points.get(0), high=points.get(100), points=shares)
-    return summary_of("ab", [told], span_s=None, notes=["how many requests there were is not in the file"])
+    return summary_of("ab", [told], span_s=None, notes=["the file has no number of requests"])
 
 
 def read_text(source: Source, rows: Rows, asked: Asked) -> Facts:
@@ -88,7 +88,9 @@ def read_text(source: Source, rows: Rows, asked: Asked) -> Facts:
     text, parts = printed(source, begin, asked.part)
     n = number_in(text, r"^Complete requests:\s+(\d+)")
     if n is None:
-        raise BadInput(f"{source.path} has a run of ab without `Complete requests`; give all that ab printed")
+        raise BadInput(
+            f"{source.path} has a run of ab without `Complete requests`; give the full output of ab"
+        )
     table, (kinds, notes) = _TOTAL.search(text), _failures(text)
     low, mean, std, high = (
         None if one is None else float(one) for one in (table.groups() if table else [None] * 4)
@@ -119,7 +121,7 @@ def _failures(text: str) -> tuple[list[FailureKind], list[str]]:
     kinds += [FailureKind(error, "", counts.get(name, 0), words) for name, (error, words) in _FAILED.items()]
     length = counts.get("length", 0)
     notes = [
-        f"{length:,} answers were of another length than the first: ab calls them failed, here they are not"
+        f"{length:,} responses differ in length from the first: ab counts them as failed, perfkit does not"
     ]
     return kinds, notes if length else []
 

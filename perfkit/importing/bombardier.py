@@ -86,7 +86,7 @@ def read_text(source: Source, rows: Rows, asked: Asked) -> Facts:
     mean, std, high = map(go_ms, latency.groups()) if latency else (None, None, None)
     codes = {int(code): int(n) for code, n in re.findall(r"\b([1-5])xx - (\d+)", text)}
     if not codes:
-        raise BadInput(f"{source.path} has a run without `HTTP codes`; give all that bombardier printed")
+        raise BadInput(f"{source.path} has a run without `HTTP codes`; give the full output of bombardier")
     errors = re.search(r"^\s*Errors:\n(.*?)(?:^\s*Throughput:|\Z)", text, re.M | re.S)
     lost = (
         {words: int(n) for words, n in re.findall(r"^\s*(\S.*) - (\d+)$", errors[1], re.M)} if errors else {}

@@ -73,7 +73,7 @@ def add_lost(rows: Rows, operation: str, span: tuple[int, int], lost: Iterable[O
 def refuse_too_many(n: int) -> None:
     """BadInput for more requests than anybody has counted in one bucket: a few kB can claim any number."""
     if not 0 <= n <= MOST_ROWS:
-        raise BadInput(f"the file counts {n:,} requests in one bucket; up to {MOST_ROWS:,} can be made rows")
+        raise BadInput(f"the file counts {n:,} requests in one bucket; at most {MOST_ROWS:,} can become rows")
 
 
 def _parts(begin: int, end: int) -> Iterator[np.ndarray]:

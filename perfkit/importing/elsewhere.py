@@ -11,7 +11,7 @@ _ROWS = ("a CSV with a row per request can be imported with --column started_uni
          "--column duration_ms=… (see `perfkit import --help`)")  # fmt: skip
 _NS = "with --column started_unix_ns=… --column done_unix_ns=…"
 _JTL = "import the JTL of the same run (jmeter -l results.jtl)"
-_LOG = "import the simulation.log of the same run (text up to Gatling 3.9)"
+_LOG = "import the simulation.log of the same run (text format, up to Gatling 3.9)"
 _K6 = "import what k6 writes with --out json=FILE or --summary-export=FILE"
 _LOCUST = "import NAME_stats.csv or NAME_stats_history.csv of the same run (locust --csv NAME)"
 #: Names that stand in a tool's JSON, what such a file is, and what to do.
@@ -75,7 +75,7 @@ _GATLING = re.compile(rb"\0\0\0\0[\5-\x14]\d+\.\d+")
 def advice(head: Head) -> str | None:
     """What a file is that perfkit does not read, and what to give in its place; None where nobody knows."""
     found = next(_known(head), None)
-    return found and f"this is {found[0]}, a format that perfkit does not read; {found[1]}"
+    return found and f"this is {found[0]}, which perfkit cannot read; {found[1]}"
 
 
 def _known(head: Head) -> Iterator[tuple[str, str]]:

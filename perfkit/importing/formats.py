@@ -88,16 +88,16 @@ def format_of(source: Source, given: str | None, asked: Asked) -> str:
         raise unknown("format", given, FORMATS)
     name = given or ("csv" if asked.columns else _recognised(source, asked))
     if asked.columns and name != "csv":
-        raise BadInput(f"--column is for any CSV, not for {name}; leave one of them out")
+        raise BadInput(f"--column is for any CSV, not for {name}; omit one of them")
     if name == "csv" and not asked.columns:
-        raise BadInput(f"{source.path}: a CSV of its own kind needs --column, such as --column started=begin "
+        raise BadInput(f"{source.path}: this CSV needs --column, such as --column started=begin "
                        "--column duration_ms=took (see `perfkit import --help`)")  # fmt: skip
     if asked.unit is not None and name not in _UNITLESS:
-        raise BadInput(f"--unit is for {' and '.join(_UNITLESS)}, not for {name}; leave it out")
+        raise BadInput(f"--unit is for {' and '.join(_UNITLESS)}, not for {name}; omit it")
     if not FORMATS[name].binary:
         source.refuse_binary()
     elif not FORMATS[name].recognise(Head(source.head)):
-        raise BadInput(f"{source.path} is no {name}: {FORMATS[name].meaning} makes another kind of file")
+        raise BadInput(f"{source.path} is not {name} ({FORMATS[name].meaning})")
     return name
 
 
@@ -115,7 +115,5 @@ def _recognised(source: Source, asked: Asked) -> str:
             raise BadInput(f"{source.path}: {told}")
         source.refuse_binary()
         kinds = ", ".join(FORMATS)
-        raise BadInput(
-            f"{source.path}: no format fits its content; known: {kinds} (a CSV of another kind: --column)"
-        )
-    raise BadInput(f"{source.path} could be {' or '.join(found)}; say which with --format")
+        raise BadInput(f"{source.path}: unknown format; known: {kinds} (any other CSV: use --column)")
+    raise BadInput(f"{source.path} could be {' or '.join(found)}; choose one with --format")

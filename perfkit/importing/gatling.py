@@ -48,7 +48,7 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
             raise ValueError(text)
 
     source.each(source.texts(), add, "a line of a Gatling before 3.10")
-    notes = ["Gatling does not write when a request was due"]
+    notes = ["Gatling does not record planned times"]
     notes += [f"{lines['ERROR']:,} errors of Gatling's belong to no request"] if lines["ERROR"] else []
     return Facts("Gatling", version=told.get("version") or None, scenario=told.get("scenario"),
                  rounded_ns=(UNITS["ms"], UNITS["ms"]), notes=tuple(notes))  # fmt: skip

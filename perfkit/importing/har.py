@@ -93,15 +93,15 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
 
     def take(entry: _Entry) -> None:
         if _is_cached(entry):
-            left_out["answers came from the browser's cache, and no server saw them"] += 1
+            left_out["responses came from the browser's cache, not from a server"] += 1
         elif not _URL.match(_leaf(msgspec.json.decode(entry.request, type=_Request).url, str)):
             left_out["entries went to no server, such as data: and blob:"] += 1
         elif not _add(rows, entry, told):
-            left_out["entries have no time at all, neither theirs nor of their parts"] += 1
+            left_out["entries have no time, neither a total nor of their parts"] += 1
 
     source.each(entries, take, "a HAR entry with its times", "entry")
     rows.steps.units["took"] = UNITS["ms"]
-    notes = ["a browser asks when its page wants it: that instant is not in the file"]
+    notes = ["a browser sends a request when its page needs it; the file has no planned times"]
     notes += [f"left out: {count:,} {words}" for words, count in left_out.items()]
     notes += [f"{words}: {count:,} of its entries" for words, count in told.items() if count]
     return Facts("HAR", version=_creator(log), rounded_ns=(UNITS["ms"], 1), notes=tuple(notes))
@@ -155,7 +155,7 @@ def _add(rows: Rows, entry: _Entry, told_of: Counter[str]) -> bool:
     parts = sum(took.values())
     told_of["time blocked for a connection is part of its latency"] += took["blocked"] > UNITS["ms"]
     apart = total >= 0 and abs(total - parts) > _APART
-    told_of["time and its parts disagree, the larger one is taken"] += apart
+    told_of["the total and the sum of its parts disagree; the larger one is used"] += apart
     if total < 0 and total != -UNITS["ms"]:
         raise Wrong(f"a time of {total / UNITS['ms']:g} ms", "0 ms or more")
     status = response.status if isinstance(response.status, int) and response.status > 0 else None

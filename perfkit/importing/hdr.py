@@ -110,8 +110,8 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     as_before, source.meter.rows_so_far = source.meter.rows_so_far, lambda: seen
     _Log(source, count)
     source.meter.rows_so_far = as_before
-    notes = ["failures are not in such a log",
-             "whether values were counted from when requests were due is not known"]  # fmt: skip
+    notes = ["such a log has no failures",
+             "whether latencies count from the planned time is unknown"]  # fmt: skip
     if asked.unit is None:
         notes.insert(0, "values were taken as ns, HdrHistogram's custom; --unit says otherwise")
     if sum(sum(one.values()) for one in counts.values()) > MOST_COUNTED:
@@ -181,7 +181,7 @@ def read_table(source: Source, rows: Rows, asked: Asked) -> Facts:
     mean, std = (one * scale for one in foot["Mean"]) if "Mean" in foot else (None, None)
     high = foot["Max"][0] * scale if "Max" in foot else points[-1][1] if points else None
     told = carried("requests", n=total, mean=mean, std=std, high=high, points=points)
-    notes = ["failures, and how long the run was, are not in such a table"]
+    notes = ["such a table has neither failures nor the length of the run"]
     if "Value(ms)" in source.head[:200].decode(errors="replace"):
         notes.append("Vegeta rounds the counts of its plot down: there may be a few requests more")
     elif asked.unit is None:
@@ -200,7 +200,7 @@ def _interval(source: Source, text: str) -> _Interval:
         raise ValueError(text)
     at, length = ns(found["at"], "s"), ns(found["length"], "s")
     if at < 0 or length < 0:
-        raise Wrong(f"an interval at {found['at']} s of {found['length']} s", "none that is negative")
+        raise Wrong(f"an interval at {found['at']} s of {found['length']} s", "no negative value")
     payload = unpack(found["coded"])
     source.meter.spend(len(payload))
     return _Interval(found["tag"] or "", at, length, *decode(payload))
@@ -241,7 +241,7 @@ def decode(payload: bytes) -> tuple[np.ndarray, np.ndarray]:
         digits = -1
     if not 0 <= digits <= 5 or lowest < 1 or offset:
         raise Wrong(
-            "a histogram with a header nobody can read", "cookie, digits 0 to 5, lowest from 1, no offset"
+            "a histogram with an unreadable header", "cookie, digits 0 to 5, lowest from 1, no offset"
         )
     body = payload[header.size :][: max(size, 0)]
     numbers = _zigzag(np.frombuffer(body, np.uint8)) if version == 2 else _plain(body, (cookie & 0xF0) >> 4)
@@ -259,7 +259,7 @@ def decode(payload: bytes) -> tuple[np.ndarray, np.ndarray]:
     step = np.int64(1) << (bucket + unit_bits)
     counts = numbers[numbers > 0]
     if counts.sum(dtype=np.float64) > 2.0**53:
-        raise Wrong("more values than can be counted", "fewer")
+        raise Wrong("more values than can be stored", "fewer")
     return sub * step + step // 2, counts
 
 

@@ -51,8 +51,8 @@ def read_csv(source: Source, rows: Rows, asked: Asked) -> Facts:
                  error=error, words=f"status {status}")  # fmt: skip
 
     source.each(records(source, () if asked.names else _CSV, asked.names), add, ",".join(_CSV))
-    notes = ("hey keeps only requests that were answered here: failures without an answer are missing",
-             "when requests were due is not in the file")  # fmt: skip
+    notes = ("hey wrote only the requests that got a response: failures without one are missing",
+             "the file has no planned times")  # fmt: skip
     return Facts("hey", rounded_ns=(UNITS["ms"] // 10, UNITS["ms"] // 10), notes=notes)
 
 

@@ -52,7 +52,7 @@ _MS = _ROUNDED = UNITS["ms"]
 _TRANSACTION = re.compile(r"Number of samples in transaction : (\d+)")
 EXPECTED = "a JMeter sample with timeStamp and elapsed in ms"
 _DATES = "ms since 1970, or a date such as 2026-01-31 12:00:00.000"
-_NOTES = ("JMeter starts a sample when its thread is free: when it was due is not in the file",)
+_NOTES = ("JMeter starts a sample when its thread is free; the file has no planned times",)
 
 
 def is_csv(head: Head) -> bool:
@@ -196,7 +196,7 @@ class Reader:
         if self.zone_unknown:
             notes = (*notes, "its times have no zone and were taken as UTC")
         if self.transactions:
-            told = "samples of Transaction Controllers are left out: their requests stand beside them"
+            told = "samples of Transaction Controllers are skipped; their requests are in the file"
             notes = (*notes, f"{self.transactions:,} {told}")
         if self.standing:
             notes = (*notes, f"{self.standing:,} rows are transactions of one or more requests each")
@@ -204,7 +204,7 @@ class Reader:
             told = "it has no threadName: transactions are rows, and so are their requests, if they are in it"
             notes = (*notes, f"{self.unthreaded:,} transactions; {told}")
         if self.parts:
-            notes = (*notes, f"{self.parts:,} samples inside others are parts of them and no rows")
+            notes = (*notes, f"{self.parts:,} samples are parts of other samples and were skipped")
         step = UNITS["ms"]
         return Facts("JMeter", rounded_ns=(step, step), notes=(*_NOTES, *notes))
 
@@ -261,9 +261,9 @@ def _several(name: str, counts: pa.Array, place: int) -> Wrong:
 def read_csv(source: Source, rows: Rows, asked: Asked) -> Facts:
     """A JTL as CSV."""
     reader, columns = Reader(source, rows), asked.names
-    notes = ["the columns given were taken"] if columns else []
+    notes = ["the given columns were used"] if columns else []
     if not columns and (columns := _headless(Head(source.head)) or ()):
-        notes = ["it has no header; JMeter's default columns were taken"]
+        notes = ["it has no header; JMeter's default columns were assumed"]
     for batch in batches(source, () if columns else NEEDED, columns):
         batch.take(source, reader.read, EXPECTED)
     return reader.facts(*notes)

@@ -30,7 +30,7 @@ _DIGITS = {10: "s", 13: "ms", 16: "us", 19: "ns"}
 _CODES = {1010: "connect", 1020: "protocol", 1050: "timeout", 1211: "timeout", 1220: "reset", 1201: "reset"}
 _CSV = ("metric_name", "timestamp", "metric_value")
 _PARTS = ("blocked", "sending", "waiting", "receiving")
-_NOTE = "k6 does not write when a request was due"
+_NOTE = "k6 does not record planned times"
 #: Groups of a test's life cycle, and the phases their requests belong to.
 _PHASES = {"::setup": "setup", "::teardown": "teardown"}
 
@@ -163,11 +163,11 @@ class _Reader:
             some = ", ".join(sorted(self._others))
             raise BadInput(f"{self.source.path} has no HTTP request in it, only {some}; nothing was imported")
         names = list(self.scenarios)
-        around = f"{self.around:,} requests of setup and teardown are in the run, and in no statistics"
+        around = f"{self.around:,} requests of setup and teardown are in the run but not in its statistics"
         notes = [_NOTE, *([around] if self.around else [])]
         if self._blocked:
             mean = self._blocked_ms / self._blocked
-            notes.append(f"{self._blocked:,} requests were blocked for a connection before they began, "
+            notes.append(f"{self._blocked:,} requests were blocked waiting for a connection before starting, "
                          f"{mean:.3g} ms on average, {self._blocked_most_ms:.3g} at most: no part of k6's "
                          "duration, nor of latency here")  # fmt: skip
         return Facts(

@@ -53,7 +53,7 @@ def read_log(source: Source, rows: Rows, asked: Asked) -> Facts:
 
     expected = "a time in s, a type, a name, a response time in ms"
     source.each(records(source, () if asked.names else _LOG, asked.names), add, expected)
-    notes = ("Locust does not write when a request was due",)
+    notes = ("Locust does not record planned times",)
     return Facts("Locust", rounded_ns=(1, UNITS["ms"] // 100), notes=notes)
 
 
@@ -115,18 +115,18 @@ def read_history(source: Source, rows: Rows, asked: Asked) -> Facts:
     notes = ["made from counts a second and quantiles of the last ten seconds"]
     if not series:
         notes = ["made from counts a second; Locust's quantiles are of all requests so far, without "
-                 "--csv-full-history: how latency moved is not known"]  # fmt: skip
+                 "--csv-full-history: how latency changed over time is unknown"]  # fmt: skip
         left_out = _add_cumulative(rows, operations[None], total)
     else:
         left_out = sum(_add_series(rows, operations[key], moments) for key, moments in series.items())
     if resets := sum(one.begins for one in total or next(iter(series.values()), [])):
         why = "statistics were reset, or files joined"
-        notes.append(f"its counts begin anew {resets} times: {why}; all is counted")
+        notes.append(f"its counts restart {resets} times: {why}; everything is counted")
     if left_out and not rows.added:
         raise BadInput(f"{source.path} has counts but no quantiles, so no request has a latency; import the "
                        "request log of locust.contrib.csv_request_logger instead")  # fmt: skip
     if left_out:
-        notes.append(f"{left_out:,} successes are left out: the history has no quantiles of their names")
+        notes.append(f"{left_out:,} successes are skipped: the history has no quantiles for their names")
     span = _span([total, *series.values()])
     return Facts("Locust", bucketed=True, rounded_ns=(UNITS["s"], UNITS["ms"]), load={"users": users},
                  span_ns=span, timed=bool(series), notes=tuple(notes))  # fmt: skip

@@ -32,7 +32,7 @@ def is_csv(head: Head) -> bool:
 def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     """Every row, the one of all together without a name."""
     if not is_csv(Head(source.head)):
-        raise BadInput(f"{source.path} has not the columns of Locust's statistics; it is of another format")
+        raise BadInput(f"{source.path} lacks the columns of Locust's statistics; it has another format")
     rows.absolute = False
     found: list[tuple[str, str, Carried]] = []
     seen: set[tuple[str, str]] = set()
@@ -54,7 +54,7 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     told = [_named(one, "" if all_ else next(names)) for (*_, one), all_ in zip(found, is_all, strict=True)]
     total = next((one for one in told if not one.operation), None)
     span = total.n / total.rate_per_s if total and total.n and total.rate_per_s else None
-    return summary_of("Locust", told, span_s=span, notes=["response times of failures are among the others"])
+    return summary_of("Locust", told, span_s=span, notes=["response times include failures"])
 
 
 def _named(one: Carried, name: str) -> Carried:

@@ -123,7 +123,7 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     if given.duration is None:  # as fine as the finer of the two that it is the difference of
         rows.steps.units["took"] = min(given.units[name] for name in given.between)
     known = "planned" in given.instants
-    notes = [] if known else ["no column was given for when requests were due"]
+    notes = [] if known else ["no column was given for planned times"]
     notes += ["its times have no zone and were taken as UTC"] if given.zone_unknown else []
     return Facts("CSV", intended_time=known, notes=tuple(notes))
 

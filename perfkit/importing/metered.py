@@ -41,8 +41,8 @@ class Meter:
         if self.spent > UNPACKED_FREELY and self.spent > MOST_RATIO * os.stat(self._path).st_size:
             raise BadInput(
                 f"{self._path} unpacks to more than {MOST_RATIO} times its size "
-                f"({self.spent / MB:,.0f} MB so far), as a compression bomb does; to import it "
-                "nonetheless, unpack it first"
+                f"({self.spent / MB:,.0f} MB so far), as a compression bomb does; unpack it "
+                "first to import it anyway"
             )
         rows = self.rows_so_far()
         if rows != self._rows:

@@ -51,7 +51,7 @@ class Fidelity:
     def words(self) -> str:
         """The whole label for a person."""
         if self.aggregated:
-            due = ", counted from when they were due" if self.intended_time else ""
+            due = ", latencies from planned times" if self.intended_time else ""
             return f"aggregated: a summary without its requests{due}"
         times = f"instants {_rounding(self.instants_ns)}, latencies {_rounding(self.latency_ns)}"
         if self.bucketed:

@@ -23,7 +23,7 @@ from perfkit.importing.words import error_class
 
 _CSV = ("request-start", "DNS", "DNS+dialup", "Response-delay", "request-duration", "bytes", "status")
 _MAGIC = b"SQLite format 3\0"
-_ANSWERED = "oha keeps only requests that were answered here: failures without an answer are missing"
+_ANSWERED = "oha wrote only the requests that got a response: failures without one are missing"
 
 
 def is_sqlite(head: Head) -> bool:
@@ -67,7 +67,7 @@ def read_sqlite(source: Source, rows: Rows, asked: Asked) -> Facts:
     known = 0 < corrected == rows.added
     notes = (
         _ANSWERED,
-        *(() if known else ("without --latency-correction: when requests were due is not in it",)),
+        *(() if known else ("recorded without --latency-correction, so it has no planned times",)),
     )
     return Facts("oha", intended_time=known, notes=notes)
 
@@ -107,7 +107,7 @@ def read_csv(source: Source, rows: Rows, asked: Asked) -> Facts:
                  words=f"status {code}" if error else None, bytes_received=whole(told["bytes"]))  # fmt: skip
 
     source.each(records(source, () if asked.names else _CSV, asked.names), add, ",".join(_CSV))
-    return Facts("oha", notes=(_ANSWERED, "when requests were due is not in the file"))
+    return Facts("oha", notes=(_ANSWERED, "the file has no planned times"))
 
 
 def read_json(source: Source, rows: Rows, asked: Asked) -> Facts:

@@ -276,7 +276,7 @@ class _Table:
         if names != self.columns and not (self._needed and set(self._needed) <= set(names)):
             return False
         if source.line > 1:
-            source.notes.append(f"the header stands again in line {source.line:,}: were files joined?")
+            source.notes.append(f"line {source.line:,} repeats the header: were files joined?")
         if names != self.columns:
             self.columns = _header(source, names, self._needed)
         return True
@@ -316,7 +316,7 @@ def refuse_twice(source: Source, names: Sequence[str], needed: Iterable[str]) ->
     for name in needed:
         if names.count(name) > 1:
             twice = f"{names.count(name)} columns are called {short(name)}"
-            raise BadInput(f"{source.path}: {twice}, which is meant is not known; rename all but one")
+            raise BadInput(f"{source.path}: {twice}, so it is ambiguous; rename all but one")
 
 
 def _rows(source: Source, delimiter: str) -> Iterator[list[str]]:
@@ -350,7 +350,7 @@ def _rows(source: Source, delimiter: str) -> Iterator[list[str]]:
         if broken == source.broken_count:
             quoted += record.count - 1
     if quoted:
-        words = "lines stand in quotes that an earlier line opened, as part of its text"
+        words = "lines are inside quotes opened by an earlier line, as part of its text"
         source.notes.append(f"{quoted:,} {words}")
 
 

@@ -60,7 +60,7 @@ class Source:
         if self.path.is_dir():
             raise BadInput(f"{self.path} is a folder; give a file that a tool wrote")
         if self.path.exists() and not self.path.is_file():
-            raise BadInput(f"{self.path} is no regular file; write what it has to a file first")
+            raise BadInput(f"{self.path} is not a regular file; write its content to a file first")
         try:
             with open(self.path, "rb") as file:
                 head = file.read(_HEAD)
@@ -106,7 +106,7 @@ class Source:
         except DAMAGED as error:
             raise BadInput(f"{self.path}: its gzip is damaged ({error}); nothing was imported") from None
         if not head.strip():
-            raise BadInput(f"{self.path} has nothing but blanks; nothing to import")
+            raise BadInput(f"{self.path} contains only whitespace; nothing to import")
         return head
 
     def refuse_binary(self) -> None:
@@ -271,9 +271,9 @@ class Source:
     def all_notes(self) -> Iterator[str]:
         """What a reader of the run must know of how the file was read."""
         if self.swallowed:
-            yield f"{self.swallowed:,} more lines stood in quotes of broken places and are left out with them"
+            yield f"{self.swallowed:,} more lines inside quotes of broken places are skipped with them"
         if self._western:
-            yield f"{self._western:,} lines are no UTF-8 and were read as Windows-1252 (Latin-1)"
+            yield f"{self._western:,} lines are not UTF-8 and were read as Windows-1252 (Latin-1)"
         if self.encoding:
             yield f"it is {self.encoding.upper()}"
         yield from self.notes

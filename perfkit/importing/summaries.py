@@ -142,7 +142,7 @@ def carried(
     """
     kept = sorted({round(share, 9): ms for share, ms in points if ms is not None}.items())
     if any(not 0 <= share <= 1 or not 0 <= ms < _MOST for share, ms in kept):
-        raise ValueError("a quantile out of its range")
+        raise ValueError("a quantile out of range")
     if len(kept) > _POINTS:  # the tail is what such a spectrum is for
         step = len(kept) // _POINTS + 1
         kept = [*kept[: -_POINTS // 2 : step], *kept[-_POINTS // 2 :]]
@@ -177,7 +177,7 @@ def summary_of(
         raise BadInput(f"the summary of {tool} counts no HTTP request; nothing to import")
     largest = sorted(told, key=lambda one: (bool(one.operation), -(one.n or 0)))[:_OPERATIONS]
     left = len(told) - len(largest)
-    more = [f"{left:,} operations with fewer requests are left out"] if left else []
+    more = [f"{left:,} operations with fewer requests are omitted"] if left else []
     span = (0, max(1, int(min(span_s, 1e9) * UNITS["s"]))) if span_s else None
     return Facts(tool, version=version, span_ns=span, intended_time=intended_time, load=load or {},
                  timed=False, carried=tuple(largest), parts=parts, notes=(*notes, *more))  # fmt: skip

@@ -82,7 +82,7 @@ class _Reader:
     def facts(self) -> Facts:
         """What there is to say when the file has ended."""
         names = list(self.attacks)
-        notes = ("Vegeta writes when a request started, not when its rate wanted it",)
+        notes = ("Vegeta records when a request started, not when it was planned",)
         return Facts("Vegeta", scenario=names[0] if len(names) == 1 else None, notes=notes)
 
 

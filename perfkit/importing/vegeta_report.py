@@ -75,7 +75,7 @@ def _facts(n: int, codes: Mapping[str, int], errors: Iterable[str], times: Mappi
                 clean(words[0]) or "" if len(words) == 1 else f"{len(words)} different errors",
             )
         )
-        notes = ["Vegeta's report does not count errors by kind"]
+        notes = ["Vegeta's report does not count errors by type"]
     points = [(float(name) / 100, ms) for name, ms in times.items() if name[:1].isdigit()]
     rate = n / span if span else None
     told = carried(n=n, kinds=kinds, rate_per_s=rate, mean=times.get("mean"), low=times.get("min"),

@@ -66,7 +66,7 @@ def _runs(texts: Iterable[str]) -> Iterator[str]:
 def _facts(source: Source, rows: Rows, text: str, parts: int) -> Facts:
     begin, total = _BEGIN.search(text), _TOTAL.search(text)
     if begin is None or total is None or not int(total[1]):
-        words = "no line 'N requests in T' with a request; give all that wrk printed"
+        words = "no line 'N requests in T' with a request; give the full output of wrk"
         raise BadInput(f"{source.path} has {words}")
     latency, rate, clients = _LATENCY.search(text), _RATE.search(text), _CLIENTS.search(text)
     corrected = _UNCORRECTED.split(text)[0]
@@ -79,7 +79,7 @@ def _facts(source: Source, rows: Rows, text: str, parts: int) -> Facts:
         lost = connect + read_ + write
         kinds += [FailureKind("connect", "", connect, "wrk counted connect errors"),
                   FailureKind("reset", "", read_ + write, "wrk counted read and write errors")]  # fmt: skip
-        notes += [f"wrk counted {timeout:,} timeouts; they are no failures of their own"] if timeout else []
+        notes += [f"wrk counted {timeout:,} timeouts; they are not separate failures"] if timeout else []
     is_wrk2 = bool(spectrum) or "Thread calibration" in text or "HdrHistogram" in text
     told = carried(
         rows.names.settled(rows.names.of(begin[2])), n=int(total[1]) + lost, kinds=kinds,

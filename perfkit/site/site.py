@@ -95,9 +95,9 @@ def _refuse_leaks(found: Sequence[Leak]) -> None:
     """BadInput, a line each, when something holds what must not be published."""
     if not found:
         return
-    words = f"nothing was written: {len(found)} places in what would be published look like secrets; take "
-    words += "them out (a note or tag: `perfkit tag`, then `perfkit report`), leave those runs out (--runs), "
-    words += "remove them (`perfkit rm`), or accept what is none (--accept)"
+    words = f"nothing was written: {len(found)} places in the site look like secrets; edit "
+    words += "the note or tag (`perfkit tag`, then `perfkit report`), exclude those runs (--runs), "
+    words += "remove them (`perfkit rm`), or accept false positives (--accept)"
     lines = [f"  {plain(leak, most=400)}" for leak in found[:_MOST_LEAKS]]
     more = [f"  and {len(found) - _MOST_LEAKS} more"] if len(found) > _MOST_LEAKS else []
     raise BadInput(words, *lines, *more)

@@ -103,8 +103,8 @@ def _why_left(path: Path) -> str | None:
     left = left_on_target(path)
     if not left:
         return None
-    ways = f"`perfkit cleanup {path.name}` removes them, with --forget it gives them up"
-    return f"{path.name} has left up to {left:,} things on its target: {ways}"
+    ways = f"`perfkit cleanup {path.name}` removes them, --forget stops tracking them"
+    return f"{path.name} left up to {left:,} things on its target: {ways}"
 
 
 # -- removing --------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def _url(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     words = process.stdout.readline().split()
     if len(words) < 5:
-        raise ValueError("an instance did not start; its reason stands above")
+        raise ValueError("an instance did not start; see the error above")
     return words[4]
 
 

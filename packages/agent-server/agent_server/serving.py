@@ -60,11 +60,11 @@ def serve(
     `parent_pid`, an id that the parent handed over.
     """
     if settings.scheduler_check_s >= settings.scheduler_lease_s:
-        raise CannotServe("--scheduler-check-s has to be less than --scheduler-lease-s", 2)
+        raise CannotServe("--scheduler-check-s must be less than --scheduler-lease-s", 2)
     if 0 < settings.model_speed < 0.001:
-        raise CannotServe("--model-speed is 0, which does not wait, or from 0.001 to 1,000,000", 2)
+        raise CannotServe("--model-speed must be 0 (no waiting) or 0.001 to 1,000,000", 2)
     if settings.secure and not settings.password:
-        raise CannotServe("--secure needs --password: without it nobody could make the first key", 2)
+        raise CannotServe("--secure needs --password: without it nobody could create the first key", 2)
     if threading.current_thread() is threading.main_thread():
         # uvicorn raises the signal again when it has shut down
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -121,7 +121,7 @@ def _run(
     server.when_ready = tell
     server.run(sockets=[sock])
     if not server.started:
-        raise CannotServe("the application did not start; its reason stands above")
+        raise CannotServe("the application did not start; see the error above")
 
 
 def _run_instances(
@@ -162,12 +162,13 @@ def _database(settings: Settings) -> Iterator[sa.URL]:
             raise CannotServe(str(error), 2) from None
         if url.get_backend_name() == "sqlite":
             if settings.instances > 1:
-                raise CannotServe("--instances: on SQLite there is one; give a PostgreSQL", 2)
+                raise CannotServe("--instances: SQLite supports only one; use PostgreSQL", 2)
             if settings.database_delay_ms:
-                raise CannotServe(
-                    "--database-delay-ms: SQLite is reached by no network; give a PostgreSQL", 2
-                )
-            print("perfkit server: SQLite is for trying things out; measure on PostgreSQL", file=sys.stderr)
+                raise CannotServe("--database-delay-ms: SQLite is reached by no network; use PostgreSQL", 2)
+            print(
+                "perfkit server: SQLite is only for trying things out; measure with PostgreSQL",
+                file=sys.stderr,
+            )
         yield url
         return
     if settings.instances * (settings.pool_size + settings.max_overflow) > MAX_CONNECTIONS:
@@ -203,10 +204,8 @@ def _refuse_strangers(settings: Settings, sock: socket.socket) -> None:
     words = f"--host {settings.host}: every machine that reaches this one can use the server"
     if not settings.insecure_public:
         sock.close()
-        raise CannotServe(
-            f"{words}; add --secure and --password, or --insecure-public to serve it all the same", 2
-        )
-    print(f"perfkit server: warning: {words}, read what is in it and change it", file=sys.stderr)
+        raise CannotServe(f"{words}; add --secure and --password, or --insecure-public to serve it anyway", 2)
+    print(f"perfkit server: warning: {words}, and read and change its data", file=sys.stderr)
 
 
 def _stop_with_parent(parent_pid: int | None) -> None:
