@@ -190,7 +190,7 @@ def tail_split(parts: pd.DataFrame, share: float = 0.01) -> pd.DataFrame:
         shares = [(str(part), ms, ms / whole if whole else 0) for part, ms in means.items()]
         rows += [(name, n, part, labels[part], ms, share) for part, ms, share in shares]
     frame = pd.DataFrame(rows, columns=list(_TAIL))
-    return small(frame, parts, slowest=slow / len(x), known=len(x))
+    return small(frame, parts, slowest=float(groups["slowest"].mean()), known=len(x))
 
 
 # -- over time -------------------------------------------------------------------------------------
