@@ -44,6 +44,8 @@ ANY_UNIT = tuple(dict.fromkeys(unit for units in _UNITS.values() for unit in uni
 _SILENT = {
     **dict.fromkeys(("pool.wait_ms", "pool.timeout_ms", "pool.error", "pool.leak_s"), "pool.checked_out"),
     **dict.fromkeys(("loop.hang_ms", "loop.recovered_ms"), "loop.lag_ms"),
+    **dict.fromkeys(("db.lock_waits", "db.lock_wait_ms"), "db.round_trip_ms"),
+    "db.error": "db.requests",
 }
 #: Over all samples together.
 _OF_ALL = {
@@ -54,7 +56,7 @@ _OF_ALL = {
     "count": "count(*)",
 }
 #: Probes whose label is a remark and not a name: a source has one series of them.
-_REMARKED = ("process.", "loop.", "gc.")
+_REMARKED = ("process.", "loop.", "gc.", "executor.")
 #: Of each source and label, i of its `size` samples in the order of time; the largest is taken.
 _OF_EACH = {
     "last": "arg_max(value, i)",
