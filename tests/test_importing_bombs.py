@@ -111,7 +111,7 @@ BOMBS: dict[str, tuple[Make, str]] = {
         "is one JSON document of more than 200 MB; save it without the content of responses, or in parts",
     ),
     "HAR of nothing": (gz(20, b"{},", HAR, b"{}]}}"), "more than 500,000 entries"),
-    "HAR of numbers": (gz(20, b"1,", HAR, b"1]}}"), "is no HAR: it has no log.entries"),
+    "HAR of numbers": (gz(20, b"1,", HAR, b"1]}}"), "is not a HAR: it has no log.entries"),
     "HAR of brackets": (gz(20, b"[", HAR), "is broken JSON (maximum recursion depth"),
     "oha": (
         gz(120, b"[],", b'{"summary":{"successRate":1.0,"x":[', b"1]}}"),
@@ -133,14 +133,14 @@ BOMBS: dict[str, tuple[Make, str]] = {
         plain(lambda: LOG + histogram(b"\0" * 30 * MB, 5) * 9),
         "a histogram of more than 4 MB, expected a smaller one",
     ),
-    "view": (database(VIEW), "is no database of oha's (not authorized)"),
+    "view": (database(VIEW), "is not an oha database (not authorized)"),
     "blob": (
         database(TABLE % "", "INSERT INTO oha VALUES (1, null, 2, 200, 1, zeroblob(5000000))"),
-        "is no database of oha's (string or blob too big)",
+        "is not an oha database (string or blob too big)",
     ),
     "column made of a blob": (
         database(TABLE % "AS (hex(zeroblob(400000000)))", ROW),
-        "is no database of oha's (string or blob too big)",
+        "is not an oha database (string or blob too big)",
     ),
 }  # fmt: skip
 #: The same, of those that take longer.

@@ -47,9 +47,9 @@ def refused(path: Path, **options: object) -> str:
         (b"a,b\n1,2\n", "(any other CSV: use --column)"),
         (b"\x7fELF\0\0\0\1", "is binary, not text"),
         (gzip.compress(b"metric_name" * 900, mtime=0)[:60], "its gzip is damaged"),
-        (b"SQLite format 3\0 and no more", "is no database of oha's"),
+        (b"SQLite format 3\0 and no more", "is not an oha database"),
         (b'{"log": {"entries": [', "is broken JSON"),
-        (b'{"log": {"version": "1.2"}}', "is no HAR: it has no log.entries"),
+        (b'{"log": {"version": "1.2"}}', "is not a HAR: it has no log.entries"),
         (b'{"log": {"entries": []}}', "has no request in it"),
         (b'{"summary": {"successRate": 1.0}}', "summary of oha counts no HTTP request"),
         (b"Running 3s test @ http://127.0.0.1/\n", "has no line 'N requests in T' with a request"),
@@ -175,7 +175,7 @@ def test_options_that_do_not_fit(tmp_path: Path) -> None:
     assert "unknown format 'k6_json'; did you mean 'k6-json'?" in refused(made, format="k6_json")
     assert "--column is for any CSV, not for k6-json" in refused(made, format="k6-json", columns=HEY)
     assert "--unit is for hdr-log and hdr-table, not for k6-json" in refused(made, unit="ms")
-    assert "is no oha-sqlite" in refused(made, format="oha-sqlite")
+    assert "is not oha-sqlite" in refused(made, format="oha-sqlite")
 
 
 def test_a_database_of_something_else(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_the_notebook_is_thin() -> None:
     assert max(len(line) for source in code[1:] for line in source.splitlines()) <= 110
     text = "".join("".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "markdown")
     assert all(heading.endswith("?") for heading in re.findall(r"^## (.+)$", text, re.M))
-    assert "This is no verdict" in text
+    assert "This is not a verdict" in text
     assert "perfkit compare" in text
 
 

@@ -121,7 +121,7 @@ def _parts(source: Source) -> tuple[_Log, list[_Entry]]:
         log = msgspec.json.decode(document, type=_Har).log
         return log, msgspec.json.decode(log.entries, type=list[Counted])
     except msgspec.ValidationError as error:
-        raise BadInput(f"{source.path} is no HAR: it has no log.entries of up to {MOST_ENTRIES:,} "
+        raise BadInput(f"{source.path} is not a HAR: it has no log.entries of up to {MOST_ENTRIES:,} "
                        f"requests ({error})") from None  # fmt: skip
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{source.path} is broken JSON ({error}); nothing was imported") from None

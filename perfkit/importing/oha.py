@@ -63,7 +63,7 @@ def read_sqlite(source: Source, rows: Rows, asked: Asked) -> Facts:
             database.set_authorizer(_only_rows)
             source.each(database.execute(query), add, "times in s, a status, a size", "row")
     except sqlite3.Error as error:
-        raise BadInput(f"{source.path} is no database of oha's ({error}); nothing was imported") from None
+        raise BadInput(f"{source.path} is not an oha database ({error}); nothing was imported") from None
     known = 0 < corrected == rows.added
     notes = (
         _ANSWERED,
