@@ -218,8 +218,8 @@ def deep() -> list[Any]:
 
 
 DATA: dict[str, tuple[Any, str]] = {
-    "endless list": (endless_list(), "without end"),
-    "endless mapping": (endless_mapping(), "without end"),
+    "endless list": (endless_list(), "contain themselves"),
+    "endless mapping": (endless_mapping(), "contain themselves"),
     "shared": (shared(), "more than 20,000"),
     "deep": (deep(), "50 deep"),
     "wide": ([0] * 10_000_000, "more than 20,000"),
@@ -296,7 +296,7 @@ def test_parameters_of_a_notebook_are_bounded() -> None:
     ):
         with pytest.raises(BadInput):
             check_parameters(notebook_path("run_report"), {name: value})
-    with pytest.raises(BadInput, match="without end"):
+    with pytest.raises(BadInput, match="contain themselves"):
         check_parameters(notebook_path("explore"), {"params": endless_mapping()})
     check_parameters(notebook_path("run_report"), {"bins": 10})
 

@@ -174,7 +174,7 @@ def test_an_acknowledged_tag_stays(data: Path) -> None:
         (errno.EROFS, "cannot write DIR/file: Read-only file system; choose"),
         (errno.EACCES, "cannot access DIR/file: Permission denied; change its permissions"),
         (errno.EPERM, "cannot access DIR/file: Operation not permitted; change its permissions"),
-        (errno.EMFILE, "cannot open DIR/file: Too many open files; raise the limit"),
+        (errno.EMFILE, "cannot open DIR/file: Too many open files; raise the open file limit"),
         (errno.ENAMETOOLONG, "cannot open DIR/file: File name too long; choose a shorter name"),
         (errno.ELOOP, "cannot open DIR/file: Too many levels of symbolic links; remove the link"),
         (errno.ENOENT, "cannot access DIR/file: No such file or directory"),

@@ -108,7 +108,7 @@ def test_the_base_installation_is_enough_for_load_and_judgement(python: Call, tm
         done = base("run", "load.yaml", "--quiet")
         assert done.returncode == 3, done.stderr  # nothing listens there
         assert "threshold error_rate" in done.stdout
-        assert "threshold findings = 0: 1, MISSED" in done.stdout
+        assert "threshold findings = 0: MISSED, measured 1" in done.stdout
     assert "finding: Every request of get failed (30 of 30): 30 × connect" in base("show").stdout
     runs = [one["id"] for one in json.loads(base("ls", "--json").stdout)]
     assert json.loads(base("show", "latest", "--json").stdout)["verdict"]

@@ -27,12 +27,20 @@ def results_with_findings(run: Run) -> Results:
     if found.findings is not None:
         return found
     of_rows = tuple(client.findings(Part(run)))
-    return dataclasses.replace(found, findings=of_rows, not_looked_for=_NOT_KEPT if run.probe_files() else "")
+    return dataclasses.replace(found, findings=of_rows, not_looked_for=_NOT_KEPT if _has_samples(run) else "")
+
+
+def _has_samples(run: Run) -> bool:
+    """Whether its server's samples are there; also where they cannot be read, as who reads them will say."""
+    try:
+        return bool(run.probe_files())
+    except PerfkitError:
+        return True
 
 
 def _look(rows: Part) -> tuple[tuple[Finding, ...], str]:
     """Every finding there is, and which were not looked for, and why; without samples only rows are read."""
-    if not rows.run.probe_files():
+    if not _has_samples(rows.run):
         return tuple(client.findings(rows)), ""
     from perfkit import observe
 
