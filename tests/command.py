@@ -53,7 +53,8 @@ def perfkit(*arguments: object, data: Path) -> Done:
 
 
 @functools.cache
-def _warm() -> Verbs:
+def warm() -> Verbs:
+    """The verbs of a process that is started once."""
     stack = contextlib.ExitStack()
     atexit.register(stack.close)
     return stack.enter_context(verbs())
@@ -62,5 +63,5 @@ def _warm() -> Verbs:
 def started(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Carry out a verb in a process of its own, with what a terminal's process has, here; loads too."""
     command = [str(one) for one in arguments]
-    ended = _warm()(*command, below=Path.cwd(), environment=environment)
+    ended = warm()(*command, below=Path.cwd(), environment=environment)
     return subprocess.CompletedProcess(command, ended.code, ended.out, ended.err)

@@ -3,12 +3,12 @@
 import random
 import signal
 from collections import defaultdict
-from collections.abc import Iterator
 
 import pytest
 
 from tests.browser_fixture import chromium
-from tests.kill_points import Verbs, verbs
+from tests.command import warm
+from tests.kill_points import Verbs
 from tests.server_fixture import agent_server, postgres, sqlite_server
 from tests.site_fixture import site
 
@@ -19,11 +19,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="module", name="perfkit")
-def perfkit_verbs() -> Iterator[Verbs]:
+@pytest.fixture(name="perfkit")
+def perfkit_verbs() -> Verbs:
     """The verbs of a process that is started once."""
-    with verbs() as running:
-        yield running
+    return warm()
 
 
 @pytest.hookimpl(tryfirst=True)

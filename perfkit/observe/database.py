@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from perfkit.observe.frames import of_probe
+from perfkit.observe.frames import of_probe, span
 from perfkit.store.metadata import Finding
 
 #: Share of a pool's samples in which a checkout was waiting.
@@ -65,10 +65,6 @@ def statements(samples: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values("ms", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def _span(part: pd.DataFrame) -> tuple[float, float]:
-    return (float(part["t_s"].min()), float(part["t_s"].max())) if len(part) else (0.0, 0.0)
-
-
 def _endpoints(uses: pd.DataFrame, statement: str) -> str:
     """Who sends a statement: ` of GET /a and POST /b`; empty when nobody is known."""
     names = uses[(uses["statement"] == statement).to_numpy()]["endpoint"].drop_duplicates()
@@ -99,7 +95,7 @@ def _lock_waits(samples: pd.DataFrame, uses: pd.DataFrame) -> Iterator[Finding]:
         " Change the row later in the transaction or commit sooner, and let requests change different rows;"
     )
     text += " a larger pool would only let more of them wait."
-    yield Finding("lock_waits", text, *_span(waits))
+    yield Finding("lock_waits", text, *span(waits))
 
 
 def _looks(samples: pd.DataFrame) -> tuple[pd.Series, int]:
@@ -152,7 +148,7 @@ def _pool_exhausted(
         text += f". {_waited(parts)}"
         if len(lost):
             text += f" {len(lost):,} checkouts gave up waiting."
-        yield Finding("pool_exhausted", text.strip(), *_span(pd.concat([busy, lost])))
+        yield Finding("pool_exhausted", text.strip(), *span(pd.concat([busy, lost])))
 
 
 def _of_pool(part: pd.DataFrame, source: str, name: str) -> pd.DataFrame:
@@ -184,7 +180,7 @@ def _overflow(samples: pd.DataFrame, exhausted: list[tuple[str, str]]) -> Iterat
         text += f"up to {used['value'].max():.0f} connections beyond its size of {size:.0f} were open. "
         text += "Each of them is opened for one checkout and closed after it: "
         yield Finding(
-            "pool_overflow", f"{text}pool_size={size + used['value'].max():.0f} keeps them.", *_span(used)
+            "pool_overflow", f"{text}pool_size={size + used['value'].max():.0f} keeps them.", *span(used)
         )
 
 
@@ -192,7 +188,7 @@ def _leaks(samples: pd.DataFrame) -> Iterator[Finding]:
     """Connections were held longer than the pool monitor's limit."""
     for place, leaks in of_probe(samples, "pool.leak_s").groupby("label"):
         text = f"{len(leaks):,} database connections taken at {place} were not given back "
-        yield Finding("connection_leak", text + f"for {leaks['value'].min():.3g} s or more.", *_span(leaks))
+        yield Finding("connection_leak", text + f"for {leaks['value'].min():.3g} s or more.", *span(leaks))
 
 
 # -- statements that failed ------------------------------------------------------------------------
@@ -227,7 +223,7 @@ def _lost_connections(samples: pd.DataFrame) -> Iterator[Finding]:
         text += f", in the middle of {len(failed):,} statements (SQLSTATE {state}): {_listed(failed)}"
     text += ". Look for restarts, ended sessions and idle timeouts in the logs of the database and of what "
     text += "lies between. pool_pre_ping, or a shorter pool_recycle, replaces dead connections before use."
-    yield Finding("lost_connections", text, *_span(lost))
+    yield Finding("lost_connections", text, *span(lost))
 
 
 def _statement_timeouts(samples: pd.DataFrame) -> Iterator[Finding]:
@@ -238,7 +234,7 @@ def _statement_timeouts(samples: pd.DataFrame) -> Iterator[Finding]:
         text += (
             f"(SQLSTATE {state}): {_listed(part)}. Look at their plans, and at what they wait for, before "
         )
-        yield Finding("statement_timeouts", text + "allowing them more time.", *_span(part))
+        yield Finding("statement_timeouts", text + "allowing them more time.", *span(part))
 
 
 # -- statements that took long ---------------------------------------------------------------------
@@ -266,7 +262,7 @@ def _missing_index(samples: pd.DataFrame, uses: pd.DataFrame) -> Iterator[Findin
             text += f"{used['rows'].sum() / max(calls, 1):,.3g} resulting rows each)"
         if statement:
             text += f"; its plan: {plan}. An index for that filter helps if it leaves few rows."
-        yield Finding("missing_index", text, *_span(rows))
+        yield Finding("missing_index", text, *span(rows))
 
 
 def _plan(samples: pd.DataFrame, table: str) -> tuple[str, str]:
@@ -294,7 +290,7 @@ def _n_plus_one(samples: pd.DataFrame, uses: pd.DataFrame) -> Iterator[Finding]:
         text += f" ({part['ms'].sum() / n:,.3g} ms a request). One statement for all rows (a join, IN, eager "
         calls = of_probe(samples, "db.calls")
         calls = calls[calls["label"].astype(str).str.startswith(f"{endpoint}: ").to_numpy(dtype=bool)]
-        yield Finding("n_plus_one", text + "loading) saves the others' round trips.", *_span(calls))
+        yield Finding("n_plus_one", text + "loading) saves the others' round trips.", *span(calls))
 
 
 def _slow_database(
@@ -316,7 +312,7 @@ def _slow_database(
         text += (
             "network to the database is slow or the database is overloaded. Compare with a ping of its host; "
         )
-        yield Finding("slow_database", text + "move it nearer, or send fewer statements.", *_span(trips))
+        yield Finding("slow_database", text + "move it nearer, or send fewer statements.", *span(trips))
         return
     slow = uses[(uses["ms"] / uses["calls"] >= STATEMENT_MS).to_numpy() & (uses["requests"] > 0).to_numpy()]
     if len(slow) and not explained:
@@ -325,4 +321,4 @@ def _slow_database(
         text += f"Most of it was `{one['statement']}` of {one['endpoint']}: {calls:,.0f} calls, "
         text += f"{one['ms'] / calls:,.3g} ms and {one['rows'] / calls:,.3g} resulting rows each. "
         text += "See what it does with EXPLAIN (ANALYZE, BUFFERS)."
-        yield Finding("slow_database", text, *_span(of_probe(samples, "db.calls")))
+        yield Finding("slow_database", text, *span(of_probe(samples, "db.calls")))

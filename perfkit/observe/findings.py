@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from perfkit.observe import client, database, process
-from perfkit.observe.frames import of_probe, server_samples, split, tail_split
+from perfkit.observe.frames import of_probe, server_samples, span, split, tail_split
 from perfkit.observe.limits import Limits
 from perfkit.store import Run
 from perfkit.store.metadata import Finding
@@ -77,7 +77,7 @@ def _slow_model(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> I
     if len(ttft) >= 5 and (middle := float(ttft["value"].median())) >= limits.model_ttft_ms:
         text = f"The model was slow: half of its {len(ttft):,} answers took more than {middle:.0f} ms to the "
         text += f"first token (limit {limits.model_ttft_ms:.0f} ms)."
-        yield Finding("slow_model", text, *_span(ttft))
+        yield Finding("slow_model", text, *span(ttft))
 
 
 def _cache(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
@@ -87,11 +87,7 @@ def _cache(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterat
         hits = float(part[(part["probe"] == "cache.hits").to_numpy()]["value"].sum())
         if total >= limits.cache_lookups and hits / total < limits.cache_hits:
             text = f"The cache of {name} missed {1 - hits / total:.0%} of {total:,.0f} lookups: it is off, "
-            yield Finding("cache_misses", text + "too small, or forgets too soon.", *_span(part))
-
-
-def _span(part: pd.DataFrame) -> tuple[float, float]:
-    return (float(part["t_s"].min()), float(part["t_s"].max())) if len(part) else (0.0, 0.0)
+            yield Finding("cache_misses", text + "too small, or forgets too soon.", *span(part))
 
 
 # -- the tail --------------------------------------------------------------------------------------

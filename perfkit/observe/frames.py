@@ -20,6 +20,7 @@ from perfkit.frames.over_time import extent
 from perfkit.frames.rows import small, timeline
 from perfkit.store import read_probes
 from perfkit.store.rows import Part
+from perfkit.store.samples import AFTER_NS
 
 #: Where the time of a request goes; together they are its response time.
 PARTS = {
@@ -35,7 +36,6 @@ _SERVER = ("app", "db", "db_wait", "loop_lag", "model")
 _NAMED = re.compile(r"request\.([a-z][a-z0-9_]*)_ms")
 _MOST_NAMED = 4  #: parts of the service's own that are told apart; the others are one
 _OTHERS = "timed"
-_AFTER_S = 1.0
 _TIMER_MS = 2.0  #: a heartbeat that is no later may be on time: timers have a resolution
 #: So many requests make a group whose split is told: of fewer than ten times as many, a tenth.
 MIN_GROUP = 10
@@ -51,7 +51,7 @@ def server_samples(rows: Part) -> pd.DataFrame:
     """
     table = read_probes(rows.run)
     origin = rows.window_ns[0]
-    last = origin + int((extent(rows)[1] + _AFTER_S) * 1e9)
+    last = origin + int(extent(rows)[1] * 1e9) + AFTER_NS
     t = table["t"]
     table = table.filter(pc.and_(pc.greater_equal(t, origin), pc.less_equal(t, last)))
     text = {name: table[name].cast(pa.string()).to_pandas() for name in ("label", "request_id")}
@@ -70,6 +70,11 @@ def server_samples(rows: Part) -> pd.DataFrame:
 def of_probe(samples: pd.DataFrame, *names: str) -> pd.DataFrame:
     """The samples of these probes, in the order of time."""
     return samples[samples["probe"].isin(names).to_numpy()].sort_values("t_s", kind="stable")
+
+
+def span(part: pd.DataFrame) -> tuple[float, float]:
+    """From when to when samples were seen, s; 0 for none."""
+    return (float(part["t_s"].min()), float(part["t_s"].max())) if len(part) else (0.0, 0.0)
 
 
 def split(rows: Part, samples: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from perfkit.observe.frames import of_probe, tail_split
+from perfkit.observe.frames import of_probe, span, tail_split
 from perfkit.observe.limits import Limits
 from perfkit.store.metadata import Finding
 from perfkit.store.rows import Part
@@ -32,10 +32,6 @@ def findings(rows: Part, samples: pd.DataFrame, parts: pd.DataFrame, limits: Lim
     yield from _unended(rows, samples, "threads", "process.threads", limits.threads, end)
     if not owned:  # those say already what requests waited for
         yield from _unowned(samples, parts, limits)
-
-
-def _span(part: pd.DataFrame) -> tuple[float, float]:
-    return float(part["t_s"].min()), float(part["t_s"].max())
 
 
 # -- the event loop --------------------------------------------------------------------------------
@@ -106,7 +102,7 @@ def _late(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
         if len(peaks) and _often(peaks):
             text = f"The event loop of {source} was blocked {len(peaks):,} times, {peaks.max():.0f} ms the "
             text += "longest; by which code its watchdog tells with hang_after_s=0.2, check_every_s=0.05."
-            yield Finding("loop_blocked", text, *_span(lag[late]))
+            yield Finding("loop_blocked", text, *span(lag[late]))
 
 
 def _cpu(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
@@ -119,7 +115,7 @@ def _cpu(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
                 f"of {len(cpu)} s: it was the bottleneck; more instances or less work a request would help. "
             )
             text += "Times of its model hold its own wait for that core."
-            yield Finding("cpu_bound", text, *_span(full))
+            yield Finding("cpu_bound", text, *span(full))
 
 
 # -- what grows ------------------------------------------------------------------------------------
@@ -179,7 +175,7 @@ def _memory(rows: Part, samples: pd.DataFrame, limits: Limits) -> Iterator[Findi
             continue
         text = f"The memory of {source} grew steadily from {grew.first:,.0f} to {grew.last:,.0f} MB: "
         text += f"{grew.per_s:.2g} MB a second, {_of_each(rows, grew, 1e3):,.0f} kB for each request. "
-        yield Finding("memory_growth", text + _lines(samples, source), *_span(part))
+        yield Finding("memory_growth", text + _lines(samples, source), *span(part))
 
 
 def _of_each(rows: Part, grew: Growth, unit: float) -> float:
@@ -219,7 +215,7 @@ def _descriptors(rows: Part, samples: pd.DataFrame, limits: Limits) -> Iterator[
         kind = part["label"].iloc[-1]
         text += f"; most of the newest are {kind}. " if kind else ". "
         text += "At the limit it can accept no connection: close what is opened, or raise `ulimit -n`."
-        yield Finding("descriptors", text, *_span(part))
+        yield Finding("descriptors", text, *span(part))
 
 
 def _unended(
@@ -233,7 +229,7 @@ def _unended(
         text += f"{_of_each(rows, grew, 1):.2g} for each request"
         place = part["label"].iloc[-1]
         text += f"; most of them wait at {place}. " if place else ". "
-        yield Finding(f"{what}_growth", text + to_do, *_span(part))
+        yield Finding(f"{what}_growth", text + to_do, *span(part))
 
 
 # -- what requests wait for ------------------------------------------------------------------------
@@ -251,7 +247,7 @@ def _executor(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
         text = f"Calls of {source} waited for a thread of the executor {name}: up to "
         text += f"{full['value'].max():,.0f}, in {len(full)} of {len(part)} looks at it; it has {told}. "
         text += "Give it more threads, or make those calls shorter or asynchronous."
-        yield Finding("executor_queue", text, *_span(full))
+        yield Finding("executor_queue", text, *span(full))
 
 
 def _unowned(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:

@@ -156,16 +156,14 @@ def parse(text: str) -> Threshold:
     metric: Metric | str = _probe(text, name, statistic, unit) if statistic else _metric(text, name, unit)
     operation = found["operation"].strip() if found["operation"] is not None else None
     if operation == "":
-        raise BadInput(f"threshold {text!r}: {_EMPTY_BRACKETS}")
+        what = "the brackets are empty; name an operation, or omit them for all operations"
+        raise BadInput(f"threshold {text!r}: {what}")
     if isinstance(metric, Metric) and metric.kind == "findings" and operation is not None:
         raise BadInput(f"threshold {text!r}: findings are of the whole run; leave the brackets out")
     operator = found["operator"]
     if operator == "=" and unit:
         raise BadInput(f"threshold {text!r}: = is for counts, such as findings = 0; use <, <=, > or >=")
     return Threshold(text.strip(), metric, operation, operator, float(found["number"]), unit, statistic)
-
-
-_EMPTY_BRACKETS = "the brackets are empty; name an operation, or omit them for all operations"
 
 
 def _metric(text: str, name: str, unit: str) -> Metric:
