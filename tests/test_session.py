@@ -85,7 +85,7 @@ def test_the_default_name_has_no_ids(server: FaultServer, path: str, name: str) 
     """Without `name` an operation is method and path, its ids (numbers, UUIDs, Letta's) replaced."""
 
     class Silent:
-        async def send(self, *args: Any) -> Exchange:
+        async def send(self, *args: Any, fresh: bool) -> Exchange:
             exchange = Exchange()
             exchange.fail("reset", "silence", 1)
             return exchange

@@ -62,7 +62,9 @@ class FakeTransport:
         self._latency_s, self._error = latency_s, error
         self.count = self.in_flight = self.most_in_flight = 0
 
-    async def send(self, method: str, path: str, headers: Headers, body: bytes, timeout_s: float) -> Exchange:
+    async def send(
+        self, method: str, path: str, headers: Headers, body: bytes, timeout_s: float, *, fresh: bool = False
+    ) -> Exchange:
         """See `perfkit.drive.transport.Transport`."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)

@@ -148,7 +148,8 @@ class Session:
         elif data is not None:
             content, content_type = urlencode(data, doseq=True), "application/x-www-form-urlencoded"
         own = tuple(headers.items()) if headers else ()
-        head = step.head = recorder.heads.get(tuple(self.headers.items()), content_type, own)
+        session = tuple(self.headers.items()) if self.headers else ()
+        head = step.head = recorder.heads.get(session, content_type, own)
         if params:
             path = f"{path}{'&' if '?' in path else '?'}{urlencode(params, doseq=True)}"
         if not path.startswith("/"):
@@ -160,7 +161,11 @@ class Session:
         planned = started if planned is None else planned
         sending = Sending(recorder, step, head, self.user, method, path, body, name, planned, started)
         while True:
-            response = await sending.once(timeout_s or recorder.target.timeout_s, stream, check)
+            try:
+                exchange = await sending.begin(timeout_s or recorder.target.timeout_s)
+            except asyncio.CancelledError as cut:
+                exchange = sending.cut(cut, stream)
+            response = sending.end(exchange, stream, check)
             if not sending.again(response):
                 return response
 

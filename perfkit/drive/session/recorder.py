@@ -86,6 +86,7 @@ class Recorder:
 
     def __post_init__(self) -> None:
         self._next = self.first_seq
+        self.most_body = self.target.max_body_mb * 1024 * 1024
         self.opening = Opening(self.seq_stride)
         self.heads = Heads(self.headers, self.id_prefix, urlsplit(self.target.url or "").netloc)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from perfkit.drive.rows import ERROR_CODE, NEVER, PHASE_CODE, Extra, pack_row
 from perfkit.drive.session.heads import Head
@@ -20,16 +22,16 @@ _HOP = " (redirect)"
 _WARMUP, _MEASURE, _DRAIN = (PHASE_CODE[name] for name in ("warmup", "measure", "drain"))
 _MAKING = ("POST", "PUT")
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
-_FRESH = {"fresh": True}
+_RETRIED = ("connect", "reset", "http_5xx")
 
 
 class Sending:
-    """A request of a step: `once` sends it, `again` says whether it has to be sent once more, and how."""
+    """A request of a step: `begin` sends it, `end` records a row, `again` says whether once more, and how."""
 
-    __slots__ = (
-        *("_attempt", "_body", "_fresh", "_head", "_hop", "_hops", "_how", "_method", "_name", "_operation"),
-        *("_path", "_planned", "_recorder", "_retries", "_seq", "_started", "_step", "_user"),
-    )
+    _attempt, _hops = 1, MAX_HOPS
+    _fresh = False  #: on a connection of its own
+    _retried = 0  #: how many of `target.retries` it has used
+    _hop: tuple[str, str, bytes] | None = None
 
     def __init__(
         self, recorder: Recorder, step: Step, head: Head, user: int,
@@ -40,65 +42,59 @@ class Sending:
         self._planned, self._started = planned, started
         self._operation = recorder.operation_code(name, head)
         self._seq = recorder.next_seq()
-        self._attempt, self._retries, self._hops = 1, recorder.target.retries, MAX_HOPS
-        self._how: dict[str, bool] = {}
-        self._hop: tuple[str, str, bytes] | None = None
-        self._fresh = False
 
-    async def once(self, timeout_s: float, stream: Reader, check: Check | None) -> Response:
-        """Send it, wait for the whole response, record a row."""
-        recorder, method = self._recorder, self._method
+    def begin(self, timeout_s: float) -> Coroutine[Any, Any, Exchange]:
+        """Send it, when this is awaited, and wait for the whole response."""
         lines = f"{self._head.lines}{self._seq}\r\n"
-        try:
-            exchange = await recorder.transport.send(
-                method, self._path, lines, self._body, timeout_s, **self._how
-            )
-        except asyncio.CancelledError as cut:
-            got = self._cut(cut, stream)
-            if got is None:
-                raise
-            exchange = got
-        response = Response(exchange, method, self._path, recorder.target.max_body_mb * 1024 * 1024)
-        response.error = exchange.error or judge(exchange)
-        # nobody has done anything yet, or twice is as good as once (RFC 9110, 9.2.2)
-        repeatable = exchange.lost == "unwritten" or (exchange.lost and method in _IDEMPOTENT)
-        self._fresh = not self._how and bool(repeatable)
-        if exchange.error is not None and exchange.sent != NEVER and method in _MAKING and not self._fresh:
-            recorder.unanswered += 1
-        told, self._hop = _told(exchange, stream), None
-        if response.error is None and told is not None and told.error is not None:
-            response.error, exchange.error_text = "check", told.error
-        if response.error is None:
-            self._look(response, exchange, told, check)
-        self._record(exchange, response.error, told)
-        if response.error is not None:
+        send = self._recorder.transport.send
+        return send(self._method, self._path, lines, self._body, timeout_s, fresh=self._fresh)
+
+    def end(self, exchange: Exchange, stream: Reader, check: Check | None) -> Response:
+        """Judge what came of it, and record a row."""
+        recorder = self._recorder
+        response = Response(exchange, self._method, self._path, recorder.most_body)
+        error = exchange.error or judge(exchange)
+        told = None if exchange.events is None else _told(exchange, stream)
+        if error is None and told is not None and told.error is not None:
+            error, exchange.error_text = "check", told.error
+        if error is None and (check is not None or exchange.status in REDIRECTS):
+            error = self._look(response, exchange, told, check)
+        self._record(exchange, error, told)
+        if error is not None:
+            response.error = error
             response.shown_path = recorder.redact(self._path, self._head.secrets)
         return response
 
     def again(self, response: Response) -> bool:
         """Whether it is sent once more: after a redirect, on a fresh connection, or as a retry."""
-        recorder = self._recorder
+        if response.error is None and self._hop is None:
+            return False
+        recorder, exchange = self._recorder, response._exchange
         self._attempt += 1
         if self._hop is not None:
             self._hops -= 1
             self._method, self._path, self._body = self._hop
             self._planned = self._started = recorder.clock()
             self._operation = recorder.operation_code(self._name, self._head, _HOP)
-            self._seq, self._attempt, self._how = recorder.next_seq(), 1, {}
+            self._seq, self._attempt, self._fresh, self._hop = recorder.next_seq(), 1, False, None
             return True
-        if self._fresh:
-            self._how = _FRESH
-        elif self._retries and response.error in ("connect", "reset", "http_5xx"):
-            self._retries -= 1
+        # nobody has done anything yet, or twice is as good as once (RFC 9110, 9.2.2)
+        repeatable = exchange.lost == "unwritten" or (exchange.lost and self._method in _IDEMPOTENT)
+        if repeatable and not self._fresh:
+            self._fresh = True
         else:
-            self._step.failed |= response.error is not None
-            return False
+            if exchange.error is not None and exchange.sent != NEVER and self._method in _MAKING:
+                recorder.unanswered += 1
+            if self._retried >= recorder.target.retries or response.error not in _RETRIED:
+                self._step.failed = True
+                return False
+            self._retried += 1
         recorder.retried += 1
         self._started = recorder.clock()
         return True
 
-    def _cut(self, cut: asyncio.CancelledError, stream: Reader) -> Exchange | None:
-        """The whole exchange of a request that is cancelled; None for a part of it, which is a row now."""
+    def cut(self, cut: asyncio.CancelledError, stream: Reader) -> Exchange:
+        """The whole exchange of a request that is cancelled; a part of it is recorded, and `cut` raised."""
         recorder, step = self._recorder, self._step
         got_so_far = cut.args[0] if cut.args else None
         exchange = got_so_far if isinstance(got_so_far, Exchange) else Exchange()
@@ -110,20 +106,23 @@ class Sending:
         self._record(exchange, exchange.error or judge(exchange), _told(exchange, stream))
         step.failed = True
         recorder.unanswered += self._method in _MAKING
-        return None
+        raise cut
 
-    def _look(self, response: Response, exchange: Exchange, told: Stream | None, check: Check | None) -> None:
+    def _look(
+        self, response: Response, exchange: Exchange, told: Stream | None, check: Check | None
+    ) -> str | None:
         """Where a response that did not fail leads, or what the scenario's check says of it."""
         if exchange.status in REDIRECTS:
             target = self._recorder.target
             self._hop = redirected(self._method, self._path, self._body, exchange, target, self._hops)
-            response.error = "check" if self._hop is None else None
-        elif check is not None:
-            try:
-                response.error = checked(response, check)
-            except BaseException:
-                self._record(exchange, "check", told)
-                raise
+            return "check" if self._hop is None else None
+        if check is None:
+            return None
+        try:
+            return checked(response, check)
+        except BaseException:
+            self._record(exchange, "check", told)
+            raise
 
     def _record(self, exchange: Exchange, error: str | None, stream: Stream | None) -> None:
         step, planned = self._step, self._planned

@@ -7,6 +7,7 @@ import contextlib
 import ssl
 from collections import deque
 
+from perfkit.drive.rows import NEVER
 from perfkit.drive.transport import (
     Exchange,
     Headers,
@@ -182,7 +183,8 @@ class WireTransport:
         except OSError as error:  # ssl.SSLError and socket.gaierror are OSErrors too
             exchange.fail("connect", os_words(error, self._target), self._clock())
         finally:
-            exchange.connecting = self._clock() - began
+            ended = self._clock() if exchange.done == NEVER else exchange.done
+            exchange.connecting = ended - began
             self._opening -= 1
             if connection is None:
                 self._free_place()

@@ -55,6 +55,10 @@ class Connection(asyncio.Protocol):
         self._served = False  #: whether it has carried an exchange to its end
         self._timer: asyncio.TimerHandle | None = None  # wakes us at the deadline, or before it
         self._timer_due = 0
+        self._head: list[bytes] = []  #: as it came, until it is whole
+        self._odd: Exception | None = None
+        self._parts: list[bytes] = []
+        self._events: Events | None = None
         self.exchange: Exchange | None = None
         self.waiter: asyncio.Future[None] | None = None
         self.reusable = True
@@ -72,10 +76,6 @@ class Connection(asyncio.Protocol):
         self.exchange = exchange
         self._in_head, self._is_head = True, is_head
         self._head_size = self._body_size = 0
-        self._head: list[bytes] = []
-        self._odd: Exception | None = None
-        self._parts: list[bytes] = []
-        self._events: Events | None = None
         self.waiter = self.loop.create_future()
         self._timeout_s = timeout_s
         self._deadline = self._clock() + int(left_s * 1e9)
@@ -252,6 +252,7 @@ class Connection(asyncio.Protocol):
             self.fail("protocol", f"not HTTP/1.1: it begins with {came[:20]!r}")
             return
         self._in_head = False
+        self._head.clear()
         exchange.status = status
         if exchange.sent == NEVER and self._all_written():
             exchange.sent = self._now
@@ -331,6 +332,8 @@ class Connection(asyncio.Protocol):
         if self._events is not None:
             self._events.end(exchange.done)
             exchange.events = self._events.seen
+            self._events = None
+        parts.clear()
         self.exchange = None
         if self._spare >= 0:
             os.close(self._spare)
