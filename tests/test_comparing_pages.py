@@ -18,7 +18,7 @@ import pytest
 from benchmarks.make_timeline import make_timeline
 from perfkit.compare import Options, experiment
 from perfkit.compare import frames as compare_frames
-from perfkit.errors import BadInput
+from perfkit.errors import BadInput, NothingToJudge
 from perfkit.report import execute, make_comparison_report, notebook_path
 from perfkit.store import Run, list_runs
 from tests.command import started
@@ -75,6 +75,20 @@ def test_a_comparison_is_found_again(kept: experiment.Kept) -> None:
     with pytest.raises(BadInput, match="no comparison 'nothing'"):
         experiment.open_comparison("nothing", data)
     assert [run.id for run in kept.sides["before"]] == list(kept.comparison.a.runs)
+
+
+def test_runs_too_short_to_compare_end_after_the_first(tmp_path: Path) -> None:
+    """Ten runs with 80 requests each judge nothing: the first of them says so, and how long it must be."""
+    with small_server() as server:
+        load = {
+            "scenario": "http_get",
+            "target": {"url": server.url},
+            "users": {"count": 2, "iterations": 80},
+        }
+        given = load | {"budget": {"delay_ms": 10000, "cpu_share": 100, "gc_pause_ms": 60000}}
+        with pytest.raises(NothingToJudge, match=r"measured 80 requests.* set users.iterations: 136 or more"):
+            experiment.run_pairs(given, given, ("A", "B"), 5, tmp_path, (), show_progress=False)
+    assert len(list_runs(tmp_path)) == 1
 
 
 def test_looking_again_and_again_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from benchmarks.make_timeline import make_timeline
 from perfkit.compare import Comparison, Options, compare, gate, noise
 from perfkit.compare.measured import Measured
+from perfkit.compare.nouns import Result, headline
 from perfkit.compare.reduce import FEWEST, reduce, reduce_run
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.store import Metadata, Run
@@ -137,6 +139,85 @@ def test_too_few_requests_are_no_run(tmp_path: Path) -> None:
 
 
 # -- verdicts --------------------------------------------------------------------------------------
+
+
+def _result_like(one: Result, metric: str, verdict: str, **more: Any) -> Result:
+    return dataclasses.replace(one, metric=metric, verdict=verdict, **more)
+
+
+def test_a_headline_gives_every_primary_metric_its_word(runs: list[Run], slower: list[Run]) -> None:
+    """What is decided comes first, each metric with its own verdict; what is not says why, and what to do."""
+    one = compare(runs[:5], slower).result("p50")
+    one = dataclasses.replace(one, ratio=0.8, low=0.75, high=0.85, detectable=0.03, repeats=12)
+    words = headline(
+        "inconclusive",
+        [
+            _result_like(one, "p50", "inconclusive", jumps=True),
+            _result_like(one, "p90", "inconclusive"),
+            _result_like(one, "p95", "inconclusive", detectable=13.7, repeats=663),
+            _result_like(one, "p99", "improved"),
+            _result_like(one, "throughput", "improved", ratio=1.185, low=1.1, high=1.2),
+        ],
+        ("before", "after"),
+        Options(),
+    )
+    assert words == (
+        "INCONCLUSIVE: after vs before: p99 -20.0% [-25.0%, -15.0%] improved;"
+        " throughput +18.5% [+10.0%, +20.0%] improved; p50 cannot be decided this way: it lies between two"
+        " groups of requests, whose share moves from run to run; compare the operations one by one;"
+        " p90 undecided: a change below 3.0% may go undetected; 12 runs per side would detect the margin;"
+        " p95 cannot be decided this way: its runs differ so much that a change of any size may go"
+        " undetected; try longer runs, an idle machine or a wider --margin."
+        " after is 1.25 ± 0.08 times faster than before (p99)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "ratio", "verdict", "words", "code"),
+    [
+        ("p50", 1.2, "regressed", "B is 1.20 ± 0.05 times slower than A (p50).", 4),
+        ("p50", 0.8, "improved", "B is 1.25 ± 0.08 times faster than A (p50).", 0),
+        ("p50", 1.01, "equivalent", "p50 +1.0%", 0),
+        ("throughput", 1.2, "improved", "throughput +20.0% [+15.0%, +25.0%] improved.", 0),
+        ("throughput", 0.8, "regressed", "throughput -20.0% [-25.0%, -15.0%] regressed.", 4),
+        ("throughput", 1.0, "equivalent", "equivalent.", 0),
+    ],
+)
+def test_verdict_direction_words_and_exit_code_agree(
+    runs: list[Run], slower: list[Run], metric: str, ratio: float, verdict: Any, words: str, code: int
+) -> None:
+    """One table: which way a metric is better, what its change is called, and what a gate does."""
+    found = compare(runs[:5], slower)
+    one = dataclasses.replace(found.result("p50"), ratio=ratio, low=ratio - 0.05, high=ratio + 0.05)
+    results = (_result_like(one, metric, verdict, low_narrow=ratio - 0.04, high_narrow=ratio + 0.04),)
+    text = headline(verdict, results, ("A", "B"), Options())
+    assert text.startswith(f"{verdict.upper()}: B vs A: {metric} ")
+    assert words in text
+    assert gate.exit_code(dataclasses.replace(found, verdict=verdict, results=results)) == code
+
+
+def test_a_median_between_two_groups_is_undecided_for_that(tmp_path: Path) -> None:
+    """Half of the requests take three times as long as the others: the page says what p50 suffers from."""
+    runs = [made(tmp_path, number) for number in range(1, 5)]
+    for run in runs:
+        table = pq.read_table(run.path / "timeline.parquet")
+        done = table["done"].to_numpy().copy()
+        done[::2] = table["planned"].to_numpy()[::2] + 30_000_000
+        done[1::2] = table["planned"].to_numpy()[1::2] + 90_000_000
+        table = table.set_column(table.schema.get_field_index("done"), "done", pa.array(done))
+        pq.write_table(table, run.path / "timeline.parquet")
+    found = compare(runs[:2], runs[2:])
+    assert found.result("p50").jumps
+    assert "30 and 90 ms" in " ".join(found.notes)
+
+
+def test_a_run_that_is_excluded_does_not_refuse_the_others(runs: list[Run], tmp_path: Path) -> None:
+    """An invalid run of another workload is excluded for what it is; the others are compared."""
+    load = {"scenario": "made", "arrivals": {"shape": "poisson", "rate_per_s": 300.0}, "seed": 1}
+    other = made(tmp_path, 31, workload=load, health={"valid": False, "reasons": ["late"]})
+    found = compare(runs[:3], [*runs[5:8], other])
+    assert found.refused == ()
+    assert [name for name, _ in found.b.left_out] == [other.id]
 
 
 def test_a_slower_server_is_a_regression_with_its_size(runs: list[Run], slower: list[Run]) -> None:

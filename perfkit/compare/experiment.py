@@ -23,13 +23,15 @@ from perfkit import interrupts
 from perfkit.card import Card
 from perfkit.compare import Comparison, Options, compare, noise
 from perfkit.compare.configuration import configuration_of, lines_of, refuse_unknown
-from perfkit.compare.reduce import reduce_run
+from perfkit.compare.reduce import FEWEST, reduce_run
 from perfkit.drive.describe import shown
 from perfkit.drive.running import checked, run_repeats
 from perfkit.drive.workloads import complete, read_yaml, redactor_for
 from perfkit.errors import BadInput, Interrupted, NothingToJudge, PerfkitError
 from perfkit.hosts import as_list
+from perfkit.model import Workload
 from perfkit.observe.recording import record
+from perfkit.stats import LEAST_CUT
 from perfkit.store import Metadata, Run, data_folder, find_run, list_runs, update_run_json, write_json
 from perfkit.store.files import new_folder, read_json, remove_if_empty
 from perfkit.text import for_notebook, print_lines
@@ -122,7 +124,28 @@ def run_pairs(
             found[side].append(Run(run.path))
             if run.state != "complete":
                 raise _interrupted(run.reason or "", pair + 1, pairs, found)
+            if pair == 0:
+                _refuse_too_few(run, sides[side].workload)
     return found["A"], found["B"]
+
+
+def _refuse_too_few(run: Run, workload: Workload) -> None:
+    """NothingToJudge where a run like this one has too few requests, instead of after all of them."""
+    n, needed = run.meta.results.n, math.ceil(FEWEST / (1 - LEAST_CUT))
+    if not 0 < n < needed or run.verdict.word == "FAILED":
+        return
+    longer = math.ceil(1.2 * needed / n * 10) / 10
+    users, arrivals = workload.users, workload.arrivals
+    if users is not None and users.iterations is not None:
+        way = f"users.iterations: {math.ceil(users.iterations * longer)}"
+    else:
+        duration_s = arrivals.duration_s if arrivals is not None else users.duration_s if users else None
+        name = "arrivals" if arrivals is not None else "users"
+        way = f"{name}.duration_s: {math.ceil((duration_s or 0) * longer)}"
+    raise NothingToJudge(
+        f"{run.id} measured {n} requests; a comparison needs at least {needed} per run ({FEWEST} without the"
+        f" first tenth). No further run was started: set {way} or more"
+    )
 
 
 def _interrupted(reason: str, pair: int, pairs: int, found: Mapping[str, Sequence[Run]]) -> Interrupted:

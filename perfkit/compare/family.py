@@ -217,8 +217,14 @@ def _result(case: Case, line: _Line, p: float, family: int) -> Result:
         ratio=ratio, low=interval[0], high=interval[1], low_all=together[0], high_all=together[1],
         low_narrow=narrow[0], high_narrow=narrow[1], p=math.nan if one is None else one.p, p_adjusted=p,
         method=_method(line), verdict=verdict, small_but_real=real, detectable=detectable, repeats=repeats,
-        tipping_point=tipping, notes=tuple(notes),
+        tipping_point=tipping, notes=tuple(notes), jumps=_jumps(case, line),
     )  # fmt: skip
+
+
+def _jumps(case: Case, line: _Line) -> bool:
+    """Whether the median of all requests lies between two groups of them, in some run."""
+    runs = (*case.a, *case.b)
+    return line.metric == "p50" and line.operation == TOTAL and any(one.groups_ms for one in runs)
 
 
 def _verdict(case: Case, line: _Line, narrow: tuple[float, float], p: float, ratio: float) -> Verdict:

@@ -96,8 +96,10 @@ def judge(
     """The same for runs that are reduced already; refused: what speaks against comparing them at all."""
     everything = [*a, *b]
     refuse_unknown(options.vary)
-    wrong = differences((one.run for one in everything), options.vary)
-    for given, name in ((a, names[0]), (b, names[1])):
+    # who is excluded anyway does not keep the others from being compared
+    sides = [[one for one in side if not one.reasons] or side for side in (a, b)]
+    wrong = differences((one.run for side in sides for one in side), options.vary)
+    for given, name in zip(sides, names, strict=True):
         within = differences_within(one.run for one in given)
         wrong += [f"runs of {name} differ: {told}" for told in within if told not in wrong]
     may = [line for line in wrong if not line.startswith(("different tool:", "different fidelity:"))]
@@ -146,7 +148,7 @@ def _one_side_failed(
 
 
 def _selection(names: tuple[str, str], sides: tuple[Sequence[Reduced], Sequence[Reduced]]) -> str | None:
-    """Words for sides that lost different shares of their runs to what may be their server's doing.
+    """Words for sides that lost different shares of their runs, which may be their server's doing.
 
     What is left of such a side is a selection of its good runs: it cannot be called as good as the other.
     """
@@ -154,7 +156,8 @@ def _selection(names: tuple[str, str], sides: tuple[Sequence[Reduced], Sequence[
     if lost[0] * len(sides[1]) == lost[1] * len(sides[0]):
         return None
     told = (f"{n} of {len(side)} runs of {name}" for n, side, name in zip(lost, sides, names, strict=True))
-    return f"{' and '.join(told)} were excluded for what their server did: the rest is a selected sample"
+    why = "; ".join(dict.fromkeys(text for side in sides for one in side for text in one.outcomes[:1]))
+    return f"{' and '.join(told)} were excluded ({why}): the rest is a selected sample"
 
 
 def _same_rows(runs: Sequence[Run]) -> list[str]:

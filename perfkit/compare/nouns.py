@@ -18,6 +18,11 @@ from perfkit.store.summary import TOTAL
 Verdict = Literal["regressed", "improved", "equivalent", "inconclusive", "within-run only", "refused"]
 
 
+#: The order in which a headline gives what is decided.
+_DECIDED: tuple[Verdict, ...] = ("regressed", "improved", "equivalent")
+#: More runs per side than this are no advice that anybody follows.
+_FEASIBLE_RUNS = 30
+
 _PRIMARY = ("p50", "p99", "throughput", "error_rate")
 
 
@@ -91,6 +96,7 @@ class Result:
     repeats: int | None
     tipping_point: float
     notes: tuple[str, ...]
+    jumps: bool = False  #: a median between two groups of requests
 
 
 @dataclass(frozen=True)
@@ -206,24 +212,44 @@ def _headline(verdict: Verdict, results: Sequence[Result], a: str, b: str, optio
         told = "; ".join(f"{r.metric} {change(r, options)}{_tipping(r)}" for r in known)
         why = "WITHIN-RUN ONLY, no verdict: one run per side cannot distinguish a change from chance."
         return f"{why} {b} vs {a}: {told}."
-    of = [r for r in primary if r.verdict == verdict]
-    if not of and verdict == "inconclusive" and primary:
-        of = [r for r in primary if r.verdict != "inconclusive"]
-    if not of:
+    if not primary:
         return f"{verdict.upper()}: no primary metric could be computed for every run of {a} and {b}."
-    told = "; ".join(f"{r.metric} {change(r, options)}" for r in of)
-    text = f"{verdict.upper()}: {b} vs {a}: {told}."
-    if verdict == "inconclusive":
-        needs = [r for r in of if r.verdict == "inconclusive" and math.isfinite(r.detectable)]
-        text += "".join(f" {_needed(r)}." for r in needs[:2])
-    return text
+    decided = [r for word in _DECIDED for r in primary if r.verdict == word]
+    clauses = [f"{r.metric} {change(r, options)} {r.verdict}" for r in decided]
+    clauses += [f"{r.metric} {_undecided(r)}" for r in primary if r.verdict == "inconclusive"]
+    return f"{verdict.upper()}: {b} vs {a}: {'; '.join(clauses)}.{_speed(decided, a, b)}"
 
 
-def _needed(one: Result) -> str:
-    """What an inconclusive metric may have hidden, and what it would take."""
-    size = f"below {one.detectable:.1%}" if one.detectable < 10 else "of any size"
-    text = f"A change of {one.metric} {size} may go undetected"
-    return text + (f"; {one.repeats} runs per side would detect the margin" if one.repeats else "")
+def _undecided(one: Result) -> str:
+    """Why a metric is undecided: what it may have hidden, and what it would take to see that."""
+    if one.jumps:
+        return (
+            "cannot be decided this way: it lies between two groups of requests, whose share moves from run "
+            "to run; compare the operations one by one"
+        )
+    if METRICS[one.metric].kind == "errors" or not math.isfinite(one.detectable):
+        return "undecided"
+    size = f"below {one.detectable:.1%}" if one.detectable < 1 else "of any size"
+    if one.repeats and one.repeats <= _FEASIBLE_RUNS:
+        needed = f"{one.repeats} runs per side would detect the margin"
+        return f"undecided: a change {size} may go undetected; {needed}"
+    return (
+        f"cannot be decided this way: its runs differ so much that a change {size} may go undetected; try "
+        "longer runs, an idle machine or a wider --margin"
+    )
+
+
+def _speed(decided: Sequence[Result], a: str, b: str) -> str:
+    """`B is 1.20 ± 0.05 times faster than A (p50).`, of the first latency that changed; half the interval."""
+    for one in decided:
+        low, high = one.low, one.high
+        if one.verdict == "equivalent" or METRICS[one.metric].kind != "latency" or not math.isfinite(low):
+            continue
+        word = "slower" if one.ratio > 1 else "faster"
+        factor = one.ratio if one.ratio > 1 else 1 / one.ratio
+        half = (high - low) / 2 if one.ratio > 1 else (1 / low - 1 / high) / 2
+        return f" {b} is {factor:.2f} ± {half:.2f} times {word} than {a} ({one.metric})."
+    return ""
 
 
 def _tipping(one: Result) -> str:

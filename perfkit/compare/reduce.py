@@ -68,6 +68,7 @@ class Reduced:
     notes: tuple[str, ...]
     outcomes: tuple[str, ...] = ()  #: those of the reasons that may be the server's doing
     all_failed: bool = False  #: the run's verdict is FAILED
+    groups_ms: tuple[float, float] | None = None  #: the two groups of requests that its p50 lies between
     operations: Mapping[str, int] = field(default_factory=dict)  #: requests of each in the steady part
     #: Why an imported run's times are too coarse for a metric, by operation and metric.
     coarse: Mapping[tuple[str, str], str] = field(default_factory=dict)
@@ -158,12 +159,13 @@ def reduce(run: Run, rows: Measured, cut: float | None = None, asked: Sequence[s
         asked = most_frequent([operations])
     values, coarse = _carried(run, tuple(_values(rows, steady, low, high, asked)), high - low)
     too_short = fidelity.coarse_span(run.meta, high - low)
+    groups = _groups(steady)
     uncarried = dict.fromkeys([*([too_short] if too_short else []), *coarse.values()])
     return Reduced(
         run=run, cut=warmup.share, span_s=high - low, n=n, failed=n - len(steady.planned),
         values=values, reasons=(*reasons, *outcomes),
-        notes=(*warmup.notes, *notes, *_shape(steady), *fidelity.unchecked(run.meta), *uncarried),
-        outcomes=tuple(outcomes), operations=operations, coarse=coarse,
+        notes=(*warmup.notes, *notes, *_jumps(groups), *fidelity.unchecked(run.meta), *uncarried),
+        outcomes=tuple(outcomes), operations=operations, coarse=coarse, groups_ms=groups,
     )  # fmt: skip
 
 
@@ -249,13 +251,19 @@ def _unaccounted(run: Run, rows: Measured, steady: Measured, low: float, high: f
         yield from _off_littles_law(rows, users.count, think_time_s(run), low, high)
 
 
-def _shape(steady: Measured) -> Iterable[str]:
-    """A quantile between two groups of requests jumps from run to run."""
+def _groups(steady: Measured) -> tuple[float, float] | None:
+    """The response times, ms, of two groups of requests that the median lies between, None for one group."""
     x = steady.response_ms
     if len(x) < FEWEST:
-        return
-    low, high = np.quantile(x, (0.45, 0.55))
-    if low > 0 and high / low > 2:
+        return None
+    low, high = map(float, np.quantile(x, (0.45, 0.55)))
+    return (low, high) if low > 0 and high / low > 2 else None
+
+
+def _jumps(groups: tuple[float, float] | None) -> Iterable[str]:
+    """A quantile between two groups of requests jumps from run to run."""
+    if groups:
+        low, high = groups
         yield f"its p50 lies between two groups of requests, {low:.3g} and {high:.3g} ms, and may jump"
 
 
