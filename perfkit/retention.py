@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perfkit.compare.experiment import compared_runs
+from perfkit.compare.experiment import Kept, comparison_folders, open_comparison
+from perfkit.compare.keeping import needed_runs
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import refuse_bad_tag, refuse_long_note
 from perfkit.store import Leftover, Metadata, Run, list_runs, survey, update_run_json, why_not_removed
@@ -56,11 +57,15 @@ def mark(runs: Sequence[Run], *, add: Iterable[str] = (), remove: Iterable[str] 
 
 @dataclass(frozen=True)
 class Plan:
-    """What pruning would do: runs to remove, runs that only a reason keeps, leftovers of kills to remove."""
+    """What pruning would do: runs to remove, runs that only a reason keeps, leftovers of kills to remove.
+
+    comparisons: those that were refused, which go too.
+    """
 
     remove: tuple[Run, ...]
     spared: tuple[tuple[Run, str], ...]
     leftovers: tuple[Leftover, ...]
+    comparisons: tuple[Kept, ...] = ()
 
 
 def plan(data_dir: Path, keep: int | None, scenario: str | None = None) -> Plan:
@@ -84,7 +89,9 @@ def plan(data_dir: Path, keep: int | None, scenario: str | None = None) -> Plan:
         groups.setdefault(name, []).append(run)
     if scenario is not None and scenario not in groups:
         raise BadInput(f"no run of scenario {scenario!r}; known: {', '.join(sorted(groups)) or 'none'}")
-    compared = compared_runs(data_dir)
+    comparisons = [open_comparison(str(folder), data_dir) for folder in comparison_folders(data_dir)]
+    compared = needed_runs(comparisons)
+    refused = [one for one in comparisons if one.comparison.refused and KEEP not in one.tags]
     remove = []
     for name in sorted(groups) if scenario is None else [scenario]:
         for run in _older(groups[name], keep):
@@ -92,7 +99,8 @@ def plan(data_dir: Path, keep: int | None, scenario: str | None = None) -> Plan:
                 spared.append((run, why))
             else:
                 remove.append(run)
-    return Plan(tuple(remove), tuple(spared), survey(data_dir).leftovers)
+    gone = () if keep is None or scenario is not None else tuple(refused)
+    return Plan(tuple(remove), tuple(spared), survey(data_dir).leftovers, gone)
 
 
 def _older(runs: Sequence[Run], keep: int | None) -> Sequence[Run]:

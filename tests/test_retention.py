@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.make_timeline import make_timeline
-from perfkit.compare import Options
-from perfkit.compare.experiment import compare_and_keep, open_comparison
+from perfkit.compare import Options, keeping
+from perfkit.compare.experiment import Kept, compare_and_keep, open_comparison
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.retention import mark, plan
 from perfkit.store import Run, RunFolder, list_runs
@@ -89,7 +89,8 @@ def test_the_newest_complete_runs_of_each_scenario_stay(made: Callable[..., Run]
 
 def test_pruning_spares_what_somebody_needs(made: Callable[..., Run], data: Path) -> None:
     """Tagged keep, still running, damaged, or part of a kept comparison: spared, with the reason."""
-    tagged, compared, damaged, plain, other = made(tags=["keep"]), made(), made(), made(), made()
+    tagged, damaged, plain = made(tags=["keep"]), made(), made()
+    compared, other = (_comparable(data, number) for number in (91, 92))
     (damaged.path / "run.json").write_text("{")
     kept = compare_and_keep([compared], [other], Options(), ("A", "B"), data)
     found = plan(data, 0)
@@ -152,3 +153,83 @@ def test_tag_by_command_and_in_the_list(made: Callable[..., Run], data: Path) ->
         2,
         "perfkit: no such tag to remove: baseline; existing tags: none\n",
     )
+
+
+# -- comparisons -----------------------------------------------------------------------------------
+
+
+def _compared(data: Path, *, refused: bool = False) -> Kept:
+    """A comparison of two runs of a side; `refused`: of two that cannot be compared."""
+    load = {"scenario": "made", "arrivals": {"shape": "poisson", "rate_per_s": 300.0}, "seed": 1}
+    numbers = [int(refused) * 10 + i for i in range(1, 5)]
+    runs = [
+        _comparable(data, number, **({"workload": load} if refused and number > 12 else {}))
+        for number in numbers
+    ]
+    return compare_and_keep(runs[:2], runs[2:], Options(), ("before", "after"), data)
+
+
+def _comparable(data: Path, number: int, **meta: Any) -> Run:
+    name = f"20260101-0000{number:02d}-made-{number:04x}"
+    healthy = {"health": {"valid": True, "reasons": []}}
+    return make_timeline(
+        data,
+        6000,
+        seed=number,
+        error_rate=0.0,
+        operations=["one"],
+        restless=0.02,
+        run_id=name,
+        meta=healthy | meta,
+    )
+
+
+def test_comparisons_are_kept_as_runs_are(tmp_path: Path) -> None:
+    """Listed, shown, tagged, untagged and removed by comparison:ID; the runs stay."""
+    kept = _compared(tmp_path)
+    name = f"comparison:{kept.id}"
+    listed = json.loads(perfkit("ls", "--comparisons", "--json", data=tmp_path).stdout)
+    assert [(one["id"], one["a"], one["b"], one["runs"]) for one in listed] == [
+        (kept.id, "before", "after", [2, 2])
+    ]
+    assert perfkit("show", name, data=tmp_path).stdout.startswith(kept.comparison.words.split(":")[0])
+    assert json.loads(perfkit("show", name, "--json", data=tmp_path).stdout)["words"] == kept.comparison.words
+    assert perfkit("tag", name, "release", "--note", "for the board", data=tmp_path).returncode == 0
+    shown = perfkit("tag", name, data=tmp_path).stdout
+    assert shown == f"{kept.id}: release; note: for the board\n"
+    missing = perfkit("tag", name, "--remove", "nothing", data=tmp_path)
+    assert (missing.returncode, "existing tags: release" in missing.stderr) == (2, True)
+    (kept.path / "mine.txt").write_text("x")
+    part = perfkit("rm", f"comparison:{kept.id[:-2]}", data=tmp_path)
+    assert (part.returncode, "whole id" in part.stderr) == (2, True)
+    removed = perfkit("rm", name, data=tmp_path)
+    assert removed.stdout == f"removed comparison {kept.id}; kept, not written by perfkit: mine.txt\n"
+    assert json.loads(perfkit("ls", "--comparisons", "--json", data=tmp_path).stdout) == []
+    assert len(list_runs(tmp_path)) == 4
+
+
+def test_a_refused_comparison_keeps_no_run_from_pruning(tmp_path: Path) -> None:
+    """It has judged none of them, and goes with them unless tagged `keep`; one that judged needs its runs."""
+    good, refused = _compared(tmp_path), _compared(tmp_path, refused=True)
+    assert refused.comparison.refused
+    found = plan(tmp_path, 0)
+    assert {run.id for run in found.remove} == {run.id for run in (*refused.a, *refused.b)}
+    assert [one.id for one in found.comparisons] == [refused.id]
+    assert plan(tmp_path, None).comparisons == ()
+    keeping.mark(refused, add=["keep"])
+    assert plan(tmp_path, 0).comparisons == ()
+    done = perfkit("prune", "--keep", "0", "--yes", "--json", data=tmp_path)
+    assert json.loads(done.stdout)["comparisons"] == []
+    assert {run.id for run in list_runs(tmp_path)} == {run.id for run in (*good.a, *good.b)}
+
+
+def test_a_damaged_comparison_can_be_listed_and_removed(tmp_path: Path) -> None:
+    """It is listed as damaged, what reads it names the way out, and that works."""
+    kept = _compared(tmp_path)
+    (kept.path / "comparison.json").write_text("{")
+    (one,) = json.loads(perfkit("ls", "--comparisons", "--json", data=tmp_path).stdout)
+    assert one["verdict"] == "damaged"
+    told = perfkit("prune", "--keep", "0", data=tmp_path)
+    assert (told.returncode, f"`perfkit rm comparison:{kept.id}`" in told.stderr) == (1, True)
+    assert perfkit("rm", f"comparison:{kept.id}", data=tmp_path).returncode == 0
+    assert perfkit("prune", "--keep", "0", data=tmp_path).returncode == 0

@@ -79,6 +79,36 @@ def details_of(run: Any, *, summary: bool = True) -> dict[str, Any]:
     return details(run, summary=summary, results=results)
 
 
+def print_comparison(kept: Any, as_json: bool = False) -> None:
+    """A kept comparison, for programs or for a person."""
+    from perfkit.compare.gate import level
+    from perfkit.compare.keeping import brief
+
+    found = kept.comparison
+    if as_json:
+        print_json(brief(kept) | found.to_mapping())
+        return
+    print_lines(found.words)
+    for side in (found.a, found.b):
+        for run, why in side.left_out:
+            print_lines(f"  excluded: {run}: {'; '.join(why)}")
+    for text in found.forced:
+        print_lines(f"  forced: {text}")
+    if found.results:
+        print_lines(f"  over the {found.part} of every run:")
+    for one in found.results:
+        if one.operation == found.results[0].operation:
+            told = f"{level(one, one.a)} → {level(one, one.b)}"
+            star = "*" if one.primary else " "
+            print_lines(f"  {star} {one.metric:<12} {told:<28} {found.change(one):<28} {one.verdict}")
+    for text in found.notes:
+        print_lines(f"  note: {text}")
+    if kept.tags:
+        print_lines(f"  tags: {', '.join(kept.tags)}")
+    if kept.note:
+        print_lines(f"  its note: {kept.note}")
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 

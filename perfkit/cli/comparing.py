@@ -11,7 +11,14 @@ from typing import IO, Any
 
 import click
 
-from perfkit.cli.base import allow_target_option, cli, data_dir_option, json_option, print_json
+from perfkit.cli.base import (
+    allow_target_option,
+    cli,
+    data_dir_option,
+    json_option,
+    print_comparison,
+    print_json,
+)
 from perfkit.errors import EXIT_RUN_INVALID, BadInput, MissingExtra
 from perfkit.text import print_lines
 
@@ -63,7 +70,7 @@ def compare_command(a: str, b: str, report: bool, data_dir: Path, as_json: bool,
     """
     kept = _kept(a, b, data_dir, **options)
     if not as_json:
-        _print(kept)
+        print_comparison(kept)
     page = _page(kept, quiet=options["quiet"] or as_json) if report else None
     if as_json:
         told = {"id": kept.id, "path": str(kept.path), "html": str(page) if page else None}
@@ -109,7 +116,7 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
     if as_json:
         print_json({"id": kept.id, "exit_code": code, **found.to_mapping()})
     else:
-        _print(kept)
+        print_comparison(kept)
         print_lines(kept.path)
     for file, text in ((junit, gate.junit(found, strict=strict)), (markdown, gate.markdown(found))):
         if file is not None:
@@ -139,7 +146,7 @@ def aa_command(
         told = {name: {"variance": one.variance, "df": one.df} for name, one in found.items()}
         print_json({"id": kept.id, "noise": told, "detectable": noise.table(found)})
         return
-    _print(kept)
+    print_comparison(kept)
     print_lines(*noise.words(found, file.stem).split("\n"))
 
 
@@ -205,28 +212,6 @@ def _page(kept: Any, *, quiet: bool) -> Path | None:
     except MissingExtra as error:
         print_lines(f"no page was made: {error}", err=True)
         return None
-
-
-def _print(kept: Any) -> None:
-    """A comparison for a terminal."""
-    from perfkit.compare.gate import level
-
-    found = kept.comparison
-    print_lines(found.words)
-    for side in (found.a, found.b):
-        for run, why in side.left_out:
-            print_lines(f"  excluded: {run}: {'; '.join(why)}")
-    for text in found.forced:
-        print_lines(f"  forced: {text}")
-    if found.results:
-        print_lines(f"  over the {found.part} of every run:")
-    for one in found.results:
-        if one.operation == found.results[0].operation:
-            told = f"{level(one, one.a)} → {level(one, one.b)}"
-            star = "*" if one.primary else " "
-            print_lines(f"  {star} {one.metric:<12} {told:<28} {found.change(one):<28} {one.verdict}")
-    for text in found.notes:
-        print_lines(f"  note: {text}")
 
 
 def _refuse_unwritable(file: Path) -> None:

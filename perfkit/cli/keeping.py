@@ -24,28 +24,38 @@ def tag_command(run: str, tags: tuple[str, ...], remove: tuple[str, ...], note: 
                 as_json: bool) -> None:  # fmt: skip
     """Put TAGS on RUN, or a note; without either, print what it has.
 
-    RUN is an id, its start or end, a path, `latest`, several of these separated by commas, or tag:NAME. The
-    tag `keep` protects a run from `perfkit prune`.
+    RUN is an id, its start or end, a path, `latest`, several of these separated by commas, or tag:NAME; or a
+    comparison, comparison:ID. The tag `keep` protects it from `perfkit prune`.
 
     \b
     perfkit tag latest baseline keep --note "before the new index"
     perfkit tag tag:baseline --remove baseline
     """
+    from perfkit.compare import keeping
     from perfkit.compare.experiment import runs_named
     from perfkit.retention import mark
 
+    if keeping.is_comparison(run):
+        kept = keeping.comparison_named(run, data_dir)
+        if tags or remove or note is not None:
+            kept = keeping.mark(kept, add=tags, remove=remove, note=note)
+        _print_tags([{"id": kept.id, "tags": list(kept.tags), "note": kept.note or None}], as_json)
+        return
     found = runs_named(run, data_dir)
     if not found:
         raise BadInput(f"{run!r} names no run; give ids separated by commas, latest, or tag:NAME")
     if tags or remove or note is not None:
         found = mark(found, add=tags, remove=remove, note=note)
-    told: list[dict[str, Any]] = [
-        {"id": one.id, "tags": list(one.meta.tags), "note": one.meta.note or None} for one in found
-    ]
+    _print_tags(
+        [{"id": one.id, "tags": list(one.meta.tags), "note": one.meta.note or None} for one in found], as_json
+    )
+
+
+def _print_tags(tagged: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        print_json(told)
+        print_json(tagged)
         return
-    for one in told:
+    for one in tagged:
         words = f"{one['id']}: {', '.join(one['tags']) or 'no tags'}"
         print_lines(words + (f"; note: {one['note']}" if one["note"] else ""))
 
@@ -105,8 +115,10 @@ def prune_command(keep: int | None, scenario: str | None, yes: bool, data_dir: P
     """List the runs that are not worth keeping, and with --yes remove them for good.
 
     Never removed: runs tagged `keep`, runs still running, runs that a kept comparison needs, and files in a
-    run's folder that perfkit did not write. Leftovers of runs, imports and removals that were killed go too.
+    run's folder that perfkit did not write. Leftovers of runs, imports and removals that were killed go too;
+    with --keep, comparisons that were refused.
     """
+    from perfkit.compare.keeping import remove_comparison
     from perfkit.retention import plan
     from perfkit.store import contents_of, remove_leftovers, remove_runs
 
@@ -118,6 +130,10 @@ def prune_command(keep: int | None, scenario: str | None, yes: bool, data_dir: P
         runs.append(run.id)
         freed += sizes[run.id]
         tell(f"{verb} {run.id}{foreign_words(run)}")
+    for kept in found.comparisons:
+        if yes:
+            remove_comparison(kept.path)
+        tell(f"{verb} comparison {kept.id}: it was refused")
     for left in remove_leftovers(data_dir) if yes else found.leftovers:
         leftovers.append(str(left.path))
         freed += left.bytes
@@ -126,10 +142,15 @@ def prune_command(keep: int | None, scenario: str | None, yes: bool, data_dir: P
         tell(f"kept {run.id}: {why}")
     if as_json:
         told = {"remove": runs, "removed": yes, "spared": {run.id: why for run, why in found.spared},
+                "comparisons": [kept.id for kept in found.comparisons],
                 "leftovers": leftovers, "bytes": freed}  # fmt: skip
         print_json(told)
         return
     counts = [f"{len(runs)} run{'s' * (len(runs) != 1)}"]
     counts += [f"{len(leftovers)} leftover{'s' * (len(leftovers) != 1)}"] if leftovers else []
-    hint = "" if yes or not (runs or leftovers) else "; nothing was removed yet, add --yes to remove them"
+    hint = (
+        ""
+        if yes or not (runs or leftovers or found.comparisons)
+        else "; nothing was removed yet, add --yes to remove them"
+    )
     print_lines(f"{', '.join(counts)}, {freed / 1e6:.1f} MB{hint}")

@@ -16,6 +16,7 @@ from perfkit.cli.base import (
     details_of,
     foreign_words,
     json_option,
+    print_comparison,
     print_json,
     print_run,
     print_table,
@@ -115,12 +116,16 @@ def report_command(run: str, file: Path | None, params: tuple[str, ...], noteboo
 
 
 @cli.command("ls")
+@click.option("--comparisons", is_flag=True, help="List the kept comparisons instead.")
 @data_dir_option
 @json_option
-def ls_command(data_dir: Path, as_json: bool) -> None:
+def ls_command(comparisons: bool, data_dir: Path, as_json: bool) -> None:
     """List the runs, oldest first."""
     from perfkit.store import list_runs, listed
 
+    if comparisons:
+        _list_comparisons(data_dir, as_json)
+        return
     found = listed(list_runs(data_dir))
     if as_json:
         print_json(found)
@@ -132,14 +137,32 @@ def ls_command(data_dir: Path, as_json: bool) -> None:
         print_table(found, ("id", "state", "verdict", "rows", "errors", "tags"))
 
 
+def _list_comparisons(data_dir: Path, as_json: bool) -> None:
+    from perfkit.compare.keeping import listed
+
+    found = listed(data_dir)
+    if as_json:
+        print_json(found)
+    elif not found:
+        print_lines(f"no comparisons in {data_dir / 'comparisons'}; `perfkit compare` makes one")
+    else:
+        for one in found:
+            one["tags"] = ", ".join(one["tags"])
+        print_table(found, ("id", "verdict", "a", "b", "tags"))
+
+
 @cli.command("show")
 @click.argument("run", default="latest")
 @data_dir_option
 @json_option
 def show_command(run: str, data_dir: Path, as_json: bool) -> None:
-    """Show one RUN: what was run, where, how it ended, its summary and findings."""
+    """Show one RUN: what was run, where, how it ended, its summary and findings; or comparison:ID."""
+    from perfkit.compare import keeping
     from perfkit.store import find_run
 
+    if keeping.is_comparison(run):
+        print_comparison(keeping.comparison_named(run, data_dir), as_json)
+        return
     print_run(find_run(run, data_dir), as_json)
 
 
@@ -150,12 +173,19 @@ def rm_command(runs: tuple[str, ...], data_dir: Path) -> None:
     """Remove RUNS, each a whole id or a path, for good; when one of them cannot be removed none is.
 
     Only runs in a runs/ folder can be removed, and only files that perfkit wrote: others stay and are listed.
+    A comparison is removed as comparison:ID; its runs stay.
     """
+    from perfkit.compare import keeping
     from perfkit.store import find_run, remove_runs
 
-    found = [find_run(name, data_dir, whole=True) for name in runs]
+    comparisons = [keeping.removable(name, data_dir) for name in runs if keeping.is_comparison(name)]
+    found = [find_run(name, data_dir, whole=True) for name in runs if not keeping.is_comparison(name)]
     for run in remove_runs(found):
         print_lines(f"removed {run.id}{foreign_words(run)}")
+    for folder in comparisons:
+        stays = keeping.remove_comparison(folder)
+        more = f"; kept, not written by perfkit: {', '.join(stays[:5])}" if stays else ""
+        print_lines(f"removed comparison {folder.name}{more}")
 
 
 @cli.command("doctor")

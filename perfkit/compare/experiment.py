@@ -49,6 +49,8 @@ class Kept:
     comparison: Comparison
     a: tuple[Run, ...]
     b: tuple[Run, ...]
+    tags: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def id(self) -> str:
@@ -281,17 +283,8 @@ def comparison_folders(data_dir: Path) -> list[Path]:
     return sorted(file.parent for file in (data_dir / "comparisons").glob("*/comparison.json"))
 
 
-def compared_runs(data_dir: Path) -> dict[str, str]:
-    """The runs of kept comparisons: run id -> its id. PerfkitError names one that cannot be read."""
-    found: dict[str, str] = {}
-    for folder in comparison_folders(data_dir):
-        kept = open_comparison(str(folder), data_dir)
-        found |= {run.id: kept.id for run in (*kept.a, *kept.b)}
-    return found
-
-
-def open_comparison(name: str = "latest", data_dir: str | Path = "") -> Kept:
-    """A comparison by id, its start or end, a path, or `latest`; BadInput when there is none."""
+def comparison_folder(name: str = "latest", data_dir: str | Path = "") -> Path:
+    """The folder of a comparison by id, its start or end, a path, or `latest`; BadInput for none."""
     folder = data_folder(data_dir) / "comparisons"
     there = comparison_folders(folder.parent)
     if os.path.lexists(os.path.join(name, "comparison.json")):
@@ -302,14 +295,24 @@ def open_comparison(name: str = "latest", data_dir: str | Path = "") -> Kept:
             raise BadInput(f"{name!r} means {len(there)} comparisons: {', '.join(p.name for p in there[:3])}")
     if not there:
         raise BadInput(f"no comparison {name!r} in {folder}; `perfkit compare` makes one")
+    return there[-1]
+
+
+def open_comparison(name: str = "latest", data_dir: str | Path = "") -> Kept:
+    """The comparison in `comparison_folder`; PerfkitError where it cannot be read."""
+    folder = comparison_folder(name, data_dir)
     try:
-        told = read_json(there[-1] / "comparison.json")
-        paths = [msgspec.convert(told[side], list[str]) for side in ("runs_a", "runs_b")]
-        runs = [tuple(Run(there[-1] / path) for path in side) for side in paths]
-        return Kept(there[-1], Comparison.from_mapping(told["comparison"]), *runs)
+        given = read_json(folder / "comparison.json")
+        paths = [msgspec.convert(given[side], list[str]) for side in ("runs_a", "runs_b")]
+        a, b = (tuple(Run(folder / path) for path in side) for side in paths)
+        tags = msgspec.convert(given.get("tags", ()), tuple[str, ...])
+        note = msgspec.convert(given.get("note", ""), str)
+        return Kept(folder, Comparison.from_mapping(given["comparison"]), a, b, tags, note)
     except _DAMAGE as error:
         words = getattr(error, "strerror", None) or f"{type(error).__name__} {error}"
-        raise PerfkitError(f"{there[-1]} is damaged, comparison.json: {words}") from None
+        raise PerfkitError(
+            f"{folder} is damaged, comparison.json: {words}; `perfkit rm comparison:{folder.name}` removes it"
+        ) from None
 
 
 # -- the noise floor -------------------------------------------------------------------------------
