@@ -134,6 +134,14 @@ class Arrivals:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stopping:
+    """`compare` and `gate` carry out pairs until the comparison is clear (METHOD.md, "Stopping early")."""
+
+    max_repeats: Annotated[int, msgspec.Meta(ge=3, le=10_000)] = 20
+    budget_s: Seconds | None = None  #: of wall time; then one last look decides
+
+
+@dataclass(frozen=True, kw_only=True)
 class Budget:
     """How much the generator may disturb what it measures (METHOD.md, "Generator health").
 
@@ -161,6 +169,7 @@ class Workload:
     drain_s: Wait = 30.0  #: how long requests under way may take to end; then they are cut off
     seed: Annotated[int, msgspec.Meta(ge=0, le=LARGEST)] = 1
     repeats: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
+    stopping: Stopping | None = None
     processes: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = 1
     budget: Budget = field(default_factory=Budget)
     thresholds: Annotated[tuple[str, ...], msgspec.Meta(max_length=1_000)] = ()

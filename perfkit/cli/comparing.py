@@ -19,12 +19,19 @@ from perfkit.cli.base import (
     print_comparison,
     print_json,
 )
+from perfkit.cli.one_line import duration
 from perfkit.errors import EXIT_RUN_INVALID, BadInput, MissingExtra
 from perfkit.text import print_lines
 
 _OPTIONS = (
     click.option("--repeats", type=click.IntRange(1, 10_000),
                  help="Pairs to run (default: as the file says, or 5)."),
+    click.option("--until-clear", is_flag=True,
+                 help="Carry out pairs until the comparison is clear, at most --max-repeats."),
+    click.option("--max-repeats", type=click.IntRange(3, 10_000),
+                 help="With --until-clear: pairs at most (default: 20)."),
+    click.option("--budget", "budget_s", metavar="DURATION", callback=duration,
+                 help="With --until-clear: wall time, such as 45m."),
     click.option("--margin", type=float, default=0.05, show_default=True,
                  help="A ratio within 1 ± this is no difference."),
     click.option("--error-margin", type=float, default=0.001, show_default=True,
@@ -153,7 +160,7 @@ def aa_command(
 def _refuse_options() -> None:
     """BadInput for an option that asks something of a comparison that has been made already."""
     context = click.get_current_context()
-    for option in ("--repeats", "--margin", "--error-margin", "--alpha", "--primary", "--vary", "--force"):
+    for option in ("--repeats", "--until-clear", "--max-repeats", "--budget", "--margin", "--error-margin", "--alpha", "--primary", "--vary", "--force"):
         name = option[2:].replace("-", "_")
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise BadInput(f"{option} is for two sides; a stored comparison has its own, so omit it")
@@ -162,19 +169,12 @@ def _refuse_options() -> None:
 # -- shared ----------------------------------------------------------------------------------------
 
 
-def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, primary: tuple[str, ...],
-          allow_target: tuple[str, ...], quiet: bool, **asked: Any) -> Any:  # fmt: skip
+def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, until_clear: bool, max_repeats: int | None,
+          budget_s: float | None, primary: tuple[str, ...], allow_target: tuple[str, ...], quiet: bool,
+          **asked: Any) -> Any:  # fmt: skip
     """Carry out or find both sides, compare them and keep the comparison."""
     from perfkit.compare import Options
-    from perfkit.compare.experiment import (
-        compare_and_keep,
-        is_workload,
-        refuse_differences,
-        repeats_of,
-        run_pairs,
-        runs_named,
-    )  # fmt: skip
-    from perfkit.drive.workloads import read_yaml
+    from perfkit.compare.experiment import compare_and_keep, is_workload, runs_named
 
     options = Options(primary=primary or Options().primary, **asked)
     if is_workload(a) != is_workload(b):
@@ -182,16 +182,36 @@ def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, primary: tuple
     names = _name(a, "A"), _name(b, "B")
     if names[0] == names[1]:
         names = f"{names[0]} (A)", f"{names[1]} (B)"
+    early = {"--until-clear": until_clear, "--max-repeats": max_repeats, "--budget": budget_s}
     if is_workload(a):
-        given = read_yaml(Path(a)), read_yaml(Path(b))
-        refuse_differences(*given, options)
+        return _carried_out(a, b, names, options, data_dir, allow_target, repeats, early, quiet=quiet)
+    for option, value in {"--repeats": repeats, **early}.items():
+        if value:
+            raise BadInput(f"{option} is for workload files; with existing runs, omit it")
+    return compare_and_keep(runs_named(a, data_dir), runs_named(b, data_dir), options, names, data_dir)
+
+
+def _carried_out(a: str, b: str, names: tuple[str, str], options: Any, data_dir: Path,
+                 allow_target: tuple[str, ...], repeats: int | None, early: dict[str, Any], *,
+                 quiet: bool) -> Any:  # fmt: skip
+    """Carry out two workload files in turns: a number of pairs, or until the comparison is clear."""
+    from perfkit.compare.experiment import compare_and_keep, refuse_differences, repeats_of, run_pairs
+    from perfkit.compare.until_clear import run_until_clear, stopping_of
+    from perfkit.drive.workloads import read_yaml
+
+    given = read_yaml(Path(a)), read_yaml(Path(b))
+    refuse_differences(*given, options)
+    stopping = stopping_of(given[0], early["--until-clear"], early["--max-repeats"], early["--budget"])
+    if stopping is None or repeats is not None:
+        if early["--until-clear"]:
+            raise BadInput("--repeats and --until-clear exclude each other; use --max-repeats")
         pairs = repeats or repeats_of(given[0])
         sides = run_pairs(*given, names, pairs, data_dir, allow_target, show_progress=not quiet)
-    elif repeats is not None:
-        raise BadInput("--repeats is for workload files; with existing runs, omit it")
-    else:
-        sides = runs_named(a, data_dir), runs_named(b, data_dir)
-    return compare_and_keep(*sides, options, names, data_dir)
+        return compare_and_keep(*sides, options, names, data_dir)
+    both = dict(zip("AB", given, strict=True))
+    return run_until_clear(
+        both, names, options, data_dir, allow_target, stopping=stopping, show_progress=not quiet
+    )
 
 
 def _name(side: str, letter: str) -> str:

@@ -88,6 +88,52 @@ class Kept:
 # -- carrying out ----------------------------------------------------------------------------------
 
 
+class Turns:
+    """Two sides carried out in turns, AB BA AB …, a pair at a time; `found` are the runs of each."""
+
+    def __init__(
+        self,
+        given: Mapping[str, Mapping[str, Any]],
+        names: tuple[str, str],
+        data_dir: Path,
+        allow_targets: Iterable[str],
+        *,
+        most: int,
+        show_progress: bool,
+        experiment: str | None = None,
+        found: Mapping[str, Sequence[Run]] | None = None,
+    ) -> None:
+        """given: the workloads of sides A and B. Everything that can be known is checked now, before the
+        first request. experiment, found: of one that goes on, its id and the runs of its pairs."""
+        allowed = as_list(allow_targets)
+        self._sides = {
+            side: checked(given[side], name, allowed).once() for side, name in zip("AB", names, strict=True)
+        }
+        self._names, self._data_dir, self._most, self._shows = names, data_dir, most, show_progress
+        self.id = experiment or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        self.found = {side: [*(found or {}).get(side, ())] for side in "AB"}
+
+    def pair(self) -> None:
+        """Carry out the next pair. Interrupted when a run was: those so far are kept, and named."""
+        pair = len(self.found["B"]) + 1
+        for place, side in enumerate(("AB", "BA")[(pair - 1) % 2]):
+            name = self._names["AB".index(side)]
+            if self._shows:
+                print_lines(f"pair {pair}/{self._most}, {name}", err=True)
+            try:
+                work = self._sides[side]
+                (run,) = run_repeats(work, self._data_dir, show_progress=self._shows, look=record)
+            except KeyboardInterrupt:
+                raise _interrupted(interrupts.reason(), pair, self._most, self.found) from None
+            where = {"id": self.id, "side": side, "pair": pair, "order": 2 * pair - 1 + place}
+            update_run_json(run.path, lambda _: {"experiment": where})  # noqa: B023  called at once
+            self.found[side].append(Run(run.path))
+            if run.state != "complete":
+                raise _interrupted(run.reason or "", pair, self._most, self.found)
+            if pair == 1:
+                _refuse_too_few(run, work.workload)
+
+
 def run_pairs(
     a: Mapping[str, Any],
     b: Mapping[str, Any],
@@ -98,37 +144,12 @@ def run_pairs(
     *,
     show_progress: bool,
 ) -> tuple[list[Run], list[Run]]:
-    """Carry out both sides `pairs` times in the order AB BA AB …, and return the runs of each.
-
-    Everything that can be known is checked before the first request. Interrupted when a run was: those so far
-    are kept, and named.
-    """
-    allowed = as_list(allow_targets)
-    sides = {
-        side: checked(given, name, allowed).once()
-        for side, given, name in zip("AB", (a, b), names, strict=True)
-    }
-    experiment = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    found: dict[str, list[Run]] = {"A": [], "B": []}
-    order = 0
-    for pair in range(pairs):
-        for side in ("AB", "BA")[pair % 2]:
-            order += 1
-            name = names["AB".index(side)]
-            if show_progress:
-                print_lines(f"pair {pair + 1}/{pairs}, {name}", err=True)
-            try:
-                (run,) = run_repeats(sides[side], data_dir, show_progress=show_progress, look=record)
-            except KeyboardInterrupt:
-                raise _interrupted(interrupts.reason(), pair + 1, pairs, found) from None
-            place = {"id": experiment, "side": side, "pair": pair + 1, "order": order}
-            update_run_json(run.path, lambda _: {"experiment": place})  # noqa: B023  called at once
-            found[side].append(Run(run.path))
-            if run.state != "complete":
-                raise _interrupted(run.reason or "", pair + 1, pairs, found)
-            if pair == 0:
-                _refuse_too_few(run, sides[side].workload)
-    return found["A"], found["B"]
+    """Carry out both sides `pairs` times in turns and return the runs of each; errors as of `Turns`."""
+    given = {"A": a, "B": b}
+    turns = Turns(given, names, data_dir, allow_targets, most=pairs, show_progress=show_progress)
+    for _ in range(pairs):
+        turns.pair()
+    return turns.found["A"], turns.found["B"]
 
 
 def _refuse_too_few(run: Run, workload: Workload) -> None:

@@ -169,7 +169,7 @@ def _adjusted(case: Case, lines: Sequence[_Line]) -> list[float]:
     alike = all(
         _method(lines[i]) == "pooled" and _reached(lines[i].a) and _reached(lines[i].b) for i in family
     )
-    if family and runs >= _MAX_T_FROM and alike:
+    if family and runs >= _MAX_T_FROM and alike and case.options.look is None:  # too few for such levels
         a, b = (np.array([lines[i].y[side] for i in family]).T for side in (0, 1))
         found |= dict(zip(family, stats.max_t(a, b), strict=True))
     else:
@@ -185,7 +185,7 @@ def _method(line: _Line) -> str:
 
 
 def _result(case: Case, line: _Line, p: float, family: int) -> Result:
-    alpha, kind, one = case.options.alpha, METRICS[line.metric].kind, line.difference
+    alpha, kind, one = case.options.level, METRICS[line.metric].kind, line.difference
     a, b = line.y
     endless = [not _reached(side) for side in (line.a, line.b)]
     ratio = math.nan if any(endless) else stats.ratio_of(float(b.mean() - a.mean()))
@@ -196,7 +196,7 @@ def _result(case: Case, line: _Line, p: float, family: int) -> Result:
     if one is None:
         interval, tipping = _within(line)
     else:
-        interval, narrow = one.interval(0.95), one.interval(1 - 2 * alpha)
+        interval, narrow = one.interval(case.options.interval_level / 100), one.interval(1 - 2 * alpha)
         together = one.interval(1 - level) if line.primary else _NONE
         detectable = stats.detectable(one.se, one.df, level=level)
         repeats = _repeats(case, one, len(a), len(b), level)
@@ -233,7 +233,7 @@ def _verdict(case: Case, line: _Line, narrow: tuple[float, float], p: float, rat
         return "within-run only"
     if _equivalent(case, line, narrow):
         return "equivalent"
-    if p < case.options.alpha:
+    if p < case.options.level:
         worse = ratio < 1 if METRICS[line.metric].higher_is_better else ratio > 1
         return "regressed" if worse else "improved"
     return "inconclusive"
@@ -250,7 +250,7 @@ def _equivalent(case: Case, line: _Line, narrow: tuple[float, float]) -> bool:
     a, b = (np.array([v.level for v in side]) for side in (line.a, line.b))
     by_chance = _counting_error(line.a, line.b, lambda v: (v.level + 0.5 / v.n) / v.n)
     plain = (stats.paired(a, b) if case.paired else stats.pooled(a, b)).at_least(by_chance)
-    half = stats.t_factor(1 - 2 * options.alpha, plain.df) * plain.se
+    half = stats.t_factor(1 - 2 * options.level, plain.df) * plain.se
     return abs(plain.d) + half <= options.error_margin
 
 

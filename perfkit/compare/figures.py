@@ -72,7 +72,8 @@ def _small_print(comparison: Comparison) -> str:
         )
     family = sum(one.primary and math.isfinite(one.p) for one in comparison.results)
     return (
-        "Small print: 95 % interval of this metric alone, from how runs differ (where it is equivalent, the "
+        f"Small print: {comparison.options.interval_level:.4g} % interval of this metric alone, from how "
+        "runs differ (where it is equivalent, the "
         f"{comparison.options.narrow_level:.4g} % interval, which decided that); below it the "
         f"{comparison.options.family_level:.4g} % one of all primary metrics at once. p adjusted for "
         f"{family} primary metrics (★); the others are exploratory "
@@ -203,9 +204,9 @@ def _bars(comparison: Comparison) -> str:
         return "95 % intervals from within each run; the spread between runs is not included."
     options = comparison.options
     return (
-        f"Thickest: {options.narrow_level:.4g} % interval, which decides equivalence; thick: 95 %, of the "
-        f"metric alone; thin: {options.family_level:.4g} % of all primary metrics (*) at once (Bonferroni, a "
-        "little stricter than the verdict). From how runs differ."
+        f"Thickest: {options.narrow_level:.4g} % interval, which decides equivalence; thick: "
+        f"{options.interval_level:.4g} %, of the metric alone; thin: {options.family_level:.4g} % of all "
+        "primary metrics (*) at once (Bonferroni, a little stricter than the verdict). From how runs differ."
     )
 
 

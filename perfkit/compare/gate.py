@@ -79,7 +79,10 @@ def markdown(comparison: Comparison) -> str:
     lines = [f"### perfkit: {comparison.verdict.upper()}", "", for_markdown(comparison.words), ""]
     sides = (comparison.a, comparison.b)
     if comparison.results:
-        lines += ["| | metric | A | B | B ÷ A, 95 % | verdict |", "|---|---|---:|---:|---:|---|"]
+        lines += [
+            f"| | metric | A | B | B ÷ A, {comparison.options.interval_level:.4g} % | verdict |",
+            "|---|---|---:|---:|---:|---|",
+        ]
         lines += [_row(one, comparison) for one in comparison.results if one.primary]
         design = f"{comparison.pairs} pairs" if comparison.pairs else (
             f"{len(comparison.a.runs)} and {len(comparison.b.runs)} runs"

@@ -111,6 +111,8 @@ def judge(
         wrong = []
     good_a, good_b = ([one for one in side if options.force or not one.reasons] for side in (a, b))
     pairs = _pairs(good_a, good_b)
+    if options.look is not None:
+        options = dataclasses.replace(options, look=options.look.now(len(pairs)))
     if len(pairs) >= 2:
         good_a, good_b = [one for one, _ in pairs], [one for _, one in pairs]
     left, right = _side(names[0], a, good_a), _side(names[1], b, good_b)

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 
+from perfkit import stats
 from perfkit.errors import BadInput, unknown
 from perfkit.store.metrics import METRICS
 from perfkit.store.rows import label
@@ -27,6 +28,29 @@ _PRIMARY = ("p50", "p99", "throughput", "error_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Look:
+    """A look at an experiment that stops when it is clear: its levels keep those of all looks together.
+
+    counts: pairs that counted at each look so far, this one included; most: pairs it may have at most.
+    final: the last look, which uses up what is left of alpha.
+    """
+
+    counts: tuple[int, ...]
+    most: int
+    final: bool = False
+
+    def now(self, count: int) -> Look:
+        """This look, at which `count` pairs counted; one at no more pairs than the last shows nothing new."""
+        before = [one for one in self.counts if one < count]
+        return dataclasses.replace(self, counts=(*before, max(count, 1)))
+
+    def level(self, alpha: float) -> float:
+        """The two-sided level of this look, when all looks together have `alpha`."""
+        fractions = [count / self.most for count in self.counts]
+        return stats.nominal_levels(fractions, alpha, last=self.final)[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """What is asked of a comparison."""
 
@@ -36,6 +60,7 @@ class Options:
     primary: tuple[str, ...] = _PRIMARY
     vary: tuple[str, ...] = ()  #: what may differ between the sides besides `server` and the code
     force: bool = False  #: compare what is not comparable; the page says so
+    look: Look | None = None  #: of an experiment that stops when it is clear
 
     def __post_init__(self) -> None:
         for name, low, high in (("margin", 0.0001, 1), ("error_margin", 1e-6, 1), ("alpha", 1e-6, 0.5)):
@@ -47,14 +72,24 @@ class Options:
                 raise unknown("metric", name, METRICS)
 
     @property
+    def level(self) -> float:
+        """The level of this judgement: alpha, or the part of it that this look may use."""
+        return self.alpha if self.look is None else self.look.level(self.alpha)
+
+    @property
+    def interval_level(self) -> float:
+        """The level of a metric's own interval, %; where one looks several times it holds at each look."""
+        return 95.0 if self.look is None else 100 * (1 - self.level)
+
+    @property
     def narrow_level(self) -> float:
-        """The level of the interval that equivalence is judged by, %: two one-sided tests at alpha."""
-        return 100 * (1 - 2 * self.alpha)
+        """The level of the interval that equivalence is judged by, %: two one-sided tests at the level."""
+        return 100 * (1 - 2 * self.level)
 
     @property
     def family_level(self) -> float:
         """The level of the intervals of the whole primary family at once, %."""
-        return 100 * (1 - self.alpha)
+        return 100 * (1 - self.level)
 
     @property
     def by_name(self) -> bool:
@@ -202,6 +237,8 @@ def headline(
 ) -> str:
     """The verdict and what it rests on, in a sentence; `but`: what stands in its way, a sentence each."""
     text = _headline(verdict, results, *names, options)
+    if options.look is not None and verdict != "refused":
+        text += f" {_stopped(options)}"
     return " ".join([text, *(f"{one[0].upper()}{one[1:]}." for one in but)])
 
 
@@ -218,6 +255,17 @@ def _headline(verdict: Verdict, results: Sequence[Result], a: str, b: str, optio
     clauses = [f"{r.metric} {change(r, options)} {r.verdict}" for r in decided]
     clauses += [f"{r.metric} {_undecided(r)}" for r in primary if r.verdict == "inconclusive"]
     return f"{verdict.upper()}: {b} vs {a}: {'; '.join(clauses)}.{_speed(decided, a, b)}"
+
+
+def _stopped(options: Options) -> str:
+    """What looking several times means for the numbers."""
+    look = options.look
+    assert look is not None
+    return (
+        f"Stopped after {look.counts[-1]} of at most {look.most} pairs, at look {len(look.counts)} (level "
+        f"{options.level:.2%} of {options.alpha:.0%}): the intervals hold whenever one stops; estimates after "
+        "an early stop lean away from zero."
+    )
 
 
 def _undecided(one: Result) -> str:
@@ -279,6 +327,8 @@ def change(one: Result, options: Options) -> str:
     if not math.isfinite(one.low):
         return f"{one.ratio - 1:+.1%}, no interval"
     low, high, level = one.low, one.high, ""
+    if options.look is not None:
+        level = f"{options.interval_level:.4g} %: "
     if one.verdict == "equivalent" and math.isfinite(one.low_narrow):
         low, high, level = one.low_narrow, one.high_narrow, f"{options.narrow_level:.4g} %: "
     return f"{one.ratio - 1:+.1%} [{level}{low - 1:+.1%}, {high - 1:+.1%}]"

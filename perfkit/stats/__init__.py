@@ -30,6 +30,9 @@ from perfkit.stats.changes import (
     detectable_shift,
     drifted,
 )
+from perfkit.stats.sequential import (
+    nominal_levels,
+)
 from perfkit.stats.series import (
     Floats,
     Ints,
@@ -125,6 +128,7 @@ __all__ = [
     "holm",
     "kaplan_meier",
     "little",
+    "nominal_levels",
     "mann_kendall",
     "max_t",
     "mean",
