@@ -266,6 +266,10 @@ def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:
         name = path.replace("key` in `$.", "a name in ").strip("`").removeprefix("$").lstrip(".")
         if what.startswith("Invalid enum value"):
             raise unknown(f"value for {where}, {name}:", *_enum_at(cls, given, name)) from None
+        if what.startswith("Expected `object") and (example := _EXAMPLES.get(name)):
+            raise BadInput(
+                f"{where}: {name}: expected names with values, such as {example}{_value_at(given, name)}"
+            ) from None
         words = _BOUND(_in_words, what) + _value_at(given, name)
         raise BadInput(f"{where}: {name + ': ' if name else ''}{words}") from None
 
@@ -336,6 +340,13 @@ def _time(value: Any, unit: str, where: str) -> Any:
         raise BadInput(f"{where}: {words}") from None
 
 
+#: What a section may look like, where something else was given.
+_EXAMPLES = {
+    "users": "users: {count: 20, duration_s: 30s}",
+    "arrivals": "arrivals: {rate_per_s: 200, duration_s: 30s}",
+    "target": "target: {url: http://127.0.0.1:8000}",
+    "params": "params: {path: /}",
+}
 _SECTIONS: dict[str, type] = {"target": Target, "users": Users, "arrivals": Arrivals, "budget": Budget}
 
 

@@ -52,7 +52,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "too long": ({"users": {**USERS, "duration_s": "9000h"}}, ["at most 2,592,000", "32400000"]),
     "no time of a server": ({"server": {"pool_timeout_s": "soon"}}, ["server.pool_timeout_s", "not a time"]),
-    "a list for a section": ({"users": [1]}, ["users", "object"]),
+    "a list for a section": (
+        {"users": [1]},
+        ["users: expected names with values, such as users: {count: 20"],
+    ),
     "negative seconds": ({"warmup_s": -1}, ["warmup_s", "at least 0"]),
     "a number for thresholds": ({"thresholds": 3}, ["thresholds"]),
 }

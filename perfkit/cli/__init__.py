@@ -50,7 +50,7 @@ def main() -> None:
     _add_server_command()
     harmless_libraries()
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="perfkit", standalone_mode=False)
     except PerfkitError as error:
         _end(error, error.exit_code)
     except click.UsageError as error:
