@@ -7,11 +7,11 @@ Exit codes of every `perfkit` verb (also in README.md): 0 ok, 1 tool error, 2 ba
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 from collections.abc import Iterable
 
+from perfkit.suggestions import nearest
 from perfkit.text import MOST, plain
 
 _LONGEST_NAME = 80  #: characters of a name that are repeated in a message
@@ -138,12 +138,6 @@ def os_error_words(error: OSError) -> str:
         return f"{type(error).__name__}: {error}".replace("\n", " ")
     place = os.fsdecode(where) if isinstance(where, str | bytes) else "its output"
     return f"cannot {verb} {place}: {error.strerror}{'; ' * bool(way_out)}{way_out}".replace("\n", " ")
-
-
-def nearest(given: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name closest to `given`, or None when none is close."""
-    found = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
-    return found[0] if found else None
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> BadInput:

@@ -1,22 +1,25 @@
 """The nouns: Target, Users, Arrivals, Workload, and the columns of the timeline.
 
 A YAML file in `params/` maps to one `Workload`, one to one; `Workload.from_mapping` refuses what it
-does not know. Everything here is plain data: no I/O, no clock, no event loop.
+does not know. `target: URL` is short for `target: {url: URL}`, and a time may have a unit
+(`duration_s: 30s`). Everything here is plain data: no I/O, no clock, no event loop.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args, get_type_hints
 
 import msgspec
 
+from perfkit.durations import EXAMPLES, duration_ns
 from perfkit.errors import BadInput, unknown
 from perfkit.plain_data import LARGEST, require_plain
 from perfkit.redaction import is_secret_name, masked, masked_text
+from perfkit.suggestions import nearest
 
 SCHEMA_VERSION = 2
 
@@ -130,7 +133,9 @@ class Arrivals:
     spike_rate_per_s: Rate | None = None  #: spike: the rate inside the spike (default 5 × rate)
     spike_at_s: NotNegative | None = None  #: spike: when it starts (default 40 % of the duration)
     spike_for_s: Seconds | None = None  #: spike: how long it lasts (default 20 % of the duration)
-    ramp_s: NotNegative | None = None  #: soak: linear rise and fall at the ends (default 5 % of the duration)
+    #: Ramp: how long the rise takes, `rate_per_s` follows (default: all of the duration); soak: linear rise
+    #: and fall at the ends (default 5 % of the duration).
+    ramp_s: NotNegative | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +184,7 @@ class Workload:
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any], where: str = "workload") -> Workload:
         """Build and check a workload; BadInput names what is wrong, what is allowed and the nearest name."""
-        workload = convert(cls, given, where)
+        workload = convert(cls, spelled_out(given), where)
         if workload.users is not None and workload.arrivals is not None:
             raise BadInput(f"{where}: both users and arrivals are given; remove one of them")
         if workload.arrivals is not None:
@@ -225,31 +230,42 @@ def refuse_long_note(note: str | None) -> None:
         raise BadInput(f"the note has {len(note):,} characters; at most {LONGEST_NOTE:,} are allowed")
 
 
-#: Which shape a field of `arrivals` belongs to; those not named are of all shapes.
+#: Which shapes a field of `arrivals` belongs to; those not named are of all shapes.
 _OF_SHAPE = {
-    "start_rate_per_s": "ramp",
-    "step_rates_per_s": "steps",
-    "spike_rate_per_s": "spike",
-    "spike_at_s": "spike",
-    "spike_for_s": "spike",
-    "ramp_s": "soak",
+    "start_rate_per_s": ("ramp",),
+    "step_rates_per_s": ("steps",),
+    "spike_rate_per_s": ("spike",),
+    "spike_at_s": ("spike",),
+    "spike_for_s": ("spike",),
+    "ramp_s": ("ramp", "soak"),
 }
 
 
 def _refuse_other_shapes(arrivals: Arrivals, where: str) -> None:
     """BadInput for a value that the shape would leave unused."""
-    for name, shape in _OF_SHAPE.items():
-        if shape != arrivals.shape and getattr(arrivals, name) != getattr(Arrivals(), name):
-            words = f"arrivals.{name} is for shape {shape}, not {arrivals.shape}"
+    for name, shapes in _OF_SHAPE.items():
+        if arrivals.shape not in shapes and getattr(arrivals, name) != getattr(Arrivals(), name):
+            words = f"arrivals.{name} is for shape {' or '.join(shapes)}, not {arrivals.shape}"
             raise BadInput(f"{where}: {words}; leave it out")
 
 
+def spelled_out(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what is given for a workload with `target: URL` as the mapping it is short for."""
+    if isinstance(given, Mapping) and isinstance(url := given.get("target"), str):
+        return {**given, "target": {"url": url}}
+    return given
+
+
 def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:
-    """Turn a mapping into the dataclass `cls`, refusing unknown names and wrong types in one line each."""
+    """Turn a mapping into the dataclass `cls`, refusing unknown names and wrong types in one line each.
+
+    Times with a unit are numbers of the unit that ends their name: `duration_s: 2m` is 120.
+    """
     if not isinstance(given, Mapping):
         raise BadInput(f"{where}: expected names with values, got {_shown(given)}")
     require_plain(given, where)
     refuse_unknown_names(cls, given, where)
+    given = _with_times(cls, given, where)
     try:
         return msgspec.convert(given, type=cls)
     except msgspec.ValidationError as error:
@@ -259,6 +275,10 @@ def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:
         name = path.replace("key` in `$.", "a name in ").strip("`").removeprefix("$").lstrip(".")
         if what.startswith("Invalid enum value"):
             raise unknown(f"value for {where}, {name}:", *_enum_at(cls, given, name)) from None
+        if what.startswith("Expected `object") and (example := _EXAMPLES.get(name)):
+            raise BadInput(
+                f"{where}: {name}: expected names with values, such as {example}{_value_at(given, name)}"
+            ) from None
         words = _BOUND(_in_words, what) + _value_at(given, name)
         raise BadInput(f"{where}: {name + ': ' if name else ''}{words}") from None
 
@@ -268,12 +288,74 @@ def refuse_unknown_names(cls: type, given: Mapping[str, Any], where: str) -> Non
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key, value in given.items():
         if key not in fields:
-            raise unknown(f"parameter in {where}:", str(key), fields)
+            raise _unknown_key(cls, str(key), fields, where)
         inner = _SECTIONS.get(key) if cls is Workload else None
         if inner is not None and isinstance(value, Mapping):
             refuse_unknown_names(inner, value, f"{where}, {key}")
 
 
+def _unknown_key(cls: type, key: str, fields: Iterable[str], where: str) -> BadInput:
+    """A BadInput for a key nobody knows; of a workload, its sections may have it."""
+    error = unknown(f"parameter in {where}:", key, fields)
+    if cls is not Workload or nearest(key, fields):
+        return error
+    inner = [
+        f"{section}.{close}"
+        for section, its in _SECTIONS.items()
+        if (close := nearest(key, [field.name for field in dataclasses.fields(its)]))
+    ]
+    if inner:
+        return BadInput(f"unknown parameter in {where}: {key[:80]!r}; did you mean {' or '.join(inner)}?")
+    return BadInput(f"{error}; a scenario's own parameters stand below params (params.{key[:80]})")
+
+
+#: Names of times, and nanoseconds of the unit they end with; rates end with `per_s`.
+_TIME = re.compile(r"(?:.*[a-z0-9])?(?<!per)_(ms|s)").fullmatch
+_TIME_UNIT = {"s": 1e9, "ms": 1e6}
+
+
+def _with_times(cls: type, given: Mapping[str, Any], where: str, path: str = "") -> dict[str, Any]:
+    """Return `given` for `cls` with numbers for times written with a unit; BadInput for what is no time."""
+    hints = get_type_hints(cls)
+    found = dict(given)
+    for name, value in given.items():
+        if cls is Workload and name in _SECTIONS and isinstance(value, Mapping):
+            found[name] = _with_times(_SECTIONS[name], value, where, f"{name}.")
+        elif cls is Workload and name == "server" and isinstance(value, Mapping):
+            found[name] = {key: _timed(str(key), one, f"{where}: server.{key}") for key, one in value.items()}
+        elif "str" not in str(hints[name]):
+            found[name] = _timed(name, value, f"{where}: {path}{name}")
+    return found
+
+
+def _timed(name: str, value: Any, where: str) -> Any:
+    """A value, or a list of them, as numbers of the unit that the name ends with, if it is a time's."""
+    unit = _TIME(name)
+    if unit is None:
+        return value
+    if isinstance(value, list | tuple):
+        return [_time(one, unit[1], where) for one in value]
+    return _time(value, unit[1], where)
+
+
+def _time(value: Any, unit: str, where: str) -> Any:
+    """A text as a number of the unit; whatever else is given stays."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return duration_ns(value) / _TIME_UNIT[unit]
+    except ValueError:
+        words = f"{masked_text(value)!r:.80} is not a time: write a number of {unit}, or {EXAMPLES}"
+        raise BadInput(f"{where}: {words}") from None
+
+
+#: What a section may look like, where something else was given.
+_EXAMPLES = {
+    "users": "users: {count: 20, duration_s: 30s}",
+    "arrivals": "arrivals: {rate_per_s: 200, duration_s: 30s}",
+    "target": "target: {url: http://127.0.0.1:8000}",
+    "params": "params: {path: /}",
+}
 _SECTIONS: dict[str, type] = {"target": Target, "users": Users, "arrivals": Arrivals, "budget": Budget}
 
 

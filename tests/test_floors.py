@@ -25,7 +25,8 @@ ISLANDS = {
 
 #: The rooms, lower floors first; a room imports only what stands before it.
 FLOORS = (
-    *("text", "errors", "redaction", "interrupts", "parent", "plain_data", "model", "safe_yaml", "hosts"),
+    *("text", "suggestions", "durations", "errors", "redaction", "interrupts", "parent", "plain_data"),
+    *("model", "safe_yaml", "hosts"),
     *("card", "page", "streams", "stats"),
     "store",
     "drive",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,18 @@ from hypothesis import strategies as st
 from perfkit.drive.health import delays, judge, median_response_ms
 from perfkit.drive.session import Opening
 from perfkit.errors import BadInput
-from perfkit.model import Budget, Workload
+from perfkit.model import Arrivals, Budget, Users, Workload, convert
 from perfkit.store.rows import Part
 from tests.hand_made import MS, row, write_run
+
+
+@dataclass
+class OwnParams:
+    """Parameters of a scenario."""
+
+    wait_s: float = 1.0
+    name_s: str = ""
+
 
 USERS = {"count": 2, "iterations": 5}
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
@@ -29,7 +39,23 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "never ends": ({"users": {"count": 1}}, ["iterations or duration_s"]),
     "think time of three": ({"users": {**USERS, "think_time_s": [1, 2, 3]}}, ["[low, high]"]),
     "think time upside down": ({"users": {**USERS, "think_time_s": [5, 1]}}, ["[low, high]"]),
-    "a list for a section": ({"users": [1]}, ["users", "object"]),
+    "a name of a section": ({"duration": 3}, ["did you mean users.duration_s or arrivals.duration_s?"]),
+    "another tool's name": ({"url": "http://x"}, ["did you mean 'target'?"]),
+    "a scenario's name": ({"path": "/"}, ["below params (params.path)"]),
+    "no unit of time": (
+        {"users": {**USERS, "duration_s": "30 sec"}},
+        ["users.duration_s", "30s, 2m or 1.5h"],
+    ),
+    "a time of two": (
+        {"users": {**USERS, "think_time_s": ["1s", "x"]}},
+        ["users.think_time_s", "'x' is not"],
+    ),
+    "too long": ({"users": {**USERS, "duration_s": "9000h"}}, ["at most 2,592,000", "32400000"]),
+    "no time of a server": ({"server": {"pool_timeout_s": "soon"}}, ["server.pool_timeout_s", "not a time"]),
+    "a list for a section": (
+        {"users": [1]},
+        ["users: expected names with values, such as users: {count: 20"],
+    ),
     "negative seconds": ({"warmup_s": -1}, ["warmup_s", "at least 0"]),
     "a number for thresholds": ({"thresholds": 3}, ["thresholds"]),
 }
@@ -45,6 +71,35 @@ def test_what_is_refused(given_: dict[str, Any], says: list[str]) -> None:
     assert "x.yaml" in text
     for words in says:
         assert words in text
+
+
+def test_times_with_units_are_numbers() -> None:
+    """A time may have a unit wherever one is read: it becomes a number of the unit in the key's name."""
+    users = {"count": 1, "duration_s": "1m30s", "think_time_s": ["300ms", 1.5]}
+    arrivals = {"duration_s": "1.5h", "rate_per_s": 3}
+    others = {"warmup_s": "500 ms", "budget": {"delay_ms": "1s"}, "target": {"timeout_s": "2m"}}
+    server = {"pool_timeout_s": "2s", "model_speed": 0, "database_url": "sqlite:///5s"}
+    given_ = {"scenario": "x", "users": users, **others, "server": server}
+    workload = Workload.from_mapping(given_)
+    assert workload.users == Users(count=1, duration_s=90.0, think_time_s=(0.3, 1.5))
+    assert (workload.warmup_s, workload.budget.delay_ms, workload.target.timeout_s) == (0.5, 1000.0, 120.0)
+    assert workload.server == {**server, "pool_timeout_s": 2.0}
+    assert Workload.from_mapping({"scenario": "x", "arrivals": arrivals}).arrivals == Arrivals(
+        duration_s=5400.0, rate_per_s=3
+    )
+    assert given_["warmup_s"] == "500 ms", "what was given stays"
+
+
+def test_times_of_a_scenario_have_units_too() -> None:
+    """A scenario's own parameter that ends in _s or _ms takes a unit, unless it is a text."""
+    given_ = {"wait_s": "250ms", "name_s": "5s"}
+    assert convert(OwnParams, given_, "params") == OwnParams(0.25, "5s")
+
+
+def test_a_target_is_a_url() -> None:
+    """`target: URL` is short for `target: {url: URL}`."""
+    short = Workload.from_mapping({"scenario": "x", "target": "http://localhost:1"})
+    assert short == Workload.from_mapping({"scenario": "x", "target": {"url": "http://localhost:1"}})
 
 
 def test_a_workload_needs_a_scenario() -> None:

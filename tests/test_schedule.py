@@ -71,6 +71,12 @@ def test_ramp_follows_its_closed_form() -> None:
     assert np.allclose(times, np.sqrt(2 * k * 10 / 100))
 
 
+def test_a_ramp_may_end_before_the_load() -> None:
+    """A ramp of 4 s to 100/s, then 6 s of 100/s: 200 arrivals, and 100 in each second after them."""
+    times = plan(Arrivals(shape="ramp", rate_per_s=100, duration_s=10, ramp_s=4), 1)
+    assert np.histogram(times, [0, 4, 5, 6, 7, 8, 9, 10])[0].tolist() == [200, *[100] * 6]
+
+
 def test_poisson_gaps_are_exponential() -> None:
     """Gaps of a Poisson schedule pass a Kolmogorov-Smirnov test against the exponential (fixed seed)."""
     times = plan(Arrivals(shape="poisson", rate_per_s=50, duration_s=200), 3)
@@ -107,6 +113,7 @@ def test_warm_up_comes_first_at_the_first_rate() -> None:
         (Arrivals(shape="steps", step_rates_per_s=(0, 0)), "no request is planned"),
         (Arrivals(shape="spike", spike_at_s=9, spike_for_s=5), "after duration_s"),
         (Arrivals(shape="soak", ramp_s=6), "do not fit"),
+        (Arrivals(shape="ramp", ramp_s=11), "does not fit"),
         (Arrivals(rate_per_s=1e9, duration_s=1e3), "at most"),
     ],
 )

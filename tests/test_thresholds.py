@@ -76,6 +76,8 @@ def test_values(part: Part, text: str, value: float, ok: bool) -> None:
         ("p95 < 300 parsecs", "'parsecs'"),
         ("rate > 5 ms", "unit of /s"),
         ("eror_rate < 1 %", "did you mean 'error_rate'"),
+        ("error_rate < 5", "share of all requests; write error_rate < 5 %"),
+        ("error_rate(a) <= 1", "write error_rate(a) <= 1 %"),
         ("p0 < 3 ms", "between 0 and 100"),
         ("p100 < 3 ms", "between 0 and 100"),
         ("p95() < 3 ms", "the brackets are empty"),

@@ -21,7 +21,7 @@ from perfkit.cli import (  # noqa: F401 - importing them adds their verbs
     publishing,
     runs,
 )
-from perfkit.cli.base import cli
+from perfkit.cli.base import cli, no_such_option
 from perfkit.errors import EXIT_TOOL_ERROR, INTERRUPTIONS, BadInput, PerfkitError, os_error_words, with_extra
 from perfkit.text import harmless_libraries, plain, print_lines
 
@@ -50,12 +50,13 @@ def main() -> None:
     _add_server_command()
     harmless_libraries()
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="perfkit", standalone_mode=False)
     except PerfkitError as error:
         _end(error, error.exit_code)
     except click.UsageError as error:
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        _end(f"{error.format_message()}{where}", BadInput.exit_code)
+        words = no_such_option(error) if isinstance(error, click.NoSuchOption) else error.format_message()
+        _end(f"{words}{where}", BadInput.exit_code)
     except click.ClickException as error:
         _end(error.format_message(), EXIT_TOOL_ERROR)
     except (click.Abort, KeyboardInterrupt) as error:

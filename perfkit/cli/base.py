@@ -11,8 +11,13 @@ from typing import Any
 import click
 
 from perfkit import __version__
-from perfkit.errors import BadInput, nearest
+from perfkit.errors import BadInput
+from perfkit.redaction import masked_text
+from perfkit.suggestions import nearest
 from perfkit.text import for_terminal, print_lines
+
+#: Verbs that remove something: no slip in another verb leads to them.
+DESTRUCTIVE = frozenset({"rm", "prune"})
 
 
 class Verbs(click.Group):
@@ -21,10 +26,29 @@ class Verbs(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """See click."""
         if args and args[0] not in self.commands:
-            close = nearest(args[0], self.commands)
+            close = nearest(args[0], self.commands, last=DESTRUCTIVE)
             hint = f"did you mean {close!r}?" if close else f"known: {', '.join(sorted(self.commands))}"
-            raise BadInput(f"unknown verb {args[0]!r}; {hint}")
+            if "://" in args[0] or args[0].endswith((".yaml", ".yml", ".py")):
+                hint = f"write `perfkit run {masked_text(args[0])}`"
+            raise BadInput(f"unknown verb {masked_text(args[0])!r:.200}; {hint}")
         return super().resolve_command(ctx, args)
+
+
+def no_such_option(error: click.NoSuchOption) -> str:
+    """Return what is said of an option that a verb does not have: the one that was meant, or which has it."""
+    context = error.ctx
+    if context is None:
+        return error.format_message()
+    given = error.option_name
+    options = [name for one in context.command.get_params(context) for name in one.opts if name[:1] == "-"]
+    words = f"{context.command_path} has no option {given}"
+    if close := nearest(given, [name for name in options if name.startswith("--")]):
+        return f"{words}; did you mean {close}?"
+    verbs = context.command.commands if isinstance(context.command, click.Group) else {}
+    owner = next(
+        (name for name, verb in verbs.items() if any(given in one.opts for one in verb.params)), None
+    )
+    return f"{words}; it belongs behind its verb: perfkit {owner} … {given}" if owner else words
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from perfkit.cli.base import cli, data_dir_option, details_of, json_option, print_json, print_run
+from perfkit.durations import duration_ns
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.text import print_lines
 
@@ -101,8 +102,6 @@ def _seconds(text: str | None) -> float | None:
     """A time such as 10m in s."""
     if text is None:
         return None
-    from perfkit.importing.times import duration_ns
-
     try:
         seconds = duration_ns(text) / 1e9
     except ValueError:

@@ -21,52 +21,79 @@ from perfkit.cli.base import (
     print_run,
     print_table,
 )
-from perfkit.errors import EXIT_TOOL_ERROR, BadInput
+from perfkit.cli.one_line import duration, per_second
+from perfkit.errors import EXIT_TOOL_ERROR
 from perfkit.text import print_lines
 
 
-@cli.command("run")
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+class RunCommand(click.Command):
+    """`run`, whose `--json` is curl's when a JSON object or list follows: the body to send."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click."""
+        found: list[str] = []
+        for text in args:
+            is_body = text.lstrip()[:1] in ("{", "[") and found[-1:] == ["--json"]
+            if is_body:
+                found[-1] = "--body-json"
+            name, equals, value = text.partition("=")
+            found += ["--body-json", value] if name == "--json" and equals else [text]
+        return super().parse_args(ctx, found)
+
+
+@cli.command("run", cls=RunCommand)
+@click.argument("what", required=False, metavar="[URL|FILE]")
+@click.option("--users", type=int, metavar="N", help="Virtual users, each waiting for its answer.")
+@click.option("--rate", callback=per_second, metavar="RATE", help="Starts per second, such as 200 or 30/min.")
+@click.option(
+    "--duration", callback=duration, metavar="TIME", help="How long, such as 30s or 2m.  [default: 10s]"
+)
+@click.option(
+    "--ramp", callback=duration, metavar="TIME", help="Rise to the rate or the users for so long first."
+)
+@click.option("--requests", type=click.IntRange(1), metavar="N", help="End after so many steps.")
+@click.option("-X", "--method", metavar="METHOD", help="Method for a URL.  [default: GET, with a body POST]")
+@click.option(
+    "-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Send with each request."
+)
+@click.option("--data", metavar="TEXT|@FILE", help="Body for a URL, sent as it is.")
+@click.option("--body-json", hidden=True)
 @click.option("--scenario", metavar="NAME|FILE.py", help="Scenario; replaces the file's.")
 @click.option("-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A scenario parameter.")
 @click.option("-s", "--set", "changes", multiple=True, metavar="NAME=VALUE",
-              help="Any other value of the workload, e.g. users.count=50, warmup_s=5.")  # fmt: skip
+              help="Any other value of the workload, e.g. users.count=50, warmup_s=5s.")  # fmt: skip
 @click.option("--target", metavar="URL", help="Base URL; without one a reference server is started.")
 @click.option("--threshold", "thresholds", multiple=True, metavar="TEXT",
               help="Such as 'p95 < 300 ms', 'error_rate < 1 %', 'findings = 0', 'loop_lag p99 < 20 ms'; "
                    "missed: exit code 4.")  # fmt: skip
 @allow_target_option
 @click.option("--tag", "tags", multiple=True, metavar="TEXT", help="Tag the run.")
+@click.option(
+    "--print-yaml", is_flag=True, help="Print the workload as YAML, without its secrets; run nothing."
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @data_dir_option
-@json_option
-def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...], changes: tuple[str, ...],
-                target: str | None, thresholds: tuple[str, ...], allow_target: tuple[str, ...],
-                tags: tuple[str, ...], quiet: bool, data_dir: Path, as_json: bool) -> None:  # fmt: skip
-    """Carry out the workload in FILE (YAML, see params/), or a scenario by name.
+@click.option("--json", "as_json", is_flag=True,
+              help="Print JSON, not text; with '{…}' behind it, as in curl: the body for a URL.")  # fmt: skip
+def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, print_yaml: bool,
+                allow_target: tuple[str, ...], **options: Any) -> None:  # fmt: skip
+    """Load a URL, or carry out the workload in FILE: YAML (see params/), or a scenario's .py.
 
     \b
+    perfkit run http://127.0.0.1:8000/notes --users 20 --duration 30s
+    perfkit run http://127.0.0.1:8000/notes --json '{"text": "hello"}' --rate 200 --ramp 10s
+    perfkit run notes.py --target http://127.0.0.1:8000 --users 20
     perfkit run params/agent_mass_creation.yaml
-    perfkit run --scenario http_get --target http://127.0.0.1:8000 -s users.count=20 -s users.duration_s=30
     """
+    from perfkit.cli.workload import as_yaml, workload_of
     from perfkit.drive.running import checked, naming, run_repeats, worst
-    from perfkit.drive.workloads import merged, parse_assignments, read_yaml
     from perfkit.observe.recording import record
 
-    given = read_yaml(file) if file else {}
-    given = merged(given, parse_assignments(changes, "--set"))
-    given = merged(given, {"params": parse_assignments(params, "--param")} if params else {})
-    given |= {"scenario": scenario} if scenario else {}
-    given = merged(given, {"target": {"url": target}} if target else {})
-    for name, more in (("thresholds", thresholds), ("tags", tags)):
-        if more:
-            before = given.get(name) or []
-            if not isinstance(before, list):
-                raise BadInput(f"{file or '--set'}, {name}: expected a list, got {before!r}")
-            given |= {name: [*before, *more]}
-    if "scenario" not in given:
-        raise BadInput("nothing to run: give a FILE from params/ or --scenario NAME")
-    work = checked(given, str(file or "options"), allow_target)
+    given, where = workload_of(what, options)
+    work = checked(given, where, allow_target)
+    if print_yaml:
+        print_lines(*as_yaml(given))
+        return
     runs = run_repeats(work, data_dir, show_progress=not quiet, look=record)
     with naming([run.id for run in runs]):
         _print_runs(runs, as_json)

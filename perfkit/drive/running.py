@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from perfkit import stats
 from perfkit.drive import describe
 from perfkit.drive.local_server import reference_server
+from perfkit.drive.operations import operations_of
 from perfkit.drive.progress import Goal, bar
 from perfkit.drive.scenario import Scenario
 from perfkit.drive.spread import Progress, execute
@@ -24,6 +25,7 @@ from perfkit.errors import (
     EXIT_TOOL_ERROR,
     INTERRUPTIONS,
     BadInput,
+    unknown,
 )
 from perfkit.hosts import require_allowed_hosts
 from perfkit.model import Tokens, Workload
@@ -60,14 +62,25 @@ def checked(given: Mapping[str, Any], where: str, allow_targets: Iterable[str]) 
     The one way to a run, so BadInput comes before a folder is made and before a host is asked for anything.
     """
     workload, scenario, params = complete(given, where)
-    for text in workload.thresholds:
-        if thresholds.parse(text).of_samples and not _brings_samples(workload):
+    wanted = [thresholds.parse(text) for text in workload.thresholds]
+    for one in wanted:
+        if one.of_samples and not _brings_samples(workload):
             raise BadInput(
-                f"threshold {text!r} is over samples of the server, and this run would have none; set"
+                f"threshold {one.text!r} is over samples of the server, and this run would have none; set"
                 " target.probes_url or target.metrics_url"
             )
+    _require_operations(wanted, scenario)
     require_allowed_hosts(workload, allow_targets)
     return Checked(workload, scenario, params, tokens_of(workload))
+
+
+def _require_operations(wanted: Iterable[thresholds.Threshold], scenario: Scenario) -> None:
+    """BadInput for a threshold of an operation that the scenario surely does not have."""
+    known = operations_of(scenario)
+    for one in wanted:
+        name = None if one.of_samples else one.operation
+        if name and known and name not in known:
+            raise unknown(f"operation in threshold {one.text!r}:", name, known)
 
 
 def _brings_samples(workload: Workload) -> bool:

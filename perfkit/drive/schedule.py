@@ -67,7 +67,11 @@ def profile(arrivals: Arrivals) -> Knots:
     rate, total = arrivals.rate_per_s, arrivals.duration_s
     match arrivals.shape:
         case "ramp":
-            return [(0, arrivals.start_rate_per_s), (total, rate)]
+            rise = total if arrivals.ramp_s is None else arrivals.ramp_s
+            if rise > total:
+                raise BadInput(f"arrivals.ramp_s {rise:g}: the ramp does not fit in duration_s {total:g}")
+            steady = [(total, rate)] if rise < total else []
+            return [(0, arrivals.start_rate_per_s), (rise, rate), *steady]
         case "steps":
             return _steps(arrivals.step_rates_per_s, total)
         case "spike":

@@ -18,7 +18,7 @@ from perfkit.drive.transport import header_lines, tls_context
 from perfkit.drive.worker import make_transport, run_on_loop
 from perfkit.errors import BadInput
 from perfkit.hosts import addresses_of, split_address
-from perfkit.model import Target, Tokens, Workload
+from perfkit.model import Target, Tokens, Workload, spelled_out
 from perfkit.plain_data import LONGEST, require_plain
 from perfkit.redaction import Redactor, is_secret_name, masked_text, redacted_errors, secrets_of
 from perfkit.store import read_regular, shipped
@@ -111,8 +111,8 @@ def parse_headers(given: Iterable[str]) -> dict[str, str]:
 
 
 def merged(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` with `changes` laid over it, mapping by mapping."""
-    result = dict(given)
+    """`given` with `changes` laid over it, mapping by mapping; both may say `target: URL`."""
+    result, changes = dict(spelled_out(given)), spelled_out(changes)
     for name, value in changes.items():
         inner = result.get(name)
         both = isinstance(value, Mapping) and isinstance(inner, Mapping)
@@ -238,7 +238,7 @@ def _token(field: str, name: str | None, what: str = "token") -> str | None:
 
 def redactor_for(given: Mapping[str, Any]) -> Redactor:
     """Return what removes the secrets of a workload that was not checked yet, and of its tokens."""
-    target = given.get("target") if isinstance(given, Mapping) else None
+    target = spelled_out(given).get("target") if isinstance(given, Mapping) else None
     target = target if isinstance(target, Mapping) else {}
     kinds = ("token_env", "probes_token_env", "metrics_token_env", "proxy_auth_env")
     named = [name if isinstance(name := target.get(kind), str) else "" for kind in kinds]

@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from perfkit.durations import duration_ns
 from perfkit.errors import BadInput
 from perfkit.importing.head import COLOURS
 from perfkit.importing.limits import LARGEST_DOCUMENT, LONGEST_NAME
 from perfkit.importing.nouns import Facts
 from perfkit.importing.rows import Rows
 from perfkit.importing.source import Source, short
-from perfkit.importing.times import UNITS, duration_ns
+from perfkit.importing.times import UNITS
 from perfkit.importing.words import clean, error_class
 from perfkit.store.metadata import Carried, FailureKind
 

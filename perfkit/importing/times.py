@@ -114,15 +114,4 @@ def whole(value: object) -> int:
     return int(text)  # type: ignore[call-overload,no-any-return]
 
 
-_LONG = UNITS | {"µs": 1_000, "μs": 1_000, "m": 60 * UNITS["s"], "h": 3600 * UNITS["s"]}
 _INTEGRAL = re.compile(r"-?\d{1,18}\.0*", re.A)
-_PIECE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
-
-
-def duration_ns(text: str) -> int:
-    """A duration as Go and wrk write it, such as 1m2.3s or 652.01ms; ValueError for anything else."""
-    text = text.strip().replace(" ", "")
-    pieces = _PIECE.findall(text)
-    if not pieces or "".join(number + unit for number, unit in pieces) != text:
-        raise ValueError(text)
-    return sum(round(float(number) * _LONG[unit]) for number, unit in pieces)

@@ -175,9 +175,6 @@ def _given(
         given, where = read_yaml(file), str(file)
     for more in (given, changes):
         require_plain(more, where)
-    target = changes.get("target")
-    if isinstance(target, str):
-        changes = {**changes, "target": {"url": target}}
     given = merged(given, changes)
     if "scenario" not in given:
         raise BadInput("nothing to run: give perfkit.run a file from params/ or scenario=NAME")

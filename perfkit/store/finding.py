@@ -6,8 +6,9 @@ import contextlib
 import os
 from pathlib import Path
 
-from perfkit.errors import BadInput, PerfkitError, nearest
+from perfkit.errors import BadInput, PerfkitError
 from perfkit.store.reading import Run
+from perfkit.suggestions import nearest
 
 
 def data_folder(given: str | os.PathLike[str] | None = None) -> Path:

@@ -17,8 +17,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from perfkit import stats
-from perfkit.errors import BadInput, nearest
+from perfkit.errors import BadInput
 from perfkit.store.rows import Part
+from perfkit.suggestions import nearest
 
 #: A leak, or the end of a block, is reported when it is over: so long after the last request (ns).
 AFTER_NS = 10**9

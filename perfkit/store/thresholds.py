@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from perfkit import stats
-from perfkit.errors import BadInput, nearest, unknown
+from perfkit.errors import BadInput, unknown
 from perfkit.store import samples
 from perfkit.store.metrics import THRESHOLD_NAMES, Metric, of_threshold
 from perfkit.store.quantiles import Binned, counted
 from perfkit.store.rows import Part
 from perfkit.store.summary import numbers_of
+from perfkit.suggestions import nearest
 
 EXAMPLES = (
     "p95 < 300 ms, p99(create_agent) <= 1.5 s, error_rate < 1 %, rate > 50 /s, ttft_p95 < 1 s, findings = 0,"
@@ -160,10 +161,13 @@ def parse(text: str) -> Threshold:
         raise BadInput(f"threshold {text!r}: {what}")
     if isinstance(metric, Metric) and metric.kind == "findings" and operation is not None:
         raise BadInput(f"threshold {text!r}: findings are of the whole run; leave the brackets out")
-    operator = found["operator"]
+    limit, operator = float(found["number"]), found["operator"]
+    if isinstance(metric, Metric) and metric.kind == "errors" and not unit and limit >= 1:
+        meant = f"{name}{f'({operation})' if operation else ''} {operator} {limit:g} %"
+        raise BadInput(f"threshold {text!r}: a number without % is a share of all requests; write {meant}")
     if operator == "=" and unit:
         raise BadInput(f"threshold {text!r}: = is for counts, such as findings = 0; use <, <=, > or >=")
-    return Threshold(text.strip(), metric, operation, operator, float(found["number"]), unit, statistic)
+    return Threshold(text.strip(), metric, operation, operator, limit, unit, statistic)
 
 
 def _metric(text: str, name: str, unit: str) -> Metric:

@@ -1,0 +1,180 @@
+"""From one command line to a workload: a URL and what is sent to it, users or a rate, and for how long."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from perfkit.durations import EXAMPLES, duration_ns
+from perfkit.errors import BadInput
+from perfkit.redaction import masked_text
+
+#: The load of a URL when none is named, and of `--users` without an end.
+DEFAULT_USERS, DEFAULT_S = 10, 10.0
+_PER_S = {"/s": 1.0, "": 1.0, "/min": 1 / 60}
+_RATE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(/s|/min|)\s*", re.ASCII).fullmatch
+_NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII).fullmatch
+_LONGEST_BODY = 1_000_000  #: bytes; a workload holds no more text
+
+
+def duration(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
+    """Return a time of the command line in seconds: `30s`, `2m`, `300ms`, or a bare number of seconds."""
+    if text is None:
+        return None
+    try:
+        return float(text) if _NUMBER(text.strip()) else duration_ns(text) / 1e9
+    except ValueError:
+        raise BadInput(f"{param.opts[0]} {text!r:.80} is not a time; write {EXAMPLES}") from None
+
+
+def per_second(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
+    """Return a rate of the command line per second: `200`, `200/s`, `30/min`."""
+    found = _RATE(text) if text is not None else None
+    if text is not None and found is None:
+        raise BadInput(f"{param.opts[0]} {text!r:.80} is not a rate; write 200, 200/s or 30/min")
+    return None if found is None else float(found[1]) * _PER_S[found[2]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `perfkit run URL` sends, as it was typed; headers by name in lower case."""
+
+    method: str | None
+    json_text: str | None
+    data: str | None
+    headers: Mapping[str, str]
+
+    def options(self) -> list[str]:
+        """Return the options that were given of those that only a URL takes."""
+        given = {"-X": self.method, "--json '{…}'": self.json_text, "--data": self.data}
+        return [name for name, value in given.items() if value is not None]
+
+    def params(self, path: str) -> dict[str, Any]:
+        """Return the parameters of scenario http_request; BadInput for a body that is not JSON, or two."""
+        if self.json_text is not None and self.data is not None:
+            raise BadInput("--json '{…}' and --data both give the body; keep one of them")
+        found: dict[str, Any] = {"path": path}
+        content_type = self.headers.get("content-type", "")
+        if self.json_text is not None:
+            found["json"] = _json(self.json_text)
+        elif self.data is not None:
+            found["body"] = _from_file(self.data[1:]) if self.data.startswith("@") else self.data
+            is_json = found["body"].lstrip()[:1] in ("{", "[")
+            content_type = content_type or (
+                "application/json" if is_json else "application/x-www-form-urlencoded"
+            )
+        with_body = self.json_text is not None or self.data is not None
+        method = (self.method or ("POST" if with_body else "GET")).upper()
+        return {"method": method, **found, **({"content_type": content_type} if content_type else {})}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the command line says of the load; None: not given."""
+
+    users: int | None
+    rate_per_s: float | None
+    duration_s: float | None
+    ramp_s: float | None
+    requests: int | None
+
+    def over(self, given: Mapping[str, Any], *, always: bool) -> dict[str, Any]:
+        """Return a workload with this load in place of its own; always: also where none was given.
+
+        The other half of the workload's own load stays: `--users 20` keeps its duration.
+        """
+        if self.users is not None and self.rate_per_s is not None:
+            words = "users wait for their answers, a rate does not wait"
+            raise BadInput(f"--users and --rate: give one of them; {words}")
+        if self == Load(None, None, None, None, None) and not always:
+            return dict(given)
+        own, arrivals = given.get("users"), given.get("arrivals")
+        others = {name: value for name, value in given.items() if name not in ("users", "arrivals")}
+        if self.rate_per_s is not None or (self.users is None and isinstance(arrivals, Mapping)):
+            return {**others, "arrivals": self._arrivals(arrivals if isinstance(arrivals, Mapping) else {})}
+        if own is not None and not isinstance(own, Mapping):
+            return dict(given)  # refused where the workload is checked
+        return {**others, "users": self._users(own or {})}
+
+    def _users(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        ends = {"iterations": self.requests, "duration_s": self.duration_s}
+        ends = {name: value for name, value in ends.items() if value is not None}
+        kept = {
+            name: value for name, value in own.items() if not ends or name not in ("iterations", "duration_s")
+        }
+        found = {"count": DEFAULT_USERS, **kept, **ends}
+        if self.users is not None:
+            found["count"] = self.users
+        if not found.keys() & {"iterations", "duration_s"}:
+            found["duration_s"] = DEFAULT_S
+        if self.ramp_s is not None:
+            from perfkit.model import Users
+
+            if "ramp_s" not in Users.__dataclass_fields__:
+                raise BadInput(
+                    "--ramp is for --rate: users cannot be ramped; use --rate, or leave --ramp out"
+                )
+            found["ramp_s"] = self.ramp_s
+        return found
+
+    def _arrivals(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        found, shape = dict(own), own.get("shape", "constant")
+        if self.rate_per_s is not None:
+            if shape == "steps":
+                raise BadInput("--rate: arrivals of shape steps have step_rates_per_s; change those")
+            found["rate_per_s"] = self.rate_per_s
+        if self.ramp_s is not None:
+            if shape not in ("constant", "ramp", "soak"):
+                raise BadInput(f"--ramp: arrivals of shape {shape!r:.40} are not ramped; leave it out")
+            found |= {"shape": "ramp" if shape == "constant" else shape, "ramp_s": self.ramp_s}
+        if self.duration_s is not None:
+            found["duration_s"] = self.duration_s
+        if self.requests is not None:
+            if self.duration_s is not None or self.ramp_s is not None or shape != "constant":
+                raise BadInput(
+                    "--requests with a rate says how long it lasts; leave --duration and --ramp out"
+                )
+            rate = found.setdefault("rate_per_s", 10.0)
+            found["duration_s"] = self.requests / rate if isinstance(rate, int | float) and rate > 0 else 1.0
+        return found
+
+
+def is_url(text: str) -> bool:
+    """Return whether what stands where a file is expected is the URL of a target."""
+    return re.match(r"https?://", text, re.IGNORECASE) is not None
+
+
+def split_target(url: str) -> tuple[str, str]:
+    """Return a URL as the target's origin and the path with its query; BadInput for one with a fragment."""
+    if "#" in url:
+        raise BadInput(
+            f"{masked_text(url.partition('#')[0])}#…: a server never sees what follows #; remove it"
+        )
+    start = url.index("://") + 3
+    end = next((place for place in range(start, len(url)) if url[place] in "/?"), len(url))
+    path = url[end:]
+    return url[:end], path if path.startswith("/") else f"/{path}"
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"--json: the body is not JSON: {error}") from None
+
+
+def _from_file(name: str) -> str:
+    from perfkit.store import read_regular
+
+    try:
+        return read_regular(Path(name), _LONGEST_BODY).decode()
+    except OSError as error:
+        raise BadInput(f"--data @{name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"--data @{name}: not UTF-8 text, which a workload could hold") from None

@@ -1,0 +1,137 @@
+"""What `perfkit run` is asked for, as a workload; and as YAML, to be kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from perfkit.cli.one_line import Load, Request, is_url, split_target
+from perfkit.drive.scenario import names
+from perfkit.drive.workloads import merged, parse_assignments, parse_headers, read_yaml
+from perfkit.errors import BadInput
+from perfkit.redaction import STARS, masked, masked_text
+from perfkit.suggestions import nearest
+
+
+def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the workload that `run` is asked for by a URL, a file or nothing and its options, and its name.
+
+    BadInput for what does not go together. The workload itself is not checked yet.
+    """
+    headers = parse_headers(options["headers"])
+    request = Request(options["method"], options["body_json"], options["data"], headers)
+    given, where = _begin(what, options["scenario"], options["target"], request)
+    given = merged(given, parse_assignments(options["changes"], "--set"))
+    given = merged(
+        given, {"params": parse_assignments(options["params"], "--param")} if options["params"] else {}
+    )
+    given |= {"scenario": options["scenario"]} if options["scenario"] else {}
+    given = merged(given, {"target": {"url": options["target"]}} if options["target"] else {})
+    if headers:
+        own = {
+            name: value for name, value in headers.items() if name != "content-type" or not request.options()
+        }
+        given = merged(given, {"target": {"headers": own}} if own else {})
+    for name in ("thresholds", "tags"):
+        if options[name]:
+            before = given.get(name) or []
+            if not isinstance(before, list):
+                raise BadInput(f"{where if what else '--set'}, {name}: expected a list, got {before!r}")
+            given |= {name: [*before, *options[name]]}
+    load = Load(*(options[name] for name in ("users", "rate", "duration", "ramp", "requests")))
+    given = load.over(given, always=where == "URL")
+    if "scenario" not in given:
+        raise BadInput("nothing to run: give a URL, a FILE from params/, or --scenario NAME")
+    return given, where
+
+
+def _begin(
+    what: str | None, scenario: str | None, target: str | None, request: Request
+) -> tuple[dict[str, Any], str]:
+    """What stands behind `run` as the beginning of a workload, and what messages call it."""
+    if what is not None and is_url(what):
+        if target:
+            raise BadInput(f"{masked_text(what)} and --target are two targets; keep one of them")
+        if scenario is None:
+            origin, path = split_target(what)
+            return {
+                "scenario": "http_request",
+                "params": request.params(path),
+                "target": {"url": origin},
+            }, "URL"
+        given: dict[str, Any] = {"target": {"url": what}}
+    elif what is None:
+        given = {}
+    elif what.endswith(".py"):
+        if scenario:
+            raise BadInput(f"{what} and --scenario are two scenarios; keep one of them")
+        given = {"scenario": what}
+    else:
+        given = _from_yaml(Path(what))
+    if extra := request.options():
+        raise BadInput(f"{extra[0]} is for a URL; a scenario says in its file what it sends")
+    return given, "options" if what is None or is_url(what) else what
+
+
+def _from_yaml(file: Path) -> dict[str, Any]:
+    _refuse_other_kinds(file)
+    try:
+        given = read_yaml(file)
+    except BadInput:
+        near = None if file.exists() else _meant(file)
+        if near is None:
+            raise
+        raise BadInput(near) from None
+    if given.keys() & {"openapi", "swagger"}:
+        raise BadInput(f"{file} describes an API; `perfkit new NAME --from {file}` makes a scenario of it")
+    return given
+
+
+def _meant(file: Path) -> str | None:
+    """What to write in place of a FILE that is not there, None where nothing is near."""
+    text = str(file)
+    if text in names():
+        return f"{text} is a scenario, not a file; write `perfkit run --scenario {text}`"
+    if re.match(r"(localhost|\d+(\.\d+){3}|[\w-]+(\.[\w-]+)*:\d+)(:\d+)?(/|$)", text):
+        return f"a URL needs its scheme; write `perfkit run http://{masked_text(text)}`"
+    if re.match(r"\w+:/", text):
+        return f"{masked_text(text)!r:.200} is not a URL that perfkit loads; give http:// or https://"
+    if re.match(r"[a-z_.]+=", text):
+        return f"{masked_text(text)!r:.200} is not a FILE; write it behind -p (parameters) or -s (all else)"
+    if re.fullmatch(r"\d+(\.\d+)?(ms|s|m|h|/s)?", text):
+        return f"{text} is not a FILE or URL; write it behind its option: --users, --rate or --duration"
+    beside = file.parent if file.parent.is_dir() else Path()
+    near = nearest(file.name, [one.name for one in sorted(beside.iterdir())[:1_000]])
+    return f"cannot read {text}: no such file; did you mean {beside / near}?" if near else None
+
+
+def _refuse_other_kinds(file: Path) -> None:
+    """BadInput for a file that another verb, or no verb, reads."""
+    kinds = {
+        ".har": f"`perfkit new NAME --from {file}` makes a scenario of it, `perfkit import` reads its times",
+        **dict.fromkeys((".js", ".ts"), "scripts of k6 are not run; `perfkit new NAME` starts a scenario"),
+        ".jmx": "plans of JMeter are not run; `perfkit new NAME` starts a scenario",
+        ".json": f"a workload is YAML; of an OpenAPI description `perfkit new NAME --from {file}` makes one",
+    }
+    if words := kinds.get(file.suffix.lower()):
+        raise BadInput(f"{file}: {words}")
+
+
+def as_yaml(given: Mapping[str, Any]) -> Iterable[str]:
+    """Return a workload as the lines of a YAML file; secrets are ***, which its first line says."""
+    import yaml
+
+    shown = masked(given)
+    text = yaml.safe_dump(_plain(shown), sort_keys=False, allow_unicode=True, width=100)
+    if STARS in text:
+        yield f"# {STARS}: a secret, which is not kept; give it again with -H, or by target.token_env"
+    yield from text.splitlines()
+
+
+def _plain(given: Any) -> Any:
+    """Nested values as PyYAML's safe part writes them."""
+    if isinstance(given, Mapping):
+        return {name: _plain(value) for name, value in given.items()}
+    return [_plain(one) for one in given] if isinstance(given, list | tuple) else given

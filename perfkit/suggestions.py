@@ -1,0 +1,100 @@
+"""The name somebody meant: the nearest one by edits, by its beginning, or by what other tools call it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+#: What k6, Locust, hey, wrk and others call things, and what they are here; the first that is known counts.
+_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        (
+            "vus",
+            "vu",
+            "virtual_users",
+            "concurrency",
+            "concurrent",
+            "threads",
+            "clients",
+            "connections",
+            "u",
+            "c",
+        ),
+        ("users", "count"),
+    ),
+    **dict.fromkeys(
+        ("rps", "qps", "tps", "throughput", "arrival_rate", "requests_per_second", "arrivals"),
+        ("rate", "rate_per_s", "arrivals"),
+    ),
+    **dict.fromkeys(("time", "run_time", "runtime", "length", "period", "z"), ("duration", "duration_s")),
+    **dict.fromkeys(
+        ("n", "i", "num", "number", "num_requests", "total", "iterations", "count", "loops"),
+        ("requests", "iterations"),
+    ),
+    **dict.fromkeys(("spawn_rate", "hatch_rate", "ramp_up", "rampup", "r"), ("ramp", "ramp_s")),
+    **dict.fromkeys(("host", "base_url", "baseurl", "server_url", "address", "endpoint"), ("target", "url")),
+    **dict.fromkeys(("url", "uri"), ("target", "url", "path")),
+    **dict.fromkeys(("verb", "m"), ("method",)),
+    **dict.fromkeys(("body", "payload", "json_body", "data_raw", "data_binary"), ("data", "json")),
+    **dict.fromkeys(("sleep", "pause", "wait", "think"), ("think_time_s",)),
+    **dict.fromkeys(("locustfile", "script", "file"), ("scenario",)),
+    **dict.fromkeys(("assert", "check", "checks", "slo", "fail_if"), ("threshold", "thresholds")),
+    **dict.fromkeys(("dry_run", "debug", "verbose", "single", "one"), ("once",)),
+    **dict.fromkeys(("load", "test", "start", "bench", "benchmark", "attack", "exec", "execute"), ("run",)),
+    **dict.fromkeys(("list", "runs", "history"), ("ls",)),
+    **dict.fromkeys(("init", "create", "generate", "scaffold"), ("new",)),
+    **dict.fromkeys(("diff", "versus", "vs"), ("compare",)),
+    **dict.fromkeys(("html", "plot", "results"), ("report",)),
+    **dict.fromkeys(("info", "view", "cat", "summary"), ("show",)),
+    **dict.fromkeys(("delete", "remove", "del"), ("rm",)),
+}
+_LONG = 5  #: characters from which on two edits are a slip
+_PREFIX = 3  #: characters of the shortest beginning that says which name is meant
+_LONGEST = 80  #: characters of a name that are compared
+
+
+def nearest(given: str, allowed: Iterable[str], last: Iterable[str] = ()) -> str | None:
+    """Return the allowed name that was meant by `given`, or None when none is near.
+
+    Near is: another tool's word for it; one edit (two from five characters on), where a transposition is one;
+    the beginning of exactly one name. last: names proposed only where no other is near.
+    """
+    names, avoided = list(allowed), set(last)
+    text = _folded(given)
+    by_fold = {_folded(name): name for name in reversed(names)}
+    if text in by_fold:
+        return by_fold[text]
+    limit = 1 if len(text) < _LONG else 2
+    near = [(name in avoided, distance, _folded(name)[:1] != text[:1], abs(len(name) - len(given)), name)
+            for name in names
+            if (distance := edits(text, _folded(name))) <= min(limit, max(1, len(name) // 2))]  # fmt: skip
+    begun = [name for name in names if len(text) >= _PREFIX and _folded(name).startswith(text)]
+    elsewhere = next((by_fold[one] for one in _ELSEWHERE.get(text, ()) if one in by_fold), None)
+    if elsewhere is not None:
+        return elsewhere
+    if near:
+        return min(near)[-1]
+    return begun[0] if len(begun) == 1 else None
+
+
+def edits(one: str, other: str) -> int:
+    """Return how many insertions, deletions, substitutions and transpositions of neighbours part two texts.
+
+    Damerau and Levenshtein's distance, no place being edited twice (optimal string alignment).
+    """
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        row = [i]
+        for j, b in enumerate(other, 1):
+            cost = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
+                cost = min(cost, before[j - 2] + 1)
+            row.append(cost)
+        before, last = last, row
+    return last[-1]
+
+
+def _folded(name: str) -> str:
+    """A name without what people write in several ways: dashes and case."""
+    return re.sub(r"[-\s]", "_", name[:_LONGEST].lstrip("-").lower())

@@ -1,0 +1,197 @@
+"""`perfkit run URL`, and what else one command line says of a workload."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from perfkit.drive.operations import operations_of
+from perfkit.drive.running import checked
+from perfkit.drive.scenario import load_scenario
+from perfkit.errors import BadInput
+from perfkit.model import Users
+from perfkit.store import Run, list_runs
+from tests.command import started
+from tests.small_server import SmallServer, small_server
+
+SECRET = "sk-one-line-4711-secret"
+WIDE = ("-s", "budget.delay_ms=10s", "-s", "budget.cpu_share=100", "-s", "budget.gc_pause_ms=1m", "-q")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SmallServer]:
+    with small_server() as running:
+        yield running
+
+
+def yaml_of(*arguments: str) -> dict[str, Any]:
+    """The workload that a command line asks for."""
+    done = started("run", *arguments, "--print-yaml")
+    assert done.returncode == 0, done.stderr
+    return dict(yaml.safe_load(done.stdout))
+
+
+URL = "http://localhost:1"
+GET = {"method": "GET", "path": "/"}
+TEN_USERS = {"count": 10, "duration_s": 10.0}
+#: A command line, and what its workload says beside the URL and its GET.
+MEANS: dict[str, dict[str, Any]] = {
+    "": {"users": TEN_USERS},
+    "--users 20 --duration 2m": {"users": {"count": 20, "duration_s": 120.0}},
+    "--users 20 --requests 1000": {"users": {"count": 20, "iterations": 1000}},
+    "--requests 1000 --duration 1.5h": {"users": {"count": 10, "iterations": 1000, "duration_s": 5400.0}},
+    "--rate 200": {"arrivals": {"rate_per_s": 200.0}},
+    "--rate 30/min --duration 90": {"arrivals": {"rate_per_s": 0.5, "duration_s": 90.0}},
+    "--rate 200/s --requests 1000": {"arrivals": {"rate_per_s": 200.0, "duration_s": 5.0}},
+    "--rate 200 --ramp 10s --duration 30s": {
+        "arrivals": {"rate_per_s": 200.0, "shape": "ramp", "ramp_s": 10.0, "duration_s": 30.0}
+    },
+    "-s users.count=3": {"users": {"count": 3, "duration_s": 10.0}},
+    "-s arrivals.shape=poisson --rate 5": {"arrivals": {"shape": "poisson", "rate_per_s": 5.0}},
+    "-X post": {"params": {**GET, "method": "POST"}, "users": TEN_USERS},
+    "--json {}": {"params": {"method": "POST", "path": "/", "json": {}}, "users": TEN_USERS},
+    "--json=[1] -X PUT": {"params": {"method": "PUT", "path": "/", "json": [1]}, "users": TEN_USERS},
+    "--threshold p95<1s --tag x": {"thresholds": ["p95<1s"], "tags": ["x"], "users": TEN_USERS},
+    "-H a:1 -H B:2": {"target": {"url": URL, "headers": {"a": "1", "b": "2"}}, "users": TEN_USERS},
+}
+
+
+@pytest.mark.parametrize(("options", "means"), MEANS.items())
+def test_what_a_command_line_means(options: str, means: dict[str, Any]) -> None:
+    """Users or a rate, an end, a ramp: what is not said is 10 users, or a rate, for 10 s."""
+    given = {"scenario": "http_request", "params": GET, "target": {"url": URL}}
+    assert yaml_of(URL, *options.split()) == given | means
+
+
+def test_the_body_and_its_type() -> None:
+    """--data is sent as it is: JSON when it looks like it, else a form, unless -H says what it is."""
+    form = "application/x-www-form-urlencoded"
+    for options, kind in (
+        (["--data", "a=1"], form),
+        (["--data", ' {"a": 1}'], "application/json"),
+        (["--data", "a", "-H", "Content-Type: text/plain"], "text/plain"),
+        (["--json", "{}", "-H", "Content-Type: application/x+json"], "application/x+json"),
+    ):
+        given = yaml_of(URL, *options)
+        assert given["params"]["content_type"] == kind
+        assert "headers" not in given["target"]
+
+
+def test_options_are_laid_over_a_file(tmp_path: Path) -> None:
+    """The other half of a file's load stays; a rate takes the place of users; `target: URL` keeps its URL."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        f"scenario: http_get\ntarget: {URL}\nusers: {{count: 3, duration_s: 2m, think_time_s: 1}}\n"
+    )
+    given = yaml_of(str(file), "--users", "7", "-s", "target.timeout_s=5s")
+    assert given["users"] == {"count": 7, "duration_s": "2m", "think_time_s": 1}
+    assert given["target"] == {"url": URL, "timeout_s": "5s"}
+    assert yaml_of(str(file), "--requests", "9")["users"] == {"count": 3, "think_time_s": 1, "iterations": 9}
+    given = yaml_of(str(file), "--rate", "9")
+    assert given["arrivals"] == {"rate_per_s": 9.0}
+    assert "users" not in given
+    assert "users" not in yaml_of("--scenario", "http_get", "--target", URL), "the scenario's own load"
+
+
+def test_users_are_ramped_where_the_model_can() -> None:
+    """--ramp with --users is users.ramp_s, or one line that says what can be ramped."""
+    if "ramp_s" in Users.__dataclass_fields__:
+        assert yaml_of(URL, "--users", "3", "--ramp", "5s")["users"]["ramp_s"] == 5.0
+    else:
+        done = started("run", URL, "--users", "3", "--ramp", "5s")
+        assert (done.returncode, "--ramp is for --rate" in done.stderr) == (2, True)
+
+
+def run_of(*arguments: str, data: Path) -> Run:
+    """The one run of a command."""
+    done = started("run", *arguments, *WIDE, PERFKIT_DATA_DIR=str(data))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = list_runs(data)
+    return run
+
+
+def test_one_line_makes_a_run_that_can_be_repeated(server: SmallServer, tmp_path: Path) -> None:
+    """The request arrives as it was typed; run.json's workload is a YAML file that does the same again; the
+    value of a secret header is in no file."""
+    body = '{"text": "hello"}'
+    line = (f"{server.url}/notes?page=2", "-X", "PUT", "--json", body, "-H", f"X-Api-Key: {SECRET}")
+    run = run_of(*line, "-H", "x-plain: yes", "--users", "2", "--requests", "8", data=tmp_path / "one")
+    rows = run.table(["operation", "status", "error"]).to_pylist()
+    assert rows == [{"operation": "PUT /notes", "status": 200, "error": None}] * 8
+    assert server.requests["PUT /notes?page=2"] == 8
+    head = server.heads[-1]
+    assert (head["x-api-key"], head["x-plain"]) == (SECRET, "yes")
+    assert (head["content-type"], head["content-length"]) == ("application/json", "16")
+    assert not any(SECRET.encode() in file.read_bytes() for file in run.path.rglob("*") if file.is_file())
+    file = tmp_path / "again.yaml"
+    file.write_text(yaml.safe_dump(run.meta.raw["workload"]))
+    again = run_of(str(file), data=tmp_path / "two")
+    assert again.table(["operation"])["operation"].to_pylist() == ["PUT /notes"] * 8
+    assert server.requests["PUT /notes?page=2"] == 16
+
+
+def test_a_scenario_file_and_a_yaml_that_was_printed_run(server: SmallServer, tmp_path: Path) -> None:
+    """`run FILE.py` runs it with its parameters, and what --print-yaml printed runs too."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass Params:\n    wait_s: float = 1.0\n"
+        "async def step(session, params, rng):\n    await session.get(f'/w/{params.wait_s}', name='wait')\n"
+    )
+    line = (str(file), "--target", server.url, "-p", "wait_s=250ms", "--rate", "50", "--requests", "5")
+    printed = started("run", *line, *WIDE, "--print-yaml").stdout
+    (tmp_path / "mine.yaml").write_text(printed)
+    for name, command in (("py", line), ("yaml", (str(tmp_path / "mine.yaml"),))):
+        run = run_of(*command, data=tmp_path / name)
+        assert run.table(["operation"])["operation"].to_pylist() == ["wait"] * 5
+    assert server.requests["GET /w/0.25"] == 10
+
+
+def test_a_target_elsewhere_is_allowed_by_name() -> None:
+    """A URL of another host needs --allow-target, as every target does."""
+    done = started("run", "http://example.com/x", "--print-yaml")
+    assert (done.returncode, "--allow-target example.com" in done.stderr) == (2, True)
+    assert yaml_of("http://example.com/x", "--allow-target", "example.com")["params"]["path"] == "/x"
+
+
+SURE = """
+async def login(session, params):
+    return await session.post("/login", json={}, name="login")
+
+async def step(session, params, rng):
+    session.headers["x"] = str(session.user)
+    await login(session, params)
+    await session.get("/a", name="read_a")
+    session.on_teardown("DELETE", "/a")
+"""
+UNSURE = [
+    SURE.replace('name="read_a"', "name=params"),
+    SURE.replace(', name="read_a"', ""),
+    SURE.replace('name="read_a"', '**{"name": "b"}'),
+    SURE + "async def teardown(session, state):\n    await other.go(session)\n",
+    SURE + "async def teardown(session, state):\n    send = session.get\n    await send('/')\n",
+    SURE.replace("def step(session", "def step(user").replace("session.get", "user.get"),
+    SURE.replace('session.post("/login", json={}, name="login")', "helper(session)"),
+]
+
+
+def test_operations_are_read_from_the_source_where_that_is_certain(tmp_path: Path) -> None:
+    """Names that are all written out are known; one that may be anything makes all unknown."""
+    for number, (text, known) in enumerate([(SURE, {"login", "read_a"}), *((one, None) for one in UNSURE)]):
+        file = tmp_path / f"made_{number}.py"
+        file.write_text(text)
+        assert operations_of(load_scenario(str(file))) == known, text
+
+
+def test_a_threshold_of_no_operation_is_found_before_the_load(tmp_path: Path) -> None:
+    """The nearest of the scenario's names is proposed; a name that is there passes."""
+    file = tmp_path / "made.py"
+    file.write_text(SURE)
+    given = {"scenario": str(file), "target": URL, "users": {"iterations": 1}}
+    with pytest.raises(BadInput, match=re.escape("'raed_a'; did you mean 'read_a'?")):
+        checked({**given, "thresholds": ["p95(raed_a) < 1 s"]}, "x.yaml", ())
+    checked({**given, "thresholds": ["p95(read_a) < 1 s", "error_rate(login) < 1 %"]}, "x.yaml", ())
