@@ -47,6 +47,10 @@ _OPTIONS = (
     click.option("-q", "--quiet", is_flag=True, help="No progress."),
 )  # fmt: skip
 
+#: Those that ask something of a comparison which is yet to be made.
+_OF_SIDES = ("--repeats", "--until-clear", "--max-repeats", "--budget", "--margin", "--error-margin",
+             "--alpha", "--primary", "--vary", "--force")  # fmt: skip
+
 
 def _comparing(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options `compare` and `gate` share."""
@@ -160,10 +164,10 @@ def aa_command(
 def _refuse_options() -> None:
     """BadInput for an option that asks something of a comparison that has been made already."""
     context = click.get_current_context()
-    for option in ("--repeats", "--until-clear", "--max-repeats", "--budget", "--margin", "--error-margin", "--alpha", "--primary", "--vary", "--force"):
-        name = option[2:].replace("-", "_")
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            raise BadInput(f"{option} is for two sides; a stored comparison has its own, so omit it")
+    for one in context.command.params:
+        given = context.get_parameter_source(one.name or "") is click.core.ParameterSource.COMMANDLINE
+        if given and one.opts[0] in _OF_SIDES:
+            raise BadInput(f"{one.opts[0]} is for two sides; a stored comparison has its own, so omit it")
 
 
 # -- shared ----------------------------------------------------------------------------------------

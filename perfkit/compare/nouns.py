@@ -263,8 +263,8 @@ def _stopped(options: Options) -> str:
     assert look is not None
     return (
         f"Stopped after {look.counts[-1]} of at most {look.most} pairs, at look {len(look.counts)} (level "
-        f"{options.level:.2%} of {options.alpha:.0%}): the intervals hold whenever one stops; estimates after "
-        "an early stop lean away from zero."
+        f"{options.level:.2%} of {options.alpha:.0%}): the intervals hold whenever one stops; estimates "
+        "after an early stop lean away from zero."
     )
 
 

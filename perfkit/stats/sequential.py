@@ -47,13 +47,16 @@ def _levels(fractions: tuple[float, ...], alpha: float, power: float, last: bool
         total = alpha if last and i == len(fractions) - 1 else spent(fraction, alpha, power)
         step = math.sqrt(fraction - before)
 
-        def beyond(bound: float, u: np.ndarray = u, mass: np.ndarray = mass, step: float = step) -> float:
-            return float(mass @ (ndtr((u - bound) / step) + ndtr((-bound - u) / step)))
-
-        wanted = total - used
-        bound = brentq(lambda at: beyond(at) - wanted, 0.0, 12 * math.sqrt(fraction), xtol=1e-12)
+        bound = brentq(_beyond, 0.0, 12 * math.sqrt(fraction), args=(u, mass, step, total - used), xtol=1e-12)
         found.append(float(2 * ndtr(-bound / math.sqrt(fraction))))
         x = bound * nodes
         density = np.exp(-(((x[:, None] - u) / step) ** 2) / 2) / (step * math.sqrt(2 * math.pi)) @ mass
         u, mass, used, before = x, bound * weights * density, total, fraction
     return tuple(found)
+
+
+def _beyond(bound: float, u: np.ndarray, mass: np.ndarray, step: float, wanted: float) -> float:
+    """By how much more than wanted the sum is beyond ±bound after a step from u."""
+    from scipy.special import ndtr
+
+    return float(mass @ (ndtr((u - bound) / step) + ndtr((-bound - u) / step))) - wanted
