@@ -120,8 +120,10 @@ def run_pairs(
             place = {"id": experiment, "side": side, "pair": pair + 1, "order": order}
             update_run_json(run.path, lambda _: {"experiment": place})  # noqa: B023  called at once
             found[side].append(Run(run.path))
-            if run.state != "complete":
+            if not run.ended_by_itself:
                 raise _interrupted(run.reason or "", pair + 1, pairs, found)
+            if run.verdict.word == "ABORTED":
+                raise NothingToJudge(f"run {run.id}, pair {pair + 1} of {pairs}: {run.reason}")
     return found["A"], found["B"]
 
 

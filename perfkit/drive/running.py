@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perfkit import stats
-from perfkit.drive import describe
+from perfkit.drive import abort, describe
+from perfkit.drive.live_view import live_view
 from perfkit.drive.local_server import reference_server
-from perfkit.drive.progress import Goal, bar
 from perfkit.drive.scenario import Scenario
 from perfkit.drive.spread import Progress, execute
 from perfkit.drive.workloads import complete, tokens_of, with_server
@@ -66,6 +66,8 @@ def checked(given: Mapping[str, Any], where: str, allow_targets: Iterable[str]) 
                 f"threshold {text!r} is over samples of the server, and this run would have none; set"
                 " target.probes_url or target.metrics_url"
             )
+    for text in workload.abort or ():
+        abort.parse(text)
     require_allowed_hosts(workload, allow_targets)
     return Checked(workload, scenario, params, tokens_of(workload))
 
@@ -113,7 +115,7 @@ def _run_repeats(
         of = "" if workload.repeats == 1 else f" {repeat + 1}/{workload.repeats}"
         with (
             _target_of(workload, show_progress) as aimed,
-            bar(Goal.of(aimed), scenario.name + of, show=show_progress) as draw,
+            live_view(scenario.name + of, show=show_progress) as draw,
         ):
 
             def tell(run: Run, draw: Progress = draw) -> None:
@@ -130,7 +132,7 @@ def _run_repeats(
                 on_progress=tell,
                 own_server=workload.target.url is None,
             )
-        if run.state == "complete":
+        if run.ended_by_itself:
             look(run)
         runs.append(_judged(Run(run.path), workload, redact))
         if runs[-1].state != "complete":
@@ -171,7 +173,7 @@ def _judged(run: Run, workload: Workload, redact: Redactor) -> Run:
 
 
 def _apply_thresholds(run: Run, wanted: list[thresholds.Threshold]) -> None:
-    if not wanted or run.state != "complete":
+    if not wanted or not run.ended_by_itself:
         return
     part = Part(run)
     results: list[dict[str, Any]] = []
