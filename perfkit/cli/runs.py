@@ -34,14 +34,19 @@ from perfkit.text import print_lines
 @click.option("--threshold", "thresholds", multiple=True, metavar="TEXT",
               help="Such as 'p95 < 300 ms', 'error_rate < 1 %', 'findings = 0', 'loop_lag p99 < 20 ms'; "
                    "missed: exit code 4.")  # fmt: skip
+@click.option("--abort", "conditions", multiple=True, metavar="TEXT",
+              help="End the run early: 'error_rate > 50 % for 10s', 'p99 > 5 s for 30s'; exit code 4. "
+                   "By default a run ends when nothing has succeeded for 10 s; "
+                   "-s abort=[] turns that off.")  # fmt: skip
 @allow_target_option
 @click.option("--tag", "tags", multiple=True, metavar="TEXT", help="Tag the run.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@click.option("-q", "--quiet", is_flag=True, help="Show nothing while it runs.")
 @data_dir_option
 @json_option
 def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...], changes: tuple[str, ...],
-                target: str | None, thresholds: tuple[str, ...], allow_target: tuple[str, ...],
-                tags: tuple[str, ...], quiet: bool, data_dir: Path, as_json: bool) -> None:  # fmt: skip
+                target: str | None, thresholds: tuple[str, ...], conditions: tuple[str, ...],
+                allow_target: tuple[str, ...], tags: tuple[str, ...], quiet: bool, data_dir: Path,
+                as_json: bool) -> None:  # fmt: skip
     """Carry out the workload in FILE (YAML, see params/), or a scenario by name.
 
     \b
@@ -57,7 +62,7 @@ def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...]
     given = merged(given, {"params": parse_assignments(params, "--param")} if params else {})
     given |= {"scenario": scenario} if scenario else {}
     given = merged(given, {"target": {"url": target}} if target else {})
-    for name, more in (("thresholds", thresholds), ("tags", tags)):
+    for name, more in (("thresholds", thresholds), ("abort", conditions), ("tags", tags)):
         if more:
             before = given.get(name) or []
             if not isinstance(before, list):

@@ -48,10 +48,11 @@ class State(NamedTuple):
 
 
 @contextlib.contextmanager
-def live_view(label: str, *, show: bool = True, leave: bool = True) -> Iterator[Callable[[Run], None]]:
+def live_view(label: str, *, show: bool = True) -> Iterator[Callable[[Run], None]]:
     """A view on standard error; call what is yielded with the run, repeatedly.
 
-    leave: whether the last state stays. Nothing is read when it is not shown.
+    A block is gone when the view ends: what became of the run is said by others. Nothing is read when it is
+    not shown.
     """
     if not show:
         yield lambda run: None
@@ -60,7 +61,7 @@ def live_view(label: str, *, show: bool = True, leave: bool = True) -> Iterator[
     try:
         yield view.look
     finally:
-        view.end(leave)
+        view.end()
 
 
 class _View:
@@ -97,13 +98,11 @@ class _View:
             else:
                 print_lines(line_of(state), err=True)
 
-    def end(self, leave: bool) -> None:
-        """Show how it ended, or take the block away."""
+    def end(self) -> None:
+        """Take the block away."""
         with contextlib.suppress(OSError):
-            if self._block and not leave:
+            if self._block:
                 self._block.draw(())
-            elif self._block and self._run:
-                self._show(self._run)
 
 
 def _stopping(run: Run) -> str:
@@ -157,13 +156,15 @@ def _where(state: State) -> str:
     if not state.now_s:
         return "setting up"
     if goal.steps:
-        left_s = (goal.total - seen.steps) * state.now_s / seen.steps if seen.steps > 0 else math.inf
-        left = f", about {_clock(left_s)} left" if math.isfinite(left_s) else ""
+        known = seen.steps > 0 and not state.stopping
+        left_s = (goal.total - seen.steps) * state.now_s / seen.steps if known else 0.0
+        left = f", about {_clock(left_s)} left" if known else ""
         return f"{max(0, seen.steps):,} of {goal.total:,.0f} steps{left}"
     if state.now_s > goal.total + 1:
         return f"{_clock(goal.total)} of {_clock(goal.total)}, waiting for the last responses and cleaning up"
-    left_s = max(0.0, goal.total - state.now_s)
-    return f"{_clock(min(state.now_s, goal.total))} of {_clock(goal.total)}, {_clock(left_s)} left"
+    reached_s = min(state.now_s, goal.total)
+    left = "" if state.stopping else f", {_clock(goal.total - reached_s)} left"
+    return f"{_clock(reached_s)} of {_clock(goal.total)}{left}"
 
 
 def _clock(seconds: float) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -242,25 +245,38 @@ def details(run: Run, *, summary: bool = True, results: Results | None = None) -
 
 
 def describe_run(run: Run, *, summary: bool = True, results: Results | None = None) -> str:
-    """The same for a person, with the first findings."""
+    """The same for a person: verdict, thresholds and findings first, then numbers and the next command."""
     meta = run.meta
     lines = [f"run {run.id}: {run.headline}"]
+    for threshold in sorted(meta.thresholds, key=lambda one: one.ok):
+        met = "ok" if threshold.ok else "MISSED"
+        lines.append(f"  threshold {threshold.text}: {met}, measured {threshold.measured}")
+    lines += [f"  {words}" for words in _finding_words(run, results or meta.results)]
+    lines += [f"  {words}" for words in _left_words(run)]
     where = meta.target_url or "a target not named in the file"
     if meta.imported:
         lines.append(f"  scenario {meta.scenario.name} on {where}")
     else:
         lines.append(f"  scenario {meta.scenario.name} on {meta.target_url}, {meta.load_words}")
     lines += [f"  scenario error, {error.count} times: {error.text}" for error in meta.step_errors]
-    lines += [f"  {words}" for words in _left_words(run)]
     unread = [f"{run.rows():,} requests; `perfkit show {run.id}` summarizes them"]
     lines += ["  " + line for line in (_summary_lines(run) if summary else unread)]
     lines += [f"  server {words}" for words in _probe_words(meta.probes)]
-    lines += [f"  {words}" for words in _finding_words(run, results or meta.results)]
-    for threshold in meta.thresholds:
-        met = "ok" if threshold.ok else "MISSED"
-        lines.append(f"  threshold {threshold.text}: {met}, measured {threshold.measured}")
     lines.append(f"  {run.path}")
+    if run.state != "running" and run.results.n:
+        lines.append(f"  next: perfkit report {_reference(run)}{_needs_extra()}")
     return "\n".join(map(for_terminal, lines))
+
+
+def _reference(run: Run) -> str:
+    """What names the run on a command line: its id where it is looked for anyway, else its path."""
+    looked_for = Path(os.environ.get("PERFKIT_DATA_DIR", "data")) / "runs"
+    return run.id if run.path.parent == looked_for else shlex.quote(str(run.path))
+
+
+def _needs_extra() -> str:
+    """What is to be installed before a report can be made."""
+    return "" if find_spec("papermill") else " (first: pip install 'perfkit[report]')"
 
 
 def _left_words(run: Run) -> Iterator[str]:

@@ -105,7 +105,7 @@ class Terminal:
         self.shown = True
         if self._run is None or self._run.path != run.path:
             self._stack.close()
-            self._draw = self._stack.enter_context(live_view(_scenario(run), leave=False))
+            self._draw = self._stack.enter_context(live_view(_scenario(run)))
             self._run = run
         self._draw(run)
 
