@@ -78,31 +78,39 @@ class _View:
         """See `live_view`."""
         stopping = _stopping(run)
         due = time.monotonic() - self._shown_at_s >= self._every_s
-        if not due and stopping == self._stopping:
+        if not due and (stopping == self._stopping or self._every_s == math.inf):
             return
-        self._stopping = stopping
-        self._show(run)
+        self._stopping, self._shown_at_s = stopping, time.monotonic()
+        try:
+            self._show(run)
+        except (OSError, PerfkitError):  # the terminal is gone: no reason to end a run
+            pass
+        except Exception as error:
+            self._every_s = math.inf
+            say_broken(error)
 
     def _show(self, run: Run) -> None:
-        self._shown_at_s = time.monotonic()
-        with contextlib.suppress(OSError, PerfkitError):  # the terminal is gone: no reason to end a run
-            self._seen.look(run)
-            if self._run is None or self._run.meta.load_started_ns is None:
-                self._run = run  # what it was asked to do is read until its load has begun
-            meta = self._run.meta
-            state = State(
-                self._label, Goal.of(meta), meta.budget, self._seen, elapsed_s(self._run), self._stopping
-            )
-            if self._block:
-                self._block.draw(lines_of(state))
-            else:
-                print_lines(line_of(state), err=True)
+        self._seen.look(run)
+        if self._run is None or self._run.meta.load_started_ns is None:
+            self._run = run  # what it was asked to do is read until its load has begun
+        meta, now_s = self._run.meta, elapsed_s(self._run)
+        state = State(self._label, Goal.of(meta), meta.budget, self._seen, now_s, self._stopping)
+        if self._block:
+            self._block.draw(lines_of(state))
+        else:
+            print_lines(line_of(state), err=True)
 
     def end(self) -> None:
         """Take the block away."""
         with contextlib.suppress(OSError):
             if self._block:
                 self._block.draw(())
+
+
+def say_broken(error: Exception) -> None:
+    """Say, once, that whatever shows a run has failed, which does not break the run."""
+    words = f"perfkit: the live view broke ({type(error).__name__}: {error}); the run goes on"
+    print_lines(words, err=True)
 
 
 def _stopping(run: Run) -> str:

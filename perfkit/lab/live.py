@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from perfkit.card import Card
-from perfkit.drive.live_view import live_view, milliseconds, number
+from perfkit.drive.live_view import live_view, milliseconds, number, say_broken
 from perfkit.drive.progress import Goal, Seen, elapsed_s
 from perfkit.errors import PerfkitError
 from perfkit.store import Run
@@ -73,8 +73,7 @@ class Careful:
             show()
         except Exception as error:
             self._view = Nothing()
-            words = f"perfkit: the live view broke ({type(error).__name__}: {error}); the run goes on"
-            print_lines(words, err=True)
+            say_broken(error)
 
 
 class Nothing:
