@@ -1,8 +1,9 @@
 """Errors a person can act on: what was given, what is allowed, what to do. One line each.
 
 Exit codes of every `perfkit` verb (also in README.md): 0 ok, 1 tool error, 2 bad input,
-3 run invalid or nothing to judge, 4 thresholds missed or regressed, 5 inconclusive (`gate --strict`),
-129 SIGHUP (the terminal was closed), 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
+3 run invalid or nothing to judge, 4 thresholds missed, an abort condition met, or regressed,
+5 inconclusive (`gate --strict`), 129 SIGHUP (the terminal was closed), 130 interrupted (Ctrl-C),
+143 terminated (SIGTERM).
 """
 
 from __future__ import annotations

@@ -178,6 +178,8 @@ class Workload:
     processes: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = 1
     budget: Budget = field(default_factory=Budget)
     thresholds: Annotated[tuple[str, ...], msgspec.Meta(max_length=1_000)] = ()
+    #: Conditions that end the run early (see `perfkit.drive.abort`); an empty list turns off the default one.
+    abort: Annotated[tuple[str, ...], msgspec.Meta(max_length=100)] | None = None
     server: dict[str, Any] = field(default_factory=dict)  #: options of the server perfkit starts
     tags: Annotated[tuple[str, ...], msgspec.Meta(max_length=100)] = ()
 

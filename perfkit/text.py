@@ -12,6 +12,7 @@ import html
 import logging
 import re
 import sys
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -45,6 +46,32 @@ def plain(text: object, *, most: int | None = None, lines: bool = False) -> str:
 
 #: For a terminal, and for ElementTree, which escapes `<&>` itself.
 for_terminal = for_xml = plain
+
+
+def cells(text: str) -> int:
+    """Return how many cells of a terminal a text takes: two for a wide character, none for an accent."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_cells_of, text))
+
+
+def _cells_of(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def clipped(text: str, width: int) -> str:
+    """Return the text cut to `width` cells of a terminal, with an ellipsis where something is cut."""
+    if cells(text) <= width:
+        return text
+    kept, used = "", 1
+    for character in text:
+        used += _cells_of(character)
+        if used > width:
+            break
+        kept += character
+    return f"{kept}…" if width > 0 else ""
 
 
 def for_html(text: object, *, most: int | None = MOST) -> str:

@@ -32,8 +32,8 @@ NAME = re.sub(r"[/\x00]", "", f"{OSC[:12]}{CSI}{BIDI[:4]}\x9b\r\n\t{HIDDEN[0]}")
 ARGUMENT = EVERYTHING.replace("\x00", "")
 #: Without what would end a field of a CSV, or its line, or make an address of it.
 FIELD = re.sub(r'[\x00\r\n,"/]', "", EVERYTHING)
-#: What may come out beside what prints: the end of a line, and how a progress bar moves.
-MOVES = re.compile(r"\r\n|\n|\r|\x1b\[A")
+#: What may come out beside what prints: the end of a line, and how a progress bar or the live view moves.
+MOVES = re.compile(r"\r\n|\n|\r|\x1b\[(?:\d*A|[KJ]|(?:0|1|2|31)m)")
 EDITED = "20260102-000000-edited-0001"
 
 

@@ -57,8 +57,9 @@ def cli() -> None:
     """Load a server, keep every request as a row, judge runs honestly.
 
     \b
-    Exit codes: 0 ok, 1 tool error, 2 bad input, 3 run invalid or nothing to judge, 4 thresholds missed or
-    regressed, 5 inconclusive (gate --strict), 129 terminal closed, 130 Ctrl-C, 143 SIGTERM.
+    Exit codes: 0 ok, 1 tool error, 2 bad input, 3 run invalid or nothing to judge, 4 thresholds missed, an
+    abort condition met, or regressed, 5 inconclusive (gate --strict), 129 terminal closed, 130 Ctrl-C,
+    143 SIGTERM.
     """
 
 

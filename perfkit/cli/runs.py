@@ -66,12 +66,16 @@ class RunCommand(click.Command):
 @click.option("--threshold", "thresholds", multiple=True, metavar="TEXT",
               help="Such as 'p95 < 300 ms', 'error_rate < 1 %', 'findings = 0', 'loop_lag p99 < 20 ms'; "
                    "missed: exit code 4.")  # fmt: skip
+@click.option("--abort", multiple=True, metavar="TEXT",
+              help="End the run early: 'error_rate > 50 % for 10s', 'p99 > 5 s for 30s'; exit code 4. "
+                   "By default a run ends when nothing has succeeded for 10 s; "
+                   "-s abort=[] turns that off.")  # fmt: skip
 @allow_target_option
 @click.option("--tag", "tags", multiple=True, metavar="TEXT", help="Tag the run.")
 @click.option(
     "--print-yaml", is_flag=True, help="Print the workload as YAML, without its secrets; run nothing."
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@click.option("-q", "--quiet", is_flag=True, help="Show nothing while it runs.")
 @data_dir_option
 @click.option("--json", "as_json", is_flag=True,
               help="Print JSON, not text; with '{…}' behind it, as in curl: the body for a URL.")  # fmt: skip

@@ -34,7 +34,7 @@ def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str,
             name: value for name, value in headers.items() if name != "content-type" or not request.options()
         }
         given = merged(given, {"target": {"headers": own}} if own else {})
-    for name in ("thresholds", "tags"):
+    for name in ("thresholds", "abort", "tags"):
         if options[name]:
             before = given.get(name) or []
             if not isinstance(before, list):

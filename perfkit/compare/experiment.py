@@ -128,8 +128,10 @@ class Turns:
             where = {"id": self.id, "side": side, "pair": pair, "order": 2 * pair - 1 + place}
             update_run_json(run.path, lambda _: {"experiment": where})  # noqa: B023  called at once
             self.found[side].append(Run(run.path))
-            if run.state != "complete":
+            if not run.ended_by_itself:
                 raise _interrupted(run.reason or "", pair, self._most, self.found)
+            if run.verdict.word == "ABORTED":
+                raise NothingToJudge(f"run {run.id}, pair {pair} of {self._most}: {run.reason}")
             if pair == 1:
                 _refuse_too_few(run, work.workload)
 

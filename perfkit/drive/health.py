@@ -55,6 +55,7 @@ class HealthWatch:
         self._gc_began = 0
         self._gc_pauses: list[float] = []
         self._beat: asyncio.TimerHandle | None = None
+        self._looked_at = 0  #: the beat up to which `lately` has told
 
     def start(self) -> None:
         """Begin to watch; call it on the running loop."""
@@ -87,6 +88,16 @@ class HealthWatch:
             gc_pauses=len(self._gc_pauses),
             gc_pause_max_ms=max(self._gc_pauses, default=0.0),
         )
+
+    def lately(self) -> tuple[float, float]:
+        """Return, of the time since the last call, the share of a core that was used, and the latest beat by
+        how many ms it was late."""
+        beats = self._beats[max(self._looked_at - 1, 0) :]
+        self._looked_at = len(self._beats)
+        if len(beats) < 2:
+            return 0.0, 0.0
+        (began, cpu, _), (ended, cpu_ended, _) = beats[0], beats[-1]
+        return (cpu_ended - cpu) / max(ended - began, 1.0), max(lag for _, _, lag in beats[1:])
 
     def _note(self, lag_ms: float) -> None:
         self._beats.append((float(self._clock()), float(time.process_time_ns()), lag_ms))

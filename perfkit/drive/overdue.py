@@ -18,6 +18,7 @@ from typing import Any
 
 from perfkit.drive.load import GRACE_S, Drive, Overdue
 from perfkit.drive.mistakes import Mistakes
+from perfkit.drive.progress import STOP
 
 _LOOK_S = 0.1
 #: So often in a row a loop has not turned when its step is interrupted.
@@ -50,7 +51,7 @@ def watched(
         stopped, pulse, alone = False, _Pulse(loop), 0
         while not over.wait(_LOOK_S):
             alone += is_orphan()
-            if not stopped and (alone or (folder / "stop").exists()):
+            if not stopped and (alone or (folder / STOP).exists()):
                 stopped = True
                 loop.call_soon_threadsafe(stop)
             if alone > _ALONE and not over.is_set():

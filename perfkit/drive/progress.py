@@ -1,28 +1,26 @@
-"""Watching a run from outside, by the segments it has written: a terminal's bar, a live view's numbers."""
+"""How far a run is, from outside: what its workers have told of it (`drive.tally`), added up."""
 
 from __future__ import annotations
 
-import contextlib
-import math
+import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections import Counter, deque
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from perfkit.drive import tally
+from perfkit.drive.tally import BINS, Counts, Snapshot, quantile_ms
 from perfkit.model import Workload
 from perfkit.store import Metadata, Run
-from perfkit.text import for_terminal
 
-_COLUMNS = ("step", "error", "planned", "started", "done")
-_BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f}{unit} [{elapsed}{postfix}]"
-#: So many seconds of rows are kept for the numbers of the last seconds and the line of rates.
-KEPT_S = 60
+#: In the run's folder: ends its load; its text says why.
+STOP = "stop"
+#: So many seconds back the counts are kept, unless somebody needs them longer.
+KEPT_S = 60.0
+#: At least so far apart are two counts that are kept: workers report every 0.8 s, each in its own time.
+_APART_S = 0.4
 
 
 class Goal(NamedTuple):
@@ -42,88 +40,157 @@ class Goal(NamedTuple):
 
 
 class Recent(NamedTuple):
-    """Of the last seconds: requests ended a second; p50 and p95 response time of successes in ms, or NaN."""
+    """Of some seconds, or of all: requests ended a second; response time of successes in ms, or NaN."""
 
     rate_per_s: float
     p50_ms: float
     p95_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True)
+class Window:
+    """What ended between two instants: requests, failures, those that timed out or were cut off, successes
+    by latency (`tally.BINS`)."""
+
+    span_s: float
+    rows: int
+    failed: int
+    censored: int
+    counts: Counts
+
+    def since(self, before: Window) -> Window:
+        """What this one has more than an earlier one that began with it."""
+        return Window(
+            self.span_s - before.span_s,
+            self.rows - before.rows,
+            self.failed - before.failed,
+            self.censored - before.censored,
+            self.counts - before.counts,
+        )
+
+    def numbers(self) -> Recent:
+        """Rate and quantiles."""
+        quantiles = (quantile_ms(self.counts, p) for p in (0.5, 0.95, 0.99))
+        return Recent(self.rows / self.span_s if self.span_s > 0 else 0.0, *quantiles)
+
+
+_NOTHING = Window(0.0, 0, 0, 0, np.zeros(BINS, np.int64))
 
 
 class Seen:
-    """What the segments written so far tell; each is read once.
+    """What the workers have told so far.
 
     rows, failed: of the load, its warm-up included. removed: requests of the teardown. in_flight: requests
-    under way when each worker last handed rows over. seconds: since the load began, by the last request
-    started.
+    under way when each worker last reported. seconds: since the load began, by the last request started;
+    at_s: by the last report. failures: class, count and first words, the most frequent first. cpu_share,
+    lag_ms: of the worker that was worst since its report before.
     """
 
-    def __init__(self) -> None:
-        self.rows = self.failed = self.steps = self.removed = 0
-        self.seconds = 0.0
-        self.last_done_s = 0.0
-        self._in_flight: dict[str, int] = {}
-        self._parts: deque[tuple[np.ndarray, np.ndarray]] = deque()  # s when done; ms, NaN for a failure
-        self._read: set[str] = set()
+    def __init__(self, kept_s: float = KEPT_S) -> None:
+        self.rows = self.failed = self.steps = self.removed = self.in_flight = 0
+        self.seconds = self.at_s = self.last_done_s = self.cpu_share = self.lag_ms = 0.0
+        self.failures: list[tuple[str, int, str]] = []
+        self._kept_s, self._start_ns = kept_s, 0
+        self._workers: dict[str, Snapshot] = {}
+        self._read: dict[str, int] = {}
+        self._windows: deque[tuple[float, Window]] = deque([(0.0, _NOTHING)])
 
     @property
-    def in_flight(self) -> int:
-        """Of all workers together."""
-        return sum(self._in_flight.values())
+    def whole(self) -> Window:
+        """All that has ended since the load began."""
+        return self._windows[-1][1]
 
-    def look(self, run: Run) -> None:
-        """Read the segments that are new."""
-        for file in run.files():
-            if file.name in self._read or file.name.startswith(("setup", "timeline")):
+    def look(self, run: Run) -> bool:
+        """Read what is new; whether anything was."""
+        new = False
+        try:
+            entries = [one for one in os.scandir(run.path / "segments") if one.name.endswith(".live")]
+        except OSError:  # merged away meanwhile
+            return False
+        for entry in entries:
+            if (stamp := _stamp(entry)) == self._read.get(entry.name):
                 continue
-            self._read.add(file.name)
-            if file.name.startswith("teardown"):
-                with contextlib.suppress(OSError, pa.ArrowException):
-                    self.removed += pq.read_metadata(file).num_rows
+            snapshot, name = tally.read(run.path / "segments" / entry.name), entry.name.partition(".")[0]
+            if snapshot is None:
                 continue
-            with contextlib.suppress(OSError, pa.ArrowException):  # merged away meanwhile
-                self._add(file, run)
+            self._read[entry.name], new = stamp, True
+            if name == "teardown":
+                self.removed = snapshot.rows
+            elif name != "setup":
+                self._workers[name] = snapshot
+        if new and self._workers:
+            self._start_ns = self._start_ns or run.meta.load_started_ns or 0
+            self._add_up()
+        return new
 
-    def _add(self, file: Path, run: Run) -> None:
-        table = pq.read_table(file, columns=list(_COLUMNS))
-        told = (table.schema.metadata or {}).get(b"perfkit_in_flight", b"0")
-        self._in_flight[file.name.partition("-")[0]] = int(told)
-        self.rows += len(table)
-        self.failed += len(table) - table["error"].null_count
-        if not len(table):
-            return
-        start = run.meta.load_started_ns or 0
-        self.steps = max(self.steps, pc.max(table["step"]).as_py() + 1)
-        self.seconds = max(self.seconds, (pc.max(table["started"]).as_py() - start) / 1e9)
-        done = pc.fill_null(table["done"], 0).to_numpy()
-        latency = np.where(table["error"].is_null(), (done - table["planned"].to_numpy()) / 1e6, math.nan)
-        self.last_done_s = max(self.last_done_s, (int(done.max()) - start) / 1e9)
-        self._parts.append(((done - start) / 1e9, latency))
-        while self._parts and self._parts[0][0].max() < self.last_done_s - KEPT_S:
-            self._parts.popleft()
+    def _add_up(self) -> None:
+        workers = list(self._workers.values())
+        self.rows, self.failed = sum(one.rows for one in workers), sum(one.failed for one in workers)
+        self.in_flight = sum(one.in_flight for one in workers)
+        self.steps = max(one.steps for one in workers)
+        self.cpu_share = max(one.cpu_share for one in workers)
+        self.lag_ms = max(one.lag_ms for one in workers)
+        self.seconds = max(self.seconds, self._since(max(one.started_ns for one in workers)))
+        self.last_done_s = max(self.last_done_s, self._since(max(one.done_ns for one in workers)))
+        self.at_s = max(self.at_s, self._since(max(one.at_ns for one in workers)))
+        self.failures = _by_class(workers)
+        counts = np.sum([one.histogram() for one in workers], axis=0)
+        censored = sum(one.censored for one in workers)
+        self._keep(Window(self.at_s, self.rows, self.failed, censored, counts))
+
+    def _keep(self, now: Window) -> None:
+        if len(self._windows) > 1 and self.at_s - self._windows[-2][0] < _APART_S:
+            self._windows.pop()
+        self._windows.append((self.at_s, now))
+        while len(self._windows) > 1 and self._windows[1][0] <= self.at_s - self._kept_s:
+            self._windows.popleft()
+
+    def _since(self, at_ns: int) -> float:
+        return max(0.0, (at_ns - self._start_ns) / 1e9)
+
+    def window(self, span_s: float) -> Window:
+        """What ended in the last `span_s` seconds, or somewhat longer: reports are 0.8 s apart."""
+        before = _NOTHING
+        for at_s, window in self._windows:
+            if at_s > self.at_s - span_s:
+                break
+            before = window
+        return self.whole.since(before)
 
     def recent(self, span_s: float = 5.0) -> Recent:
-        """The numbers of the `span_s` seconds before the last request that is known to have ended."""
-        done, latency = self._kept()
-        pick = done > self.last_done_s - span_s
-        span_s = min(span_s, max(self.last_done_s, 1e-3))
-        good = latency[pick & ~np.isnan(latency)]
-        p50, p95 = np.quantile(good, (0.5, 0.95)) if len(good) else (math.nan, math.nan)
-        return Recent(int(pick.sum()) / span_s, float(p50), float(p95))
+        """The numbers of the last `span_s` seconds."""
+        return self.window(span_s).numbers()
 
     def rates(self) -> list[int]:
         """Requests ended in each of the last whole seconds, at most KEPT_S of them, oldest first."""
+        counts: Counter[int] = Counter()
+        offset = self._start_ns // 1_000_000_000
+        for one in self._workers.values():
+            for second, count in enumerate(one.ended, one.first_second - offset):
+                counts[second] += count
         last = int(self.last_done_s)
-        first = max(0, last - KEPT_S)
-        if last <= first:
-            return []
-        counts, _ = np.histogram(self._kept()[0], bins=np.arange(first, last + 1))
-        return [int(count) for count in counts]
+        first = max(0, last - int(KEPT_S))
+        return [counts[second] for second in range(first, last)]
 
-    def _kept(self) -> tuple[np.ndarray, np.ndarray]:
-        if not self._parts:
-            return np.empty(0), np.empty(0)
-        done, latency = zip(*self._parts, strict=True)
-        return np.concatenate(done), np.concatenate(latency)
+
+def _by_class(workers: list[Snapshot]) -> list[tuple[str, int, str]]:
+    """Failures of all workers together."""
+    counts: Counter[str] = Counter()
+    words: dict[str, str] = {}
+    for one in workers:
+        for name, kind in one.failures.items():
+            counts[name] += kind.count
+            words[name] = words.get(name) or kind.words
+    return [(name, count, words[name]) for name, count in counts.most_common()]
+
+
+def _stamp(entry: os.DirEntry[str]) -> int:
+    """Changes whenever the file is replaced."""
+    try:
+        return entry.inode() ^ entry.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def elapsed_s(run: Run) -> float:
@@ -132,29 +199,3 @@ def elapsed_s(run: Run) -> float:
     if start is None or began is None:
         return 0.0
     return max(0.0, (time.monotonic_ns() - began - start) / 1e9)
-
-
-@contextlib.contextmanager
-def bar(goal: Goal, label: str, *, show: bool = True, leave: bool = True) -> Iterator[Callable[[Run], None]]:
-    """A bar on standard error, left there or not; call what is yielded with the run, repeatedly."""
-    if not show:  # and nothing is read: the load is not to be disturbed for nobody
-        yield lambda run: None
-        return
-    from tqdm import tqdm
-
-    seen, unit = Seen(), " steps" if goal.steps else " s"
-    label = for_terminal(label, most=60)
-    with tqdm(total=goal.total, desc=label, unit=unit, leave=leave, bar_format=_BAR) as drawn:
-
-        def on_progress(run: Run) -> None:
-            seen.look(run)
-            reached = seen.steps if goal.steps else min(goal.total, seen.seconds)
-            told = f"{seen.rows} requests, {seen.failed} failed"
-            told += f", removing: {seen.removed}" if seen.removed else ""
-            drawn.set_postfix_str(told, refresh=False)
-            with contextlib.suppress(OSError):  # the terminal is gone: no reason to end a run
-                drawn.update(max(0, reached - drawn.n))
-                if seen.removed:
-                    drawn.refresh()
-
-        yield on_progress

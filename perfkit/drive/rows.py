@@ -24,8 +24,8 @@ _FIELDS = (
     *(("phase", "B"), ("error", "B"), ("attempt", "B")),
 )
 _RECORD = struct.Struct("<" + "".join(code for _, code in _FIELDS))
-_DTYPE = np.dtype([(name, f"<{code}" if code != "B" else "u1") for name, code in _FIELDS])
-assert _DTYPE.itemsize == _RECORD.size
+DTYPE = np.dtype([(name, f"<{code}" if code != "B" else "u1") for name, code in _FIELDS])
+assert DTYPE.itemsize == _RECORD.size
 
 pack_row = _RECORD.pack
 
@@ -56,7 +56,6 @@ class Batch(NamedTuple):
     packed: bytearray
     extras: dict[int, Extra]
     operations: tuple[str, ...]
-    in_flight: int = 0  #: requests under way at the hand-over, for who watches a run
 
 
 class RowBuffer:
@@ -80,9 +79,9 @@ class RowBuffer:
         self._packed += packed
         self.count += 1
 
-    def take(self, in_flight: int = 0) -> Batch:
+    def take(self) -> Batch:
         """Everything added since the last call."""
-        batch = Batch(self._packed, self._extras, tuple(self._operations), in_flight)
+        batch = Batch(self._packed, self._extras, tuple(self._operations))
         self._packed, self._extras = bytearray(), {}
         return batch
 
@@ -93,7 +92,7 @@ def to_table(batch: Batch, *, scenario: str, worker: int, id_prefix: str, origin
     `bytes_sent` is the size of a body that was sent to its end, 0 where `sent` is null, even if a part of the
     body went out; `bytes_received` is what came of the response's body.
     """
-    rows = np.frombuffer(batch.packed, _DTYPE)
+    rows = np.frombuffer(batch.packed, DTYPE)
     n = len(rows)
     extras = [batch.extras.get(i) for i in range(n)] if batch.extras else None
     instants = {name: rows[name] for name in INSTANTS if name != "first_token"}
@@ -124,8 +123,7 @@ def to_table(batch: Batch, *, scenario: str, worker: int, id_prefix: str, origin
     for name in sorted({key for e in extras or () if e and e.server_ms for key in e.server_ms}):
         values = [e.server_ms.get(name) if e and e.server_ms else None for e in extras or ()]
         columns[f"server_{name}"] = pa.array(values, pa.float64())
-    told = {"perfkit_schema": str(SCHEMA_VERSION), "perfkit_in_flight": str(batch.in_flight)}
-    return pa.table(columns, metadata=told)
+    return pa.table(columns, metadata={"perfkit_schema": str(SCHEMA_VERSION)})
 
 
 def _of(extras: list[Extra | None] | None, n: int, name: str, type_: pa.DataType) -> pa.Array:

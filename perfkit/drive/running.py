@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from perfkit import stats
-from perfkit.drive import describe
+from perfkit.drive import abort, describe
+from perfkit.drive.live_view import live_view
 from perfkit.drive.local_server import reference_server
 from perfkit.drive.operations import operations_of
-from perfkit.drive.progress import Goal, bar
 from perfkit.drive.scenario import Scenario
 from perfkit.drive.spread import Progress, execute
 from perfkit.drive.workloads import complete, tokens_of, with_server
@@ -70,6 +73,8 @@ def checked(given: Mapping[str, Any], where: str, allow_targets: Iterable[str]) 
                 " target.probes_url or target.metrics_url"
             )
     _require_operations(wanted, scenario)
+    for text in workload.abort or ():
+        abort.parse(text)
     require_allowed_hosts(workload, allow_targets)
     return Checked(workload, scenario, params, tokens_of(workload))
 
@@ -126,7 +131,7 @@ def _run_repeats(
         of = "" if workload.repeats == 1 else f" {repeat + 1}/{workload.repeats}"
         with (
             _target_of(workload, show_progress) as aimed,
-            bar(Goal.of(aimed), scenario.name + of, show=show_progress) as draw,
+            live_view(scenario.name + of, show=show_progress) as draw,
         ):
 
             def tell(run: Run, draw: Progress = draw) -> None:
@@ -143,7 +148,7 @@ def _run_repeats(
                 on_progress=tell,
                 own_server=workload.target.url is None,
             )
-        if run.state == "complete":
+        if run.ended_by_itself:
             look(run)
         runs.append(_judged(Run(run.path), workload, redact))
         if runs[-1].state != "complete":
@@ -184,7 +189,7 @@ def _judged(run: Run, workload: Workload, redact: Redactor) -> Run:
 
 
 def _apply_thresholds(run: Run, wanted: list[thresholds.Threshold]) -> None:
-    if not wanted or run.state != "complete":
+    if not wanted or not run.ended_by_itself:
         return
     part = Part(run)
     results: list[dict[str, Any]] = []
@@ -253,25 +258,38 @@ def details(run: Run, *, summary: bool = True, results: Results | None = None) -
 
 
 def describe_run(run: Run, *, summary: bool = True, results: Results | None = None) -> str:
-    """The same for a person, with the first findings."""
+    """The same for a person: verdict, thresholds and findings first, then numbers and the next command."""
     meta = run.meta
     lines = [f"run {run.id}: {run.headline}"]
+    for threshold in sorted(meta.thresholds, key=lambda one: one.ok):
+        met = "ok" if threshold.ok else "MISSED"
+        lines.append(f"  threshold {threshold.text}: {met}, measured {threshold.measured}")
+    lines += [f"  {words}" for words in _finding_words(run, results or meta.results)]
+    lines += [f"  {words}" for words in _left_words(run)]
     where = meta.target_url or "a target not named in the file"
     if meta.imported:
         lines.append(f"  scenario {meta.scenario.name} on {where}")
     else:
         lines.append(f"  scenario {meta.scenario.name} on {meta.target_url}, {meta.load_words}")
     lines += [f"  scenario error, {error.count} times: {error.text}" for error in meta.step_errors]
-    lines += [f"  {words}" for words in _left_words(run)]
     unread = [f"{run.rows():,} requests; `perfkit show {run.id}` summarizes them"]
     lines += ["  " + line for line in (_summary_lines(run) if summary else unread)]
     lines += [f"  server {words}" for words in _probe_words(meta.probes)]
-    lines += [f"  {words}" for words in _finding_words(run, results or meta.results)]
-    for threshold in meta.thresholds:
-        met = "ok" if threshold.ok else "MISSED"
-        lines.append(f"  threshold {threshold.text}: {met}, measured {threshold.measured}")
     lines.append(f"  {run.path}")
+    if run.state != "running" and run.results.n:
+        lines.append(f"  next: perfkit report {_reference(run)}{_needs_extra()}")
     return "\n".join(map(for_terminal, lines))
+
+
+def _reference(run: Run) -> str:
+    """What names the run on a command line: its id where it is looked for anyway, else its path."""
+    looked_for = Path(os.environ.get("PERFKIT_DATA_DIR", "data")) / "runs"
+    return run.id if run.path.parent == looked_for else shlex.quote(str(run.path))
+
+
+def _needs_extra() -> str:
+    """What is to be installed before a report can be made."""
+    return "" if find_spec("papermill") else " (first: pip install 'perfkit[report]')"
 
 
 def _left_words(run: Run) -> Iterator[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from perfkit import interrupts
-from perfkit.drive import describe
+from perfkit.drive import abort, describe
 from perfkit.drive.collect import Collector
 from perfkit.drive.health import NO_DELAYS, delays, judge, median_response_ms
 from perfkit.drive.journal import journaled, keep_only, remove
@@ -27,6 +27,7 @@ from perfkit.drive.load import cut_off
 from perfkit.drive.mistakes import Mistakes
 from perfkit.drive.overdue import leave_behind, stuck_in
 from perfkit.drive.pool import own_pool, warm_up
+from perfkit.drive.progress import STOP
 from perfkit.drive.scenario import Scenario
 from perfkit.drive.session import Recorder, Session, Undo
 from perfkit.drive.worker import (
@@ -111,6 +112,8 @@ class _Execution:
         self.undo: list[Undo] = []
         self.interrupted = False
         self._stopped_ns: int | None = None  #: when the load was told to end before its time
+        self._abort = abort.Watch(workload)
+        self._met: abort.Met | None = None  #: the condition that ended the load
         self.state: Any = _NOT_SET_UP  #: what setup returned
         self._setup_rows = self._unanswered = 0
         self._mistakes = Mistakes()
@@ -319,24 +322,32 @@ class _Execution:
                     self.futures.append(pool.submit(run_shard, shard))
             self._watch(on_progress)
         except BaseException as error:
-            self._stop_workers()
+            self._stop_workers(interrupts.reason())
             if not isinstance(error, KeyboardInterrupt):
                 raise
             self.interrupted = True
             self._watch(on_progress)
 
     def _watch(self, on_progress: Progress) -> None:
-        """Wait until every worker has come to its end."""
+        """Wait until every worker has come to its end, or a condition ends the load."""
         pending = set(self.futures)
         while pending:
             done, pending = wait(pending, timeout=0.2)
-            on_progress(Run(self.folder.path))
+            run = Run(self.folder.path)
+            on_progress(run)
             if any(future.exception() for future in done):
-                self._stop_workers()  # one has failed: the run cannot be whole any more
+                self._stop_workers("a worker failed")  # the run cannot be whole any more
+            elif pending and self._stopped_ns is None and (met := self._abort.look(run)):
+                self._met = met
+                self._stop_workers(met.reason)
 
-    def _stop_workers(self) -> None:
+    def _stop_workers(self, why: str) -> None:
+        """End the load; why: for who watches the run."""
         self._stopped_ns = self._stopped_ns or time.monotonic_ns() - self.context.origin_ns
-        (self.folder.path / "stop").touch()
+        file = self.folder.path / STOP
+        file.touch()
+        with contextlib.suppress(OSError):  # a full disk may hold the file and not its text
+            file.write_text(why)
 
     # -- the end
 
@@ -344,7 +355,12 @@ class _Execution:
         failed = next((o.write_error for o in self.outcomes if o.write_error), None)
         if failed is not None:
             raise self._broken_off(failed)
-        stopped = self.interrupted or any(o.stopped for o in self.outcomes)
+        if self.interrupted:
+            return interrupts.reason()
+        stopped = any(o.stopped for o in self.outcomes)
+        if self._met is not None and stopped:
+            self.meta["aborted_by"] = self._met.condition
+            return self._met.reason
         return interrupts.reason() if stopped else None
 
     def _broken_off(self, why: OSError | str) -> PerfkitError:

@@ -19,6 +19,7 @@ from perfkit.drive.overdue import end_loop, leave_behind, watched
 from perfkit.drive.rows import Batch, to_table
 from perfkit.drive.scenario import load_scenario
 from perfkit.drive.session import Opening, Recorder, Undo
+from perfkit.drive.tally import Status
 from perfkit.drive.transport import Transport, loop_clock
 from perfkit.drive.writer import FLUSH_S, SegmentWriter
 from perfkit.errors import PerfkitError, os_error_words, words_of
@@ -186,11 +187,11 @@ async def _run_shard(shard: Shard) -> Outcome:
 
     writer = _writer(shard, name, stop)
     health = HealthWatch(shard.index, recorder.clock)
-    flush = Flusher(recorder, writer)
+    flush = Flusher(recorder, writer, health.lately)
     health.start()
 
     def give_up() -> None:  # from another thread, while the loop's own is held
-        writer.put(recorder.buffer.take())
+        flush.hand_over()
         writer.close()
 
     def stop_now() -> None:  # the rows first: who interrupts twice does not wait for what is cut off
@@ -241,8 +242,14 @@ def _told(error: Exception) -> str:
 class Flusher:
     """Hands rows from the load path to the writer several times a second, on the loop's own thread."""
 
-    def __init__(self, recorder: Recorder, writer: SegmentWriter) -> None:
-        self._recorder, self._writer = recorder, writer
+    def __init__(
+        self,
+        recorder: Recorder,
+        writer: SegmentWriter,
+        health: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
+    ) -> None:
+        """health: called at each hand-over (`HealthWatch.lately`)."""
+        self._recorder, self._writer, self._health = recorder, writer, health
         self._loop = asyncio.get_running_loop()
         self._handle = self._loop.call_later(FLUSH_S, self._flush)
 
@@ -256,5 +263,6 @@ class Flusher:
         self.hand_over()
 
     def hand_over(self) -> None:
-        """Hand over what there is, and what is under way."""
-        self._writer.put(self._recorder.buffer.take(self._recorder.in_flight()))
+        """Hand over the rows there are, how many requests are under way, and how the loop is."""
+        status = Status(self._recorder.clock(), self._recorder.in_flight(), *self._health())
+        self._writer.put(self._recorder.buffer.take(), status)

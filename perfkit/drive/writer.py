@@ -1,4 +1,4 @@
-"""The thread that turns row batches into segment files."""
+"""The thread that turns row batches into segment files, and counts them for those who watch the run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from perfkit.drive.rows import Batch, to_table
+from perfkit.drive.tally import Status, Tally
 from perfkit.store import write_segment
 
 #: Rows are handed over this often; with the time a flush takes, a killed run loses less than a second.
@@ -42,7 +43,8 @@ class SegmentWriter:
         self._scenario, self._worker = scenario, worker
         self._id_prefix, self._origin_ns = id_prefix, origin_ns
         self._on_error = on_error
-        self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[tuple[Batch, Status] | None] = queue.SimpleQueue()
+        self._tally = Tally(folder, name, origin_ns)
         self._kept: list[Batch] = []  #: that have not been written yet
         self._closing = False
         self._number = 0
@@ -51,10 +53,9 @@ class SegmentWriter:
         self._thread = threading.Thread(target=self._work, name="perfkit-writer", daemon=True)
         self._thread.start()
 
-    def put(self, batch: Batch) -> None:
-        """Hand rows over."""
-        if batch.packed:
-            self._batches.put(batch)
+    def put(self, batch: Batch, status: Status) -> None:
+        """Hand over rows, which may be none, and how the worker is."""
+        self._batches.put((batch, status))
 
     def close(self) -> None:
         """Write what was handed over and end the thread."""
@@ -63,8 +64,12 @@ class SegmentWriter:
         self._thread.join()
 
     def _work(self) -> None:
-        while (batch := self._batches.get()) is not None:
-            self._write(batch)
+        while (handed := self._batches.get()) is not None:
+            batch, status = handed
+            if batch.packed:
+                self._write(batch)
+            self._tally.add(batch)
+            self._tally.tell(status)
         for _ in range(_TRIES):
             if not self._kept:
                 return

@@ -1,19 +1,19 @@
 """What a cell shows while its run is on, in one display that updates in place, and the figure left behind.
 
 No drawing library while the load runs: the view is a few lines of HTML made by hand. IPython is used where it
-is loaded already; everywhere else there is a bar on standard error.
+is loaded already; everywhere else there is the view of `perfkit run` on standard error.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from perfkit.card import Card
-from perfkit.drive.progress import Goal, Seen, bar, elapsed_s
+from perfkit.drive.live_view import live_view, milliseconds, number, say_broken
+from perfkit.drive.progress import Goal, Seen, elapsed_s
 from perfkit.errors import PerfkitError
 from perfkit.store import Run
 from perfkit.text import for_html, for_notebook, plain, print_lines
@@ -41,12 +41,12 @@ class View(Protocol):
 
 
 def view_for(live: bool) -> View:
-    """A display in a Jupyter kernel, a bar elsewhere, nothing when not live."""
+    """A display in a Jupyter kernel, the view of `perfkit run` elsewhere, nothing when not live."""
     if not live:
         return Nothing()
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
-    return Careful(Display() if getattr(shell, "kernel", None) is not None else Bar())
+    return Careful(Display() if getattr(shell, "kernel", None) is not None else Terminal())
 
 
 class Careful:
@@ -73,8 +73,7 @@ class Careful:
             show()
         except Exception as error:
             self._view = Nothing()
-            words = f"perfkit: the live view broke ({type(error).__name__}: {error}); the run goes on"
-            print_lines(words, err=True)
+            say_broken(error)
 
 
 class Nothing:
@@ -89,8 +88,8 @@ class Nothing:
         """See View."""
 
 
-class Bar:
-    """A bar for each run, on standard error, as `perfkit run` has it; at the end the runs in words."""
+class Terminal:
+    """The view of `perfkit run` on standard error, for each run; at the end the runs in words."""
 
     shown = False
 
@@ -105,8 +104,7 @@ class Bar:
         self.shown = True
         if self._run is None or self._run.path != run.path:
             self._stack.close()
-            goal = Goal.of(run.meta)
-            self._draw = self._stack.enter_context(bar(goal, _scenario(run), leave=False))
+            self._draw = self._stack.enter_context(live_view(_scenario(run)))
             self._run = run
         self._draw(run)
 
@@ -183,9 +181,9 @@ def told(run: Run, seen: Seen, stopping: bool) -> tuple[str, str]:
     if seen.rows and quiet_s > 3 and not stopping:
         note = f"no request has ended for {quiet_s:.0f} s; rate, p50 and p95 of the 5 s before"
     numbers = [
-        ("requests/s", _number(recent.rate_per_s)),
-        ("p50", _ms(recent.p50_ms)),
-        ("p95", _ms(recent.p95_ms)),
+        ("requests/s", number(recent.rate_per_s)),
+        ("p50", milliseconds(recent.p50_ms)),
+        ("p95", milliseconds(recent.p95_ms)),
         ("failed", f"{seen.failed:,} of {seen.rows:,}"),
         ("in flight", f"{seen.in_flight:,}"),
     ]
@@ -243,16 +241,6 @@ def _spark(rates: Sequence[int]) -> str:
 
 def _scenario(run: Run) -> str:
     return run.meta.scenario.name
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
-
-
-def _ms(value: float) -> str:
-    if math.isnan(value):
-        return "—"
-    return f"{value / 1000:.2f} s" if value >= 1000 else f"{_number(value)} ms"
 
 
 # -- afterwards ------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ async def run(
     workload: a YAML file or a mapping as it has; `changes` are laid over it, name by name: scenario, params,
     users, arrivals, tags, …; `target` may be a URL. Without a URL a reference server is started for the run.
     data_dir: PERFKIT_DATA_DIR, or the nearest `data` folder with runs, upwards from here. live: show a view
-    that updates in place and leaves a figure behind; in a terminal, a bar.
+    that updates in place and leaves a figure behind; in a terminal, a block of lines.
 
     Raises BadInput for what cannot be run and PerfkitError when a run breaks down, each in one line. When the
     task is cancelled (an interrupt in JupyterLab) the run ends cleanly, then RunCancelled is raised; a second

@@ -119,7 +119,7 @@ class Work:
         kept = f"; {self.last_words()}" if self._runs else ""
         if not ended:
             return PerfkitError(f"the process of the run ended (exit {child.exit_code()}){kept}")
-        if any(self._fresh(run).state != "complete" for run in self._runs):
+        if any(not self._fresh(run).ended_by_itself for run in self._runs):
             return PerfkitError(f"the run was stopped from outside{kept}")
         return None
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import msgspec
 
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.model import SCHEMA_VERSION, Arrivals, Users
+from perfkit.model import SCHEMA_VERSION, Arrivals, Budget, Users
 
 STATES = ("running", "complete", "aborted")
 _DEEPEST = 50  #: levels of nesting; perfkit writes six
@@ -238,6 +238,7 @@ class Metadata:
     users: Users | None = field(default=None, metadata={"at": "workload.users"})
     arrivals: Arrivals | None = field(default=None, metadata={"at": "workload.arrivals"})
     warmup_s: float = field(default=0.0, metadata={"at": "workload.warmup_s"})
+    budget: Budget = field(default=Budget(), metadata={"at": "workload.budget"})
     server_options: dict[str, Any] = field(default_factory=dict, metadata={"at": "workload.server"})
     scenario: ScenarioFacts = ScenarioFacts()
     target: dict[str, Any] = field(default_factory=dict)
@@ -249,6 +250,7 @@ class Metadata:
     clock: Clocks = Clocks()
     load_started_ns: Whole | None = None
     measured: Span = Span()
+    aborted_by: str = ""  #: the condition that ended the run early, as it was written
     health: Health = Health()
     results: Results = Results()
     probes: tuple[ProbeSource, ...] = ()

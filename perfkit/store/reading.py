@@ -61,6 +61,11 @@ class Run:
         return "aborted" if state == "running" and not self.is_alive() else state
 
     @property
+    def ended_by_itself(self) -> bool:
+        """Whether it came to its end: the planned one, or one that an abort condition of its own has set."""
+        return self.state == "complete" or bool(self.meta.aborted_by)
+
+    @property
     def reason(self) -> str | None:
         """Why the run was aborted, if it was."""
         if self.state == "aborted" and self.meta.state == "running":
@@ -84,11 +89,11 @@ class Run:
 
     @property
     def headline(self) -> str:
-        """State and verdict in a line: `complete, valid`; `aborted (interrupted)`; `complete, FAILED: …`."""
+        """State and verdict in a line: `complete, valid`; `aborted (interrupted)`; `aborted, FAILED: …`."""
         verdict = self.verdict
         state = f"{self.state} ({self.reason})" if self.reason else self.state
         if self.state != "complete":
-            return state
+            return state if verdict.word in ("ABORTED", "RUNNING") else f"{self.state}, {verdict.words}"
         if verdict.word == "IMPORTED":
             return f"imported {'; '.join(verdict.reasons)}"
         return f"{state}, {'valid' if verdict.word == 'VALID' else verdict.words}"

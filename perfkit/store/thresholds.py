@@ -83,6 +83,10 @@ class Threshold:
                 raise unknown(f"operation in threshold {self.text!r}:", self.operation, names)
             value, note = _measure(part, self.metric, self.operation)
             units = UNITS[self.metric.kind]
+        return self.judge(value, units, note)
+
+    def judge(self, value: float, units: Mapping[str, float], note: str | None = None) -> Value:
+        """A value in the metric's own unit, turned into the threshold's, and whether that meets it."""
         value /= units.get(self.unit, 1.0)
         seen = float(f"{value:.12g}")  # 0.07 / 0.01 is 7.000000000000001, and 7 % is not more than 7 %
         met = bool(_OPERATORS[self.operator](seen, self.limit))  # of NaN nothing is true

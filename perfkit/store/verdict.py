@@ -39,7 +39,8 @@ class Verdict:
     VALID: the measurement was sound. IMPORTED: another tool measured. FAILED: every request failed. BROKEN:
     every step of the scenario raised an exception, sent nothing or never ended. INVALID: the generator was
     over its budget, or nothing was measured. UNCHECKED: its health is not known. DAMAGED: run.json is.
-    ABORTED, RUNNING: it has not ended.
+    ABORTED: it was interrupted, or a condition of its own ended it early; one that a condition ended and that
+    is FAILED, BROKEN, INVALID or DAMAGED besides is called that. RUNNING: it has not ended.
     """
 
     word: Word
@@ -78,6 +79,8 @@ class Verdict:
 def verdict_of(run: Run) -> Verdict:
     """Return the verdict of a run; PerfkitError where its run.json cannot be read at all."""
     meta, state, reason = run.meta, run.state, run.reason or ""
+    if state == "aborted" and meta.aborted_by:
+        return _ended_early(meta, run.results, reason)
     if state == "aborted":
         return Verdict("ABORTED", _all(reason), meta.thresholds, INTERRUPTIONS.get(reason, EXIT_TOOL_ERROR))
     if state == "running":
@@ -90,6 +93,16 @@ def verdict_of(run: Run) -> Verdict:
     met = all(threshold.ok for threshold in meta.thresholds)
     code = _EXIT_CODES.get(word, EXIT_OK if met else EXIT_THRESHOLDS_MISSED)
     return Verdict(word, reasons, meta.thresholds, code)
+
+
+def _ended_early(meta: Metadata, results: Results, reason: str) -> Verdict:
+    """The verdict of a run that a condition has ended: why it ended, then what else is to be said of it."""
+    word, reasons = ("DAMAGED", (meta.damage_reason,)) if meta.damage else _ended(meta, results)
+    if not results.n and results.errors and not meta.damage:  # nothing had succeeded in its warm-up
+        word, reasons = "FAILED", ("no request was measured",)
+    if _EXIT_CODES.get(word) is None:
+        return Verdict("ABORTED", (reason,), meta.thresholds, EXIT_THRESHOLDS_MISSED)
+    return Verdict(word, _all(reason, *reasons), meta.thresholds, _EXIT_CODES[word])
 
 
 def _ended(meta: Metadata, results: Results) -> tuple[Word, tuple[str, ...]]:
