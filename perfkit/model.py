@@ -42,7 +42,10 @@ COLUMNS: dict[str, Kind] = {
     **{"status": "int16", "error": "word", "error_text": "text"},
     **{"bytes_sent": "int64", "bytes_received": "int64", "attempt": "uint8"},
     **{"chunks": "int32s", "tokens_out": "int32", "request_id": "text"},
+    "group": "word",
 }
+#: Columns that only the files of runs have in which a scenario set them.
+OPTIONAL = ("group",)
 
 # Bounds are wider than what a run can carry out; a slip such as 1e308 gets words instead of a run.
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]

@@ -60,11 +60,14 @@ PROFILES = ["reference", "letta-0.16"]
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_agent_mass_creation(agent_server: str, tmp_path: Path, profile: str) -> None:
-    """users × agents_per_user creations, taking turns; setup and teardown as said; nothing is left behind."""
+    """users × agents_per_user creations, taking turns, each user a group; setup and teardown as said; nothing
+    is left behind."""
     before = inventory(agent_server)
     params = {"users": 3, "agents_per_user": 4, "blocks_per_user": 2, "workers": 5, "profile": profile}
     rows = rows_of(run(agent_server, tmp_path, "agent_mass_creation", params))
     assert measured(rows) == {"create_agent": 12}
+    groups = rows[rows["phase"] == "measure"]["group"].value_counts().to_dict()
+    assert groups == {"user 0": 4, "user 1": 4, "user 2": 4}
     setup = rows[rows["phase"] == "setup"]["operation"].value_counts()
     assert (setup["create_user"], setup["upsert_tool"], setup["create_block"]) == (3, 2, 6)
     assert setup.get("create_key", 0) == (3 if profile == "reference" else 0)

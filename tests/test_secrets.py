@@ -164,6 +164,7 @@ async def step(session, state, rng):
     session.headers = {"authorization": "Bearer " + os.environ["USER_TOKEN"]}
     turn, raises = divmod(session.iteration, 2)
     text = SAID[turn % len(SAID)]
+    session.group = "of " + text
     if raises:
         await session.get("/ok", params={"q": text}, headers=OWN)
         raise type(f"Odd{turn % len(SAID)}", (Exception,), {})(text)  # of each kind the words are kept once
@@ -247,7 +248,8 @@ def subprocess_json(data: Path) -> str:
 @pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.drill) for n in range(2, 8))])
 def test_no_secret_in_any_artefact(server: SmallServer, tmp_path: Path, seed: int) -> None:
     """Tokens, headers, cookies, nested parameters, DSNs and queries go in; the server repeats each in every
-    form, in bodies, labels and names of metrics; the scenario raises them and names operations after them."""
+    form, in bodies, labels and names of metrics; the scenario raises them and names operations and
+    groups after them."""
     secrets, found = run_with_secrets(server, tmp_path / "data", seed)
     leaks = [(secret, text[:300]) for text in found for secret in held(text, *secrets)]
     assert not leaks, leaks[:3]

@@ -15,7 +15,7 @@ import pytest
 
 from perfkit.drive.rows import NEVER, Extra, RowBuffer, pack_row, to_table
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.model import COLUMNS, INSTANTS
+from perfkit.model import COLUMNS, INSTANTS, OPTIONAL
 from perfkit.store import Run, RunFolder, find_run, list_runs, remove_runs, write_segment
 
 
@@ -26,7 +26,7 @@ def segment(number: int, operation: str = "get", extra: Extra | None = None, row
     for i in range(rows):
         seq = number * rows + i
         buffer.add(
-            pack_row(seq, seq + 1, seq + 2, seq + 2, NEVER, seq + 4, seq, i, 0, 10, 0, 200, code, 2, 0, 1),
+            pack_row(seq, seq + 1, seq + 2, seq + 2, NEVER, seq + 4, seq, i, 0, 10, 0, 200, code, 0, 2, 0, 1),
             extra,
         )
     return to_table(buffer.take(), scenario="made", worker=0, id_prefix="ab-", origin_ns=0)
@@ -45,9 +45,10 @@ def folder(tmp_path: Path) -> Iterator[RunFolder]:
 
 
 def test_the_columns_are_the_documented_ones() -> None:
-    """to_table has the timeline's columns and types, and null where nothing was reached."""
+    """to_table has the timeline's columns and types, those that are optional only where they were set, and
+    null where nothing was reached."""
     table = segment(0, extra=Extra("x", [1], {"db": 1.0}))
-    assert table.column_names == [*COLUMNS, "server_db"]
+    assert table.column_names == [*(name for name in COLUMNS if name not in OPTIONAL), "server_db"]
     assert all(table.schema.field(name).type == pa.int64() for name in INSTANTS)
     assert table["first_byte"].null_count == 5
     assert table["error"].null_count == 5
@@ -106,7 +107,7 @@ def test_an_empty_run_has_an_empty_table(tmp_path: Path) -> None:
         if (folder.path / "segments").exists():
             folder.merge()
     folder.close()
-    assert Run(folder.path).table().column_names == list(COLUMNS)
+    assert Run(folder.path).table().column_names == [name for name in COLUMNS if name not in OPTIONAL]
 
 
 def test_half_a_segment_is_never_met(folder: RunFolder) -> None:

@@ -20,7 +20,7 @@ NEVER = -(2**63)
 _FIELDS = (
     *((name, "q") for name in INSTANTS if name != "first_token"),
     *(("seq", "q"), ("step", "q"), ("bytes_sent", "q"), ("bytes_received", "q")),
-    *(("user", "i"), ("status", "h"), ("operation", "H")),
+    *(("user", "i"), ("status", "h"), ("operation", "H"), ("group", "H")),
     *(("phase", "B"), ("error", "B"), ("attempt", "B")),
 )
 _RECORD = struct.Struct("<" + "".join(code for _, code in _FIELDS))
@@ -32,6 +32,9 @@ pack_row = _RECORD.pack
 #: So many operations of a run have names; all after them are one, so that an id in a name ends somewhere.
 MOST_OPERATIONS = 1000
 OTHER_OPERATIONS = "(other operations)"
+#: The same for groups.
+MOST_GROUPS = 1000
+OTHER_GROUPS = "(other groups)"
 
 #: Codes of the dictionary columns; an error code of 0 means none.
 PHASE_CODE = {name: code for code, name in enumerate(PHASES)}
@@ -56,6 +59,7 @@ class Batch(NamedTuple):
     packed: bytearray
     extras: dict[int, Extra]
     operations: tuple[str, ...]
+    groups: tuple[str, ...] = ()
 
 
 class RowBuffer:
@@ -67,10 +71,15 @@ class RowBuffer:
         self._packed = bytearray()
         self._extras: dict[int, Extra] = {}
         self._operations: dict[str, int] = {}
+        self._groups: dict[str, int] = {}
 
     def operation_code(self, name: str) -> int:
         """The small number that stands for an operation's name in a packed row."""
         return self._operations.setdefault(name, len(self._operations))
+
+    def group_code(self, name: str) -> int:
+        """The small number that stands for a group in a packed row; 0 stands for none."""
+        return self._groups.setdefault(name, len(self._groups) + 1)
 
     def add(self, packed: bytes, extra: Extra | None = None) -> None:
         """Append one record made by `pack_row`."""
@@ -81,7 +90,8 @@ class RowBuffer:
 
     def take(self) -> Batch:
         """Everything added since the last call."""
-        batch = Batch(self._packed, self._extras, tuple(self._operations))
+        names = tuple(self._operations), tuple(self._groups)
+        batch = Batch(self._packed, self._extras, *names)
         self._packed, self._extras = bytearray(), {}
         return batch
 
@@ -120,6 +130,8 @@ def to_table(batch: Batch, *, scenario: str, worker: int, id_prefix: str, origin
     columns["chunks"] = _of(extras, n, "chunks", pa.list_(pa.int32()))
     columns["tokens_out"] = _of(extras, n, "tokens_out", pa.int32())
     columns["request_id"] = pa.array([f"{id_prefix}{seq}" for seq in rows["seq"].tolist()], pa.string())
+    if rows["group"].any():
+        columns["group"] = _text(rows["group"].astype(np.int32) - 1, batch.groups)
     for name in sorted({key for e in extras or () if e and e.server_ms for key in e.server_ms}):
         values = [e.server_ms.get(name) if e and e.server_ms else None for e in extras or ()]
         columns[f"server_{name}"] = pa.array(values, pa.float64())

@@ -34,6 +34,7 @@ __all__ = ["boxes", "ecdf", "histogram", "percentile_plot"]
 #: With fewer requests a group has no quartiles worth a box.
 FEW = 5
 NO_SUCCESS = "No request of the measured part succeeded, so there is no latency to show."
+NO_GROUP = "No successful request of the measured part has a group: scenarios set `session.group`."
 
 
 def histogram(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -77,7 +78,7 @@ def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     with style():
         ax = axes_for(ax, max(1.3, 0.7 + 0.24 * max(len(frame), 1)))
         if frame.empty:
-            return nothing(ax, NO_SUCCESS)
+            return nothing(ax, NO_GROUP if by == "group" else NO_SUCCESS)
         place = np.arange(len(frame)) + 1
         many = frame["n"].to_numpy() >= FEW
         drawn = [
@@ -119,7 +120,7 @@ def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             else "all drawn"
         )
         what = "box: quartiles and median; whiskers: p5 and p95; dots: extremes"
-        what += "; quantiles to 0.3 %" if by == "user" else ""
+        what += "; quantiles to 0.3 %" if by != "operation" else ""
         if not many.all():
             what += f"; a diamond is the median of fewer than {FEW}"
         return say(ax, alt, caption(frame, what, of))

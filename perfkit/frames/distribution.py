@@ -16,7 +16,7 @@ from perfkit.store.quantiles import BIN, Binned, counted, middles, outline
 from perfkit.store.rows import Part
 from perfkit.store.summary import TOTAL, numbers_of
 
-__all__ = ["boxes", "histogram", "percentiles", "survival"]
+__all__ = ["boxes", "histogram", "percentiles", "survival", "user_column"]
 
 #: At most so many operations get a line of their own in a figure.
 MOST_OPERATIONS = 8
@@ -70,13 +70,25 @@ def carried(binned: Binned) -> dict[str, float]:
 _BOX = {"min": 0.0, "p5": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
 #: SQL of the latencies of successes, x, of groups g.
 _GOOD = "SELECT {g} AS g, latency_ms AS x FROM part WHERE ok AND latency_ms IS NOT NULL"
+#: The same for groups of which there may be many.
+_OUTLINED = {
+    "user": _GOOD.format(g="coalesce(user, 0)::INTEGER"),
+    "group": f"""{_GOOD.format(g='"group"')} AND "group" IS NOT NULL""",
+}
+
+
+def user_column(rows: Part) -> str:
+    """Return what tells users apart in `boxes`: `group` where the scenario set groups, else `user`."""
+    grouped = rows.row('SELECT count(*) > 0 AS found FROM (FROM part WHERE "group" IS NOT NULL LIMIT 1)')
+    return "group" if grouped["found"] else "user"
 
 
 def boxes(rows: Part, by: str = "operation", most: int = 20) -> pd.DataFrame:
-    """Return box-plot numbers per group, slowest median first: group, n, min, p5, p25, p50, p75, p95, max.
+    """Return box-plot numbers, slowest median first: what `by` names, n, min, p5, p25, p50, p75, p95, max.
 
-    Of more than `most` groups the slowest and the fastest are kept. Quantiles by operation are exact, by user
-    to 0.3 %. attrs: groups (how many there are).
+    by: `operation`, `user` (the virtual user), or `group` (as the scenario set it; requests without one are
+    left out). Of more than `most` boxes the slowest and the fastest are kept. Quantiles by operation are
+    exact, others to 0.3 %. attrs: groups (how many there are).
     """
     if by == "operation":
         names, _, binned = counted(rows)
@@ -85,12 +97,12 @@ def boxes(rows: Part, by: str = "operation", most: int = 20) -> pd.DataFrame:
         frame = pd.DataFrame(found, columns=list(_BOX))
         frame.insert(0, "n", [binned.n(g) for g in there])
         frame.insert(0, by, [names[g] for g in there])
-    elif by == "user":
+    elif by in _OUTLINED:
         ps = [p for p in _BOX.values() if 0 < p < 1]
-        frame = rows.query(outline(_GOOD.format(g="coalesce(user, 0)::INTEGER"), ps)).to_pandas()
+        frame = rows.query(outline(_OUTLINED[by], ps)).to_pandas()
         frame = frame.sort_values("g").rename(columns={"g": by}).astype({by: str})[[by, "n", *_BOX]]
     else:
-        raise unknown("by", by, ("operation", "user"))
+        raise unknown("by", by, ("operation", *_OUTLINED))
     groups = len(frame)
     frame = frame.sort_values("p50", ascending=False, kind="stable")
     if groups > most:

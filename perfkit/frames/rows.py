@@ -38,18 +38,18 @@ def timeline(run: Run, phase: str = "measure", latency: str = "response") -> pd.
     planned, service_ms = done - sent, kickoff_ms = started - planned (NaN for a retry, which waited for the
     server), queue_ms = sending - started, ttft_ms = first_token - sent, of streams (in a run of
     schema 1: first_byte - sent); latency_ms: the one of `latency`.
-    operation, error: categories. user, worker, attempt
+    operation, error, group: categories. user, worker, attempt
     """
     part = Part(run, latency=latency, phase=phase)
     times = ("t_s", "sent_s", "done_s", "response_ms", "service_ms", "kickoff_ms", "queue_ms", "ttft_ms",
              "latency_ms")  # fmt: skip
     whole = ("user", "worker", "attempt")
     table = part.query(
-        f"SELECT {', '.join(times)}, operation, error, "
+        f'SELECT {", ".join(times)}, operation, error, "group", '
         f"{', '.join(f'coalesce({name}, 0)::INTEGER AS {name}' for name in whole)} FROM part"
     )
     columns = {name: table[name].to_numpy() for name in (*times, *whole)}
-    text = {name: _categories(table[name]) for name in ("operation", "error")}
+    text = {name: _categories(table[name]) for name in ("operation", "error", "group")}
     return small(pd.DataFrame(columns | text, copy=False), part)
 
 

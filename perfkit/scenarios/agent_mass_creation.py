@@ -34,6 +34,7 @@ class Params(AgentParams):
 
 @dataclass(frozen=True)
 class Account:
+    name: str  #: the group of its requests
     headers: dict[str, str]
     block_ids: list[str]
     tool_ids: list[str]
@@ -54,17 +55,17 @@ async def setup(session: Session, params: Params) -> State:
     accounts: list[Account] = []
     tools: list[str] = []
     for user in range(params.users):
-        session.headers = {}
+        session.headers, session.group = {}, f"user {user}"
         session.headers = await sign_up(session, params, unique(session, f"user-{user}"))
         tools = tools or await create_tools(session, params, params.tools)
         blocks = await create_blocks(session, params, params.blocks_per_user, f"block-{user}")
-        accounts.append(Account(dict(session.headers), blocks, tools))
+        accounts.append(Account(session.group, dict(session.headers), blocks, tools))
     return State(params, accounts, unique(session, "agent"))
 
 
 async def step(session: Session, state: State, rng: random.Random) -> None:
     account = state.accounts[session.iteration % len(state.accounts)]
-    session.headers = account.headers
+    session.headers, session.group = account.headers, account.name
     await create_agent(
         session,
         state.params,

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from perfkit.card import Card
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.model import SCHEMA_VERSION
+from perfkit.model import OPTIONAL, SCHEMA_VERSION
 from perfkit.store import results
 from perfkit.store.columns import TEXT, TYPES, columns_in, fitted
 from perfkit.store.files import is_held, read_regular, require_regular
@@ -204,12 +204,12 @@ def _parquet_in(folder: Path) -> list[Path]:
 
 
 def _read(file: Path, columns: Sequence[str] | None) -> pa.Table:
-    names = columns_in(pq.read_schema(file), columns)
+    names = columns_in(pq.read_schema(file), columns) or ["planned"]  # without a column there are no rows
     return fitted(pq.read_table(file, columns=names))
 
 
-#: No table is made here: pyarrow imports pandas for the first one.
-SCHEMA = pa.schema(TYPES)
+#: The columns of every file. No table is made here: pyarrow imports pandas for the first one.
+SCHEMA = pa.schema({name: type_ for name, type_ in TYPES.items() if name not in OPTIONAL})
 
 #: What a server observed of itself: ns on the run's clock; the unit of a value is in its probe's name.
 PROBES_SCHEMA = pa.schema(

@@ -202,7 +202,8 @@ class Part:
             _spill()
         there = set[str]().union(*(names for _, names, _ in files))
         columns = [
-            f"{name if name in there else 'NULL'}::{type_} AS {name}" for name, type_ in SQL_TYPES.items()
+            f"{_quoted(name) if name in there else 'NULL'}::{type_} AS {_quoted(name)}"
+            for name, type_ in SQL_TYPES.items()
         ]
         derived = dict(DERIVED)
         if "first_token" not in there:  # schema 1 knows the first byte only
@@ -287,6 +288,11 @@ class Part:
         source = f"({source})" if " " in source else source
         sql = f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT *, {more} FROM {source} WHERE {where}"
         self._guarded(lambda: self._connection.execute(sql))
+
+
+def _quoted(name: str) -> str:
+    """A column's name in SQL, where `group` is a word of the language."""
+    return f'"{name}"'
 
 
 def _checked(file: Path) -> tuple[str, list[str], int]:

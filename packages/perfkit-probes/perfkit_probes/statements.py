@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +30,7 @@ _OUTSIDE = "outside of requests"
 _MOST_TEXTS = 5_000  # whose kind is remembered
 _MOST_KINDS = 500  # others are told as one: a service that writes values into its statements has any number
 _OTHERS = "other statements"
+_MOST_WAITING = 1_000  # requests, or statements, until they are added up
 #: SQLSTATEs of an ordinary refusal (a duplicate key, an unusable value): errors of a request, not troubles.
 _REFUSALS = ("22", "23")
 
@@ -45,8 +48,12 @@ class StatementMonitor:
     def __init__(self, engine: Engine | AsyncEngine, *, ring: Ring) -> None:
         self._engine, self._ring = engine, ring
         self._lock = threading.Lock()
-        self._gathered: dict[str, dict[str, StatementUse]] = {}
+        # What happens at a request or a statement is one `append`; it is added up when it is sampled.
+        self._ended: deque[tuple[str, list[StatementUse]]] = deque()  # by endpoint, of requests
+        self._others: deque[tuple[str, list[StatementUse]]] = deque()  # by endpoint, outside of one
+        self._gathered: dict[str, dict[str, list[int]]] = {}  # calls, ns, rows by endpoint and text
         self._requests: dict[str, int] = {}
+        self._on_end = self._request_ended
         self._kinds: dict[str, str] = {}  # by text
         self._totals: dict[str, tuple[int, str]] = {}  # by kind: time of all its calls, one of its texts
         self._since = time.monotonic()
@@ -69,14 +76,15 @@ class StatementMonitor:
         if now - self._since < 1:
             return
         self._since = now
+        self._add_up()
         with self._lock:
             gathered, self._gathered = self._gathered, {}
             requests, self._requests = self._requests, {}
         for endpoint, count in requests.items():
             self._ring.add("db.requests", count, endpoint)
         for endpoint, uses in gathered.items():
-            for kind, use in self._by_kind(uses).items():
-                values = ("db.calls", use.calls), ("db.total_ms", use.ns / 1e6), ("db.rows", use.rows)
+            for kind, (calls, ns, rows) in self._by_kind(uses).items():
+                values = ("db.calls", calls), ("db.total_ms", ns / 1e6), ("db.rows", rows)
                 self._ring.add_all(values, f"{endpoint}: {kind}", None)
 
     def most_costly(self, word: str) -> list[tuple[str, str]]:
@@ -95,49 +103,75 @@ class StatementMonitor:
             self._kinds[text] = kind
         return kind
 
-    def _by_kind(self, uses: dict[str, StatementUse]) -> dict[str, StatementUse]:
-        found: dict[str, StatementUse] = {}
+    def _by_kind(self, uses: dict[str, list[int]]) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
         for text, use in uses.items():
             kind = self.kind(text)
             with self._lock:
                 if kind not in self._totals and len(self._totals) >= _MOST_KINDS:
                     kind = _OTHERS
                 before, first = self._totals.get(kind, (0, text))
-                self._totals[kind] = before + use.ns, first
-            found.setdefault(kind, StatementUse()).add(use)
+                self._totals[kind] = before + use[1], first
+            _count(found, kind, *use)
         return found
+
+    def _add_up(self) -> None:
+        """Add up what requests and statements have left; one that another thread takes is in its sums."""
+        with self._lock, contextlib.suppress(IndexError):
+            while True:
+                endpoint, uses = self._ended.popleft()
+                self._requests[endpoint] = self._requests.get(endpoint, 0) + 1
+                self._gather(endpoint, uses)
+        with self._lock, contextlib.suppress(IndexError):
+            while True:
+                self._gather(*self._others.popleft())
+
+    def _gather(self, endpoint: str, uses: list[StatementUse]) -> None:
+        gathered = self._gathered.setdefault(endpoint, {})
+        for use in uses:
+            _count(gathered, *use)
 
     # -- told by the dialect's calls and the middleware ------------------------------------------------
 
     def _executed(self, text: str, ns: int, rows: int, times: RequestTimes | None) -> None:
         if times is not None and times.endpoint is None:
-            times.on_end = self._request_ended
+            times.on_end = self._on_end
             uses = times.statements
-            use = uses.get(text)
-            if use is None:
-                use = uses[text] = StatementUse()
-            use.add(StatementUse(1, ns, rows))
+            uses.append((text, 1, ns, rows))
+            if not len(uses) % _MOST_WAITING:
+                _shorten(uses)
             return
-        endpoint = _OUTSIDE if times is None else str(times.endpoint)
-        self._gather(endpoint, {text: StatementUse(1, ns, rows)})
+        self._others.append((_OUTSIDE if times is None else str(times.endpoint), [(text, 1, ns, rows)]))
+        if len(self._others) >= _MOST_WAITING:
+            self._add_up()
 
     def _request_ended(self, times: RequestTimes) -> None:
-        endpoint = str(times.endpoint)
-        self._gather(endpoint, times.statements)
-        with self._lock:
-            self._requests[endpoint] = self._requests.get(endpoint, 0) + 1
-
-    def _gather(self, endpoint: str, uses: dict[str, StatementUse]) -> None:
-        with self._lock:
-            gathered = self._gathered.setdefault(endpoint, {})
-            for text, use in uses.items():
-                gathered.setdefault(text, StatementUse()).add(use)
+        self._ended.append((str(times.endpoint), times.statements))
+        if len(self._ended) >= _MOST_WAITING:
+            self._add_up()
 
     def _failed(self, text: str, error: Exception, times: RequestTimes | None) -> None:
         state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or type(error).__name__
         if not str(state).startswith(_REFUSALS):
             request_id = times.request_id if times is not None else None
             self._ring.add("db.error", 1, f"{state} {self.kind(text)}", request_id)
+
+
+def _count(uses: dict[str, list[int]], text: str, calls: int, ns: int, rows: int) -> None:
+    use = uses.get(text)
+    if use is None:
+        use = uses[text] = [0, 0, 0]
+    use[0] += calls
+    use[1] += ns
+    use[2] += rows
+
+
+def _shorten(uses: list[StatementUse]) -> None:
+    """Add up a list in place: a request may run a statement a million times."""
+    sums: dict[str, list[int]] = {}
+    for use in uses:
+        _count(sums, *use)
+    uses[:] = [(text, *use) for text, use in sums.items()]  # type: ignore[misc]
 
 
 # -- time in the database --------------------------------------------------------------------------
@@ -179,7 +213,9 @@ def _timed(call: Callable[..., Any], timing: _Timed, of_statement: bool) -> Call
         times, monitor = request_times.get(), timing.monitor if of_statement else None
         if times is None and monitor is None:
             return call(*args, **options)
-        wait = Wait()
+        loop = asyncio._get_running_loop()
+        turns = None if loop is None else _turns(loop)
+        began_ns = time.monotonic_ns()
         try:
             return call(*args, **options)
         except Exception as error:
@@ -187,7 +223,9 @@ def _timed(call: Callable[..., Any], timing: _Timed, of_statement: bool) -> Call
                 monitor._failed(args[1], error, times)
             raise
         finally:
-            ns = wait.ns()
+            ns = time.monotonic_ns() - began_ns
+            if turns is not None and turns.first_ns:
+                ns = max(ns - turns.since(began_ns), 0)
             if times is not None:
                 times.db_ns += ns
             if monitor is not None:
@@ -196,25 +234,61 @@ def _timed(call: Callable[..., Any], timing: _Timed, of_statement: bool) -> Call
     return timed
 
 
+class Turns:
+    """The next two turns of an event loop: when the waits that began before them were gone on with.
+
+    All that begin in one turn share them: to ask the loop for a turn is what a measured statement costs most.
+    """
+
+    __slots__ = ("_began_ns", "_loop", "first_ns", "second_ns")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = loop
+        self.first_ns = self.second_ns = 0  #: when they came; 0: not yet
+        self._began_ns = time.monotonic_ns()
+        loop.call_soon(self._first_turn)
+
+    def is_next_of(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether a wait that begins now on this loop has these turns ahead."""
+        return not self.first_ns and self._loop is loop
+
+    def _first_turn(self) -> None:
+        self.first_ns, loop = time.monotonic_ns(), self._loop
+        self._loop = None  # it may be dropped
+        if loop is not None and self.first_ns - self._began_ns > _FREE_NS:  # busy: also in the next one
+            loop.call_soon(self._second_turn)
+
+    def _second_turn(self) -> None:
+        self.second_ns = time.monotonic_ns()
+
+    def since(self, began_ns: int) -> int:
+        """How much of a wait that began then was for the loop."""
+        first_ns = self.first_ns - began_ns if self.first_ns else 0
+        return self.second_ns - began_ns if first_ns > _FREE_NS and self.second_ns else first_ns
+
+
+_latest: Turns | None = None
+
+
+def _turns(loop: asyncio.AbstractEventLoop) -> Turns:
+    global _latest
+    turns = _latest
+    if turns is None or not turns.is_next_of(loop):
+        turns = _latest = Turns(loop)
+    return turns
+
+
 class Wait:
     """A wait that begins now; of one on an event loop, for something else than the loop's next two turns."""
 
-    __slots__ = ("_began", "_loop", "_turns")
+    __slots__ = ("_began_ns", "_turns")
 
     def __init__(self) -> None:
-        self._loop, self._turns = asyncio._get_running_loop(), 0
-        self._began = time.monotonic_ns()
-        if self._loop is not None:
-            self._loop.call_soon(self._first_turn)
-
-    def _first_turn(self) -> None:
-        self._turns = time.monotonic_ns() - self._began
-        if self._turns > _FREE_NS and self._loop is not None:  # it is busy: also in the next one
-            self._loop.call_soon(self._second_turn)
-
-    def _second_turn(self) -> None:
-        self._turns = time.monotonic_ns() - self._began
+        loop = asyncio._get_running_loop()
+        self._turns = None if loop is None else _turns(loop)
+        self._began_ns = time.monotonic_ns()
 
     def ns(self) -> int:
         """How long it has lasted, without those."""
-        return max(time.monotonic_ns() - self._began - self._turns, 0)
+        loops_ns = 0 if self._turns is None else self._turns.since(self._began_ns)
+        return max(time.monotonic_ns() - self._began_ns - loops_ns, 0)

@@ -41,10 +41,11 @@ class Session:
     """One virtual user's way to the server.
 
     Attributes a step may use: `user` (number of the virtual user), `iteration`, `local` (a dict that stays
-    with the virtual user), `headers` (sent with each of its requests).
+    with the virtual user), `headers` (sent with each of its requests), `group` (a short text such as
+    `account-3` that is kept with each of its requests, so that figures show them apart; None: no group).
     """
 
-    __slots__ = ("_outside", "_recorder", "headers", "local", "user")
+    __slots__ = ("_outside", "_recorder", "group", "headers", "local", "user")
 
     def __init__(self, recorder: Recorder, user: int = 0, phase: str = "setup") -> None:
         self._recorder = recorder
@@ -52,6 +53,7 @@ class Session:
         self.user = user
         self.local: dict[str, Any] = {}
         self.headers: dict[str, str] = {}
+        self.group: str | None = None
 
     @property
     def seed(self) -> int:
@@ -132,8 +134,7 @@ class Session:
         twice the nearest counts: this request's, then the session's, then the target's.
 
         A retry is a row with the same `seq` and the next `attempt`. A redirect that is followed leads to
-        another request: the next `seq`, attempt 1, planned when the redirect had come, and of operation
-        `NAME (redirect)`, so that the times of NAME are not mixed with those of what it led to.
+        another request: the next `seq`, attempt 1, planned when it had come, named `NAME (redirect)`.
         """
         recorder = self._recorder
         if recorder.over:
@@ -159,7 +160,8 @@ class Session:
         body = content.encode() if isinstance(content, str) else content
         name = name or _default_name(method, path)
         planned = started if planned is None else planned
-        sending = Sending(recorder, step, head, self.user, method, path, body, name, planned, started)
+        group = recorder.group_code(self.group, head) if self.group else 0
+        sending = Sending(recorder, step, head, self.user, group, method, path, body, name, planned, started)
         while True:
             try:
                 exchange = await sending.begin(timeout_s or recorder.target.timeout_s)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from perfkit.drive.rows import MOST_OPERATIONS, OTHER_OPERATIONS, RowBuffer
+from perfkit.drive.rows import MOST_GROUPS, MOST_OPERATIONS, OTHER_GROUPS, OTHER_OPERATIONS, RowBuffer
 from perfkit.drive.session.heads import Head, Heads
 from perfkit.drive.transport import Clock, Transport
 from perfkit.model import Target
@@ -81,6 +81,7 @@ class Recorder:
     retried: int = 0  #: attempts after the first, the one under way included
     unanswered: int = 0  #: POST and PUT that were sent and got no answer: what they made is not known
     _codes: dict[str, int] = field(default_factory=dict)
+    _group_codes: dict[str, int] = field(default_factory=dict)
     _metrics: dict[str, str | None] = field(default_factory=dict)
     _plain_metrics: set[str] = field(default_factory=set)  #: those recorded under the name they came with
 
@@ -110,6 +111,19 @@ class Recorder:
         elif code is None:
             shown = storable(self._without_secrets(name, head))[: _NAME_LIMIT - len(hop)] + hop
             code = self._codes[name + hop] = self.buffer.operation_code(shown)
+        return code
+
+    def group_code(self, name: str, head: Head) -> int:
+        """Return the code of a group, whose name is recorded without secrets. After a thousand groups all
+        others have one code. TypeError for what is not a text."""
+        code = self._group_codes.get(name)
+        if code is None:
+            if not isinstance(name, str):
+                raise TypeError(f"session.group is a text or None, not {type(name).__name__}")
+            if len(self._group_codes) >= MOST_GROUPS:
+                return self.buffer.group_code(OTHER_GROUPS)
+            shown = storable(self._without_secrets(name, head))[:_NAME_LIMIT]
+            code = self._group_codes[name] = self.buffer.group_code(shown)
         return code
 
     def known_metrics(self, timing: dict[str, float], head: Head | None = None) -> dict[str, float] | None:

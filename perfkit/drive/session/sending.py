@@ -34,10 +34,10 @@ class Sending:
     _hop: tuple[str, str, bytes] | None = None
 
     def __init__(
-        self, recorder: Recorder, step: Step, head: Head, user: int,
+        self, recorder: Recorder, step: Step, head: Head, user: int, group: int,
         method: str, path: str, body: bytes, name: str, planned: int, started: int,
     ) -> None:  # fmt: skip
-        self._recorder, self._step, self._head, self._user = recorder, step, head, user
+        self._recorder, self._step, self._head, self._user, self._group = recorder, step, head, user, group
         self._method, self._path, self._body, self._name = method, path, body, name
         self._planned, self._started = planned, started
         self._operation = recorder.operation_code(name, head)
@@ -153,7 +153,7 @@ class Sending:
         row = pack_row(
             planned, self._started, exchange.sending, exchange.sent, exchange.first_byte, exchange.done,
             self._seq, step.number, bytes_sent, len(exchange.body), self._user, exchange.status,
-            self._operation, phase, ERROR_CODE[error], self._attempt,
+            self._operation, self._group, phase, ERROR_CODE[error], self._attempt,
         )  # fmt: skip
         buffer.add(row, extra)
 
