@@ -164,6 +164,8 @@ class Workload:
     processes: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = 1
     budget: Budget = field(default_factory=Budget)
     thresholds: Annotated[tuple[str, ...], msgspec.Meta(max_length=1_000)] = ()
+    #: Limits of one request, such as `ttft < 500 ms and tpot < 50 ms`: what meets them counts as goodput.
+    slo: str | None = None
     server: dict[str, Any] = field(default_factory=dict)  #: options of the server perfkit starts
     tags: Annotated[tuple[str, ...], msgspec.Meta(max_length=100)] = ()
 

@@ -11,7 +11,7 @@ from perfkit.model import Arrivals, Target, Users
 from perfkit.store import Metadata, Run, fidelity
 
 #: What must be the same in all runs, by its name in a workload; `server`, seed and the code may differ.
-_SAME = ("scenario", "params", "users", "arrivals", "warmup_s", "processes")
+_SAME = ("scenario", "params", "users", "arrivals", "warmup_s", "processes", "slo")
 _OF_HOST = ("name", "cpus", "cpu_model")
 _SAME_TARGET = (
     "url",

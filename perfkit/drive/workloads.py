@@ -21,7 +21,7 @@ from perfkit.hosts import addresses_of, split_address
 from perfkit.model import Target, Tokens, Workload
 from perfkit.plain_data import LONGEST, require_plain
 from perfkit.redaction import Redactor, is_secret_name, masked_text, redacted_errors, secrets_of
-from perfkit.store import read_regular, shipped
+from perfkit.store import read_regular, shipped, slo
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -135,6 +135,8 @@ def _complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario,
     _require_server_options(workload, where)
     _require_cores(workload.processes, where)
     _try_target(workload.target)
+    if workload.slo is not None:
+        slo.parse(workload.slo)
     try:
         scenario = load_scenario(workload.scenario)
         params = scenario.params(workload.params)

@@ -238,6 +238,7 @@ class Metadata:
     users: Users | None = field(default=None, metadata={"at": "workload.users"})
     arrivals: Arrivals | None = field(default=None, metadata={"at": "workload.arrivals"})
     warmup_s: float = field(default=0.0, metadata={"at": "workload.warmup_s"})
+    slo: str = field(default="", metadata={"at": "workload.slo"})
     server_options: dict[str, Any] = field(default_factory=dict, metadata={"at": "workload.server"})
     scenario: ScenarioFacts = ScenarioFacts()
     target: dict[str, Any] = field(default_factory=dict)
