@@ -120,7 +120,7 @@ class Users:
 class Arrivals:
     """Open model: steps start at planned times, whatever the server does (see `perfkit.drive.schedule`)."""
 
-    shape: Literal["constant", "poisson", "ramp", "steps", "spike", "soak"] = "constant"
+    shape: Literal["constant", "poisson", "ramp", "steps", "spike", "soak", "replay"] = "constant"
     rate_per_s: Rate = 10.0  #: the rate; ramp: the last rate; spike: the rate outside the spike
     duration_s: Seconds = 10.0
     spacing: Literal["even", "poisson"] = "even"
@@ -131,6 +131,11 @@ class Arrivals:
     spike_at_s: NotNegative | None = None  #: spike: when it starts (default 40 % of the duration)
     spike_for_s: Seconds | None = None  #: spike: how long it lasts (default 20 % of the duration)
     ramp_s: NotNegative | None = None  #: soak: linear rise and fall at the ends (default 5 % of the duration)
+    file: str | None = None  #: replay: the recording; rate_per_s and duration_s come from it
+    speed: Annotated[float, msgspec.Meta(ge=0.001, le=1_000)] | None = (
+        None  #: replay: times as fast (default 1)
+    )
+    sha256: str | None = None  #: replay: of the file, which must be this one; filled in where it is not given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +231,9 @@ _OF_SHAPE = {
     "spike_at_s": "spike",
     "spike_for_s": "spike",
     "ramp_s": "soak",
+    "file": "replay",
+    "speed": "replay",
+    "sha256": "replay",
 }
 
 
@@ -235,6 +243,8 @@ def _refuse_other_shapes(arrivals: Arrivals, where: str) -> None:
         if shape != arrivals.shape and getattr(arrivals, name) != getattr(Arrivals(), name):
             words = f"arrivals.{name} is for shape {shape}, not {arrivals.shape}"
             raise BadInput(f"{where}: {words}; leave it out")
+    if arrivals.shape == "replay" and not arrivals.file:
+        raise BadInput(f"{where}: arrivals: shape replay needs file, such as access.log")
 
 
 def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:

@@ -38,6 +38,8 @@ def configuration_of(meta: Metadata) -> dict[str, Any]:
         value = meta.workload.get(name)
         if isinstance(value, Mapping):
             found |= {f"{name}.{inner}": one for inner, one in value.items()}
+            if value.get("sha256"):  # the same file by another name is the same
+                found.pop(f"{name}.file", None)
         else:
             found[name] = value
     found |= {f"target.{name}": meta.target.get(name) for name in _SAME_TARGET}

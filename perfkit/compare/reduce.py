@@ -212,7 +212,7 @@ def _end(run: Run, rows: Measured) -> float:
 
 def _load_changes(run: Run) -> bool:
     """Whether the load is meant to change during the run: then nothing about it is steady by design."""
-    return run.meta.arrivals is not None and run.meta.arrivals.shape in ("ramp", "steps", "spike")
+    return run.meta.arrivals is not None and run.meta.arrivals.shape in ("ramp", "steps", "spike", "replay")
 
 
 def _unsteady(

@@ -252,6 +252,7 @@ def describe_run(run: Run, *, summary: bool = True, results: Results | None = No
         lines.append(f"  scenario {meta.scenario.name} on {where}")
     else:
         lines.append(f"  scenario {meta.scenario.name} on {meta.target_url}, {meta.load_words}")
+    lines += [f"  {words}" for words in (meta.replay.words if meta.replay else ())]
     lines += [f"  scenario error, {error.count} times: {error.text}" for error in meta.step_errors]
     lines += [f"  {words}" for words in _left_words(run)]
     unread = [f"{run.rows():,} requests; `perfkit show {run.id}` summarizes them"]

@@ -143,11 +143,23 @@ def _complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario,
         if workload.users is None and workload.arrivals is None:
             load = scenario.default_load(params)
             workload = Workload.from_mapping(dict(given) | load, f"load of {scenario.label}")
+        recording = scenario.recording(params, workload)
+        if recording is not None and workload.arrivals is not None:
+            _refuse_own_length(given)
+            arrivals = recording.arrivals(workload.arrivals, workload.warmup_s)
+            return dataclasses.replace(workload, arrivals=arrivals), scenario, params
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
     if workload.arrivals is not None:
         require_requests(workload.arrivals, workload.seed, workload.warmup_s)
     return workload, scenario, params
+
+
+def _refuse_own_length(given: Mapping[str, Any]) -> None:
+    """BadInput for a rate or a duration beside a recording, which has its own."""
+    for name in ("rate_per_s", "duration_s", "spacing"):
+        if name in given["arrivals"]:
+            raise BadInput(f"arrivals.{name}: the recording says it; leave it out, or change speed")
 
 
 def _require_server_options(workload: Workload, where: str) -> None:

@@ -242,6 +242,7 @@ def facts(run: Run) -> Shown:
         ("scenario", part("lines", [name, doc])),
         ("parameters", _pairs(meta.scenario.params)),
         ("load", _pairs(load)),
+        ("recording", part("lines", meta.replay.words) if meta.replay else ""),
         ("target", _pairs(meta.target)),
         ("code", sha + (", with uncommitted changes" if sha and meta.git.dirty else "")),
         ("host", _pairs(meta.host)),

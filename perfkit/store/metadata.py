@@ -222,6 +222,28 @@ class Imported:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """The recording that a run sent again; left_out: requests of it that were not sent, by reason."""
+
+    file: str = ""
+    format: str = ""
+    sha256: str = ""
+    requests: Whole = 0
+    different: Whole = 0
+    left_out: dict[str, Whole] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> list[str]:
+        """What was replayed, what was left out, what else there is to know, a line each."""
+        first = (
+            f"replays {self.requests:,} requests of {self.file} ({self.format}, sha256 {self.sha256[:12]})"
+        )
+        left_out = [f"left out: {n:,} {why}" for why, n in self.left_out.items()]
+        return [first, *left_out, *(f"note: {note}" for note in self.notes)]
+
+
+@dataclass(frozen=True)
 class Metadata:
     """One run's run.json; `raw` is the document itself, for `show --json` and for writing it back.
 
@@ -261,6 +283,7 @@ class Metadata:
     own_server: bool = False  #: perfkit started the server for this run
     experiment: Place | None = None
     imported: Imported | None = None
+    replay: Replay | None = None
     tags: tuple[str, ...] = ()
     note: str = ""
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -296,6 +319,8 @@ class Metadata:
             rate = f"{', '.join(f'{step:g}' for step in arrivals.step_rates_per_s)}/s"
         elif arrivals.shape == "spike":
             rate += f" with a spike of {arrivals.spike_rate_per_s or 5 * arrivals.rate_per_s:g}/s"
+        elif arrivals.shape == "replay":
+            rate = f"{arrivals.file} at {arrivals.speed or 1:g} ×, {arrivals.rate_per_s:.4g}/s on average"
         return f"open model: {arrivals.shape}, {rate}, {arrivals.duration_s:g} s"
 
     @property
