@@ -16,8 +16,6 @@ from perfkit.model import Arrivals
 
 _METHOD = re.compile(r"[A-Z][A-Z-]*").fullmatch
 _LONGEST_S = 30 * 86_400
-#: The last request is planned in the measured part, not at its end.
-_AFTER_LAST_S = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +82,12 @@ class Recording:
         """
         if given.sha256 not in (None, self.sha256):
             raise BadInput(f"arrivals.sha256: {self.file} is another file: its digest is {self.sha256}")
-        n = len(self.at_s) - int(np.searchsorted(self.at_s, warmup_s))
-        if not n:
+        measured = self.at_s[np.searchsorted(self.at_s, warmup_s) :]
+        if not len(measured):
             raise BadInput(f"warmup_s {warmup_s:g}: the recording lasts {self.at_s[-1]:.3g} s; shorten it")
-        duration_s = float(self.at_s[-1]) - warmup_s + _AFTER_LAST_S
+        n, last_s = len(measured), float(measured[-1]) - warmup_s
+        # as at a constant rate, the part ends a mean distance after its last request
+        duration_s = last_s + max(float(measured[-1] - measured[0]) / max(n - 1, 1), 0.001)
         if duration_s > _LONGEST_S:
             raise BadInput(
                 f"{self.file} lasts {duration_s / 86_400:.0f} days, at most 30; raise arrivals.speed"
