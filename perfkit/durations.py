@@ -7,9 +7,9 @@ import re
 #: Nanoseconds of a unit.
 _UNITS = {
     **{"ns": 1, "us": 1_000, "µs": 1_000, "μs": 1_000, "ms": 1_000_000},
-    **{"s": 10**9, "m": 60 * 10**9, "h": 3_600 * 10**9},
+    **{"s": 10**9, "m": 60 * 10**9, "min": 60 * 10**9, "h": 3_600 * 10**9},
 }
-_PIECE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+_PIECE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|min|m|h)", re.ASCII)
 _LONGEST = 40  #: characters
 #: For messages: what a time may look like.
 EXAMPLES = "300ms, 30s, 2m or 1.5h"

@@ -126,7 +126,7 @@ class Users:
 class Arrivals:
     """Open model: steps start at planned times, whatever the server does (see `perfkit.drive.schedule`)."""
 
-    shape: Literal["constant", "poisson", "ramp", "steps", "spike", "soak"] = "constant"
+    shape: Literal["constant", "poisson", "ramp", "steps", "spike", "soak", "replay"] = "constant"
     rate_per_s: Rate = 10.0  #: the rate; ramp: the last rate; spike: the rate outside the spike
     duration_s: Seconds = 10.0
     spacing: Literal["even", "poisson"] = "even"
@@ -139,6 +139,11 @@ class Arrivals:
     #: Ramp: how long the rise takes, `rate_per_s` follows (default: all of the duration); soak: linear rise
     #: and fall at the ends (default 5 % of the duration).
     ramp_s: NotNegative | None = None
+    file: str | None = None  #: replay: the recording; rate_per_s and duration_s come from it
+    speed: Annotated[float, msgspec.Meta(ge=0.001, le=1_000)] | None = (
+        None  #: replay: times as fast (default 1)
+    )
+    sha256: str | None = None  #: replay: of the file, which must be this one; filled in where it is not given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +188,8 @@ class Workload:
     thresholds: Annotated[tuple[str, ...], msgspec.Meta(max_length=1_000)] = ()
     #: Conditions that end the run early (see `perfkit.drive.abort`); an empty list turns off the default one.
     abort: Annotated[tuple[str, ...], msgspec.Meta(max_length=100)] | None = None
+    #: Limits of one request, such as `ttft < 500 ms and tpot < 50 ms`: what meets them counts as goodput.
+    slo: str | None = None
     server: dict[str, Any] = field(default_factory=dict)  #: options of the server perfkit starts
     tags: Annotated[tuple[str, ...], msgspec.Meta(max_length=100)] = ()
 
@@ -243,6 +250,9 @@ _OF_SHAPE = {
     "spike_at_s": ("spike",),
     "spike_for_s": ("spike",),
     "ramp_s": ("ramp", "soak"),
+    "file": ("replay",),
+    "speed": ("replay",),
+    "sha256": ("replay",),
 }
 
 
@@ -252,6 +262,8 @@ def _refuse_other_shapes(arrivals: Arrivals, where: str) -> None:
         if arrivals.shape not in shapes and getattr(arrivals, name) != getattr(Arrivals(), name):
             words = f"arrivals.{name} is for shape {' or '.join(shapes)}, not {arrivals.shape}"
             raise BadInput(f"{where}: {words}; leave it out")
+    if arrivals.shape == "replay" and not arrivals.file:
+        raise BadInput(f"{where}: arrivals: shape replay needs file, such as access.log")
 
 
 def spelled_out(given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -40,10 +40,11 @@ Reader = Callable[[Event], Said]
 
 class Stream(NamedTuple):
     """A stream read to its end: first_token on the loop's clock; chunks: µs from `sent` to each event with
-    content; tokens as the server told them; error of the first event that told of one."""
+    content, None where the body was no stream; tokens as the server told them; error of the first event that
+    told of one."""
 
     first_token: int | None
-    chunks: list[int]
+    chunks: list[int] | None
     tokens: int | None
     error: str | None
 
@@ -116,6 +117,12 @@ def read(events: Iterable[Event], sent: int | None, reader: Reader) -> Stream:
     return Stream(content[0] if content else None, chunks, tokens, error)
 
 
+def read_whole(body: bytes, reader: Reader) -> Stream:
+    """What a reader finds in a body that is no stream, such as a JSON object: tokens, what went wrong."""
+    said = _said(reader, Event(0, "", body))
+    return Stream(None, None, said.tokens, said.error)
+
+
 def _said(reader: Reader, event: Event) -> Said:
     """What a reader says, or what is wrong with it: it is the scenario's own."""
     try:
@@ -185,14 +192,21 @@ def openai_chat(event: Event) -> Said:
 
 
 def openai_responses(event: Event) -> Said:
-    """OpenAI's responses: deltas carry content; `response.failed`, `.incomplete` and `error` are failures."""
+    """OpenAI's responses: deltas carry content; `response.failed`, `.incomplete` and `error` are failures.
+
+    One that is incomplete because it has as many tokens as it may is none.
+    """
     found = _object(event.data)
-    kind = str(found.get("type") or event.name)
-    response = found.get("response")
+    kind = str(found.get("type") or event.name or "response")
+    response = found if found.get("object") == "response" else found.get("response")  # whole, or in an event
     response = response if isinstance(response, dict) else {}
     bad = response.get("status") in ("failed", "incomplete", "cancelled")
-    if bad or kind in ("error", "response.failed", "response.incomplete"):
-        told = response.get("error") or response.get("incomplete_details") or found.get("message") or kind
+    bad = bad or kind in ("error", "response.failed", "response.incomplete")
+    details = response.get("incomplete_details")
+    full = isinstance(details, dict) and details.get("reason") == "max_output_tokens"  # as was asked for
+    if bad and not full:
+        given = (response.get("error"), details, found.get("error"), found.get("message"), kind)
+        told = next(one for one in given if one)
         return Said(error=f"{kind}: {_text(told)}")
     usage = response.get("usage")
     tokens = _count(usage.get("output_tokens")) if isinstance(usage, dict) else None

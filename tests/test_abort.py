@@ -51,9 +51,9 @@ def window(
         ("p99 > 5 s for 30s", window(100, ms=4800.0), ""),
         ("p50 > 5 s for 30s", window(100, 60, censored=60), "beyond the timeout in 100 requests"),
         ("p50 > 5 s for 30s", window(100, 60), ""),
-        ("rate < 1 /s for 1min", window(0, span_s=60.0), "0 /s in 0 requests"),
-        ("rate < 1 /s for 1min", window(100, 95, span_s=60.0), "0.0833 /s in 100 requests"),
-        ("rate < 1 /s for 1min", window(100, span_s=60.0), ""),
+        ("rate < 1 /s for 1m", window(0, span_s=60.0), "0 /s in 0 requests"),
+        ("rate < 1 /s for 1m", window(100, 95, span_s=60.0), "0.0833 /s in 100 requests"),
+        ("rate < 1 /s for 1m", window(100, span_s=60.0), ""),
     ],
 )
 def test_when_a_condition_is_met(text: str, one: Window, met: str) -> None:
@@ -76,7 +76,7 @@ def test_few_requests_say_nothing() -> None:
     ("text", "words"),
     [
         ("error_rate > 50 %", "say what and for how long, like error_rate > 50 % for 10s"),
-        ("error_rate > 50 % for ever", "say what and for how long"),
+        ("error_rate > 50 % for ever", "'ever' is not a time; write 300ms"),
         ("for 10s", "say what and for how long"),
         ("eror_rate > 50 % for 10s", "did you mean 'error_rate'"),
         ("p99 > 5 parsecs for 10s", "'parsecs'"),

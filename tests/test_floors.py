@@ -30,7 +30,7 @@ FLOORS = (
     *("card", "page", "streams", "stats"),
     "store",
     "drive",
-    *("scenarios", "importing"),
+    *("importing", "scenarios"),
     *("frames", "figures"),
     *("observe", "compare"),
     "report",

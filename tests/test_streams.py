@@ -57,8 +57,17 @@ CASES: list[tuple[Reader, Event, Said]] = [
     (openai_responses, event({"response": {"usage": {"output_tokens": 5}}}, "response.done"), Said(tokens=5)),
     (openai_responses, event({"response": {"error": {"code": "x"}}}, "response.failed"),
      Said(error='response.failed: {"code":"x"}')),
-    (openai_responses, event({"response": {"incomplete_details": {"reason": "max"}}}, "response.incomplete"),
-     Said(error='response.incomplete: {"reason":"max"}')),
+    (openai_responses,
+     event({"response": {"incomplete_details": {"reason": "content_filter"}}}, "response.incomplete"),
+     Said(error='response.incomplete: {"reason":"content_filter"}')),
+    (openai_responses, event({"type": "response.incomplete", "response": {"status": "incomplete",
+     "incomplete_details": {"reason": "max_output_tokens"}, "usage": {"output_tokens": 8}}}), Said(tokens=8)),
+    (openai_responses, event({"object": "response", "status": "completed", "usage": {"output_tokens": 5}}),
+     Said(tokens=5)),
+    (openai_responses, event({"object": "response", "status": "failed", "error": {"code": "x"}}),
+     Said(error='response: {"code":"x"}')),
+    (openai_chat, event({"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}],
+     "usage": {"completion_tokens": 3}}), Said(tokens=3)),
 ]  # fmt: skip
 
 

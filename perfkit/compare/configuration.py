@@ -11,7 +11,7 @@ from perfkit.model import Arrivals, Target, Users
 from perfkit.store import Metadata, Run, fidelity
 
 #: What must be the same in all runs, by its name in a workload; `server`, seed and the code may differ.
-_SAME = ("scenario", "params", "users", "arrivals", "warmup_s", "processes")
+_SAME = ("scenario", "params", "users", "arrivals", "warmup_s", "processes", "slo")
 _OF_HOST = ("name", "cpus", "cpu_model")
 _SAME_TARGET = (
     "url",
@@ -38,6 +38,8 @@ def configuration_of(meta: Metadata) -> dict[str, Any]:
         value = meta.workload.get(name)
         if isinstance(value, Mapping):
             found |= {f"{name}.{inner}": one for inner, one in value.items()}
+            if value.get("sha256"):  # the same file by another name is the same
+                found.pop(f"{name}.file", None)
         else:
             found[name] = value
     found |= {f"target.{name}": meta.target.get(name) for name in _SAME_TARGET}

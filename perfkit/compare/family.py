@@ -278,8 +278,8 @@ def _repeats(case: Case, one: stats.Difference, a: int, b: int, level: float) ->
 
 
 def _level(kind: str, side: Sequence[Value]) -> float:
-    """A geometric mean, of shares of errors the plain one."""
-    if kind == "errors" or not _reached(side):
+    """A geometric mean, of shares of errors and of nothing at all the plain one."""
+    if kind == "errors" or not _reached(side) or not any(v.level for v in side):
         return float(np.mean([v.level for v in side]))
     return stats.ratio_of(float(np.mean([v.y for v in side])))
 

@@ -21,6 +21,7 @@ from perfkit.compare.reduce import (
     reduce_part,
     warmup_of,
 )
+from perfkit.compare.replayed import recording_and_replay
 from perfkit.errors import BadInput
 from perfkit.store import Run
 from perfkit.store.results import digest
@@ -99,10 +100,13 @@ def judge(
     # who is excluded anyway does not keep the others from being compared
     sides = [[one for one in side if not one.reasons] or side for side in (a, b)]
     wrong = differences((one.run for side in sides for one in side), options.vary)
+    pair = recording_and_replay(everything)
     for given, name in zip(sides, names, strict=True):
         within = differences_within(one.run for one in given)
         wrong += [f"runs of {name} differ: {told}" for told in within if told not in wrong]
     may = [line for line in wrong if not line.startswith(("different tool:", "different fidelity:"))]
+    if pair:  # which says more than all in which they differ
+        wrong, may = pair, []
     wrong += refused
     hint = " Name what is meant to differ with --vary NAME." if may else ""
     forced: list[str] = []

@@ -28,7 +28,7 @@ _QUANTILES = {
         for one in METRICS.values()
         if one.p is not None and (one.population, one.column) == ("successes", column)
     }
-    for column in ("response_ms", "ttft_ms")
+    for column in ("response_ms", "ttft_ms", "tpot_ms")
 }
 #: How many operations are compared one by one, the most frequent first.
 MOST_OPERATIONS = 8
@@ -192,7 +192,7 @@ def _carried(
 
 def _median(values: Iterable[Value], one: Value) -> float:
     """The median, ms, of the same operation; the level itself where too few requests carry a median."""
-    p50 = "ttft_p50" if one.metric.startswith("ttft_") else "p50"
+    p50 = next(name for name, p in _QUANTILES[METRICS[one.metric].column].items() if p == 0.5)
     found = (v.level for v in values if (v.operation, v.metric) == (one.operation, p50))
     enough = stats.support(one.n, 0.5) >= stats.MIN_SUPPORT  # then it is missing because it is 0
     return next(found, 0.0 if enough else one.level)
@@ -214,7 +214,7 @@ def _end(run: Run, rows: Measured) -> float:
 
 def _load_changes(run: Run) -> bool:
     """Whether the load is meant to change during the run: then nothing about it is steady by design."""
-    return run.meta.arrivals is not None and run.meta.arrivals.shape in ("ramp", "steps", "spike")
+    return run.meta.arrivals is not None and run.meta.arrivals.shape in ("ramp", "steps", "spike", "replay")
 
 
 def _unsteady(
@@ -298,8 +298,11 @@ def _values(rows: Measured, good: Measured, low: float, high: float, asked: Sequ
     """The same; good: the successes planned from `low` on; asked: operations."""
     planned = rows.operation[rows.planned >= low]
     n, successes = (np.bincount(one, minlength=len(rows.names)) for one in (planned, good.operation))
+    span_s = high - low
     ended = _ended(rows, low, high)
-    yield from _counted(TOTAL, good.response_ms, int(n.sum()), ended.sum(axis=0), high - low)
+    met = None if rows.met is None else _ended(rows, low, high, met=rows.met)
+    yield from _counted(TOTAL, good.response_ms, int(n.sum()), ended.sum(axis=0), span_s)
+    yield from _goodput(TOTAL, None if met is None else met.sum(axis=0), span_s, int(n.sum()))
     yield from _latencies(TOTAL, good, (low, high))
     there = [rows.names.index(name) for name in asked if name in rows.names]
     there = [i for i in there if n[i]]
@@ -309,17 +312,20 @@ def _values(rows: Measured, good: Measured, low: float, high: float, asked: Sequ
     ends = np.cumsum(successes)
     for i in there:
         mine = good.only(slice(ends[i] - successes[i], ends[i]))
-        yield from _counted(rows.names[i], mine.response_ms, int(n[i]), ended[i], high - low)
+        yield from _counted(rows.names[i], mine.response_ms, int(n[i]), ended[i], span_s)
+        yield from _goodput(rows.names[i], None if met is None else met[i], span_s, int(n[i]))
         yield from _latencies(rows.names[i], mine, (low, high))
 
 
-def _ended(rows: Measured, low: float, high: float) -> np.ndarray:
+def _ended(rows: Measured, low: float, high: float, met: np.ndarray | None = None) -> np.ndarray:
     """How many successes of each operation, of whatever phase, ended in each time slice.
 
-    [operations + 1, SLICES]; the last row is of operations that the measured part has not.
+    met: of the measured rows; then only those that meet the `slo` count. [operations + 1, SLICES]; the last
+    row is of operations that the measured part has not.
     """
-    done = np.concatenate([rows.done[rows.good], rows.others_done])
-    operation = np.concatenate([rows.operation[rows.good], rows.others_operation])
+    counts, others = (rows.good, slice(None)) if met is None else (rows.good & met, rows.others_met)
+    done = np.concatenate([rows.done[counts], rows.others_done[others]])
+    operation = np.concatenate([rows.operation[counts], rows.others_operation[others]])
     inside = (done >= low) & (done <= high)
     place = ((done[inside] - low) * (stats.SLICES / (high - low))).astype(np.int64)
     row = np.where(operation[inside] < 0, len(rows.names), operation[inside]).astype(np.int64)
@@ -329,12 +335,8 @@ def _ended(rows: Measured, low: float, high: float) -> np.ndarray:
 
 def _counted(name: str, good_ms: np.ndarray, n: int, ended: np.ndarray, span_s: float) -> Iterable[Value]:
     """Throughput, error rate, and the p99 of success, for which a failure takes for ever."""
-    rate, failed = int(ended.sum()) / span_s, n - len(good_ms)
-    if rate > 0:
-        error = (math.nan, math.nan)
-        if ended.sum() >= stats.SLICES * stats.ROWS_A_SLICE:
-            error = stats.slice_error(ended / ended.mean() - 1)
-        yield Value(name, "throughput", rate, math.log(rate), *error, n)
+    failed = n - len(good_ms)
+    yield from _rate(name, "throughput", ended, span_s, n)
     if n:
         y = math.log((failed + 0.5) / n)
         yield Value(name, "error_rate", failed / n, y, 1 / math.sqrt(failed + 0.5), max(failed - 1, 1), n)
@@ -342,6 +344,23 @@ def _counted(name: str, good_ms: np.ndarray, n: int, ended: np.ndarray, span_s: 
         level = _success(good_ms, n, 0.99)
         if level > 0:  # an imported latency may be rounded to 0
             yield Value(name, "success_p99", level, math.log(level), math.nan, math.nan, n)
+
+
+def _goodput(name: str, met: np.ndarray | None, span_s: float, n: int) -> Iterable[Value]:
+    """The rate of what meets the `slo`, where that is known; of none the log of half a request."""
+    if met is not None and met.any():
+        yield from _rate(name, "goodput", met, span_s, n)
+    elif met is not None and n:
+        yield Value(name, "goodput", 0.0, math.log(0.5 / span_s), math.nan, math.nan, n)
+
+
+def _rate(name: str, metric: str, ended: np.ndarray, span_s: float, n: int) -> Iterable[Value]:
+    """A rate of what ended in each time slice, a second; nothing where nothing did."""
+    if rate := int(ended.sum()) / span_s:
+        error = (math.nan, math.nan)
+        if ended.sum() >= stats.SLICES * stats.ROWS_A_SLICE:
+            error = stats.slice_error(ended / ended.mean() - 1)
+        yield Value(name, metric, rate, math.log(rate), *error, n)
 
 
 def _success(good_ms: np.ndarray, n: int, p: float) -> float:
@@ -355,18 +374,20 @@ def _success(good_ms: np.ndarray, n: int, p: float) -> float:
 
 
 def _latencies(name: str, good: Measured, span: tuple[float, float]) -> Iterable[Value]:
-    """Of successes: quantiles with at least 10 requests beyond them, the mean, the time to first byte."""
+    """Of successes: quantiles with at least 10 requests beyond them, the mean, times of tokens."""
     slices = stats.Slices.of(good.planned, span)
     for q, one in _quantiles(good.response_ms, slices, _QUANTILES["response_ms"]):
         yield _value(name, q, one)
     mean = stats.mean(good.response_ms, slices)
     if mean.n >= stats.MIN_SUPPORT and mean.point > 0:
         yield _value(name, "mean", mean)
-    first, there = good.ttft_ms, ~np.isnan(good.ttft_ms)
-    if not there.all():
-        first, slices = first[there], stats.Slices.of(good.planned[there], span)
-    for q, one in _quantiles(first, slices, _QUANTILES["ttft_ms"]):
-        yield _value(name, q, one)
+    for column, times in (("ttft_ms", good.ttft_ms), ("tpot_ms", good.tpot_ms)):
+        if times is None:
+            continue
+        there = ~np.isnan(times)
+        of = slices if there.all() else stats.Slices.of(good.planned[there], span)
+        for q, one in _quantiles(times[there], of, _QUANTILES[column]):
+            yield _value(name, q, one)
 
 
 def _quantiles(

@@ -13,21 +13,22 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from perfkit import durations
 from perfkit.drive.progress import Seen, Window
 from perfkit.drive.tally import quantile_ms
+from perfkit.durations import duration_ns
 from perfkit.errors import BadInput
 from perfkit.model import Workload
 from perfkit.store import Run, thresholds
-from perfkit.store.metrics import Metric
-from perfkit.store.thresholds import UNITS, Threshold
+from perfkit.store.metrics import MULTIPLES, Metric
+from perfkit.store.thresholds import Threshold
 
 #: Fewer requests in a window say nothing.
 LEAST = 20
 #: A run ends when so many seconds after its first request ended none has succeeded.
 NOTHING_SUCCEEDS_S = 10.0
-EXAMPLES = "error_rate > 50 % for 10s, p99 > 5 s for 30s, rate < 1 /s for 1min"
-_SHAPE = re.compile(r"(?P<what>.*\S)\s+for\s+(?P<number>\d+(\.\d+)?)\s*(?P<unit>s|min)\s*")
-_SECONDS = {"s": 1.0, "min": 60.0}
+EXAMPLES = "error_rate > 50 % for 10s, p99 > 5 s for 30s, rate < 1 /s for 1m"
+_SHAPE = re.compile(r"(?P<what>.*\S)\s+for\s+(?P<span>\S.*)")
 _SHORTEST_S, _LONGEST_S = 1.0, 600.0
 
 
@@ -44,7 +45,7 @@ class Condition:
         """What was measured, in words, where a window meets the condition; empty where it does not."""
         if self.metric.kind != "rate" and window.rows < LEAST:
             return ""
-        found = self.limit.judge(_value(self.metric, window), UNITS[self.metric.kind])
+        found = self.limit.judge(_value(self.metric, window), MULTIPLES[self.metric.kind])
         if not found.ok:
             return ""
         value = "beyond the timeout" if math.isinf(found.value) else f"{found.value:.3g} {self.limit.unit}"
@@ -67,10 +68,14 @@ def parse(text: str) -> Condition:
     if not found:
         raise BadInput(f"{shown}: say what and for how long, like {EXAMPLES}")
     try:
+        span_s = duration_ns(found["span"]) / 1e9
+    except ValueError:
+        raise BadInput(f"{shown}: {found['span']!r:.40} is not a time; write {durations.EXAMPLES}") from None
+    try:
         limit = thresholds.parse(found["what"])
     except BadInput as error:
         raise BadInput(f"{shown}: {error}") from None
-    metric, span_s = limit.metric, float(found["number"]) * _SECONDS[found["unit"]]
+    metric = limit.metric
     is_known = isinstance(metric, Metric) and (
         metric.kind in ("errors", "rate") or (metric.p is not None and metric.column == "response_ms")
     )

@@ -61,6 +61,8 @@ def shown(workload: Workload, redact: Redactor) -> dict[str, Any]:
     plain = workload.to_mapping()
     target = plain["target"]
     urls = {name: _url(target[name], redact) for name in ("url", "proxy", "probes_url", "metrics_url")}
+    if plain["arrivals"] and plain["arrivals"]["file"]:  # a folder is this machine's own business
+        plain["arrivals"]["file"] = redact(Path(plain["arrivals"]["file"]).name)
     return plain | {
         "target": redact.within(target) | urls,
         "params": redact.within(plain["params"]),

@@ -151,10 +151,14 @@ class Drive:
     async def _run_arrivals(self) -> None:
         arrivals = self._workload.arrivals
         assert arrivals is not None
-        planned_s = plan(arrivals, self._workload.seed, self._workload.warmup_s)
+        replayed = self._state.at_s.copy() if arrivals.shape == "replay" else None
+        planned_s = (
+            plan(arrivals, self._workload.seed, self._workload.warmup_s) if replayed is None else replayed
+        )
         warming = int(np.searchsorted(planned_s, self._workload.warmup_s))
         mine = planned_s[self._index :: self._count]
         mine *= 1e9  # in place: there may be 50 million
+        np.rint(mine, out=mine)
         planned = mine.astype(np.int64)
         planned += self._start
         self._planned = array.array("q")

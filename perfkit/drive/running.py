@@ -33,10 +33,11 @@ from perfkit.errors import (
 from perfkit.hosts import require_allowed_hosts
 from perfkit.model import Tokens, Workload
 from perfkit.redaction import Redactor, redacted_errors
-from perfkit.store import Run, left_on_target, thresholds, update_run_json
+from perfkit.store import Run, left_on_target, slo, thresholds, update_run_json
 from perfkit.store.metadata import ProbeSource, Results
+from perfkit.store.metrics import Metric
 from perfkit.store.rows import Part
-from perfkit.store.summary import NAMES, firm, summarize, warnings
+from perfkit.store.summary import NAMES, firm, no_goodput, summarize, warnings
 from perfkit.text import for_terminal, print_lines
 
 #: Called with a run that is complete, to look for findings in it.
@@ -67,6 +68,8 @@ def checked(given: Mapping[str, Any], where: str, allow_targets: Iterable[str]) 
     workload, scenario, params = complete(given, where)
     wanted = [thresholds.parse(text) for text in workload.thresholds]
     for one in wanted:
+        if isinstance(one.metric, Metric) and one.metric.population == "slo" and not workload.slo:
+            raise BadInput(f"threshold {one.text!r}: goodput needs an objective; set slo: {slo.EXAMPLE}")
         if one.of_samples and not _brings_samples(workload):
             raise BadInput(
                 f"threshold {one.text!r} is over samples of the server, and this run would have none; set"
@@ -271,6 +274,7 @@ def describe_run(run: Run, *, summary: bool = True, results: Results | None = No
         lines.append(f"  scenario {meta.scenario.name} on {where}")
     else:
         lines.append(f"  scenario {meta.scenario.name} on {meta.target_url}, {meta.load_words}")
+    lines += [f"  {words}" for words in (meta.replay.words if meta.replay else ())]
     lines += [f"  scenario error, {error.count} times: {error.text}" for error in meta.step_errors]
     unread = [f"{run.rows():,} requests; `perfkit show {run.id}` summarizes them"]
     lines += ["  " + line for line in (_summary_lines(run) if summary else unread)]
@@ -322,9 +326,14 @@ def _summary_lines(run: Run) -> list[str]:
         shown = [f"{name} {_interval(row, str(name))}" for name in ("p50", "p95", "p99")]
         per_s = row["rate_per_s"]
         rate = "—" if math.isnan(per_s) else f"{per_s:.1f}/s" if per_s >= 1 or not per_s else f"{per_s:.2g}/s"
+        met = row["goodput_per_s"]
+        shown += [] if math.isnan(met) else [f"goodput {met:.4g}/s"]
         shown += [f"intervals: {_unit(row)}"] if _unit(row) not in (unit, "") else []
         n, failed = ("—" if row[name] != row[name] else f"{row[name]:.0f}" for name in ("n", "failed"))
         lines.append(f"{row['operation']}: n {n}, failed {failed}, {rate}, {', '.join(shown)}")
+    if run.meta.slo:
+        why = no_goodput(part)
+        lines.append(f"goodput: {why}" if why else f"goodput: successes a second with {run.meta.slo}")
     if len(operations) > _SHOWN:
         more = f"{len(operations) - _SHOWN:,} less frequent operations"
         lines.insert(-1, f"{more} are not shown: `perfkit show {run.id} --json`")

@@ -5,7 +5,8 @@ A scenario file has `async def step(session, state, rng)`, one virtual user's tu
 - `@dataclass class Params`: its parameters with their defaults;
 - `async def setup(session, params) -> state`: run once before the load (state must be picklable);
 - `async def teardown(session, state)`: run once after it;
-- `def load(params) -> dict`: the load (`users` or `arrivals`) when the workload names none.
+- `def load(params) -> dict`: the load (`users` or `arrivals`) when the workload names none;
+- `def recording(params, arrivals) -> Recording`: what is sent when, for arrivals of shape replay; the state.
 
 Without `setup`, the state is the params. The file's docstring is the scenario's meaning.
 """
@@ -32,8 +33,9 @@ from typing import Any
 
 import msgspec
 
+from perfkit.drive.recording import Recording
 from perfkit.errors import BadInput, PerfkitError, unknown
-from perfkit.model import convert
+from perfkit.model import Workload, convert
 from perfkit.text import harmless_prints
 
 _OURS = Path(__file__).parents[1] / "scenarios"
@@ -87,6 +89,22 @@ class Scenario:
             with _guard(self.ref, "Params cannot be sent to worker processes: "):
                 pickle.dumps(found)
         return found
+
+    def recording(self, params: Any, workload: Workload) -> Recording | None:
+        """What a replay sends and when; None for any other load. BadInput where one needs the other."""
+        read, arrivals = getattr(self.module, "recording", None), workload.arrivals
+        replays = arrivals is not None and arrivals.shape == "replay"
+        if replays and read is None:
+            raise BadInput(f"{self.label}: arrivals of shape replay are for scenario replay")
+        if read is None:
+            return None
+        if not replays:
+            raise BadInput(f"{self.label}: it needs arrivals: {{shape: replay, file: FILE}}")
+        with _guard(self.ref):
+            found = read(params, arrivals)
+            if not isinstance(found, Recording):
+                raise BadInput(f"{self.label}: recording returned {type(found).__name__}, not a Recording")
+            return found.after_warmup(workload.warmup_s)
 
     def default_load(self, params: Any) -> dict[str, Any]:
         """`users` or `arrivals` for a workload that names neither; BadInput for a broken `load`."""

@@ -28,6 +28,7 @@ from perfkit.drive.mistakes import Mistakes
 from perfkit.drive.overdue import leave_behind, stuck_in
 from perfkit.drive.pool import own_pool, warm_up
 from perfkit.drive.progress import STOP
+from perfkit.drive.recording import Recording
 from perfkit.drive.scenario import Scenario
 from perfkit.drive.session import Recorder, Session, Undo
 from perfkit.drive.worker import (
@@ -71,8 +72,9 @@ def execute(
     readable, with the reason in run.json. Neither the message nor anything that is written holds a secret of
     the workload, of its parameters or of the tokens.
     """
+    recording = scenario.recording(params, workload)  # before there is a folder: the file may be gone
     folder = RunFolder.create(data_dir, scenario.name)
-    execution = _Execution(workload, scenario, params, folder, tokens, own_server)
+    execution = _Execution(workload, scenario, params, folder, tokens, own_server, recording)
     return execution.carry_out(executor, on_progress)
 
 
@@ -87,8 +89,10 @@ class _Execution:
         folder: RunFolder,
         tokens: Tokens,
         own_server: bool,
+        recording: Recording | None,
     ) -> None:
         secrets = describe.known_secrets(workload, params, tokens)
+        secrets += recording.secrets if recording else ()
         self.redact = Redactor(secrets)
         monotonic, unix = monotonic_unix_ns()
         self.workload, self.scenario, self.params, self.folder = workload, scenario, params, folder
@@ -107,6 +111,8 @@ class _Execution:
         self.collector = Collector(folder.path, workload.target, monotonic, tokens, self.redact)
         self.meta = describe.first_meta(workload, scenario, params, folder.path, monotonic, unix, self.redact)
         self.meta["own_server"] = own_server
+        self.meta["replay"] = recording.to_mapping() if recording else None
+        self.recording = recording
         self.start_ns = monotonic
         self.futures: list[Future[Outcome]] = []
         self.undo: list[Undo] = []
@@ -173,7 +179,8 @@ class _Execution:
         async with self._rows("setup", first_seq=self.workload.processes) as recorder:
             session = Session(recorder, phase="setup")
             try:
-                self.state = await self.scenario.setup(session, self.params)
+                made = await self.scenario.setup(session, self.params)
+                self.state = made if self.recording is None else self.recording
             except PerfkitError as failed:
                 raise type(failed)(session.redact(str(failed))) from None
             except OSError as failed:

@@ -21,7 +21,7 @@ from perfkit.hosts import addresses_of, split_address
 from perfkit.model import Target, Tokens, Workload, spelled_out
 from perfkit.plain_data import LONGEST, require_plain
 from perfkit.redaction import Redactor, is_secret_name, masked_text, redacted_errors, secrets_of
-from perfkit.store import read_regular, shipped
+from perfkit.store import read_regular, shipped, slo
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -135,17 +135,31 @@ def _complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario,
     _require_server_options(workload, where)
     _require_cores(workload.processes, where)
     _try_target(workload.target)
+    if workload.slo is not None:
+        slo.parse(workload.slo)
     try:
         scenario = load_scenario(workload.scenario)
         params = scenario.params(workload.params)
         if workload.users is None and workload.arrivals is None:
             load = scenario.default_load(params)
             workload = Workload.from_mapping(dict(given) | load, f"load of {scenario.label}")
+        recording = scenario.recording(params, workload)
+        if recording is not None and workload.arrivals is not None:
+            _refuse_own_length(given)
+            arrivals = recording.arrivals(workload.arrivals, workload.warmup_s)
+            return dataclasses.replace(workload, arrivals=arrivals), scenario, params
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
     if workload.arrivals is not None:
         require_requests(workload.arrivals, workload.seed, workload.warmup_s)
     return workload, scenario, params
+
+
+def _refuse_own_length(given: Mapping[str, Any]) -> None:
+    """BadInput for a rate or a duration beside a recording, which has its own."""
+    for name in ("rate_per_s", "duration_s", "spacing"):
+        if name in given["arrivals"]:
+            raise BadInput(f"arrivals.{name}: the recording says it; leave it out, or change speed")
 
 
 def _require_server_options(workload: Workload, where: str) -> None:

@@ -88,6 +88,8 @@ def summary_table(summary: pd.DataFrame) -> Shown:
         ["successes a second", *(number(c["rate_per_s"]) for c in columns)],
         *([name, *(_cell(c, name) for c in columns)] for name in _STATISTICS),
     ]
+    if any(not math.isnan(c["goodput_per_s"]) for c in columns):
+        rows.insert(3, ["goodput a second", *(number(c["goodput_per_s"]) for c in columns)])
     head = ["statistic", *(short(c["operation"], 60) for c in columns)]
     text = summary[["operation", "n", "failed", *_STATISTICS]].to_string(index=False)
     if columns[0]["p50_unit"] == stats.SUMMARIZED:
@@ -226,7 +228,7 @@ def facts(run: Run) -> Shown:
     doc, name = meta.scenario.doc.strip().split("\n\n")[0], meta.scenario.name
     load = {
         k: meta.workload[k]
-        for k in ("users", "arrivals", "warmup_s", "drain_s", "seed", "processes")
+        for k in ("users", "arrivals", "warmup_s", "drain_s", "seed", "processes", "slo")
         if meta.workload.get(k) is not None
     }
     sha = meta.git.sha[:12]
@@ -240,6 +242,7 @@ def facts(run: Run) -> Shown:
         ("scenario", part("lines", [name, doc])),
         ("parameters", _pairs(meta.scenario.params)),
         ("load", _pairs(load)),
+        ("recording", part("lines", meta.replay.words) if meta.replay else ""),
         ("target", _pairs(meta.target)),
         ("code", sha + (", with uncommitted changes" if sha and meta.git.dirty else "")),
         ("host", _pairs(meta.host)),

@@ -48,6 +48,8 @@ _HEADERS = (
      "import that of a newer hey, or what hey prints"),
 )  # fmt: skip
 _TEXTS = (
+    (r'.{0,2000}\[\d{1,2}/[A-Z][a-z]{2}/\d{4}:[\d:.]+ [+-]\d{4}\] "', "a web server's access log",
+     "it does not say how long requests took; send them again with arrivals: {shape: replay, file: …}"),
     (r"# stats: dump at \d", "Tsung's log",
      'set dumptraffic="protocol" in its <tsung>: tsung.dump has each request; ' + _ROWS),
     (r"\s*(?:Lifting the server siege|\*\* SIEGE )", "what Siege prints", f"it keeps no requests; {_ROWS}"),

@@ -5,10 +5,12 @@ startedDateTime is when a request began, to a millisecond; its timings lead to t
 
 from __future__ import annotations
 
+import base64
 import itertools
 import re
 from collections import Counter
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -16,7 +18,7 @@ from perfkit.errors import BadInput
 from perfkit.importing.head import Head
 from perfkit.importing.limits import LARGEST_HAR, LONGEST_LINE, MB, MOST_ENTRIES
 from perfkit.importing.nouns import Asked, Facts, Wrong
-from perfkit.importing.rows import Rows
+from perfkit.importing.rows import Headers, Rows
 from perfkit.importing.source import Source
 from perfkit.importing.times import UNITS, ns, unix_ns
 from perfkit.importing.words import error_class
@@ -39,7 +41,21 @@ _NULL = msgspec.Raw(b"null")
 class _Request(msgspec.Struct):
     url: msgspec.Raw = _NULL
     method: msgspec.Raw = _NULL
+    headers: msgspec.Raw = _NULL
+    post: msgspec.Raw = msgspec.field(default=_NULL, name="postData")
     body_size: _Number = msgspec.field(default=None, name="bodySize")
+
+
+class _Pair(msgspec.Struct):
+    name: str
+    value: str = ""
+
+
+class _Post(msgspec.Struct):
+    kind: str = msgspec.field(default="", name="mimeType")
+    text: str | None = None
+    params: list[_Pair] | None = None
+    encoding: str | None = None
 
 
 class _Response(msgspec.Struct):
@@ -166,13 +182,28 @@ def _add(rows: Rows, entry: _Entry, told_of: Counter[str]) -> bool:
     done = started + max(total, sum(took.values()))
     answered = status is not None and timings.wait is not None and ns(timings.wait, "ms") >= 0
     rows.add(
-        rows.names.of(_leaf(request.url, str), _leaf(request.method, str)), started=started,
+        rows.request(_leaf(request.url, str), _leaf(request.method, str),
+                     *(_content(request) if rows.keeps_requests else ())), started=started,
         sent=sent if answered else None, first_byte=sent + took["wait"] if answered else None,
         done=done if status is not None or total >= 0 else None, status=status, error=error,
         words=words or (f"status {status}" if status else "no answer"), bytes_sent=_whole(request.body_size),
         bytes_received=_whole(response.body_size),
     )  # fmt: skip
     return True
+
+
+def _content(request: _Request) -> tuple[Headers, bytes]:
+    """Headers and body of a request, the body as text, as a form, or in base64."""
+    pairs = _leaf(request.headers, list[_Pair] | None) or []
+    headers = tuple((one.name.lower(), one.value) for one in pairs)
+    post = _leaf(request.post, _Post | None) or _Post()
+    if post.text:
+        body = base64.b64decode(post.text) if post.encoding == "base64" else post.text.encode()
+    else:
+        body = urlencode([(one.name, one.value) for one in post.params or ()]).encode()
+    if body and post.kind and "content-type" not in dict(headers):
+        headers = (*headers, ("content-type", post.kind))
+    return headers, body
 
 
 def _leaf(raw: msgspec.Raw, kind: Any) -> Any:

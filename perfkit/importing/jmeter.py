@@ -115,7 +115,11 @@ class Reader:
                 names.saw(url)
         labels = batch.column("label")
         of_url = pc.and_(pc.starts_with(labels, "/"), pc.match_substring(origins, "://"))
-        labels = pc.if_else(of_url, pc.binary_join_element_wise(labels, origins, _AND), labels)
+        places = origins
+        if self.rows.keeps_requests:
+            places = batch.column("URL")
+            of_url = pc.match_substring(places, "://")
+        labels = pc.if_else(of_url, pc.binary_join_element_wise(labels, places, _AND), labels)
         unanswered = outcomes["status"].is_null().to_numpy(zero_copy_only=False) | (waited <= 0)
         columns = sizes | outcomes | {
             "planned": started, "started": started, "done": done,

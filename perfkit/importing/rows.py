@@ -34,10 +34,14 @@ _TYPES = dict.fromkeys(_NAMES, pa.int64()) | {"operation": TEXT, "error": TEXT, 
 _TYPES |= {"status": pa.int16(), "user": pa.int64(), "phase": TEXT}
 _MOST_USERS = 2**31
 Span = tuple[int, int]
+Headers = tuple[tuple[str, str], ...]
 
 
 class Rows:
     """Collects rows and writes them to `folder`/segments, instants as the file's clock has them, ns."""
+
+    #: Whether requests are kept, to be sent again: readers then say what was asked, not its name.
+    keeps_requests = False
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -57,6 +61,10 @@ class Rows:
         self.names = Names()
         self.absolute = True  #: instants are Unix time; a reader sets it before the first row
         self.count = self.failed = 0
+
+    def request(self, url: str, method: str, headers: Headers = (), body: bytes = b"") -> str:
+        """The operation of a request; headers and body are for who keeps requests."""
+        return self.names.of(url, method)
 
     def add(
         self,

@@ -55,6 +55,7 @@ def summarize(carried: tuple[Carried, ...], names: dict[str, float], total: str)
             "ok": n - failed,
             "censored": 0,
             "rate_per_s": rate * (1 - failed / n) if failed > 0 and n else rate,
+            "goodput_per_s": math.nan,
         }
         for name in ("mean", "std", "min", "max"):
             row[name] = _or_nan(getattr(one, f"{name}_ms"))

@@ -222,6 +222,28 @@ class Imported:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """The recording that a run sent again; left_out: requests of it that were not sent, by reason."""
+
+    file: str = ""
+    format: str = ""
+    sha256: str = ""
+    requests: Whole = 0
+    different: Whole = 0
+    left_out: dict[str, Whole] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> list[str]:
+        """What was replayed, what was left out, what else there is to know, a line each."""
+        first = (
+            f"replays {self.requests:,} requests of {self.file} ({self.format}, sha256 {self.sha256[:12]})"
+        )
+        left_out = [f"left out: {n:,} {why}" for why, n in self.left_out.items()]
+        return [first, *left_out, *(f"note: {note}" for note in self.notes)]
+
+
+@dataclass(frozen=True)
 class Metadata:
     """One run's run.json; `raw` is the document itself, for `show --json` and for writing it back.
 
@@ -239,6 +261,7 @@ class Metadata:
     arrivals: Arrivals | None = field(default=None, metadata={"at": "workload.arrivals"})
     warmup_s: float = field(default=0.0, metadata={"at": "workload.warmup_s"})
     budget: Budget = field(default=Budget(), metadata={"at": "workload.budget"})
+    slo: str = field(default="", metadata={"at": "workload.slo"})
     server_options: dict[str, Any] = field(default_factory=dict, metadata={"at": "workload.server"})
     scenario: ScenarioFacts = ScenarioFacts()
     target: dict[str, Any] = field(default_factory=dict)
@@ -262,6 +285,7 @@ class Metadata:
     own_server: bool = False  #: perfkit started the server for this run
     experiment: Place | None = None
     imported: Imported | None = None
+    replay: Replay | None = None
     tags: tuple[str, ...] = ()
     note: str = ""
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -297,6 +321,8 @@ class Metadata:
             rate = f"{', '.join(f'{step:g}' for step in arrivals.step_rates_per_s)}/s"
         elif arrivals.shape == "spike":
             rate += f" with a spike of {arrivals.spike_rate_per_s or 5 * arrivals.rate_per_s:g}/s"
+        elif arrivals.shape == "replay":
+            rate = f"{arrivals.file} at {arrivals.speed or 1:g} ×, {arrivals.rate_per_s:.4g}/s on average"
         return f"open model: {arrivals.shape}, {rate}, {arrivals.duration_s:g} s"
 
     @property

@@ -10,9 +10,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["latency", "rate", "errors", "findings"]
-Population = Literal["successes", "all", "censored"]
+Population = Literal["successes", "all", "censored", "slo"]
+Column = Literal["response_ms", "ttft_ms", "tpot_ms"]
 
 UNITS: dict[Kind, str] = {"latency": "ms", "rate": "/s", "errors": "", "findings": ""}
+#: Units a limit may be written in, as multiples of the metric's own (ms, share, per second).
+MULTIPLES: dict[Kind, dict[str, float]] = {
+    "latency": {"ms": 1.0, "s": 1000.0, "us": 0.001, "µs": 0.001},
+    "errors": {"%": 0.01},
+    "rate": {"/s": 1.0, "/min": 1 / 60},
+    "findings": {"": 1.0},
+}
 
 
 @dataclass(frozen=True)
@@ -20,15 +28,15 @@ class Metric:
     """One metric.
 
     population: the requests it is computed over. `successes`; `all`; `censored`: successes, and the requests
-    that timed out or were cut off, which are known only to have taken longer than the client waited.
-    p: of a quantile. column: the latency it is computed from.
+    that timed out or were cut off, which are known only to have taken longer than the client waited; `slo`:
+    successes that meet the workload's `slo`. p: of a quantile. column: the latency it is computed from.
     """
 
     name: str
     kind: Kind
     population: Population = "successes"
     p: float | None = None
-    column: Literal["response_ms", "ttft_ms"] = "response_ms"
+    column: Column = "response_ms"
 
     @property
     def unit(self) -> str:
@@ -48,8 +56,10 @@ METRICS: dict[str, Metric] = {
         *(Metric(f"p{100 * p:g}", "latency", p=p) for p in (0.5, 0.9, 0.95, 0.99)),
         Metric("mean", "latency"),
         Metric("throughput", "rate"),
+        Metric("goodput", "rate", "slo"),
         Metric("error_rate", "errors", "all"),
         *(Metric(f"ttft_p{100 * p:g}", "latency", p=p, column="ttft_ms") for p in (0.5, 0.99)),
+        *(Metric(f"tpot_p{100 * p:g}", "latency", p=p, column="tpot_ms") for p in (0.5, 0.99)),
         Metric("success_p99", "latency", "all", p=0.99),
     )
 }
@@ -60,15 +70,16 @@ _OF_THRESHOLDS = {
     "min": Metric("min", "latency"),
     "error_rate": METRICS["error_rate"],
     "rate": METRICS["throughput"],
+    "goodput": METRICS["goodput"],
     "findings": Metric("findings", "findings", "all"),
 }
 THRESHOLD_NAMES = tuple(_OF_THRESHOLDS)
-_QUANTILE = re.compile(r"(ttft_)?p(\d+(?:\.\d+)?)")
+_QUANTILE = re.compile(r"(?:(ttft|tpot)_)?p(\d+(?:\.\d+)?)")
+_COLUMNS: dict[str | None, Column] = {None: "response_ms", "ttft": "ttft_ms", "tpot": "tpot_ms"}
 
 
 def of_threshold(name: str) -> Metric | None:
-    """The metric a threshold names, `pNN` and `ttft_pNN` of any percentile too; None for no such one."""
+    """The metric a threshold names: `pNN`, `ttft_pNN`, `tpot_pNN` of any percentile too; None for another."""
     if found := _QUANTILE.fullmatch(name):
-        column: Literal["response_ms", "ttft_ms"] = "ttft_ms" if found[1] else "response_ms"
-        return Metric(name, "latency", "censored", float(found[2]) / 100, column)
+        return Metric(name, "latency", "censored", float(found[2]) / 100, _COLUMNS[found[1]])
     return _OF_THRESHOLDS.get(name)

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from perfkit.errors import PerfkitError, unknown
 from perfkit.model import INSTANTS
 from perfkit.stats import SLICES
+from perfkit.store import slo
 from perfkit.store.columns import ALWAYS, SQL_TYPES, columns_in, require_values
 from perfkit.store.fidelity import knows_intended_time
 
@@ -48,6 +49,8 @@ DERIVED = {
     "ttft_ms": "(first_token - sent) / 1e6",  # of a stream: the first event with content
     "failed": "error IS NOT NULL",
     "ok": "error IS NULL AND done IS NOT NULL",
+    # time per output token after the first, by the server's own count of tokens
+    "tpot_ms": "CASE WHEN tokens_out > 1 THEN (done - first_token) / 1e6 / (tokens_out - 1) END",
     # a failure that says only that the request takes longer than it was waited for
     "censored": "coalesce(error IN ('timeout', 'cutoff'), false)",
     "measured": "phase = 'measure'",
@@ -65,10 +68,10 @@ def label(cut: float) -> str:
 class Part:
     """The requests of one part of a run: of its measured part, or of what follows its first `cut` of it.
 
-    In SQL it is the view `part`: the columns of a timeline and of DERIVED; t_s, sent_s, done_s, in seconds
-    since the measured part began; latency_ms and latency_ns, of the one asked for; slice, 0 … 39, the time
-    slice of `planned`. The view `r` holds the rows of all phases. They are those there were when it was
-    opened. PerfkitError where they are damaged.
+    In SQL it is the view `part`: the columns of a timeline and of DERIVED; meets_slo, null where the workload
+    has no `slo`; t_s, sent_s, done_s, in seconds since the measured part began; latency_ms and latency_ns, of
+    the one asked for; slice, 0 … 39, the time slice of `planned`. The view `r` holds the rows of all phases.
+    They are those there were when it was opened. PerfkitError where they are damaged.
     """
 
     def __init__(
@@ -205,7 +208,7 @@ class Part:
             f"{_quoted(name) if name in there else 'NULL'}::{type_} AS {_quoted(name)}"
             for name, type_ in SQL_TYPES.items()
         ]
-        derived = dict(DERIVED)
+        derived = DERIVED | {"meets_slo": slo.sql(self.run.meta.slo)}
         if "first_token" not in there:  # schema 1 knows the first byte only
             derived["ttft_ms"] = "CASE WHEN chunks IS NOT NULL THEN (first_byte - sent) / 1e6 END"
         if not knows_intended_time(self.run.meta):  # planned is started: a delay of 0 would be made up

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from perfkit import stats
-from perfkit.store import carried, fidelity
+from perfkit.errors import BadInput
+from perfkit.store import carried, fidelity, slo
 from perfkit.store.quantiles import OFTEN, Binned, Counted, counted
 from perfkit.store.rows import Part
 
@@ -29,11 +30,12 @@ def summarize(part: Part, level: float = stats.LEVEL) -> tuple[dict[str, Any], .
     """One entry per operation, the most frequent first, where there are several; the last one for all.
 
     operation; n, failed, ok (successes with a latency); rate_per_s, the successes that ended in the part, of
-    whatever phase, a second; of the latencies of successes, in ms: mean, std, min, p50 … p99.9, max, NaN
-    where there is none. `<statistic>_low`, `_high`: interval at `level`, NaN for none, infinite where that
-    end is not known; `_unit`: what it takes for independent (`stats.WITHIN_RUN`, `INDEPENDENT`), or why there
-    is none (`THIN`, `WIDE`, `SUMMARIZED`: it is another tool's summary, with the numbers that stand there).
-    Quantiles are exact, numpy's linear method on every row.
+    whatever phase, a second; goodput_per_s, those that meet the `slo`, NaN where nobody knows; of the
+    latencies of successes, in ms: mean, std, min, p50 … p99.9, max, NaN where there is none.
+    `<statistic>_low`, `_high`: interval at `level`, NaN for none, infinite where that end is not known;
+    `_unit`: what it takes for independent (`stats.WITHIN_RUN`, `INDEPENDENT`), or why there is none (`THIN`,
+    `WIDE`, `SUMMARIZED`: it is another tool's summary, with the numbers that stand there). Quantiles are
+    exact, numpy's linear method on every row.
     """
     if part.run.meta.carried:
         shares = dict(zip(NAMES, QUANTILES, strict=True))
@@ -98,7 +100,7 @@ def _ends(
 def numbers_of(part: Part, operation: str | None = None) -> dict[str, Any]:
     """What can be counted or summed up of an operation, or of all (None).
 
-    n, failed, ok, censored, rate_per_s; mean, std, min, max of the latencies of successes, in ms.
+    n, failed, ok, censored, rate_per_s, goodput_per_s; mean, std, min, max of latencies of successes, in ms.
     """
     if part.run.meta.carried:
         return next(row for row in summarize(part) if row["operation"] == (operation or TOTAL))
@@ -125,17 +127,32 @@ def _heads(part: Part) -> dict[str | None, dict[str, Any]]:
     """What can be counted or summed up of each operation, and of all (None); slices_ms: sums by slice."""
     found = counted(part)
     ended = part.query(
-        f"SELECT operation, count(*) AS n FROM r WHERE ok AND done BETWEEN {part.begin_ns}"
-        f" AND {part.window_ns[1]} GROUP BY operation"
-    )
-    in_part = dict(zip(ended["operation"].to_pylist(), ended["n"].to_pylist(), strict=True))
-    ends = in_part | {None: sum(in_part.values())}
+        "SELECT operation, count(*) AS n, count(*) FILTER (meets_slo) AS met"
+        f" FROM r WHERE ok AND done BETWEEN {part.begin_ns} AND {part.window_ns[1]} GROUP BY operation"
+    ).to_pydict()
+    ends, met = (_with_total(ended["operation"], ended[name]) for name in ("n", "met"))
+    known = not no_goodput(part)
     groups: dict[str | None, int | None] = {None: None, **{name: g for g, name in enumerate(found.names)}}
     found.latencies.quantiles([(g, p) for g in groups.values() for p in (0.0, 1.0)])  # all in one pass
-    return {name: _head(found, g, ends.get(name, 0), part.span_s) for name, g in groups.items()}
+    return {
+        name: _head(found, g)
+        | _rates(ends.get(name, 0), met.get(name, 0) if known else math.nan, part.span_s)
+        for name, g in groups.items()
+    }
 
 
-def _head(found: Counted, group: int | None, ended: int, span_s: float) -> dict[str, Any]:
+def _with_total(names: Sequence[str], counts: Sequence[int]) -> dict[str | None, int]:
+    """Counts by operation, and their sum under None."""
+    return {**dict(zip(names, counts, strict=True)), None: sum(counts)}
+
+
+def _rates(ended: int, met: float, span_s: float) -> dict[str, float]:
+    """What ended, and of that what meets the `slo`, a second."""
+    length = span_s if span_s > 0 else math.nan
+    return {"rate_per_s": ended / length, "goodput_per_s": met / length}
+
+
+def _head(found: Counted, group: int | None) -> dict[str, Any]:
     """The numbers of an operation, or of all, from those of its cells."""
     mine = slice(None) if group is None else slice(*np.searchsorted(found.cells["g"], (group, group + 1)))
     cells = {name: column[mine] for name, column in found.cells.items()}
@@ -152,9 +169,38 @@ def _head(found: Counted, group: int | None, ended: int, span_s: float) -> dict[
         "min": least,
         "max": most,
         "mean": mean,
-        "rate_per_s": ended / span_s if span_s > 0 else math.nan,
         "slices_ms": np.bincount(good["s"], total_ms, minlength=stats.SLICES),
     }
+
+
+# -- tokens and goodput -------------------------------------------------------------------------------
+
+
+def without(part: Part, column: str) -> str:
+    """Why no success of a part has a time of this column, `ttft_ms` or `tpot_ms`."""
+    seen = part.row("SELECT count(first_token) AS streamed, count(tokens_out) AS counted FROM part WHERE ok")
+    if column == "ttft_ms" or not seen["streamed"]:
+        return "no response was streamed"
+    if not seen["counted"]:
+        return "the server reported no usage, and a chunk is not a token"
+    return "no response has two tokens"
+
+
+@functools.lru_cache(maxsize=4)
+def no_goodput(part: Part) -> str:
+    """Why a part has no goodput; empty where it has, also one of 0."""
+    if not part.run.meta.slo:
+        return "the workload has no slo"
+    try:
+        columns = [one.column for one in slo.parse(part.run.meta.slo)]
+    except BadInput as error:
+        return str(error)
+    times = ("ttft_ms", "tpot_ms")
+    seen = part.row(f"SELECT count(*) AS n, {', '.join(f'count({x}) AS {x}' for x in times)},"
+                    " count(tokens_out) AS counted FROM part WHERE ok")  # fmt: skip
+    seen["tpot_ms"] = min(seen["ttft_ms"], seen["counted"])  # a single token is known to be one
+    lacking = next((one for one in columns if seen["n"] and not seen.get(one, 1)), None)
+    return without(part, lacking) if lacking else ""
 
 
 # -- what a reader must know --------------------------------------------------------------------------
@@ -173,6 +219,11 @@ def warnings(part: Part) -> list[str]:
         group = None if row["operation"] == TOTAL else names.index(row["operation"])
         told = (_thin_support(row["ok"]), _unsteady(row), *_between_modes(binned, group))
         found += [f"{row['operation']}: {words}" for words in told if words]
+    lost = part.row("SELECT count(*) AS n FROM part WHERE ok AND first_token >= 0 AND tokens_out IS NULL")[
+        "n"
+    ]
+    if lost and "tpot" in part.run.meta.slo:
+        found.append(f"{lost:,} streams succeeded without usage from the server: not counted as goodput")
     retries = part.row("SELECT count(*) AS n FROM part WHERE attempt > 1")["n"]
     if retries:
         found.append(f"{retries:,} of the rows are retries; each attempt is a row of its own")

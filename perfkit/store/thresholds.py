@@ -17,23 +17,16 @@ from typing import NamedTuple
 from perfkit import stats
 from perfkit.errors import BadInput, unknown
 from perfkit.store import samples
-from perfkit.store.metrics import THRESHOLD_NAMES, Metric, of_threshold
+from perfkit.store.metrics import MULTIPLES, THRESHOLD_NAMES, Metric, of_threshold
 from perfkit.store.quantiles import Binned, counted
 from perfkit.store.rows import Part
-from perfkit.store.summary import numbers_of
+from perfkit.store.summary import no_goodput, numbers_of, without
 from perfkit.suggestions import nearest
 
 EXAMPLES = (
     "p95 < 300 ms, p99(create_agent) <= 1.5 s, error_rate < 1 %, rate > 50 /s, ttft_p95 < 1 s, findings = 0,"
     " loop_lag p99 < 20 ms, rss_growth < 20 %"
 )
-#: Units of each kind of metric, as multiples of the metric's own (ms, share, per second).
-UNITS = {
-    "latency": {"ms": 1.0, "s": 1000.0, "us": 0.001, "µs": 0.001},
-    "errors": {"%": 0.01},
-    "rate": {"/s": 1.0, "/min": 1 / 60},
-    "findings": {"": 1.0},
-}
 _OPERATORS = {"<": float.__lt__, "<=": float.__le__, ">": float.__gt__, ">=": float.__ge__, "=": float.__eq__}
 _SHAPE = re.compile(
     r"\s*(?P<metric>[A-Za-z_][\w.:]*)(\s*\((?P<operation>[^)]*)\))?(\s+(?P<statistic>[A-Za-z][\w.]*))?"
@@ -82,7 +75,7 @@ class Threshold:
             if self.operation is not None and self.operation not in (names := counted(part).names):
                 raise unknown(f"operation in threshold {self.text!r}:", self.operation, names)
             value, note = _measure(part, self.metric, self.operation)
-            units = UNITS[self.metric.kind]
+            units = MULTIPLES[self.metric.kind]
         return self.judge(value, units, note)
 
     def judge(self, value: float, units: Mapping[str, float], note: str | None = None) -> Value:
@@ -104,6 +97,8 @@ def _measure(part: Part, metric: Metric, operation: str | None) -> tuple[float, 
         return (row["failed"] / row["n"] if row["n"] else math.nan), None
     if metric.population == "censored" and row["censored"]:
         return math.nan, _beyond(row["censored"], row["ok"] + row["censored"])
+    if metric.population == "slo":
+        return row["goodput_per_s"], no_goodput(part) or None
     return row["rate_per_s" if metric.kind == "rate" else metric.name], None
 
 
@@ -126,15 +121,18 @@ def _quantile(part: Part, metric: Metric, operation: str | None) -> tuple[float,
     named = {} if operation is None else {"operation": operation}
     column = metric.column  # one of ours
     late = "censored"
-    if column == "ttft_ms":  # of an operation with streams: its first token would have come later
-        late += " AND ttft_ms IS NULL AND operation IN (SELECT operation FROM part WHERE chunks IS NOT NULL)"
+    if column != "response_ms":  # of an operation with streams: its tokens would have come later
+        streamed = "SELECT operation FROM part WHERE chunks IS NOT NULL"
+        late += f" AND {column} IS NULL AND operation IN ({streamed})"
     unanswered = part.row(f"SELECT count(*) AS n FROM part WHERE {late}{of}", **named)["n"]
     values = f"SELECT 0 AS g, 0 AS s, {column} AS x FROM part WHERE ok AND {column} IS NOT NULL{of}"
     binned = Binned(part, values, parameters=named)
     known = binned.n()
+    if column == "tpot_ms" and not known:  # what timed out ranks behind others, of which nothing is known
+        return math.nan, without(part, column)
     n = known + unanswered
     if not n:
-        return math.nan, "no response was streamed" if column == "ttft_ms" else None
+        return math.nan, None if column == "response_ms" else without(part, column)
     place = (n - 1) * metric.p
     if unanswered and math.ceil(place - 1e-9) >= known:
         return math.nan, _beyond(unanswered, n)
@@ -178,13 +176,14 @@ def _metric(text: str, name: str, unit: str) -> Metric:
     """The metric of this name over requests."""
     metric = of_threshold(name)
     if metric is None:
-        close = nearest(name, (*THRESHOLD_NAMES, "p50", "p90", "p95", "p99", "ttft_p95"))
-        known = f"known: pNN, ttft_pNN, {', '.join(THRESHOLD_NAMES)}; of a probe also say what: loop_lag p99"
+        close = nearest(name, (*THRESHOLD_NAMES, "p50", "p90", "p95", "p99", "ttft_p95", "tpot_p95"))
+        names = ", ".join(("pNN", "ttft_pNN", "tpot_pNN", *THRESHOLD_NAMES))
+        known = f"known: {names}; of a probe also say what: loop_lag p99"
         hint = f"did you mean {close!r}?" if close else known
         raise BadInput(f"unknown metric {name!r:.80} in threshold {text!r:.100}; {hint}")
     if metric.p is not None and not 0 < metric.p < 1:
         raise BadInput(f"threshold {text!r}: percentiles must lie between 0 and 100, not {metric.name!r}")
-    _require_unit(text, name, unit, UNITS[metric.kind] | ({"": 1.0} if metric.kind == "errors" else {}))
+    _require_unit(text, name, unit, MULTIPLES[metric.kind] | ({"": 1.0} if metric.kind == "errors" else {}))
     return metric
 
 

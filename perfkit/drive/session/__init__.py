@@ -129,9 +129,9 @@ class Session:
 
         `path` is relative to the target. `name` is the row's operation (default: method and path with ids
         replaced). `check(response)` may return False, or a text, to make the row an error of class `check`.
-        A stream of server-sent events is read to its end; `stream` says which of its events carry content and
-        which tell of an error, which makes the row one of class `check` (`perfkit.streams`). Of headers given
-        twice the nearest counts: this request's, then the session's, then the target's.
+        `stream` says which server-sent events carry content and which tell of an error, a failure of class
+        `check` (`perfkit.streams`); one other than `plain` also reads what is no stream, for its tokens. Of
+        headers given twice the nearest counts: this request's, then the session's, then the target's.
 
         A retry is a row with the same `seq` and the next `attempt`. A redirect that is followed leads to
         another request: the next `seq`, attempt 1, planned when it had come, named `NAME (redirect)`.

@@ -12,11 +12,12 @@ from perfkit.drive.session.recorder import Recorder, Step, storable
 from perfkit.drive.session.redirects import MAX_HOPS, REDIRECTS, redirected
 from perfkit.drive.session.response import Check, Response, checked, decoded, judge
 from perfkit.drive.transport import Exchange, server_timing
-from perfkit.streams import Reader, Stream, read
+from perfkit.streams import Reader, Stream, plain, read, read_whole
 
 ERROR_TEXT_LIMIT = 300
 _AT_THE_END = "still in flight when the run ended"
 _GIVEN_UP = "cancelled by the scenario: its own time limit, or a task it cancelled"
+_READ_WHOLE = 16 * 1024 * 1024  #: of a body that is no stream, for its tokens
 _LOOKED_AT = 16384  #: of a failed response's body, for its error text
 _HOP = " (redirect)"
 _WARMUP, _MEASURE, _DRAIN = (PHASE_CODE[name] for name in ("warmup", "measure", "drain"))
@@ -54,7 +55,7 @@ class Sending:
         recorder = self._recorder
         response = Response(exchange, self._method, self._path, recorder.most_body)
         error = exchange.error or judge(exchange)
-        told = None if exchange.events is None else _told(exchange, stream)
+        told = _told(exchange, stream)
         if error is None and told is not None and told.error is not None:
             error, exchange.error_text = "check", told.error
         if error is None and (check is not None or exchange.status in REDIRECTS):
@@ -165,6 +166,8 @@ def _cancel_again() -> None:
 
 
 def _told(exchange: Exchange, reader: Reader) -> Stream | None:
+    """What a reader says of a response; of one that is no stream only a reader that was asked for by name."""
     if exchange.events is None:
-        return None
+        whole = reader is not plain and exchange.body and exchange.error is None
+        return read_whole(decoded(exchange, _READ_WHOLE), reader) if whole else None
     return read(exchange.events, None if exchange.sent == NEVER else exchange.sent, reader)
