@@ -69,6 +69,11 @@ class Scenario:
         """What messages call it: `scenario http_get`, `scenario file mine.py`."""
         return _label(self.ref)
 
+    @property
+    def folder(self) -> Path:
+        """Where its file is, and the data files it names."""
+        return Path(str(self.module.__file__)).parent
+
     @cached_property
     def step(self) -> Any:
         """`async step(session, state, rng)`."""

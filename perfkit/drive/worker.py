@@ -18,7 +18,7 @@ from perfkit.drive.mistakes import Mistakes
 from perfkit.drive.overdue import end_loop, leave_behind, watched
 from perfkit.drive.rows import Batch, to_table
 from perfkit.drive.scenario import load_scenario
-from perfkit.drive.session import Opening, Recorder, Undo
+from perfkit.drive.session import DataFiles, Opening, Recorder, Undo
 from perfkit.drive.transport import Transport, loop_clock
 from perfkit.drive.writer import FLUSH_S, SegmentWriter
 from perfkit.errors import PerfkitError, os_error_words, words_of
@@ -170,14 +170,16 @@ async def _run_shard(shard: Shard) -> Outcome:
     state = pickle.loads(shard.state)
     name = f"w{shard.index}"
     recorder = make_recorder(context, name, first_seq=shard.index)
+    workload = context.workload
+    recorder.data = DataFiles(scenario.folder, workload.seed, shard.index, workload.processes)
     drive = Drive(
         scenario,
         state,
-        context.workload,
+        workload,
         recorder,
         start_ns=shard.start_ns,
         index=shard.index,
-        count=context.workload.processes,
+        count=workload.processes,
     )
     loop.set_exception_handler(drive.on_loop_error)
 

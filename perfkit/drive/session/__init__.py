@@ -19,13 +19,15 @@ from urllib.parse import urlencode
 import msgspec
 
 from perfkit.drive.rows import PHASE_CODE
+from perfkit.drive.session.data import AtEnd, DataFiles, DataRow, Per
 from perfkit.drive.session.recorder import Opening, Recorder, Step, Undo
 from perfkit.drive.session.response import Check, Response
 from perfkit.drive.session.sending import Sending
+from perfkit.errors import BadInput
 from perfkit.redaction import secrets_in
 from perfkit.streams import Reader, plain
 
-__all__ = ["Opening", "Recorder", "Response", "Session", "Step", "Undo"]
+__all__ = ["DataFiles", "Opening", "Recorder", "Response", "Session", "Step", "Undo"]
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER_METHOD = re.compile(r"[A-Z][A-Z-]*").fullmatch
@@ -44,7 +46,7 @@ class Session:
     with the virtual user), `headers` (sent with each of its requests).
     """
 
-    __slots__ = ("_outside", "_recorder", "headers", "local", "user")
+    __slots__ = ("_data_secrets", "_outside", "_recorder", "headers", "local", "user")
 
     def __init__(self, recorder: Recorder, user: int = 0, phase: str = "setup") -> None:
         self._recorder = recorder
@@ -52,6 +54,7 @@ class Session:
         self.user = user
         self.local: dict[str, Any] = {}
         self.headers: dict[str, str] = {}
+        self._data_secrets: dict[tuple[str, Per], tuple[str, ...]] = {}  #: of the latest row of each file
 
     @property
     def seed(self) -> int:
@@ -71,14 +74,39 @@ class Session:
     def begin_step(self, number: int, planned: int) -> Step:
         """Called by the engine, in the task of the step: its first request was planned for this instant."""
         step = self._outside = Step(number, planned)  # what another thread sends belongs to the latest
+        if self._data_secrets:
+            self._hide_data(step)
         _STEP.set(step)
         return step
 
+    def data(self, name: str, *, per: Per = "user", at_end: AtEnd = "error") -> DataRow:
+        """Return the row of a data file that belongs to this user, or to this step.
+
+        name: a CSV file with a header (values are texts) or a JSON Lines file (`.jsonl`), relative to the
+        scenario's file. The rows are in a random order that depends on the workload's seed alone. No row is
+        used by two users (per="user") or two steps (per="step"), in all worker processes, until they run out:
+        then BadInput ends the step (at_end="error"), or they begin again ("cycle"). With per="step" each
+        worker has its share of the rows. BadInput in setup and teardown, and for a broken file.
+
+        Values of columns named like secrets (`password`, `token`) are kept out of what is recorded.
+        """
+        if self._recorder.data is None:
+            raise BadInput("session.data is for steps: setup and teardown have no user; open the file there")
+        step = _STEP.get(self._outside)
+        row, secrets = self._recorder.data.take(name, per, at_end, self.user, step.number)
+        if secrets:
+            self._data_secrets[name, per] = secrets
+            self._hide_data(step)
+        return dict(row)
+
+    def _hide_data(self, step: Step) -> None:
+        step.secrets = tuple(one for secrets in self._data_secrets.values() for one in secrets)
+
     def redact(self, text: str) -> str:
         """Return a text without the secrets of the run, of this user and of its latest request."""
-        head = _STEP.get(self._outside).head
-        more = head.secrets if head is not None else ()
-        return self._recorder.redact(text, (*more, *secrets_in(self.headers)))
+        step = _STEP.get(self._outside)
+        more = step.head.secrets if step.head is not None else ()
+        return self._recorder.redact(text, (*more, *step.secrets, *secrets_in(self.headers)))
 
     def on_teardown(self, method: str, path: str) -> None:
         """Send this request when the run is over (latest first), to remove what the scenario made."""

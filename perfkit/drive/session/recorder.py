@@ -8,6 +8,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from perfkit.drive.rows import MOST_OPERATIONS, OTHER_OPERATIONS, RowBuffer
+from perfkit.drive.session.data import DataFiles
 from perfkit.drive.session.heads import Head, Heads
 from perfkit.drive.transport import Clock, Transport
 from perfkit.model import Target
@@ -78,6 +79,7 @@ class Recorder:
     over: bool = False  #: nothing more is sent
     undo: list[Undo] = field(default_factory=list)
     journal: Callable[[Undo], None] = lambda undo: None  #: called with each undo as it comes
+    data: DataFiles | None = None  #: of steps; there is none in setup and teardown
     retried: int = 0  #: attempts after the first, the one under way included
     unanswered: int = 0  #: POST and PUT that were sent and got no answer: what they made is not known
     _codes: dict[str, int] = field(default_factory=dict)
@@ -141,7 +143,7 @@ class Step:
     phase: of its requests; None: that of the instant each is planned for.
     """
 
-    __slots__ = ("cut", "failed", "head", "number", "phase", "planned", "requests")
+    __slots__ = ("cut", "failed", "head", "number", "phase", "planned", "requests", "secrets")
 
     def __init__(self, number: int = 0, planned: int | None = None, phase: int | None = None) -> None:
         self.number, self.phase = number, phase
@@ -150,3 +152,4 @@ class Step:
         self.failed = False  #: whether one of them has, after all its attempts
         self.cut = False  #: whether the end of the run has cut one off
         self.head: Head | None = None  #: of the latest
+        self.secrets: tuple[str, ...] = ()  #: besides those in headers

@@ -62,7 +62,7 @@ class Sending:
         self._record(exchange, error, told)
         if error is not None:
             response.error = error
-            response.shown_path = recorder.redact(self._path, self._head.secrets)
+            response.shown_path = recorder.redact(self._path, self._secrets())
         return response
 
     def again(self, response: Response) -> bool:
@@ -124,6 +124,9 @@ class Sending:
             self._record(exchange, "check", told)
             raise
 
+    def _secrets(self) -> tuple[str, ...]:
+        return (*self._head.secrets, *self._step.secrets)
+
     def _record(self, exchange: Exchange, error: str | None, stream: Stream | None) -> None:
         step, planned = self._step, self._planned
         buffer = self._recorder.buffer
@@ -136,7 +139,7 @@ class Sending:
             body = b"" if exchange.error_text else decoded(exchange, _LOOKED_AT)
             text = storable(exchange.error_text or body.decode("utf-8", "replace"))
             cut = len(body) >= _LOOKED_AT
-            text = self._recorder.redact.beginning(text, ERROR_TEXT_LIMIT, self._head.secrets, cut=cut)
+            text = self._recorder.redact.beginning(text, ERROR_TEXT_LIMIT, self._secrets(), cut=cut)
             words = exchange.error_text = text or None  # what is raised or shown holds no secret either
         if stream is not None:
             first = NEVER if stream.first_token is None else stream.first_token
