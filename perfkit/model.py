@@ -114,6 +114,8 @@ class Users:
     iterations: Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)] | None = None
     duration_s: Seconds | None = None
     think_time_s: Wait | tuple[Wait, ...] = 0.0  #: fixed, or uniform between two
+    ramp_s: Wait = 0.0  #: users start evenly over so long, from the beginning of the warm-up on
+    ramp_down_s: Wait = 0.0  #: and stop, those that started first, over so long before the end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +187,7 @@ class Workload:
         if users is not None:
             if users.iterations is None and users.duration_s is None:
                 raise BadInput(f"{where}: users needs iterations or duration_s, or the run never ends")
+            _refuse_ramps(users, workload.warmup_s, where)
             think = users.think_time_s
             if isinstance(think, tuple) and not (len(think) == 2 and think[0] <= think[1]):
                 raise BadInput(f"{where}: users.think_time_s takes seconds or [low, high], not {list(think)}")
@@ -225,6 +228,17 @@ _OF_SHAPE = {
     "spike_for_s": "spike",
     "ramp_s": "soak",
 }
+
+
+def _refuse_ramps(users: Users, warmup_s: float, where: str) -> None:
+    """BadInput for ramps that do not fit into the run."""
+    up_s, down_s, duration_s = users.ramp_s, users.ramp_down_s, users.duration_s
+    if duration_s is None:
+        if down_s:
+            raise BadInput(f"{where}: users.ramp_down_s needs users.duration_s, which says when the run ends")
+    elif up_s + down_s > warmup_s + duration_s or down_s > duration_s:
+        ramps = f"users.ramp_s {up_s:g} and ramp_down_s {down_s:g}"
+        raise BadInput(f"{where}: {ramps} do not fit in warmup_s {warmup_s:g} and duration_s {duration_s:g}")
 
 
 def _refuse_other_shapes(arrivals: Arrivals, where: str) -> None:

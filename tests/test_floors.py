@@ -26,7 +26,7 @@ ISLANDS = {
 #: The rooms, lower floors first; a room imports only what stands before it.
 FLOORS = (
     *("text", "errors", "redaction", "interrupts", "parent", "plain_data", "model", "safe_yaml", "hosts"),
-    *("card", "page", "streams", "stats"),
+    *("card", "choosing", "page", "streams", "stats"),
     "store",
     "drive",
     *("scenarios", "importing"),

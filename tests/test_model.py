@@ -29,6 +29,11 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "never ends": ({"users": {"count": 1}}, ["iterations or duration_s"]),
     "think time of three": ({"users": {**USERS, "think_time_s": [1, 2, 3]}}, ["[low, high]"]),
     "think time upside down": ({"users": {**USERS, "think_time_s": [5, 1]}}, ["[low, high]"]),
+    "ramp down without end": ({"users": {**USERS, "ramp_down_s": 1}}, ["ramp_down_s needs users.duration_s"]),
+    "ramps too long": (
+        {"users": {"duration_s": 9, "ramp_s": 6, "ramp_down_s": 4}},
+        ["ramp_s 6 and ramp_down_s 4 do not fit in warmup_s 0 and duration_s 9"],
+    ),
     "a list for a section": ({"users": [1]}, ["users", "object"]),
     "negative seconds": ({"warmup_s": -1}, ["warmup_s", "at least 0"]),
     "a number for thresholds": ({"thresholds": 3}, ["thresholds"]),

@@ -12,6 +12,7 @@ from perfkit.store import Metadata, Run, fidelity
 
 #: What must be the same in all runs, by its name in a workload; `server`, seed and the code may differ.
 _SAME = ("scenario", "params", "users", "arrivals", "warmup_s", "processes")
+_DEFAULTS = {"users": dataclasses.asdict(Users()), "arrivals": dataclasses.asdict(Arrivals())}
 _OF_HOST = ("name", "cpus", "cpu_model")
 _SAME_TARGET = (
     "url",
@@ -36,6 +37,8 @@ def configuration_of(meta: Metadata) -> dict[str, Any]:
     found |= {f"host.{name}": meta.host.get(name) for name in _OF_HOST}
     for name in _SAME:
         value = meta.workload.get(name)
+        if name in _DEFAULTS and isinstance(value, Mapping):  # an earlier version may not have had all
+            value = {**_DEFAULTS[name], **value}
         if isinstance(value, Mapping):
             found |= {f"{name}.{inner}": one for inner, one in value.items()}
         else:

@@ -212,7 +212,10 @@ def _end(run: Run, rows: Measured) -> float:
 
 def _load_changes(run: Run) -> bool:
     """Whether the load is meant to change during the run: then nothing about it is steady by design."""
-    return run.meta.arrivals is not None and run.meta.arrivals.shape in ("ramp", "steps", "spike")
+    users, arrivals = run.meta.users, run.meta.arrivals
+    if users is not None:
+        return users.ramp_s > run.meta.warmup_s or users.ramp_down_s > 0
+    return arrivals is not None and arrivals.shape in ("ramp", "steps", "spike")
 
 
 def _unsteady(
@@ -245,7 +248,7 @@ def _unsteady(
 def _unaccounted(run: Run, rows: Measured, steady: Measured, low: float, high: float) -> Iterable[str]:
     """Little's law in a closed loop: time of the users that neither waiting nor thinking explains."""
     users = run.meta.users
-    if users and len(steady.planned) >= FEWEST and high > low:
+    if users and not _load_changes(run) and len(steady.planned) >= FEWEST and high > low:
         yield from _off_littles_law(rows, users.count, think_time_s(run), low, high)
 
 

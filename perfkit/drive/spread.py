@@ -253,7 +253,7 @@ class _Execution:
         try:
             yield recorder
         finally:
-            for task in await cut_off(recorder, self._strays):
+            for task in await cut_off([recorder], self._strays):
                 leave_behind(task)
             if name == "setup":
                 self.undo += recorder.undo
