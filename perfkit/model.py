@@ -150,14 +150,30 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What a run does: a scenario with its parameters, under users or arrivals, against a target."""
+class Member:
+    """One scenario of a mix, with its parameters and its load."""
 
     scenario: str
+    name: str = ""  #: in the timeline and in reports; default: the scenario's
+    params: dict[str, Any] = field(default_factory=dict)
+    users: Users | None = None
+    arrivals: Arrivals | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a run does: a scenario with its parameters, under users or arrivals, against a target.
+
+    Or a mix: several scenarios at once, each with parameters and a load of its own.
+    """
+
+    scenario: str = ""
     params: dict[str, Any] = field(default_factory=dict)
     target: Target = field(default_factory=Target)
     users: Users | None = None
     arrivals: Arrivals | None = None
+    #: Several scenarios at once, for the same time, in place of the four above.
+    mix: Annotated[tuple[Member, ...], msgspec.Meta(max_length=20)] = ()
     #: Before the measured part, at the load it begins with (a ramp from 0: none); not in statistics.
     warmup_s: Wait = 0.0
     drain_s: Wait = 30.0  #: how long requests under way may take to end; then they are cut off
@@ -173,17 +189,54 @@ class Workload:
     def from_mapping(cls, given: Mapping[str, Any], where: str = "workload") -> Workload:
         """Build and check a workload; BadInput names what is wrong, what is allowed and the nearest name."""
         workload = convert(cls, given, where)
-        if workload.users is not None and workload.arrivals is not None:
-            raise BadInput(f"{where}: both users and arrivals are given; remove one of them")
-        if workload.arrivals is not None:
-            _refuse_other_shapes(workload.arrivals, where)
         for tag in workload.tags:
             refuse_bad_tag(tag, f"{where}, tags: ")
         for name in ("warmup_s", "drain_s"):
             if 0 < getattr(workload, name) < 0.001:
                 given_s = getattr(workload, name)
                 raise BadInput(f"{where}: {name}: {given_s} is neither 0 nor at least 0.001 (a millisecond)")
-        users = workload.users
+        for i, member in enumerate(workload.members(where)):
+            member._require_load(f"{where}, mix[{i}]" if workload.mix else where)
+        return workload
+
+    def members(self, where: str = "workload") -> tuple[Workload, ...]:
+        """Return the workload of each scenario; of one without a mix the workload itself.
+
+        BadInput for a workload with neither or both, and for a mix whose scenarios do not run equally long.
+        """
+        own = (self.scenario, self.params, self.users, self.arrivals)
+        if not self.mix:
+            if not self.scenario:
+                raise BadInput(f"{where}: scenario is missing; name one, or several in mix")
+            return (self,)
+        for one in self.mix:
+            if not _MIX_NAME(one.name):
+                raise BadInput(f"{where}: mix: name {one.name!r:.80}: use 1 to 40 letters, digits, _ and -")
+        if any(own):
+            raise BadInput(f"{where}: scenario, params, users and arrivals are given in each entry of mix")
+        found = tuple(
+            dataclasses.replace(
+                self, mix=(), scenario=one.scenario, params=one.params, users=one.users, arrivals=one.arrivals
+            )
+            for one in self.mix
+        )
+        loads = [one.users or one.arrivals for one in found]
+        lengths = {load.duration_s if load else None for load in loads}
+        counted = any(isinstance(load, Users) and load.iterations for load in loads)
+        if None in lengths or len(lengths) > 1 or counted:
+            raise BadInput(
+                f"{where}: each entry of mix needs users or arrivals with the same duration_s for all, and no"
+                " iterations"
+            )
+        return found
+
+    def _require_load(self, where: str) -> None:
+        """BadInput for users or arrivals that cannot be."""
+        workload, users = self, self.users
+        if workload.users is not None and workload.arrivals is not None:
+            raise BadInput(f"{where}: both users and arrivals are given; remove one of them")
+        if workload.arrivals is not None:
+            _refuse_other_shapes(workload.arrivals, where)
         if users is not None:
             if users.iterations is None and users.duration_s is None:
                 raise BadInput(f"{where}: users needs iterations or duration_s, or the run never ends")
@@ -194,7 +247,6 @@ class Workload:
             if workload.processes > users.count:
                 words = f"{where}: processes {workload.processes} for users.count {users.count}"
                 raise BadInput(f"{words}; a process without users would be idle; give at most {users.count}")
-        return workload
 
     def to_mapping(self) -> dict[str, Any]:
         """The inverse of `from_mapping`: plain dicts, lists and numbers."""
@@ -209,6 +261,7 @@ def refuse_bad_tag(tag: str, where: str = "") -> None:
         )
 
 
+_MIX_NAME = re.compile(r"[A-Za-z0-9_-]{0,40}").fullmatch
 #: Characters of a note.
 LONGEST_NOTE = 4000
 
@@ -274,19 +327,27 @@ def refuse_unknown_names(cls: type, given: Mapping[str, Any], where: str) -> Non
     for key, value in given.items():
         if key not in fields:
             raise unknown(f"parameter in {where}:", str(key), fields)
-        inner = _SECTIONS.get(key) if cls is Workload else None
+        inner = _SECTIONS.get(key) if cls in (Workload, Member) else None
         if inner is not None and isinstance(value, Mapping):
             refuse_unknown_names(inner, value, f"{where}, {key}")
+        if cls is Workload and key == "mix" and isinstance(value, list | tuple):
+            for i, one in enumerate(value):
+                if isinstance(one, Mapping):
+                    refuse_unknown_names(Member, one, f"{where}, mix[{i}]")
 
 
 _SECTIONS: dict[str, type] = {"target": Target, "users": Users, "arrivals": Arrivals, "budget": Budget}
+_SECTIONS["mix"] = Member
 
 
 def _enum_at(cls: type, given: Any, dotted: str) -> tuple[str, tuple[str, ...]]:
     """The refused value and the allowed ones of the Literal field at `dotted`."""
     *sections, name = dotted.split(".")
     for section in sections:
-        cls, given = _SECTIONS[section], given[section]
+        part, bracket, number = section.partition("[")
+        cls, given = _SECTIONS[part], given[part]
+        if bracket:
+            given = given[int(number[:-1])]
     return str(given[name]), get_args(get_type_hints(cls)[name])
 
 

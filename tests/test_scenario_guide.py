@@ -41,6 +41,8 @@ def run(server: SmallServer, folder: Path, title: str, **changes: Any) -> Run:
     given: dict[str, Any] = {"scenario": str(folder / "mine.py"), "target": {}}
     given |= safe_yaml.load(shown.get("yaml", "users: {count: 2, iterations: 10}"))
     given |= changes
+    if "mix" in given:
+        del given["scenario"]
     given["target"] |= {"url": server.url}
     server.heads.clear()
     work = checked(given, "guide", ())

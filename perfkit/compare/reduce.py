@@ -16,6 +16,7 @@ import numpy as np
 
 from perfkit import stats
 from perfkit.compare.measured import Measured, think_time_s
+from perfkit.model import Users
 from perfkit.store import Run, fidelity
 from perfkit.store.metrics import METRICS
 from perfkit.store.rows import Part
@@ -212,10 +213,12 @@ def _end(run: Run, rows: Measured) -> float:
 
 def _load_changes(run: Run) -> bool:
     """Whether the load is meant to change during the run: then nothing about it is steady by design."""
-    users, arrivals = run.meta.users, run.meta.arrivals
-    if users is not None:
-        return users.ramp_s > run.meta.warmup_s or users.ramp_down_s > 0
-    return arrivals is not None and arrivals.shape in ("ramp", "steps", "spike")
+    return any(
+        load.ramp_s > run.meta.warmup_s or load.ramp_down_s > 0
+        if isinstance(load, Users)
+        else load.shape in ("ramp", "steps", "spike")
+        for load in run.meta.loads
+    )
 
 
 def _unsteady(

@@ -35,8 +35,7 @@ def clean_up(run: Run, allow_targets: Iterable[str], headers: Mapping[str, str])
     context = RunContext(
         folder=run.path,
         workload=workload,
-        scenario_ref="",
-        scenario_name=run.meta.scenario.name,
+        parts=(),
         origin_ns=0,
         coordinator_pid=0,
         token=tokens.target,

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from perfkit.drive.scenario import Scenario, plain_params
+from perfkit.drive.scenario import Mix, Scenario, plain_params
 from perfkit.model import SCHEMA_VERSION, Tokens, Workload
 from perfkit.redaction import Redactor, secrets_of
 
@@ -64,6 +64,7 @@ def shown(workload: Workload, redact: Redactor) -> dict[str, Any]:
     return plain | {
         "target": redact.within(target) | urls,
         "params": redact.within(plain["params"]),
+        "mix": redact.within(plain["mix"]),
         "server": redact.within(plain["server"]),
         "thresholds": shown_thresholds(workload.thresholds, redact),
         "tags": [redact(tag) for tag in workload.tags],
@@ -80,7 +81,7 @@ _OPERATION = re.compile(r"(?<=\()[^)]*(?=\))")
 
 def first_meta(
     workload: Workload,
-    scenario: Scenario,
+    scenario: Scenario | Mix,
     params: Any,
     path: Path,
     monotonic: int,

@@ -13,7 +13,7 @@ from perfkit import stats
 from perfkit.drive import describe
 from perfkit.drive.local_server import reference_server
 from perfkit.drive.progress import Goal, bar
-from perfkit.drive.scenario import Scenario
+from perfkit.drive.scenario import Mix, Scenario
 from perfkit.drive.spread import Progress, execute
 from perfkit.drive.workloads import complete, tokens_of, with_server
 from perfkit.errors import (
@@ -45,7 +45,7 @@ class Checked(NamedTuple):
     """A workload after every check that needs no request, with what was looked up for it."""
 
     workload: Workload
-    scenario: Scenario
+    scenario: Scenario | Mix
     params: Any
     tokens: Tokens
 

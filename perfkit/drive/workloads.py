@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import yaml
 
 from perfkit import safe_yaml
-from perfkit.drive.scenario import Scenario, load_scenario
+from perfkit.drive.scenario import Member, Mix, Scenario, load_scenario
 from perfkit.drive.schedule import require_requests
 from perfkit.drive.transport import header_lines, tls_context
 from perfkit.drive.worker import make_transport, run_on_loop
@@ -120,8 +121,10 @@ def merged(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return result
 
 
-def complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario, Any]:
+def complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario | Mix, Any]:
     """Check what can be checked before a run: names, types, target, scenario, its parameters, schedule.
+
+    Returns the workload, its scenario or mix, and the parameters; of a mix by the names of its scenarios.
 
     Raises BadInput, without the secrets among the values.
     """
@@ -130,11 +133,14 @@ def complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario, 
         return _complete(given, where)
 
 
-def _complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario, Any]:
+def _complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario | Mix, Any]:
     workload = Workload.from_mapping(given, where)
     _require_server_options(workload, where)
     _require_cores(workload.processes, where)
     _try_target(workload.target)
+    if workload.mix:
+        mix = _mix(workload, where)
+        return workload, mix, mix.params
     try:
         scenario = load_scenario(workload.scenario)
         params = scenario.params(workload.params)
@@ -146,6 +152,25 @@ def _complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario,
     if workload.arrivals is not None:
         require_requests(workload.arrivals, workload.seed, workload.warmup_s)
     return workload, scenario, params
+
+
+def _mix(workload: Workload, where: str) -> Mix:
+    """The scenarios of a mix, checked; each has a name of its own."""
+    members: dict[str, Member] = {}
+    load = functools.cache(load_scenario)  # a file that is there twice is one module
+    for i, (entry, part) in enumerate(zip(workload.mix, workload.members(where), strict=True)):
+        try:
+            scenario = load(entry.scenario)
+            params = scenario.params(entry.params)
+        except BadInput as error:
+            raise BadInput(f"{where}, mix[{i}]: {error}") from None
+        name = entry.name or scenario.name
+        if name in members:
+            raise BadInput(f"{where}, mix[{i}]: {name} is the name of another one; give this one a `name`")
+        members[name] = Member(name, scenario, params, part)
+        if part.arrivals is not None:
+            require_requests(part.arrivals, part.seed, part.warmup_s)
+    return Mix(tuple(members.values()))
 
 
 def _require_server_options(workload: Workload, where: str) -> None:

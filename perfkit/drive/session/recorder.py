@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -91,6 +91,18 @@ class Recorder:
         self.most_body = self.target.max_body_mb * 1024 * 1024
         self.opening = Opening(self.seq_stride)
         self.heads = Heads(self.headers, self.id_prefix, urlsplit(self.target.url or "").netloc)
+
+    def beside(self, number: int) -> Recorder:
+        """Return the recorder of the worker's `number`-th other scenario, which has rows of its own.
+
+        They share the transport, what is to be removed, and what is known of opening connections.
+        """
+        first = self.first_seq + number
+        other = replace(
+            self, first_seq=first, buffer=RowBuffer(), _codes={}, _metrics={}, _plain_metrics=set()
+        )
+        other.opening = self.opening
+        return other
 
     def next_seq(self) -> int:
         """A number no other request of the run has."""
