@@ -160,6 +160,14 @@ class Member:
     arrivals: Arrivals | None = None
 
 
+class Variable(NamedTuple):
+    """A text of a workload file whose value is secret: its place, how it was written, what variables gave."""
+
+    path: tuple[str | int, ...]
+    text: str
+    values: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """What a run does: a scenario with its parameters, under users or arrivals, against a target.
@@ -184,6 +192,8 @@ class Workload:
     thresholds: Annotated[tuple[str, ...], msgspec.Meta(max_length=1_000)] = ()
     server: dict[str, Any] = field(default_factory=dict)  #: options of the server perfkit starts
     tags: Annotated[tuple[str, ...], msgspec.Meta(max_length=100)] = ()
+    #: What environment variables gave to the file; no part of it.
+    variables: tuple[Variable, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any], where: str = "workload") -> Workload:
@@ -250,7 +260,9 @@ class Workload:
 
     def to_mapping(self) -> dict[str, Any]:
         """The inverse of `from_mapping`: plain dicts, lists and numbers."""
-        return cast(dict[str, Any], msgspec.to_builtins(dataclasses.asdict(self)))
+        given = dataclasses.asdict(dataclasses.replace(self, variables=()))
+        del given["variables"]
+        return cast(dict[str, Any], msgspec.to_builtins(given))
 
 
 def refuse_bad_tag(tag: str, where: str = "") -> None:
@@ -323,7 +335,7 @@ def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:
 
 def refuse_unknown_names(cls: type, given: Mapping[str, Any], where: str) -> None:
     """Raise BadInput for a key of `given`, at any depth, that is no field of `cls`."""
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.name != "variables"}
     for key, value in given.items():
         if key not in fields:
             raise unknown(f"parameter in {where}:", str(key), fields)

@@ -16,6 +16,7 @@ from perfkit import safe_yaml
 from perfkit.drive.scenario import Member, Mix, Scenario, load_scenario
 from perfkit.drive.schedule import require_requests
 from perfkit.drive.transport import header_lines, tls_context
+from perfkit.drive.variables import expanded
 from perfkit.drive.worker import make_transport, run_on_loop
 from perfkit.errors import BadInput
 from perfkit.hosts import addresses_of, split_address
@@ -129,8 +130,11 @@ def complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario |
     Raises BadInput, without the secrets among the values.
     """
     require_plain(given, where)
+    whole, variables = expanded(given, where)
     with redacted_errors(redactor_for(given)):
-        return _complete(given, where)
+        require_plain(whole, where)
+        workload, scenario, params = _complete(whole, where)
+    return dataclasses.replace(workload, variables=variables), scenario, params
 
 
 def _complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario | Mix, Any]:
@@ -263,8 +267,10 @@ def _token(field: str, name: str | None, what: str = "token") -> str | None:
 
 def redactor_for(given: Mapping[str, Any]) -> Redactor:
     """Return what removes the secrets of a workload that was not checked yet, and of its tokens."""
-    target = given.get("target") if isinstance(given, Mapping) else None
+    whole, variables = expanded(given, "workload") if isinstance(given, Mapping) else ({}, ())
+    target = whole.get("target")
     target = target if isinstance(target, Mapping) else {}
     kinds = ("token_env", "probes_token_env", "metrics_token_env", "proxy_auth_env")
     named = [name if isinstance(name := target.get(kind), str) else "" for kind in kinds]
-    return Redactor(secrets_of(given, Tokens(*map(os.environ.get, named)).secrets))
+    given_by_name = (value for one in variables for value in one.values)
+    return Redactor((*secrets_of(whole, Tokens(*map(os.environ.get, named)).secrets), *given_by_name))
