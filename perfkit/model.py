@@ -74,8 +74,14 @@ class Target:
     token_env: str | None = None  #: environment variable whose value is sent as `Authorization: Bearer …`
     verify_tls: bool = True
     ca_file: str | None = None
+    client_cert_file: str | None = None  #: PEM, shown to a server that asks for one; may hold the key too
+    client_key_file: str | None = None  #: PEM, without a passphrase
     follow_redirects: bool = False
+    cookies: bool = False  #: each user keeps the cookies it is given, and sends them back
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 0  #: after connect, reset and http_5xx
+    #: Wait from 0 to this · 2^(retry - 1) before a retry, and as long as Retry-After says (at most 30 s);
+    #: retry after status 429, too.
+    retry_backoff_s: Wait = 0.0
     max_header_kb: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 64
     max_body_mb: Annotated[int, msgspec.Meta(ge=1, le=4_096)] = 64
     #: Base URL of a server with perfkit's probes (`/probe/samples`), one for each instance.

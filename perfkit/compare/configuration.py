@@ -14,6 +14,8 @@ from perfkit.store import Metadata, Run, fidelity
 #: What must be the same in all runs, by its name in a workload; `server`, seed and the code may differ.
 _SAME = ("scenario", "params", "users", "arrivals", "warmup_s", "processes")
 _DEFAULTS = {"users": dataclasses.asdict(Users()), "arrivals": dataclasses.asdict(Arrivals())}
+#: Of a target of an earlier version, which had none of these.
+_NEW = {"retry_backoff_s": 0.0, "cookies": False}
 #: Names that only the workload knows.
 _NAMED = re.compile(r"(params|mix)\..+").fullmatch
 _OF_HOST = ("name", "cpus", "cpu_model")
@@ -24,6 +26,8 @@ _SAME_TARGET = (
     "proxy",
     "follow_redirects",
     "retries",
+    "retry_backoff_s",
+    "cookies",
     "timeout_s",
     "connections",
 )
@@ -48,7 +52,7 @@ def configuration_of(meta: Metadata) -> dict[str, Any]:
             found[name] = value
     for one in _mix(meta):
         found |= _flat(f"mix.{one.get('name') or one.get('scenario')}", one)
-    found |= {f"target.{name}": meta.target.get(name) for name in _SAME_TARGET}
+    found |= {f"target.{name}": meta.target.get(name, _NEW.get(name)) for name in _SAME_TARGET}
     if meta.own_server:
         found["target.url"] = "the server perfkit starts"
     return found | fidelity.configuration(meta)

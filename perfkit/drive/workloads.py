@@ -214,7 +214,7 @@ def _try_target(target: Target) -> None:
             raise BadInput(f"target.{kind}_token_env is for target.{kind}_url; give both or neither")
     if target.proxy_auth_env and not target.proxy:
         raise BadInput("target.proxy_auth_env is for target.proxy; give both or neither")
-    if target.ca_file is not None:
+    if target.ca_file or target.client_cert_file or target.client_key_file:
         tls_context(target)  # probes and metrics use it even where the target itself is http
 
     async def make() -> None:

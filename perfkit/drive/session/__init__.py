@@ -5,6 +5,18 @@
 
 A request never raises for what the server or the network did, unless asked to (`raise_for_status`); a failed
 one has `response.error` set and is a row either way.
+
+`path` is relative to the target. `name` is the row's operation (default: method and path with ids replaced).
+`json`, `content`, `data`, `files` and `params` are httpx's; `auth` is `("user", "password")` for Basic, or a
+text for a Bearer token. `check(response)` may return False, or a text, to make the row an error of class
+`check`. A stream of server-sent events is read to its end; `stream` says which of its events carry content
+and which tell of an error, which makes the row one of class `check` (`perfkit.streams`). Of headers given
+twice the nearest counts: this request's, then the session's, then the target's.
+
+A retry is a row with the same `seq` and the next `attempt`. A redirect that is followed (`follow_redirects`,
+default: the target's) leads to another request: the next `seq`, attempt 1, planned when the redirect had
+come, and of operation `NAME (redirect)`, so that the times of NAME are not mixed with those of what it led
+to.
 """
 
 from __future__ import annotations
@@ -19,7 +31,10 @@ from urllib.parse import urlencode
 import msgspec
 
 from perfkit.drive.rows import PHASE_CODE
+from perfkit.drive.session.cookies import Jar
 from perfkit.drive.session.data import AtEnd, DataFiles, DataRow, Per
+from perfkit.drive.session.forms import Auth, Files, authorization, form
+from perfkit.drive.session.heads import Pairs
 from perfkit.drive.session.recorder import Opening, Recorder, Step, Undo
 from perfkit.drive.session.response import Check, Response
 from perfkit.drive.session.sending import Sending
@@ -46,7 +61,7 @@ class Session:
     with the virtual user), `headers` (sent with each of its requests).
     """
 
-    __slots__ = ("_data_secrets", "_outside", "_recorder", "headers", "local", "user")
+    __slots__ = ("_data_secrets", "_jar", "_outside", "_recorder", "headers", "local", "user")
 
     def __init__(self, recorder: Recorder, user: int = 0, phase: str = "setup") -> None:
         self._recorder = recorder
@@ -54,7 +69,23 @@ class Session:
         self.user = user
         self.local: dict[str, Any] = {}
         self.headers: dict[str, str] = {}
+        self._jar = Jar(recorder.target.url or "") if recorder.target.cookies else None
         self._data_secrets: dict[tuple[str, Per], tuple[str, ...]] = {}  #: of the latest row of each file
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """This user's cookies by name. Set it to True to keep cookies, as `target.cookies` does for all;
+        to False to forget them and keep none."""
+        return self._jar.values() if self._jar is not None else {}
+
+    @cookies.setter
+    def cookies(self, keep: bool) -> None:
+        if not isinstance(keep, bool):
+            raise TypeError("session.cookies is set to True or False; cookies come from the server")
+        if not keep:
+            self._jar = None
+        elif self._jar is None:
+            self._jar = Jar(self._recorder.target.url or "")
 
     @property
     def seed(self) -> int:
@@ -75,7 +106,7 @@ class Session:
         """Called by the engine, in the task of the step: its first request was planned for this instant."""
         step = self._outside = Step(number, planned)  # what another thread sends belongs to the latest
         if self._data_secrets:
-            self._hide_data(step)
+            self._hide(step)
         _STEP.set(step)
         return step
 
@@ -96,11 +127,13 @@ class Session:
         row, secrets = self._recorder.data.take(name, per, at_end, self.user, step.number)
         if secrets:
             self._data_secrets[name, per] = secrets
-            self._hide_data(step)
+            self._hide(step)
         return dict(row)
 
-    def _hide_data(self, step: Step) -> None:
-        step.secrets = tuple(one for secrets in self._data_secrets.values() for one in secrets)
+    def _hide(self, step: Step) -> None:
+        """Keep out of rows of a step what is in no header of the request itself."""
+        cookies = self._jar.values().values() if self._jar is not None else ()
+        step.secrets = (*(one for secrets in self._data_secrets.values() for one in secrets), *cookies)
 
     def redact(self, text: str) -> str:
         """Return a text without the secrets of the run, of this user and of its latest request."""
@@ -112,7 +145,8 @@ class Session:
         """Send this request when the run is over (latest first), to remove what the scenario made."""
         if not isinstance(path, str) or not isinstance(method, str):
             raise TypeError(f"on_teardown takes a method and a path, not {method!r:.40} and {path!r:.40}")
-        undo = Undo(method, path, tuple((name, str(value)) for name, value in self.headers.items()))
+        cookies = self._jar.fields(path) if self._jar is not None else ()
+        undo = Undo(method, path, (*cookies, *((name, str(value)) for name, value in self.headers.items())))
         self._recorder.undo.append(undo)
         self._recorder.journal(undo)
 
@@ -144,25 +178,17 @@ class Session:
         json: Any = _NOTHING,
         content: bytes | str = b"",
         data: Mapping[str, Any] | None = None,
+        files: Files | None = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        auth: Auth | None = None,
+        follow_redirects: bool | None = None,
         name: str | None = None,
         check: Check | None = None,
         stream: Reader = plain,
         timeout_s: float | None = None,
     ) -> Response:
-        """Send a request, wait for its whole response, record a row.
-
-        `path` is relative to the target. `name` is the row's operation (default: method and path with ids
-        replaced). `check(response)` may return False, or a text, to make the row an error of class `check`.
-        A stream of server-sent events is read to its end; `stream` says which of its events carry content and
-        which tell of an error, which makes the row one of class `check` (`perfkit.streams`). Of headers given
-        twice the nearest counts: this request's, then the session's, then the target's.
-
-        A retry is a row with the same `seq` and the next `attempt`. A redirect that is followed leads to
-        another request: the next `seq`, attempt 1, planned when the redirect had come, and of operation
-        `NAME (redirect)`, so that the times of NAME are not mixed with those of what it led to.
-        """
+        """Send a request, wait for its whole response, record a row: see the module's text."""
         recorder = self._recorder
         if recorder.over:
             raise asyncio.CancelledError("the run has ended")
@@ -173,29 +199,48 @@ class Session:
         content_type = ""
         if json is not _NOTHING:
             content, content_type = _encode_json(json), "application/json"
-        elif data is not None:
-            content, content_type = urlencode(data, doseq=True), "application/x-www-form-urlencoded"
-        own = tuple(headers.items()) if headers else ()
+        elif data is not None or files is not None:
+            content, content_type = form(data, files)
+        own = _own_headers(headers, auth) if headers or auth is not None else ()
         session = tuple(self.headers.items()) if self.headers else ()
         head = step.head = recorder.heads.get(session, content_type, own)
-        if params:
-            path = f"{path}{'&' if '?' in path else '?'}{urlencode(params, doseq=True)}"
-        if not path.startswith("/"):
-            raise ValueError(f"path {path!r} must start with /; it is relative to the target's url")
+        if params or path[:1] != "/":
+            path = _with_params(path, params)
+        if (jar := self._jar) is not None:
+            head = step.head = recorder.heads.get(session, content_type, (*jar.fields(path), *own))
         if method not in _METHODS:
             method = _other_method(method)
         body = content.encode() if isinstance(content, str) else content
         name = name or _default_name(method, path)
         planned = started if planned is None else planned
         sending = Sending(recorder, step, head, self.user, method, path, body, name, planned, started)
+        sending.follow = follow_redirects
         while True:
             try:
                 exchange = await sending.begin(timeout_s or recorder.target.timeout_s)
             except asyncio.CancelledError as cut:
                 exchange = sending.cut(cut, stream)
+            if jar is not None and jar.take(sending.path, exchange.headers):
+                self._hide(step)
             response = sending.end(exchange, stream, check)
             if not sending.again(response):
                 return response
+            if jar is not None:
+                head = step.head = recorder.heads.get(
+                    session, content_type, (*jar.fields(sending.path), *own)
+                )
+            await sending.prepare_again(head)
+
+
+def _own_headers(headers: Mapping[str, str] | None, auth: Auth | None) -> Pairs:
+    credentials = () if auth is None else (("authorization", authorization(auth)),)
+    return (*(headers or {}).items(), *credentials)
+
+
+def _with_params(path: str, params: Mapping[str, Any] | None) -> str:
+    if not path.startswith("/"):
+        raise ValueError(f"path {path!r} must start with /; it is relative to the target's url")
+    return f"{path}{'&' if '?' in path else '?'}{urlencode(params or {}, doseq=True)}"
 
 
 def _other_method(method: str) -> str:
