@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from perfkit.api import execute, import_runs, make_report, open_run, run, run_sync, runs
+    from perfkit.choosing import choose
 
 __version__ = "0.1.0"
 #: The rooms that a person looks into after `import perfkit`.
 _ROOMS = ("compare", "figures", "frames", "lab", "observe")
 __all__ = [
     "__version__",
+    "choose",
     "execute",
     "import_runs",
     "make_report",
@@ -23,6 +25,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What a notebook uses is loaded when it is first asked for: `import perfkit` stays light."""
+    if name == "choose":  # for scenarios: nothing else is loaded in a worker
+        from perfkit.choosing import choose
+
+        return choose
     if name not in (*_ROOMS, *__all__):
         raise AttributeError(f"module 'perfkit' has no attribute {name!r}; it has {', '.join(__all__)}")
     try:

@@ -80,8 +80,14 @@ class Target:
     token_env: str | None = None  #: environment variable whose value is sent as `Authorization: Bearer …`
     verify_tls: bool = True
     ca_file: str | None = None
+    client_cert_file: str | None = None  #: PEM, shown to a server that asks for one; may hold the key too
+    client_key_file: str | None = None  #: PEM, without a passphrase
     follow_redirects: bool = False
+    cookies: bool = False  #: each user keeps the cookies it is given, and sends them back
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 0  #: after connect, reset and http_5xx
+    #: Wait from 0 to this · 2^(retry - 1) before a retry, and as long as Retry-After says (at most 30 s);
+    #: retry after status 429, too.
+    retry_backoff_s: Wait = 0.0
     max_header_kb: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 64
     max_body_mb: Annotated[int, msgspec.Meta(ge=1, le=4_096)] = 64
     #: Base URL of a server with perfkit's probes (`/probe/samples`), one for each instance.
@@ -120,6 +126,8 @@ class Users:
     iterations: Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)] | None = None
     duration_s: Seconds | None = None
     think_time_s: Wait | tuple[Wait, ...] = 0.0  #: fixed, or uniform between two
+    ramp_s: Wait = 0.0  #: users start evenly over so long, from the beginning of the warm-up on
+    ramp_down_s: Wait = 0.0  #: and stop, those that started first, over so long before the end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,14 +177,38 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What a run does: a scenario with its parameters, under users or arrivals, against a target."""
+class Member:
+    """One scenario of a mix, with its parameters and its load."""
 
     scenario: str
+    name: str = ""  #: in the timeline and in reports; default: the scenario's
+    params: dict[str, Any] = field(default_factory=dict)
+    users: Users | None = None
+    arrivals: Arrivals | None = None
+
+
+class Variable(NamedTuple):
+    """A text of a workload file whose value is secret: its place, how it was written, what variables gave."""
+
+    path: tuple[str | int, ...]
+    text: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a run does: a scenario with its parameters, under users or arrivals, against a target.
+
+    Or a mix: several scenarios at once, each with parameters and a load of its own.
+    """
+
+    scenario: str = ""
     params: dict[str, Any] = field(default_factory=dict)
     target: Target = field(default_factory=Target)
     users: Users | None = None
     arrivals: Arrivals | None = None
+    #: Several scenarios at once, for the same time, in place of the four above.
+    mix: Annotated[tuple[Member, ...], msgspec.Meta(max_length=20)] = ()
     #: Before the measured part, at the load it begins with (a ramp from 0: none); not in statistics.
     warmup_s: Wait = 0.0
     drain_s: Wait = 30.0  #: how long requests under way may take to end; then they are cut off
@@ -192,36 +224,77 @@ class Workload:
     slo: str | None = None
     server: dict[str, Any] = field(default_factory=dict)  #: options of the server perfkit starts
     tags: Annotated[tuple[str, ...], msgspec.Meta(max_length=100)] = ()
+    #: What environment variables gave to the file; no part of it.
+    variables: tuple[Variable, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any], where: str = "workload") -> Workload:
         """Build and check a workload; BadInput names what is wrong, what is allowed and the nearest name."""
         workload = convert(cls, spelled_out(given), where)
-        if workload.users is not None and workload.arrivals is not None:
-            raise BadInput(f"{where}: both users and arrivals are given; remove one of them")
-        if workload.arrivals is not None:
-            _refuse_other_shapes(workload.arrivals, where)
         for tag in workload.tags:
             refuse_bad_tag(tag, f"{where}, tags: ")
         for name in ("warmup_s", "drain_s"):
             if 0 < getattr(workload, name) < 0.001:
                 given_s = getattr(workload, name)
                 raise BadInput(f"{where}: {name}: {given_s} is neither 0 nor at least 0.001 (a millisecond)")
-        users = workload.users
+        for i, member in enumerate(workload.members(where)):
+            member._require_load(f"{where}, mix[{i}]" if workload.mix else where)
+        return workload
+
+    def members(self, where: str = "workload") -> tuple[Workload, ...]:
+        """Return the workload of each scenario; of one without a mix the workload itself.
+
+        BadInput for a workload with neither or both, and for a mix whose scenarios do not run equally long.
+        """
+        own = (self.scenario, self.params, self.users, self.arrivals)
+        if not self.mix:
+            if not self.scenario:
+                raise BadInput(f"{where}: scenario is missing; name one, or several in mix")
+            return (self,)
+        for one in self.mix:
+            if not _MIX_NAME(one.name):
+                raise BadInput(f"{where}: mix: name {one.name!r:.80}: use 1 to 40 letters, digits, _ and -")
+        if any(own):
+            raise BadInput(f"{where}: scenario, params, users and arrivals are given in each entry of mix")
+        found = tuple(
+            dataclasses.replace(
+                self, mix=(), scenario=one.scenario, params=one.params, users=one.users, arrivals=one.arrivals
+            )
+            for one in self.mix
+        )
+        loads = [one.users or one.arrivals for one in found]
+        lengths = {load.duration_s if load else None for load in loads}
+        counted = any(isinstance(load, Users) and load.iterations for load in loads)
+        if None in lengths or len(lengths) > 1 or counted:
+            raise BadInput(
+                f"{where}: each entry of mix needs users or arrivals with the same duration_s for all, and no"
+                " iterations"
+            )
+        return found
+
+    def _require_load(self, where: str) -> None:
+        """BadInput for users or arrivals that cannot be."""
+        workload, users = self, self.users
+        if workload.users is not None and workload.arrivals is not None:
+            raise BadInput(f"{where}: both users and arrivals are given; remove one of them")
+        if workload.arrivals is not None:
+            _refuse_other_shapes(workload.arrivals, where)
         if users is not None:
             if users.iterations is None and users.duration_s is None:
                 raise BadInput(f"{where}: users needs iterations or duration_s, or the run never ends")
+            _refuse_ramps(users, workload.warmup_s, where)
             think = users.think_time_s
             if isinstance(think, tuple) and not (len(think) == 2 and think[0] <= think[1]):
                 raise BadInput(f"{where}: users.think_time_s takes seconds or [low, high], not {list(think)}")
             if workload.processes > users.count:
                 words = f"{where}: processes {workload.processes} for users.count {users.count}"
                 raise BadInput(f"{words}; a process without users would be idle; give at most {users.count}")
-        return workload
 
     def to_mapping(self) -> dict[str, Any]:
         """The inverse of `from_mapping`: plain dicts, lists and numbers."""
-        return cast(dict[str, Any], msgspec.to_builtins(dataclasses.asdict(self)))
+        given = dataclasses.asdict(dataclasses.replace(self, variables=()))
+        del given["variables"]
+        return cast(dict[str, Any], msgspec.to_builtins(given))
 
 
 def refuse_bad_tag(tag: str, where: str = "") -> None:
@@ -232,6 +305,7 @@ def refuse_bad_tag(tag: str, where: str = "") -> None:
         )
 
 
+_MIX_NAME = re.compile(r"[A-Za-z0-9_-]{0,40}").fullmatch
 #: Characters of a note.
 LONGEST_NOTE = 4000
 
@@ -254,6 +328,17 @@ _OF_SHAPE = {
     "speed": ("replay",),
     "sha256": ("replay",),
 }
+
+
+def _refuse_ramps(users: Users, warmup_s: float, where: str) -> None:
+    """BadInput for ramps that do not fit into the run."""
+    up_s, down_s, duration_s = users.ramp_s, users.ramp_down_s, users.duration_s
+    if duration_s is None:
+        if down_s:
+            raise BadInput(f"{where}: users.ramp_down_s needs users.duration_s, which says when the run ends")
+    elif up_s + down_s > warmup_s + duration_s or down_s > duration_s:
+        ramps = f"users.ramp_s {up_s:g} and ramp_down_s {down_s:g}"
+        raise BadInput(f"{where}: {ramps} do not fit in warmup_s {warmup_s:g} and duration_s {duration_s:g}")
 
 
 def _refuse_other_shapes(arrivals: Arrivals, where: str) -> None:
@@ -302,13 +387,17 @@ def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:
 
 def refuse_unknown_names(cls: type, given: Mapping[str, Any], where: str) -> None:
     """Raise BadInput for a key of `given`, at any depth, that is no field of `cls`."""
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.name != "variables"}
     for key, value in given.items():
         if key not in fields:
             raise _unknown_key(cls, str(key), fields, where)
-        inner = _SECTIONS.get(key) if cls is Workload else None
+        inner = _SECTIONS.get(key) if cls in (Workload, Member) else None
         if inner is not None and isinstance(value, Mapping):
             refuse_unknown_names(inner, value, f"{where}, {key}")
+        if cls is Workload and key == "mix" and isinstance(value, list | tuple):
+            for i, one in enumerate(value):
+                if isinstance(one, Mapping):
+                    refuse_unknown_names(Member, one, f"{where}, mix[{i}]")
 
 
 def _unknown_key(cls: type, key: str, fields: Iterable[str], where: str) -> BadInput:
@@ -374,13 +463,17 @@ _EXAMPLES = {
     "params": "params: {path: /}",
 }
 _SECTIONS: dict[str, type] = {"target": Target, "users": Users, "arrivals": Arrivals, "budget": Budget}
+_SECTIONS["mix"] = Member
 
 
 def _enum_at(cls: type, given: Any, dotted: str) -> tuple[str, tuple[str, ...]]:
     """The refused value and the allowed ones of the Literal field at `dotted`."""
     *sections, name = dotted.split(".")
     for section in sections:
-        cls, given = _SECTIONS[section], given[section]
+        part, bracket, number = section.partition("[")
+        cls, given = _SECTIONS[part], given[part]
+        if bracket:
+            given = given[int(number[:-1])]
     return str(given[name]), get_args(get_type_hints(cls)[name])
 
 

@@ -17,6 +17,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import h2.config
 import h2.connection
@@ -34,6 +35,13 @@ class Authority:
         self._ca = trustme.CA()
         self.file = str(folder / "ca.pem")
         self._ca.cert_pem.write_to_path(self.file)
+
+    def client(self, folder: Path) -> tuple[str, str]:
+        """A client's certificate and its key, as two files."""
+        issued, files = self._ca.issue_cert("client.example"), (folder / "client.pem", folder / "key.pem")
+        issued.cert_chain_pems[0].write_to_path(str(files[0]))
+        issued.private_key_pem.write_to_path(str(files[1]))
+        return str(files[0]), str(files[1])
 
     def context(self, name: str = "127.0.0.1", *, http2: bool = False) -> ssl.SSLContext:
         """What a server of this name needs."""
@@ -329,6 +337,25 @@ async def early_close(asked: Asked) -> bool:
     return True
 
 
+async def set_cookie(asked: Asked) -> None:
+    """/set-cookie/QUOTED: sets that cookie, as often as it is there."""
+    await asked.answer(b"sit", 200, *(f"set-cookie: {unquote(one)}" for one in asked.parts[1:] if one))
+
+
+async def login(asked: Asked) -> None:
+    """Sets a cookie and repeats it in a redirect's body."""
+    await asked.answer(b"", 302, "set-cookie: sid=open-sesame-42; Path=/", "location: /reflect")
+
+
+async def flaky(asked: Asked) -> None:
+    """/flaky/N/STATUS/SECONDS: the first N requests of this path get that status and Retry-After."""
+    asked.server.hits[asked.path] += 1
+    if asked.server.hits[asked.path] > asked.number_in_path:
+        await asked.answer()
+    else:
+        await asked.answer(b"later", int(asked.parts[2]), f"retry-after: {asked.parts[3]}")
+
+
 _READ_THEIR_BODY = (slow_read, early, early_close)
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n"
@@ -350,6 +377,9 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "slow": slow,
     "count": count,
     "reflect": reflect,
+    "set-cookie": set_cookie,
+    "login": login,
+    "flaky": flaky,
     # silence
     "hang": then_hang(),
     "hang-in-head": then_hang(b"HTTP/1.1 200 OK\r\ncontent-le"),

@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perfkit.drive.load import Drive, StepRandom
+from perfkit.drive.load import Drive
 from perfkit.drive.rows import to_table
 from perfkit.drive.scenario import Scenario
 from perfkit.drive.schedule import plan
 from perfkit.drive.session import Recorder, Session
+from perfkit.drive.steps import StepRandom
 from perfkit.errors import RequestFailed
 from perfkit.model import Arrivals, Target, Workload
 from tests.virtual_clock import FakeTransport, VirtualLoop, run_virtually
@@ -75,6 +76,34 @@ def test_iterations_are_done_once_each() -> None:
     assert set(rows["user"]) == set(range(7))
     assert (rows["phase"] == "measure").all()
     assert engine.steps == 100
+
+
+def test_users_ramp_up_and_down() -> None:
+    """User i of 4 starts after i quarters of `ramp_s`, in any worker; the first to start stops first,
+    so that each is there for equally long; what the warm-up covers is not measured."""
+    load = {"count": 4, "duration_s": 40, "ramp_s": 8, "ramp_down_s": 8}
+    transport = FakeTransport(lambda i: 0.5)
+    for shards in (1, 2):
+        rows, _ = drive(transport=transport, shards=shards, users=load, warmup_s=8)
+        seen = rows.groupby("user")["planned"].agg(["min", "max"]) / SECOND
+        assert seen["min"].tolist() == [0, 2, 4, 6]
+        assert seen["max"].tolist() == [41.5, 43.5, 45.5, 47.5]
+        assert (rows["phase"] == "warmup").equals(rows["planned"] < 8 * SECOND)
+    rows, _ = drive(transport=transport, users={"count": 2, "iterations": 20, "ramp_s": 4})
+    assert rows.groupby("user")["planned"].min().tolist() == [0, 2 * SECOND]
+    assert set(rows["phase"]) == {"measure"}
+
+
+def test_a_ramp_ends_with_its_steps_or_when_stopped() -> None:
+    """Nobody waits for users who would find no step left, nor after a stop."""
+    rows, _ = drive(users={"count": 9, "iterations": 5, "ramp_s": 9000})
+    assert len(rows) == 5
+    transport = FakeTransport(lambda i: 0.5)
+    rows, (engine,) = drive(
+        transport=transport, users={"count": 2, "duration_s": 9000, "ramp_s": 9000}, stop_after_s=3
+    )
+    assert engine.stopped
+    assert rows["done"].max() <= 3 * SECOND
 
 
 def test_closed_model_never_has_more_in_flight_than_users() -> None:

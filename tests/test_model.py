@@ -56,6 +56,11 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"users": [1]},
         ["users: expected names with values, such as users: {count: 20"],
     ),
+    "ramp down without end": ({"users": {**USERS, "ramp_down_s": 1}}, ["ramp_down_s needs users.duration_s"]),
+    "ramps too long": (
+        {"users": {"duration_s": 9, "ramp_s": 6, "ramp_down_s": 4}},
+        ["ramp_s 6 and ramp_down_s 4 do not fit in warmup_s 0 and duration_s 9"],
+    ),
     "negative seconds": ({"warmup_s": -1}, ["warmup_s", "at least 0"]),
     "a number for thresholds": ({"thresholds": 3}, ["thresholds"]),
 }

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from perfkit import choose
 from perfkit.drive.scenario import load_scenario
 from perfkit.drive.workloads import complete
 from perfkit.errors import BadInput
@@ -198,3 +201,15 @@ def test_prints_of_a_scenario_stay_out_of_json(tmp_path: Path, server: SmallServ
     for place in ("at import", "in setup", "in step", "in teardown"):
         assert place in done.stderr
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stderr)
+
+
+def test_choose_follows_its_weights() -> None:
+    """Names come as often as their weights say, 0 never; the same rng chooses the same; bad ones are told."""
+    weights = {"read": 8, "write": 2, "never": 0}
+    seen = Counter(choose(random.Random(i), weights) for i in range(5000))
+    assert set(seen) == {"read", "write"}
+    assert 0.77 < seen["read"] / 5000 < 0.83
+    assert [choose(random.Random(7), weights) for _ in range(3)] == [choose(random.Random(7), weights)] * 3
+    for wrong in ({}, {"a": 0}, {"a": -1, "b": 2}, {"a": float("nan")}, {"a": float("inf")}):
+        with pytest.raises(ValueError, match="give numbers of at least 0, and one of more"):
+            choose(random.Random(1), wrong)

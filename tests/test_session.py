@@ -534,7 +534,7 @@ def test_a_location_that_cannot_be_sent_leads_nowhere() -> None:
     exchange = Exchange()
     exchange.status, exchange.headers = 302, [(b"location", b"/a\x7fb")]
     target = Target(url="http://127.0.0.1:1", follow_redirects=True)
-    assert redirected("GET", "/x", b"", exchange, target, 10) is None
+    assert redirected("GET", "/x", b"", exchange, target, 10, follow=True) is None
     assert "outside the target" in (exchange.error_text or "")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,11 @@ from perfkit.store import Metadata, Run, fidelity
 
 #: What must be the same in all runs, by its name in a workload; `server`, seed and the code may differ.
 _SAME = ("scenario", "params", "users", "arrivals", "warmup_s", "processes", "slo")
+_DEFAULTS = {"users": dataclasses.asdict(Users()), "arrivals": dataclasses.asdict(Arrivals())}
+#: Of a target of an earlier version, which had none of these.
+_NEW = {"retry_backoff_s": 0.0, "cookies": False}
+#: Names that only the workload knows.
+_NAMED = re.compile(r"(params|mix)\..+").fullmatch
 _OF_HOST = ("name", "cpus", "cpu_model")
 _SAME_TARGET = (
     "url",
@@ -20,6 +26,8 @@ _SAME_TARGET = (
     "proxy",
     "follow_redirects",
     "retries",
+    "retry_backoff_s",
+    "cookies",
     "timeout_s",
     "connections",
 )
@@ -36,26 +44,42 @@ def configuration_of(meta: Metadata) -> dict[str, Any]:
     found |= {f"host.{name}": meta.host.get(name) for name in _OF_HOST}
     for name in _SAME:
         value = meta.workload.get(name)
+        if name in _DEFAULTS and isinstance(value, Mapping):  # an earlier version may not have had all
+            value = {**_DEFAULTS[name], **value}
         if isinstance(value, Mapping):
             found |= {f"{name}.{inner}": one for inner, one in value.items()}
             if value.get("sha256"):  # the same file by another name is the same
                 found.pop(f"{name}.file", None)
         else:
             found[name] = value
-    found |= {f"target.{name}": meta.target.get(name) for name in _SAME_TARGET}
+    for one in _mix(meta):
+        found |= _flat(f"mix.{one.get('name') or one.get('scenario')}", one)
+    found |= {f"target.{name}": meta.target.get(name, _NEW.get(name)) for name in _SAME_TARGET}
     if meta.own_server:
         found["target.url"] = "the server perfkit starts"
     return found | fidelity.configuration(meta)
 
 
+def _mix(meta: Metadata) -> list[Mapping[str, Any]]:
+    entries = meta.workload.get("mix")
+    return [one for one in entries if isinstance(one, Mapping)] if isinstance(entries, list) else []
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    """Nested mappings by dotted names."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {k: v for inner, one in value.items() for k, v in _flat(f"{name}.{inner}", one).items()}
+
+
 def refuse_unknown(vary: Iterable[str]) -> None:
     """BadInput for a name that is no part of a configuration, with the nearest one that is."""
     sections = {"users": Users, "arrivals": Arrivals, "target": Target}
-    known = {"schema", *_SAME, *sections, "host", *(f"target.{name}" for name in _SAME_TARGET)}
+    known = {"schema", "mix", *_SAME, *sections, "host", *(f"target.{name}" for name in _SAME_TARGET)}
     known |= {f"host.{name}" for name in _OF_HOST}
     known |= {f"{s}.{f.name}" for s in ("users", "arrivals") for f in dataclasses.fields(sections[s])}
     for name in vary:
-        if name not in known and not (name.startswith("params.") and name != "params."):
+        if name not in known and not _NAMED(name):
             raise unknown("name in --vary:", name, {*known, "params.NAME"})
 
 

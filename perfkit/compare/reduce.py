@@ -16,6 +16,7 @@ import numpy as np
 
 from perfkit import stats
 from perfkit.compare.measured import Measured, think_time_s
+from perfkit.model import Users
 from perfkit.store import Run, fidelity
 from perfkit.store.metrics import METRICS
 from perfkit.store.rows import Part
@@ -214,7 +215,12 @@ def _end(run: Run, rows: Measured) -> float:
 
 def _load_changes(run: Run) -> bool:
     """Whether the load is meant to change during the run: then nothing about it is steady by design."""
-    return run.meta.arrivals is not None and run.meta.arrivals.shape in ("ramp", "steps", "spike", "replay")
+    return any(
+        load.ramp_s > run.meta.warmup_s or load.ramp_down_s > 0
+        if isinstance(load, Users)
+        else load.shape in ("ramp", "steps", "spike", "replay")
+        for load in run.meta.loads
+    )
 
 
 def _unsteady(
@@ -247,7 +253,7 @@ def _unsteady(
 def _unaccounted(run: Run, rows: Measured, steady: Measured, low: float, high: float) -> Iterable[str]:
     """Little's law in a closed loop: time of the users that neither waiting nor thinking explains."""
     users = run.meta.users
-    if users and len(steady.planned) >= FEWEST and high > low:
+    if users and not _load_changes(run) and len(steady.planned) >= FEWEST and high > low:
         yield from _off_littles_law(rows, users.count, think_time_s(run), low, high)
 
 

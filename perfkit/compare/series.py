@@ -121,6 +121,7 @@ def runs_table(runs: Sequence[Run], left_out: Mapping[str, str]) -> Shown:
     for run in runs:
         load = dataclasses.asdict(run.meta.load) if run.meta.load else {}
         asked = ", ".join(f"{name} {value}" for name, value in load.items() if value not in (None, ()))
+        asked = asked or (run.meta.load_words if run.meta.mix else "")
         rows.append([run.id, asked, run.meta.git.sha[:10], left_out.get(run.id, "")])
     listed = table(["run", "load", "code", "left out"], rows, f"{len(rows)} runs.", numbers=False)
     return shown("\n".join(run.id for run in runs), listed)

@@ -6,14 +6,16 @@ import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
+from perfkit.drive.describe import known_secrets
 from perfkit.drive.journal import Removal, being_written, journaled, keep_only, remove
 from perfkit.drive.session import Undo
+from perfkit.drive.variables import expanded
 from perfkit.drive.worker import RunContext, make_recorder, run_on_loop
 from perfkit.drive.workloads import tokens_of
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.hosts import require_allowed_hosts
 from perfkit.model import Workload
-from perfkit.redaction import NO_SECRETS, STARS, Redactor, secrets_of
+from perfkit.redaction import NO_SECRETS, STARS, Redactor
 from perfkit.store import Run, update_run_json
 
 #: So often is looked whether the workers of a killed run have ended, ten times a second.
@@ -35,13 +37,12 @@ def clean_up(run: Run, allow_targets: Iterable[str], headers: Mapping[str, str])
     context = RunContext(
         folder=run.path,
         workload=workload,
-        scenario_ref="",
-        scenario_name=run.meta.scenario.name,
+        parts=(),
         origin_ns=0,
         coordinator_pid=0,
         token=tokens.target,
         proxy_auth=tokens.proxy,
-        secrets=secrets_of([workload.to_mapping()], tokens.secrets),
+        secrets=known_secrets(workload, {}, tokens),
     )
     removal = run_on_loop(_remove_later(context, undos, headers))
     keep_only(run.path, removal.left, Redactor(context.secrets))
@@ -77,10 +78,11 @@ async def _remove_later(context: RunContext, undos: Sequence[Undo], headers: Map
 
 def _workload_of(run: Run, headers: Mapping[str, str]) -> Workload:
     """The workload as run.json has it, without headers whose values are not kept there."""
+    target, variables = expanded({"target": run.meta.target}, run.id)
     try:
-        workload = Workload.from_mapping(run.meta.workload | {"target": run.meta.target}, run.id)
+        workload = Workload.from_mapping(run.meta.workload | target, run.id)
     except BadInput as error:
         raise PerfkitError(f"run.json does not say how its target is reached: {error}") from None
     kept = {name: value for name, value in workload.target.headers.items() if STARS not in value}
-    target = dataclasses.replace(workload.target, headers=kept | dict(headers))
-    return dataclasses.replace(workload, target=target)
+    aimed = dataclasses.replace(workload.target, headers=kept | dict(headers))
+    return dataclasses.replace(workload, target=aimed, variables=variables)

@@ -12,9 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from perfkit.drive.scenario import Scenario, plain_params
+from perfkit.drive.scenario import Mix, Scenario, plain_params
+from perfkit.drive.variables import put_back
 from perfkit.model import SCHEMA_VERSION, Tokens, Workload
-from perfkit.redaction import Redactor, secrets_of
+from perfkit.redaction import SHORTEST, Redactor, secrets_of
 
 _PACKAGES = ("perfkit", "numpy", "pyarrow", "httptools", "uvloop", "httpx", "pandas", "scipy")
 
@@ -53,7 +54,9 @@ def git(folder: Path) -> dict[str, Any]:
 def known_secrets(workload: Workload, params: Any, tokens: Tokens) -> tuple[str, ...]:
     """Return every secret a run is given that is long enough to be searched for."""
     server = {name: value for name, value in os.environ.items() if name.startswith("PERFKIT_SERVER_")}
-    return secrets_of([workload.to_mapping(), plain_params(params), server], tokens.secrets)
+    given = (value for variable in workload.variables for value in variable.values)
+    found = secrets_of([workload.to_mapping(), plain_params(params), server], tokens.secrets)
+    return (*found, *(value for value in given if len(value) >= SHORTEST and value not in found))
 
 
 def shown(workload: Workload, redact: Redactor) -> dict[str, Any]:
@@ -63,13 +66,29 @@ def shown(workload: Workload, redact: Redactor) -> dict[str, Any]:
     urls = {name: _url(target[name], redact) for name in ("url", "proxy", "probes_url", "metrics_url")}
     if plain["arrivals"] and plain["arrivals"]["file"]:  # a folder is this machine's own business
         plain["arrivals"]["file"] = redact(Path(plain["arrivals"]["file"]).name)
-    return plain | {
+    told = plain | {
         "target": redact.within(target) | urls,
         "params": redact.within(plain["params"]),
+        "mix": redact.within(plain["mix"]),
         "server": redact.within(plain["server"]),
         "thresholds": shown_thresholds(workload.thresholds, redact),
         "tags": [redact(tag) for tag in workload.tags],
     }
+    put_back(told, workload.variables)
+    return told
+
+
+def _shown_params(
+    workload: Workload, scenario: Scenario | Mix, params: Any, redact: Redactor
+) -> dict[str, Any]:
+    """The parameters with their defaults, without secrets; of a mix by the names of its scenarios."""
+    told = redact.within(plain_params(params))
+    if isinstance(scenario, Mix):
+        entries = [told[member.name] for member in scenario.members]
+        put_back({"mix": [{"params": entry} for entry in entries]}, workload.variables)
+    else:
+        put_back({"params": told}, workload.variables)
+    return dict(told)
 
 
 def shown_thresholds(texts: Iterable[str], redact: Redactor) -> list[str]:
@@ -82,7 +101,7 @@ _OPERATION = re.compile(r"(?<=\()[^)]*(?=\))")
 
 def first_meta(
     workload: Workload,
-    scenario: Scenario,
+    scenario: Scenario | Mix,
     params: Any,
     path: Path,
     monotonic: int,
@@ -102,7 +121,7 @@ def first_meta(
         "scenario": {
             "name": scenario.name,
             "doc": scenario.doc,
-            "params": redact.within(plain_params(params)),
+            "params": _shown_params(workload, scenario, params, redact),
         },
         "target": plain["target"],
         "git": git(Path.cwd()),

@@ -36,13 +36,13 @@ _OTHER = Mistake(f"other errors, beyond the first {_MOST_KINDS} kinds")
 class Mistakes:
     """Exact counts of mistakes by kind, with the words of the first of each.
 
-    file: the scenario's, where the places are looked for.
+    files: the scenarios', where the places are looked for.
     """
 
-    def __init__(self, file: str | None = None) -> None:
+    def __init__(self, *files: str | None) -> None:
         self.counts: Counter[Mistake] = Counter()
         self.words: dict[Mistake, str] = {}
-        self._file = file
+        self._files = files
 
     def add(self, kind: Mistake, words: str = "", count: int = 1) -> None:
         """Count it."""
@@ -76,9 +76,9 @@ class Mistakes:
         return self._place(frames[::-1])
 
     def _place(self, frames: Iterable[tuple[str, int]]) -> str:
-        """The innermost place in the scenario's file, else the innermost of all."""
+        """The innermost place in a scenario's file, else the innermost of all."""
         every = list(frames)
-        own = [one for one in every if one[0] == self._file]
+        own = [one for one in every if one[0] in self._files]
         return f"{PurePath((own or every)[-1][0]).name}:{(own or every)[-1][1]}" if every else ""
 
     def merge(self, other: Mistakes) -> None:

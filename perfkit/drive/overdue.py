@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from perfkit.drive.load import GRACE_S, Drive, Overdue
+from perfkit.drive.load import GRACE_S, Drive
 from perfkit.drive.mistakes import Mistakes
 from perfkit.drive.progress import STOP
+from perfkit.drive.steps import Overdue, Steps
 
 _LOOK_S = 0.1
 #: So often in a row a loop has not turned when its step is interrupted.
@@ -109,7 +110,7 @@ class _Pulse:
 def _in_step(frame: Any) -> bool:
     """Whether a thread is in a step of the scenario."""
     return frame is not None and any(
-        one.f_code is Drive.step.__code__ for one, _ in traceback.walk_stack(frame)
+        one.f_code is Steps.carry_out.__code__ for one, _ in traceback.walk_stack(frame)
     )
 
 

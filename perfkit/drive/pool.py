@@ -9,7 +9,7 @@ import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import TextIO, cast
@@ -54,14 +54,14 @@ def own_pool(count: int) -> Iterator[Executor]:
                 worker.kill()
 
 
-def warm_up(pool: Executor, count: int, scenario_ref: str) -> None:
+def warm_up(pool: Executor, count: int, scenario_refs: Sequence[str]) -> None:
     """Have every worker import what it needs; the first one ready may take others' turns, so ask again."""
     from perfkit.drive.worker import warm_up_process
 
     seen: set[int] = set()
     for _ in range(_ROUNDS):
         with interrupts.held():  # half a process would complain, and the pool would break
-            asked = [pool.submit(warm_up_process, scenario_ref) for _ in range(count)]
+            asked = [pool.submit(warm_up_process, scenario_refs) for _ in range(count)]
         seen |= {done.result() for done in asked}
         if len(seen) >= count:
             return

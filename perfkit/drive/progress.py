@@ -35,7 +35,8 @@ class Goal(NamedTuple):
         users = asked.users
         if users and users.iterations is not None and users.duration_s is None:
             return cls(float(users.iterations), True)
-        load = users or asked.arrivals
+        first = asked.mix[0] if asked.mix else asked  # those of a mix end together
+        load = first.users or first.arrivals
         return cls(asked.warmup_s + (load.duration_s or 0.0 if load else 0.0), False)
 
 

@@ -96,8 +96,13 @@ class RowBuffer:
         return batch
 
 
-def to_table(batch: Batch, *, scenario: str, worker: int, id_prefix: str, origin_ns: int) -> pa.Table:
+def to_table(
+    batch: Batch, *, scenario: str, worker: int, id_prefix: str, origin_ns: int, member: int = 0, of: int = 1
+) -> pa.Table:
     """A batch as an Arrow table with the timeline's columns; instants become nanoseconds since the origin.
+
+    member, of: the number of the scenario in a mix of so many. Each scenario counts its users and steps from
+    0, as it does alone; in the timeline those numbers interleave, so that each is there once.
 
     `bytes_sent` is the size of a body that was sent to its end, 0 where `sent` is null, even if a part of the
     body went out; `bytes_received` is what came of the response's body.
@@ -116,8 +121,8 @@ def to_table(batch: Batch, *, scenario: str, worker: int, id_prefix: str, origin
     }
     columns["seq"] = pa.array(rows["seq"])
     columns["worker"] = pa.array(np.full(n, worker, np.int32))
-    columns["user"] = pa.array(rows["user"])
-    columns["step"] = pa.array(rows["step"])
+    columns["user"] = pa.array(rows["user"] * np.int32(of) + np.int32(member))
+    columns["step"] = pa.array(rows["step"] * of + member)
     columns["scenario"] = _text(np.zeros(n, np.int32), (scenario,))
     columns["operation"] = _text(rows["operation"], batch.operations)
     columns["phase"] = _text(rows["phase"], PHASES)

@@ -17,7 +17,7 @@ from perfkit.drive import abort, describe
 from perfkit.drive.live_view import live_view
 from perfkit.drive.local_server import reference_server
 from perfkit.drive.operations import operations_of
-from perfkit.drive.scenario import Scenario
+from perfkit.drive.scenario import Mix, Scenario
 from perfkit.drive.spread import Progress, execute
 from perfkit.drive.workloads import complete, tokens_of, with_server
 from perfkit.errors import (
@@ -51,7 +51,7 @@ class Checked(NamedTuple):
     """A workload after every check that needs no request, with what was looked up for it."""
 
     workload: Workload
-    scenario: Scenario
+    scenario: Scenario | Mix
     params: Any
     tokens: Tokens
 
@@ -82,12 +82,14 @@ def checked(given: Mapping[str, Any], where: str, allow_targets: Iterable[str]) 
     return Checked(workload, scenario, params, tokens_of(workload))
 
 
-def _require_operations(wanted: Iterable[thresholds.Threshold], scenario: Scenario) -> None:
+def _require_operations(wanted: Iterable[thresholds.Threshold], scenario: Scenario | Mix) -> None:
     """BadInput for a threshold of an operation that the scenario surely does not have."""
-    known = operations_of(scenario)
+    members = [one.scenario for one in scenario.members] if isinstance(scenario, Mix) else [scenario]
+    of_each = [operations_of(one) for one in members]
+    known = {name for names in of_each for name in names or ()}
     for one in wanted:
         name = None if one.of_samples else one.operation
-        if name and known and name not in known:
+        if name and all(of_each) and name not in known:
             raise unknown(f"operation in threshold {one.text!r}:", name, known)
 
 

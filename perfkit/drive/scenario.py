@@ -71,6 +71,11 @@ class Scenario:
         """What messages call it: `scenario http_get`, `scenario file mine.py`."""
         return _label(self.ref)
 
+    @property
+    def folder(self) -> Path:
+        """Where its file is, and the data files it names."""
+        return Path(str(self.module.__file__)).parent
+
     @cached_property
     def step(self) -> Any:
         """`async step(session, state, rng)`."""
@@ -132,8 +137,51 @@ class Scenario:
             await teardown(session, state)
 
 
+@dataclass(frozen=True)
+class Member:
+    """One scenario of a run: its name there, its checked parameters, its part of the workload."""
+
+    name: str
+    scenario: Scenario
+    params: Any
+    workload: Workload
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Several scenarios that run at once, in the order of the workload's `mix`."""
+
+    members: tuple[Member, ...]
+
+    @property
+    def name(self) -> str:
+        """Their names, joined by `+`; at most 60 characters."""
+        return "+".join(member.name for member in self.members)[:60]
+
+    @property
+    def doc(self) -> str:
+        """What they mean, a line each."""
+        lines = ((member.name, member.scenario.doc.partition("\n")[0]) for member in self.members)
+        return "\n".join(f"{name}: {doc}" for name, doc in lines)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of each by its name."""
+        return {member.name: member.params for member in self.members}
+
+
+def members_of(scenario: Scenario | Mix, params: Any, workload: Workload) -> tuple[Member, ...]:
+    """Return the scenarios of a run: one, or those of a mix."""
+    if isinstance(scenario, Mix):
+        parts = zip(scenario.members, workload.members(), strict=True)
+        return tuple(dataclasses.replace(member, workload=part) for member, part in parts)
+    return (Member(scenario.name, scenario, params, workload),)
+
+
 def plain_params(params: Any) -> dict[str, Any]:
-    """Return parameters as numbers, texts, lists and mappings."""
+    """Return parameters, or those of each scenario of a mix, as numbers, texts, lists and mappings."""
+    if isinstance(params, Mapping):
+        return {name: plain_params(one) for name, one in params.items()}
     return dict(msgspec.to_builtins(dataclasses.asdict(params)))
 
 

@@ -29,12 +29,13 @@ from perfkit.drive.overdue import leave_behind, stuck_in
 from perfkit.drive.pool import own_pool, warm_up
 from perfkit.drive.progress import STOP
 from perfkit.drive.recording import Recording
-from perfkit.drive.scenario import Scenario
+from perfkit.drive.scenario import Member, Mix, Scenario, members_of
 from perfkit.drive.session import Recorder, Session, Undo
 from perfkit.drive.worker import (
     Flusher,
     Outcome,
     RunContext,
+    RunPart,
     Shard,
     make_recorder,
     run_on_loop,
@@ -52,12 +53,11 @@ from perfkit.text import harmless_prints, print_lines
 Progress = Callable[[Run], None]
 _LEAD_S = 0.2
 _TELL_S = 0.5
-_NOT_SET_UP = object()
 
 
 def execute(
     workload: Workload,
-    scenario: Scenario,
+    scenario: Scenario | Mix,
     params: Any,
     *,
     data_dir: Path,
@@ -72,7 +72,8 @@ def execute(
     readable, with the reason in run.json. Neither the message nor anything that is written holds a secret of
     the workload, of its parameters or of the tokens.
     """
-    recording = scenario.recording(params, workload)  # before there is a folder: the file may be gone
+    # before there is a folder: the file may be gone
+    recording = None if isinstance(scenario, Mix) else scenario.recording(params, workload)
     folder = RunFolder.create(data_dir, scenario.name)
     execution = _Execution(workload, scenario, params, folder, tokens, own_server, recording)
     return execution.carry_out(executor, on_progress)
@@ -84,7 +85,7 @@ class _Execution:
     def __init__(
         self,
         workload: Workload,
-        scenario: Scenario,
+        scenario: Scenario | Mix,
         params: Any,
         folder: RunFolder,
         tokens: Tokens,
@@ -95,12 +96,12 @@ class _Execution:
         secrets += recording.secrets if recording else ()
         self.redact = Redactor(secrets)
         monotonic, unix = monotonic_unix_ns()
-        self.workload, self.scenario, self.params, self.folder = workload, scenario, params, folder
+        self.workload, self.folder = workload, folder
+        self.members = members_of(scenario, params, workload)
         self.context = RunContext(
             folder=folder.path,
             workload=workload,
-            scenario_ref=scenario.ref,
-            scenario_name=scenario.name,
+            parts=tuple(RunPart(one.scenario.ref, one.name, one.workload) for one in self.members),
             origin_ns=monotonic,
             coordinator_pid=multiprocessing.current_process().pid or 0,
             token=tokens.target,
@@ -120,8 +121,8 @@ class _Execution:
         self._stopped_ns: int | None = None  #: when the load was told to end before its time
         self._abort = abort.Watch(workload)
         self._met: abort.Met | None = None  #: the condition that ended the load
-        self.state: Any = _NOT_SET_UP  #: what setup returned
-        self._setup_rows = self._unanswered = 0
+        self.states: list[Any] = []  #: what the setup of each member returned
+        self._own_rows = self._unanswered = 0
         self._mistakes = Mistakes()
 
     @property
@@ -163,7 +164,7 @@ class _Execution:
                 with harmless_prints():
                     run_on_loop(self._set_up())
                 self.collector.start()
-                self._load(_pickled(self.state), executor, on_progress)
+                self._load(_pickled(self.states), executor, on_progress)
             finally:
                 self.meta["probes"] = self.collector.stop()
         except KeyboardInterrupt:
@@ -176,21 +177,24 @@ class _Execution:
     # -- setup and teardown, in this process
 
     async def _set_up(self) -> None:
-        async with self._rows("setup", first_seq=self.workload.processes) as recorder:
-            session = Session(recorder, phase="setup")
-            try:
-                made = await self.scenario.setup(session, self.params)
-                self.state = made if self.recording is None else self.recording
-            except PerfkitError as failed:
-                raise type(failed)(session.redact(str(failed))) from None
-            except OSError as failed:
-                raise self._broken_off(session.redact(_words(failed))) from None
-            except BaseException as failed:
-                if _is_interrupt(failed):
-                    raise
-                words = session.redact(_told(failed))
-                raise PerfkitError(f"setup of {self.scenario.name} failed: {words}") from None
-            await self._settle()
+        for number, member in enumerate(self.members):
+            async with self._rows("setup", number) as recorder:
+                self.states.append(await self._set_up_one(member, Session(recorder, phase="setup")))
+                await self._settle()
+
+    async def _set_up_one(self, member: Member, session: Session) -> Any:
+        try:
+            state = await member.scenario.setup(session, member.params)
+            return state if self.recording is None else self.recording
+        except PerfkitError as failed:
+            raise type(failed)(session.redact(str(failed))) from None
+        except OSError as failed:
+            raise self._broken_off(session.redact(_words(failed))) from None
+        except BaseException as failed:
+            if _is_interrupt(failed):
+                raise
+            words = session.redact(_told(failed))
+            raise PerfkitError(f"setup of {member.name} failed: {words}") from None
 
     async def _clean_up(self, on_progress: Progress) -> None:
         """Tear down; the second Ctrl-C ends that, wherever the first one came."""
@@ -207,23 +211,22 @@ class _Execution:
                 on_progress(Run(self.folder.path))
 
     async def _tear_down(self) -> None:
-        stride = self.workload.processes + 1
-        first = self.workload.processes + stride * self._setup_rows
-        problems = []
+        problems: list[str] = []
         undos = self._made()
         if undos:  # what stands here when a second Ctrl-C ends the clean-up
             words = f"interrupted; up to {len(undos):,} things it made were not removed"
             self.meta["removal_error"] = words
-        async with self._rows("teardown", first_seq=first) as recorder:
-            if self.state is not _NOT_SET_UP:
-                session = Session(recorder, phase="teardown")
-                try:
-                    await self.scenario.teardown(session, self.state)
-                except BaseException as failed:  # the load's rows are worth keeping
-                    if _is_interrupt(failed):
-                        raise
-                    problems.append(session.redact(_told(failed)))
-                await self._settle()
+        unwritten: list[OSError] = []
+        for number in range(len(self.states) - 1, 0, -1):  # of a mix, all but the first
+            try:
+                async with self._rows("teardown", number) as recorder:
+                    await self._tear_down_one(number, recorder, problems)
+                    undos += recorder.undo
+            except OSError as failed:  # a full disk is no reason to leave things behind
+                unwritten.append(failed)
+        async with self._rows("teardown", 0) as recorder:
+            if self.states:
+                await self._tear_down_one(0, recorder, problems)
             removal = await remove(recorder, [*undos, *recorder.undo])
         unanswered = self._unanswered + sum(outcome.unanswered for outcome in self.outcomes)
         if removal.wanted and unanswered:
@@ -233,6 +236,18 @@ class _Execution:
         self.meta["teardown_error"] = "; ".join(problems) or None
         self.meta["removal_error"] = removal.told or None
         keep_only(self.folder.path, removal.left if self.context.journals else (), self.redact)
+        if unwritten:
+            raise unwritten[0]
+
+    async def _tear_down_one(self, number: int, recorder: Recorder, problems: list[str]) -> None:
+        session = Session(recorder, phase="teardown")
+        try:
+            await self.members[number].scenario.teardown(session, self.states[number])
+        except BaseException as failed:  # the load's rows are worth keeping
+            if _is_interrupt(failed):
+                raise
+            problems.append(session.redact(_told(failed)))
+        await self._settle()
 
     def _made(self) -> list[Undo]:
         """What is to be removed; of a worker that has told nothing any more, what its journal says."""
@@ -246,28 +261,32 @@ class _Execution:
         return made
 
     @asynccontextmanager
-    async def _rows(self, name: str, first_seq: int) -> AsyncIterator[Recorder]:
-        """A recorder whose rows are written about once a second, like a worker's."""
-        recorder = make_recorder(self.context, name, first_seq=first_seq)
+    async def _rows(self, phase: str, number: int) -> AsyncIterator[Recorder]:
+        """A recorder of a member's setup or teardown; its rows are written like a worker's."""
+        stride = self.context.seq_stride
+        name = f"{phase}{number or ''}"
+        recorder = make_recorder(self.context, name, first_seq=stride - 1 + stride * self._own_rows)
         self._others = asyncio.all_tasks()
         asyncio.get_running_loop().set_exception_handler(self._complain)
         writer = SegmentWriter(
             self.folder.path,
-            scenario=self.scenario.name,
+            scenario=self.members[number].name,
             worker=self.workload.processes,
             name=name,
             id_prefix=self.context.id_prefix,
             origin_ns=self.context.origin_ns,
+            member=number,
+            of=len(self.members),
         )
         flusher = Flusher(recorder, writer)
         try:
             yield recorder
         finally:
-            for task in await cut_off(recorder, self._strays):
+            for task in await cut_off([recorder], self._strays):
                 leave_behind(task)
-            if name == "setup":
+            if phase == "setup":
                 self.undo += recorder.undo
-                self._setup_rows = recorder.buffer.count
+            self._own_rows += recorder.buffer.count
             self._unanswered += recorder.unanswered
             flusher.stop()
             writer.close()
@@ -293,12 +312,12 @@ class _Execution:
 
     # -- the load, in worker processes
 
-    def _load(self, state: bytes, executor: Executor | None, on_progress: Progress) -> None:
+    def _load(self, states: bytes, executor: Executor | None, on_progress: Progress) -> None:
         count = self.workload.processes
         with nullcontext(executor) if executor else own_pool(count) as pool:
             try:
-                warm_up(pool, count, self.scenario.ref)
-                self._drive(pool, state, on_progress)
+                warm_up(pool, count, [member.scenario.ref for member in self.members])
+                self._drive(pool, states, on_progress)
             except BrokenProcessPool:
                 raise self._died() from None
         failed = [error for future in self.futures if (error := future.exception())]
@@ -318,14 +337,14 @@ class _Execution:
         words = f"a step at {place} blocked the event loop after the end of the run, so its worker was killed"
         return self._broken_off(words)
 
-    def _drive(self, pool: Executor, state: bytes, on_progress: Progress) -> None:
+    def _drive(self, pool: Executor, states: bytes, on_progress: Progress) -> None:
         """Start every worker and wait until all have ended; the first Ctrl-C stops them, the second kills."""
         self.start_ns = time.monotonic_ns() + int(_LEAD_S * 1e9)
         self.save(load_started_ns=self.start_ns - self.context.origin_ns)
         try:
             with interrupts.held():
                 for index in range(self.workload.processes):
-                    shard = Shard(self.context, state, index, self.start_ns)
+                    shard = Shard(self.context, states, index, self.start_ns)
                     self.futures.append(pool.submit(run_shard, shard))
             self._watch(on_progress)
         except BaseException as error:
@@ -393,7 +412,7 @@ class _Execution:
     def _judge(self, stopped: bool) -> None:
         run = Run(self.folder.path)
         part = Part(run)
-        late = delays(part, [outcome.opening for outcome in self.outcomes], self.workload.processes + 1)
+        late = delays(part, [outcome.opening for outcome in self.outcomes], self.context.seq_stride)
         workers = [outcome.health | late.get(index, NO_DELAYS) for index, outcome in enumerate(self.outcomes)]
         reasons = judge(workers, median_response_ms(part), self.workload.budget)
         reported = len(workers) == self.workload.processes  # one that was killed has told nothing of itself
@@ -412,7 +431,7 @@ class _Execution:
 
     def _measure_ends(self, first: int, part: Part, stopped: bool) -> int:
         """When the measured part ended: as planned, or when the load was over or stopped before that."""
-        load = self.workload.users or self.workload.arrivals
+        load = self.members[0].workload.users or self.members[0].workload.arrivals  # all end together
         assert load is not None
         last = part.row("SELECT max(done) AS done FROM part")["done"] or 0
         last = max(first, last, self._stopped_ns or 0)
@@ -423,9 +442,9 @@ class _Execution:
         return min(planned, last) if may_end_early or stopped else planned
 
 
-def _pickled(state: Any) -> bytes:
+def _pickled(states: list[Any]) -> bytes:
     try:
-        return pickle.dumps(state)
+        return pickle.dumps(states)
     except Exception as error:
         raise BadInput(f"setup returned a state that cannot be sent to worker processes: {error}") from None
 

@@ -224,6 +224,22 @@ def split_url(target: Target) -> SplitResult:
     return split_address(given, f"target url {masked_text(given)!r}")
 
 
+def _load_client_certificate(context: ssl.SSLContext, target: Target) -> None:
+    cert, key = target.client_cert_file, target.client_key_file
+    if cert is None:
+        if key is not None:
+            raise BadInput("target.client_key_file is for target.client_cert_file; give both, or the latter")
+        return
+    for name, file in (("cert", cert), ("key", key)):
+        if file is not None and not Path(file).is_file():
+            raise BadInput(f"target.client_{name}_file {file!r}: not a regular file")
+    try:
+        context.load_cert_chain(cert, key, password="")  # else a passphrase is asked for at the terminal
+    except (OSError, ValueError) as error:
+        words = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise BadInput(f"target.client_cert_file {cert!r}, with its key: {words}") from None
+
+
 def tls_context(target: Target) -> ssl.SSLContext:
     """The TLS settings of a target."""
     try:
@@ -232,6 +248,7 @@ def tls_context(target: Target) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=target.ca_file)
     except OSError as error:
         raise BadInput(f"target.ca_file {target.ca_file!r}: {error.strerror or error}") from None
+    _load_client_certificate(context, target)
     if not target.verify_tls:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import os
 import pickle
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from perfkit.drive.health import HealthWatch
 from perfkit.drive.journal import Journal
@@ -17,8 +17,8 @@ from perfkit.drive.load import Drive
 from perfkit.drive.mistakes import Mistakes
 from perfkit.drive.overdue import end_loop, leave_behind, watched
 from perfkit.drive.rows import Batch, to_table
-from perfkit.drive.scenario import load_scenario
-from perfkit.drive.session import Opening, Recorder, Undo
+from perfkit.drive.scenario import Scenario, load_scenario
+from perfkit.drive.session import DataFiles, Opening, Recorder, Undo
 from perfkit.drive.tally import Status
 from perfkit.drive.transport import Transport, loop_clock
 from perfkit.drive.writer import FLUSH_S, SegmentWriter
@@ -30,14 +30,21 @@ from perfkit.redaction import Redactor
 T = TypeVar("T")
 
 
+class RunPart(NamedTuple):
+    """A scenario of a run as processes hand it on: how it is loaded, its name, its part of the workload."""
+
+    ref: str
+    name: str
+    workload: Workload
+
+
 @dataclass(frozen=True)
 class RunContext:
     """What every process of a run must know; picklable."""
 
     folder: Path
     workload: Workload
-    scenario_ref: str
-    scenario_name: str
+    parts: tuple[RunPart, ...]  #: one, or those of a mix
     origin_ns: int
     coordinator_pid: int
     token: str | None = None
@@ -50,13 +57,18 @@ class RunContext:
         """Starts every `x-request-id` of the run."""
         return f"{self.folder.name[-4:]}{self.origin_ns % 16**6:06x}-"
 
+    @property
+    def seq_stride(self) -> int:
+        """Numbers of requests interleave: of each part in each worker, and of setup and teardown."""
+        return self.workload.processes * len(self.parts) + 1
+
 
 @dataclass(frozen=True)
 class Shard:
     """One worker's share of a run; picklable."""
 
     context: RunContext
-    state: bytes  #: pickled, because a scenario file has to be loaded before its state can be
+    states: bytes  #: of each part; pickled, because a scenario file has to be loaded before its state can be
     index: int
     start_ns: int
 
@@ -106,7 +118,7 @@ def make_recorder(context: RunContext, name: str, *, first_seq: int) -> Recorder
         headers=tuple(headers.items()),
         id_prefix=context.id_prefix,
         first_seq=first_seq,
-        seq_stride=context.workload.processes + 1,
+        seq_stride=context.seq_stride,
         redact=Redactor(context.secrets),
         seed=context.workload.seed,
     )
@@ -141,9 +153,10 @@ def run_on_loop(work: Coroutine[Any, Any, T], *, whole: bool = False) -> T:
         end_loop(loop)
 
 
-def warm_up_process(scenario_ref: str) -> int:
+def warm_up_process(scenario_refs: Sequence[str]) -> int:
     """Import what a shard needs, so that no import falls into its measured time; returns the process's id."""
-    load_scenario(scenario_ref)
+    for ref in scenario_refs:
+        load_scenario(ref)
     import perfkit.drive.wire  # noqa: F401
 
     # what the first table imports is imported while there are descriptors
@@ -167,72 +180,114 @@ def run_shard(shard: Shard) -> Outcome:
 async def _run_shard(shard: Shard) -> Outcome:
     context = shard.context
     loop = asyncio.get_running_loop()
-    scenario = load_scenario(context.scenario_ref)
-    state = pickle.loads(shard.state)
-    name = f"w{shard.index}"
-    recorder = make_recorder(context, name, first_seq=shard.index)
+    loaded = {ref: load_scenario(ref) for ref in dict.fromkeys(part.ref for part in context.parts)}
+    scenarios = [loaded[part.ref] for part in context.parts]
+    states = pickle.loads(shard.states)
+    recorders = _recorders(shard, scenarios)
+    workloads = [part.workload for part in context.parts]
+    first, *others = zip(scenarios, states, workloads, recorders, strict=True)
     drive = Drive(
-        scenario,
-        state,
-        context.workload,
-        recorder,
-        start_ns=shard.start_ns,
-        index=shard.index,
-        count=context.workload.processes,
+        *first, start_ns=shard.start_ns, index=shard.index, count=context.workload.processes, others=others
     )
     loop.set_exception_handler(drive.on_loop_error)
 
-    def stop() -> None:  # from the writer's thread
+    def stop() -> None:  # from a writer's thread
         loop.call_soon_threadsafe(drive.stop)
 
-    writer = _writer(shard, name, stop)
-    health = HealthWatch(shard.index, recorder.clock)
-    flush = Flusher(recorder, writer, health.lately)
+    health = HealthWatch(shard.index, recorders[0].clock)
+    rows = _Rows(shard, recorders, stop, health.lately)
     health.start()
 
-    def give_up() -> None:  # from another thread, while the loop's own is held
-        flush.hand_over()
-        writer.close()
-
     def stop_now() -> None:  # the rows first: who interrupts twice does not wait for what is cut off
-        flush.hand_over()
+        rows.hand_over()
         drive.stop()
 
     try:
-        with watched(drive, loop, context.folder, context.coordinator_pid, give_up, stop_now):
+        with watched(drive, loop, context.folder, context.coordinator_pid, rows.give_up, stop_now):
             await drive.run()
         for task in drive.left:
             leave_behind(task)
     finally:
-        seen = health.stop(shard.start_ns, min(recorder.measure_ends, recorder.clock()))
-        flush.stop()
-        await recorder.transport.close()
-        await loop.run_in_executor(None, writer.close)
+        seen = health.stop(shard.start_ns, min(recorders[0].measure_ends, recorders[0].clock()))
+        rows.stop()
+        await recorders[0].transport.close()
+        await loop.run_in_executor(None, rows.close)
     return Outcome(
         health=seen.to_mapping(),
-        undo=recorder.undo,
-        unanswered=recorder.unanswered,
+        undo=recorders[0].undo,
+        unanswered=sum(recorder.unanswered for recorder in recorders),
         mistakes=drive.mistakes,
         steps=drive.steps,
         steps_raised=drive.steps_raised,
         stopped=drive.stopped,
-        write_error=_told(writer.error) if writer.error else None,
-        opening=recorder.opening,
+        write_error=rows.error,
+        opening=recorders[0].opening,
     )
 
 
-def _writer(shard: Shard, name: str, on_error: Callable[[], None]) -> SegmentWriter:
-    """The writer of a worker's rows; on_error: called from its thread."""
-    context = shard.context
-    return SegmentWriter(
-        context.folder,
-        scenario=context.scenario_name,
-        worker=shard.index,
-        name=name,
-        id_prefix=context.id_prefix,
-        origin_ns=context.origin_ns,
-        on_error=on_error,
-    )
+def _recorders(shard: Shard, scenarios: Sequence[Scenario]) -> list[Recorder]:
+    """One for each part; they share the worker's connections."""
+    context, index, processes = shard.context, shard.index, shard.context.workload.processes
+    first = make_recorder(context, f"w{index}", first_seq=index * len(context.parts))
+    recorders = [first, *(first.beside(number) for number in range(1, len(context.parts)))]
+    for recorder, scenario in zip(recorders, scenarios, strict=True):
+        recorder.data = DataFiles(scenario.folder, context.workload.seed, index, processes)
+    return recorders
+
+
+class _Rows:
+    """A worker's rows on their way to files: those of each part in files of their own."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        recorders: Sequence[Recorder],
+        on_error: Callable[[], None],
+        health: Callable[[], tuple[float, float]],
+    ) -> None:
+        """on_error: called from a writer's thread; health: as of `Flusher`."""
+        context, of = shard.context, len(recorders)
+        self._writers = [
+            SegmentWriter(
+                context.folder,
+                scenario=part.name,
+                worker=shard.index,
+                name=f"w{shard.index + number * context.workload.processes}",
+                id_prefix=context.id_prefix,
+                origin_ns=context.origin_ns,
+                member=number,
+                of=of,
+                on_error=on_error,
+            )
+            for number, part in enumerate(context.parts)
+        ]
+        both = zip(recorders, self._writers, strict=True)
+        self._flushers = [Flusher(recorder, writer, health) for recorder, writer in both]
+
+    def hand_over(self) -> None:
+        """Hand over what there is."""
+        for flusher in self._flushers:
+            flusher.hand_over()
+
+    def give_up(self) -> None:
+        """Write what there is from another thread, while the loop's own is held."""
+        self.hand_over()
+        self.close()
+
+    def stop(self) -> None:
+        """Hand over the rest."""
+        for flusher in self._flushers:
+            flusher.stop()
+
+    def close(self) -> None:
+        """Write the rest."""
+        for writer in self._writers:
+            writer.close()
+
+    @property
+    def error(self) -> str | None:
+        """Why rows could not be written."""
+        return next((_told(writer.error) for writer in self._writers if writer.error), None)
 
 
 def _told(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -12,9 +13,10 @@ from typing import Any
 import yaml
 
 from perfkit import safe_yaml
-from perfkit.drive.scenario import Scenario, load_scenario
+from perfkit.drive.scenario import Member, Mix, Scenario, load_scenario
 from perfkit.drive.schedule import require_requests
 from perfkit.drive.transport import header_lines, tls_context
+from perfkit.drive.variables import expanded
 from perfkit.drive.worker import make_transport, run_on_loop
 from perfkit.errors import BadInput
 from perfkit.hosts import addresses_of, split_address
@@ -120,23 +122,31 @@ def merged(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return result
 
 
-def complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario, Any]:
+def complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario | Mix, Any]:
     """Check what can be checked before a run: names, types, target, scenario, its parameters, schedule.
+
+    Returns the workload, its scenario or mix, and the parameters; of a mix by the names of its scenarios.
 
     Raises BadInput, without the secrets among the values.
     """
     require_plain(given, where)
+    whole, variables = expanded(given, where)
     with redacted_errors(redactor_for(given)):
-        return _complete(given, where)
+        require_plain(whole, where)
+        workload, scenario, params = _complete(whole, where)
+    return dataclasses.replace(workload, variables=variables), scenario, params
 
 
-def _complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario, Any]:
+def _complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario | Mix, Any]:
     workload = Workload.from_mapping(given, where)
     _require_server_options(workload, where)
     _require_cores(workload.processes, where)
     _try_target(workload.target)
     if workload.slo is not None:
         slo.parse(workload.slo)
+    if workload.mix:
+        mix = _mix(workload, where)
+        return workload, mix, mix.params
     try:
         scenario = load_scenario(workload.scenario)
         params = scenario.params(workload.params)
@@ -160,6 +170,27 @@ def _refuse_own_length(given: Mapping[str, Any]) -> None:
     for name in ("rate_per_s", "duration_s", "spacing"):
         if name in given["arrivals"]:
             raise BadInput(f"arrivals.{name}: the recording says it; leave it out, or change speed")
+
+
+def _mix(workload: Workload, where: str) -> Mix:
+    """The scenarios of a mix, checked; each has a name of its own."""
+    members: dict[str, Member] = {}
+    load = functools.cache(load_scenario)  # a file that is there twice is one module
+    for i, (entry, part) in enumerate(zip(workload.mix, workload.members(where), strict=True)):
+        try:
+            scenario = load(entry.scenario)
+            params = scenario.params(entry.params)
+        except BadInput as error:
+            raise BadInput(f"{where}, mix[{i}]: {error}") from None
+        name = entry.name or scenario.name
+        if name in members:
+            raise BadInput(f"{where}, mix[{i}]: {name} is the name of another one; give this one a `name`")
+        members[name] = Member(name, scenario, params, part)
+        if part.arrivals is not None:
+            if part.arrivals.shape == "replay":
+                raise BadInput(f"{where}, mix[{i}]: a replay cannot be part of a mix; run it by itself")
+            require_requests(part.arrivals, part.seed, part.warmup_s)
+    return Mix(tuple(members.values()))
 
 
 def _require_server_options(workload: Workload, where: str) -> None:
@@ -199,7 +230,7 @@ def _try_target(target: Target) -> None:
             raise BadInput(f"target.{kind}_token_env is for target.{kind}_url; give both or neither")
     if target.proxy_auth_env and not target.proxy:
         raise BadInput("target.proxy_auth_env is for target.proxy; give both or neither")
-    if target.ca_file is not None:
+    if target.ca_file or target.client_cert_file or target.client_key_file:
         tls_context(target)  # probes and metrics use it even where the target itself is http
 
     async def make() -> None:
@@ -252,8 +283,10 @@ def _token(field: str, name: str | None, what: str = "token") -> str | None:
 
 def redactor_for(given: Mapping[str, Any]) -> Redactor:
     """Return what removes the secrets of a workload that was not checked yet, and of its tokens."""
-    target = spelled_out(given).get("target") if isinstance(given, Mapping) else None
+    whole, variables = expanded(given, "workload") if isinstance(given, Mapping) else ({}, ())
+    target = spelled_out(whole).get("target")
     target = target if isinstance(target, Mapping) else {}
     kinds = ("token_env", "probes_token_env", "metrics_token_env", "proxy_auth_env")
     named = [name if isinstance(name := target.get(kind), str) else "" for kind in kinds]
-    return Redactor(secrets_of(given, Tokens(*map(os.environ.get, named)).secrets))
+    given_by_name = (value for one in variables for value in one.values)
+    return Redactor((*secrets_of(whole, Tokens(*map(os.environ.get, named)).secrets), *given_by_name))

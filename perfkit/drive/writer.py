@@ -37,10 +37,14 @@ class SegmentWriter:
         name: str,
         id_prefix: str,
         origin_ns: int,
+        member: int = 0,
+        of: int = 1,
         on_error: Callable[[], None] = lambda: None,
     ) -> None:
+        """member, of: see `to_table`."""
         self._folder, self._name = folder, name
         self._scenario, self._worker = scenario, worker
+        self._member, self._of = member, of
         self._id_prefix, self._origin_ns = id_prefix, origin_ns
         self._on_error = on_error
         self._batches: queue.SimpleQueue[tuple[Batch, Status] | None] = queue.SimpleQueue()
@@ -101,6 +105,8 @@ class SegmentWriter:
             worker=self._worker,
             id_prefix=self._id_prefix,
             origin_ns=self._origin_ns,
+            member=self._member,
+            of=self._of,
         )
 
 

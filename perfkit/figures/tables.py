@@ -228,8 +228,8 @@ def facts(run: Run) -> Shown:
     doc, name = meta.scenario.doc.strip().split("\n\n")[0], meta.scenario.name
     load = {
         k: meta.workload[k]
-        for k in ("users", "arrivals", "warmup_s", "drain_s", "seed", "processes", "slo")
-        if meta.workload.get(k) is not None
+        for k in ("users", "arrivals", "mix", "warmup_s", "drain_s", "seed", "processes", "slo")
+        if meta.workload.get(k) not in (None, [])
     }
     sha = meta.git.sha[:12]
     imported = dataclasses.asdict(meta.imported) if meta.imported else {}

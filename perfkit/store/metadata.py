@@ -38,6 +38,16 @@ class ScenarioFacts:
 
 
 @dataclass(frozen=True)
+class MemberFacts:
+    """One scenario of a mix and its load; name is empty where it is the scenario's."""
+
+    scenario: str = ""
+    name: str = ""
+    users: Users | None = None
+    arrivals: Arrivals | None = None
+
+
+@dataclass(frozen=True)
 class Git:
     """The commit perfkit was started in; sha is empty outside git."""
 
@@ -259,6 +269,7 @@ class Metadata:
     workload: dict[str, Any] = field(default_factory=dict)
     users: Users | None = field(default=None, metadata={"at": "workload.users"})
     arrivals: Arrivals | None = field(default=None, metadata={"at": "workload.arrivals"})
+    mix: tuple[MemberFacts, ...] = field(default=(), metadata={"at": "workload.mix"})
     warmup_s: float = field(default=0.0, metadata={"at": "workload.warmup_s"})
     budget: Budget = field(default=Budget(), metadata={"at": "workload.budget"})
     slo: str = field(default="", metadata={"at": "workload.slo"})
@@ -307,23 +318,20 @@ class Metadata:
         return "; ".join(filter(None, (self.teardown_error, self.removal_error)))
 
     @property
+    def loads(self) -> tuple[Users | Arrivals, ...]:
+        """The loads of all scenarios of the run; none where they are not known."""
+        every = [self.load, *(one.users or one.arrivals for one in self.mix)]
+        return tuple(one for one in every if one is not None)
+
+    @property
     def load_words(self) -> str:
         """The load in a few words; an imported file need not say what it was."""
-        if self.users:
-            steps, seconds = self.users.iterations, self.users.duration_s
-            length = f", {steps} steps" if steps else f", {seconds:g} s" if seconds else ""
-            return f"closed model: {self.users.count} users{length}"
-        arrivals = self.arrivals
-        if arrivals is None:
-            return "load not in the file" if self.imported else "no load"
-        rate = f"{arrivals.rate_per_s:g}/s"
-        if arrivals.shape == "steps":
-            rate = f"{', '.join(f'{step:g}' for step in arrivals.step_rates_per_s)}/s"
-        elif arrivals.shape == "spike":
-            rate += f" with a spike of {arrivals.spike_rate_per_s or 5 * arrivals.rate_per_s:g}/s"
-        elif arrivals.shape == "replay":
-            rate = f"{arrivals.file} at {arrivals.speed or 1:g} ×, {arrivals.rate_per_s:.4g}/s on average"
-        return f"open model: {arrivals.shape}, {rate}, {arrivals.duration_s:g} s"
+        if self.mix:
+            told = [(one.name or one.scenario, one.users or one.arrivals) for one in self.mix]
+            return f"mix: {'; '.join(f'{name}, {_load_words(load)}' for name, load in told)}"
+        if self.load is None and self.imported:
+            return "load not in the file"
+        return _load_words(self.load)
 
     @property
     def damage_reason(self) -> str:
@@ -359,6 +367,23 @@ class Metadata:
             raise PerfkitError("run.json is damaged: it is nested too deeply") from None
         except ValueError as error:
             raise PerfkitError(f"run.json is damaged: it is not JSON ({error})") from None
+
+
+def _load_words(load: Users | Arrivals | None) -> str:
+    if isinstance(load, Users):
+        steps, seconds = load.iterations, load.duration_s
+        length = f", {steps} steps" if steps else f", {seconds:g} s" if seconds else ""
+        return f"closed model: {load.count} users{length}"
+    if load is None:
+        return "no load"
+    rate = f"{load.rate_per_s:g}/s"
+    if load.shape == "steps":
+        rate = f"{', '.join(f'{step:g}' for step in load.step_rates_per_s)}/s"
+    elif load.shape == "spike":
+        rate += f" with a spike of {load.spike_rate_per_s or 5 * load.rate_per_s:g}/s"
+    elif load.shape == "replay":
+        rate = f"{load.file} at {load.speed or 1:g} ×, {load.rate_per_s:.4g}/s on average"
+    return f"open model: {load.shape}, {rate}, {load.duration_s:g} s"
 
 
 def _implausible(found: Metadata) -> dict[str, Any]:

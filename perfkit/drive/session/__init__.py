@@ -5,6 +5,18 @@
 
 A request never raises for what the server or the network did, unless asked to (`raise_for_status`); a failed
 one has `response.error` set and is a row either way.
+
+`path` is relative to the target. `name` is the row's operation (default: method and path with ids replaced).
+`json`, `content`, `data`, `files` and `params` are httpx's; `auth` is `("user", "password")` for Basic, or a
+text for a Bearer token. `check(response)` may return False, or a text, to make the row an error of class
+`check`. A stream of server-sent events is read to its end; `stream` says which of its events carry content
+and which tell of an error, which makes the row one of class `check` (`perfkit.streams`). Of headers given
+twice the nearest counts: this request's, then the session's, then the target's.
+
+A retry is a row with the same `seq` and the next `attempt`. A redirect that is followed (`follow_redirects`,
+default: the target's) leads to another request: the next `seq`, attempt 1, planned when the redirect had
+come, and of operation `NAME (redirect)`, so that the times of NAME are not mixed with those of what it led
+to.
 """
 
 from __future__ import annotations
@@ -19,13 +31,18 @@ from urllib.parse import urlencode
 import msgspec
 
 from perfkit.drive.rows import PHASE_CODE
+from perfkit.drive.session.cookies import Jar
+from perfkit.drive.session.data import AtEnd, DataFiles, DataRow, Per
+from perfkit.drive.session.forms import Auth, Files, authorization, form
+from perfkit.drive.session.heads import Pairs
 from perfkit.drive.session.recorder import Opening, Recorder, Step, Undo
 from perfkit.drive.session.response import Check, Response
 from perfkit.drive.session.sending import Sending
+from perfkit.errors import BadInput
 from perfkit.redaction import secrets_in
 from perfkit.streams import Reader, plain
 
-__all__ = ["Opening", "Recorder", "Response", "Session", "Step", "Undo"]
+__all__ = ["DataFiles", "Opening", "Recorder", "Response", "Session", "Step", "Undo"]
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER_METHOD = re.compile(r"[A-Z][A-Z-]*").fullmatch
@@ -45,7 +62,7 @@ class Session:
     `account-3` that is kept with each of its requests, so that figures show them apart; None: no group).
     """
 
-    __slots__ = ("_outside", "_recorder", "group", "headers", "local", "user")
+    __slots__ = ("_data_secrets", "_jar", "_outside", "_recorder", "group", "headers", "local", "user")
 
     def __init__(self, recorder: Recorder, user: int = 0, phase: str = "setup") -> None:
         self._recorder = recorder
@@ -54,6 +71,23 @@ class Session:
         self.local: dict[str, Any] = {}
         self.headers: dict[str, str] = {}
         self.group: str | None = None
+        self._jar = Jar(recorder.target.url or "") if recorder.target.cookies else None
+        self._data_secrets: dict[tuple[str, Per], tuple[str, ...]] = {}  #: of the latest row of each file
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """This user's cookies by name. Set it to True to keep cookies, as `target.cookies` does for all;
+        to False to forget them and keep none."""
+        return self._jar.values() if self._jar is not None else {}
+
+    @cookies.setter
+    def cookies(self, keep: bool) -> None:
+        if not isinstance(keep, bool):
+            raise TypeError("session.cookies is set to True or False; cookies come from the server")
+        if not keep:
+            self._jar = None
+        elif self._jar is None:
+            self._jar = Jar(self._recorder.target.url or "")
 
     @property
     def seed(self) -> int:
@@ -73,20 +107,48 @@ class Session:
     def begin_step(self, number: int, planned: int) -> Step:
         """Called by the engine, in the task of the step: its first request was planned for this instant."""
         step = self._outside = Step(number, planned)  # what another thread sends belongs to the latest
+        if self._data_secrets:
+            self._hide(step)
         _STEP.set(step)
         return step
 
+    def data(self, name: str, *, per: Per = "user", at_end: AtEnd = "error") -> DataRow:
+        """Return the row of a data file that belongs to this user, or to this step.
+
+        name: a CSV file with a header (values are texts) or a JSON Lines file (`.jsonl`), relative to the
+        scenario's file. The rows are in a random order that depends on the workload's seed alone. No row is
+        used by two users (per="user") or two steps (per="step"), in all worker processes, until they run out:
+        then BadInput ends the step (at_end="error"), or they begin again ("cycle"). With per="step" each
+        worker has its share of the rows. BadInput in setup and teardown, and for a broken file.
+
+        Values of columns named like secrets (`password`, `token`) are kept out of what is recorded.
+        """
+        if self._recorder.data is None:
+            raise BadInput("session.data is for steps: setup and teardown have no user; open the file there")
+        step = _STEP.get(self._outside)
+        row, secrets = self._recorder.data.take(name, per, at_end, self.user, step.number)
+        if secrets:
+            self._data_secrets[name, per] = secrets
+            self._hide(step)
+        return dict(row)
+
+    def _hide(self, step: Step) -> None:
+        """Keep out of rows of a step what is in no header of the request itself."""
+        cookies = self._jar.values().values() if self._jar is not None else ()
+        step.secrets = (*(one for secrets in self._data_secrets.values() for one in secrets), *cookies)
+
     def redact(self, text: str) -> str:
         """Return a text without the secrets of the run, of this user and of its latest request."""
-        head = _STEP.get(self._outside).head
-        more = head.secrets if head is not None else ()
-        return self._recorder.redact(text, (*more, *secrets_in(self.headers)))
+        step = _STEP.get(self._outside)
+        more = step.head.secrets if step.head is not None else ()
+        return self._recorder.redact(text, (*more, *step.secrets, *secrets_in(self.headers)))
 
     def on_teardown(self, method: str, path: str) -> None:
         """Send this request when the run is over (latest first), to remove what the scenario made."""
         if not isinstance(path, str) or not isinstance(method, str):
             raise TypeError(f"on_teardown takes a method and a path, not {method!r:.40} and {path!r:.40}")
-        undo = Undo(method, path, tuple((name, str(value)) for name, value in self.headers.items()))
+        cookies = self._jar.fields(path) if self._jar is not None else ()
+        undo = Undo(method, path, (*cookies, *((name, str(value)) for name, value in self.headers.items())))
         self._recorder.undo.append(undo)
         self._recorder.journal(undo)
 
@@ -118,24 +180,17 @@ class Session:
         json: Any = _NOTHING,
         content: bytes | str = b"",
         data: Mapping[str, Any] | None = None,
+        files: Files | None = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        auth: Auth | None = None,
+        follow_redirects: bool | None = None,
         name: str | None = None,
         check: Check | None = None,
         stream: Reader = plain,
         timeout_s: float | None = None,
     ) -> Response:
-        """Send a request, wait for its whole response, record a row.
-
-        `path` is relative to the target. `name` is the row's operation (default: method and path with ids
-        replaced). `check(response)` may return False, or a text, to make the row an error of class `check`.
-        `stream` says which server-sent events carry content and which tell of an error, a failure of class
-        `check` (`perfkit.streams`); one other than `plain` also reads what is no stream, for its tokens. Of
-        headers given twice the nearest counts: this request's, then the session's, then the target's.
-
-        A retry is a row with the same `seq` and the next `attempt`. A redirect that is followed leads to
-        another request: the next `seq`, attempt 1, planned when it had come, named `NAME (redirect)`.
-        """
+        """Send a request, wait for its whole response, record a row: see the module's text."""
         recorder = self._recorder
         if recorder.over:
             raise asyncio.CancelledError("the run has ended")
@@ -146,15 +201,15 @@ class Session:
         content_type = ""
         if json is not _NOTHING:
             content, content_type = _encode_json(json), "application/json"
-        elif data is not None:
-            content, content_type = urlencode(data, doseq=True), "application/x-www-form-urlencoded"
-        own = tuple(headers.items()) if headers else ()
+        elif data is not None or files is not None:
+            content, content_type = form(data, files)
+        own = _own_headers(headers, auth) if headers or auth is not None else ()
         session = tuple(self.headers.items()) if self.headers else ()
         head = step.head = recorder.heads.get(session, content_type, own)
-        if params:
-            path = f"{path}{'&' if '?' in path else '?'}{urlencode(params, doseq=True)}"
-        if not path.startswith("/"):
-            raise ValueError(f"path {path!r} must start with /; it is relative to the target's url")
+        if params or path[:1] != "/":
+            path = _with_params(path, params)
+        if (jar := self._jar) is not None:
+            head = step.head = recorder.heads.get(session, content_type, (*jar.fields(path), *own))
         if method not in _METHODS:
             method = _other_method(method)
         body = content.encode() if isinstance(content, str) else content
@@ -162,14 +217,33 @@ class Session:
         planned = started if planned is None else planned
         group = recorder.group_code(self.group, head) if self.group else 0
         sending = Sending(recorder, step, head, self.user, group, method, path, body, name, planned, started)
+        sending.follow = follow_redirects
         while True:
             try:
                 exchange = await sending.begin(timeout_s or recorder.target.timeout_s)
             except asyncio.CancelledError as cut:
                 exchange = sending.cut(cut, stream)
+            if jar is not None and jar.take(sending.path, exchange.headers):
+                self._hide(step)
             response = sending.end(exchange, stream, check)
             if not sending.again(response):
                 return response
+            if jar is not None:
+                head = step.head = recorder.heads.get(
+                    session, content_type, (*jar.fields(sending.path), *own)
+                )
+            await sending.prepare_again(head)
+
+
+def _own_headers(headers: Mapping[str, str] | None, auth: Auth | None) -> Pairs:
+    credentials = () if auth is None else (("authorization", authorization(auth)),)
+    return (*(headers or {}).items(), *credentials)
+
+
+def _with_params(path: str, params: Mapping[str, Any] | None) -> str:
+    if not path.startswith("/"):
+        raise ValueError(f"path {path!r} must start with /; it is relative to the target's url")
+    return f"{path}{'&' if '?' in path else '?'}{urlencode(params or {}, doseq=True)}"
 
 
 def _other_method(method: str) -> str:

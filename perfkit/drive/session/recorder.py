@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from perfkit.drive.rows import MOST_GROUPS, MOST_OPERATIONS, OTHER_GROUPS, OTHER_OPERATIONS, RowBuffer
+from perfkit.drive.session.data import DataFiles
 from perfkit.drive.session.heads import Head, Heads
 from perfkit.drive.transport import Clock, Transport
 from perfkit.model import Target
@@ -78,6 +79,7 @@ class Recorder:
     over: bool = False  #: nothing more is sent
     undo: list[Undo] = field(default_factory=list)
     journal: Callable[[Undo], None] = lambda undo: None  #: called with each undo as it comes
+    data: DataFiles | None = None  #: of steps; there is none in setup and teardown
     retried: int = 0  #: attempts after the first, the one under way included
     unanswered: int = 0  #: POST and PUT that were sent and got no answer: what they made is not known
     _codes: dict[str, int] = field(default_factory=dict)
@@ -90,6 +92,18 @@ class Recorder:
         self.most_body = self.target.max_body_mb * 1024 * 1024
         self.opening = Opening(self.seq_stride)
         self.heads = Heads(self.headers, self.id_prefix, urlsplit(self.target.url or "").netloc)
+
+    def beside(self, number: int) -> Recorder:
+        """Return the recorder of the worker's `number`-th other scenario, which has rows of its own.
+
+        They share the transport, what is to be removed, and what is known of opening connections.
+        """
+        first = self.first_seq + number
+        other = replace(
+            self, first_seq=first, buffer=RowBuffer(), _codes={}, _metrics={}, _plain_metrics=set()
+        )
+        other.opening = self.opening
+        return other
 
     def next_seq(self) -> int:
         """A number no other request of the run has."""
@@ -155,7 +169,7 @@ class Step:
     phase: of its requests; None: that of the instant each is planned for.
     """
 
-    __slots__ = ("cut", "failed", "head", "number", "phase", "planned", "requests")
+    __slots__ = ("cut", "failed", "head", "number", "phase", "planned", "requests", "secrets")
 
     def __init__(self, number: int = 0, planned: int | None = None, phase: int | None = None) -> None:
         self.number, self.phase = number, phase
@@ -164,3 +178,4 @@ class Step:
         self.failed = False  #: whether one of them has, after all its attempts
         self.cut = False  #: whether the end of the run has cut one off
         self.head: Head | None = None  #: of the latest
+        self.secrets: tuple[str, ...] = ()  #: besides those in headers

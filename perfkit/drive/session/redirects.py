@@ -12,7 +12,7 @@ MAX_HOPS = 10
 
 
 def redirected(
-    method: str, path: str, body: bytes, exchange: Exchange, target: Target, hops: int
+    method: str, path: str, body: bytes, exchange: Exchange, target: Target, hops: int, *, follow: bool
 ) -> tuple[str, str, bytes] | None:
     """Where a redirect leads, or None, and the exchange's error text says why: a load test visits no other
     server, and none at all unless asked to."""
@@ -31,7 +31,7 @@ def redirected(
         quote_path(there.path + there.query)  # what cannot be sent leads nowhere
     except ValueError:
         inside = False
-    if not target.follow_redirects:
+    if not follow:
         exchange.error_text = what + "redirects are off (target.follow_redirects)"
     elif not location or not inside:
         exchange.error_text = what + "it leads outside the target"

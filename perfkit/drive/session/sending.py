@@ -11,6 +11,7 @@ from perfkit.drive.session.heads import Head
 from perfkit.drive.session.recorder import Recorder, Step, storable
 from perfkit.drive.session.redirects import MAX_HOPS, REDIRECTS, redirected
 from perfkit.drive.session.response import Check, Response, checked, decoded, judge
+from perfkit.drive.session.retries import backoff_s
 from perfkit.drive.transport import Exchange, server_timing
 from perfkit.streams import Reader, Stream, plain, read, read_whole
 
@@ -33,27 +34,29 @@ class Sending:
     _fresh = False  #: on a connection of its own
     _retried = 0  #: how many of `target.retries` it has used
     _hop: tuple[str, str, bytes] | None = None
+    follow: bool | None = None  #: redirects; None: as the target says
+    pause_s = 0.0  #: how long to wait before it is sent again
 
     def __init__(
         self, recorder: Recorder, step: Step, head: Head, user: int, group: int,
         method: str, path: str, body: bytes, name: str, planned: int, started: int,
     ) -> None:  # fmt: skip
-        self._recorder, self._step, self._head, self._user, self._group = recorder, step, head, user, group
-        self._method, self._path, self._body, self._name = method, path, body, name
+        self._recorder, self._step, self.head, self._user, self._group = recorder, step, head, user, group
+        self._method, self.path, self._body, self._name = method, path, body, name
         self._planned, self._started = planned, started
         self._operation = recorder.operation_code(name, head)
         self._seq = recorder.next_seq()
 
     def begin(self, timeout_s: float) -> Coroutine[Any, Any, Exchange]:
         """Send it, when this is awaited, and wait for the whole response."""
-        lines = f"{self._head.lines}{self._seq}\r\n"
+        lines = f"{self.head.lines}{self._seq}\r\n"
         send = self._recorder.transport.send
-        return send(self._method, self._path, lines, self._body, timeout_s, fresh=self._fresh)
+        return send(self._method, self.path, lines, self._body, timeout_s, fresh=self._fresh)
 
     def end(self, exchange: Exchange, stream: Reader, check: Check | None) -> Response:
         """Judge what came of it, and record a row."""
         recorder = self._recorder
-        response = Response(exchange, self._method, self._path, recorder.most_body)
+        response = Response(exchange, self._method, self.path, recorder.most_body)
         error = exchange.error or judge(exchange)
         told = _told(exchange, stream)
         if error is None and told is not None and told.error is not None:
@@ -63,7 +66,7 @@ class Sending:
         self._record(exchange, error, told)
         if error is not None:
             response.error = error
-            response.shown_path = recorder.redact(self._path, self._head.secrets)
+            response.shown_path = recorder.redact(self.path, self._secrets())
         return response
 
     def again(self, response: Response) -> bool:
@@ -74,9 +77,9 @@ class Sending:
         self._attempt += 1
         if self._hop is not None:
             self._hops -= 1
-            self._method, self._path, self._body = self._hop
+            self._method, self.path, self._body = self._hop
             self._planned = self._started = recorder.clock()
-            self._operation = recorder.operation_code(self._name, self._head, _HOP)
+            self._operation = recorder.operation_code(self._name, self.head, _HOP)
             self._seq, self._attempt, self._fresh, self._hop = recorder.next_seq(), 1, False, None
             return True
         # nobody has done anything yet, or twice is as good as once (RFC 9110, 9.2.2)
@@ -86,13 +89,33 @@ class Sending:
         else:
             if exchange.error is not None and exchange.sent != NEVER and self._method in _MAKING:
                 recorder.unanswered += 1
-            if self._retried >= recorder.target.retries or response.error not in _RETRIED:
+            target = recorder.target
+            patient = target.retry_backoff_s > 0
+            retried = response.error in _RETRIED or (patient and response.status_code == 429)
+            if self._retried >= target.retries or not retried:
                 self._step.failed = True
                 return False
             self._retried += 1
+            if patient:
+                seeds = (recorder.seed, self._step.number, self._step.requests, self._retried)
+                self.pause_s = backoff_s(target.retry_backoff_s, self._retried, seeds, exchange.headers)
         recorder.retried += 1
         self._started = recorder.clock()
         return True
+
+    async def prepare_again(self, head: Head) -> None:
+        """Take the header of the next attempt, and wait until it is time for it."""
+        self.head = head
+        if not self.pause_s:
+            return
+        recorder, step = self._recorder, self._step
+        try:
+            await asyncio.sleep(self.pause_s)
+        except asyncio.CancelledError:  # the attempt is not made after all
+            recorder.retried -= 1
+            step.failed, step.cut = True, step.cut or recorder.cutting
+            raise
+        self._started, self.pause_s = recorder.clock(), 0.0
 
     def cut(self, cut: asyncio.CancelledError, stream: Reader) -> Exchange:
         """The whole exchange of a request that is cancelled; a part of it is recorded, and `cut` raised."""
@@ -115,7 +138,10 @@ class Sending:
         """Where a response that did not fail leads, or what the scenario's check says of it."""
         if exchange.status in REDIRECTS:
             target = self._recorder.target
-            self._hop = redirected(self._method, self._path, self._body, exchange, target, self._hops)
+            follow = target.follow_redirects if self.follow is None else self.follow
+            self._hop = redirected(
+                self._method, self.path, self._body, exchange, target, self._hops, follow=follow
+            )
             return "check" if self._hop is None else None
         if check is None:
             return None
@@ -125,19 +151,22 @@ class Sending:
             self._record(exchange, "check", told)
             raise
 
+    def _secrets(self) -> tuple[str, ...]:
+        return (*self.head.secrets, *self._step.secrets)
+
     def _record(self, exchange: Exchange, error: str | None, stream: Stream | None) -> None:
         step, planned = self._step, self._planned
         buffer = self._recorder.buffer
         extra = words = None
         timing = server_timing(exchange.headers)
         if timing is not None:
-            timing = self._recorder.known_metrics(timing, self._head)
+            timing = self._recorder.known_metrics(timing, self.head)
         if error is not None:
             buffer.failed += 1
             body = b"" if exchange.error_text else decoded(exchange, _LOOKED_AT)
             text = storable(exchange.error_text or body.decode("utf-8", "replace"))
             cut = len(body) >= _LOOKED_AT
-            text = self._recorder.redact.beginning(text, ERROR_TEXT_LIMIT, self._head.secrets, cut=cut)
+            text = self._recorder.redact.beginning(text, ERROR_TEXT_LIMIT, self._secrets(), cut=cut)
             words = exchange.error_text = text or None  # what is raised or shown holds no secret either
         if stream is not None:
             first = NEVER if stream.first_token is None else stream.first_token
