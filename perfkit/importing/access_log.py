@@ -43,7 +43,9 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
             if len(seconds) > 10_000:
                 seconds.clear()
             seconds[clock, zone] = _unix_ns(clock, zone)
-        parts = _ESCAPED.sub(_unescaped, request).split(" ")
+        if "\\" in request:
+            request = _ESCAPED.sub(_unescaped, request)
+        parts = request.split(" ")
         if len(parts) != 3:  # a scan, a broken handshake, or nothing within the timeout
             none += 1
             return

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from perfkit.drive.recording import Operation, Recording, Wanted
+from perfkit.drive.session import default_name
 from perfkit.drive.transport import header_lines, quote_path
 from perfkit.errors import BadInput
 from perfkit.importing import access_log, trace
@@ -143,7 +144,7 @@ def read_recording(path: Path, wanted: Wanted, speed: float = 1.0) -> Recording:
     begins, numbers = np.frombuffer(requests.begins, np.int64), np.frombuffer(requests.numbers, np.int32)
     if facts.carried or facts.bucketed or not len(begins):
         raise BadInput(f"{path} ({name}) lists no requests: it cannot be replayed")
-    operations, why, secrets = _chosen(requests.names.requests, wanted)
+    operations, why, secrets = _chosen(requests.names.requests, wanted, imported=name in FORMATS)
     reasons = Counter({text: int(n) for text, n in _counted(why, numbers)})
     reasons["requests of setup and teardown"] = requests.around
     reasons["broken places"] = source.broken_count
@@ -208,13 +209,15 @@ def _spread(at: np.ndarray) -> np.ndarray:
 
 
 def _chosen(
-    requests: list[_Request], wanted: Wanted
+    requests: list[_Request], wanted: Wanted, imported: bool
 ) -> tuple[list[Operation], list[str | None], tuple[str, ...]]:
-    """The requests that are sent; of each of the file why it is not, or None; the secrets in those sent."""
+    """The requests that are sent; of each of the file why it is not, or None; the secrets in those sent.
+
+    imported: whether they have the names of an import, to be compared with; logs have those of any run.
+    """
     names = Names()
-    told = [names.of(one.label or "unnamed", one.method, one.target if one.label[:1] == "/" else "")
-            for one in requests]  # fmt: skip
-    host = wanted.host if wanted.host is not None else next(iter(names.hosts), None)
+    told = [_name(one, names) if imported else "" for one in requests]
+    host = wanted.host if wanted.host is not None else _first_host(requests, names)
     operations: list[Operation] = []
     why: list[str | None] = []
     secrets: dict[str, None] = {}
@@ -227,6 +230,21 @@ def _chosen(
         raise BadInput(f"the recording has more than {_MOST_SECRETS:,} secrets, too many to be kept out of "
                        "files; leave params.send_secrets out")  # fmt: skip
     return operations, why, tuple(one for one in secrets if len(one) >= SHORTEST)
+
+
+def _first_host(requests: list[_Request], names: Names) -> str | None:
+    """The host of the first request whose file names one."""
+    hosts = (_path(_method_and_target(one)[1], names)[1] for one in requests)
+    return next((host for host in hosts if host), None)
+
+
+def _name(request: _Request, names: Names) -> str:
+    """The operation of a request, as an import calls it."""
+    label = request.label or "unnamed"
+    if label[:1] == "/" or "://" in label:  # names have no query: of many queries one is made
+        label = label.partition("?")[0]
+    url = request.target if label[:1] == "/" and "://" in request.target else ""
+    return names.of(label, request.method, url)
 
 
 def _method_and_target(request: _Request) -> tuple[str, str]:
@@ -265,7 +283,8 @@ def _operation(
         _require_headers(headers)
     except ValueError:
         return "requests that HTTP does not allow to be sent"
-    return Operation(method, path, names.settled(name), headers, body)
+    name = names.settled(name) if name else clean(default_name(method, path)) or method
+    return Operation(method, path, name, headers, body)
 
 
 def _path(target: str, names: Names) -> tuple[str, str]:

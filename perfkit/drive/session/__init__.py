@@ -42,7 +42,7 @@ from perfkit.errors import BadInput
 from perfkit.redaction import secrets_in
 from perfkit.streams import Reader, plain
 
-__all__ = ["DataFiles", "Opening", "Recorder", "Response", "Session", "Step", "Undo"]
+__all__ = ["DataFiles", "Opening", "Recorder", "Response", "Session", "Step", "Undo", "default_name"]
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER_METHOD = re.compile(r"[A-Z][A-Z-]*").fullmatch
@@ -213,7 +213,7 @@ class Session:
         if method not in _METHODS:
             method = _other_method(method)
         body = content.encode() if isinstance(content, str) else content
-        name = name or _default_name(method, path)
+        name = name or default_name(method, path)
         planned = started if planned is None else planned
         group = recorder.group_code(self.group, head) if self.group else 0
         sending = Sending(recorder, step, head, self.user, group, method, path, body, name, planned, started)
@@ -253,5 +253,6 @@ def _other_method(method: str) -> str:
     return method
 
 
-def _default_name(method: str, path: str) -> str:
+def default_name(method: str, path: str) -> str:
+    """The operation of a request without a name: method and path, ids replaced, without the query."""
     return f"{method} {_ID_LIKE.sub('{id}', path.partition('?')[0])}"
