@@ -181,7 +181,6 @@ MET: dict[str, Any] = {"state": "aborted", "aborted_by": "p99 > 5 s for 30s", "r
         (0.0, {}, "ABORTED", 4),
         (0.0, {"thresholds": [{"text": "p50 < 1 us", "value": 3.0, "ok": False}]}, "ABORTED", 4),
         (1.0, {}, "FAILED", 3),
-        (1.0, {"measured": {"from_ns": 10**15, "to_ns": 10**15}}, "FAILED", 3),
         (0.0, {"health": {"valid": False, "reasons": ["slow"], "workers": []}}, "INVALID", 3),
         (0.0, {"steps_broken": True}, "BROKEN", 1),
         (0.0, {"tags": 3}, "DAMAGED", 3),

@@ -68,6 +68,7 @@ KINDS = {
     ),
     "interrupted": Kind("ABORTED", "aborted", 130, "interrupted"),
     "interrupted twice": Kind("ABORTED", "aborted", 130, "interrupted"),
+    "ended by a condition": Kind("ABORTED", "aborted", 4, "abort condition met: p50 > 1 us for 1s"),
     "killed": Kind("ABORTED", "aborted", 137, "its process ended without closing the run"),
     "over budget": Kind("INVALID", "invalid", 3, r"p99 .* ms, budget 0\.0 ms"),
     "imported": Kind("IMPORTED", "imported", 0, r"from vegeta\.csv", "refused"),
@@ -124,6 +125,9 @@ MAKE: dict[str, Callable[[Path, str], int]] = {
     "404 everywhere": lambda data, url: run(data, url, "-p", "path=/status/404"),
     "interrupted": lambda data, url: stopped(data, url, signal.SIGINT),
     "interrupted twice": lambda data, url: stopped(data, url, signal.SIGINT, signal.SIGINT),
+    "ended by a condition": lambda data, url: run(
+        data, url, "--abort", "p50 > 1 us for 1s", "-s", "users.iterations=null", "-s", "users.duration_s=600"
+    ),
     "killed": lambda data, url: stopped(data, url, signal.SIGKILL),
     "over budget": lambda data, url: run(
         data, url, "-s", "budget.delay_ms=0.000001", "-s", "budget.delay_share=0"
