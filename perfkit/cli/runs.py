@@ -21,7 +21,7 @@ from perfkit.cli.base import (
     print_table,
 )
 from perfkit.cli.one_line import duration, per_second
-from perfkit.errors import EXIT_TOOL_ERROR
+from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR
 from perfkit.text import print_lines
 
 
@@ -67,6 +67,8 @@ class RunCommand(click.Command):
                    "missed: exit code 4.")  # fmt: skip
 @allow_target_option
 @click.option("--tag", "tags", multiple=True, metavar="TEXT", help="Tag the run.")
+@click.option("-v", "--once", is_flag=True,
+              help="One step: show each request and its answer; exit code 1 when one failed.")  # fmt: skip
 @click.option(
     "--print-yaml", is_flag=True, help="Print the workload as YAML, without its secrets; run nothing."
 )
@@ -74,7 +76,7 @@ class RunCommand(click.Command):
 @data_dir_option
 @click.option("--json", "as_json", is_flag=True,
               help="Print JSON, not text; with '{…}' behind it, as in curl: the body for a URL.")  # fmt: skip
-def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, print_yaml: bool,
+def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, once: bool, print_yaml: bool,
                 allow_target: tuple[str, ...], **options: Any) -> None:  # fmt: skip
     """Load a URL, or carry out the workload in FILE: YAML (see params/), or a scenario's .py.
 
@@ -93,6 +95,10 @@ def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, pr
     if print_yaml:
         print_lines(*as_yaml(given))
         return
+    if once:
+        from perfkit.drive.once import run_once
+
+        sys.exit(EXIT_OK if run_once(work, sys.stdout) else EXIT_TOOL_ERROR)
     runs = run_repeats(work, data_dir, show_progress=not quiet, look=record)
     with naming([run.id for run in runs]):
         _print_runs(runs, as_json)
