@@ -30,7 +30,7 @@ FLOORS = (
     *("card", "page", "streams", "stats"),
     "store",
     "drive",
-    *("scenarios", "importing"),
+    *("scenarios", "importing", "scaffold"),
     *("frames", "figures"),
     *("observe", "compare"),
     "report",

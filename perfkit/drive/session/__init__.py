@@ -25,7 +25,7 @@ from perfkit.drive.session.sending import Sending
 from perfkit.redaction import secrets_in
 from perfkit.streams import Reader, plain
 
-__all__ = ["Opening", "Recorder", "Response", "Session", "Step", "Undo"]
+__all__ = ["Opening", "Recorder", "Response", "Session", "Step", "Undo", "default_name"]
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER_METHOD = re.compile(r"[A-Z][A-Z-]*").fullmatch
@@ -157,7 +157,7 @@ class Session:
         if method not in _METHODS:
             method = _other_method(method)
         body = content.encode() if isinstance(content, str) else content
-        name = name or _default_name(method, path)
+        name = name or default_name(method, path)
         planned = started if planned is None else planned
         sending = Sending(recorder, step, head, self.user, method, path, body, name, planned, started)
         while True:
@@ -177,5 +177,6 @@ def _other_method(method: str) -> str:
     return method
 
 
-def _default_name(method: str, path: str) -> str:
+def default_name(method: str, path: str) -> str:
+    """Return the operation of a request without a name: method and path, ids replaced, no query."""
     return f"{method} {_ID_LIKE.sub('{id}', path.partition('?')[0])}"
