@@ -37,12 +37,23 @@ class RunCommand(click.Command):
                 found[-1] = "--body-json"
             name, equals, value = text.partition("=")
             found += ["--body-json", value] if name == "--json" and equals else [text]
-        return super().parse_args(ctx, found)
+        try:
+            return super().parse_args(ctx, found)
+        except click.UsageError as error:
+            if type(error) is not click.UsageError:
+                raise
+            more = "run takes one URL or FILE; users, rate and times stand behind their options"
+            raise click.UsageError(f"{error.format_message()}; {more}", ctx) from None
 
 
 @cli.command("run", cls=RunCommand)
 @click.argument("what", required=False, metavar="[URL|FILE]")
-@click.option("--users", type=int, metavar="N", help="Virtual users, each waiting for its answer.")
+@click.option(
+    "--users",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    help="Virtual users, each waiting for its answer.",
+)
 @click.option("--rate", callback=per_second, metavar="RATE", help="Starts per second, such as 200 or 30/min.")
 @click.option(
     "--duration", callback=duration, metavar="TIME", help="How long, such as 30s or 2m.  [default: 10s]"
@@ -55,7 +66,7 @@ class RunCommand(click.Command):
 @click.option(
     "-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Send with each request."
 )
-@click.option("--data", metavar="TEXT|@FILE", help="Body for a URL, sent as it is.")
+@click.option("-d", "--data", metavar="TEXT|@FILE", help="Body for a URL, sent as it is.")
 @click.option("--body-json", hidden=True)
 @click.option("--scenario", metavar="NAME|FILE.py", help="Scenario; replaces the file's.")
 @click.option("-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A scenario parameter.")
