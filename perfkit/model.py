@@ -381,7 +381,7 @@ def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:
             raise BadInput(
                 f"{where}: {name}: expected names with values, such as {example}{_value_at(given, name)}"
             ) from None
-        words = _BOUND(_in_words, what) + _value_at(given, name)
+        words = _TYPES(_types_in_words, _BOUND(_in_words, what)) + _value_at(given, name)
         raise BadInput(f"{where}: {name + ': ' if name else ''}{words}") from None
 
 
@@ -412,7 +412,7 @@ def _unknown_key(cls: type, key: str, fields: Iterable[str], where: str) -> BadI
     ]
     if inner:
         return BadInput(f"unknown parameter in {where}: {key[:80]!r}; did you mean {' or '.join(inner)}?")
-    return BadInput(f"{error}; a scenario's own parameters stand below params (params.{key[:80]})")
+    return BadInput(f"{error}; a scenario's own parameters stand below params (-p {key[:80]}=…)")
 
 
 #: Names of times, and nanoseconds of the unit they end with; rates end with `per_s`.
@@ -475,6 +475,22 @@ def _enum_at(cls: type, given: Any, dotted: str) -> tuple[str, tuple[str, ...]]:
         if bracket:
             given = given[int(number[:-1])]
     return str(given[name]), get_args(get_type_hints(cls)[name])
+
+
+def _types_in_words(found: re.Match[str]) -> str:
+    wanted, got = (
+        " or ".join(_KINDS.get(kind, kind) for kind in kinds.split(" | ") if kind != "null" or kinds == kind)
+        for kinds in found.groups()
+    )
+    example = ", such as [a, b]" if wanted == "a list" else ""
+    return f"expected {wanted}{example}, got {got}"
+
+
+_TYPES = re.compile(r"Expected `([^`]+)`, got `([^`]+)`").sub
+_KINDS = {
+    **{"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"},
+    **{"array": "a list", "object": "names with values", "null": "nothing"},
+}
 
 
 def _in_words(found: re.Match[str]) -> str:

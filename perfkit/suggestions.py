@@ -26,7 +26,14 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
         ("rps", "qps", "tps", "throughput", "arrival_rate", "requests_per_second", "arrivals"),
         ("rate", "rate_per_s", "arrivals"),
     ),
-    **dict.fromkeys(("time", "run_time", "runtime", "length", "period", "z"), ("duration", "duration_s")),
+    **dict.fromkeys(("avg", "average"), ("mean",)),
+    **dict.fromkeys(("stages", "steps"), ("step_rates_per_s", "arrivals")),
+    **dict.fromkeys(("median", "med"), ("p50",)),
+    **dict.fromkeys(("errors", "error", "failures", "fail_rate", "http_req_failed"), ("error_rate",)),
+    **dict.fromkeys(("latency", "response_time", "http_req_duration"), ("p95",)),
+    **dict.fromkeys(
+        ("time", "t", "run_time", "runtime", "length", "period", "z"), ("duration", "duration_s")
+    ),
     **dict.fromkeys(
         ("n", "i", "num", "number", "num_requests", "total", "iterations", "count", "loops"),
         ("requests", "iterations"),
@@ -56,7 +63,7 @@ _LONGEST = 80  #: characters of a name that are compared
 def nearest(given: str, allowed: Iterable[str], last: Iterable[str] = ()) -> str | None:
     """Return the allowed name that was meant by `given`, or None when none is near.
 
-    Near is: another tool's word for it; one edit (two from five characters on), where a transposition is one;
+    Near is: another tool's word for it; one edit (two from five characters on), a transposition being one;
     the beginning of exactly one name. last: names proposed only where no other is near.
     """
     names, avoided = list(allowed), set(last)
@@ -64,10 +71,11 @@ def nearest(given: str, allowed: Iterable[str], last: Iterable[str] = ()) -> str
     by_fold = {_folded(name): name for name in reversed(names)}
     if text in by_fold:
         return by_fold[text]
-    limit = 1 if len(text) < _LONG else 2
-    near = [(name in avoided, distance, _folded(name)[:1] != text[:1], abs(len(name) - len(given)), name)
-            for name in names
-            if (distance := edits(text, _folded(name))) <= min(limit, max(1, len(name) // 2))]  # fmt: skip
+    near = []
+    for fold, name in by_fold.items():
+        distance = edits(text, fold)
+        if distance <= (2 if min(len(text), len(fold)) >= _LONG else 1):
+            near.append((name in avoided, distance, fold[:1] != text[:1], abs(len(fold) - len(text)), name))
     begun = [name for name in names if len(text) >= _PREFIX and _folded(name).startswith(text)]
     elsewhere = next((by_fold[one] for one in _ELSEWHERE.get(text, ()) if one in by_fold), None)
     if elsewhere is not None:

@@ -30,7 +30,7 @@ FLOORS = (
     *("card", "choosing", "page", "streams", "stats"),
     "store",
     "drive",
-    *("importing", "scenarios"),
+    *("importing", "scenarios", "scaffold"),
     *("frames", "figures"),
     *("observe", "compare"),
     "report",

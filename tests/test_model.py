@@ -31,7 +31,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown name": ({"usres": USERS}, ["'usres'", "did you mean 'users'"]),
     "unknown inner name": ({"users": {"cuont": 2}}, ["users", "did you mean 'count'"]),
     "far from any name": ({"qqqq": 1}, ["known:", "scenario"]),
-    "wrong type": ({"users": {"count": "two"}}, ["users.count", "int", "'two'"]),
+    "wrong type": (
+        {"users": {"count": "two"}},
+        ["users.count: expected a whole number, got a text", "'two'"],
+    ),
     "out of range": ({"users": {"count": 0, "iterations": 1}}, ["users.count", "at least 1", "0"]),
     "unknown word": ({"arrivals": {"shape": "rmap"}}, ["arrivals.shape", "did you mean 'ramp'"]),
     "unknown transport": ({"target": {"transport": "htpx"}}, ["did you mean 'httpx'"]),
@@ -41,7 +44,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "think time upside down": ({"users": {**USERS, "think_time_s": [5, 1]}}, ["[low, high]"]),
     "a name of a section": ({"duration": 3}, ["did you mean users.duration_s or arrivals.duration_s?"]),
     "another tool's name": ({"url": "http://x"}, ["did you mean 'target'?"]),
-    "a scenario's name": ({"path": "/"}, ["below params (params.path)"]),
+    "a scenario's name": ({"path": "/"}, ["below params (-p path=…)"]),
     "no unit of time": (
         {"users": {**USERS, "duration_s": "30 sec"}},
         ["users.duration_s", "30s, 2m or 1.5h"],

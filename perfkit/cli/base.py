@@ -30,6 +30,7 @@ class Verbs(click.Group):
             hint = f"did you mean {close!r}?" if close else f"known: {', '.join(sorted(self.commands))}"
             if "://" in args[0] or args[0].endswith((".yaml", ".yml", ".py")):
                 hint = f"write `perfkit run {masked_text(args[0])}`"
+            hint = "write `perfkit --help`, or `perfkit VERB --help`" if args[0] == "help" else hint
             raise BadInput(f"unknown verb {masked_text(args[0])!r:.200}; {hint}")
         return super().resolve_command(ctx, args)
 

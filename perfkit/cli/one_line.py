@@ -20,6 +20,7 @@ DEFAULT_USERS, DEFAULT_S = 10, 10.0
 _PER_S = {"/s": 1.0, "": 1.0, "/min": 1 / 60}
 _RATE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(/s|/min|)\s*", re.ASCII).fullmatch
 _NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII).fullmatch
+_TIME = re.compile(r"\d+(?:\.\d+)?(?:ms|s|m|h)", re.ASCII).fullmatch
 _LONGEST_BODY = 1_000_000  #: bytes; a workload holds no more text
 
 
@@ -64,6 +65,8 @@ class Request:
         if self.json_text is not None:
             found["json"] = _json(self.json_text)
         elif self.data is not None:
+            if _TIME(self.data):
+                raise BadInput(f"-d is the body, as in curl and hey; write --duration {self.data} for a time")
             found["body"] = _from_file(self.data[1:]) if self.data.startswith("@") else self.data
             is_json = found["body"].lstrip()[:1] in ("{", "[")
             content_type = content_type or (

@@ -22,7 +22,7 @@ from perfkit.cli.base import (
     print_table,
 )
 from perfkit.cli.one_line import duration, per_second
-from perfkit.errors import EXIT_TOOL_ERROR
+from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR
 from perfkit.text import print_lines
 
 
@@ -38,12 +38,23 @@ class RunCommand(click.Command):
                 found[-1] = "--body-json"
             name, equals, value = text.partition("=")
             found += ["--body-json", value] if name == "--json" and equals else [text]
-        return super().parse_args(ctx, found)
+        try:
+            return super().parse_args(ctx, found)
+        except click.UsageError as error:
+            if type(error) is not click.UsageError:
+                raise
+            more = "run takes one URL or FILE; users, rate and times stand behind their options"
+            raise click.UsageError(f"{error.format_message()}; {more}", ctx) from None
 
 
 @cli.command("run", cls=RunCommand)
 @click.argument("what", required=False, metavar="[URL|FILE]")
-@click.option("--users", type=int, metavar="N", help="Virtual users, each waiting for its answer.")
+@click.option(
+    "--users",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    help="Virtual users, each waiting for its answer.",
+)
 @click.option("--rate", callback=per_second, metavar="RATE", help="Starts per second, such as 200 or 30/min.")
 @click.option(
     "--duration", callback=duration, metavar="TIME", help="How long, such as 30s or 2m.  [default: 10s]"
@@ -56,7 +67,7 @@ class RunCommand(click.Command):
 @click.option(
     "-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Send with each request."
 )
-@click.option("--data", metavar="TEXT|@FILE", help="Body for a URL, sent as it is.")
+@click.option("-d", "--data", metavar="TEXT|@FILE", help="Body for a URL, sent as it is.")
 @click.option("--body-json", hidden=True)
 @click.option("--scenario", metavar="NAME|FILE.py", help="Scenario; replaces the file's.")
 @click.option("-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A scenario parameter.")
@@ -72,6 +83,8 @@ class RunCommand(click.Command):
                    "-s abort=[] turns that off.")  # fmt: skip
 @allow_target_option
 @click.option("--tag", "tags", multiple=True, metavar="TEXT", help="Tag the run.")
+@click.option("-v", "--once", is_flag=True,
+              help="One step: show each request and its answer; exit code 1 when one failed.")  # fmt: skip
 @click.option(
     "--print-yaml", is_flag=True, help="Print the workload as YAML, without its secrets; run nothing."
 )
@@ -79,7 +92,7 @@ class RunCommand(click.Command):
 @data_dir_option
 @click.option("--json", "as_json", is_flag=True,
               help="Print JSON, not text; with '{…}' behind it, as in curl: the body for a URL.")  # fmt: skip
-def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, print_yaml: bool,
+def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, once: bool, print_yaml: bool,
                 allow_target: tuple[str, ...], **options: Any) -> None:  # fmt: skip
     """Load a URL, or carry out the workload in FILE: YAML (see params/), or a scenario's .py.
 
@@ -98,6 +111,10 @@ def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, pr
     if print_yaml:
         print_lines(*as_yaml(given))
         return
+    if once:
+        from perfkit.drive.once import run_once
+
+        sys.exit(EXIT_OK if run_once(work, sys.stdout) else EXIT_TOOL_ERROR)
     runs = run_repeats(work, data_dir, show_progress=not quiet, look=record)
     with naming([run.id for run in runs]):
         _print_runs(runs, as_json)

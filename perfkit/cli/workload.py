@@ -12,6 +12,7 @@ from perfkit.drive.scenario import names
 from perfkit.drive.workloads import merged, parse_assignments, parse_headers, read_yaml
 from perfkit.errors import BadInput
 from perfkit.redaction import STARS, masked, masked_text
+from perfkit.store import shipped
 from perfkit.suggestions import nearest
 
 
@@ -41,7 +42,9 @@ def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str,
                 raise BadInput(f"{where if what else '--set'}, {name}: expected a list, got {before!r}")
             given |= {name: [*before, *options[name]]}
     load = Load(*(options[name] for name in ("users", "rate", "duration", "ramp", "requests")))
-    given = load.over(given, always=where == "URL")
+    given = load.over(given, always=what is not None and is_url(what))
+    if "scenario" not in given and what and not is_url(what):
+        raise BadInput(f"{where}: scenario is missing: add `scenario: http_get`, or --scenario NAME|FILE.py")
     if "scenario" not in given:
         raise BadInput("nothing to run: give a URL, a FILE from params/, or --scenario NAME")
     return given, where
@@ -69,18 +72,19 @@ def _begin(
             raise BadInput(f"{what} and --scenario are two scenarios; keep one of them")
         given = {"scenario": what}
     else:
-        given = _from_yaml(Path(what))
+        given = _from_yaml(what)
     if extra := request.options():
         raise BadInput(f"{extra[0]} is for a URL; a scenario says in its file what it sends")
     return given, "options" if what is None or is_url(what) else what
 
 
-def _from_yaml(file: Path) -> dict[str, Any]:
+def _from_yaml(text: str) -> dict[str, Any]:
+    file = Path(text)
     _refuse_other_kinds(file)
     try:
         given = read_yaml(file)
     except BadInput:
-        near = None if file.exists() else _meant(file)
+        near = None if file.exists() else _meant(text)
         if near is None:
             raise
         raise BadInput(near) from None
@@ -89,22 +93,35 @@ def _from_yaml(file: Path) -> dict[str, Any]:
     return given
 
 
-def _meant(file: Path) -> str | None:
+def _meant(text: str) -> str | None:
     """What to write in place of a FILE that is not there, None where nothing is near."""
-    text = str(file)
     if text in names():
         return f"{text} is a scenario, not a file; write `perfkit run --scenario {text}`"
-    if re.match(r"(localhost|\d+(\.\d+){3}|[\w-]+(\.[\w-]+)*:\d+)(:\d+)?(/|$)", text):
-        return f"a URL needs its scheme; write `perfkit run http://{masked_text(text)}`"
-    if re.match(r"\w+:/", text):
-        return f"{masked_text(text)!r:.200} is not a URL that perfkit loads; give http:// or https://"
+    if re.match(r"\w+:/|https?/", text):
+        return f"{masked_text(text)!r:.200} is not a URL that perfkit loads; give http://host or https://host"
     if re.match(r"[a-z_.]+=", text):
         return f"{masked_text(text)!r:.200} is not a FILE; write it behind -p (parameters) or -s (all else)"
     if re.fullmatch(r"\d+(\.\d+)?(ms|s|m|h|/s)?", text):
         return f"{text} is not a FILE or URL; write it behind its option: --users, --rate or --duration"
-    beside = file.parent if file.parent.is_dir() else Path()
-    near = nearest(file.name, [one.name for one in sorted(beside.iterdir())[:1_000]])
-    return f"cannot read {text}: no such file; did you mean {beside / near}?" if near else None
+    file = Path(text)
+    near = _near(file)
+    if near is None and file.suffix not in (".yaml", ".yml") and _HOST(text):
+        return f"there is no such file, and a URL needs its scheme; write `perfkit run http://{masked_text(text)}`"
+    return f"cannot read {text}: no such file; did you mean {near}?" if near else None
+
+
+#: `localhost`, `name:port`, or a name with a dot, with a path or without.
+_HOST = re.compile(r"(?:localhost|[\w-]+:\d+|[\w-]+(?:\.[\w-]+)+(?::\d+)?)(?::\d+)?(?:[/?].*)?").fullmatch
+
+
+def _near(file: Path) -> Path | None:
+    """The file that was meant: its name without a suffix, or a slip in it; also among perfkit's own."""
+    folder = file.parent if file.parent.is_dir() else None
+    if folder is None and file.parent == Path("params"):
+        folder = Path(str(shipped("params")))
+    there = [one.name for one in sorted(folder.iterdir())[:1_000]] if folder else []
+    name = f"{file.name}.yaml" if f"{file.name}.yaml" in there else nearest(file.name, there)
+    return file.with_name(name) if name else None
 
 
 def _refuse_other_kinds(file: Path) -> None:

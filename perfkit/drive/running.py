@@ -135,7 +135,7 @@ def _run_repeats(
     for repeat in range(workload.repeats):
         of = "" if workload.repeats == 1 else f" {repeat + 1}/{workload.repeats}"
         with (
-            _target_of(workload, show_progress) as aimed,
+            target_of(workload, show_progress) as aimed,
             live_view(scenario.name + of, show=show_progress) as draw,
         ):
 
@@ -173,8 +173,8 @@ def naming(kept: Collection[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _target_of(workload: Workload, tell: bool) -> Iterator[Workload]:
-    """The workload with a URL: its own, or that of a reference server started for this run."""
+def target_of(workload: Workload, tell: bool) -> Iterator[Workload]:
+    """Yield the workload with a URL: its own, or that of a reference server started for this run."""
     if workload.target.url is not None:
         yield workload
         return

@@ -205,5 +205,8 @@ def _require_unit(text: str, name: str, unit: str, units: Mapping[str, float]) -
     if unit not in units:
         named = ", ".join(one for one in units if one)
         bare = " (or none, for a share)" if "" in units and named else ""
+        if not unit and named:
+            example = f"{text.strip()} {named.partition(',')[0]}"
+            raise BadInput(f"threshold {text!r}: {name} takes a unit of {named}; write {example}")
         what = f"a unit of {named}{bare}" if named else "no unit"
         raise BadInput(f"threshold {text!r}: {name} takes {what}, not {unit!r}")

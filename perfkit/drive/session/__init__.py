@@ -254,5 +254,5 @@ def _other_method(method: str) -> str:
 
 
 def default_name(method: str, path: str) -> str:
-    """The operation of a request without a name: method and path, ids replaced, without the query."""
+    """Return the operation of a request without a name: method and path, ids replaced, no query."""
     return f"{method} {_ID_LIKE.sub('{id}', path.partition('?')[0])}"

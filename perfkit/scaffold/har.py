@@ -1,0 +1,157 @@
+"""HAR: an operation for each kind of request that a browser made of one server, without its secrets."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from perfkit.drive.session import default_name
+from perfkit.errors import BadInput
+from perfkit.redaction import STARS, Redactor, is_secret_name, masked, masked_text, secrets_of
+from perfkit.scaffold.api import MOST_OPERATIONS, NO_BODY, Api, Operation, identifier
+
+#: Answers that a page is made of, not an API.
+_STATIC = re.compile(r"image/|font/|audio/|video/|text/css|.*javascript|application/(wasm|font|pdf)").match
+#: Three parts of base64url that begin with `{"`: a JSON Web Token, under whatever name.
+_JWT = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*")
+_MOST_SECRETS = 2_000
+_LONGEST_ANSWER = 200_000  #: characters of an answer in which secrets are looked for
+
+
+def read(document: Mapping[Any, Any], where: str) -> Api:
+    """Return what was asked of the server that was asked most; BadInput where nothing was.
+
+    Values of secret names, and whatever repeats one, are ***; secret headers come from the environment.
+    """
+    entries = _mapping(document.get("log")).get("entries")
+    entries = [one for one in entries if isinstance(one, Mapping)] if isinstance(entries, list) else []
+    requests = [_mapping(one.get("request")) for one in entries if not _is_static(one)]
+    origins = Counter(origin for one in requests if (origin := _origin(one)))
+    if not origins:
+        raise BadInput(f"{where}: no request of an API in it: a HAR has log.entries with http(s) addresses")
+    origin = origins.most_common(1)[0][0]
+    redact = Redactor(_secrets(entries))
+    mine = [one for one in requests if _origin(one) == origin]
+    operations = tuple(_operations(mine, redact))
+    headers = {name.lower() for one in mine for name, _ in _pairs(one.get("headers")) if is_secret_name(name)}
+    cookies = headers & {"cookie"}
+    notes = ["cookies were left out: log in in setup, or in the step"] if cookies else []
+    for count, words in ((len(entries) - len(requests), "requests for pictures, styles and scripts"),
+                         (origins.total() - len(mine), "requests to other servers")):  # fmt: skip
+        notes += [f"left out: {count:,} {words}"] if count else []
+    if any(STARS in repr(one) for one in operations):
+        notes.append(f"{STARS} stands where a secret was: fill it in from the environment")
+    secrets = tuple(sorted(headers - cookies - {"set-cookie"}))
+    return Api(
+        f"{urlsplit(origin).hostname}, as it was recorded", origin, operations, False, secrets, tuple(notes)
+    )
+
+
+def _operations(requests: Iterable[Mapping[str, Any]], redact: Redactor) -> Iterator[Operation]:
+    """One for each method and path with its ids replaced, of the first request of its kind."""
+    seen: set[str] = set()
+    taken: set[str] = set()
+    for request in requests:
+        parts = urlsplit(str(request.get("url")))
+        method = str(request.get("method") or "GET").upper()[:20]
+        path = _hidden(parts.path or "/", redact)
+        kind = default_name(method, path)
+        if kind in seen or len(seen) >= MOST_OPERATIONS or not re.fullmatch("[A-Z]+", method):
+            continue
+        seen.add(kind)
+        name = identifier(kind.replace("{id}", "one"), taken)
+        taken.add(name)
+        query = {
+            _hidden(key, redact): STARS if is_secret_name(key) else _hidden(value, redact)
+            for key, value in parse_qsl(parts.query, keep_blank_values=True)
+        }
+        headers = {
+            key.lower(): _hidden(value, redact)
+            for key, value in _pairs(request.get("headers"))
+            if key.lower().startswith("x-") and not is_secret_name(key)
+        }
+        body, content, content_type = _body(request, redact)
+        headers |= {"content-type": content_type} if content_type else {}
+        yield Operation(name, method, path, "", {}, query, headers, body, content)
+
+
+def _body(request: Mapping[str, Any], redact: Redactor) -> tuple[Any, str | None, str]:
+    """JSON, or any other text with its type."""
+    data = _mapping(request.get("postData"))
+    text, kind = data.get("text"), str(data.get("mimeType") or "").partition(";")[0]
+    if not text:
+        pairs = _pairs(data.get("params"))
+        text = "&".join(f"{name}={value}" for name, value in pairs)
+    if not text:
+        return NO_BODY, None, ""
+    if "json" in kind:
+        try:
+            given = redact.within({"body": masked(json.loads(str(text)))})["body"]
+            return (
+                json.loads(_JWT.sub(STARS, json.dumps(given))),
+                None,
+                "" if kind == "application/json" else kind,
+            )
+        except (ValueError, RecursionError):
+            pass
+    return NO_BODY, _hidden(str(text), redact), kind or "text/plain"
+
+
+def _hidden(text: str, redact: Redactor) -> str:
+    return _JWT.sub(STARS, masked_text(redact(text)))
+
+
+def _secrets(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Secrets in requests, and in answers that are JSON: what a log-in returned is sent later."""
+    found: dict[str, None] = {}
+    for entry in entries:
+        request, response = _mapping(entry.get("request")), _mapping(entry.get("response"))
+        content = _mapping(response.get("content"))
+        text = str(content.get("text") or "")
+        answer: Any = ""
+        if "json" in str(content.get("mimeType")) and len(text) <= _LONGEST_ANSWER:
+            try:
+                answer = json.loads(text)
+            except (ValueError, RecursionError):
+                answer = text
+        posted = str(_mapping(request.get("postData")).get("text") or "")[:_LONGEST_ANSWER]
+        try:
+            sent = json.loads(posted)
+        except (ValueError, RecursionError):
+            sent = posted
+        query = dict(parse_qsl(urlsplit(str(request.get("url"))).query))
+        given = [request, sent, query, response.get("headers"), response.get("cookies"), answer]
+        cookies = [value for name, value in _pairs(request.get("cookies"))]
+        for secret in (*secrets_of(given), *cookies):
+            found[secret] = None
+        if len(found) > _MOST_SECRETS:
+            raise BadInput(f"more than {_MOST_SECRETS:,} secrets in the recording; record less of it")
+    return list(found)
+
+
+def _origin(request: Mapping[str, Any]) -> str:
+    try:
+        parts = urlsplit(str(request.get("url")))
+    except ValueError:
+        return ""
+    known = parts.scheme in ("http", "https") and parts.hostname
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if known else ""
+
+
+def _is_static(entry: Mapping[str, Any]) -> bool:
+    kind = str(_mapping(_mapping(entry.get("response")).get("content")).get("mimeType") or "").lower()
+    return _STATIC(kind) is not None or _mapping(entry.get("request")).get("method") == "OPTIONS"
+
+
+def _pairs(given: Any) -> list[tuple[str, str]]:
+    """Names and values as HAR lists them."""
+    several = [one for one in given if isinstance(one, Mapping)] if isinstance(given, list) else []
+    return [(str(one.get("name", "")), str(one.get("value", ""))) for one in several]
+
+
+def _mapping(given: Any) -> Mapping[str, Any]:
+    return given if isinstance(given, Mapping) else {}

@@ -1,0 +1,164 @@
+"""What beginners mistype, on the command line and in YAML: one line that names the way out, exit code 2."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from perfkit.store import list_runs
+from tests.command import started
+
+#: A command line (URL: one of this machine) and what its line says.
+COMMANDS = {
+    # verbs
+    "rum URL": "did you mean 'run'?",
+    "runn URL": "did you mean 'run'?",
+    "start URL": "did you mean 'run'?",
+    "URL": "write `perfkit run http://127.0.0.1:9/x`",
+    "load.yaml": "write `perfkit run load.yaml`",
+    "help": "`perfkit --help`",
+    "lst": "did you mean 'ls'?",
+    "init mine": "did you mean 'new'?",
+    "--users 3 run URL": "perfkit run … --users",
+    # what to run
+    "run": "give a URL, a FILE from params/, or --scenario NAME",
+    "run localhost:8000/x": "write `perfkit run http://localhost:8000/x`",
+    "run 127.0.0.1:8000": "write `perfkit run http://127.0.0.1:8000`",
+    "run example.com/x": "write `perfkit run http://example.com/x`",
+    "run ftp://localhost/x": "give http://host or https://host",
+    "run http:/localhost/x": "give http://host or https://host",
+    "run http://": "give http://host:port",
+    "run http://localhost:abc/": "give http://host:port",
+    "run http://me:word@localhost/": "name it in target.token_env",
+    "run http://localhost/#top": "remove it",
+    "run http://example.com/": "--allow-target example.com",
+    "run http_get": "`perfkit run --scenario http_get`",
+    "run params/htp_get.yaml": "did you mean params/http_get.yaml?",
+    "run params/http_get": "did you mean params/http_get.yaml?",
+    "run nowhere.yaml": "cannot read nowhere.yaml",
+    "run nowhere.py": "scenario file nowhere.py not found",
+    "run script.js": "`perfkit new NAME`",
+    "run plan.jmx": "`perfkit new NAME`",
+    "run page.har": "`perfkit new NAME --from page.har`",
+    "run api.json": "`perfkit new NAME --from api.json`",
+    "run --scenario http_gte": "did you mean 'http_get'?",
+    "run URL URL": "run takes one URL or FILE",
+    "run URL -q 200": "users, rate and times stand behind their options",
+    "run URL --target http://localhost": "keep one of them",
+    "run mine.py --scenario http_get": "keep one of them",
+    # options
+    "run URL -c 10": "did you mean --users?",
+    "run URL --vus 10": "did you mean --users?",
+    "run URL --concurrency 10": "did you mean --users?",
+    "run URL -n 100": "did you mean --requests?",
+    "run URL -z 10s": "did you mean --duration?",
+    "run URL -d 10s": "write --duration 10s",
+    "run URL -t 10s": "did you mean --duration?",
+    "run URL --duraton 10s": "did you mean --duration?",
+    "run URL --rps 10": "did you mean --rate?",
+    "run URL --spawn-rate 3": "did you mean --ramp?",
+    "run URL --treshold 'p95 < 3 ms'": "did you mean --threshold?",
+    "ls --duration 3": "`perfkit ls --help`",
+    # numbers and times
+    "run URL --users ten": "not a valid integer",
+    "run URL --users 0": "1<=x<=100000",
+    "run URL --rate fast": "write 200, 200/s or 30/min",
+    "run URL --rate 0": "at least 0.0001",
+    "run URL --users 3 --rate 3": "give one of them",
+    "run URL --duration 10sec": "write 300ms, 30s, 2m or 1.5h",
+    "run URL --duration -5s": "write 300ms, 30s, 2m or 1.5h",
+    "run URL --duration 0": "at least 0.001",
+    "run URL --duration 99999h": "at most 2,592,000",
+    "run URL --rate 10 --ramp 20s": "does not fit in duration_s 10",
+    "run URL --rate 3 --requests 9 --duration 5s": "leave --duration and --ramp out",
+    "run URL --requests 0": "x>=1",
+    # the request
+    "run URL --json '{a:1}'": "the body is not JSON",
+    "run URL --json '{}' -d x": "keep one of them",
+    "run URL -d @nowhere": "--data @nowhere: No such file",
+    "run URL -H nocolon": "write it as NAME: VALUE",
+    "run URL -H 'a b: 1'": "HTTP does not allow",
+    "run URL -X 'G ET'": "GET or POST",
+    "run -X POST --scenario http_get": "-X is for a URL",
+    # -s, -p and thresholds
+    "run URL -s user.count=3": "did you mean 'users'?",
+    "run URL -s count=3": "did you mean users.count?",
+    "run URL -s users=3": "users: {count: 20, duration_s: 30s}",
+    "run URL -s path=/x": "-p path=…",
+    "run URL -p paht=/x": "did you mean 'path'?",
+    "run URL -p path": "name=value",
+    "run URL --threshold 'p95 < 300'": "write p95 < 300 ms",
+    "run URL --threshold 'error_rate < 5'": "write error_rate < 5 %",
+    "run URL --threshold 'avg < 3 ms'": "did you mean 'mean'?",
+    "run URL --threshold 'p95 less 3 ms'": "write it like p95 < 300 ms",
+    # other verbs
+    "show nope": "`perfkit ls` lists runs",
+    "new 1st": "begins with a letter",
+    "new x --from nowhere.json": "cannot read nowhere.json",
+}
+#: A workload and what its line says; `;` ends a line.
+FILES = {
+    "": "such as `scenario: http_get`",
+    "- http_get": "such as `scenario: http_get`",
+    "scenario http_get": "such as `scenario: http_get`",
+    "scenario: htpp_get": "did you mean 'http_get'?",
+    "scenario: [http_get]": "scenario: expected a text, got a list",
+    "users: {count: 3}": "scenario is missing: add `scenario: http_get`",
+    "openapi: 3.0.0": "`perfkit new NAME --from x.yaml`",
+    "scenario: http_get;\tusers: {count: 3}": "line 2: not YAML",
+    "scenario: http_get;scenario: http_get": "'scenario' is given twice",
+    "scenario: http_get;users: 20": "users: {count: 20, duration_s: 30s}",
+    "scenario: http_get;user: {count: 3}": "did you mean 'users'?",
+    "scenario: http_get;vus: 10": "did you mean 'users'?",
+    "scenario: http_get;duration: 30s": "did you mean users.duration_s or arrivals.duration_s?",
+    "scenario: http_get;users: {vus: 10}": "did you mean 'count'?",
+    "scenario: http_get;users: {count: 10}": "needs iterations or duration_s",
+    "scenario: http_get;users: {count: 1, duration: 3s}": "did you mean 'duration_s'?",
+    "scenario: http_get;users: {count: 1.5, duration_s: 3}": "expected a whole number, got a number",
+    "scenario: http_get;users: {count: 1, duration_s: 1:30}": "write a number of s, or 300ms, 30s",
+    "scenario: http_get;users: {count: 1, duration_s: 1, think_time: 1s}": "did you mean 'think_time_s'?",
+    "scenario: http_get;users:;count: 3": "did you mean users.count?",
+    "scenario: http_get;users: {iterations: 1};arrivals: {}": "remove one of them",
+    "scenario: http_get;arrivals: {rate: 100}": "did you mean 'rate_per_s'?",
+    "scenario: http_get;arrivals: {rate_per_s: 10/s}": "expected a number, got a text",
+    "scenario: http_get;arrivals: {shape: poison}": "did you mean 'poisson'?",
+    "scenario: http_get;stages: [1]": "did you mean 'arrivals'?",
+    "scenario: http_get;target: localhost:8000": "give http://host:port",
+    "scenario: http_get;target: {host: http://localhost}": "did you mean 'url'?",
+    "scenario: http_get;target: {timeout: 5s}": "did you mean 'timeout_s'?",
+    "scenario: http_get;url: http://localhost": "did you mean 'target'?",
+    "scenario: http_get;headers: {a: b}": "did you mean target.headers?",
+    "scenario: http_get;thresholds: p95 < 3 ms": "expected a list, such as [a, b], got a text",
+    "scenario: http_get;thresholds: [p95 < 300]": "write p95 < 300 ms",
+    "scenario: http_get;tags: smoke": "expected a list, such as [a, b], got a text",
+    "scenario: http_get;params: /x": "params: {path: /}",
+    "scenario: http_get;params: {url: /x}": "did you mean 'path'?",
+    "scenario: http_get;warmup: 5s": "did you mean 'warmup_s'?",
+    "scenario: http_get;warmup_s: 5 seconds": "write a number of s, or 300ms",
+}
+WORDS = [
+    *(
+        (shlex.split(line.replace("URL", "http://127.0.0.1:9/x")), "", says)
+        for line, says in COMMANDS.items()
+    ),
+    *((["run", "x.yaml", "-q"], text.replace(";", "\n"), says) for text, says in FILES.items()),
+]
+
+
+@pytest.mark.parametrize(("line", "text", "says"), WORDS, ids=[*COMMANDS, *FILES])
+def test_a_slip_is_one_line_with_the_way_out(
+    line: list[str], text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bad input (exit code 2) in one line that says what to write; no run, no traceback, nothing sent."""
+    monkeypatch.chdir(tmp_path)
+    if "x.yaml" in line:
+        (tmp_path / "x.yaml").write_text(text)
+    done = started(*line, PERFKIT_DATA_DIR=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    (words,) = done.stderr.splitlines()
+    assert words.startswith("perfkit: ")
+    assert says in words
+    assert "Traceback" not in words
+    assert list_runs(tmp_path) == []
