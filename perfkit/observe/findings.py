@@ -61,10 +61,11 @@ def findings(
     rows: `perfkit.frames.measured`; samples: `frames.server_samples`, parts: `frames.split` of this room.
     """
     limits = limits or Limits()
-    found = [*database.findings(samples, parts), *process.findings(rows, samples, parts, limits)]
+    found = [*database.findings(rows, samples, parts, limits)]
+    found += process.findings(rows, samples, parts, limits)
     for rule in (_slow_model, _cache):
         found += rule(samples, parts, limits)
-    of_rows = client.findings(rows)
+    of_rows = client.findings(rows, limits)
     first = [one for one in of_rows if one.kind in client.FIRST]
     return [*first, *found, *(one for one in of_rows if one not in first)]
 
