@@ -22,7 +22,7 @@ from perfkit.figures import show
 from perfkit.observe import figures as server_figures
 from perfkit.observe import findings
 from perfkit.observe.frames import PARTS, labels_of, server_samples, split, tail_split
-from perfkit.observe.process import growth
+from perfkit.observe.growth import growth
 from perfkit_probes import ProcessProbe, Ring, Watchdog
 from perfkit_probes import process as probe_module
 from tests.test_server_side import Sample, at, measured_ids, run_with

@@ -639,6 +639,7 @@ def test_an_exhausted_pool_is_503() -> None:
         (["--database-url", "postgresql://u:hunter2@127.0.0.1:9/x"], 1, "does not answer"),
         (["--pool-size", "500"], 2, "--pool-size"),
         (["--database-url", "sqlite:///x.db", "--database-delay-ms", "5"], 2, "--database-delay-ms"),
+        (["--database-url", "sqlite:///x.db", "--query-timeout-s", "1"], 2, "--query-timeout-s"),
         (["--secure"], 2, "--password"),
         (["--port", "99999"], 2, "port"),
         (["--model-sped", "1"], 2, "--model-speed"),

@@ -27,9 +27,9 @@ HOSTILE = "<script>alert(1)</script>"
 Sample = tuple[float, str, float, str, str | None]  # t_s in the measured part, probe, value, label, request
 
 
-def run_with(folder: Path, samples: list[Sample], source: str = "server") -> Run:
-    """A made run of 10 s whose server told these samples."""
-    run = make_timeline(folder, ROWS, error_rate=0.0)
+def run_with(folder: Path, samples: list[Sample], source: str = "server", scale: float = 1.0) -> Run:
+    """A made run of 10 s whose server told these samples; scale: of its response times."""
+    run = make_timeline(folder, ROWS, error_rate=0.0, scale=scale)
     origin = run.meta.measured.from_ns
     t, probes, values, labels, ids = zip(*samples, strict=True) if samples else ((),) * 5
     columns = {"t": [origin + int(at * 1e9) for at in t], "source": [source] * len(t), "probe": probes}

@@ -17,14 +17,15 @@ from typing import Any, TextIO
 
 from perfkit.drive.describe import known_secrets
 from perfkit.drive.journal import remove
-from perfkit.drive.load import StepRandom
 from perfkit.drive.mistakes import NO_REQUEST
 from perfkit.drive.rows import NEVER, to_table
 from perfkit.drive.running import Checked, target_of
-from perfkit.drive.session import Session
+from perfkit.drive.scenario import Member, Mix, members_of
+from perfkit.drive.session import DataFiles, Session
 from perfkit.drive.session.response import decoded
+from perfkit.drive.steps import StepRandom
 from perfkit.drive.transport import Clock, Exchange, Headers, Transport
-from perfkit.drive.worker import RunContext, make_recorder, run_on_loop
+from perfkit.drive.worker import RunContext, RunPart, make_recorder, run_on_loop
 from perfkit.drive.workloads import tokens_of
 from perfkit.errors import RequestFailed, words_of
 from perfkit.redaction import STARS, Redactor, is_secret_name, masked, masked_text, secrets_in
@@ -40,6 +41,8 @@ _NOT_SET_UP = object()
 def run_once(work: Checked, stream: TextIO) -> bool:
     """Carry out one step, with setup and teardown, and print each request; return whether all went well.
 
+    Of a mix, one step of each of its scenarios, one after the other.
+
     It has not where a request failed, the scenario raised an exception, nothing was sent, or something it
     made was not removed. PerfkitError and KeyboardInterrupt are raised as in a run.
     """
@@ -51,11 +54,11 @@ def run_once(work: Checked, stream: TextIO) -> bool:
     with target_of(work.workload, True) as aimed:
         tokens = tokens_of(aimed)
         secrets = known_secrets(aimed, work.params, tokens)
+        members = members_of(work.scenario, work.params, aimed)
         context = RunContext(
             folder=Path("once"),
             workload=aimed,
-            scenario_ref=work.scenario.ref,
-            scenario_name=work.scenario.name,
+            parts=tuple(RunPart(one.scenario.ref, one.name, one.workload) for one in members),
             origin_ns=time.monotonic_ns(),
             coordinator_pid=os.getpid(),
             token=tokens.target,
@@ -63,24 +66,35 @@ def run_once(work: Checked, stream: TextIO) -> bool:
             secrets=secrets,
         )
         with harmless_prints():
-            return run_on_loop(_Once(work, context, show).carry_out())
+            went_well = True
+            for member in members:
+                if isinstance(work.scenario, Mix):
+                    show(f"== {member.name}")
+                went_well &= run_on_loop(_Once(member, context, show).carry_out())
+            return went_well
 
 
 class _Once:
     """The parts of one step and what went wrong in them."""
 
-    def __init__(self, work: Checked, context: RunContext, show: Print) -> None:
-        self._scenario, self._params, self._context, self._show = work.scenario, work.params, context, show
+    def __init__(self, member: Member, context: RunContext, show: Print) -> None:
+        self._scenario, self._params, self._context, self._show = (
+            member.scenario, member.params, context, show,
+        )  # fmt: skip
+        # what a replay sends is known before: its setup has nothing to return
+        self._recording = self._scenario.recording(self._params, member.workload)
         self._problems: list[str] = []
 
     async def carry_out(self) -> bool:
         recorder = self._recorder = make_recorder(self._context, "once", first_seq=0)
+        recorder.data = DataFiles(self._scenario.folder, recorder.seed, 0, 1)
         shown = self._shown = _Shown(recorder.transport, recorder.clock, recorder.redact, self._show)
         recorder.transport = shown
         state: Any = _NOT_SET_UP
         try:
             async with self._part("setup") as session:
-                state = await self._scenario.setup(session, self._params)
+                made = await self._scenario.setup(session, self._params)
+                state = made if self._recording is None else self._recording
             if state is not _NOT_SET_UP:
                 before = shown.requests
                 async with self._part("step", phase="measure") as session:

@@ -6,15 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from perfkit.observe.limits import Limits
 from perfkit.store import fidelity, results
 from perfkit.store.metadata import FailureKind, Finding
 from perfkit.store.rows import Part
 from perfkit.store.summary import summarize
 
-#: From this share of its requests on, an operation is failing; below it, some of its requests failed.
-FAILED_SHARE = 0.2
-#: Failures in one second, and at least half of what ended in it, are a burst.
-BURST_FAILURES = 5
 #: Kinds of findings that are said before all others: what latencies say is of the requests that are left.
 FIRST = ("failing", "deadlocks")
 #: Operations that failed, each with a finding of its own.
@@ -41,23 +38,23 @@ class _Failed(NamedTuple):
     def share(self) -> float:
         return self.failed / self.n if self.n else 1.0
 
-    @property
-    def order(self) -> tuple[bool, bool, int, str]:
+    def order(self, limits: Limits) -> tuple[bool, bool, int, str]:
         """Sorts what fails wholly first, then what mostly does, then by how often."""
-        return self.share < 1, self.share < FAILED_SHARE, -self.failed, self.named
+        return self.share < 1, self.share < limits.failed_share, -self.failed, self.named
 
 
-def findings(rows: Part) -> list[Finding]:
+def findings(rows: Part, limits: Limits | None = None) -> list[Finding]:
     """All findings of the rows of a part of a run; there is one wherever a request failed."""
-    found = [*_failures(rows)]
+    limits = limits or Limits()
+    found = [*_failures(rows, limits)]
     if not rows.run.meta.carried:
-        found += [*_deadlocks(rows), *_bursts(rows), *_retries(rows)]
+        found += [*_deadlocks(rows), *_bursts(rows, limits), *_retries(rows)]
     return sorted(found, key=lambda one: one.kind not in FIRST)
 
 
-def _failures(rows: Part) -> Iterator[Finding]:
+def _failures(rows: Part, limits: Limits) -> Iterator[Finding]:
     """Each operation that failed, with its classes and the first words heard; the few as well as the many."""
-    operations = sorted(_failed_operations(rows), key=lambda one: one.order)
+    operations = sorted(_failed_operations(rows), key=lambda one: one.order(limits))
     for one in operations[:_OPERATIONS]:
         told = ", ".join(map(_told, one.kinds[:_CLASSES]))
         told += f" and {len(one.kinds) - _CLASSES} more classes" if len(one.kinds) > _CLASSES else ""
@@ -65,7 +62,7 @@ def _failures(rows: Part) -> Iterator[Finding]:
         text = f"{of} failed ({_percent(one.share)})"
         if one.share == 1:
             kind, text = "failing", f"Every request of {one.named} failed ({one.failed:,} of {one.n:,})"
-        elif one.share >= FAILED_SHARE:
+        elif one.share >= limits.failed_share:
             kind = "failing"
         elif all(way.error in _CENSORED for way in one.kinds) and one.kinds:
             kind, text = "timeouts", f"{of} got no answer in time ({_percent(one.share)})"
@@ -139,7 +136,7 @@ def _when(kinds: Sequence[dict[str, Any]]) -> tuple[float, float]:
     return min(one["from_s"] for one in kinds), max(one["to_s"] for one in kinds)
 
 
-def _bursts(rows: Part) -> Iterator[Finding]:
+def _bursts(rows: Part, limits: Limits) -> Iterator[Finding]:
     """Seconds in which at least half of what ended had failed, in a run that mostly went well."""
     failed = rows.counts["failed"]
     if not failed or failed >= 0.5 * rows.counts["n"] or fidelity.untimed(rows.run.meta):
@@ -149,7 +146,7 @@ def _bursts(rows: Part) -> Iterator[Finding]:
         "bursts",
         f"SELECT {second} AS second FROM part GROUP BY 1"
         " HAVING count(*) FILTER (failed) >= $failures AND count(*) FILTER (failed) >= 0.5 * count(*)",
-        failures=BURST_FAILURES,
+        failures=limits.burst_failures,
     )
     if seconds := rows.row("SELECT count(*) AS n FROM bursts")["n"]:
         kinds = rows.query(

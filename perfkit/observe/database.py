@@ -1,4 +1,4 @@
-"""Findings about the database: the way there, its statements, locks and connections, in plain words."""
+"""Findings about the database: the way there, its statements and locks, in plain words."""
 
 from __future__ import annotations
 
@@ -7,42 +7,35 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from perfkit.observe import pools
 from perfkit.observe.frames import of_probe, span
+from perfkit.observe.limits import Limits
 from perfkit.store.metadata import Finding
+from perfkit.store.rows import Part
 
-#: Share of a pool's samples in which a checkout was waiting.
-WAITING_SHARE = 0.02
-#: Share of a pool's samples in which it had connections beyond its size.
-OVERFLOW_SHARE = 0.1
-#: Rows read by a sequential scan, on average, and how many scans.
-SCAN_ROWS, SCANS = 500.0, 20
-#: The same statement, so many times in a request on average, in so many requests.
-REPEATS, REPEATING_REQUESTS = 10.0, 5
-#: Looks at the database in which statements waited for locks, and the longest of these waits.
-LOCK_LOOKS, LOCK_WAIT_MS = 3, 100.0
-#: Share of the requests' time that was the database's; the way there and back, and a statement's mean, that
-#: are slow.
-DATABASE_SHARE, ROUND_TRIP_MS, STATEMENT_MS = 0.5, 10.0, 100.0
 _LISTED = 3
 _TIMEOUTS = {"57014": "statement_timeout", "55P03": "lock_timeout"}
 _CONNECTION_LOST = ("57P", "08")
+#: Errors of a pool without a lost connection: it had none left, or the request that used one was cancelled.
+_NOT_LOST = ("TimeoutError", "CancelledError")
 
 
-def findings(samples: pd.DataFrame, parts: pd.DataFrame) -> list[Finding]:
-    """All findings about the database and the pools.
-
-    samples: `frames.server_samples`, parts: `frames.split` of this room.
-    """
+def findings(rows: Part, samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> list[Finding]:
+    """All findings about the database and the pools; arguments as of `findings.findings`."""
     uses = statements(samples)
-    locked = list(_lock_waits(samples, uses))
-    exhausted = _exhausted_pools(samples)
+    locked = list(_lock_waits(samples, uses, limits))
+    exhausted = pools.exhausted(samples, limits)
     found = [*locked]
     if not (locked and _behind_locks(samples, exhausted)):
-        found += _pool_exhausted(samples, parts, exhausted)
-    found += [*_leaks(samples), *_lost_connections(samples), *_statement_timeouts(samples)]
-    found += [*_missing_index(samples, uses), *_n_plus_one(samples, uses)]
-    found += _slow_database(samples, parts, uses, explained=bool(found))
-    return found if locked else [*found, *_overflow(samples, exhausted)]
+        found += pools.pool_exhausted(samples, parts, exhausted)
+    found += [
+        *pools.leaks(rows, samples, parts, limits),
+        *_lost_connections(samples),
+        *_statement_timeouts(samples),
+    ]
+    found += [*_missing_index(samples, uses, limits), *_n_plus_one(samples, uses, limits)]
+    found += _slow_database(samples, parts, uses, limits, explained=bool(found))
+    return found if locked else [*found, *pools.overflow(samples, exhausted, limits)]
 
 
 def statements(samples: pd.DataFrame) -> pd.DataFrame:
@@ -71,17 +64,17 @@ def _endpoints(uses: pd.DataFrame, statement: str) -> str:
     return f" of {' and '.join(names[:2])}" if len(names) else ""
 
 
-# -- locks and pools -------------------------------------------------------------------------------
+# -- locks -----------------------------------------------------------------------------------------
 
 
-def _lock_waits(samples: pd.DataFrame, uses: pd.DataFrame) -> Iterator[Finding]:
+def _lock_waits(samples: pd.DataFrame, uses: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     """Statements waited for locks that other sessions held. Every server looks at the whole database."""
     waits = of_probe(samples, "db.lock_waits")
     longest = of_probe(samples, "db.lock_wait_ms")["value"].max()
-    if waits.empty or not longest >= LOCK_WAIT_MS:
+    if waits.empty or not longest >= limits.lock_wait_ms:
         return
     at_once, looks = _looks(samples)
-    if len(at_once) < LOCK_LOOKS:
+    if len(at_once) < limits.lock_looks:
         return
     most = waits.groupby("label")["value"].sum().sort_values(ascending=False)
     text = f"Statements waited for locks in {len(at_once):,} of {looks:,} looks at the database, up to "
@@ -110,85 +103,11 @@ def _looks(samples: pd.DataFrame) -> tuple[pd.Series, int]:
     return at_once, max(len(looks), len(at_once))
 
 
-def _exhausted_pools(samples: pd.DataFrame) -> list[tuple[str, str]]:
-    """Pools (source, name) that were exhausted: checkouts waited often enough, or gave up."""
-    given_up, waits = of_probe(samples, "pool.timeout_ms"), of_probe(samples, "pool.waiting")
-    pools = pd.concat([waits, given_up])[["source", "label"]].drop_duplicates()
-    found = []
-    for source, name in pools.itertuples(index=False):
-        waiting, lost = _of_pool(waits, source, name), _of_pool(given_up, source, name)
-        if (waiting["value"] > 0).sum() > WAITING_SHARE * len(waiting) or len(lost):
-            found.append((str(source), str(name)))
-    return found
-
-
 def _behind_locks(samples: pd.DataFrame, exhausted: list[tuple[str, str]]) -> bool:
     """Whether most connections of the exhausted pools were out only to wait for a lock, or to hold it."""
     held = of_probe(samples, "pool.checked_out")
-    out = sum(_of_pool(held, *one)["value"].max() for one in exhausted if len(_of_pool(held, *one)))
+    out = sum(pools.of_pool(held, *one)["value"].max() for one in exhausted if len(pools.of_pool(held, *one)))
     return bool(_looks(samples)[0].median() + 1 >= 0.5 * out)
-
-
-def _pool_exhausted(
-    samples: pd.DataFrame, parts: pd.DataFrame, exhausted: list[tuple[str, str]]
-) -> Iterator[Finding]:
-    """Checkouts were waiting: all connections were out."""
-    probes = ("pool.waiting", "pool.timeout_ms", "pool.checked_out")
-    for source, name in exhausted:
-        waiting, lost, out = (_of_pool(of_probe(samples, probe), source, name) for probe in probes)
-        busy = waiting[(waiting["value"] > 0).to_numpy()]
-        text = f"The database pool {name!r} of {source} was exhausted"
-        if len(busy):
-            until = waiting["t_s"].shift(-1).fillna(waiting["t_s"])
-            lasted = (until - waiting["t_s"])[(waiting["value"] > 0).to_numpy()].sum()
-            whole = max(float(waiting["t_s"].max() - waiting["t_s"].min()), 1e-9)
-            text += f" for {lasted:.2g} s of {whole:.2g} s ({lasted / whole:.0%})"
-            text += f": all {out['value'].max():.0f} connections were out and " if len(out) else ": "
-            text += f"up to {waiting['value'].max():.0f} checkouts waited for one"
-        text += f". {_waited(parts)}"
-        if len(lost):
-            text += f" {len(lost):,} checkouts gave up waiting."
-        yield Finding("pool_exhausted", text.strip(), *span(pd.concat([busy, lost])))
-
-
-def _of_pool(part: pd.DataFrame, source: str, name: str) -> pd.DataFrame:
-    return part[(part["source"] == source).to_numpy() & (part["label"] == name).to_numpy()]
-
-
-def _waited(parts: pd.DataFrame) -> str:
-    """What share of the slow requests waited for the pool."""
-    if parts.empty:
-        return ""
-    slow = parts.nlargest(max(len(parts) // 100, min(10, len(parts))), "response_ms")
-    waited = slow["db_wait"] > 0.1 * slow["response_ms"]
-    share = slow["db_wait"].sum() / max(slow["response_ms"].sum(), 1e-9)
-    return f"Of the {len(slow)} slowest requests {waited.sum()} waited there, {share:.0%} of their time."
-
-
-def _overflow(samples: pd.DataFrame, exhausted: list[tuple[str, str]]) -> Iterator[Finding]:
-    """A pool lived on its overflow; one that was exhausted has its own finding."""
-    over = of_probe(samples, "pool.overflow")
-    sizes = of_probe(samples, "pool.size").groupby(["source", "label"], observed=True)["value"].max()
-    for (source, name), part in over.groupby(["source", "label"], observed=True):
-        used = part[(part["value"] > 0).to_numpy()]
-        if (str(source), str(name)) in exhausted or len(used) <= OVERFLOW_SHARE * len(part):
-            continue
-        size = sizes.get((source, name), 0.0)
-        text = (
-            f"The database pool {name!r} of {source} was too small {len(used) / len(part):.0%} of the time: "
-        )
-        text += f"up to {used['value'].max():.0f} connections beyond its size of {size:.0f} were open. "
-        text += "Each of them is opened for one checkout and closed after it: "
-        yield Finding(
-            "pool_overflow", f"{text}pool_size={size + used['value'].max():.0f} keeps them.", *span(used)
-        )
-
-
-def _leaks(samples: pd.DataFrame) -> Iterator[Finding]:
-    """Connections were held longer than the pool monitor's limit."""
-    for place, leaks in of_probe(samples, "pool.leak_s").groupby("label"):
-        text = f"{len(leaks):,} database connections taken at {place} were not given back "
-        yield Finding("connection_leak", text + f"for {leaks['value'].min():.3g} s or more.", *span(leaks))
 
 
 # -- statements that failed ------------------------------------------------------------------------
@@ -211,7 +130,7 @@ def _listed(part: pd.DataFrame) -> str:
 def _lost_connections(samples: pd.DataFrame) -> Iterator[Finding]:
     """Connections were invalidated or could not be opened."""
     lost = of_probe(samples, "pool.error")
-    lost = lost[(lost["label"] != "TimeoutError").to_numpy()]
+    lost = lost[~lost["label"].isin(_NOT_LOST).to_numpy()]
     if lost.empty:
         return
     kinds = ", ".join(f"{n:,} × {kind}" for kind, n in lost["label"].value_counts().head(_LISTED).items())
@@ -240,13 +159,13 @@ def _statement_timeouts(samples: pd.DataFrame) -> Iterator[Finding]:
 # -- statements that took long ---------------------------------------------------------------------
 
 
-def _missing_index(samples: pd.DataFrame, uses: pd.DataFrame) -> Iterator[Finding]:
+def _missing_index(samples: pd.DataFrame, uses: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     """A large table was read from end to end again and again: an index is missing or not used."""
     of = of_probe(samples, "db.seq_scans")
     for table, rows in of_probe(samples, "db.seq_rows").groupby("label"):
         scans = of[(of["label"] == table).to_numpy()]["value"].sum()
         total = rows["value"].sum()
-        if scans < SCANS or total / scans < SCAN_ROWS:
+        if scans < limits.scans or total / scans < limits.scan_rows:
             continue
         text = (
             f"The table {table} was read from end to end {scans:,.0f} times, {total / scans:,.0f} rows each: "
@@ -275,10 +194,11 @@ def _plan(samples: pd.DataFrame, table: str) -> tuple[str, str]:
     return "", ""
 
 
-def _n_plus_one(samples: pd.DataFrame, uses: pd.DataFrame) -> Iterator[Finding]:
+def _n_plus_one(samples: pd.DataFrame, uses: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     """Requests sent the same statement again and again."""
     a_request = uses["calls"] / uses["requests"]
-    often = uses[((uses["requests"] >= REPEATING_REQUESTS) & (a_request >= REPEATS)).to_numpy()]
+    repeating = (uses["requests"] >= limits.repeating_requests) & (a_request >= limits.repeats)
+    often = uses[repeating.to_numpy()]
     for endpoint, part in often.groupby("endpoint", sort=False):
         whole, n = uses[(uses["endpoint"] == endpoint).to_numpy()], part["requests"].iloc[0]
         text = (
@@ -294,18 +214,21 @@ def _n_plus_one(samples: pd.DataFrame, uses: pd.DataFrame) -> Iterator[Finding]:
 
 
 def _slow_database(
-    samples: pd.DataFrame, parts: pd.DataFrame, uses: pd.DataFrame, explained: bool
+    samples: pd.DataFrame, parts: pd.DataFrame, uses: pd.DataFrame, limits: Limits, *, explained: bool
 ) -> Iterator[Finding]:
     """Most of the requests' time was the database's: the way there is long, or a statement takes long.
 
     A slow statement is a finding where nothing else explains it.
     """
-    if parts.empty or (share := parts["db"].sum() / max(parts["response_ms"].sum(), 1e-9)) < DATABASE_SHARE:
+    if parts.empty:
+        return
+    share = parts["db"].sum() / max(parts["response_ms"].sum(), 1e-9)
+    if share < limits.database_share:
         return
     trips = of_probe(samples, "db.round_trip_ms")
     text = f"The database took {share:.0%} of the requests' time, {parts['db'].mean():,.3g} ms of "
     text += f"{parts['response_ms'].mean():,.3g} ms on average. "
-    if len(trips) and (trip := float(trips["value"].median())) >= ROUND_TRIP_MS:
+    if len(trips) and (trip := float(trips["value"].median())) >= limits.round_trip_ms:
         text += (
             f"Even SELECT 1 took {trip:,.3g} ms (median): each statement, BEGIN and COMMIT pays that, so the "
         )
@@ -314,7 +237,8 @@ def _slow_database(
         )
         yield Finding("slow_database", text + "move it nearer, or send fewer statements.", *span(trips))
         return
-    slow = uses[(uses["ms"] / uses["calls"] >= STATEMENT_MS).to_numpy() & (uses["requests"] > 0).to_numpy()]
+    long = uses["ms"] / uses["calls"] >= limits.statement_ms
+    slow = uses[(long & (uses["requests"] > 0)).to_numpy()]
     if len(slow) and not explained:
         one = slow.iloc[0]
         calls = one["calls"]

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from perfkit.observe.frames import of_probe, span, tail_split
+from perfkit.observe.growth import growths, new_clients, of_each
 from perfkit.observe.limits import Limits
 from perfkit.store.metadata import Finding
 from perfkit.store.rows import Part
 
-#: What grows steadily grows in each quarter after the first by a third of its largest step, or more: what
-#: warms up takes ever smaller steps, and what rises once takes one.
-_STEADY = 1 / 3
-_FEWEST = 6  #: samples of a growth
 _MOST_SLOW = 1000  #: requests whose surroundings are looked at
 
 
@@ -121,66 +117,14 @@ def _cpu(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
 # -- what grows ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Growth:
-    """A series that grew steadily: its first and last value, how much after its first quarter, how fast."""
-
-    first: float
-    last: float
-    grown: float
-    per_s: float
-    quarters: tuple[float, float]  #: the middles of its first and last quarter, s
-
-
-def growth(t_s: np.ndarray, values: np.ndarray) -> Growth | None:
-    """Return how a series grew when it grew steadily, by the medians of four quarters of its time, else None.
-
-    Its first quarter is the warm-up: growth counts from the middle of that to the middle of the last.
-    """
-    if len(t_s) < _FEWEST or t_s[-1] <= t_s[0]:
-        return None
-    quarter = np.minimum((4 * (t_s - t_s[0]) / (t_s[-1] - t_s[0])).astype(int), 3)
-    if len(np.unique(quarter)) < 4:
-        return None
-    at, x = (np.array([np.median(one[quarter == i]) for i in range(4)]) for one in (t_s, values))
-    steps = np.diff(x)
-    if steps.max() <= 0 or steps.min() < _STEADY * steps.max():
-        return None
-    grown = float(x[3] - x[0])
-    ends = (float(at[0]), float(at[3]))
-    return Growth(float(values[0]), float(values[-1]), grown, grown / (ends[1] - ends[0]), ends)
-
-
-def _growths(samples: pd.DataFrame, probe: str) -> Iterator[tuple[str, pd.DataFrame, Growth]]:
-    for source, part in of_probe(samples, probe).groupby("source", observed=True):
-        if (grew := growth(part["t_s"].to_numpy(), part["value"].to_numpy())) is not None:
-            yield str(source), part, grew
-
-
-def _new_clients(rows: Part, grew: Growth) -> int:
-    """How many of the load's users appeared meanwhile: each may hold a connection and wait for an answer."""
-    users = 'SELECT min(t_s) AS begin_s FROM part GROUP BY worker, "user"'
-    return _count(rows, f"FROM ({users}) WHERE begin_s > $low AND begin_s <= $high", grew)
-
-
-def _count(rows: Part, which: str, grew: Growth) -> int:
-    low, high = grew.quarters
-    return int(rows.row(f"SELECT count(*) AS n {which}", low=low, high=high)["n"])
-
-
 def _memory(rows: Part, samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     """Memory grew steadily: something is kept of every request."""
-    for source, part, grew in _growths(samples, "process.rss_mb"):
+    for source, part, grew in growths(samples, "process.rss_mb"):
         if grew.grown < max(limits.memory_mb, limits.growth_share * grew.first):
             continue
         text = f"The memory of {source} grew steadily from {grew.first:,.0f} to {grew.last:,.0f} MB: "
-        text += f"{grew.per_s:.2g} MB a second, {_of_each(rows, grew, 1e3):,.0f} kB for each request. "
+        text += f"{grew.per_s:.2g} MB a second, {of_each(rows, grew, 1e3):,.0f} kB for each request. "
         yield Finding("memory_growth", text + _lines(samples, source), *span(part))
-
-
-def _of_each(rows: Part, grew: Growth, unit: float) -> float:
-    """What it grew by for each request that ended meanwhile."""
-    return unit * grew.grown / max(_count(rows, "FROM part WHERE done_s > $low AND done_s <= $high", grew), 1)
 
 
 def _lines(samples: pd.DataFrame, source: str) -> str:
@@ -201,17 +145,17 @@ def _lines(samples: pd.DataFrame, source: str) -> str:
 def _descriptors(rows: Part, samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     """Open files and sockets came near their limit, or grew and grew."""
     allowed = of_probe(samples, "process.fd_limit").groupby("source", observed=True)["value"].min()
-    grown = {source: grew for source, _, grew in _growths(samples, "process.fds")}
+    grown = {source: grew for source, _, grew in growths(samples, "process.fds")}
     for source, part in of_probe(samples, "process.fds").groupby("source", observed=True):
         most, limit, grew = part["value"].max(), allowed.get(source, np.inf), grown.get(str(source))
         steadily = grew is not None and (
-            grew.grown >= 0.5 * grew.first and grew.grown - _new_clients(rows, grew) >= limits.fds
+            grew.grown >= 0.5 * grew.first and grew.grown - new_clients(rows, grew) >= limits.fds
         )
         if most < limits.fds_share * limit and not steadily:
             continue
         text = f"The open files and sockets of {source} grew from {part['value'].iloc[0]:,.0f} to {most:,.0f}"
         text += f" of {limit:,.0f} allowed" if np.isfinite(limit) else ""
-        text += f", {_of_each(rows, grew, 1):.2g} for each request" if grew is not None else ""
+        text += f", {of_each(rows, grew, 1):.2g} for each request" if grew is not None else ""
         kind = part["label"].iloc[-1]
         text += f"; most of the newest are {kind}. " if kind else ". "
         text += "At the limit it can accept no connection: close what is opened, or raise `ulimit -n`."
@@ -222,11 +166,11 @@ def _unended(
     rows: Part, samples: pd.DataFrame, what: str, probe: str, limit: float, to_do: str
 ) -> Iterator[Finding]:
     """Tasks or threads that nobody ends."""
-    for source, part, grew in _growths(samples, probe):
-        if grew.grown - _new_clients(rows, grew) < max(limit, grew.first):
+    for source, part, grew in growths(samples, probe):
+        if grew.grown - new_clients(rows, grew) < max(limit, grew.first):
             continue
         text = f"The {what} of {source} grew steadily from {grew.first:,.0f} to {grew.last:,.0f}, "
-        text += f"{_of_each(rows, grew, 1):.2g} for each request"
+        text += f"{of_each(rows, grew, 1):.2g} for each request"
         place = part["label"].iloc[-1]
         text += f"; most of them wait at {place}. " if place else ". "
         yield Finding(f"{what}_growth", text + to_do, *span(part))

@@ -44,9 +44,11 @@ ANY_UNIT = tuple(dict.fromkeys(unit for units in _UNITS.values() for unit in uni
 #: Probes that are silent as long as all is well: 0 then, where the other is there, by which somebody watched.
 _SILENT = {
     **dict.fromkeys(("pool.wait_ms", "pool.timeout_ms", "pool.error", "pool.leak_s"), "pool.checked_out"),
+    **dict.fromkeys(("pool.unused_s", "pool.used_again_s"), "pool.checked_out"),
     **dict.fromkeys(("loop.hang_ms", "loop.recovered_ms"), "loop.lag_ms"),
     **dict.fromkeys(("db.lock_waits", "db.lock_wait_ms"), "db.round_trip_ms"),
     "db.error": "db.requests",
+    **dict.fromkeys(("limit.reached", "model.retry_ms"), "request.app_ms"),
 }
 #: Over all samples together.
 _OF_ALL = {

@@ -18,6 +18,7 @@ from agent_server.errors import add_error_handling
 from agent_server.model import NAME, SimulatedModel
 from agent_server.observing import UNWATCHED, Observing
 from agent_server.observing import router as observing_routes
+from agent_server.request_limits import RequestLimits
 from agent_server.routes import admin, agents, archival, blocks, messages, tools
 from agent_server.scheduler import Scheduler
 from agent_server.services import Acting, Services
@@ -34,7 +35,8 @@ def create_app(settings: Settings, database_url: sa.URL | str | None = None) -> 
     if url is None:
         raise ValueError("create_app needs a database URL; serve() brings an embedded PostgreSQL")
     engine = make_engine(async_url(url) if isinstance(url, str) else url, settings)
-    services = Services(settings, engine, SimulatedModel(settings.seed, settings.model_speed))
+    model = SimulatedModel(settings.seed, settings.model_speed, settings.model_failure_share)
+    services = Services(settings, engine, model)
     observing = Observing(settings, services) if settings.probes else None
 
     @asynccontextmanager
@@ -63,6 +65,8 @@ def create_app(settings: Settings, database_url: sa.URL | str | None = None) -> 
     )
     app.state.services, app.state.observing = services, observing
     add_error_handling(app)
+    if settings.max_requests or settings.request_timeout_s:
+        app.add_middleware(RequestLimits, services=services, exempt={_HEALTH, *UNWATCHED})
     if observing is not None:
         app.add_middleware(
             ProbesMiddleware,

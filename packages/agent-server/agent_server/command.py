@@ -59,6 +59,28 @@ class Number(click.FloatRange):
               help="Let a statement time out every N messages (an experiment).")  # fmt: skip
 @click.option("--kill-every", default=_D.kill_every, show_default=True, type=click.IntRange(0, 10**9),
               help="Let PostgreSQL end a session every N messages (an experiment).")  # fmt: skip
+@click.option("--query-timeout-s", default=_D.query_timeout_s, show_default=True, type=Number(0, _LONGEST_S),
+              help="Longest time of a statement in PostgreSQL, then 504; 0: any.")  # fmt: skip
+@click.option("--model-timeout-s", default=_D.model_timeout_s, show_default=True, type=Number(0, _LONGEST_S),
+              help="Longest wait for the model's next token, then 504; 0: any.")  # fmt: skip
+@click.option("--tool-timeout-s", default=_D.tool_timeout_s, show_default=True, type=Number(0, _LONGEST_S),
+              help="Longest time of a tool, then 504; 0: any.")  # fmt: skip
+@click.option("--request-timeout-s", default=_D.request_timeout_s, show_default=True,
+              type=Number(0, _LONGEST_S), help="Longest time of a request, then 504; 0: any.")  # fmt: skip
+@click.option("--max-requests", default=_D.max_requests, show_default=True, type=click.IntRange(0, 10**6),
+              help="At once; others get 503 with Retry-After; 0: any number.")  # fmt: skip
+@click.option("--model-retries", default=_D.model_retries, show_default=True, type=click.IntRange(0, 20),
+              help="How often a call of the model that failed is repeated.")  # fmt: skip
+@click.option("--model-backoff-s", default=_D.model_backoff_s, show_default=True, type=Number(0, 3600),
+              help="Longest pause before the first repetition; it doubles each time.")  # fmt: skip
+@click.option("--model-backoff-max-s", default=_D.model_backoff_max_s, show_default=True,
+              type=Number(0, 3600), help="Longest pause before any repetition.")  # fmt: skip
+@click.option("--slow-query-ms", default=_D.slow_query_ms, show_default=True, type=Number(0, 60_000),
+              help="Have a statement of every message take so long (an experiment).")  # fmt: skip
+@click.option("--tool-hang-ms", default=_D.tool_hang_ms, show_default=True, type=Number(0, 600_000),
+              help="Let the agent's tool hang so long (an experiment).")  # fmt: skip
+@click.option("--model-failure-share", default=_D.model_failure_share, show_default=True, type=Number(0, 1),
+              help="Share of the model's calls that it refuses (an experiment).")  # fmt: skip
 @click.option("--leak-memory-mb", default=_D.leak_memory_mb, show_default=True, type=Number(0, 1_000),
               help="Keep so much memory of every message (an experiment).")  # fmt: skip
 @click.option("--leak-files", default=_D.leak_files, show_default=True, type=click.IntRange(0, 1_000),

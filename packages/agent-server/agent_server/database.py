@@ -83,8 +83,12 @@ def make_engine(url: sa.URL, settings: Settings) -> AsyncEngine:
         )
         sa.event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         return engine
+    limits: dict[str, Any] = {}
+    if settings.query_timeout_s:
+        limits["server_settings"] = {"statement_timeout": f"{1000 * settings.query_timeout_s:.0f}"}
     return create_async_engine(
         url,
+        connect_args=limits,
         hide_parameters=True,
         pool_size=settings.pool_size,
         max_overflow=settings.max_overflow,
@@ -103,6 +107,7 @@ async def migrate(engine: AsyncEngine, settings: Settings) -> None:
     """Bring the schema up to date, see to the indexes, and make the default organization and user."""
     async with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
+            await connection.execute(sa.text("SET LOCAL statement_timeout = 0"))  # an index may take long
             await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         await connection.run_sync(_upgrade)
         for index in AGENT_INDEXES:

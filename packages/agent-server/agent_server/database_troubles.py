@@ -19,6 +19,8 @@ async def trouble_database(services: Services, number: int) -> None:
     settings = services.settings
     if settings.statements_per_message:
         await _one_by_one(services, settings.statements_per_message)
+    if settings.slow_query_ms:
+        await _slow_query(services, settings.slow_query_ms / 1000)
     if settings.hot_row_ms:
         await _hot_row(services, settings.hot_row_ms / 1000)
     if settings.timeout_every and number % settings.timeout_every == 0:
@@ -43,6 +45,12 @@ async def _hot_row(services: Services, hold_s: float) -> None:
     async with services.engine.begin() as connection:
         await connection.execute(change.values(updated_at=now()))
         await asyncio.sleep(hold_s)
+
+
+async def _slow_query(services: Services, seconds: float) -> None:
+    """Run a statement that takes long."""
+    async with services.engine.connect() as connection:
+        await connection.execute(sa.select(sa.func.pg_sleep(seconds)))
 
 
 async def _timeout(services: Services) -> None:

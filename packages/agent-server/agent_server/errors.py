@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -12,6 +12,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agent_server.limits import LimitReached, reached
+from agent_server.model import ModelUnavailable
+
+if TYPE_CHECKING:
+    from agent_server.services import Services
 
 _log = logging.getLogger("agent_server")
 
@@ -35,8 +41,8 @@ _OF_THEIR_OWN = {
 def add_error_handling(app: FastAPI) -> None:
     """Answer every error with JSON; call it before other middleware is added."""
     app.add_exception_handler(RequestValidationError, _bad_request)
-    app.add_exception_handler(sa.exc.TimeoutError, _pool_exhausted)
-    app.add_exception_handler(sa.exc.DBAPIError, _database_error)
+    for kind in (sa.exc.TimeoutError, sa.exc.DBAPIError, LimitReached, ModelUnavailable):
+        app.add_exception_handler(kind, _known_error)
     app.add_middleware(UnexpectedErrors)
 
 
@@ -85,15 +91,32 @@ async def _bad_request(request: Request, error: Exception) -> Response:
     return Response(json.dumps({"detail": detail}), 422, media_type="application/json")
 
 
-async def _pool_exhausted(request: Request, error: Exception) -> Response:
-    return JSONResponse({"detail": "no database connection became free in time"}, 503)
-
-
-async def _database_error(request: Request, error: Exception) -> Response:
-    status, words = database_fault(error) or (500, "")
-    if status == 500:
+async def _known_error(request: Request, error: Exception) -> Response:
+    fault = known_fault(request.app.state.services, error)
+    if fault is None:
         return _internal(f"{request.method} {request.url.path}", error)
-    return JSONResponse({"detail": words}, status)
+    status, body = fault
+    return JSONResponse(body, status)
+
+
+def known_fault(services: Services, error: Exception) -> tuple[int, dict[str, Any]] | None:
+    """Status and body for an error with a known cause; None: it is unexpected.
+
+    A statement that PostgreSQL cancelled because of `query_timeout_s` is counted here, as that limit's.
+    """
+    if services.settings.query_timeout_s and "due to statement timeout" in str(getattr(error, "orig", "")):
+        error = reached(services, "query")
+    if isinstance(error, LimitReached):
+        return error.status, error.body
+    if isinstance(error, ModelUnavailable):
+        retries = services.settings.model_retries
+        return 502, {"detail": f"{error}, also when asked again {retries} times (--model-retries)"}
+    if isinstance(error, sa.exc.TimeoutError):
+        limit_s = services.settings.pool_timeout_s
+        words = f"no database connection became free in {limit_s:g} s (--pool-timeout-s)"
+        return 503, {"detail": words, "limit": "pool_timeout_s", "value": limit_s}
+    fault = database_fault(error)
+    return None if fault is None else (fault[0], {"detail": fault[1]})
 
 
 def database_fault(error: Exception) -> tuple[int, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -12,7 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent_server.database_troubles import trouble_database
+from agent_server.limits import within
 from agent_server.model import PRICE_USD
+from agent_server.model_calls import answer_tokens
 from agent_server.services import Actor, Services, own
 from agent_server.tables import jobs, messages, new_id, now
 from perfkit_probes import current_request, timed
@@ -143,13 +146,13 @@ async def tokens(services: Services, run: Run) -> AsyncIterator[str]:
     await services.troubles.provoke()
     await trouble_database(services, number)
     began = time.monotonic_ns()
-    await _search(services, run)
+    if "?" in run.question and _SEARCH in [tool["name"] for tool in run.agent["tools"]]:
+        await _search(services, run)
     asked, model_ns, count = time.monotonic_ns(), 0, 0
-    async with aclosing(services.model.stream(run.question)) as stream:
+    async with aclosing(answer_tokens(services, run.model, run.question)) as stream:
         while True:
             before = time.monotonic_ns()
-            with timed("model"):
-                token = await anext(stream, None)
+            token = await anext(stream, None)
             model_ns += time.monotonic_ns() - before
             if token is None:
                 break
@@ -173,23 +176,26 @@ def _observe(services: Services, metric: str, probe: str, run: Run, ns: int) -> 
 
 
 async def _search(services: Services, run: Run) -> None:
-    """The simulated agent looks into its conversation when it is asked something, if it has the tool."""
-    if "?" not in run.question or _SEARCH not in [tool["name"] for tool in run.agent["tools"]]:
-        return
+    """The simulated agent looks into its conversation, with a tool."""
     began, good = time.monotonic_ns(), False
     try:
-        word = max(run.question.split(), key=len).strip("?")
-        mine = sa.and_(
-            messages.c.agent_id == run.agent["id"], messages.c.content.contains(word, autoescape=True)
-        )
-        async with services.engine.connect() as connection:
-            await connection.execute(sa.select(messages.c.id).where(mine).limit(10))
+        await within(services, "tool", _look_into_messages(services, run))
         good = True
     finally:
         took_ms = (time.monotonic_ns() - began) / 1e6
         services.registry.record("hist_tool_execution_time_ms", took_ms, **{"tool.name": _SEARCH})
         told = {"tool.name": _SEARCH, "tool.execution_success": good, "step.id": None if good else run.id}
         services.registry.add("count_tool_execution", 1, **told)
+
+
+async def _look_into_messages(services: Services, run: Run) -> None:
+    if services.settings.tool_hang_ms:
+        with timed("tool"):
+            await asyncio.sleep(services.settings.tool_hang_ms / 1000)  # on purpose
+    word = max(run.question.split(), key=len).strip("?")
+    mine = sa.and_(messages.c.agent_id == run.agent["id"], messages.c.content.contains(word, autoescape=True))
+    async with services.engine.connect() as connection:
+        await connection.execute(sa.select(messages.c.id).where(mine).limit(10))
 
 
 async def reply_to(services: Services, run: Run) -> str:

@@ -29,24 +29,33 @@ _WORDS = (
     "server",
     "user",
 )
-_TTFT_MS, _TOKEN_MS, _EMBEDDING_MS = 80.0, 8.0, 15.0  # medians; sigma of the logarithm is 0.3
+#: Medians; sigma of the logarithm is 0.3.
+_TTFT_MS, _TOKEN_MS, _EMBEDDING_MS, _FAILURE_MS = 80.0, 8.0, 15.0, 20.0
+
+
+class ModelUnavailable(Exception):
+    """The model refused to answer, as one that is overloaded does."""
+
+    def __init__(self) -> None:
+        super().__init__("the model is overloaded (simulated)")
 
 
 class SimulatedModel:
-    """Answers made of a few words, token by token.
+    """Answers made of a few words, token by token; of a share of its calls none, but ModelUnavailable.
 
     The words follow from the seed and the question. The times follow from the seed and the number of the
     call: the same question asked again takes another time, and a run with the same calls meets the same
     times again (in the order in which the calls arrive).
     """
 
-    def __init__(self, seed: int, speed: float) -> None:
-        self._seed, self._speed = seed, speed
+    def __init__(self, seed: int, speed: float, failure_share: float = 0.0) -> None:
+        self._seed, self._speed, self._failure_share = seed, speed, failure_share
         self._calls = itertools.count()
 
     async def stream(self, question: str) -> AsyncGenerator[str]:
         """Yield the answer's tokens, each after its simulated time."""
         words, times = random.Random(f"{self._seed}:{question}"), self._times()
+        await self._maybe_fail(times)
         await self._wait(times, _TTFT_MS)
         yield "[simulated model]"
         for _ in range(words.randint(20, 60)):
@@ -55,7 +64,9 @@ class SimulatedModel:
 
     async def embed(self, text: str, dimensions: int) -> list[float]:
         """A unit vector; texts that share words are near each other."""
-        await self._wait(self._times(), _EMBEDDING_MS)
+        times = self._times()
+        await self._maybe_fail(times)
+        await self._wait(times, _EMBEDDING_MS)
         words = re.findall(r"\w+", text.lower()) or [""]
         total = np.sum([_direction(word, self._seed, dimensions) for word in words], axis=0)
         unit: list[float] = (total / np.linalg.norm(total)).tolist()
@@ -63,6 +74,11 @@ class SimulatedModel:
 
     def _times(self) -> random.Random:
         return random.Random(f"{self._seed}:call {next(self._calls)}")
+
+    async def _maybe_fail(self, rng: random.Random) -> None:
+        if self._failure_share and rng.random() < self._failure_share:
+            await self._wait(rng, _FAILURE_MS)
+            raise ModelUnavailable
 
     async def _wait(self, rng: random.Random, median_ms: float) -> None:
         if self._speed > 0:

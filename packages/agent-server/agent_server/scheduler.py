@@ -19,6 +19,8 @@ from fastapi import HTTPException
 
 from agent_server.agent_state import read_state
 from agent_server.jobs import Run, change, job_row, message_row, reply_to, times_of, usage
+from agent_server.limits import LimitReached
+from agent_server.model import ModelUnavailable
 from agent_server.services import Actor, Services, all_rows
 from agent_server.tables import jobs, leaderships, messages, now
 from perfkit_probes import Fenced, Leader, fenced
@@ -138,6 +140,8 @@ class Scheduler:
                     await self._carry_out(batch, number, item)
                 except HTTPException as error:  # its agent is gone
                     return await self._close(batch, "failed", number, error=error.detail)
+                except (LimitReached, ModelUnavailable) as error:
+                    return await self._close(batch, "failed", number, error=str(error))
         return await self._close(batch, "completed", len(items) - len(done))
 
     async def _close(self, batch: dict[str, Any], status: str, done: int, **values: Any) -> int:

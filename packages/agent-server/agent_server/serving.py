@@ -165,6 +165,8 @@ def _database(settings: Settings) -> Iterator[sa.URL]:
                 raise CannotServe("--instances: SQLite supports only one; use PostgreSQL", 2)
             if settings.database_delay_ms:
                 raise CannotServe("--database-delay-ms: SQLite is reached by no network; use PostgreSQL", 2)
+            if settings.query_timeout_s:
+                raise CannotServe("--query-timeout-s: SQLite cancels no statement; use PostgreSQL", 2)
             print(
                 "perfkit server: SQLite is only for trying things out; measure with PostgreSQL",
                 file=sys.stderr,

@@ -27,6 +27,17 @@ class Settings:
     hot_row_ms: float = 0.0  #: keep a row that all messages change locked so long
     timeout_every: int = 0  #: let a statement of every so many messages run into a timeout
     kill_every: int = 0  #: have the database end a session in every so many messages
+    query_timeout_s: float = 0.0  #: the longest a statement may take in PostgreSQL; 0: as long as it likes
+    model_timeout_s: float = 0.0  #: the longest wait for the model's next token or embedding; 0: any
+    tool_timeout_s: float = 0.0  #: the longest a tool may take; 0: as long as it likes
+    request_timeout_s: float = 0.0  #: the longest a request may take; 0: as long as it likes
+    max_requests: int = 0  #: at once, others are refused; 0: any number
+    model_retries: int = 2  #: how often a call of the model that failed is repeated
+    model_backoff_s: float = 0.2  #: the longest pause before the first repetition, twice that before the next
+    model_backoff_max_s: float = 5.0  #: and so on, up to this
+    slow_query_ms: float = 0.0  #: have a statement of every message take so long
+    tool_hang_ms: float = 0.0  #: let the agent's tool hang so long
+    model_failure_share: float = 0.0  #: of the model's calls that it refuses
     leak_memory_mb: float = 0.0  #: keep so much memory of every message
     leak_files: int = 0  #: leave so many files open in every message
     leak_tasks: int = 0  #: leave so many tasks waiting in every message

@@ -22,6 +22,7 @@ from perfkit_probes.place import caller, words
 from perfkit_probes.registry import MetricRegistry
 from perfkit_probes.request import RequestTimes, request_times
 from perfkit_probes.ring import Ring
+from perfkit_probes.statements import connections_at_work
 
 try:
     from greenlet import getcurrent
@@ -34,6 +35,7 @@ EVENTS = (
     *("invalidate", "soft_invalidate", "close", "close_detached", "detach"),
 )
 _FREE_NS = 1_000_000  # a checkout that takes no longer did not wait
+_UNUSED_NS = 1_000_000_000  # out for so long without a statement under way, a connection is not in use
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class _Checkout:
     record: ConnectionPoolEntry | None = None  #: of the connection that is out
     free_ns: int = 0  #: when it stopped waiting, and began to open a connection or to ask whether one lives
     taken_ns: int = 0
-    reported: bool = False
+    used_ns: int = 0  #: when it was taken, or last seen to run a statement
+    unused: bool = False  #: it was reported that it runs nothing
+    reported: bool = False  #: as a leak
     counted: BaseException | None = None  #: an error that was counted already
 
     @property
@@ -69,7 +73,7 @@ class _Checkout:
 
 @dataclass(frozen=True)
 class Leak:
-    """A connection that has been out for too long."""
+    """A connection that has been out, and has run nothing, for too long."""
 
     place: str  #: where it was taken, `file.py:LINE function`
     held_s: float
@@ -83,8 +87,10 @@ class PoolMonitor:
     """Watches the pool of an engine, whatever its class, also after `engine.dispose()`.
 
     Counts the ten events of SQLAlchemy's pools; measures how long each checkout waited (opening a connection
-    is not waiting) and how long each connection was out. An engine is watched by one monitor at a time: a
-    second one that is started on it stays idle, so nothing is counted twice. Any thread may use it.
+    is not waiting) and how long each connection was out. A connection is leaked when it has been out for
+    `leak_after_s` in which `sample` saw it run nothing: a slow statement is no leak. An engine is watched by
+    one monitor at a time: a second one that is started on it stays idle, so nothing is counted twice. Any
+    thread may use it.
     """
 
     def __init__(
@@ -114,6 +120,7 @@ class PoolMonitor:
     def start(self) -> None:
         """Begin to watch."""
         hook = _Hook.of(self._engine)
+        connections_at_work(self._engine)  # known from the first statement on
         if hook.monitor is None:
             hook.monitor = self
             if self._registry is not None:
@@ -163,29 +170,49 @@ class PoolMonitor:
         return PoolState(size, total, len(held), total - live, 0, waiting)
 
     def leaks(self) -> list[Leak]:
-        """The connections that have been out for longer than `leak_after_s`."""
+        """The connections that have been out, and have run nothing, for longer than `leak_after_s`."""
         now = time.monotonic_ns()
-        with self._lock:
-            held = [(c, (now - c.taken_ns) / 1e9) for c in self._held()]
-        return [Leak(_place(c), s, c.request_id) for c, s in held if s >= self._leak_after_s]
+        late = self._unused(now, 1e9 * self._leak_after_s)
+        return [Leak(_place(one), (now - one.taken_ns) / 1e9, one.request_id) for one in late]
 
     def sample(self) -> None:
         """Put the state into the ring, and report leaks, each once; call it some times a second."""
-        state = self.state()
+        state, now = self.state(), time.monotonic_ns()
         if self._ring is not None:
             for name in ("size", "checked_out", "available", "overflow", "waiting"):
                 self._ring.add(f"pool.{name}", getattr(state, name), self._name)
-        now = time.monotonic_ns()
-        with self._lock:
-            limit_ns = 1e9 * self._leak_after_s
-            late = [c for c in self._held() if not c.reported and now - c.taken_ns >= limit_ns]
-            for one in late:
+        leak_ns = 1e9 * self._leak_after_s
+        for one in self._unused(now, min(_UNUSED_NS, leak_ns)):
+            unused_ns = now - one.used_ns
+            if not one.unused:
+                one.unused = True
+                self._report("pool.unused_s", one, now)
+            if unused_ns >= leak_ns and not one.reported:
                 one.reported = True
-        for one in late:
-            held_s = (now - one.taken_ns) / 1e9
-            _log.warning("a connection taken at %s has been out for %.3g s", _place(one), held_s)
-            if self._ring is not None:
-                self._ring.add("pool.leak_s", held_s, _place(one), one.request_id)
+                held_s = (now - one.taken_ns) / 1e9
+                _log.warning("a connection taken at %s has been out for %.3g s", _place(one), held_s)
+                self._report("pool.leak_s", one, now)
+
+    def _unused(self, now: int, for_ns: float) -> list[_Checkout]:
+        """The connections that are out and have not been seen to run a statement for so long."""
+        at_work = connections_at_work(self._engine)
+        with self._lock:
+            held = self._held()
+            for one in held:
+                if one.record is not None and id(one.record.dbapi_connection) in at_work:
+                    self._used_again(one, now)
+            return [one for one in held if now - one.used_ns >= for_ns]
+
+    def _used_again(self, one: _Checkout, now: int) -> None:
+        """A connection was given back, or runs something: whatever was reported of it is over."""
+        if one.unused:
+            self._report("pool.used_again_s", one, now)
+        one.used_ns, one.unused, one.reported = now, False, False
+
+    def _report(self, probe: str, one: _Checkout, now: int) -> None:
+        """For how long a connection has been out and has run nothing."""
+        if self._ring is not None:
+            self._ring.add(probe, (now - one.used_ns) / 1e9, _place(one), one.request_id, now)
 
     def _tell(self, registry: MetricRegistry) -> None:
         """Gauges and events into the metrics, when they are collected: a checkout has three events."""
@@ -248,7 +275,8 @@ class PoolMonitor:
                 one = _checkout.get()
                 # it comes twice for one checkout when another listener finds the connection dead
                 if one is not None and not one.taken_ns:
-                    one.taken_ns, one.record = time.monotonic_ns(), args[1]
+                    one.taken_ns = one.used_ns = time.monotonic_ns()
+                    one.record = args[1]
                     self._out.setdefault(id(args[1]), []).append(one)
             elif name == "checkin" or name == "detach":
                 out = self._out.get(id(args[1]))
@@ -256,7 +284,9 @@ class PoolMonitor:
                 if not out:
                     self._out.pop(id(args[1]), None)
         if returned is not None:
-            self._record_out((time.monotonic_ns() - returned.taken_ns) / 1e6)
+            now = time.monotonic_ns()
+            self._record_out((now - returned.taken_ns) / 1e6)
+            self._used_again(returned, now)
         elif name == "invalidate" or name == "soft_invalidate":
             self._error(args[2])
             if (one := _checkout.get()) is not None:

@@ -43,7 +43,8 @@ class Ring:
         # Plain tuples: the garbage collector need not look at them again and again, as at a class of ours.
         self._slots: list[tuple[int, str, float, str, str | None] | None] = [None] * capacity
         self._added = 0
-        self._lock = threading.Lock()
+        # The garbage collector may give back a connection, which adds a sample, in a thread that has it.
+        self._lock = threading.RLock()
 
     def add(
         self,

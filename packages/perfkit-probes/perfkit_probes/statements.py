@@ -61,12 +61,12 @@ class StatementMonitor:
     def start(self) -> None:
         """Begin to watch; an engine has one monitor, the last that was started."""
         self._undo = count_database_time(self._engine)
-        _dialect(self._engine)._perfkit_timed.monitor = self
+        _Timed.of(self._engine).monitor = self
 
     def stop(self) -> None:
         """Watch no longer."""
-        timing = getattr(_dialect(self._engine), "_perfkit_timed", None)
-        if timing is not None and timing.monitor is self:
+        timing = _Timed.of(self._engine)
+        if timing.monitor is self:
             timing.monitor = None
             self._undo()
 
@@ -178,9 +178,38 @@ def _shorten(uses: list[StatementUse]) -> None:
 
 
 class _Timed:
-    """What is kept at a dialect whose calls are timed."""
+    """What is kept at a dialect whose calls are timed; it stays, idle, when nobody counts any more."""
 
-    monitor: StatementMonitor | None = None
+    def __init__(self) -> None:
+        self.counts = False  #: into the request at hand
+        self.monitor: StatementMonitor | None = None
+        self.under_way: dict[int, Any] = {}  #: cursors and connections whose calls have not ended, by id
+
+    @classmethod
+    def of(cls, engine: Engine | AsyncEngine) -> _Timed:
+        """The engine's, whose dialect's calls of the driver are wrapped the first time it is asked for."""
+        dialect = _dialect(engine)
+        if not hasattr(dialect, "_perfkit_timed"):
+            dialect._perfkit_timed = timing = cls()
+            for name, of_statement in _CALLS.items():
+                setattr(dialect, name, _timed(getattr(dialect, name), timing, of_statement))
+        found: _Timed = dialect._perfkit_timed
+        return found
+
+
+def connections_at_work(engine: Engine | AsyncEngine) -> set[int]:
+    """Return the `id` of each DBAPI connection that runs a statement, a commit or a rollback now.
+
+    The calls of the engine's dialect are watched from the first time this is asked on. Any thread may ask.
+    """
+    return {id(_connection_of(used)) for used in list(_Timed.of(engine).under_way.values())}
+
+
+def _connection_of(used: Any) -> Any:
+    """The DBAPI connection of a pool's proxy, of SQLAlchemy's own cursor, or of a driver's cursor."""
+    if (connection := getattr(used, "dbapi_connection", None)) is not None:
+        return connection
+    return getattr(used, "_adapt_connection", None) or getattr(used, "connection", None)
 
 
 def _dialect(engine: Engine | AsyncEngine) -> Any:
@@ -195,27 +224,27 @@ def count_database_time(engine: Engine | AsyncEngine) -> Callable[[], None]:
     A result whose rows the driver has not fetched yet (SQLite, server-side cursors) is fetched uncounted.
     Wraps the dialect's calls of the driver, once however often it is called; returns what undoes it.
     """
-    dialect = _dialect(engine)
-    if not hasattr(dialect, "_perfkit_timed"):
-        dialect._perfkit_timed = _Timed()
-        for name, of_statement in _CALLS.items():
-            setattr(dialect, name, _timed(getattr(dialect, name), dialect._perfkit_timed, of_statement))
+    timing = _Timed.of(engine)
+    timing.counts = True
 
     def undo() -> None:
-        for name in ("_perfkit_timed", *_CALLS):
-            dialect.__dict__.pop(name, None)
+        timing.counts = False
 
     return undo
 
 
 def _timed(call: Callable[..., Any], timing: _Timed, of_statement: bool) -> Callable[..., Any]:
+    under_way = timing.under_way
+
     def timed(*args: Any, **options: Any) -> Any:
-        times, monitor = request_times.get(), timing.monitor if of_statement else None
-        if times is None and monitor is None:
-            return call(*args, **options)
-        loop = asyncio._get_running_loop()
-        turns = None if loop is None else _turns(loop)
-        began_ns = time.monotonic_ns()
+        times = request_times.get() if timing.counts else None
+        monitor = timing.monitor if of_statement else None
+        used, turns, began_ns = args[0], None, 0
+        if times is not None or monitor is not None:
+            loop = asyncio._get_running_loop()
+            turns = None if loop is None else _turns(loop)
+            began_ns = time.monotonic_ns()
+        under_way[id(used)] = used
         try:
             return call(*args, **options)
         except Exception as error:
@@ -223,13 +252,15 @@ def _timed(call: Callable[..., Any], timing: _Timed, of_statement: bool) -> Call
                 monitor._failed(args[1], error, times)
             raise
         finally:
-            ns = time.monotonic_ns() - began_ns
-            if turns is not None and turns.first_ns:
-                ns = max(ns - turns.since(began_ns), 0)
-            if times is not None:
-                times.db_ns += ns
-            if monitor is not None:
-                monitor._executed(args[1], ns, max(getattr(args[0], "rowcount", 0), 0), times)
+            under_way.pop(id(used), None)
+            if began_ns:
+                ns = time.monotonic_ns() - began_ns
+                if turns is not None and turns.first_ns:
+                    ns = max(ns - turns.since(began_ns), 0)
+                if times is not None:
+                    times.db_ns += ns
+                if monitor is not None:
+                    monitor._executed(args[1], ns, max(getattr(used, "rowcount", 0), 0), times)
 
     return timed
 

@@ -229,9 +229,8 @@ class Session:
             if not sending.again(response):
                 return response
             if jar is not None:
-                head = step.head = recorder.heads.get(
-                    session, content_type, (*jar.fields(sending.path), *own)
-                )
+                fields = (*jar.fields(sending.path), *own)
+                head = step.head = recorder.heads.get(session, content_type, fields)
             await sending.prepare_again(head)
 
 

@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from agent_server.agent_state import agent_state
 from agent_server.bodies import Body, Limit
+from agent_server.model_calls import embed
 from agent_server.services import Acting, Serving, all_rows, answer, not_found
 from agent_server.tables import new_id, now, passages
-from perfkit_probes import timed
 
 router = APIRouter(prefix="/agents/{agent_id}/archival-memory")
 archives = APIRouter(prefix="/archives")
@@ -32,8 +32,7 @@ async def insert_passage(agent_id: str, body: NewPassage, services: Serving, act
     """Embed a text and store it; answers a list of one passage."""
     agent = await agent_state(services, agent_id, actor)
     config = agent["embedding_config"]
-    with timed("model"):
-        embedding = await services.model.embed(body.text, config["embedding_dim"])
+    embedding = await embed(services, body.text, config["embedding_dim"])
     services.registry.record("hist_file_process_bytes", len(body.text.encode()))
     stamp = now()
     row = {"id": new_id("passage"), "agent_id": agent_id, **body.model_dump(), "embedding": embedding}
@@ -59,8 +58,7 @@ async def search_passages(
 ) -> Response:
     """The passages nearest in meaning, by cosine distance, nearest first."""
     agent = await agent_state(services, agent_id, actor)
-    with timed("model"):
-        vector = await services.model.embed(query, agent["embedding_config"]["embedding_dim"])
+    vector = await embed(services, query, agent["embedding_config"]["embedding_dim"])
     async with services.engine.connect() as connection:
         rows = await _nearest(connection, agent_id, vector, top_k)
     results = [

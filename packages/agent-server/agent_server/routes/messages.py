@@ -10,13 +10,12 @@ import msgspec
 import sqlalchemy as sa
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.background import BackgroundTask
 from starlette.responses import Response, StreamingResponse
 
 from agent_server.agent_state import agent_state
 from agent_server.bodies import Body, Limit
-from agent_server.errors import database_fault, log_error
+from agent_server.errors import known_fault, log_error
 from agent_server.jobs import (
     Run,
     create_run,
@@ -28,6 +27,7 @@ from agent_server.jobs import (
     tokens,
     usage,
 )
+from agent_server.limits import within
 from agent_server.services import Acting, Actor, Services, Serving, all_rows, answer, one_row, own
 from agent_server.tables import jobs, messages, new_id, now
 
@@ -96,7 +96,7 @@ async def stream_message(agent_id: str, body: MessagesBody, services: Serving, a
     """Ask an agent and get the answer as server-sent events."""
     agent = await agent_state(services, agent_id, actor)
     run = await create_run(services, actor, agent, _question(body.messages))
-    events = _with_error_event(_events(services, run, body.stream_tokens), run.id)
+    events = _with_error_event(services, _events(services, run, body.stream_tokens), run.id)
     return StreamingResponse(
         events,
         media_type="text/event-stream",
@@ -123,17 +123,24 @@ async def _events(services: Services, run: Run, stream_tokens: bool) -> AsyncIte
     yield b"data: [DONE]\n\n"
 
 
-async def _with_error_event(events: AsyncIterator[bytes], run_id: str) -> AsyncIterator[bytes]:
+async def _with_error_event(
+    services: Services, events: AsyncIterator[bytes], run_id: str
+) -> AsyncIterator[bytes]:
     """The status has long been 200 when something breaks; an event says so, as in Letta, and no [DONE]."""
     try:
-        async for event in events:
+        while (event := await within(services, "request", anext(events, None))) is not None:
             yield event
     except Exception as error:
-        known = isinstance(error, PoolTimeout) or database_fault(error) is not None
-        trace_id = None if known else log_error(f"stream of {run_id}", error)
+        fault = known_fault(services, error)
+        trace_id = log_error(f"stream of {run_id}", error) if fault is None else None
+        said = {} if fault is None else {"message": fault[1]["detail"]}
         yield _event(message_type="stop_reason", stop_reason="error")
         yield b"event: error\n" + _event(
-            message_type="error_message", error_type=type(error).__name__, run_id=run_id, trace_id=trace_id
+            message_type="error_message",
+            error_type=type(error).__name__,
+            run_id=run_id,
+            trace_id=trace_id,
+            **said,
         )
 
 
