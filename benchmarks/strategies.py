@@ -34,7 +34,7 @@ TABLE = ROOT / "params" / "strategies.yaml"
 BEGIN, END = "<!-- strategies:begin -->", "<!-- strategies:end -->"
 #: The verdict that each prediction means.
 VERDICTS = {"improved": "improved", "regressed": "regressed", "no change": "equivalent"}
-_LONGEST_S = 1800  # of one comparison: 10 runs of 5 s, and 10 starts of a server on a busy machine
+_LONGEST_S = 1800  # of one comparison: 10 runs of 7 s, and 10 starts of a server on a busy machine
 
 
 class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

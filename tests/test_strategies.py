@@ -176,19 +176,31 @@ def test_a_kept_list_needs_no_statement(caching: RunningServer) -> None:
         assert [_parts(one).get("db", 0) > 0 for one in (first, second, other)] == [True, False, True]
 
 
-@pytest.mark.parametrize("off", ["llm-config", "embedding-config", None])
-def test_a_providers_answer_is_kept(off: str | None, tmp_path: Path) -> None:
-    """An agent's creation waits for the providers of its model and its embedding, the next one only for
-    the one whose answers are not kept; the agent is the same."""
-    options = ["--database-url", f"sqlite:///{tmp_path / 'a.db'}", "--seed", "3"]
-    options += [f"--no-{off}-cache"] if off else []
-    with running_server(*options) as server, client(server.url) as http:
-        first, second = (http.post("/v1/agents/", json=AGENT) for _ in range(2))
-        waited = [_parts(one).get("model", 0) for one in (first, second)]
+def test_providers_answers_are_kept(caching: RunningServer) -> None:
+    """An agent's creation waits for the providers of its model and its embedding, the next one does not;
+    the agent is the same."""
+    with client(caching.url) as http:
+        new = AGENT | {"model": "openai-proxy/other", "embedding": "openai/other"}
+        waited, first, second = _created_twice(http, new)
         assert waited[0] > 30  # two answers of some 40 ms
-        assert (waited[1] > 10) == (off is not None)
+        assert waited[1] < 10
         for key in ("llm_config", "embedding_config"):
-            assert made(first)[key] == made(second)[key]
+            assert first[key] == second[key]
+
+
+@pytest.mark.parametrize("off", ["llm-config", "embedding-config"])
+def test_a_provider_whose_answers_are_not_kept_is_asked_again(off: str, tmp_path: Path) -> None:
+    """With one of the two caches off each creation waits for one provider, the first for both."""
+    options = ("--database-url", f"sqlite:///{tmp_path / 'a.db'}", f"--no-{off}-cache")
+    with running_server(*options) as server, client(server.url) as http:
+        waited, _, _ = _created_twice(http, AGENT)
+        assert waited[1] > 10
+
+
+def _created_twice(http: httpx.Client, new: dict[str, Any]) -> tuple[list[float], Any, Any]:
+    """How long each of two creations waited for providers (ms), and both agents."""
+    first, second = (http.post("/v1/agents/", json=new) for _ in range(2))
+    return [_parts(one).get("model", 0) for one in (first, second)], made(first), made(second)
 
 
 def _parts(response: httpx.Response) -> dict[str, float]:
@@ -198,15 +210,14 @@ def _parts(response: httpx.Response) -> dict[str, float]:
 
 
 def test_a_list_read_one_by_one_is_the_same_list(tmp_path: Path) -> None:
-    """N+1 costs statements, nothing else: 1 + 2 for each agent instead of 3."""
-    lists, calls = [], []
-    for option in ("--one-by-one", "--no-one-by-one"):
-        database = ("--database-url", f"sqlite:///{tmp_path / 'agents.db'}")
-        with running_server(*database, option, "--prefill-agents", "5") as server, client(server.url) as http:
-            lists.append(made(http.get("/v1/agents/")))
-            calls.append(_wait_for(lambda http=http: sum(_samples(http, "db.calls", "GET /v1/agents:"))))
-    assert lists[0] == lists[1]
-    assert calls == [11, 3]
+    """N+1 costs statements, nothing else: 1 + 2 for each agent."""
+    options = ("--one-by-one", "--prefill-agents", "5", "--no-agent-cache")
+    database = ("--database-url", f"sqlite:///{tmp_path / 'agents.db'}")
+    with running_server(*database, *options) as server, client(server.url) as http:
+        listed = made(http.get("/v1/agents/"))
+        calls = _wait_for(lambda: sum(_samples(http, "db.calls", "GET /v1/agents:")))
+        assert calls == 1 + 2 * 5
+        assert listed == [made(http.get(f"/v1/agents/{one['id']}")) for one in listed]
 
 
 def _samples(http: httpx.Client, probe: str, label: str = "") -> list[float]:
