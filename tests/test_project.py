@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
 REPORTS = sorted((ROOT / "params" / "report").glob("*.yaml"))
-WORKLOADS = sorted(file for file in (ROOT / "params").rglob("*.yaml") if file not in REPORTS)
+#: What the optimisation strategies are predicted to do: no workload (tests/test_strategies.py).
+PREDICTIONS = ROOT / "params" / "strategies.yaml"
+WORKLOADS = sorted(f for f in (ROOT / "params").rglob("*.yaml") if f not in (*REPORTS, PREDICTIONS))
 
 
 def tracked_files() -> list[Path]:

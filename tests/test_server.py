@@ -24,7 +24,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from agent_server import Settings
-from agent_server.cache import AgentCache
+from agent_server.cache import Cache
 from agent_server.database import async_url, make_engine, migrate
 from agent_server.model import SimulatedModel
 from agent_server.tables import metadata
@@ -529,26 +529,26 @@ def test_without_indexes(tmp_path: Path) -> None:
 
 def test_the_cache_keeps_no_stale_state() -> None:
     """A state read before a change and put after it is dropped; so is the oldest when there are too many."""
-    cache = AgentCache(enabled=True, capacity=2)
+    cache = Cache("agent_state", enabled=True, capacity=2)
     reading = cache.reading()
     cache.forget("a")
-    cache.put({"id": "a"}, reading)
+    cache.put("a", {"id": "a"}, reading)
     assert cache.get("a") is None
     for name in "abc":
-        cache.put({"id": name}, cache.reading())
+        cache.put(name, {"id": name}, cache.reading())
     assert [cache.get(name) is not None for name in "abc"] == [False, True, True]
-    off = AgentCache(enabled=False)
-    off.put({"id": "a"}, off.reading())
+    off = Cache("agent_state", enabled=False)
+    off.put("a", {"id": "a"}, off.reading())
     assert off.get("a") is None
 
 
 def test_a_kept_state_is_no_older_than_said() -> None:
     """Its age counts from before its rows were read, not from when it was put."""
     at_s = [0.0]
-    cache = AgentCache(enabled=True, max_age_s=1.0, clock=lambda: at_s[0])
+    cache = Cache("agent_state", enabled=True, max_age_s=1.0, clock=lambda: at_s[0])
     reading = cache.reading()
     at_s[0] = 0.6
-    cache.put({"id": "a"}, reading)
+    cache.put("a", {"id": "a"}, reading)
     at_s[0] = 0.9
     assert cache.get("a") is not None
     at_s[0] = 1.1
@@ -640,6 +640,11 @@ def test_an_exhausted_pool_is_503() -> None:
         (["--pool-size", "500"], 2, "--pool-size"),
         (["--database-url", "sqlite:///x.db", "--database-delay-ms", "5"], 2, "--database-delay-ms"),
         (["--database-url", "sqlite:///x.db", "--query-timeout-s", "1"], 2, "--query-timeout-s"),
+        (["--database-url", "sqlite:///x.db", "--workers", "1"], 2, "only one"),
+        (["--database-url", "sqlite:///x.db", "--read-replica"], 2, "--replica-url"),
+        (["--replica-url", "postgresql://127.0.0.1/x"], 2, "--database-url"),
+        (["--workers", "1", "--role", "api"], 2, "omit --role"),
+        (["--prefill-messages", "5"], 2, "--prefill-agents"),
         (["--secure"], 2, "--password"),
         (["--port", "99999"], 2, "port"),
         (["--model-sped", "1"], 2, "--model-speed"),

@@ -40,7 +40,7 @@ def reference_server(options: Mapping[str, Any]) -> Iterator[Served]:
     environment = dict(os.environ)
     for name, value in options.items():
         flag = name.replace("_", "-")
-        if flag in ("password", "database-url"):
+        if flag in ("password", "database-url", "replica-url"):
             environment[f"PERFKIT_SERVER_{flag.upper().replace('-', '_')}"] = str(value)
             continue
         command += (

@@ -7,11 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 from fastapi import HTTPException
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from agent_server.model import MAX_DIMENSIONS, NAME
+from agent_server.cache import Cache
+from agent_server.model import MAX_DIMENSIONS, NAME, USUAL_MODEL
 from agent_server.services import Actor, Services, all_rows, not_found, one_row, own
 from agent_server.tables import INSERT, agents, blocks, blocks_agents, new_id, now, tools, tools_agents
+from perfkit_probes import timed
 
 _SYSTEM = "You are an agent of perfkit's reference server. Your model is simulated."
 #: Fields of Letta's AgentState for what this server does not have.
@@ -26,26 +28,49 @@ _NOT_SIMULATED: dict[str, Any] = {
 _BASE_TOOLS = ("conversation_search", "memory_insert", "memory_replace")
 
 
-def llm_config(handle: str | None, given: dict[str, Any] | None) -> dict[str, Any]:
+async def llm_config(services: Services, handle: str | None, given: dict[str, Any] | None) -> dict[str, Any]:
     """The model's configuration; 400 when neither a handle nor a configuration is given."""
     if handle is None and given is None:
         raise HTTPException(400, "Must specify either model or llm_config in request")
     name = (handle or "").rpartition("/")[2]
-    default = {"model": name, "handle": handle, "model_endpoint_type": NAME, "context_window": 128_000}
-    return {**default, **(given or {}), "model_endpoint": NAME}
+    told = await _look_up(services, services.llm_configs, handle)
+    default = {"model": name, "handle": handle, "model_endpoint_type": NAME}
+    return {**default, "context_window": told["context_window"], **(given or {}), "model_endpoint": NAME}
 
 
-def embedding_config(handle: str | None, given: dict[str, Any] | None) -> dict[str, Any]:
+async def embedding_config(
+    services: Services, handle: str | None, given: dict[str, Any] | None
+) -> dict[str, Any]:
     """The embedding's configuration; 400 when it is missing or has an unusable number of dimensions."""
     if handle is None and given is None:
         raise HTTPException(400, "Must specify either embedding or embedding_config in request")
     name = (handle or "").rpartition("/")[2]
-    default = {"embedding_model": name, "handle": handle, "embedding_dim": 1536, "embedding_chunk_size": 300}
-    config = {**default, **(given or {}), "embedding_endpoint_type": NAME}
+    told = await _look_up(services, services.embedding_configs, handle)
+    default: dict[str, Any] = {"embedding_model": name, "handle": handle, "embedding_chunk_size": 300}
+    config = {
+        **default,
+        "embedding_dim": told["embedding_dim"],
+        **(given or {}),
+        "embedding_endpoint_type": NAME,
+    }
     dimensions = config["embedding_dim"]
     if not isinstance(dimensions, int) or not 1 <= dimensions <= MAX_DIMENSIONS:
         raise HTTPException(400, f"embedding_dim must be a number from 1 to {MAX_DIMENSIONS}")
     return config
+
+
+async def _look_up(services: Services, cache: Cache, handle: str | None) -> dict[str, int]:
+    """What a model's provider says of it, no older than the cache keeps it; without a name, the usual."""
+    if handle is None:
+        return USUAL_MODEL
+    kept: dict[str, int] | None = cache.get(handle)
+    if kept is not None:
+        return kept
+    reading = cache.reading()
+    with timed("model"):
+        told = await services.model.look_up(handle)
+    cache.put(handle, told, reading)
+    return told
 
 
 async def base_tool_ids(connection: AsyncConnection, actor: Actor) -> list[str]:
@@ -112,6 +137,15 @@ async def read_state(connection: AsyncConnection, agent_id: str, actor: Actor) -
     return found
 
 
+async def read_listed(
+    connection: AsyncConnection, rows: list[dict[str, Any]], *, one_by_one: bool
+) -> list[dict[str, Any]]:
+    """The states of a list's agents; `one_by_one` asks for each agent by itself: N+1, an experiment."""
+    if not one_by_one:
+        return await read_states(connection, rows)
+    return [state for row in rows for state in await read_states(connection, [row])]
+
+
 async def read_states(connection: AsyncConnection, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The states of agents whose rows are given: two queries, however many there are."""
     ids = [row["id"] for row in rows]
@@ -148,16 +182,28 @@ def state(
     }
 
 
-async def agent_state(services: Services, agent_id: str, actor: Actor) -> dict[str, Any]:
-    """An agent's state, from the cache when that is on."""
-    cached = services.agent_cache.get(agent_id)
+async def agent_state(
+    services: Services, agent_id: str, actor: Actor, *, may_lag: bool = False
+) -> dict[str, Any]:
+    """An agent's state, from the cache when that is on; `may_lag`: a replica will do."""
+    cached: dict[str, Any] | None = services.agent_cache.get(agent_id)
     if cached is not None and cached["organization_id"] == actor.organization_id:
         return cached
     reading = services.agent_cache.reading()
-    async with services.engine.connect() as connection:
-        found = await read_state(connection, agent_id, actor)
-    services.agent_cache.put(found, reading)
+    engine = services.read_engine if may_lag else services.engine
+    try:
+        found = await _read_from(engine, agent_id, actor)
+    except HTTPException:
+        if engine is services.engine:
+            raise
+        found = await _read_from(services.engine, agent_id, actor)  # made a moment ago, perhaps
+    services.agent_cache.put(agent_id, found, reading)
     return found
+
+
+async def _read_from(engine: AsyncEngine, agent_id: str, actor: Actor) -> dict[str, Any]:
+    async with engine.connect() as connection:
+        return await read_state(connection, agent_id, actor)
 
 
 def new_agent(values: dict[str, Any], actor: Actor) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from agent_server.errors import add_error_handling
 from agent_server.model import NAME, SimulatedModel
 from agent_server.observing import UNWATCHED, Observing
 from agent_server.observing import router as observing_routes
+from agent_server.replica import Replica
 from agent_server.request_limits import RequestLimits
 from agent_server.routes import admin, agents, archival, blocks, messages, tools
 from agent_server.scheduler import Scheduler
@@ -36,7 +37,7 @@ def create_app(settings: Settings, database_url: sa.URL | str | None = None) -> 
         raise ValueError("create_app needs a database URL; serve() brings an embedded PostgreSQL")
     engine = make_engine(async_url(url) if isinstance(url, str) else url, settings)
     model = SimulatedModel(settings.seed, settings.model_speed, settings.model_failure_share)
-    services = Services(settings, engine, model)
+    services = Services(settings, engine, model, _replica(settings, engine.url))
     observing = Observing(settings, services) if settings.probes else None
 
     @asynccontextmanager
@@ -44,12 +45,16 @@ def create_app(settings: Settings, database_url: sa.URL | str | None = None) -> 
         await migrate(engine, settings)
         if observing is not None:
             observing.start()
-        scheduler = Scheduler(services, observing.instance if observing else uuid4().hex[:8])
-        await scheduler.start()
+        scheduler = None
+        if settings.role != "api":
+            scheduler = Scheduler(services, observing.instance if observing else uuid4().hex[:8])
+            await scheduler.start()
+        services.watch_replica()
         try:
             yield
         finally:
-            await scheduler.stop()
+            if scheduler is not None:
+                await scheduler.stop()
             if observing is not None:
                 await observing.stop()
             await services.close()
@@ -78,13 +83,21 @@ def create_app(settings: Settings, database_url: sa.URL | str | None = None) -> 
     if settings.secure:
         app.add_middleware(NoStrangers)
     app.add_middleware(TrailingSlash)
-    for routes in (admin, tools, blocks, agents, archival, messages):
-        app.include_router(routes.router, prefix="/v1")
-    app.include_router(archival.archives, prefix="/v1")
+    if settings.role != "worker":
+        for routes in (admin, tools, blocks, agents, archival, messages):
+            app.include_router(routes.router, prefix="/v1")
+        app.include_router(archival.archives, prefix="/v1")
+        app.include_router(pages)
     app.include_router(observing_routes)
-    app.include_router(pages)
     app.add_api_route(_HEALTH, _health)
     return app
+
+
+def _replica(settings: Settings, primary: sa.URL) -> Replica | None:
+    if settings.replica_url is None:
+        return None
+    engine = make_engine(async_url(settings.replica_url), settings)
+    return Replica(primary, engine, settings.replica_max_lag_ms / 1000)
 
 
 pages = APIRouter(include_in_schema=False)

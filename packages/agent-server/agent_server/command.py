@@ -43,7 +43,25 @@ class Number(click.FloatRange):
 @click.option("--agent-cache/--no-agent-cache", default=_D.agent_cache, help="Keep agent states in memory.")
 @click.option("--cache-max-age-s", default=_D.cache_max_age_s, show_default=True,
               type=Number(0, _LONGEST_S),
-              help="Read a kept agent state again after so long; 0: never (instances: 1 s).")  # fmt: skip
+              help="Read again what a cache has kept so long; 0: never (several, replica: 1 s).")  # fmt: skip
+@click.option("--llm-config-cache/--no-llm-config-cache", default=_D.llm_config_cache,
+              help="Keep what a model's provider said of it.")  # fmt: skip
+@click.option("--embedding-config-cache/--no-embedding-config-cache", default=_D.embedding_config_cache,
+              help="Keep what an embedding's provider said of it.")  # fmt: skip
+@click.option("--query-cache/--no-query-cache", default=_D.query_cache, help="Keep answers that list agents.")
+@click.option("--one-by-one/--no-one-by-one", default=_D.one_by_one,
+              help="Read the agents of a list one by one (an experiment).")  # fmt: skip
+@click.option("--prefill-agents", default=_D.prefill_agents, show_default=True,
+              type=click.IntRange(0, 10_000), help="Agents before the first request.")  # fmt: skip
+@click.option("--prefill-messages", default=_D.prefill_messages, show_default=True,
+              type=click.IntRange(0, 10**7), help="Messages of these agents.")  # fmt: skip
+@click.option("--read-replica/--no-read-replica", default=_D.read_replica,
+              help="Read from a second embedded PostgreSQL that follows the first.")  # fmt: skip
+@click.option("--replica-url", envvar="PERFKIT_SERVER_REPLICA_URL",
+              help="Read from this PostgreSQL, a replica of --database-url.")  # fmt: skip
+@click.option("--replica-max-lag-ms", default=_D.replica_max_lag_ms, show_default=True,
+              type=Number(1, 1000 * _LONGEST_S),
+              help="Read from the primary while the replica is further behind.")  # fmt: skip
 @click.option("--indexes/--no-indexes", default=_D.indexes, help="Indexes on passages and messages.")
 @click.option("--blocking-ms", default=_D.blocking_ms, show_default=True, type=Number(0, 60_000),
               help="Block the event loop so long in every message (an experiment).")  # fmt: skip
@@ -107,6 +125,10 @@ class Number(click.FloatRange):
 )
 @click.option("--instances", default=_D.instances, show_default=True, type=click.IntRange(1, 32),
               help="Server processes behind a round robin.")  # fmt: skip
+@click.option("--workers", default=_D.workers, show_default=True, type=click.IntRange(0, 32),
+              help="Processes for background work; the others then do none.")  # fmt: skip
+@click.option("--role", default=_D.role, show_default=True, type=click.Choice(["all", "api", "worker"]),
+              help="api: no background work (batches); worker: nothing else.")  # fmt: skip
 @click.option(
     "--probes/--no-probes", default=_D.probes, help="Watch pool, event loop and requests; /metrics."
 )

@@ -12,6 +12,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from agent_server.prefill import prefill
 from agent_server.settings import Settings
 from agent_server.tables import AGENT_INDEXES, organizations, users
 
@@ -104,7 +105,7 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
 
 
 async def migrate(engine: AsyncEngine, settings: Settings) -> None:
-    """Bring the schema up to date, see to the indexes, and make the default organization and user."""
+    """Bring the schema up to date, see to the indexes, and make the rows that are there from the start."""
     async with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             await connection.execute(sa.text("SET LOCAL statement_timeout = 0"))  # an index may take long
@@ -120,6 +121,7 @@ async def migrate(engine: AsyncEngine, settings: Settings) -> None:
             there = await connection.scalar(sa.select(table.c.id).where(table.c.id == row["id"]))
             if there is None:
                 await connection.execute(sa.insert(table).values(row))
+        await prefill(connection, settings, DEFAULT_ORGANIZATION)
 
 
 def _upgrade(connection: sa.Connection) -> None:

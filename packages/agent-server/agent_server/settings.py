@@ -18,7 +18,16 @@ class Settings:
     max_overflow: int = 10
     pool_timeout_s: float = 30.0
     agent_cache: bool = True  #: keep agent states in memory between requests
-    cache_max_age_s: float = 0.0  #: so long at most; 0: as long as they live, which several servers may not
+    llm_config_cache: bool = True  #: keep what the model's provider said of it
+    embedding_config_cache: bool = True  #: the same of the embedding's
+    query_cache: bool = False  #: keep the answers of lists of agents
+    cache_max_age_s: float = 0.0  #: so long at most, all of them; 0: for ever where no change goes unseen
+    one_by_one: bool = False  #: read the agents of a list one by one
+    prefill_agents: int = 0  #: agents that are there before the first request
+    prefill_messages: int = 0  #: of these agents
+    read_replica: bool = False  #: read from a second embedded PostgreSQL that follows the first
+    replica_url: str | None = None  #: read from this one, which follows `database_url`
+    replica_max_lag_ms: float = 500.0  #: read from the primary while the replica is further behind
     indexes: bool = True  #: the indexes on agent_id of passages and messages
     blocking_ms: float = 0.0  #: block the event loop so long in every message
     leak_every: int = 0  #: keep the database connection of every so many messages; 0: give all back
@@ -50,6 +59,8 @@ class Settings:
     secure: bool = False  #: refuse requests without a key or the password
     insecure_public: bool = False  #: listen to other machines without `secure`
     instances: int = 1  #: server processes behind a round robin
+    workers: int = 0  #: processes beside them that do the background work, and nothing else
+    role: str = "all"  #: api: no background work; worker: nothing else; all: both
     probes: bool = True  #: watch the pool, the event loop and every request
     trace_memory: bool = False  #: name the lines whose objects grow; Python is 5 to 27 times slower
     leak_after_s: float = 30.0  #: a connection held so long counts as leaked

@@ -107,5 +107,5 @@ async def _delete(user_id: str, services: Services) -> Response:
         )
     if row is None:
         raise not_found("User", user_id)
-    services.agent_cache.clear()  # states name the user who made the agent
+    services.agents_changed()  # states name the user who made the agent
     return answer({**row, "is_deleted": True})

@@ -17,14 +17,25 @@ from agent_server.agent_state import (
     llm_config,
     new_agent,
     own_rows,
+    read_listed,
     read_state,
-    read_states,
     replace_links,
     state,
 )
 from agent_server.bodies import Body, Limit
 from agent_server.routes.blocks import BlockBody, new_block
-from agent_server.services import Acting, Actor, Services, Serving, all_rows, answer, not_found, own
+from agent_server.services import (
+    Acting,
+    Actor,
+    Services,
+    Serving,
+    all_rows,
+    answer,
+    as_json,
+    json_answer,
+    not_found,
+    own,
+)
 from agent_server.tables import agents, blocks, blocks_agents, now, tools, tools_agents
 
 router = APIRouter(prefix="/agents")
@@ -65,8 +76,8 @@ class AgentChange(Body):
 async def create_agent(body: NewAgent, services: Serving, actor: Acting) -> Response:
     """Make an agent with its memory blocks, tools and shared blocks, in one transaction."""
     values = body.model_dump(include={"name", "description", "agent_type", "system", "tags", "metadata"})
-    values["llm_config"] = llm_config(body.model, body.llm_config)
-    values["embedding_config"] = embedding_config(body.embedding, body.embedding_config)
+    values["llm_config"] = await llm_config(services, body.model, body.llm_config)
+    values["embedding_config"] = await embedding_config(services, body.embedding, body.embedding_config)
     agent = new_agent(values, actor)
     memory = [new_block(block, actor.organization_id) for block in body.memory_blocks]
     reading = services.agent_cache.reading()
@@ -81,7 +92,8 @@ async def create_agent(body: NewAgent, services: Serving, actor: Acting) -> Resp
         await link(connection, tools_agents, agent["id"], [row["id"] for row in own_tools])
         await link(connection, blocks_agents, agent["id"], [row["id"] for row in own_blocks])
     found = state(agent, own_tools, own_blocks)
-    services.agent_cache.put(found, reading)
+    services.agent_cache.put(found["id"], found, reading)
+    services.agent_added()
     return answer(found)
 
 
@@ -89,26 +101,34 @@ async def create_agent(body: NewAgent, services: Serving, actor: Acting) -> Resp
 async def list_agents(
     services: Serving, actor: Acting, limit: Limit = 50, name: str | None = None
 ) -> Response:
-    """The organization's agents, newest first."""
+    """The organization's agents, newest first; from the cache of queries when that is on."""
+    key = ("agents", actor.organization_id, limit, name)
+    kept: bytes | None = services.query_cache.get(key)
+    if kept is not None:
+        return json_answer(kept)
+    reading = services.query_cache.reading()
     query = sa.select(agents).where(agents.c.organization_id == actor.organization_id)
     query = query if name is None else query.where(agents.c.name == name)
-    async with services.engine.connect() as connection:
+    async with services.read_engine.connect() as connection:
         rows = await all_rows(connection, query.order_by(agents.c.created_at.desc()).limit(limit))
-        return answer(await read_states(connection, rows))
+        states = await read_listed(connection, rows, one_by_one=services.settings.one_by_one)
+    body = as_json(states)
+    services.query_cache.put(key, body, reading)
+    return json_answer(body)
 
 
 @router.get("/count")
 async def count_agents(services: Serving, actor: Acting) -> Response:
     """How many agents the organization has."""
     query = sa.select(sa.func.count()).where(agents.c.organization_id == actor.organization_id)
-    async with services.engine.connect() as connection:
+    async with services.read_engine.connect() as connection:
         return answer(await connection.scalar(query))
 
 
 @router.get("/{agent_id}")
 async def get_agent(agent_id: str, services: Serving, actor: Acting) -> Response:
     """One agent's state."""
-    return answer(await agent_state(services, agent_id, actor))
+    return answer(await agent_state(services, agent_id, actor, may_lag=True))
 
 
 @router.patch("/{agent_id}")
@@ -130,7 +150,7 @@ async def change_agent(agent_id: str, body: AgentChange, services: Serving, acto
             sa.update(agents).where(agents.c.id == agent_id).values(changes | {"updated_at": now()})
         )
         found = await read_state(connection, agent_id, actor)
-    services.agent_cache.forget(agent_id)
+    services.agent_changed(agent_id)
     return answer(found)
 
 
@@ -139,7 +159,7 @@ async def delete_agent(agent_id: str, services: Serving, actor: Acting) -> Respo
     """Delete an agent with its messages and passages."""
     async with services.engine.begin() as connection:
         done = await connection.execute(sa.delete(agents).where(own(agents, agent_id, actor)))
-    services.agent_cache.forget(agent_id)
+    services.agent_changed(agent_id)
     if not done.rowcount:
         raise not_found("Agent", agent_id)
     return answer({"message": f"Agent id={agent_id} successfully deleted"})
@@ -180,7 +200,7 @@ async def _attach(
             condition = sa.and_(links.c.agent_id == agent_id, links.c[1] == one)
             await connection.execute(sa.delete(links).where(condition))
         found = await read_state(connection, agent_id, actor)
-    services.agent_cache.forget(agent_id)
+    services.agent_changed(agent_id)
     return answer(found)
 
 

@@ -45,9 +45,9 @@ async def insert_passage(agent_id: str, body: NewPassage, services: Serving, act
 @router.get("")
 async def list_passages(agent_id: str, services: Serving, actor: Acting, limit: Limit = 100) -> Response:
     """The agent's passages, oldest first."""
-    agent = await agent_state(services, agent_id, actor)
+    agent = await agent_state(services, agent_id, actor, may_lag=True)
     query = sa.select(passages).where(passages.c.agent_id == agent_id).order_by(passages.c.created_at)
-    async with services.engine.connect() as connection:
+    async with services.read_engine.connect() as connection:
         rows = await all_rows(connection, query.limit(limit))
     return answer([_shown(row, agent) for row in rows])
 
@@ -57,9 +57,9 @@ async def search_passages(
     agent_id: str, query: str, services: Serving, actor: Acting, top_k: Limit = 10
 ) -> Response:
     """The passages nearest in meaning, by cosine distance, nearest first."""
-    agent = await agent_state(services, agent_id, actor)
+    agent = await agent_state(services, agent_id, actor, may_lag=True)
     vector = await embed(services, query, agent["embedding_config"]["embedding_dim"])
-    async with services.engine.connect() as connection:
+    async with services.read_engine.connect() as connection:
         rows = await _nearest(connection, agent_id, vector, top_k)
     results = [
         {"id": r["id"], "timestamp": r["created_at"], "content": r["text"], "tags": r["tags"]} for r in rows

@@ -59,7 +59,7 @@ async def list_blocks(
     """The organization's blocks."""
     query = sa.select(blocks).where(blocks.c.organization_id == actor.organization_id).limit(limit)
     query = query if label is None else query.where(blocks.c.label == label)
-    async with services.engine.connect() as connection:
+    async with services.read_engine.connect() as connection:
         return answer(await all_rows(connection, query.order_by(blocks.c.created_at)))
 
 
@@ -78,7 +78,7 @@ async def change_block(block_id: str, body: BlockChange, services: Serving, acto
     async with services.engine.begin() as connection:
         statement = sa.update(blocks).where(own(blocks, block_id, actor)).values(changes).returning(*blocks.c)
         row = await one_row(connection, statement, "Block", block_id)
-    services.agent_cache.clear()
+    services.agents_changed()
     return answer(row)
 
 
@@ -89,5 +89,5 @@ async def delete_block(block_id: str, services: Serving, actor: Acting) -> Respo
         done = await connection.execute(sa.delete(blocks).where(own(blocks, block_id, actor)))
     if not done.rowcount:
         raise not_found("Block", block_id)
-    services.agent_cache.clear()
+    services.agents_changed()
     return answer({"message": f"Block id={block_id} successfully deleted"})

@@ -166,9 +166,9 @@ async def _carry_out(services: Services, actor: Actor, run: Run) -> None:
 @router.get("/agents/{agent_id}/messages")
 async def list_messages(agent_id: str, services: Serving, actor: Acting, limit: Limit = 50) -> Response:
     """The agent's messages, oldest first."""
-    await agent_state(services, agent_id, actor)
+    await agent_state(services, agent_id, actor, may_lag=True)
     query = sa.select(messages).where(messages.c.agent_id == agent_id).order_by(messages.c.created_at)
-    async with services.engine.connect() as connection:
+    async with services.read_engine.connect() as connection:
         return answer(await all_rows(connection, query.limit(limit)))
 
 

@@ -49,7 +49,7 @@ async def upsert_tool(body: ToolBody, services: Serving, actor: Acting) -> Respo
             index_elements=["organization_id", "name"], set_={**values, "updated_at": now()}
         )
         row = (await connection.execute(statement.returning(*tools.c))).mappings().one()
-    services.agent_cache.clear()  # an agent's state holds its tools
+    services.agents_changed()  # an agent's state holds its tools
     return answer(dict(row))
 
 
@@ -60,7 +60,7 @@ async def list_tools(
     """The organization's tools."""
     query = sa.select(tools).where(tools.c.organization_id == actor.organization_id).limit(limit)
     query = query if name is None else query.where(tools.c.name == name)
-    async with services.engine.connect() as connection:
+    async with services.read_engine.connect() as connection:
         return answer(await all_rows(connection, query.order_by(tools.c.created_at)))
 
 
@@ -79,7 +79,7 @@ async def delete_tool(tool_id: str, services: Serving, actor: Acting) -> Respons
         done = await connection.execute(sa.delete(tools).where(own(tools, tool_id, actor)))
     if not done.rowcount:
         raise not_found("Tool", tool_id)
-    services.agent_cache.clear()
+    services.agents_changed()
     return answer({"message": f"Tool id={tool_id} successfully deleted"})
 
 
