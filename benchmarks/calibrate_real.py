@@ -24,9 +24,9 @@ import numpy as np
 from scipy import stats as scipy_stats
 
 from perfkit.compare import Options, judge, noise
-from perfkit.compare.experiment import run_pairs
 from perfkit.compare.measured import Measured
 from perfkit.compare.reduce import Reduced, reduce
+from perfkit.compare.turns import run_pairs
 from perfkit.store import Run, list_runs
 from perfkit.store.rows import Part
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import ArgumentError
 import perfkit
 from agent_server.database import async_url
 from perfkit import batch
-from perfkit.compare import experiment
+from perfkit.compare import turns
 from perfkit.drive.running import Checked, checked
 from perfkit.errors import BadInput
 from perfkit.hosts import addresses_of, database_hosts, is_loopback, require_allowed_hosts, split_address
@@ -329,8 +329,8 @@ def test_every_way_to_a_run_is_guarded(tmp_path: Path) -> None:
     assert (done.returncode, words in done.stderr) == (2, True), done.stderr
     for attempt in (
         lambda: batch.run_batch([file], data),
-        lambda: experiment.run_pairs(proxied, proxied, ("A", "B"), 1, data, (), show_progress=False),
-        lambda: experiment.measure_noise(file, 3, data, (), show_progress=False),
+        lambda: turns.run_pairs(proxied, proxied, ("A", "B"), 1, data, (), show_progress=False),
+        lambda: turns.measure_noise(file, 3, data, (), show_progress=False),
         lambda: perfkit.run_sync(file, data_dir=data, live=False),
         lambda: perfkit.run_sync(proxied, data_dir=data, live=False),
     ):
@@ -358,7 +358,7 @@ def test_one_iterable_of_hosts_serves_all_sides(tmp_path: Path) -> None:
     with pytest.raises(
         BadInput, match="threshold"
     ):  # not the host: the second side is checked like the first
-        experiment.run_pairs(
+        turns.run_pairs(
             given(url=f"http://{STRANGER}"),
             workload,
             ("A", "B"),

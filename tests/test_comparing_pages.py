@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from benchmarks.make_timeline import make_timeline
-from perfkit.compare import Options, experiment
+from perfkit.compare import Options, experiment, turns
 from perfkit.compare import frames as compare_frames
 from perfkit.errors import BadInput, NothingToJudge
 from perfkit.report import execute, make_comparison_report, notebook_path
@@ -87,7 +87,7 @@ def test_runs_too_short_to_compare_end_after_the_first(tmp_path: Path) -> None:
         }
         given = load | {"budget": {"delay_ms": 10000, "cpu_share": 100, "gc_pause_ms": 60000}}
         with pytest.raises(NothingToJudge, match=r"measured 80 requests.* set users.iterations: 136 or more"):
-            experiment.run_pairs(given, given, ("A", "B"), 5, tmp_path, (), show_progress=False)
+            turns.run_pairs(given, given, ("A", "B"), 5, tmp_path, (), show_progress=False)
     assert len(list_runs(tmp_path)) == 1
 
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from perfkit.compare import Options
-from perfkit.compare.experiment import refuse_differences
+from perfkit.compare.turns import refuse_differences
 from perfkit.drive.workloads import complete, parse_assignments, read_yaml, tokens_of
 from perfkit.errors import BadInput
 from perfkit.model import Target, Workload

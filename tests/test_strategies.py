@@ -20,7 +20,7 @@ from agent_server.replica import Replica
 from benchmarks import strategies
 from benchmarks.strategies import FOLDER, Outcome, planned, read, table, write
 from perfkit.compare import Options
-from perfkit.compare.experiment import refuse_differences
+from perfkit.compare.turns import refuse_differences
 from perfkit.drive.workloads import complete, read_yaml
 from tests.server_fixture import AGENT, RunningServer, client, running_server
 

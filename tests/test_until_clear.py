@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.make_timeline import make_timeline
 from perfkit import stats
-from perfkit.compare import Options, experiment
+from perfkit.compare import Options, experiment, turns
 from perfkit.compare.experiment import Kept
 from perfkit.compare.nouns import Look
 from perfkit.compare.until_clear import LOOKS, looks_up_to, run_until_clear
@@ -104,7 +104,7 @@ def made_runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             )  # fmt: skip
             return [run]
 
-        monkeypatch.setattr(experiment, "run_repeats", carry_out)
+        monkeypatch.setattr(turns, "run_repeats", carry_out)
 
     return use
 

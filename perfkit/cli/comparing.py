@@ -150,7 +150,7 @@ def aa_command(
     Later comparisons of the same configuration borrow from it. Prints the changes that could be detected.
     """
     from perfkit.compare import noise
-    from perfkit.compare.experiment import measure_noise
+    from perfkit.compare.turns import measure_noise
 
     kept, found = measure_noise(file, pairs, data_dir, allow_target, show_progress=not quiet)
     if as_json:
@@ -199,7 +199,8 @@ def _carried_out(a: str, b: str, names: tuple[str, str], options: Any, data_dir:
                  allow_target: tuple[str, ...], repeats: int | None, early: dict[str, Any], *,
                  quiet: bool) -> Any:  # fmt: skip
     """Carry out two workload files in turns: a number of pairs, or until the comparison is clear."""
-    from perfkit.compare.experiment import compare_and_keep, refuse_differences, repeats_of, run_pairs
+    from perfkit.compare.experiment import compare_and_keep
+    from perfkit.compare.turns import refuse_differences, repeats_of, run_pairs
     from perfkit.compare.until_clear import run_until_clear, stopping_of
     from perfkit.drive.workloads import read_yaml
 

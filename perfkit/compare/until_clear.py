@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from perfkit.compare import noise
-from perfkit.compare.experiment import Kept, Turns, compare_and_keep
+from perfkit.compare.experiment import Kept, compare_and_keep
 from perfkit.compare.judging import compare
 from perfkit.compare.nouns import Comparison, Look, Options
+from perfkit.compare.turns import Turns
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import Stopping, convert
 from perfkit.store import Run, list_runs, write_json

@@ -1,0 +1,173 @@
+"""Experiments: two sides carried out in turns.
+
+A pair is one run of each side, one after the other; the order within pairs alternates (ABBA), so that what
+changes slowly on a machine hits both sides alike. Where perfkit starts the server, each run has a fresh one.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from perfkit import interrupts
+from perfkit.compare import Options, noise
+from perfkit.compare.configuration import configuration_of, lines_of, refuse_unknown
+from perfkit.compare.experiment import Kept, compare_and_keep
+from perfkit.compare.reduce import FEWEST, reduce_run
+from perfkit.drive.describe import shown
+from perfkit.drive.running import checked, run_repeats
+from perfkit.drive.workloads import complete, read_yaml, redactor_for
+from perfkit.errors import BadInput, Interrupted, NothingToJudge
+from perfkit.hosts import as_list
+from perfkit.model import Workload
+from perfkit.observe.recording import record
+from perfkit.stats import LEAST_CUT
+from perfkit.store import Metadata, Run, update_run_json
+from perfkit.text import print_lines
+
+DEFAULT_REPEATS = 5
+
+
+class Turns:
+    """Two sides carried out in turns, AB BA AB …, a pair at a time; `found` are the runs of each."""
+
+    def __init__(
+        self,
+        given: Mapping[str, Mapping[str, Any]],
+        names: tuple[str, str],
+        data_dir: Path,
+        allow_targets: Iterable[str],
+        *,
+        most: int,
+        show_progress: bool,
+        experiment: str | None = None,
+        found: Mapping[str, Sequence[Run]] | None = None,
+    ) -> None:
+        """given: the workloads of sides A and B. Everything that can be known is checked now, before the
+        first request. experiment, found: of one that goes on, its id and the runs of its pairs."""
+        allowed = as_list(allow_targets)
+        self._sides = {
+            side: checked(given[side], name, allowed).once() for side, name in zip("AB", names, strict=True)
+        }
+        self._names, self._data_dir, self._most, self._shows = names, data_dir, most, show_progress
+        self.id = experiment or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        self.found = {side: [*(found or {}).get(side, ())] for side in "AB"}
+
+    def pair(self) -> None:
+        """Carry out the next pair. Interrupted when a run was: those so far are kept, and named."""
+        pair = len(self.found["B"]) + 1
+        for place, side in enumerate(("AB", "BA")[(pair - 1) % 2]):
+            name = self._names["AB".index(side)]
+            if self._shows:
+                print_lines(f"pair {pair}/{self._most}, {name}", err=True)
+            try:
+                work = self._sides[side]
+                (run,) = run_repeats(work, self._data_dir, show_progress=self._shows, look=record)
+            except KeyboardInterrupt:
+                raise _interrupted(interrupts.reason(), pair, self._most, self.found) from None
+            where = {"id": self.id, "side": side, "pair": pair, "order": 2 * pair - 1 + place}
+            update_run_json(run.path, lambda _: {"experiment": where})  # noqa: B023  called at once
+            self.found[side].append(Run(run.path))
+            if not run.ended_by_itself:
+                raise _interrupted(run.reason or "", pair, self._most, self.found)
+            if run.verdict.word == "ABORTED":
+                raise NothingToJudge(f"run {run.id}, pair {pair} of {self._most}: {run.reason}")
+            if pair == 1:
+                _refuse_too_few(run, work.workload)
+
+
+def run_pairs(
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    names: tuple[str, str],
+    pairs: int,
+    data_dir: Path,
+    allow_targets: Iterable[str],
+    *,
+    show_progress: bool,
+) -> tuple[list[Run], list[Run]]:
+    """Carry out both sides `pairs` times in turns and return the runs of each; errors as of `Turns`."""
+    given = {"A": a, "B": b}
+    turns = Turns(given, names, data_dir, allow_targets, most=pairs, show_progress=show_progress)
+    for _ in range(pairs):
+        turns.pair()
+    return turns.found["A"], turns.found["B"]
+
+
+def _refuse_too_few(run: Run, workload: Workload) -> None:
+    """NothingToJudge where a run like this one has too few requests, instead of after all of them."""
+    n, needed = run.meta.results.n, math.ceil(FEWEST / (1 - LEAST_CUT))
+    if not 0 < n < needed or run.verdict.word == "FAILED":
+        return
+    longer = math.ceil(1.2 * needed / n * 10) / 10
+    users, arrivals = workload.users, workload.arrivals
+    if users is not None and users.iterations is not None:
+        way = f"users.iterations: {math.ceil(users.iterations * longer)}"
+    else:
+        duration_s = arrivals.duration_s if arrivals is not None else users.duration_s if users else None
+        name = "arrivals" if arrivals is not None else "users"
+        way = f"{name}.duration_s: {math.ceil((duration_s or 0) * longer)}"
+    raise NothingToJudge(
+        f"{run.id} measured {n} requests; a comparison needs at least {needed} per run ({FEWEST} without the"
+        f" first tenth). No further run was started: set {way} or more"
+    )
+
+
+def _interrupted(reason: str, pair: int, pairs: int, found: Mapping[str, Sequence[Run]]) -> Interrupted:
+    """The error that names the runs which are complete."""
+    done = [",".join(one.id for one in found[side] if one.state == "complete") for side in "AB"]
+    kept = f"; `perfkit compare {done[0]} {done[1]}` judges what there is" if all(done) else ""
+    return Interrupted(f"{reason} in pair {pair} of {pairs}{kept}", reason)
+
+
+def refuse_differences(a: Mapping[str, Any], b: Mapping[str, Any], options: Options) -> None:
+    """BadInput when runs of these two workloads could not be compared, before any of them is made."""
+    refuse_unknown(options.vary)
+    if options.force:
+        return
+    found = []
+    for given, name in ((a, "A"), (b, "B")):
+        workload, _, _ = complete(given, name)
+        told = shown(workload, redactor_for(given))
+        meta = {"workload": told, "target": told["target"], "own_server": workload.target.url is None}
+        found.append(configuration_of(Metadata.of(meta | {"state": "running"})))
+    if wrong := lines_of(found, tuple(options.vary)):
+        hint = "name what is meant to differ with --vary NAME, or add --force"
+        raise BadInput(f"runs of these could not be compared: {'; '.join(wrong)}; {hint}")
+
+
+def repeats_of(given: Mapping[str, Any]) -> int:
+    """How often a workload file wants each side to run; 5 where it does not say."""
+    repeats = given.get("repeats", 1)
+    return repeats if isinstance(repeats, int) and repeats > 1 else DEFAULT_REPEATS
+
+
+def measure_noise(
+    file: Path, pairs: int, data_dir: Path, allow_targets: Iterable[str], *, show_progress: bool
+) -> tuple[Kept, dict[str, Any]]:
+    """Compare a workload with itself `pairs` times, keep the floor, and return it with the comparison.
+
+    NothingToJudge when fewer than three pairs can be compared.
+    """
+    given = read_yaml(file)
+    names = (f"{file.stem}", f"{file.stem} again")
+    a, b = run_pairs(given, given, names, pairs, data_dir, allow_targets, show_progress=show_progress)
+    kept = compare_and_keep(a, b, Options(), names, data_dir)
+    good = set(kept.comparison.a.runs) | set(kept.comparison.b.runs)
+    both = [(x, y) for x, y in zip(a, b, strict=False) if x.id in good and y.id in good]
+    if len(both) < 3:
+        sides = (kept.comparison.a, kept.comparison.b)
+        why = "; ".join(
+            dict.fromkeys(text for side in sides for _, reasons in side.left_out for text in reasons)
+        )
+        raise NothingToJudge(
+            f"only {len(both)} of {pairs} pairs can be compared, at least 3 are needed: {why}"
+        )
+    cut = kept.comparison.cut
+    found = noise.measure([reduce_run(x, cut) for x, _ in both], [reduce_run(y, cut) for _, y in both])
+    noise.save(data_dir, a[0], found)
+    return kept, dict(found)
