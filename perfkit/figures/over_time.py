@@ -35,6 +35,8 @@ __all__ = ["call_latency", "concurrency", "generator_delays", "glance", "kickoff
 NO_ROWS = "No requests in the measured part of this run."
 NO_SUCCESS = "No request of the measured part succeeded."
 UNTIMED = "The imported file does not say when its requests were made."
+#: So many lines of a point's width fit below each other in a kick-off timeline.
+_LINES = 400
 _MARKS = ("o", "s", "^", "D", "v", "P", "<", ">")
 
 
@@ -54,24 +56,25 @@ def kickoff_timeline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         sent = frame["sent_s"].fillna(frame["done_s"]).to_numpy()
         due, done = frame["t_s"].to_numpy(), frame["done_s"].fillna(frame["t_s"]).to_numpy()
         waits = np.flatnonzero(sent - due > (done.max() - due.min()) / 2000)
+        wide = float(np.clip(_LINES / len(frame), 0.5, 2.2))  # as many lines as fit beside each other
+        spans = [[(due[i], y[i]), (sent[i], y[i])] for i in waits]
+        ax.add_collection(LineCollection(spans, colors=FILL, linewidths=0.8 * wide))
+        names = _operations(frame)
+        colours = dict(zip(names, map(colour, range(len(names))), strict=True))
+        spans = [[(sent[i], y[i]), (done[i], y[i])] for i in range(len(y))]  # in order: none covers another
         ax.add_collection(
-            LineCollection([[(due[i], y[i]), (sent[i], y[i])] for i in waits], colors=FILL, linewidths=1)
-        )
-        for i, name in enumerate(_operations(frame)):
-            pick = np.flatnonzero((frame["operation"] == name).to_numpy())
-            spans = [[(sent[j], y[j]), (done[j], y[j])] for j in pick]  # round ends: seen however short
-            ax.add_collection(
-                LineCollection(
-                    spans,
-                    colors=colour(i),
-                    linewidths=1.3,
-                    capstyle="round",
-                    label=drawable(name) if i < 8 else None,
-                )
+            LineCollection(
+                spans,
+                colors=[colours[str(name)] for name in frame["operation"]],
+                linewidths=wide,
+                capstyle="round",  # seen however short
             )
+        )
+        for name in names[:8]:
+            ax.plot([], [], color=colours[name], lw=1.5, label=drawable(name))
         bad = frame["error"].notna().to_numpy()
         if bad.any():
-            ax.plot(done[bad], y[bad], "x", color=BAD, ms=3.5, mew=0.8, label="failed")
+            ax.plot(done[bad], y[bad], "x", color=BAD, ms=3.5, mew=0.8, zorder=3, label="failed")
         ax.autoscale()
         ax.invert_yaxis()
         ax.set_ylabel("request, in order of kick-off")
@@ -122,7 +125,7 @@ def _each_call(frame: pd.DataFrame, ax: Axes) -> Axes:
 def _binned_calls(frame: pd.DataFrame, ax: Axes) -> Axes:
     t = frame["t_s"].to_numpy()
     ax.fill_between(t, frame["min"], frame["max"], color=FILL, alpha=0.45, lw=0, label="least to most")
-    ax.plot(t, frame["p99"], label="p99", **line(1))
+    ax.plot(t, frame["p99"], label="p99", drawstyle="steps-mid", **line(1))
     ax.plot(t, frame["p50"], label="p50", **line(0))
     latency_axis(ax.yaxis, float(frame["min"].min()), float(frame["max"].max()))
     ax.set_ylabel("latency")
@@ -132,6 +135,8 @@ def _binned_calls(frame: pd.DataFrame, ax: Axes) -> Axes:
     alt = f"Latency over time in {len(frame)} bins: the median of a bin moves between {ms(p50.min())} and "
     alt += f"{ms(p50.max())}; the slowest call took {ms(float(frame['max'].max()))}."
     how = "each computed from all its successes; p50 and p99 to 0.3 %"
+    if frame.attrs["p99_s"] > 1.01 * frame.attrs["bin_s"]:
+        how += f"; p99 of every {seconds(frame.attrs['p99_s'])}, where 10 requests lie beyond it"
     bins = f"{len(frame)} bins of {seconds(frame.attrs['bin_s'])} drawn"
     return say(ax, alt, caption(frame, latency_name(frame), bins, how))
 

@@ -18,6 +18,8 @@ __all__ = ["calls", "concurrency", "delays", "over_time", "waterfall"]
 
 #: Up to so many rows each call is drawn as a point.
 MOST_POINTS = 2000
+#: Requests that a p99 over time needs, 10 of them beyond it, and of how many it is taken on average.
+_FEWEST, _TAIL = 1000, 1500
 #: Up to so many rows the extremes of concurrency are looked for at every start and end.
 MOST_EXACT = 100_000
 #: Beyond, in so many moments of the run.
@@ -192,8 +194,9 @@ def calls(rows: Part, bins: int = 200) -> pd.DataFrame:
     """Return latency over planned time: every success, or quantiles per bin when there are many.
 
     With up to `MOST_POINTS` rows: t_s, latency_ms, operation, error. With more: t_s (middle of the bin), n,
-    min, p50, p99, max in ms, of all successes of the bin; p50 and p99 to 0.3 %. attrs: drawn ("calls" or
-    "bins").
+    min, p50, p99, max in ms, of all successes of the bin; p50 and p99 to 0.3 %. p99 is that of several bins
+    together where one has too few requests for it, NaN where they have. attrs: drawn ("calls" or "bins");
+    bin_s, p99_s: length of a bin, and of those p99 is taken over.
     """
     if rows.counts["n"] <= MOST_POINTS:
         columns = "SELECT t_s, latency_ms, operation, error FROM part"
@@ -202,12 +205,22 @@ def calls(rows: Part, bins: int = 200) -> pd.DataFrame:
         return small(frame, rows, drawn="calls")
     grid = _grid(rows, bins)
     found = _quantiles(rows, grid, "latency_ms", "ok")
+    together = min(-(-grid.cells * _TAIL // rows.counts["n"]), grid.cells)
+    found["p99"] = _tail(rows, grid, together) if together > 1 else found["p99"]
     data: dict[str, Any] = {
         "t_s": grid.edges_s[:-1] + grid.step_s / 2,
         "n": np.nan_to_num(found["n"]).astype(np.int64),
     }
     data |= {name: found[name] for name in ("min", "p50", "p99", "max")}
-    return small(data, rows, drawn="bins", bin_s=grid.step_s)
+    return small(data, rows, drawn="bins", bin_s=grid.step_s, p99_s=together * grid.step_s)
+
+
+def _tail(rows: Part, grid: _Grid, together: int) -> stats.Floats:
+    """p99 of so many cells of `grid` together, at each of them [cells]; NaN where it says little."""
+    wide = grid._replace(step_ns=together * grid.step_ns, cells=-(-grid.cells // together))
+    found = _quantiles(rows, wide, "latency_ms", "ok")
+    firm = np.where(np.nan_to_num(found["n"]) >= _FEWEST, found["p99"], np.nan)
+    return np.repeat(firm, together)[: grid.cells]
 
 
 def _quantiles(rows: Part, grid: _Grid, column: str, where: str = "true") -> dict[str, np.ndarray]:
