@@ -93,9 +93,11 @@ class _Requests(Rows):
         self.begins, self.numbers = array.array("q"), array.array("i")
         self.around = 0  #: requests of setup and teardown, which are not kept
 
-    def request(self, url: str, method: str, headers: Headers = (), body: bytes = b"") -> str:
+    def request(
+        self, label: str, method: str, headers: Headers = (), body: bytes = b"", *, url: str = ""
+    ) -> str:
         """See Rows."""
-        return self.names.number(_Request(url, method, url, headers, body))
+        return self.names.number(_Request(url or label, method, label, headers, body))
 
     def add(
         self, operation: str, *, started: int | None, done: int | None, planned: int | None = None,
