@@ -211,6 +211,23 @@ def test_a_wrong_workload_is_refused_before_the_run(
         complete(given | changes, "test")
 
 
+def test_a_scenario_of_ones_own_may_make_the_recording(tmp_path: Path) -> None:
+    """Its `recording` says what is sent when; one that returns anything else is refused."""
+    file = tmp_path / "mine.py"
+    text = "async def step(session, state, rng): ...\ndef recording(params, arrivals): return "
+    file.write_text(f"{text}3\n")
+    given = {"scenario": str(file), "arrivals": {"shape": "replay", "file": "any"}}
+    with pytest.raises(BadInput, match="recording returned int, not a Recording"):
+        complete(given, "test")
+    what = "np.array([0, 1.5, 2]), np.zeros(3, np.int32), (Operation('GET', '/', 'x'),)"
+    made = f"Recording('any', 'mine', '0', {what})"
+    imports = "import numpy as np\nfrom perfkit.drive.recording import Operation, Recording\n"
+    file.write_text(f"{imports}{text}{made}\n")
+    workload, _, _ = complete(given | {"warmup_s": 1}, "test")
+    assert workload.arrivals is not None
+    assert (workload.arrivals.duration_s, workload.arrivals.rate_per_s) == (1.5, pytest.approx(2 / 1.5))
+
+
 # -- sending ---------------------------------------------------------------------------------------
 
 
