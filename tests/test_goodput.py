@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from perfkit import figures, frames
 from perfkit.compare import Options, compare, gate
 from perfkit.compare.reduce import reduce_run
 from perfkit.drive.running import checked, describe_run
@@ -69,6 +71,8 @@ def test_tpot_and_goodput_by_hand(tmp_path: Path) -> None:
     ]
     assert f"goodput: successes a second with {SLO}" in describe_run(part.run)
     assert "goodput 40.1/s" in describe_run(part.run)
+    table = figures.summary_table(frames.summary(part)).html
+    assert re.search(r"goodput a second</th>(<td[^>]*>40\.1</td>){2}<td[^>]*>0</td>", table)
 
 
 def test_without_usage_there_is_no_tpot_and_it_says_why(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_har_is_read_with_headers_and_bodies_but_without_secrets(tmp_path: Pat
 
 
 def test_other_tools_files_are_replayed_by_the_readers_that_import_them(tmp_path: Path) -> None:
-    """A JTL by its URLs, Vegeta's results by method and URL; operations are called as in an import."""
+    """A JTL by its URLs, k6's and Vegeta's by method and URL; operations are called as in an import."""
     jtl = "timeStamp,elapsed,label,responseCode,success,threadName,URL\n"
     jtl += "1795599954568,90,fast,200,true,t 1-1,http://h:80/fast?x=1\n"
     jtl += "1795599954668,90,/slow,200,true,t 1-1,http://h/slow\n1795599954768,9,JDBC,,true,t 1-1,null\n"
@@ -130,6 +130,9 @@ def test_other_tools_files_are_replayed_by_the_readers_that_import_them(tmp_path
     assert "taken as a GET" in "; ".join(found.notes)
     imported = import_file(tmp_path / "r.jtl", data_dir=tmp_path)
     assert {"fast", "/slow"} <= set(operations_of(Part(imported)))
+    k6 = read_recording(IMPORTS / "k6.json", Wanted(methods=EVERY))
+    assert ("POST", "/orders/17", "POST create order") in [one[:3] for one in k6.operations]
+    assert k6.left_out["requests with a secret in their query or body (params.send_secrets)"] == 3
     vegeta = read_recording(IMPORTS / "vegeta.json", Wanted(methods=EVERY))
     assert len(vegeta.at_s) + sum(vegeta.left_out.values()) == 80
     browser = read_recording(IMPORTS / "page.har", Wanted(methods=EVERY))
@@ -206,6 +209,23 @@ def test_a_wrong_workload_is_refused_before_the_run(
         given["arrivals"] |= arrivals
     with pytest.raises(BadInput, match=re.escape(words)):
         complete(given | changes, "test")
+
+
+def test_a_scenario_of_ones_own_may_make_the_recording(tmp_path: Path) -> None:
+    """Its `recording` says what is sent when; one that returns anything else is refused."""
+    file = tmp_path / "mine.py"
+    text = "async def step(session, state, rng): ...\ndef recording(params, arrivals): return "
+    file.write_text(f"{text}3\n")
+    given = {"scenario": str(file), "arrivals": {"shape": "replay", "file": "any"}}
+    with pytest.raises(BadInput, match="recording returned int, not a Recording"):
+        complete(given, "test")
+    what = "np.array([0, 1.5, 2]), np.zeros(3, np.int32), (Operation('GET', '/', 'x'),)"
+    made = f"Recording('any', 'mine', '0', {what})"
+    imports = "import numpy as np\nfrom perfkit.drive.recording import Operation, Recording\n"
+    file.write_text(f"{imports}{text}{made}\n")
+    workload, _, _ = complete(given | {"warmup_s": 1}, "test")
+    assert workload.arrivals is not None
+    assert (workload.arrivals.duration_s, workload.arrivals.rate_per_s) == (1.5, pytest.approx(2 / 1.5))
 
 
 # -- sending ---------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ class _Reader:
         phase = _phase(str(tags.get("group") or ""))
         self.around += phase != "measure"
         self.rows.add(
-            self.rows.names.of(label, str(tags.get("method") or "")),
+            self.rows.request(label, str(tags.get("method") or ""), url=str(url or "")),
             started=started, sent=sent if status else None, first_byte=first if status else None,
             done=request.end, status=status, error=error,
             words=tags.get("error") or (f"status {status}" if error else None),

@@ -24,7 +24,7 @@ from perfkit.errors import BadInput
 from perfkit.importing import access_log, trace
 from perfkit.importing.formats import FORMATS, Format, format_of
 from perfkit.importing.head import Head
-from perfkit.importing.nouns import Asked, Facts
+from perfkit.importing.nouns import Asked, Facts, Wrong
 from perfkit.importing.rows import Headers, Rows
 from perfkit.importing.source import Source
 from perfkit.importing.times import UNITS
@@ -93,9 +93,11 @@ class _Requests(Rows):
         self.begins, self.numbers = array.array("q"), array.array("i")
         self.around = 0  #: requests of setup and teardown, which are not kept
 
-    def request(self, url: str, method: str, headers: Headers = (), body: bytes = b"") -> str:
+    def request(
+        self, label: str, method: str, headers: Headers = (), body: bytes = b"", *, url: str = ""
+    ) -> str:
         """See Rows."""
-        return self.names.number(_Request(url, method, url, headers, body))
+        return self.names.number(_Request(url or label, method, label, headers, body))
 
     def add(
         self, operation: str, *, started: int | None, done: int | None, planned: int | None = None,
@@ -104,7 +106,7 @@ class _Requests(Rows):
         """Keep one request; Wrong without an instant, or for one out of any calendar."""
         begin = planned if planned is not None else started
         if begin is None:
-            return
+            raise Wrong("no instant to begin with", "planned or started")
         self._check(begin)
         if phase != "measure":
             self.around += 1

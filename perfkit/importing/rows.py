@@ -62,9 +62,11 @@ class Rows:
         self.absolute = True  #: instants are Unix time; a reader sets it before the first row
         self.count = self.failed = 0
 
-    def request(self, url: str, method: str, headers: Headers = (), body: bytes = b"") -> str:
-        """The operation of a request; headers and body are for who keeps requests."""
-        return self.names.of(url, method)
+    def request(
+        self, label: str, method: str, headers: Headers = (), body: bytes = b"", *, url: str = ""
+    ) -> str:
+        """The operation of a request; all but label and method is for who keeps requests."""
+        return self.names.of(label, method)
 
     def add(
         self,
