@@ -105,13 +105,15 @@ class Events:
 
 def read(events: Iterable[Event], sent: int | None, reader: Reader) -> Stream:
     """What a reader finds in the events; sent: the instant chunks are counted from, None: never reached."""
-    content, tokens, error = list[int](), None, None
+    content, tokens, error, of_error = list[int](), None, None, False
     for event in events:
         said = _said(reader, event)
         if said.content:
             content.append(event.at)
         tokens = tokens if said.tokens is None else said.tokens
-        error = error or said.error
+        if said.error and (error is None or (event.name == "error" and not of_error)):
+            # an event of this type says more than the reason to stop that came before it
+            error, of_error = said.error, event.name == "error"
     chunks = [] if sent is None else [min((at - sent) // 1000, _LARGEST_US) for at in content]
     return Stream(content[0] if content else None, chunks, tokens, error)
 

@@ -59,12 +59,14 @@ def of(folder: Path, samples: list[Sample]) -> dict[str, str]:
     return {one.kind: one.text for one in found}
 
 
+CANCELLED = "CancelledError"
 #: Samples above the limit, which have this finding and no other, and just below it, which have none.
 RULES: dict[str, tuple[list[Sample], list[Sample]]] = {
     "n_plus_one": (uses(A, READ, 50, 10, 5), uses(A, READ, 49, 10, 5) + uses(B, READ, 40, 10, 4)),
     "lock_waits": (locks(2, 100), locks(2, 99) + locks(2, 100, looks=0)),
     "statement_timeouts": (at([3], "db.error", 1, f"57014 {READ}"), at([3], "db.error", 1, f"40001 {READ}")),
-    "lost_connections": (at([3], "pool.error", 1, "OSError"), at([3], "pool.error", 1, "TimeoutError")),
+    "lost_connections": (at([3], "pool.error", 1, "OSError"),
+                         at([3], "pool.error", 1, "TimeoutError") + at([4], "pool.error", 1, CANCELLED)),
     "pool_overflow": (
         at(TEN_S[11:], "pool.overflow", 0, "main") + at(TEN_S[:11], "pool.overflow", 3, "main"),
         at(TEN_S[10:], "pool.overflow", 0, "main") + at(TEN_S[:10], "pool.overflow", 3, "main"),

@@ -141,5 +141,16 @@ def test_a_connection_given_back_after_all_was_no_leak(returned: int, left: int,
     others = at([4], "pool.used_again_s", 3, "y") + at([0.5], "pool.used_again_s", 9)
     others += at([5, 6, 7], "pool.used_again_s", 1.2)
     found = texts(tmp_path, at([2, 2.1, 2.2], "pool.leak_s", 2) + back + others)
-    told = f"{left} database connections taken at x were neither used nor given back for 2 s or more. "
-    assert found == [f"{told}Close them there."] * bool(left)
+    told = (
+        f"{left} database connection{'s were' if left > 1 else ' was'} taken at x and neither used nor given "
+    )
+    assert found == [f"{told}back for 2 s or more. Close them there."] * bool(left)
+
+
+def test_of_old_leaks_and_all_of_them_the_more_are_told(tmp_path: Path) -> None:
+    """One finding for one trouble: four that grew tell more than the one of them that is old already."""
+    grew = at([1, 3, 5, 7], "pool.unused_s", 1, "app.py:7 f")
+    (text,) = texts(tmp_path / "few old", grew + at([9], "pool.leak_s", 9, "app.py:7 f"))
+    assert "grew by 4" in text
+    (text,) = texts(tmp_path / "all old", grew + at([9] * 4, "pool.leak_s", 2, "app.py:7 f"))
+    assert text.startswith("4 database connections were taken at app.py:7 f")

@@ -222,6 +222,14 @@ EXPERIMENTS: dict[str, set[str]] = {
     "executor": {"executor_queue"},
     "lock": {"unowned_time"},
     "frozen": {"loop_blocked", "failing"},
+    "leak_growth": {"connection_leak"},
+    "slow_query": {"slow_database"},
+    "query_timeout": {"statement_timeouts", "failing"},
+    "model_timeout": {"model_timeouts", "failing"},
+    "tool_timeout": {"tool_timeouts", "failing"},
+    "request_timeout": {"request_timeouts", "failing"},
+    "model_retries": {"model_retries"},
+    "admission": {"requests_refused", "failing"},
 }
 #: What the words of an experiment's finding must name.
 NAMED = {
@@ -237,6 +245,14 @@ NAMED = {
     "statement_timeout": ("57014", "`SELECT pg_sleep"),
     "killed_connections": ("6 database connections", "pg_terminate_backend"),
     "pool_overflow": ("pool_size=",),
+    "leak_growth": ("maybe_leak",),
+    "slow_query": ("`SELECT pg_sleep", "POST /v1/agents/{agent_id}/messages/stream"),
+    "query_timeout": ("--query-timeout-s",),
+    "model_timeout": ("--model-timeout-s",),
+    "tool_timeout": ("--tool-timeout-s",),
+    "request_timeout": ("--request-timeout-s",),
+    "model_retries": ("× unavailable",),
+    "admission": ("--max-requests",),
     "index_off": (
         "of POST /v1/agents/{agent_id}/messages/stream",
         "Seq Scan on messages, filter",

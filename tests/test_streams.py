@@ -92,6 +92,8 @@ def test_a_stream_is_read_to_its_end() -> None:
     assert (found.first_token, found.chunks, found.tokens) == (480_000_000, [479_000, 489_000], 9)
     assert found.error == "the stream ended with stop_reason llm_api_error"
     assert read(events, None, letta).chunks == []
+    words = [event({"message": text}, "error") for text in ("too slow", "and more")]
+    assert read([*events, *words], None, letta).error == "error event: too slow"
 
     def broken(one: Event) -> Said:
         raise KeyError("odd")

@@ -16,6 +16,8 @@ from perfkit.store.rows import Part
 _LISTED = 3
 _TIMEOUTS = {"57014": "statement_timeout", "55P03": "lock_timeout"}
 _CONNECTION_LOST = ("57P", "08")
+#: Errors of a pool without a lost connection: it had none left, or the request that used one was cancelled.
+_NOT_LOST = ("TimeoutError", "CancelledError")
 
 
 def findings(rows: Part, samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> list[Finding]:
@@ -128,7 +130,7 @@ def _listed(part: pd.DataFrame) -> str:
 def _lost_connections(samples: pd.DataFrame) -> Iterator[Finding]:
     """Connections were invalidated or could not be opened."""
     lost = of_probe(samples, "pool.error")
-    lost = lost[(lost["label"] != "TimeoutError").to_numpy()]
+    lost = lost[~lost["label"].isin(_NOT_LOST).to_numpy()]
     if lost.empty:
         return
     kinds = ", ".join(f"{n:,} × {kind}" for kind, n in lost["label"].value_counts().head(_LISTED).items())

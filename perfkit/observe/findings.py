@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from perfkit.observe import client, database, process
+from perfkit.observe import client, database, process, service_limits
 from perfkit.observe.frames import of_probe, server_samples, span, split, tail_split
 from perfkit.observe.limits import Limits
 from perfkit.store import Run
@@ -63,6 +63,7 @@ def findings(
     limits = limits or Limits()
     found = [*database.findings(rows, samples, parts, limits)]
     found += process.findings(rows, samples, parts, limits)
+    found += service_limits.findings(samples, limits)
     for rule in (_slow_model, _cache):
         found += rule(samples, parts, limits)
     of_rows = client.findings(rows, limits)

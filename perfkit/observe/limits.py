@@ -11,6 +11,9 @@ class Limits:
 
     blocked_ms: float = 100.0  #: of one block of the event loop; three by the same code, or one of 1 s
     model_ttft_ms: float = 1000.0  #: median time to the model's first token
+    limit_reached: int = 1  #: of the service's own, how often
+    model_retries: int = 5  #: of calls of the model,
+    model_retry_share: float = 0.05  #: of its answers
     cache_hits: float = 0.5  #: share of lookups
     cache_lookups: int = 50
     cpu_share: float = 0.8  #: of one core, by one server process in a second

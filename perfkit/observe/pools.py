@@ -86,31 +86,37 @@ def overflow(samples: pd.DataFrame, exhausted: list[tuple[str, str]], limits: Li
 
 
 def leaks(rows: Part, samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
-    """Connections were not given back: for the pool monitor's limit, or longer than any request lasted."""
+    """Connections were not given back: for the pool monitor's limit, or longer than any request lasted.
+
+    Of each server that is told which has more of them: one that leaks all the time has few that are old.
+    """
     reported = of_probe(samples, "pool.leak_s")
     long = of_probe(samples, "pool.used_again_s")
     long = long[(long["value"] >= reported["value"].min()).to_numpy()]
-    lost = _not_used_again(reported, long, np.inf)
-    for place, part in lost.groupby("label"):
-        text = f"{len(part):,} database connections taken at {place} were neither used nor given back "
-        text += f"for {part['value'].min():.3g} s or more. Close them there."
-        yield Finding("connection_leak", text, *span(part))
-    ends = of_probe(samples, "pool.checked_out").groupby("source", observed=True)["t_s"].max()
+    old = _not_used_again(reported, long, np.inf)
     longest_s = _longest_use_s(rows, parts)
-    for source, end_s in ends.drop(lost["source"].unique(), errors="ignore").items():
+    ends = of_probe(samples, "pool.checked_out").groupby("source", observed=True)["t_s"].max()
+    for source, end_s in ends.items():
         unused, again = (
             part[(part["source"] == source).to_numpy()]
             for part in (of_probe(samples, probe) for probe in ("pool.unused_s", "pool.used_again_s"))
         )
         part = _not_used_again(unused, again, end_s - longest_s)
-        if len(part) >= limits.unused_connections:
-            text = f"The connections of {source} that are out of their pool and run nothing grew by "
-            text += (
-                f"{len(part):,}: until the end they were neither used nor given back, for longer than any "
-            )
-            text += f"request may have needed them ({longest_s:.2g} s). Most of them were taken at "
-            text += f"{part['label'].mode().iloc[0]}: close them there."
-            yield Finding("connection_leak", text, *span(part))
+        if len(part) < limits.unused_connections or len(part) <= (old["source"] == source).sum():
+            continue
+        old = old[(old["source"] != source).to_numpy()]
+        text = (
+            f"The connections of {source} that are out of their pool and run nothing grew by {len(part):,}: "
+        )
+        text += "until the end they were neither used nor given back, for longer than any request may have "
+        text += f"needed them ({longest_s:.2g} s). Most of them were taken at "
+        text += f"{part['label'].mode().iloc[0]}: close them there."
+        yield Finding("connection_leak", text, *span(part))
+    for place, part in old.groupby("label"):
+        many = "s were" if len(part) > 1 else " was"
+        text = f"{len(part):,} database connection{many} taken at {place} and neither used nor given back "
+        text += f"for {part['value'].min():.3g} s or more. Close them there."
+        yield Finding("connection_leak", text, *span(part))
 
 
 def _not_used_again(reported: pd.DataFrame, used_again: pd.DataFrame, until_s: float) -> pd.DataFrame:

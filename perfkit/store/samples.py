@@ -47,6 +47,7 @@ _SILENT = {
     **dict.fromkeys(("loop.hang_ms", "loop.recovered_ms"), "loop.lag_ms"),
     **dict.fromkeys(("db.lock_waits", "db.lock_wait_ms"), "db.round_trip_ms"),
     "db.error": "db.requests",
+    **dict.fromkeys(("limit.reached", "model.retry_ms"), "request.app_ms"),
 }
 #: Over all samples together.
 _OF_ALL = {
