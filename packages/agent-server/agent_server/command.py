@@ -135,7 +135,7 @@ class Number(click.FloatRange):
 @click.option("--trace-memory/--no-trace-memory", default=_D.trace_memory,
               help="Name the lines whose objects grow; Python is 5 to 27 times slower.")  # fmt: skip
 @click.option("--leak-after-s", default=_D.leak_after_s, show_default=True, type=Number(0.01, _LONGEST_S),
-              help="A database connection held so long counts as leaked.")  # fmt: skip
+              help="A database connection out so long without a statement is leaked.")  # fmt: skip
 @click.option("--hang-after-s", default=_D.hang_after_s, show_default=True, type=Number(0.05, _LONGEST_S),
               help="Report the event loop when it has been blocked for so long.")  # fmt: skip
 @click.option("--hang-check-s", default=_D.hang_check_s, show_default=True, type=Number(0.05, _LONGEST_S))

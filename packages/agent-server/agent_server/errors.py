@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agent_server.limits import LimitReached, reached
+from agent_server.limits import LimitReached, limit_reached
 from agent_server.model import ModelUnavailable
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def known_fault(services: Services, error: Exception) -> tuple[int, dict[str, An
     A statement that PostgreSQL cancelled because of `query_timeout_s` is counted here, as that limit's.
     """
     if services.settings.query_timeout_s and "due to statement timeout" in str(getattr(error, "orig", "")):
-        error = reached(services, "query")
+        error = limit_reached(services, "query")
     if isinstance(error, LimitReached):
         return error.status, error.body
     if isinstance(error, ModelUnavailable):

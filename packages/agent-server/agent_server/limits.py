@@ -47,7 +47,7 @@ class LimitReached(Exception):
         self.body: dict[str, Any] = {"detail": str(self), "limit": one.setting, "value": value}
 
 
-def reached(services: Services, name: Name) -> LimitReached:
+def limit_reached(services: Services, name: Name) -> LimitReached:
     """Count that a limit was reached, as a metric and as a sample; returns the error to raise."""
     value = float(getattr(services.settings, _LIMITS[name].setting))
     services.registry.get_or_create_metric("count_limits_reached", _counter).add(1, {"limit": name})
@@ -79,4 +79,4 @@ async def within(services: Services, name: Name, work: Awaitable[T]) -> T:
     except TimeoutError:
         if not timeout.expired():
             raise
-        raise reached(services, name) from None
+        raise limit_reached(services, name) from None

@@ -8,7 +8,7 @@ from collections.abc import Container
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agent_server.limits import LimitReached, deadline, reached
+from agent_server.limits import LimitReached, deadline, limit_reached
 from agent_server.services import Services
 
 _RETRY_AFTER_S = 1
@@ -31,7 +31,7 @@ class RequestLimits:
             return await self._app(scope, receive, send)
         most = self._services.settings.max_requests
         if most and self._under_way >= most:
-            refused = reached(self._services, "admission")
+            refused = limit_reached(self._services, "admission")
             headers = {"retry-after": str(_RETRY_AFTER_S)}
             return await JSONResponse(refused.body, refused.status, headers)(scope, receive, send)
         self._under_way += 1
@@ -62,6 +62,6 @@ class RequestLimits:
         except TimeoutError:
             if begun or not timeout.expired():
                 raise
-            raise reached(self._services, "request") from None
+            raise limit_reached(self._services, "request") from None
         finally:
             deadline.reset(token)

@@ -40,7 +40,7 @@ class Settings:
     model_timeout_s: float = 0.0  #: the longest wait for the model's next token or embedding; 0: any
     tool_timeout_s: float = 0.0  #: the longest a tool may take; 0: as long as it likes
     request_timeout_s: float = 0.0  #: the longest a request may take; 0: as long as it likes
-    max_requests: int = 0  #: at once, others are refused; 0: any number
+    max_requests: int = 0  #: at once in one process, others are refused; 0: any number
     model_retries: int = 2  #: how often a call of the model that failed is repeated
     model_backoff_s: float = 0.2  #: the longest pause before the first repetition, twice that before the next
     model_backoff_max_s: float = 5.0  #: and so on, up to this
@@ -63,7 +63,7 @@ class Settings:
     role: str = "all"  #: api: no background work; worker: nothing else; all: both
     probes: bool = True  #: watch the pool, the event loop and every request
     trace_memory: bool = False  #: name the lines whose objects grow; Python is 5 to 27 times slower
-    leak_after_s: float = 30.0  #: a connection held so long counts as leaked
+    leak_after_s: float = 30.0  #: a connection out for so long without a statement is leaked
     hang_after_s: float = 0.2  #: a blocked event loop is reported when it has been so for so long
     hang_check_s: float = 0.05
     scheduler_poll_s: float = 0.5  #: how often the leader looks for batches
