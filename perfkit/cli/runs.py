@@ -63,7 +63,7 @@ def run_command(file: Path | None, scenario: str | None, params: tuple[str, ...]
             if not isinstance(before, list):
                 raise BadInput(f"{file or '--set'}, {name}: expected a list, got {before!r}")
             given |= {name: [*before, *more]}
-    if "scenario" not in given:
+    if not given.keys() & {"scenario", "mix"}:
         raise BadInput("nothing to run: give a FILE from params/ or --scenario NAME")
     work = checked(given, str(file or "options"), allow_target)
     runs = run_repeats(work, data_dir, show_progress=not quiet, look=record)

@@ -179,7 +179,7 @@ def _given(
     if isinstance(target, str):
         changes = {**changes, "target": {"url": target}}
     given = merged(given, changes)
-    if "scenario" not in given:
+    if not given.keys() & {"scenario", "mix"}:
         raise BadInput("nothing to run: give perfkit.run a file from params/ or scenario=NAME")
     return given, where
 
