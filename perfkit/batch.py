@@ -151,8 +151,10 @@ def _key(files: Sequence[Path], given: Mapping[str, Mapping[str, Any]]) -> str:
     """Names a batch by its files, their order and what is in them, scenario files of one's own included."""
     digest = hashlib.sha256()
     for file in files:
-        scenario = Path(str(given[str(file)].get("scenario")))
-        for one in (file, *([scenario] if scenario.is_file() else [])):
+        workload = given[str(file)]
+        entries = [workload, *(one for one in workload.get("mix") or () if isinstance(one, Mapping))]
+        scenarios = [Path(str(one.get("scenario"))) for one in entries]
+        for one in (file, *(scenario for scenario in scenarios if scenario.is_file())):
             digest.update(f"{one.resolve()}\n".encode() + one.read_bytes())
     return f"{files[0].stem[:40]}-{digest.hexdigest()[:12]}"
 

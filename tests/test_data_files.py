@@ -123,7 +123,7 @@ def test_a_run_hands_out_rows_and_hides_their_secrets(tmp_path: Path) -> None:
     """Two real workers: each step its own row, each user its own; setup has none; a password that the server
     echoes is not recorded."""
     file_of(tmp_path, 40)
-    secrets = [f"sesame-{random.Random(i).randrange(10**9)}" for i in range(4)]
+    secrets = [f"sesame-{random.Random(i).randrange(10**9)}-opens" for i in range(4)]
     (tmp_path / "logins.jsonl").write_text("\n".join(json.dumps({"password": one}) for one in secrets))
     (tmp_path / "mine.py").write_text(
         "from perfkit.errors import BadInput\n"
@@ -136,13 +136,14 @@ def test_a_run_hands_out_rows_and_hides_their_secrets(tmp_path: Path) -> None:
         "    await session.get(f\"/ok/{row['n']}\", name=f\"row-{row['n']}\")\n"
         "    await session.post(f\"/reflect/{login['password']}\", json=login, name='login',\n"
         "        headers={'x-echo': login['password']})\n"
+        "    await session.get(f\"/ok/{login['password']}\")\n"
     )
     given = {"scenario": str(tmp_path / "mine.py"), "users": {"count": 4, "iterations": 40}, "processes": 2}
     with fault_server() as server:
         done = execute(*complete(given | {"target": {"url": server.url}}, "test"), data_dir=tmp_path)
     rows = done.table().to_pandas()
     assert not done.meta.step_errors
-    assert set(rows["operation"]) == {"login", *(f"row-{i}" for i in range(40))}
+    assert set(rows["operation"]) == {"login", "GET /ok/***", *(f"row-{i}" for i in range(40))}
     texts = rows["error_text"].dropna()
     assert len(texts) == 40
     assert texts.str.contains("***", regex=False).all()

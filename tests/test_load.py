@@ -96,8 +96,11 @@ def test_users_ramp_up_and_down() -> None:
 
 def test_a_ramp_ends_with_its_steps_or_when_stopped() -> None:
     """Nobody waits for users who would find no step left, nor after a stop."""
-    rows, _ = drive(users={"count": 9, "iterations": 5, "ramp_s": 9000})
-    assert len(rows) == 5
+    for think in (0, 1):
+        load = {"count": 9, "iterations": 5, "ramp_s": 9000, "think_time_s": think}
+        rows, (engine,) = drive(users=load)
+        assert len(rows) == 5
+        assert engine._clock() < 10 * SECOND
     transport = FakeTransport(lambda i: 0.5)
     rows, (engine,) = drive(
         transport=transport, users={"count": 2, "duration_s": 9000, "ramp_s": 9000}, stop_after_s=3

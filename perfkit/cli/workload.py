@@ -45,7 +45,7 @@ def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str,
     given = load.over(given, always=what is not None and is_url(what))
     if "scenario" not in given and what and not is_url(what):
         raise BadInput(f"{where}: scenario is missing: add `scenario: http_get`, or --scenario NAME|FILE.py")
-    if "scenario" not in given:
+    if not given.keys() & {"scenario", "mix"}:
         raise BadInput("nothing to run: give a URL, a FILE from params/, or --scenario NAME")
     return given, where
 

@@ -69,6 +69,7 @@ class _ClosedModel:
         index, count = worker.index, worker.count
         self._warmups = itertools.count(-1 - index, -count)
         self._measured: Iterator[int] = iter(range(index, users.iterations or FOREVER, count))
+        self._none_left = asyncio.Event()  #: of the steps to be measured
         self._pacer = pacer_for(asyncio.get_running_loop(), self._clock)
 
     async def start(self) -> None:
@@ -79,15 +80,16 @@ class _ClosedModel:
             begins = worker.start_ns + int(users.ramp_s * 1e9 * user / users.count)
             if begins > self._clock():
                 await self._wait_until(begins)
-            if worker.stopping.is_set() or not operator.length_hint(self._measured, 1):
+            if worker.stopping.is_set() or self._none_left.is_set():
                 return
             worker.spawn(self._user(user))
 
     async def _wait_until(self, when_ns: int) -> None:
-        """Wait for an instant, or until the worker stops."""
+        """Wait for an instant, or until the worker stops, or has no step left."""
         reached = asyncio.Event()
         self._pacer.call_at(when_ns, reached.set)
-        waiting = [asyncio.ensure_future(one.wait()) for one in (reached, self._worker.stopping)]
+        events = (reached, self._worker.stopping, self._none_left)
+        waiting = [asyncio.ensure_future(one.wait()) for one in events]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for one in waiting:
             one.cancel()
@@ -107,13 +109,15 @@ class _ClosedModel:
             warming = ready < self._recorder.measure_begins
             step = next(self._warmups) if warming else next(measured, None)
             if step is None:
-                return
+                break
             await self._steps.carry_out(session, step, ready)
             if think:
                 pause_s = think_random.uniform(*think) if isinstance(think, tuple) else think
                 if self._clock() + pause_s * 1e9 >= ends or not operator.length_hint(measured, 1):
-                    return  # nobody waits for a thought that leads to nothing
+                    break  # nobody waits for a thought that leads to nothing
                 await asyncio.sleep(pause_s)
+        if not operator.length_hint(measured, 1):
+            self._none_left.set()
 
     def close(self) -> None:
         self._pacer.close()

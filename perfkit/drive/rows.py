@@ -102,7 +102,8 @@ def to_table(
     """A batch as an Arrow table with the timeline's columns; instants become nanoseconds since the origin.
 
     member, of: the number of the scenario in a mix of so many. Each scenario counts its users and steps from
-    0, as it does alone; in the timeline those numbers interleave, so that each is there once.
+    0, as it does alone; in the timeline those numbers interleave, so that each is there once. Operations of a
+    mix begin with the scenario's name: two that have the same one need not be the same thing.
 
     `bytes_sent` is the size of a body that was sent to its end, 0 where `sent` is null, even if a part of the
     body went out; `bytes_received` is what came of the response's body.
@@ -124,7 +125,8 @@ def to_table(
     columns["user"] = pa.array(rows["user"] * np.int32(of) + np.int32(member))
     columns["step"] = pa.array(rows["step"] * of + member)
     columns["scenario"] = _text(np.zeros(n, np.int32), (scenario,))
-    columns["operation"] = _text(rows["operation"], batch.operations)
+    operations = batch.operations if of == 1 else tuple(f"{scenario}/{one}" for one in batch.operations)
+    columns["operation"] = _text(rows["operation"], operations)
     columns["phase"] = _text(rows["phase"], PHASES)
     columns["status"] = pa.array(rows["status"], mask=rows["status"] == 0, type=pa.int16())
     columns["error"] = _text(rows["error"].astype(np.int32) - 1, ERRORS)

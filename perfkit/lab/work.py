@@ -176,7 +176,7 @@ def _given(
     for more in (given, changes):
         require_plain(more, where)
     given = merged(given, changes)
-    if "scenario" not in given:
+    if not given.keys() & {"scenario", "mix"}:
         raise BadInput("nothing to run: give perfkit.run a file from params/ or scenario=NAME")
     return given, where
 

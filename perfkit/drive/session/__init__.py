@@ -107,7 +107,7 @@ class Session:
     def begin_step(self, number: int, planned: int) -> Step:
         """Called by the engine, in the task of the step: its first request was planned for this instant."""
         step = self._outside = Step(number, planned)  # what another thread sends belongs to the latest
-        if self._data_secrets:
+        if self._data_secrets or self._jar is not None:
             self._hide(step)
         _STEP.set(step)
         return step

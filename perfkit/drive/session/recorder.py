@@ -116,14 +116,16 @@ class Recorder:
         begun = (self._next - self.first_seq) // self.seq_stride
         return begun + self.retried - self.buffer.count
 
-    def operation_code(self, name: str, head: Head | None = None, hop: str = "") -> int:
+    def operation_code(
+        self, name: str, head: Head | None = None, step: Step | None = None, hop: str = ""
+    ) -> int:
         """Return the code of an operation, whose name is recorded without secrets. After a thousand names all
         others have one code, so that a slip (an id in a name) cannot grow without bound."""
         code = self._codes.get(name + hop)
         if code is None and len(self._codes) >= MOST_OPERATIONS:
             code = self.buffer.operation_code(OTHER_OPERATIONS)
         elif code is None:
-            shown = storable(self._without_secrets(name, head))[: _NAME_LIMIT - len(hop)] + hop
+            shown = storable(self._without_secrets(name, head, step))[: _NAME_LIMIT - len(hop)] + hop
             code = self._codes[name + hop] = self.buffer.operation_code(shown)
         return code
 
@@ -159,8 +161,9 @@ class Recorder:
                 kept[column] = value
         return kept or None
 
-    def _without_secrets(self, name: str, head: Head | None) -> str:
-        return self.redact(name, head.secrets if head is not None else ())
+    def _without_secrets(self, name: str, head: Head | None, step: Step | None = None) -> str:
+        known = head.secrets if head is not None else ()
+        return self.redact(name, known if step is None else (*known, *step.secrets))
 
 
 class Step:

@@ -44,7 +44,7 @@ class Sending:
         self._recorder, self._step, self.head, self._user, self._group = recorder, step, head, user, group
         self._method, self.path, self._body, self._name = method, path, body, name
         self._planned, self._started = planned, started
-        self._operation = recorder.operation_code(name, head)
+        self._operation = recorder.operation_code(name, head, step)
         self._seq = recorder.next_seq()
 
     def begin(self, timeout_s: float) -> Coroutine[Any, Any, Exchange]:
@@ -79,7 +79,7 @@ class Sending:
             self._hops -= 1
             self._method, self.path, self._body = self._hop
             self._planned = self._started = recorder.clock()
-            self._operation = recorder.operation_code(self._name, self.head, _HOP)
+            self._operation = recorder.operation_code(self._name, self.head, self._step, _HOP)
             self._seq, self._attempt, self._fresh, self._hop = recorder.next_seq(), 1, False, None
             return True
         # nobody has done anything yet, or twice is as good as once (RFC 9110, 9.2.2)
