@@ -8,6 +8,7 @@ does not know. `target: URL` is short for `target: {url: URL}`, and a time may h
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -420,18 +421,35 @@ _TIME = re.compile(r"(?:.*[a-z0-9])?(?<!per)_(ms|s)").fullmatch
 _TIME_UNIT = {"s": 1e9, "ms": 1e6}
 
 
+_hints_of = functools.lru_cache(64)(get_type_hints)  # each evaluates the source of every annotation
+
+
 def _with_times(cls: type, given: Mapping[str, Any], where: str, path: str = "") -> dict[str, Any]:
     """Return `given` for `cls` with numbers for times written with a unit; BadInput for what is no time."""
-    hints = get_type_hints(cls)
+    hints = _hints_of(cls)
     found = dict(given)
     for name, value in given.items():
-        if cls is Workload and name in _SECTIONS and isinstance(value, Mapping):
-            found[name] = _with_times(_SECTIONS[name], value, where, f"{name}.")
+        hint = hints.get(name, str)
+        section = _section_of(hint)
+        if section is not None and isinstance(value, Mapping):
+            found[name] = _with_times(section, value, where, f"{path}{name}.")
+        elif section is not None and isinstance(value, list | tuple):
+            found[name] = [
+                _with_times(section, one, where, f"{path}{name}[{i}].") if isinstance(one, Mapping) else one
+                for i, one in enumerate(value)
+            ]
         elif cls is Workload and name == "server" and isinstance(value, Mapping):
             found[name] = {key: _timed(str(key), one, f"{where}: server.{key}") for key, one in value.items()}
-        elif "str" not in str(hints[name]):
+        elif "str" not in str(hint):
             found[name] = _timed(name, value, f"{where}: {path}{name}")
     return found
+
+
+def _section_of(hint: Any) -> type | None:
+    """The dataclass in a type such as `Users | None` or `tuple[Part, ...]`, None where there is none."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return hint
+    return next(filter(None, map(_section_of, get_args(hint))), None)
 
 
 def _timed(name: str, value: Any, where: str) -> Any:

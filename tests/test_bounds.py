@@ -336,12 +336,12 @@ def numeric_fields() -> list[str]:
 def within(name: str, value: Any) -> dict[str, Any]:
     """A workload with one value, and what that value needs beside it."""
     section, _, field = name.rpartition(".")
-    of_shape = model._OF_SHAPE.get(field)
+    of_shapes = model._OF_SHAPE.get(field)
     beside: dict[str, Any] = {}
     if section == "users" and field not in ("iterations", "duration_s"):
         beside = {"iterations": 10}
-    if section == "arrivals" and of_shape:
-        beside = {"shape": of_shape}
+    if section == "arrivals" and of_shapes:
+        beside = {"shape": of_shapes[0]}
     inner = {**beside, field: value}
     return FINE | (
         {section: inner | ({"url": "http://localhost"} if section == "target" else {})} if section else inner

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from perfkit.drive import scenario
 from perfkit.model import Workload
 from perfkit.observe import findings
 from perfkit.store import list_runs, read_probes
+from tests.command import started
 from tests.small_server import small_server
 
 ROOT = Path(__file__).parents[1]
@@ -143,3 +146,29 @@ def test_security_md_is_found_and_says_what_is_asked_of_it() -> None:
     ]
     assert "benchmarks/README.md#drills-broken-inputs-and-kills" in text
     assert "## Drills: broken inputs and kills" in (ROOT / "benchmarks" / "README.md").read_text()
+
+
+def test_the_commands_of_the_first_hour_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line of the guide, and each `perfkit run` of the README's first block, works as it stands, with
+    one step in the place of a whole load."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "note.json").write_text('{"text": "hello"}')
+    (tmp_path / "openapi.json").write_text('{"openapi": "3.0.0", "paths": {"/pets": {"get": {}}}}')
+    recorded = {"request": {"method": "GET", "url": "http://localhost/page"}}
+    (tmp_path / "recorded.har").write_text(json.dumps({"log": {"entries": [recorded]}}))
+    first = re.findall(r"^perfkit run .+", README.partition("## Two commands")[0], re.M)
+    shown = re.findall(r"```sh\n(.*?)```", GUIDES["first-hour.md"], re.S)
+    guide = re.findall(r"^perfkit .+", "\n".join(shown), re.M)
+    assert len(first) >= 2
+    assert len(guide) >= 12
+    with small_server() as server:
+        for line in (*first, *guide):
+            words, _, out = line.partition("#")[0].replace("http://127.0.0.1:8000", server.url).partition(">")
+            command = shlex.split(words)[1:]
+            once = command[0] == "run" and not {"--once", "--print-yaml"} & set(command)
+            done = started(*command, *(["--once"] if once else []), PERFKIT_DATA_DIR=str(tmp_path))
+            assert done.returncode == 0, line + done.stdout + done.stderr
+            if out:
+                (tmp_path / out.strip()).write_text(done.stdout)
+        assert server.requests["PUT /notes/1"] == 1
+    assert {"pets.py", "web.yaml", "shop.yaml", "notes.yaml"} <= {file.name for file in tmp_path.iterdir()}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perfkit.drive.health import delays, judge, median_response_ms
@@ -24,6 +25,7 @@ class OwnParams:
 
     wait_s: float = 1.0
     name_s: str = ""
+    parts: tuple[Users, ...] = ()
 
 
 USERS = {"count": 2, "iterations": 5}
@@ -100,8 +102,10 @@ def test_times_with_units_are_numbers() -> None:
 
 def test_times_of_a_scenario_have_units_too() -> None:
     """A scenario's own parameter that ends in _s or _ms takes a unit, unless it is a text."""
-    given_ = {"wait_s": "250ms", "name_s": "5s"}
-    assert convert(OwnParams, given_, "params") == OwnParams(0.25, "5s")
+    given_ = {"wait_s": "250ms", "name_s": "5s", "parts": [{"duration_s": "2m"}]}
+    assert convert(OwnParams, given_, "params") == OwnParams(0.25, "5s", (Users(duration_s=120.0),))
+    with pytest.raises(BadInput, match=re.escape("params: parts[0].duration_s: 'x' is not a time")):
+        convert(OwnParams, {"parts": [{"duration_s": "x"}]}, "params")
 
 
 def test_a_target_is_a_url() -> None:
@@ -116,6 +120,7 @@ def test_a_workload_needs_a_scenario() -> None:
         Workload.from_mapping({"users": USERS})
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     count=st.integers(1, 1000),

@@ -57,6 +57,7 @@ MEANS: dict[str, dict[str, Any]] = {
     "--json {}": {"params": {"method": "POST", "path": "/", "json": {}}, "users": TEN_USERS},
     "--json=[1] -X PUT": {"params": {"method": "PUT", "path": "/", "json": [1]}, "users": TEN_USERS},
     "--threshold p95<1s --tag x": {"thresholds": ["p95<1s"], "tags": ["x"], "users": TEN_USERS},
+    "-H content-type:a/b": {"params": {**GET, "content_type": "a/b"}, "users": TEN_USERS},
     "-H a:1 -H B:2": {"target": {"url": URL, "headers": {"a": "1", "b": "2"}}, "users": TEN_USERS},
 }
 
@@ -95,6 +96,7 @@ def test_options_are_laid_over_a_file(tmp_path: Path) -> None:
     given = yaml_of(str(file), "--rate", "9")
     assert given["arrivals"] == {"rate_per_s": 9.0}
     assert "users" not in given
+    assert yaml_of(URL, "--scenario", "http_get") == {"scenario": "http_get", "target": {"url": URL}}
     assert "users" not in yaml_of("--scenario", "http_get", "--target", URL), "the scenario's own load"
 
 

@@ -21,6 +21,7 @@ def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str,
 
     BadInput for what does not go together. The workload itself is not checked yet.
     """
+    one_line = what is not None and is_url(what) and options["scenario"] is None
     headers = parse_headers(options["headers"])
     request = Request(options["method"], options["body_json"], options["data"], headers)
     given, where = _begin(what, options["scenario"], options["target"], request)
@@ -30,11 +31,9 @@ def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str,
     )
     given |= {"scenario": options["scenario"]} if options["scenario"] else {}
     given = merged(given, {"target": {"url": options["target"]}} if options["target"] else {})
-    if headers:
-        own = {
-            name: value for name, value in headers.items() if name != "content-type" or not request.options()
-        }
-        given = merged(given, {"target": {"headers": own}} if own else {})
+    if one_line:  # the type of the body is the request's
+        headers.pop("content-type", None)
+    given = merged(given, {"target": {"headers": headers}} if headers else {})
     for name in ("thresholds", "abort", "tags"):
         if options[name]:
             before = given.get(name) or []
@@ -42,8 +41,8 @@ def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str,
                 raise BadInput(f"{where if what else '--set'}, {name}: expected a list, got {before!r}")
             given |= {name: [*before, *options[name]]}
     load = Load(*(options[name] for name in ("users", "rate", "duration", "ramp", "requests")))
-    given = load.over(given, always=what is not None and is_url(what))
-    if "scenario" not in given and what and not is_url(what):
+    given = load.over(given, always=one_line)
+    if not given.keys() & {"scenario", "mix"} and what and not is_url(what):
         raise BadInput(f"{where}: scenario is missing: add `scenario: http_get`, or --scenario NAME|FILE.py")
     if not given.keys() & {"scenario", "mix"}:
         raise BadInput("nothing to run: give a URL, a FILE from params/, or --scenario NAME")

@@ -154,7 +154,7 @@ class _Shown:
         self, method: str, path: str, headers: Headers, body: bytes, timeout_s: float, *, fresh: bool = False
     ) -> Exchange:
         """See `Transport`."""
-        fields = dict(line.split(": ", 1) for line in headers.splitlines())
+        fields = dict(line.split(": ", 1) for line in headers.split("\r\n") if line)
         secrets = secrets_in(fields)
 
         def hidden(text: str) -> str:
@@ -164,7 +164,7 @@ class _Shown:
         if self.part != self._told:
             self._told = self.part
             self._show(f"-- {self.part}")
-        self._show(f"> {method} {self._redact.url(path)}")
+        self._show(f"> {method} {hidden(path)}")
         self._tell(">", fields.items(), body, hidden)
         begun = self._clock()
         exchange = await self._transport.send(method, path, headers, body, timeout_s, fresh=fresh)
@@ -201,7 +201,7 @@ def _lines(body: bytes, hidden: Callable[[str], str]) -> Iterator[str]:
     if not body:
         return
     try:
-        text = body.decode()
+        text = body.decode(errors="ignore" if len(body) >= _LOOKED_AT else "strict")
     except UnicodeDecodeError:
         yield f"{len(body):,} bytes that are not text"
         return
