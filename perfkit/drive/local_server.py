@@ -19,10 +19,11 @@ _STOP_S = 20.0
 
 
 class Served(NamedTuple):
-    """A server that answers: its URL, and that of each of its instances."""
+    """A server that answers: its URL, that of each of its instances, and its process's id."""
 
     url: str
     instances: tuple[str, ...]
+    pid: int
 
 
 @contextmanager
@@ -91,7 +92,7 @@ def _wait_for_url(
     finally:
         timer.cancel()
     if ready:
-        return Served(ready[1], tuple((ready[2] or ready[1]).split()))
+        return Served(ready[1], tuple((ready[2] or ready[1]).split()), process.pid)
     process.terminate()
     code = process.wait()
     listener.join()

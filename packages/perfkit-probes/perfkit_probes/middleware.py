@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Container, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
@@ -164,10 +165,19 @@ def _route(scope: Scope) -> str:
         return template
     params = scope.get("path_params") or {}
     deeper = sum(str(value).count("/") for value in params.values())
-    inside = _CONVERTER.sub("", template).split("/")[1:]
+    without, inside = _split(template)
+    if scope["path"].count("/") == len(inside) + deeper and template[:1] == "/":  # it is mounted nowhere
+        return without
     ahead = scope["path"].split("/")[: -(len(inside) + deeper)]
     names = {str(value): f"{{{name}}}" for name, value in params.items() if f"{{{name}" not in template}
     return "/".join([*(names.get(part, part) for part in ahead), *inside])
+
+
+@lru_cache(maxsize=_MOST_SERIES)
+def _split(template: str) -> tuple[str, list[str]]:
+    """A route's path without its converters, and its segments."""
+    without = _CONVERTER.sub("", template)
+    return without, without.split("/")[1:]
 
 
 def _parts_ms(times: RequestTimes, blocked_ns: int) -> tuple[float, ...]:

@@ -6,8 +6,9 @@ import importlib.util
 import sysconfig
 import traceback
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from types import CodeType, FrameType
+from types import FrameType
 
 _PATHS = sysconfig.get_paths()
 _PYTHON = tuple({_PATHS[name] for name in ("stdlib", "platstdlib")})
@@ -77,6 +78,7 @@ def is_of_the_web_server(stack: Sequence[tuple[str, int, str]]) -> bool:
     return next(packages, "") in _WEB_SERVERS
 
 
+@lru_cache(maxsize=1000)  # each second it is asked of a hundred stacks
 def _package(filename: str) -> str:
     """The installed package a file is of; empty for none."""
     if filename.startswith(_PROBES):
@@ -87,7 +89,12 @@ def _package(filename: str) -> str:
 
 def words(filename: str, line: int, function: str) -> str:
     """A place in words; the file by its last two parts, which say enough and tell nothing of the machine."""
-    return f"{'/'.join(Path(filename).parts[-2:])}:{line} {function}"
+    return f"{_short(filename)}:{line} {function}"
+
+
+@lru_cache(maxsize=1000)
+def _short(filename: str) -> str:
+    return "/".join(Path(filename).parts[-2:])
 
 
 def caller(frame: FrameType | None, outer: FrameType | None = None) -> tuple[str, int, str] | None:
@@ -111,14 +118,15 @@ def _uses_sqlalchemy(filename: str) -> bool:
 def _first_user(frame: FrameType | None) -> tuple[str, int, str] | None:
     while frame is not None:
         code = frame.f_code
-        uses = _known.get(code)
+        file = code.co_filename
+        uses = _known.get(file)
         if uses is None:
-            uses = _known[code] = _uses_sqlalchemy(code.co_filename)
+            uses = _known[file] = _uses_sqlalchemy(file)
         if uses:
-            return code.co_filename, frame.f_lineno, code.co_name
+            return file, frame.f_lineno, code.co_name
         frame = frame.f_back
     return None
 
 
-# by code, because this runs at every checkout of a connection
-_known: dict[CodeType, bool] = {}
+# by file, because this runs at every checkout of a connection
+_known: dict[str, bool] = {}

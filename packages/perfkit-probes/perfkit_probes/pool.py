@@ -34,7 +34,7 @@ EVENTS = (
     *("connect", "first_connect", "checkout", "checkin", "reset"),
     *("invalidate", "soft_invalidate", "close", "close_detached", "detach"),
 )
-_FREE_NS = 1_000_000  # a checkout that takes no longer did not wait
+_FREE_NS, _FREE_MS = 1_000_000, 1.0  # a checkout that takes no longer did not wait
 _UNUSED_NS = 1_000_000_000  # out for so long without a statement under way, a connection is not in use
 
 
@@ -244,7 +244,7 @@ class PoolMonitor:
     def _got(self, one: _Checkout) -> None:
         waited_ms = self._end(one)
         self._record_wait(waited_ms)
-        if self._ring is not None and waited_ms >= _FREE_NS / 1e6:
+        if waited_ms >= _FREE_MS and self._ring is not None:
             self._ring.add("pool.wait_ms", waited_ms, self._name, one.request_id)
 
     def _failed(self, one: _Checkout, error: BaseException) -> None:
@@ -263,31 +263,43 @@ class PoolMonitor:
             if isinstance(error, sa.exc.TimeoutError):
                 self._ring.add("pool.timeout_ms", waited_ms, self._name, request_id)
 
+    def _count(self, name: str) -> None:
+        with self._lock:
+            self._counts[name] += 1
+
+    def _lent(self, record: ConnectionPoolEntry) -> None:
+        one = _checkout.get()
+        with self._lock:
+            self._counts["checkout"] += 1
+            # it comes twice for one checkout when another listener finds the connection dead
+            if one is not None and not one.taken_ns:
+                one.taken_ns = one.used_ns = time.monotonic_ns()
+                one.record = record
+                self._out.setdefault(id(record), []).append(one)
+
+    def _returned(self, name: str, record: ConnectionPoolEntry) -> None:
+        with self._lock:
+            self._counts[name] += 1
+            if name == "detach":
+                self._open.pop(id(record), None)
+            out = self._out.get(id(record))
+            one = out.pop() if out else None
+            if not out:
+                self._out.pop(id(record), None)
+        if one is not None:
+            now = time.monotonic_ns()
+            self._record_out((now - one.taken_ns) / 1e6)
+            self._used_again(one, now)
+
     def _event(self, name: str, args: tuple[Any, ...]) -> None:
-        returned = None
-        with self._lock:  # once: three events come with each checkout
+        """The events that come less often than checkouts."""
+        with self._lock:
             self._counts[name] += 1
             if name == "connect":
                 self._open[id(args[1])] = args[1]
-            elif name == "close" or name == "detach":
+            elif name == "close":
                 self._open.pop(id(args[1]), None)
-            if name == "checkout":
-                one = _checkout.get()
-                # it comes twice for one checkout when another listener finds the connection dead
-                if one is not None and not one.taken_ns:
-                    one.taken_ns = one.used_ns = time.monotonic_ns()
-                    one.record = args[1]
-                    self._out.setdefault(id(args[1]), []).append(one)
-            elif name == "checkin" or name == "detach":
-                out = self._out.get(id(args[1]))
-                returned = out.pop() if out else None
-                if not out:
-                    self._out.pop(id(args[1]), None)
-        if returned is not None:
-            now = time.monotonic_ns()
-            self._record_out((now - returned.taken_ns) / 1e6)
-            self._used_again(returned, now)
-        elif name == "invalidate" or name == "soft_invalidate":
+        if name == "invalidate" or name == "soft_invalidate":
             self._error(args[2])
             if (one := _checkout.get()) is not None:
                 one.counted = args[2]
@@ -321,11 +333,31 @@ class _Hook:
         self._wrap(engine.pool)
 
     def _listener(self, name: str) -> Callable[..., None]:
-        def told(*args: Any) -> None:
-            if self.monitor is not None:
-                self.monitor._event(name, args)
+        """What SQLAlchemy calls at an event; three come with each checkout, and get there in few calls."""
 
-        return told
+        def lent(_: Any, record: ConnectionPoolEntry, __: Any) -> None:
+            if (monitor := self.monitor) is not None:
+                monitor._lent(record)
+
+        def returned(_: Any, record: ConnectionPoolEntry) -> None:
+            if (monitor := self.monitor) is not None:
+                monitor._returned(name, record)
+
+        def counted(*_: Any) -> None:
+            if (monitor := self.monitor) is not None:
+                monitor._count(name)
+
+        def told(*args: Any) -> None:
+            if (monitor := self.monitor) is not None:
+                monitor._event(name, args)
+
+        often: dict[str, Callable[..., None]] = {
+            "checkout": lent,
+            "checkin": returned,
+            "detach": returned,
+            "reset": counted,
+        }
+        return often.get(name, told)
 
     def _wrap(self, pool: Any) -> None:
         original, recreate = pool.connect, pool.recreate

@@ -6,11 +6,13 @@ import contextlib
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+from perfkit_probes.histograms import record_all
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter, MeterProvider
@@ -93,6 +95,7 @@ metric_attributes: ContextVar[Mapping[str, str]] = ContextVar(
 
 
 _BATCH = 64
+_MOST_SERIES = 1_000  # of `add` and `record`: what is beyond is handed over value by value
 _METHODS: Mapping[Kind, str] = {"counter": "add", "histogram": "record", "gauge": "set"}
 
 
@@ -124,17 +127,19 @@ class MetricRegistry:
         self._made: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._before: tuple[Callable[[MetricRegistry], None], ...] = ()
+        self._bound: tuple[Callable[[], None], ...] = ()
+        self._tells: dict[tuple[Any, ...], Callable[[float], None]] = {}  # by method and arguments
         self._waiting: deque[tuple[Callable[..., Any], float, dict[str, Any]]] = deque()
         # It observes nothing; it is called at the beginning of each collection.
         self._meter.create_observable_gauge("perfkit_flush", [self._collected])
 
     def add(self, name: str, amount: float = 1, **attributes: Any) -> None:
         """Count. Attribute names with a dot are given as `**{"model.name": …}`."""
-        self._later(self._call(name, "add"), amount, _checked(name, attributes))
+        self._tell("add", name, attributes)(amount)
 
     def record(self, name: str, value: float, **attributes: Any) -> None:
         """Put a value into a histogram."""
-        self._later(self._call(name, "record"), value, _checked(name, attributes))
+        self._tell("record", name, attributes)(value)
 
     def set(self, name: str, value: float, **attributes: Any) -> None:
         """Set a gauge."""
@@ -144,16 +149,45 @@ class MetricRegistry:
         """`add`, `record` or `set`, as the instrument has it, with these attributes: for what comes often."""
         kind = INSTRUMENTS[name].kind
         call, checked = self._call(name, _METHODS[kind]), _checked(name, attributes)
-        waiting, context_of = self._waiting, metric_attributes.get
         if kind == "counter":
             return self._tally(call, checked)
+        later, context_of = self._later, metric_attributes.get
+        values: deque[float] = deque()
+        many = record_all if kind == "histogram" else _set_the_last
 
-        def tell(value: float) -> None:  # `_later` without the way there
-            context = context_of()
-            waiting.append((call, value, {**context, **checked} if context else checked))
-            if len(waiting) >= _BATCH:
-                self.flush()
+        def hand_over() -> None:
+            batch: list[float] = []
+            with contextlib.suppress(IndexError):  # another thread may empty it at the same time
+                while True:
+                    batch.append(values.popleft())
+            if batch:
+                many(self._made[name], checked, batch)
 
+        def tell(value: float) -> None:
+            if context_of():
+                later(call, value, checked)
+                return
+            values.append(value)
+            if len(values) >= _BATCH:
+                hand_over()
+
+        self._hand_over_with(hand_over)
+        return tell
+
+    def _hand_over_with(self, hand_over: Callable[[], None]) -> None:
+        with self._lock:
+            self._bound = (*self._bound, hand_over)
+
+    def _tell(self, method: str, name: str, attributes: dict[str, Any]) -> Callable[[float], None]:
+        """`bound`, once for the same attributes."""
+        key = (method, name, *attributes.items())
+        tell = self._tells.get(key)
+        if tell is None:
+            call = self._call(name, method)
+            if len(self._tells) >= _MOST_SERIES:
+                checked = _checked(name, attributes)
+                return lambda value: self._later(call, value, checked)
+            tell = self._tells[key] = self.bound(name, **attributes)
         return tell
 
     def _tally(self, call: Callable[..., Any], checked: dict[str, Any]) -> Callable[[float], None]:
@@ -166,14 +200,14 @@ class MetricRegistry:
             with lock:
                 totals[context] = totals.get(context, 0.0) + amount
 
-        def told(registry: MetricRegistry) -> None:
+        def told() -> None:
             nonlocal totals
             with lock:
                 amounts, totals = totals, {}
             for context, amount in amounts.items():
                 call(amount, {**dict(context), **checked})
 
-        self.before_collecting(told)
+        self._hand_over_with(told)
         return count
 
     def get_or_create_metric(self, name: str, factory: Callable[[Meter], T]) -> T:
@@ -194,6 +228,11 @@ class MetricRegistry:
 
     def flush(self) -> None:
         """Hand over what waits."""
+        for hand_over in self._bound:
+            hand_over()
+        self._hand_over()
+
+    def _hand_over(self) -> None:
         waiting = self._waiting
         with contextlib.suppress(IndexError):  # another thread may empty it at the same time
             while True:
@@ -220,7 +259,7 @@ class MetricRegistry:
         context = metric_attributes.get()
         self._waiting.append((call, value, {**context, **attributes} if context else attributes))
         if len(self._waiting) >= _BATCH:
-            self.flush()
+            self._hand_over()
 
     def _call(self, name: str, method: str) -> Callable[..., Any]:
         """The instrument's method; the instrument is made when it is first asked for."""
@@ -241,6 +280,10 @@ class MetricRegistry:
             self._meter.create_counter if one.kind == "counter" else self._meter.create_gauge
         )
         return make(name, one.unit, one.description)
+
+
+def _set_the_last(gauge: Any, attributes: Mapping[str, Any], values: Sequence[float]) -> None:
+    gauge.set(values[-1], attributes)
 
 
 def _checked(name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-_OWN = ("db", "db_wait", "model")
 #: Parts that are measured without being asked for: nobody else's time may take their names.
 _TAKEN = ("app", "loop_lag", "client", "rest")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -37,9 +36,12 @@ class RequestTimes:
 
     def add(self, part: str, ns: int) -> None:
         """Count time into a part: `db`, `db_wait`, `model`, or any other name."""
-        if part in _OWN:
-            name = f"{part}_ns"
-            setattr(self, name, getattr(self, name) + ns)
+        if part == "model":  # first: it is added to at every token
+            self.model_ns += ns
+        elif part == "db":
+            self.db_ns += ns
+        elif part == "db_wait":
+            self.db_wait_ns += ns
         elif self.named_ns is None:
             self.named_ns = {part: ns}
         else:
