@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -198,3 +199,15 @@ def test_prints_of_a_scenario_stay_out_of_json(tmp_path: Path, server: SmallServ
     for place in ("at import", "in setup", "in step", "in teardown"):
         assert place in done.stderr
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stderr)
+
+
+def test_a_file_that_is_loaded_twice_has_one_state_class(tmp_path: Path) -> None:
+    """Both sides of a comparison load their scenario before the first run: a state of the first one still
+    pickles. A file that was changed meanwhile is loaded anew."""
+    file = tmp_path / "twice.py"
+    file.write_text("class State: ...\n\n\nasync def step(session, state, rng): ...\n")
+    first, second = (load_scenario(str(file)).module for _ in range(2))
+    assert first.State is second.State
+    assert isinstance(pickle.loads(pickle.dumps(first.State())), second.State)
+    file.write_text(file.read_text().replace("...", "'changed'"))
+    assert load_scenario(str(file)).module.State is not first.State
