@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import re
 import subprocess
@@ -213,3 +214,15 @@ def test_choose_follows_its_weights() -> None:
     for wrong in ({}, {"a": 0}, {"a": -1, "b": 2}, {"a": float("nan")}, {"a": float("inf")}):
         with pytest.raises(ValueError, match="give numbers of at least 0, and one of more"):
             choose(random.Random(1), wrong)
+
+
+def test_a_file_that_is_loaded_twice_has_one_state_class(tmp_path: Path) -> None:
+    """Both sides of a comparison load their scenario before the first run: a state of the first one still
+    pickles. A file that was changed meanwhile is loaded anew."""
+    file = tmp_path / "twice.py"
+    file.write_text("class State: ...\n\n\nasync def step(session, state, rng): ...\n")
+    first, second = (load_scenario(str(file)).module for _ in range(2))
+    assert first.State is second.State
+    assert isinstance(pickle.loads(pickle.dumps(first.State())), second.State)
+    file.write_text(file.read_text().replace("...", "'changed'"))
+    assert load_scenario(str(file)).module.State is not first.State

@@ -1,7 +1,6 @@
-"""Messages to agents while a batch of many more is carried out in the background.
+"""Agents are read while a batch of many messages is carried out in the background.
 
-Setup makes the agents and posts the batch, which takes longer than the run. One step sends a message to one
-of the agents and waits for the whole answer.
+Setup makes the agents and posts the batch, which takes longer than the run. One step reads one of the agents.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Any
 
 from perfkit.drive.session import Session
 from perfkit.model import Count
-from perfkit.scenarios._agents import AgentParams, create_agent, ended_well, message, ok, sign_up, unique
+from perfkit.scenarios._agents import AgentParams, create_agent, message, ok, sign_up, unique
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,5 +41,4 @@ async def setup(session: Session, params: Params) -> State:
 async def step(session: Session, state: State, rng: random.Random) -> None:
     agent_id = state.agent_ids[session.iteration % len(state.agent_ids)]
     session.headers = state.headers
-    body = message(f"Tell me about number {rng.randrange(10**6)}.")
-    await session.post(f"/v1/agents/{agent_id}/messages", json=body, name="send_message", check=ended_well)
+    await session.get(f"/v1/agents/{agent_id}", name="get_agent")
