@@ -58,7 +58,7 @@ class Sending:
         recorder = self._recorder
         response = Response(exchange, self._method, self.path, recorder.most_body)
         error = exchange.error or judge(exchange)
-        told = _told(exchange, stream)
+        told = None if exchange.events is None and stream is plain else _told(exchange, stream)
         if error is None and told is not None and told.error is not None:
             error, exchange.error_text = "check", told.error
         if error is None and (check is not None or exchange.status in REDIRECTS):
