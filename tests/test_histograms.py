@@ -80,6 +80,7 @@ def test_nothing_that_is_recorded_is_missing_from_a_page() -> None:
     reader = InMemoryMetricReader()
     registry = MetricRegistry.of(MeterProvider([reader], shutdown_on_exit=False))
     bound = registry.bound("hist_ttft_ms", **{"model.name": "m"})
+    registry.add("count_user_message", 0)
     registry.before_collecting(lambda one: one.add("count_user_message", 100))
     for total in (1, 2):
         for i in range(130):
