@@ -70,6 +70,20 @@ def create_app(settings: Settings, database_url: sa.URL | str | None = None) -> 
     )
     app.state.services, app.state.observing = services, observing
     add_error_handling(app)
+    _add_middleware(app, services, observing)
+    if settings.role != "worker":
+        for routes in (admin, tools, blocks, agents, archival, messages):
+            app.include_router(routes.router, prefix="/v1")
+        app.include_router(archival.archives, prefix="/v1")
+        app.include_router(pages)
+    app.include_router(observing_routes)
+    app.add_api_route(_HEALTH, _health)
+    return app
+
+
+def _add_middleware(app: FastAPI, services: Services, observing: Observing | None) -> None:
+    """The last one added sees a request first."""
+    settings = services.settings
     if settings.max_requests or settings.request_timeout_s:
         app.add_middleware(RequestLimits, services=services, exempt={_HEALTH, *UNWATCHED})
     if observing is not None:
@@ -83,14 +97,6 @@ def create_app(settings: Settings, database_url: sa.URL | str | None = None) -> 
     if settings.secure:
         app.add_middleware(NoStrangers)
     app.add_middleware(TrailingSlash)
-    if settings.role != "worker":
-        for routes in (admin, tools, blocks, agents, archival, messages):
-            app.include_router(routes.router, prefix="/v1")
-        app.include_router(archival.archives, prefix="/v1")
-        app.include_router(pages)
-    app.include_router(observing_routes)
-    app.add_api_route(_HEALTH, _health)
-    return app
 
 
 def _replica(settings: Settings, primary: sa.URL) -> Replica | None:
