@@ -14,7 +14,6 @@ from perfkit.drive.operations import operations_of
 from perfkit.drive.running import checked
 from perfkit.drive.scenario import load_scenario
 from perfkit.errors import BadInput
-from perfkit.model import Users
 from perfkit.store import Run, list_runs
 from tests.command import started
 from tests.small_server import SmallServer, small_server
@@ -100,13 +99,9 @@ def test_options_are_laid_over_a_file(tmp_path: Path) -> None:
     assert "users" not in yaml_of("--scenario", "http_get", "--target", URL), "the scenario's own load"
 
 
-def test_users_are_ramped_where_the_model_can() -> None:
-    """--ramp with --users is users.ramp_s, or one line that says what can be ramped."""
-    if "ramp_s" in Users.__dataclass_fields__:
-        assert yaml_of(URL, "--users", "3", "--ramp", "5s")["users"]["ramp_s"] == 5.0
-    else:
-        done = started("run", URL, "--users", "3", "--ramp", "5s")
-        assert (done.returncode, "--ramp is for --rate" in done.stderr) == (2, True)
+def test_users_are_ramped() -> None:
+    """--ramp with --users is users.ramp_s."""
+    assert yaml_of(URL, "--users", "3", "--ramp", "5s")["users"]["ramp_s"] == 5.0
 
 
 def run_of(*arguments: str, data: Path) -> Run:

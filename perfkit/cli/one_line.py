@@ -117,12 +117,6 @@ class Load:
         if not found.keys() & {"iterations", "duration_s"}:
             found["duration_s"] = DEFAULT_S
         if self.ramp_s is not None:
-            from perfkit.model import Users
-
-            if "ramp_s" not in Users.__dataclass_fields__:
-                raise BadInput(
-                    "--ramp is for --rate: users cannot be ramped; use --rate, or leave --ramp out"
-                )
             found["ramp_s"] = self.ramp_s
         return found
 
