@@ -27,7 +27,7 @@ ISLANDS = {
 FLOORS = (
     *("text", "suggestions", "durations", "errors", "redaction", "interrupts", "parent", "plain_data"),
     *("model", "safe_yaml", "hosts"),
-    *("card", "choosing", "page", "streams", "stats"),
+    *("card", "choosing", "junit", "page", "streams", "stats"),
     "store",
     "drive",
     *("importing", "scenarios", "scaffold"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,3 +193,28 @@ def test_a_threshold_of_no_operation_is_found_before_the_load(tmp_path: Path) ->
     with pytest.raises(BadInput, match=re.escape("'raed_a'; did you mean 'read_a'?")):
         checked({**given, "thresholds": ["p95(raed_a) < 1 s"]}, "x.yaml", ())
     checked({**given, "thresholds": ["p95(read_a) < 1 s", "error_rate(login) < 1 %"]}, "x.yaml", ())
+
+
+def test_a_run_is_junit_for_ci(server: SmallServer, tmp_path: Path) -> None:
+    """A case for the verdict and one for each threshold, failed where it was missed, with what was measured;
+    a file that cannot be written is refused before the load."""
+    file = tmp_path / "run.xml"
+    limits = ("--threshold", "error_rate < 1 %", "--threshold", "rate > 1000000 /s")
+    line = (server.url, "--requests", "30", *limits)
+    done = started("run", *line, *WIDE, "--junit", str(file), PERFKIT_DATA_DIR=str(tmp_path / "data"))
+    assert done.returncode == 4, done.stderr
+    (run,) = list_runs(tmp_path / "data")
+    suite = ET.parse(file).getroot().find("testsuite")
+    assert suite is not None
+    counts = {"tests": "3", "failures": "1", "errors": "0", "skipped": "0"}
+    assert suite.attrib == {"name": "perfkit run"} | counts
+    names = {case.get("name"): [part.tag for part in case] for case in suite}
+    assert names == {
+        f"{run.id}: verdict": [],
+        f"{run.id}: error_rate < 1 %": ["system-out"],
+        f"{run.id}: rate > 1000000 /s": ["failure", "system-out"],
+    }
+    before = server.requests.total()
+    refused = started("run", *line, "--junit", str(tmp_path / "no" / "x.xml"), PERFKIT_DATA_DIR=str(tmp_path))
+    assert (refused.returncode, "does not exist" in refused.stderr) == (2, True)
+    assert server.requests.total() == before

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 
@@ -20,6 +18,7 @@ from perfkit.cli.base import (
     print_json,
 )
 from perfkit.cli.one_line import duration
+from perfkit.cli.writing import refuse_unwritable, write
 from perfkit.errors import EXIT_RUN_INVALID, BadInput, MissingExtra
 from perfkit.text import print_lines
 
@@ -118,7 +117,7 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
 
     for file in (junit, markdown):
         if file is not None:
-            _refuse_unwritable(file)
+            refuse_unwritable(file)
     if b is None:
         _refuse_options()
     kept = open_comparison(a, data_dir) if b is None else _kept(a, b, data_dir, **options)
@@ -131,7 +130,7 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
         print_lines(kept.path)
     for file, text in ((junit, gate.junit(found, strict=strict)), (markdown, gate.markdown(found))):
         if file is not None:
-            _write(file, text)
+            write(file, text)
     sys.exit(code)
 
 
@@ -237,43 +236,3 @@ def _page(kept: Any, *, quiet: bool) -> Path | None:
     except MissingExtra as error:
         print_lines(f"no page was made: {error}", err=True)
         return None
-
-
-def _refuse_unwritable(file: Path) -> None:
-    """BadInput before the load where a file could not be written after it."""
-    folder = file.absolute().parent
-    if not folder.is_dir():
-        raise BadInput(f"cannot write {file}: folder {folder} does not exist")
-    if file.is_dir():
-        raise BadInput(f"cannot write {file}: it is a folder; name a file in it")
-    if not os.access(file if file.exists() else folder, os.W_OK):
-        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
-        why = os.strerror(errno.EROFS if read_only else errno.EACCES)
-        raise BadInput(f"cannot write {file}: {why}; name another file")
-    if _is_special(file):
-        with _opened(file):  # a pipe nobody reads is an error now, not an endless wait after the load
-            pass
-
-
-def _write(file: Path, text: str) -> None:
-    """Write all of it or nothing; to a pipe or device as to any."""
-    if _is_special(file):
-        with _opened(file) as special:
-            special.write(text.encode())
-    else:
-        from perfkit.store import write_atomically
-
-        write_atomically(Path(os.path.realpath(file)), text.encode())
-
-
-def _is_special(file: Path) -> bool:
-    return file.exists() and (not file.is_file() or file.is_relative_to("/dev"))  # /dev/stdout may be a file
-
-
-def _opened(file: Path) -> IO[bytes]:
-    try:
-        fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise BadInput(f"cannot write {file}: {error.strerror}; name another file") from None
-    os.set_blocking(fd, True)
-    return open(fd, "wb")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,10 @@ from perfkit.cli.base import (
     print_table,
 )
 from perfkit.cli.one_line import duration, per_second
+from perfkit.cli.writing import refuse_unwritable, write
 from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR
+from perfkit.junit import Case
+from perfkit.junit import junit as suite
 from perfkit.text import print_lines
 
 
@@ -88,12 +91,15 @@ class RunCommand(click.Command):
 @click.option(
     "--print-yaml", is_flag=True, help="Print the workload as YAML, without its secrets; run nothing."
 )
+@click.option(
+    "--junit", type=click.Path(path_type=Path), help="Write JUnit XML: the verdict, each threshold."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing while it runs.")
 @data_dir_option
 @click.option("--json", "as_json", is_flag=True,
               help="Print JSON, not text; with '{…}' behind it, as in curl: the body for a URL.")  # fmt: skip
 def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, once: bool, print_yaml: bool,
-                allow_target: tuple[str, ...], **options: Any) -> None:  # fmt: skip
+                junit: Path | None, allow_target: tuple[str, ...], **options: Any) -> None:  # fmt: skip
     """Load a URL, or carry out the workload in FILE: YAML (see params/), or a scenario's .py.
 
     \b
@@ -108,6 +114,8 @@ def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, on
 
     given, where = workload_of(what, options)
     work = checked(given, where, allow_target)
+    if junit is not None:
+        refuse_unwritable(junit)
     if print_yaml:
         print_lines(*as_yaml(given))
         return
@@ -118,6 +126,8 @@ def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, on
     runs = run_repeats(work, data_dir, show_progress=not quiet, look=record)
     with naming([run.id for run in runs]):
         _print_runs(runs, as_json)
+    if junit is not None:
+        write(junit, _as_junit(runs))
     sys.exit(worst(run.verdict.exit_code for run in runs))
 
 
@@ -259,3 +269,15 @@ def _print_runs(runs: Iterable[Any], as_json: bool) -> None:
         return
     for run in runs:
         print_run(run, as_json)
+
+
+def _as_junit(runs: Iterable[Any]) -> str:
+    """JUnit XML of runs: for each whether its verdict is sound, and a case for each of its thresholds."""
+    return suite("perfkit run", (case for run in runs for case in _cases(run)))
+
+
+def _cases(run: Any) -> Iterator[Case]:
+    verdict = run.verdict
+    yield Case(f"{run.id}: verdict", "passed" if verdict.sound else "error", verdict.words)
+    for one in verdict.thresholds:
+        yield Case(f"{run.id}: {one.text}", "passed" if one.ok else "failure", one.measured, one.measured)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 
 from perfkit.compare import Comparison, Result
 from perfkit.errors import EXIT_INCONCLUSIVE, EXIT_REGRESSED, EXIT_RUN_INVALID
-from perfkit.text import for_markdown, for_xml
+from perfkit.junit import Case
+from perfkit.junit import junit as junit_xml
+from perfkit.text import for_markdown
 
 _SIGNS = {"regressed": "🔴", "improved": "🟢", "equivalent": "⚪", "inconclusive": "🟡"}
 
@@ -34,44 +36,29 @@ def _nothing_to_judge(comparison: Comparison) -> str:
 
 def junit(comparison: Comparison, *, strict: bool = False) -> str:
     """JUnit XML: a case for each primary metric, and one that says whether there was anything to judge."""
-    primary = [one for one in comparison.results if one.primary]
-    suite = ET.Element("testsuite", name="perfkit gate")
-    case = ET.SubElement(suite, "testcase", classname="perfkit", name="runs can be compared")
+    return junit_xml("perfkit gate", _cases(comparison, strict))
+
+
+def _cases(comparison: Comparison, strict: bool) -> Iterator[Case]:
     nothing = _nothing_to_judge(comparison)
-    if nothing:
-        ET.SubElement(case, "error", message=nothing)
-    unjudged = dict(comparison.unjudged)
-    failures = 0
+    yield Case("runs can be compared", "error" if nothing else "passed", nothing)
+    unjudged, failed = dict(comparison.unjudged), False
+    primary = [one for one in comparison.results if one.primary]
     for one in primary:
-        case = ET.SubElement(suite, "testcase", classname="perfkit", name=one.metric)
         told = f"{one.metric} {one.verdict}: {comparison.change(one)}"
         undecided = one.verdict in ("inconclusive", "within-run only")
         if one.verdict == "regressed" or (strict and undecided and one.metric not in unjudged):
-            failures += 1
-            ET.SubElement(case, "failure", message=told)
+            failed = True
+            yield Case(one.metric, "failure", told, told)
         elif undecided:
             why = unjudged.get(one.metric)
-            ET.SubElement(case, "skipped", message=f"not judged: {why}" if why else told)
-        ET.SubElement(case, "system-out").text = told
-    cases = {one.metric for one in primary}
-    for metric, why in comparison.unjudged:
-        if metric not in cases:
-            case = ET.SubElement(suite, "testcase", classname="perfkit", name=metric)
-            ET.SubElement(case, "skipped", message=f"not judged: {why}")
-    if strict and comparison.verdict == "inconclusive" and not failures and not nothing:
-        failures += 1
-        case = ET.SubElement(suite, "testcase", classname="perfkit", name="verdict")
-        ET.SubElement(case, "failure", message=comparison.words)
-    counts = {"tests": len(suite), "failures": failures, "errors": int(bool(nothing))}
-    for name, count in counts.items():
-        suite.set(name, str(count))
-    root = ET.Element("testsuites")
-    root.append(suite)
-    for part in root.iter():
-        part.attrib = {name: for_xml(words) for name, words in part.attrib.items()}
-        part.text = for_xml(part.text or "")
-    ET.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+            yield Case(one.metric, "skipped", f"not judged: {why}" if why else told, told)
+        else:
+            yield Case(one.metric, output=told)
+    there = {one.metric for one in primary}
+    yield from (Case(m, "skipped", f"not judged: {why}") for m, why in comparison.unjudged if m not in there)
+    if strict and comparison.verdict == "inconclusive" and not failed and not nothing:
+        yield Case("verdict", "failure", comparison.words)
 
 
 def markdown(comparison: Comparison) -> str:

@@ -1,0 +1,50 @@
+"""Files that a verb writes besides its run: all of a file or nothing, and refused before the load."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import IO
+
+from perfkit.errors import BadInput
+
+
+def refuse_unwritable(file: Path) -> None:
+    """BadInput before the load where a file could not be written after it."""
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise BadInput(f"cannot write {file}: folder {folder} does not exist")
+    if file.is_dir():
+        raise BadInput(f"cannot write {file}: it is a folder; name a file in it")
+    if not os.access(file if file.exists() else folder, os.W_OK):
+        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        why = os.strerror(errno.EROFS if read_only else errno.EACCES)
+        raise BadInput(f"cannot write {file}: {why}; name another file")
+    if _is_special(file):
+        with _opened(file):  # a pipe nobody reads is an error now, not an endless wait after the load
+            pass
+
+
+def write(file: Path, text: str) -> None:
+    """Write all of it or nothing; to a pipe or device as to any."""
+    if _is_special(file):
+        with _opened(file) as special:
+            special.write(text.encode())
+    else:
+        from perfkit.store import write_atomically
+
+        write_atomically(Path(os.path.realpath(file)), text.encode())
+
+
+def _is_special(file: Path) -> bool:
+    return file.exists() and (not file.is_file() or file.is_relative_to("/dev"))  # /dev/stdout may be a file
+
+
+def _opened(file: Path) -> IO[bytes]:
+    try:
+        fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise BadInput(f"cannot write {file}: {error.strerror}; name another file") from None
+    os.set_blocking(fd, True)
+    return open(fd, "wb")
