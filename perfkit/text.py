@@ -22,7 +22,9 @@ from typing import Any, TextIO
 MOST = 2_000
 _SPACE = re.compile(r"\s+")
 #: What starts markup in Markdown, and what GitHub adds: anywhere in a line, or only where it begins.
-_MARKUP = re.compile(r"[\\`*_{}\[\]<>|#@$~&^!]|:(?=[/\w])|(?<=www)\.|^[-+=]|^\d+(?=[.)])", re.IGNORECASE)
+_MARKUP = re.compile(
+    r"[\\`*_{}\[\]<>|#@$~&^!]|:(?=[/\w])|(?<=www)\.|^[-+=]|^\d+(?=[.)](?:\s|$))", re.IGNORECASE
+)
 
 
 def plain(text: object, *, most: int | None = None, lines: bool = False) -> str:

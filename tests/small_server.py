@@ -16,7 +16,7 @@ WIDE_BUDGET = "budget: {delay_ms: 10000, cpu_share: 100, gc_pause_ms: 60000}\n"
 
 class SmallServer(ThreadingHTTPServer):
     """`/status/N`, `/slow/MS`, `/reflect` (a 500 that repeats the request's headers), `/echo` (that repeats
-    the body), `/metrics` (the page), `/redirect/N` (to what x-to says), anything else 200.
+    the body), `/metrics` (the page), `/redirect/N` (to what x-to says), `/login` (a token), else 200.
     """
 
     daemon_threads = True
@@ -69,6 +69,8 @@ class Handler(BaseHTTPRequestHandler):
             payload = self.server.page.encode()
         elif kind == "redirect":
             status = int(number or 302)
+        elif kind == "login":
+            body["token"] = "a-token"
         payload = json.dumps(body).encode() if payload is None else payload
         self.send_response(status)
         self.send_header("content-type", "application/json")

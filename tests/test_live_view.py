@@ -47,9 +47,8 @@ def add(
 ) -> None:
     """One request that ended at `done` after `took`, ns."""
     planned = done - took
-    record = pack_row(
-        planned, planned, planned, planned, planned, done, 0, step, 0, 0, 0, 200, 0, 2, ERROR_CODE[error], 1
-    )
+    instants = (*[planned] * 5, done)
+    record = pack_row(*instants, 0, step, 0, 0, 0, 200, 0, 0, 2, ERROR_CODE[error], 1)
     buffer.add(record, Extra(words, None, None) if error else None)
 
 
@@ -110,7 +109,7 @@ def test_a_request_that_never_ended_is_counted(tmp_path: Path) -> None:
     """One cut off before anything came of it has no end: it is a failure, and no second's."""
     one, buffer = Tally(tmp_path, "w0", 0), RowBuffer()
     folder_with(tmp_path)
-    buffer.add(pack_row(S, S, *[NEVER] * 4, 0, 0, 0, 0, 0, 0, 0, 2, ERROR_CODE["cutoff"], 1), None)
+    buffer.add(pack_row(S, S, *[NEVER] * 4, *[0] * 8, 2, ERROR_CODE["cutoff"], 1), None)
     one.add(buffer.take())
     one.tell(Status(2 * S))
     told = tally.read(tmp_path / "segments" / "w0.live")

@@ -33,6 +33,7 @@ async def setup(session, params):
     return params
 
 async def step(session, params, rng):
+    session.group = f"group of {params.path}"
     assert session.user < 45 and -200 < session.iteration < 9999  # as alone: 40 arrivals are planned
     await session.get(params.path, name="call")
     await session.get(f"/ok?{session.iteration}-{rng.random()}", name=f"own {params.path}")
@@ -90,6 +91,9 @@ def test_each_scenario_has_its_rows(run: Run, rows: pd.DataFrame) -> None:
         "slow/own /slow/3",
         "slow/prepare",
     }
+    load = rows[rows["phase"].isin(["warmup", "measure"])]
+    groups = load.groupby("scenario", observed=True)["group"].unique().map(list).to_dict()
+    assert groups == {"mine": ["group of /ok"], "slow": ["group of /slow/3"]}
     slow = rows.query("scenario == 'slow' and phase == 'measure' and operation == 'slow/call'")
     assert len(slow) == 30  # as alone
 

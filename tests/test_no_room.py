@@ -104,7 +104,7 @@ def data(tmp_path: Path) -> Path:
     data = tmp_path / "data"
     runs = [make_timeline(data, 50, run_id=name, seed=n, meta={"tags": []}) for n, name in enumerate(IDS)]
     mark([runs[3]], add=["before"])
-    compare_and_keep([runs[1]], [runs[3]], Options(), ("A", "B"), data)
+    compare_and_keep([runs[1]], [runs[3]], Options(force=True), ("A", "B"), data)
     (data / "work.yaml").write_text(WORKLOAD)
     return data
 

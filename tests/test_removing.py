@@ -297,7 +297,7 @@ def test_a_killed_gate_leaves_nothing_beside_its_files(
 def test_leftovers_are_listed_and_removed(perfkit: Verbs, data: Path, made: Callable[..., Run]) -> None:
     """Folders that became no run, temporary files anywhere: listed by doctor, removed by prune."""
     run, other = made(), made()
-    kept = compare_and_keep([run], [other], Options(), ("A", "B"), data).path
+    kept = compare_and_keep([run], [other], Options(force=True), ("A", "B"), data).path
     began = data / "runs" / "20260101-000000-http_get-ffff"
     (began / "segments").mkdir(parents=True)
     (began / "run.lock").touch()

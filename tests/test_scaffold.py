@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -257,3 +258,48 @@ def test_foreign_text_stays_text(
     exec(compile(source, "made.py", "exec"), space)
     own = {name for name in space if not name.startswith("__")}
     assert own - {"os", "dataclass", "quote"} <= {"HEADERS", "Params", "made", "setup", "step"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "gone"),
+    [
+        ({"request": {"method": "GET", "url": "http://[::1/a"}}, ""),
+        ({"request": {"method": "M-SEARCH", "url": "http://127.0.0.1:1/a"}}, ""),
+        ({"request": {"method": "POST", "url": "http://127.0.0.1:1/deep", "postData": {
+            "mimeType": "application/json", "text": '{"a":' * 500 + "1" + "}" * 500}}}, ""),
+        ({"request": {"method": "POST", "url": "http://127.0.0.1:1/form", "postData": {
+            "mimeType": "multipart/form-data; boundary=x",
+            "text": '--x\r\nContent-Disposition: form-data; name="password"\r\n\r\ns3cr3tV4lue99\r\n--x--'}}},
+         "s3cr3tV4lue99"),
+        ({"request": {"method": "POST", "url": "http://127.0.0.1:1/xml", "postData": {
+            "mimeType": "application/xml", "text": "<a><password>s3cr3tV4lue99</password></a>"}}},
+         "s3cr3tV4lue99"),
+    ],
+)  # fmt: skip
+def test_odd_recordings_make_a_scenario_all_the_same(
+    tmp_path: Path, entry: dict[str, Any], gone: str
+) -> None:
+    """An address or a method that is none, bodies nested deeply, secrets in forms and XML: what is written
+    can be loaded and holds no secret."""
+    good = {"request": {"method": "GET", "url": "http://127.0.0.1:1/good"}, "response": {}}
+    file = tmp_path / "odd.har"
+    file.write_text(json.dumps({"log": {"entries": [good, entry | {"response": {}}]}}))
+    done = started("new", "odd", "--from", str(file))
+    assert done.returncode == 0, done.stderr
+    source = (tmp_path / "odd.py").read_text()
+    compile(source, "odd.py", "exec")
+    assert not gone or gone not in source
+
+
+def test_answers_in_base64_are_looked_through_for_secrets(tmp_path: Path) -> None:
+    """A token that a log-in returned is sent later, in a path, too."""
+    token = base64.b64encode(b'{"access_token": "s3cr3tV4lue99"}').decode()
+    login = {
+        "request": {"method": "POST", "url": "http://127.0.0.1:1/login"},
+        "response": {"content": {"mimeType": "application/json", "encoding": "base64", "text": token}},
+    }
+    later = {"request": {"method": "GET", "url": "http://127.0.0.1:1/x/s3cr3tV4lue99"}, "response": {}}
+    file = tmp_path / "b64.har"
+    file.write_text(json.dumps({"log": {"entries": [login, later]}}))
+    assert started("new", "b64", "--from", str(file)).returncode == 0
+    assert "s3cr3tV4lue99" not in (tmp_path / "b64.py").read_text()

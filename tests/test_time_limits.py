@@ -103,7 +103,7 @@ def _batch_fails(http: httpx.Client, agent: str) -> None:
 def test_requests_are_refused_or_given_up_by_the_servers_limits(tmp_path: Path) -> None:
     """One at once: the next gets 503 with Retry-After, but for health and metrics; and one that takes too
     long gets 504, before its response has begun and after. Who comes later is served."""
-    options = ("--max-requests", "1", "--request-timeout-s", "1", "--model-speed", "0.001")
+    options = ("--max-requests", "1", "--request-timeout-s", "5", "--model-speed", "0.03")
     with (
         running_server("--database-url", f"sqlite:///{tmp_path}/a.db", *options) as server,
         client(server.url) as http,
@@ -113,9 +113,9 @@ def test_requests_are_refused_or_given_up_by_the_servers_limits(tmp_path: Path) 
             answers = _while_others_come(server, f"/v1/agents/{agent}/{path}", refused)
             if path == "messages":
                 assert answers.status_code == 504
-                assert (answers.json()["limit"], answers.json()["value"]) == ("request_timeout_s", 1)
+                assert (answers.json()["limit"], answers.json()["value"]) == ("request_timeout_s", 5)
             else:
-                assert "--request-timeout-s 1 reached" in error_of(answers)
+                assert "--request-timeout-s 5 reached" in error_of(answers)
         assert refused
         assert {one.headers["retry-after"] for one in refused} == {"1"}
         assert (

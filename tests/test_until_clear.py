@@ -55,7 +55,11 @@ def test_all_looks_together_keep_the_level() -> None:
 def test_a_look_without_more_pairs_is_the_same_look() -> None:
     """Pairs that were excluded leave a look with what counts; one that shows nothing new costs nothing."""
     look = Look(counts=(3, 5), most=20)
-    assert look.now(5) == look
+    assert look.now(5).counts == look.now(2).counts == look.counts
+    last = Look(counts=(3, 5, 8, 13), most=20, final=True).now(12)
+    assert last.level(0.05) == pytest.approx(0.05 - 0.05 * (13 / 20) ** 2), (
+        "what is left, and no look forgotten"
+    )
     assert look.now(8).counts == (3, 5, 8)
     assert look.now(7).level(0.05) > look.now(7).level(0.01)
     assert Look(counts=(3,), most=20, final=True).level(0.05) == pytest.approx(0.05)
@@ -123,7 +127,10 @@ def test_a_clear_difference_stops_at_the_first_look(made_runs: Any, tmp_path: Pa
     kept = _until_clear(tmp_path)
     assert (kept.comparison.verdict, kept.comparison.pairs) == ("regressed", 3)
     assert kept.comparison.options.look == Look(counts=(3,), most=20)
-    assert "Stopped after 3 of at most 20 pairs, at look 1 (level 0.11% of 5%)" in kept.comparison.words
+    assert (
+        "Stopped with 3 pairs that count, of at most 20, at look 1 (level 0.11% of 5%)"
+        in kept.comparison.words
+    )
     level = 100 * (1 - kept.comparison.options.level)
     assert f"[{level:.4g} %: +" in kept.comparison.words
     again = experiment.open_comparison(kept.id, tmp_path)
@@ -161,6 +168,26 @@ def test_an_interrupted_experiment_goes_on_at_its_levels(made_runs: Any, tmp_pat
     assert len(kept.a) == 8
 
 
+def test_other_code_is_another_question(made_runs: Any, tmp_path: Path) -> None:
+    """An experiment is not continued with a scenario that was edited after it was interrupted."""
+    scenario = tmp_path / "mine.py"
+    scenario.write_text("async def step(session, state, rng):\n    await session.get('/')\n")
+    given = {side: _workload("http://127.0.0.1:9", "/x") | {"scenario": str(scenario)} for side in "AB"}
+    for one in given.values():
+        del one["params"]
+
+    def interrupted(first: int) -> None:
+        made_runs(1.0, 0.1, 9, first=first)
+        asked = (given, ("before", "after"), Options(primary=("p50",), force=True), tmp_path, ())
+        with pytest.raises(Interrupted):
+            run_until_clear(*asked, stopping=Stopping(max_repeats=8), show_progress=False)
+
+    interrupted(0)
+    scenario.write_text(scenario.read_text() + "    await session.get('/more')\n")
+    interrupted(20)
+    assert len(list((tmp_path / "experiments").glob("*.json"))) == 2
+
+
 def test_a_budget_of_time_ends_with_a_last_look(made_runs: Any, tmp_path: Path) -> None:
     """No pair is begun that would not fit; the last look uses what is left of the level."""
     made_runs(1.0, 0.1)
@@ -182,7 +209,7 @@ def test_a_real_experiment_stops_early(tmp_path: Path) -> None:
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("REGRESSED: slow vs fast: p50 +")
-    assert "of at most 20 pairs" in done.stdout
+    assert "of at most 20, at look" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def comparison_folders(data_dir: Path) -> list[Path]:
 
 def comparison_folder(name: str = "latest", data_dir: str | Path = "") -> Path:
     """The folder of a comparison by id, its start or end, a path, or `latest`; BadInput for none."""
-    folder = data_folder(data_dir) / "comparisons"
+    folder, name = data_folder(data_dir) / "comparisons", name.removeprefix("comparison:")
     there = comparison_folders(folder.parent)
     if os.path.lexists(os.path.join(name, "comparison.json")):
         there = [Path(name)]

@@ -32,21 +32,26 @@ class Look:
     """A look at an experiment that stops when it is clear: its levels keep those of all looks together.
 
     counts: pairs that counted at each look so far, this one included; most: pairs it may have at most.
-    final: the last look, which uses up what is left of alpha.
+    final: the last look, which uses up what is left of alpha. again: no more pairs count than at the look
+    before.
     """
 
     counts: tuple[int, ...]
     most: int
     final: bool = False
+    again: bool = False
 
     def now(self, count: int) -> Look:
         """This look, at which `count` pairs counted; one at no more pairs than the last shows nothing new."""
-        before = [one for one in self.counts if one < count]
-        return dataclasses.replace(self, counts=(*before, max(count, 1)))
+        if self.counts and count <= self.counts[-1]:
+            return dataclasses.replace(self, again=True)
+        return dataclasses.replace(self, counts=(*self.counts, max(count, 1)))
 
     def level(self, alpha: float) -> float:
         """The two-sided level of this look, when all looks together have `alpha`."""
         fractions = [count / self.most for count in self.counts]
+        if self.again and self.final:  # of other pairs, perhaps: what is left is all that may be used
+            return alpha - stats.spent(fractions[-1], alpha)
         return stats.nominal_levels(fractions, alpha, last=self.final)[-1]
 
 
@@ -261,11 +266,13 @@ def _stopped(options: Options) -> str:
     """What looking several times means for the numbers."""
     look = options.look
     assert look is not None
-    return (
-        f"Stopped after {look.counts[-1]} of at most {look.most} pairs, at look {len(look.counts)} (level "
-        f"{options.level:.2%} of {options.alpha:.0%}): the intervals hold whenever one stops; estimates "
-        "after an early stop lean away from zero."
+    early = not look.final
+    words = (
+        f"{'Stopped' if early else 'Ended'} with {look.counts[-1]} pairs that count, of at most {look.most}, "
+        f"at look {len(look.counts)} (level {options.level:.2%} of {options.alpha:.0%}): the intervals hold "
+        "whenever one stops"
     )
+    return words + ("; estimates after an early stop lean away from zero." if early else ".")
 
 
 def _undecided(one: Result) -> str:

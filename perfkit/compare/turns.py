@@ -54,6 +54,7 @@ class Turns:
             side: checked(given[side], name, allowed).once() for side, name in zip("AB", names, strict=True)
         }
         self._names, self._data_dir, self._most, self._shows = names, data_dir, most, show_progress
+        self._planned = experiment is not None
         self.id = experiment or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.found = {side: [*(found or {}).get(side, ())] for side in "AB"}
 
@@ -68,12 +69,12 @@ class Turns:
                 work = self._sides[side]
                 (run,) = run_repeats(work, self._data_dir, show_progress=self._shows, look=record)
             except KeyboardInterrupt:
-                raise _interrupted(interrupts.reason(), pair, self._most, self.found) from None
+                raise _interrupted(interrupts.reason(), pair, self._most, self.found, self._planned) from None
             where = {"id": self.id, "side": side, "pair": pair, "order": 2 * pair - 1 + place}
             update_run_json(run.path, lambda _: {"experiment": where})  # noqa: B023  called at once
             self.found[side].append(Run(run.path))
             if not run.ended_by_itself:
-                raise _interrupted(run.reason or "", pair, self._most, self.found)
+                raise _interrupted(run.reason or "", pair, self._most, self.found, self._planned)
             if run.verdict.word == "ABORTED":
                 raise NothingToJudge(f"run {run.id}, pair {pair} of {self._most}: {run.reason}")
             if pair == 1:
@@ -117,10 +118,13 @@ def _refuse_too_few(run: Run, workload: Workload) -> None:
     )
 
 
-def _interrupted(reason: str, pair: int, pairs: int, found: Mapping[str, Sequence[Run]]) -> Interrupted:
+def _interrupted(
+    reason: str, pair: int, pairs: int, found: Mapping[str, Sequence[Run]], plan: bool
+) -> Interrupted:
     """The error that names the runs which are complete."""
     done = [",".join(one.id for one in found[side] if one.state == "complete") for side in "AB"]
-    kept = f"; `perfkit compare {done[0]} {done[1]}` judges what there is" if all(done) else ""
+    kept = f"; `perfkit compare {done[0]} {done[1]}` judges what there is" if all(done) and not plan else ""
+    kept = f"; the same command continues from pair {pair}" if plan else kept
     return Interrupted(f"{reason} in pair {pair} of {pairs}{kept}", reason)
 
 

@@ -7,6 +7,7 @@ each look before it is taken: neither a kill nor a second thought changes the le
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import time
@@ -15,15 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import perfkit
 from perfkit.compare import noise
 from perfkit.compare.experiment import Kept, compare_and_keep
 from perfkit.compare.judging import compare
 from perfkit.compare.nouns import Comparison, Look, Options
 from perfkit.compare.turns import Turns
+from perfkit.drive import describe
+from perfkit.drive.scenario import load_scenario
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import Stopping, convert
 from perfkit.store import Run, list_runs, write_json
-from perfkit.store.files import read_json
+from perfkit.store.files import locked, read_json
 from perfkit.text import print_lines
 
 #: Pairs at which one looks; simulated beside others in METHOD.md.
@@ -55,9 +59,14 @@ class _Plan:
             try:
                 told = read_json(path)
                 counts = [int(one) for one in told["counts"]]
-                return cls(path, str(told["id"]), int(told["most"]), counts, bool(told["done"]))
+                rising = [*sorted(set(counts)), most + 1]
+                if told["id"] != path.stem or told["most"] != most or [*counts, most + 1] != rising:
+                    raise ValueError("it does not belong to this question")
+                if counts and not 0 < counts[0] <= counts[-1] <= most:
+                    raise ValueError("its counts of pairs cannot be")
+                return cls(path, path.stem, most, counts, bool(told["done"]))
             except (ValueError, LookupError, TypeError) as error:
-                raise PerfkitError(f"{path} is damaged ({error}); remove it to begin anew") from None
+                raise PerfkitError(f"{path} is damaged ({error}); remove it to start over") from None
         plan = cls(path, experiment, most, [], False)
         path.parent.mkdir(parents=True, exist_ok=True)
         plan.write()
@@ -85,16 +94,30 @@ def run_until_clear(
     a last look that uses what is left of the level. The same call continues an experiment that was
     interrupted.
     """
-    most, budget_s = stopping.max_repeats, stopping.budget_s
+    plan = _plan_of(given, options, data_dir, stopping.max_repeats)
+    try:
+        with locked(plan.path.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB):
+            return _carry_out(
+                plan, given, names, options, data_dir, allow_targets, stopping.budget_s, show_progress
+            )
+    except BlockingIOError:
+        raise BadInput(f"experiment {plan.id} is being carried out by another perfkit") from None
+
+
+def _carry_out(
+    plan: _Plan, given: Mapping[str, Mapping[str, Any]], names: tuple[str, str], options: Options,
+    data_dir: Path, allow_targets: Iterable[str], budget_s: float | None, show_progress: bool,
+) -> Kept:  # fmt: skip
+    most, began = plan.most, time.monotonic()
     looks = looks_up_to(most)
-    began, plan = time.monotonic(), _plan_of(given, options, data_dir, most)
     found = _runs_of(plan.id, data_dir)
     turns = Turns(
         given, names, data_dir, allow_targets,
         most=most, show_progress=show_progress, experiment=plan.id, found=found,
     )  # fmt: skip
     if show_progress and found["A"]:
-        print_lines(f"continuing experiment {plan.id} after {len(found['A'])} pairs", err=True)
+        done = f"continuing experiment {plan.id} after {len(found['A'])} pairs"
+        print_lines(f"{done}; remove {plan.path} to start over", err=True)
     before = len(turns.found["B"])
     while True:
         pairs = len(turns.found["B"])
@@ -104,10 +127,12 @@ def run_until_clear(
             look = Look(counts=tuple(plan.counts), most=most, final=over or pairs >= most)
             asked = dataclasses.replace(options, look=look)
             judged = _judge(turns, asked, names, data_dir)
-            if judged.options.look is not None and list(judged.options.look.counts) != plan.counts:
-                plan.counts = list(judged.options.look.counts)
+            seen = judged.options.look
+            news = seen is not None and not seen.again
+            if seen is not None and news:
+                plan.counts = list(seen.counts)
                 plan.write()
-            if look.final or is_clear(judged):
+            if look.final or (news and is_clear(judged)):
                 break
         turns.pair()
     plan.done = True
@@ -129,8 +154,13 @@ def _judge(turns: Turns, options: Options, names: tuple[str, str], data_dir: Pat
 
 
 def _plan_of(given: Mapping[str, Any], options: Options, data_dir: Path, most: int) -> _Plan:
-    """The unfinished plan of this very question, or a new one."""
-    question = {"given": given, "options": dataclasses.asdict(options), "most": most}
+    """The unfinished plan of this very question, asked of the same code, or a new one."""
+    files = [load_scenario(name).module.__file__ for name in _scenarios(given)]
+    code = [hashlib.sha256(Path(str(file)).read_bytes()).hexdigest() for file in files]
+    question = {
+        **{"given": given, "options": dataclasses.asdict(options), "most": most},
+        **{"code": code, "git": describe.git(Path.cwd()), "perfkit": perfkit.__version__},
+    }
     text = json.dumps(question, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     folder, number = data_dir / "experiments", 0
@@ -140,6 +170,12 @@ def _plan_of(given: Mapping[str, Any], options: Options, data_dir: Path, most: i
         plan = _Plan.of(path, path.stem, most)
         if not plan.done:
             return plan
+
+
+def _scenarios(given: Mapping[str, Any]) -> list[str]:
+    """The scenarios of both workloads, by name or file, those of mixes too."""
+    entries = [entry for side in "AB" for entry in (given[side], *(given[side].get("mix") or ()))]
+    return sorted({str(entry["scenario"]) for entry in entries if entry.get("scenario")})
 
 
 def _runs_of(experiment: str, data_dir: Path) -> dict[str, list[Run]]:

@@ -122,7 +122,7 @@ class Watch:
         seen = self._seen
         if self._first_end_s is None and seen.rows:
             self._first_end_s = seen.at_s
-        if seen.failed < seen.rows or self._first_end_s is None or seen.rows < LEAST:
+        if seen.failed < seen.rows or self._first_end_s is None:
             return None
         if seen.at_s - self._first_end_s < NOTHING_SUCCEEDS_S:
             return None

@@ -21,7 +21,7 @@ from perfkit.drive.mistakes import NO_REQUEST
 from perfkit.drive.rows import NEVER, to_table
 from perfkit.drive.running import Checked, target_of
 from perfkit.drive.scenario import Member, Mix, members_of
-from perfkit.drive.session import DataFiles, Session
+from perfkit.drive.session import DataFiles, Session, Step
 from perfkit.drive.session.response import decoded
 from perfkit.drive.steps import StepRandom
 from perfkit.drive.transport import Clock, Exchange, Headers, Transport
@@ -98,7 +98,7 @@ class _Once:
             if state is not _NOT_SET_UP:
                 before = shown.requests
                 async with self._part("step", phase="measure") as session:
-                    session.begin_step(0, recorder.clock())
+                    shown.step = session.begin_step(0, recorder.clock())
                     await self._scenario.step(session, state, StepRandom(recorder.seed, 0))
                 self._problems += [NO_REQUEST] if shown.requests == before and not self._problems else []
             self._problems += self._failures()
@@ -147,6 +147,7 @@ class _Shown:
 
     def __init__(self, transport: Transport, clock: Clock, redact: Redactor, show: Print) -> None:
         self._transport, self._clock, self._redact, self._show = transport, clock, redact, show
+        self.step = Step()  #: the one under way, which knows the secrets it was given
         self.part = self._told = ""  #: of the scenario: what is sent next belongs to it
         self.requests = 0
 
@@ -158,7 +159,7 @@ class _Shown:
         secrets = secrets_in(fields)
 
         def hidden(text: str) -> str:
-            return masked_text(self._redact(text, secrets))
+            return masked_text(self._redact(text, (*secrets, *self.step.secrets)))
 
         self.requests += 1
         if self.part != self._told:

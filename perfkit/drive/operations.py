@@ -9,6 +9,7 @@ from perfkit.drive.scenario import Scenario
 
 _SENDS = frozenset({"get", "post", "put", "patch", "delete", "request"})
 _OTHERS = frozenset({"on_teardown", "headers", "local", "user", "iteration", "seed", "run_tag", "redact"})
+_OTHERS |= {"cookies", "data", "group"}
 _SESSION = "session"
 
 

@@ -94,6 +94,7 @@ class Seen:
         self.failures: list[tuple[str, int, str]] = []
         self._kept_s, self._start_ns = kept_s, 0
         self._workers: dict[str, Snapshot] = {}
+        self._torn_down: dict[str, int] = {}
         self._read: dict[str, int] = {}
         self._windows: deque[tuple[float, Window]] = deque([(0.0, _NOTHING)])
 
@@ -116,9 +117,10 @@ class Seen:
             if snapshot is None:
                 continue
             self._read[entry.name], new = stamp, True
-            if name == "teardown":
-                self.removed = snapshot.rows
-            elif name != "setup":
+            if name.startswith("teardown"):  # with a number, of the scenarios of a mix
+                self._torn_down[name] = snapshot.rows
+                self.removed = sum(self._torn_down.values())
+            elif not name.startswith("setup"):
                 self._workers[name] = snapshot
         if new and self._workers:
             self._start_ns = self._start_ns or run.meta.load_started_ns or 0

@@ -84,9 +84,13 @@ def checked(given: Mapping[str, Any], where: str, allow_targets: Iterable[str]) 
 
 def _require_operations(wanted: Iterable[thresholds.Threshold], scenario: Scenario | Mix) -> None:
     """BadInput for a threshold of an operation that the scenario surely does not have."""
-    members = [one.scenario for one in scenario.members] if isinstance(scenario, Mix) else [scenario]
-    of_each = [operations_of(one) for one in members]
-    known = {name for names in of_each for name in names or ()}
+    if isinstance(scenario, Mix):  # there an operation begins with its scenario's name
+        of_each = [operations_of(one.scenario) for one in scenario.members]
+        both = zip(scenario.members, of_each, strict=True)
+        known = {f"{one.name}/{name}" for one, names in both for name in names or ()}
+    else:
+        of_each = [operations_of(scenario)]
+        known = set(of_each[0] or ())
     for one in wanted:
         name = None if one.of_samples else one.operation
         if name and all(of_each) and name not in known:

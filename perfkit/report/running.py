@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ def run_cells(
     from jupyter_core.utils import ensure_event_loop
 
     papermill = jupyter("papermill")
+    shown = progress and sys.stderr.isatty()  # in a log it would be one endless line
     broken = None
     try:
         papermill.execute_notebook(
             str(notebook),
             str(output),
             parameters=parameters,
-            progress_bar=progress and {**_BAR, "desc": for_terminal(notebook.stem, most=60)},
+            progress_bar=shown and {**_BAR, "desc": for_terminal(notebook.stem, most=60)},
             km=kernel.manager,
             engine_name=_engine(),
         )

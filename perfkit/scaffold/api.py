@@ -75,3 +75,16 @@ def identifier(text: str, taken: Collection[str] = ()) -> str:
     while found in taken:
         found, number = f"{name}_{number}", number + 1
     return found
+
+
+#: So deep may an example be nested; Python reads no source with a hundred brackets inside one another.
+DEEPEST = 40
+
+
+def bounded(value: Any, depth: int = 0) -> Any:
+    """The value of a JSON document without what is nested deeper than `DEEPEST`, which becomes None."""
+    if isinstance(value, dict):
+        return {name: bounded(one, depth + 1) for name, one in value.items()} if depth < DEEPEST else None
+    if isinstance(value, list):
+        return [bounded(one, depth + 1) for one in value] if depth < DEEPEST else None
+    return value

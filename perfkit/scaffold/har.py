@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections import Counter
@@ -12,12 +13,18 @@ from urllib.parse import parse_qsl, urlsplit
 from perfkit.drive.session import default_name
 from perfkit.errors import BadInput
 from perfkit.redaction import STARS, Redactor, is_secret_name, masked, masked_text, secrets_of
-from perfkit.scaffold.api import MOST_OPERATIONS, NO_BODY, Api, Operation, identifier
+from perfkit.scaffold.api import MOST_OPERATIONS, NO_BODY, Api, Operation, bounded, identifier
 
 #: Answers that a page is made of, not an API.
 _STATIC = re.compile(r"image/|font/|audio/|video/|text/css|.*javascript|application/(wasm|font|pdf)").match
 #: Three parts of base64url that begin with `{"`: a JSON Web Token, under whatever name.
 _JWT = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*")
+#: A part of a multipart form, and an element of XML, with what it is called.
+_FIELD = re.compile(
+    r"(?P<head>\bname=\"(?P<name>[^\"\r\n]{1,200})\"[^\r\n]*(?:\r?\n[^\r\n]+)*\r?\n\r?\n)(?:.*?)(?P<tail>\r?\n--)",
+    re.DOTALL,
+)
+_ELEMENT = re.compile(r"(?P<head><(?:\w+:)?(?P<name>[\w-]{1,200})(?:\s[^<>]*)?>)[^<]*(?P<tail></)")
 _MOST_SECRETS = 2_000
 _LONGEST_ANSWER = 200_000  #: characters of an answer in which secrets are looked for
 
@@ -37,6 +44,8 @@ def read(document: Mapping[Any, Any], where: str) -> Api:
     redact = Redactor(_secrets(entries))
     mine = [one for one in requests if _origin(one) == origin]
     operations = tuple(_operations(mine, redact))
+    if not operations:
+        raise BadInput(f"{where}: no request of {origin} has a method of letters alone, such as GET")
     headers = {name.lower() for one in mine for name, _ in _pairs(one.get("headers")) if is_secret_name(name)}
     cookies = headers & {"cookie"}
     notes = ["cookies were left out: log in in setup, or in the step"] if cookies else []
@@ -90,7 +99,7 @@ def _body(request: Mapping[str, Any], redact: Redactor) -> tuple[Any, str | None
         return NO_BODY, None, ""
     if "json" in kind:
         try:
-            given = redact.within({"body": masked(json.loads(str(text)))})["body"]
+            given = redact.within({"body": masked(bounded(json.loads(str(text))))})["body"]
             return (
                 json.loads(_JWT.sub(STARS, json.dumps(given))),
                 None,
@@ -98,7 +107,13 @@ def _body(request: Mapping[str, Any], redact: Redactor) -> tuple[Any, str | None
             )
         except (ValueError, RecursionError):
             pass
-    return NO_BODY, _hidden(str(text), redact), kind or "text/plain"
+    text = _FIELD.sub(_without_value, _ELEMENT.sub(_without_value, str(text)))
+    return NO_BODY, _hidden(text, redact), kind or "text/plain"
+
+
+def _without_value(found: re.Match[str]) -> str:
+    """A part of a form, or an element of XML, without the value of a secret name."""
+    return f"{found['head']}{STARS}{found['tail']}" if is_secret_name(found["name"]) else found[0]
 
 
 def _hidden(text: str, redact: Redactor) -> str:
@@ -111,19 +126,19 @@ def _secrets(entries: Iterable[Mapping[str, Any]]) -> list[str]:
     for entry in entries:
         request, response = _mapping(entry.get("request")), _mapping(entry.get("response"))
         content = _mapping(response.get("content"))
-        text = str(content.get("text") or "")
+        text = _decoded(content)
         answer: Any = ""
         if "json" in str(content.get("mimeType")) and len(text) <= _LONGEST_ANSWER:
             try:
-                answer = json.loads(text)
+                answer = bounded(json.loads(text))
             except (ValueError, RecursionError):
                 answer = text
         posted = str(_mapping(request.get("postData")).get("text") or "")[:_LONGEST_ANSWER]
         try:
-            sent = json.loads(posted)
+            sent = bounded(json.loads(posted))
         except (ValueError, RecursionError):
             sent = posted
-        query = dict(parse_qsl(urlsplit(str(request.get("url"))).query))
+        query = _query(str(request.get("url")))
         given = [request, sent, query, response.get("headers"), response.get("cookies"), answer]
         cookies = [value for name, value in _pairs(request.get("cookies"))]
         for secret in (*secrets_of(given), *cookies):
@@ -131,6 +146,24 @@ def _secrets(entries: Iterable[Mapping[str, Any]]) -> list[str]:
         if len(found) > _MOST_SECRETS:
             raise BadInput(f"more than {_MOST_SECRETS:,} secrets in the recording; record less of it")
     return list(found)
+
+
+def _query(url: str) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(urlsplit(url).query))
+    except ValueError:  # an address that is none
+        return {}
+
+
+def _decoded(content: Mapping[str, Any]) -> str:
+    """The text of an answer, which may be written as base64."""
+    text = str(content.get("text") or "")
+    if content.get("encoding") != "base64" or len(text) > 2 * _LONGEST_ANSWER:
+        return text
+    try:
+        return base64.b64decode(text).decode("utf-8", "replace")
+    except ValueError:
+        return ""
 
 
 def _origin(request: Mapping[str, Any]) -> str:

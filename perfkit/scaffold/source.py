@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from perfkit.scaffold.api import NO_BODY, READING, Api, Operation, identifier
+from perfkit.scaffold.api import DEEPEST, NO_BODY, READING, Api, Operation, identifier
 from perfkit.text import plain
 
 _DOC = 150  #: characters of foreign text in a docstring
@@ -184,7 +184,9 @@ def _doc(text: str) -> str:
 
 
 def _literal(value: Any, depth: int = 0) -> str:
-    """A value as Python writes it, on lines of their own where it is long."""
+    """A value as Python writes it, on lines of their own where it is long; None where nested too deep."""
+    if depth > DEEPEST:
+        return "None"
     if isinstance(value, Mapping):
         pieces = [f"{_literal(str(name))}: {_literal(one, depth + 1)}" for name, one in value.items()]
         return _joined("{", pieces, "}", depth)

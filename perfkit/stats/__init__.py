@@ -32,6 +32,7 @@ from perfkit.stats.changes import (
 )
 from perfkit.stats.sequential import (
     nominal_levels,
+    spent,
 )
 from perfkit.stats.series import (
     Floats,
@@ -150,6 +151,7 @@ __all__ = [
     "slice_medians",
     "slice_shares",
     "slices_carry",
+    "spent",
     "support",
     "t_factor",
     "time_slices",

@@ -8,6 +8,7 @@ by one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ class _Value:
 
 
 def record_all(histogram: Any, attributes: Mapping[str, Any], values: Sequence[float]) -> None:
-    """Put values, finite and not negative, into a histogram under the same attributes."""
+    """Put values into a histogram under the same attributes; but those it cannot take (below 0, NaN)."""
+    values = [value for value in values if 0 <= value < math.inf]
     series = _series(histogram, attributes)
     if series is None:
         for value in values:

@@ -152,24 +152,32 @@ class MetricRegistry:
         if kind == "counter":
             return self._tally(call, checked)
         later, context_of = self._later, metric_attributes.get
-        values: deque[float] = deque()
+        series: dict[tuple[tuple[str, str], ...], deque[float]] = {}  # by the request's own attributes
         many = record_all if kind == "histogram" else _set_the_last
 
-        def hand_over() -> None:
+        def empty(context: tuple[tuple[str, str], ...], values: deque[float]) -> None:
             batch: list[float] = []
             with contextlib.suppress(IndexError):  # another thread may empty it at the same time
                 while True:
                     batch.append(values.popleft())
             if batch:
-                many(self._made[name], checked, batch)
+                many(self._made[name], {**dict(context), **checked}, batch)
+
+        def hand_over() -> None:
+            for context, values in list(series.items()):
+                empty(context, values)
 
         def tell(value: float) -> None:
-            if context_of():
-                later(call, value, checked)
-                return
+            context = tuple(context_of().items())
+            values = series.get(context)
+            if values is None:
+                if len(series) >= _MOST_SERIES:
+                    later(call, value, checked)
+                    return
+                values = series.setdefault(context, deque())
             values.append(value)
             if len(values) >= _BATCH:
-                hand_over()
+                empty(context, values)
 
         self._hand_over_with(hand_over)
         return tell

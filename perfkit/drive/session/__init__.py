@@ -215,7 +215,7 @@ class Session:
         body = content.encode() if isinstance(content, str) else content
         name = name or default_name(method, path)
         planned = started if planned is None else planned
-        group = recorder.group_code(self.group, head) if self.group else 0
+        group = recorder.group_code(self.group, head, step) if self.group else 0
         sending = Sending(recorder, step, head, self.user, group, method, path, body, name, planned, started)
         sending.follow = follow_redirects
         while True:

@@ -82,10 +82,11 @@ class Recorder:
     data: DataFiles | None = None  #: of steps; there is none in setup and teardown
     retried: int = 0  #: attempts after the first, the one under way included
     unanswered: int = 0  #: POST and PUT that were sent and got no answer: what they made is not known
-    _codes: dict[str, int] = field(default_factory=dict)
-    _group_codes: dict[str, int] = field(default_factory=dict)
-    _metrics: dict[str, str | None] = field(default_factory=dict)
-    _plain_metrics: set[str] = field(default_factory=set)  #: those recorded under the name they came with
+    _codes: dict[str, int] = field(init=False, default_factory=dict)
+    _group_codes: dict[str, int] = field(init=False, default_factory=dict)
+    _metrics: dict[str, str | None] = field(init=False, default_factory=dict)
+    #: Those recorded under the name they came with.
+    _plain_metrics: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         self._next = self.first_seq
@@ -99,9 +100,7 @@ class Recorder:
         They share the transport, what is to be removed, and what is known of opening connections.
         """
         first = self.first_seq + number
-        other = replace(
-            self, first_seq=first, buffer=RowBuffer(), _codes={}, _metrics={}, _plain_metrics=set()
-        )
+        other = replace(self, first_seq=first, buffer=RowBuffer())
         other.opening = self.opening
         return other
 
@@ -129,16 +128,16 @@ class Recorder:
             code = self._codes[name + hop] = self.buffer.operation_code(shown)
         return code
 
-    def group_code(self, name: str, head: Head) -> int:
+    def group_code(self, name: str, head: Head, step: Step) -> int:
         """Return the code of a group, whose name is recorded without secrets. After a thousand groups all
         others have one code. TypeError for what is not a text."""
+        if not isinstance(name, str):
+            raise TypeError(f"session.group is a text or None, not {type(name).__name__}")
         code = self._group_codes.get(name)
         if code is None:
-            if not isinstance(name, str):
-                raise TypeError(f"session.group is a text or None, not {type(name).__name__}")
             if len(self._group_codes) >= MOST_GROUPS:
                 return self.buffer.group_code(OTHER_GROUPS)
-            shown = storable(self._without_secrets(name, head))[:_NAME_LIMIT]
+            shown = storable(self._without_secrets(name, head, step))[:_NAME_LIMIT]
             code = self._group_codes[name] = self.buffer.group_code(shown)
         return code
 

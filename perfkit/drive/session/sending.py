@@ -136,7 +136,7 @@ class Sending:
         self, response: Response, exchange: Exchange, told: Stream | None, check: Check | None
     ) -> str | None:
         """Where a response that did not fail leads, or what the scenario's check says of it."""
-        if exchange.status in REDIRECTS:
+        if exchange.status in REDIRECTS and self.follow is not False:  # else it is what was asked for
             target = self._recorder.target
             follow = target.follow_redirects if self.follow is None else self.follow
             self._hop = redirected(
