@@ -207,21 +207,22 @@ def _pairs(a: Sequence[Reduced], b: Sequence[Reduced]) -> list[tuple[Reduced, Re
 def _told(case: Case, a: Side, b: Side, forced: tuple[str, ...], selection: str | None) -> Comparison:
     found = compare_metrics(case)
     blind, lacking = list(unjudged(case, found)), tuple(_lacking(case, (a.name, b.name)))
+    left = {metric for metric, _, _ in blind}  # which has a sentence of its own
     verdict: Verdict = "within-run only"
     if not case.alone:
-        left = {metric for metric, _, _ in blind}
         primary = {one.verdict for one in found if one.primary and one.metric not in left}
         verdict = next((one for one in _WORST if one in primary), "inconclusive")
         doubt = selection or lacking or any(change for _, _, change in blind)
         if verdict in ("equivalent", "improved") and doubt:
             verdict = "inconclusive"
+    said = [one for one in found if one.verdict != "inconclusive" or one.metric not in left]
     but = [selection] if selection else []
     but += [f"not every operation is on both sides: {'; '.join(lacking)}"] if lacking else []
     if blind:
         but.append(f"not judged: {'; '.join(f'{metric} ({why})' for metric, why, _ in blind)}")
     return Comparison(
         verdict=verdict,
-        words=headline(verdict, found, (a.name, b.name), case.options, but),
+        words=headline(verdict, said, (a.name, b.name), case.options, but),
         a=a,
         b=b,
         pairs=len(case.a) if case.paired else 0,

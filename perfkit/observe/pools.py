@@ -78,11 +78,10 @@ def overflow(samples: pd.DataFrame, exhausted: list[tuple[str, str]], limits: Li
         text = (
             f"The database pool {name!r} of {source} was too small {len(used) / len(part):.0%} of the time: "
         )
-        text += f"up to {used['value'].max():.0f} connections beyond its size of {size:.0f} were open. "
+        most = used["value"].max()
+        text += f"{most:.0f} connection{'s' * (most != 1)} beyond its size of {size:.0f} at most. "
         text += "Each of them is opened for one checkout and closed after it: "
-        yield Finding(
-            "pool_overflow", f"{text}pool_size={size + used['value'].max():.0f} keeps them.", *span(used)
-        )
+        yield Finding("pool_overflow", f"{text}pool_size={size + most:.0f} keeps them.", *span(used))
 
 
 def leaks(rows: Part, samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
