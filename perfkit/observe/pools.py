@@ -78,7 +78,7 @@ def overflow(samples: pd.DataFrame, exhausted: list[tuple[str, str]], limits: Li
         text = (
             f"The database pool {name!r} of {source} was too small {len(used) / len(part):.0%} of the time: "
         )
-        most = used["value"].max()
+        most = round(float(used["value"].max()))
         text += f"{most:.0f} connection{'s' * (most != 1)} beyond its size of {size:.0f} at most. "
         text += "Each of them is opened for one checkout and closed after it: "
         yield Finding("pool_overflow", f"{text}pool_size={size + most:.0f} keeps them.", *span(used))
