@@ -10,8 +10,8 @@ from typing import Any
 from perfkit.compare.experiment import Kept, comparison_folders, open_comparison
 from perfkit.compare.keeping import needed_runs
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.model import refuse_bad_tag, refuse_long_note
 from perfkit.store import Leftover, Metadata, Run, list_runs, survey, update_run_json, why_not_removed
+from perfkit.store.marks import Marks
 
 #: A run with this tag is never pruned.
 KEEP = "keep"
@@ -27,14 +27,10 @@ def mark(runs: Sequence[Run], *, add: Iterable[str] = (), remove: Iterable[str] 
     BadInput for a word that is no tag, a tag to remove that no run has, a note that is too long, and a run
     that is still running, whose own process writes its run.json.
     """
-    add, remove = tuple(dict.fromkeys(add)), set(remove)
-    for tag in add:
-        refuse_bad_tag(tag)
-    refuse_long_note(note)
+    marks = Marks.of(add, remove, note)
 
     def change(meta: Metadata) -> dict[str, Any]:
-        left = [tag for tag in meta.tags if tag not in remove]
-        changes: dict[str, Any] = {"tags": list(dict.fromkeys([*left, *add]))}
+        changes: dict[str, Any] = {"tags": marks.tags(meta.tags)}
         return changes if note is None else changes | {"note": note.strip() or None}
 
     for run in runs:
@@ -44,9 +40,7 @@ def mark(runs: Sequence[Run], *, add: Iterable[str] = (), remove: Iterable[str] 
             raise PerfkitError(
                 f"{run.id}: its {lost[0]} cannot be read, so nothing was changed; repair run.json"
             )
-    if missing := remove - {tag for run in runs for tag in run.meta.tags}:
-        there = ", ".join(sorted({tag for run in runs for tag in run.meta.tags})) or "none"
-        raise BadInput(f"no such tag to remove: {', '.join(sorted(missing))}; existing tags: {there}")
+    marks.require(tag for run in runs for tag in run.meta.tags)
     for run in runs:
         update_run_json(run.path, change)
     return [Run(run.path) for run in runs]

@@ -7,28 +7,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.small_server import LocalServer
 
 WORDS = ("Once", " upon", " a", " time")
 TOKENS = 9  #: more than it has chunks
 
 
-class LlmServer(ThreadingHTTPServer):
+class LlmServer(LocalServer):
     """`plain`: WORDS and usage; `nousage`; `error` and `cut`: midway; `endless`: it just stops."""
 
-    daemon_threads = True
-    request_queue_size = 128
-
     def __init__(self, pause_s: float) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.pause_s = pause_s  #: before each word
         self.bodies: list[dict[str, Any]] = []
-
-    @property
-    def url(self) -> str:
-        """Its base URL."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -14,25 +14,32 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 WIDE_BUDGET = "budget: {delay_ms: 10000, cpu_share: 100, gc_pause_ms: 60000}\n"
 
 
-class SmallServer(ThreadingHTTPServer):
-    """`/status/N`, `/slow/MS`, `/reflect` (a 500 that repeats the request's headers), `/echo` (that repeats
-    the body), `/metrics` (the page), `/redirect/N` (to what x-to says), `/login` (a token), else 200.
-    """
+class LocalServer(ThreadingHTTPServer):
+    """A server on a port of its own, a thread for each connection."""
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.requests: Counter[str] = Counter()
-        self.heads: list[dict[str, str]] = []  #: of every request, names in lower case
-        self.page = self.redirects_to = ""
-        self.timing = ""  #: a Server-Timing header for every answer
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
 
     @property
     def url(self) -> str:
         """Its base URL."""
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class SmallServer(LocalServer):
+    """`/status/N`, `/slow/MS`, `/reflect` (a 500 that repeats the request's headers), `/echo` (that repeats
+    the body), `/metrics` (the page), `/redirect/N` (to what x-to says), `/login` (a token), else 200.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Handler)
+        self.requests: Counter[str] = Counter()
+        self.heads: list[dict[str, str]] = []  #: of every request, names in lower case
+        self.page = self.redirects_to = ""
+        self.timing = ""  #: a Server-Timing header for every answer
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,6 @@ from perfkit.cli.base import (
 from perfkit.cli.one_line import duration, per_second
 from perfkit.cli.writing import refuse_unwritable, write
 from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR
-from perfkit.junit import Case
-from perfkit.junit import junit as suite
 from perfkit.text import print_lines
 
 
@@ -273,11 +271,13 @@ def _print_runs(runs: Iterable[Any], as_json: bool) -> None:
 
 def _as_junit(runs: Iterable[Any]) -> str:
     """JUnit XML of runs: for each whether its verdict is sound, and a case for each of its thresholds."""
-    return suite("perfkit run", (case for run in runs for case in _cases(run)))
+    from perfkit.junit import Case, junit
 
-
-def _cases(run: Any) -> Iterator[Case]:
-    verdict = run.verdict
-    yield Case(f"{run.id}: verdict", "passed" if verdict.sound else "error", verdict.words)
-    for one in verdict.thresholds:
-        yield Case(f"{run.id}: {one.text}", "passed" if one.ok else "failure", one.measured, one.measured)
+    cases = []
+    for run in runs:
+        verdict = run.verdict
+        cases.append(Case(f"{run.id}: verdict", "passed" if verdict.sound else "error", verdict.words))
+        for one in verdict.thresholds:
+            name, said = f"{run.id}: {one.text}", one.measured
+            cases.append(Case(name, "passed" if one.ok else "failure", said, said))
+    return junit("perfkit run", cases)

@@ -126,7 +126,11 @@ def compare_and_keep(
 ) -> Kept:
     """Compare, with the noise floor of this configuration where there is one, and write it to a folder."""
     history = noise.load(data_dir, a[0]) if a else {}
-    found = compare(a, b, options, names=names, history=history)
+    return keep(compare(a, b, options, names=names, history=history), a, b, data_dir)
+
+
+def keep(found: Comparison, a: Sequence[Run], b: Sequence[Run], data_dir: Path) -> Kept:
+    """Write a comparison of these runs to a folder, with a note where some of them were compared before."""
     ids, asked = {run.id for run in (*a, *b)}, found.to_mapping()["options"]
     if looks := _earlier_looks(ids, asked, data_dir):
         often = "once" if looks == 1 else f"{looks} times"

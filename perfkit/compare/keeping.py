@@ -9,10 +9,10 @@ from typing import Any
 
 from perfkit.compare.experiment import Kept, comparison_folder, comparison_folders, open_comparison
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.model import refuse_bad_tag, refuse_long_note
 from perfkit.store import write_json
 from perfkit.store.contents import is_temporary
 from perfkit.store.files import locked, read_json, remove_if_empty
+from perfkit.store.marks import Marks
 
 #: How a verb that takes runs is given a comparison instead: `comparison:ID`.
 PREFIX = "comparison:"
@@ -68,17 +68,11 @@ def mark(kept: Kept, *, add: Iterable[str] = (), remove: Iterable[str] = (), not
 
     BadInput for a word that is no tag, a tag to remove that it does not have, and a note that is too long.
     """
-    add, remove = tuple(dict.fromkeys(add)), set(remove)
-    for tag in add:
-        refuse_bad_tag(tag)
-    refuse_long_note(note)
-    if missing := remove - {*kept.tags}:
-        there = ", ".join(kept.tags) or "none"
-        raise BadInput(f"no such tag to remove: {', '.join(sorted(missing))}; existing tags: {there}")
+    marks = Marks.of(add, remove, note)
+    marks.require(kept.tags)
     with locked(kept.path / _LOCK):
         given = read_json(kept.path / _FILE)
-        tags = [tag for tag in kept.tags if tag not in remove]
-        given["tags"] = list(dict.fromkeys([*tags, *add]))
+        given["tags"] = marks.tags(kept.tags)
         if note is not None:
             given["note"] = note.strip()
         write_json(kept.path / _FILE, given)

@@ -18,7 +18,7 @@ from typing import Any
 
 import perfkit
 from perfkit.compare import noise
-from perfkit.compare.experiment import Kept, compare_and_keep
+from perfkit.compare.experiment import Kept, keep
 from perfkit.compare.judging import compare
 from perfkit.compare.nouns import Comparison, Look, Options
 from perfkit.compare.turns import Turns
@@ -137,7 +137,7 @@ def _carry_out(
         turns.pair()
     plan.done = True
     plan.write()
-    return compare_and_keep(turns.found["A"], turns.found["B"], asked, names, data_dir)
+    return keep(judged, turns.found["A"], turns.found["B"], data_dir)
 
 
 def is_clear(found: Comparison) -> bool:
