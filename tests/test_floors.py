@@ -47,7 +47,7 @@ HEAVY = {
     "markupsafe": {"figures"},
     "matplotlib": {"figures", "compare", "observe"},
     "seaborn": {"figures", "observe"},
-    "pandas": {"frames", "figures", "compare", "observe"},
+    "pandas": {"frames", "figures", "compare", "observe", "lab"},
     "duckdb": {"store"},
     "scipy": {"stats"},
     "sqlalchemy": set(),

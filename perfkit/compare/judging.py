@@ -185,7 +185,7 @@ def _same_rows(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         files = run.files()
         imported = run.meta.imported.sha256 if run.meta.imported else ""
-        rows = "".join(map(digest, files)) if files and run.rows() else ""
+        rows = "".join(map(digest, files)) if files and run.row_count() else ""
         for what, same in (("file", imported), ("rows", rows)):
             if same and (other := first.setdefault(same, run)) is not run:
                 found.append(f"{other.id} and {run.id} have the same {what}; the same data counts only once")

@@ -19,9 +19,9 @@ from perfkit.lab.child import CLEAN_UP_S
 from perfkit.text import print_lines
 
 if TYPE_CHECKING:
+    from perfkit.lab.handle import Run
     from perfkit.lab.listing import Runs
     from perfkit.lab.live import View
-    from perfkit.store import Run
 
 #: The view looks at the run this often.
 LOOK_S = 0.4
@@ -62,7 +62,7 @@ class Work:
             return "no run had started"
         run = self._fresh(self._runs[-1])
         left = run.meta.not_cleaned_up
-        words = f"run {run.id} is {run.state}, {run.rows():,} rows are readable"
+        words = f"run {run.id} is {run.state}, {run.row_count():,} rows are readable"
         return f"{words}; not cleaned up on the target: {left}" if left else words
 
     def _work(self) -> None:
@@ -91,7 +91,7 @@ class Work:
 
     def _watch(self, child: RunProcess, view: View) -> PerfkitError | None:
         """Follow the child to its end; returns what failed, if anything."""
-        from perfkit.store import Run
+        from perfkit.lab.handle import Run
 
         failure: PerfkitError | None = None
         ended = False
