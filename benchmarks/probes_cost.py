@@ -61,7 +61,7 @@ def cost(served: Served, load: dict[str, Any], data: Path) -> Cost:
     used = cpu_s(served.pid) - before
     rows = frames.measured(run)
     assert not rows.counts["failed"]
-    return Cost(1e3 * used / run.rows(), float(frames.summary(rows)["rate_per_s"].iloc[-1]))
+    return Cost(1e3 * used / run.row_count(), float(frames.summary(rows)["rate_per_s"].iloc[-1]))
 
 
 def one_round(name: str, number: int, data: Path) -> tuple[Cost, Cost]:

@@ -4,15 +4,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perfkit.api import execute, import_runs, make_report, open_run, run, run_sync, runs
+    from perfkit.api import (
+        Run,
+        Runs,
+        compare,
+        execute,
+        import_runs,
+        make_report,
+        open_run,
+        run,
+        run_sync,
+        runs,
+    )
     from perfkit.choosing import choose
 
 __version__ = "0.1.0"
 #: The rooms that a person looks into after `import perfkit`.
 _ROOMS = ("compare", "figures", "frames", "lab", "observe")
 __all__ = [
+    "Run",
+    "Runs",
     "__version__",
     "choose",
+    "compare",
     "execute",
     "import_runs",
     "make_report",

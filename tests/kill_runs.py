@@ -157,7 +157,7 @@ def wait_until(true: Callable[[], Any], what: str, within_s: float = 120.0) -> A
 def wait_for_rows(data: Path, count: int = 1) -> Run:
     """The run, once it has so many rows."""
     found: Run = wait_until(
-        lambda: next((run for run in list_runs(data) if run.rows() >= count), None), f"{count} rows"
+        lambda: next((run for run in list_runs(data) if run.row_count() >= count), None), f"{count} rows"
     )
     return found
 

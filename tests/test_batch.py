@@ -97,7 +97,7 @@ def test_a_batch_goes_on_where_it_was_cut_off(
         command, env=environment, start_new_session=True, stdout=subprocess.PIPE, text=True
     ) as first:
         deadline = time.monotonic() + 30
-        while not any(run.rows() and run.state == "running" for run in list_runs(tmp_path / "data")[1:]):
+        while not any(run.row_count() and run.state == "running" for run in list_runs(tmp_path / "data")[1:]):
             assert time.monotonic() < deadline, "the second run did not begin"
             time.sleep(0.02)
         os.killpg(first.pid, how)

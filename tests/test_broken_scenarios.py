@@ -101,7 +101,7 @@ def test_ctrl_c_in_setup_removes_what_was_made(server: SmallServer, tmp_path: Pa
         command(server, tmp_path, scenario + STEP), stderr=subprocess.PIPE, start_new_session=True
     )
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and not any(run.rows() for run in list_runs(tmp_path)):
+    while time.monotonic() < deadline and not any(run.row_count() for run in list_runs(tmp_path)):
         time.sleep(0.05)  # the first row of setup is written while the second request is under way
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=20)
@@ -199,7 +199,7 @@ def test_no_secret_of_the_settings_is_written(server: SmallServer, tmp_path: Pat
     ]
     more = [part for name, value in settings for part in ("-s", f"{name}={value}")]
     done, run = play(server, tmp_path, STEP, *more)
-    assert run.rows() == 1
+    assert run.row_count() == 1
     assert "hunter2" not in done.stdout + done.stderr
     for file in run.path.rglob("*"):
         if file.is_file():

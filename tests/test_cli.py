@@ -277,7 +277,7 @@ def test_ctrl_c_ends_the_run_readable(server: SmallServer, tmp_path: Path) -> No
     assert process.returncode == 130
     (run,) = list_runs(tmp_path)
     assert (run.state, run.reason) == ("aborted", "interrupted")
-    assert run.rows() > 0
+    assert run.row_count() > 0
 
 
 def test_no_artefact_holds_the_secret(server: SmallServer, tmp_path: Path) -> None:

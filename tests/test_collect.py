@@ -592,7 +592,7 @@ def test_a_server_without_the_page_changes_no_run(tmp_path: Path) -> None:
         workload, scenario, params = complete(given, "test")
         run = spread.execute(workload, scenario, params, data_dir=tmp_path)
     assert run.state == "complete"
-    assert run.rows() == 20
+    assert run.row_count() == 20
     assert run.meta.probes[0].error.startswith("status 404; ")
     assert "0 samples" in describe_run(run)
     assert "status 404" in describe_run(run)

@@ -210,7 +210,7 @@ def test_an_interrupted_experiment_passes_no_gate(
         command = [sys.executable, "-m", "perfkit.cli", verb, *files, "-q", "--data-dir", str(tmp_path)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
             deadline = time.monotonic() + 60
-            while not any(run.rows() and run.state == "running" for run in list_runs(tmp_path)[2:]):
+            while not any(run.row_count() and run.state == "running" for run in list_runs(tmp_path)[2:]):
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
             process.send_signal(number)

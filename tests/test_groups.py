@@ -168,7 +168,7 @@ def test_a_run_without_groups_is_shown_by_virtual_user(tmp_path: Path) -> None:
     pq.write_table(table.drop_columns(["group"]), run.files()[0])
     part = frames.measured(run)
     assert frames.user_column(part) == "user"
-    assert run.table(["group"])["group"].null_count == run.rows()
+    assert run.table(["group"])["group"].null_count == run.row_count()
     empty = frames.boxes(part, by="group")
     assert empty.empty
     assert "session.group" in figures.words(figures.boxes(empty))[0]

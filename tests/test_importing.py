@@ -107,7 +107,7 @@ def test_rows_failures_and_label(name: str, runs: dict[str, Run]) -> None:
     run, (form, count, failures, words) = runs[name], EXPECTED[name]
     told = run.meta.imported
     assert (told.format, told.file, told.skipped) == (form, name, 0)
-    assert run.rows() == count
+    assert run.row_count() == count
     found = Counter(one for one in rows_of(run)["error"] if isinstance(one, str))
     assert not failures or found == failures
     intended = "intended time known" if name in INTENDED else "no intended time"
@@ -314,7 +314,7 @@ def test_a_long_first_line_hides_no_format(tmp_path: Path) -> None:
     first, *rest = (FILES / "vegeta.csv").read_text().splitlines()
     parts = first.split(",")
     made.write_text("\n".join([",".join([*parts[:6], "eHh4" * 100_000, *parts[7:]]), *rest]))
-    assert import_file(made, data_dir=tmp_path).rows() == 120
+    assert import_file(made, data_dir=tmp_path).row_count() == 120
 
 
 def test_many_segments_are_one_timeline(
@@ -335,4 +335,4 @@ def test_packed_files_are_read(tmp_path: Path) -> None:
     packed = tmp_path / "anything"
     packed.write_bytes(gzip.compress((FILES / "vegeta.json").read_bytes()))
     run = import_file(packed, data_dir=tmp_path)
-    assert run.rows() == 80
+    assert run.row_count() == 80

@@ -305,7 +305,7 @@ def test_names_of_a_history_are_counted_apart(tmp_path: Path) -> None:
     )
     given.write_text(HISTORY + "".join(lines))
     run = import_file(given, data_dir=tmp_path / "data")
-    assert run.rows() == 600 * 12 + 600 * 5
+    assert run.row_count() == 600 * 12 + 600 * 5
     assert run.table(["operation"])["operation"].to_pylist().count(OTHER_OPERATIONS) == 100 * 12 + 100 * 5
 
 

@@ -93,9 +93,9 @@ def test_sequential_samples_are_all_rows(tmp_path: Path) -> None:
     """One after the other in a thread, also without a pause, with labels that end in numbers or are URLs."""
     labels = ["http://h/a", "http://h/b", "step-1", "step-2", "page", "page-0"]
     lines = [JTL, *(sample(50 * i, 50, labels[i % 6], url="http://h/x") for i in range(60))]
-    assert read(tmp_path, lines).rows() == 60
+    assert read(tmp_path, lines).row_count() == 60
     short = [JTL, *(sample(i, 0, labels[i % 4]) for i in range(40))]
-    assert read(tmp_path, short).rows() == 40
+    assert read(tmp_path, short).row_count() == 40
 
 
 def test_a_transaction_that_stands_for_its_requests(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_control_characters_do_not_end_a_file(tmp_path: Path) -> None:
     ]
     for document in (b"\n".join(samples), b"".join(samples)):
         run = read(tmp_path, b'<testResults version="1.2">' + document + b"</testResults>")
-        assert (run.rows(), run.meta.imported.skipped) == (3_000, 0)
+        assert (run.row_count(), run.meta.imported.skipped) == (3_000, 0)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_another_header_counts_from_there_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["1700000000000.0", " 1700000000000 ", "1700000000000"])
 def test_whole_numbers_as_people_save_them(tmp_path: Path, text: str) -> None:
     """As pandas writes them, with blanks; what Excel has destroyed is named."""
-    assert read(tmp_path, ["timeStamp,elapsed,label", f"{text},5.0,a"]).rows() == 1
+    assert read(tmp_path, ["timeStamp,elapsed,label", f"{text},5.0,a"]).row_count() == 1
     with pytest.raises(BadInput, match=r"timeStamp .*, expected ms since 1970, or a date such as"):
         read(tmp_path, ["timeStamp;elapsed;label", "1,7E+12;5;a"])
 
@@ -190,7 +190,7 @@ def test_whole_numbers_as_people_save_them(tmp_path: Path, text: str) -> None:
 def test_line_ends_of_old(tmp_path: Path, ends: str) -> None:
     """Lines end as they do on Windows, or did on a Mac."""
     lines = [JTL, *(sample(i, 5, "a") for i in range(9))]
-    assert read(tmp_path, ends.join(lines).encode()).rows() == 9
+    assert read(tmp_path, ends.join(lines).encode()).row_count() == 9
 
 
 # -- names and hosts -------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ def test_texts_of_other_encodings(tmp_path: Path, encoding: str, packed: bool) -
 def test_json_in_utf_16(tmp_path: Path) -> None:
     """A redirect of PowerShell's turns k6's lines into UTF-16."""
     lines = "\n".join(line for i in range(5) for line in k6("http://a/x", i, 10))
-    assert read(tmp_path, lines.encode("utf-16")).rows() == 5
+    assert read(tmp_path, lines.encode("utf-16")).row_count() == 5
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_excel_and_decimal_commas(tmp_path: Path, sep: str, delimiter: str) -> N
     assert set(latencies(run)) == {12.25}
     assert len(operations(run)) == 1
     jtl = [JTL, *(sample(i, 5, "a") for i in range(5))]
-    assert read(tmp_path, (sep + "\n".join(jtl).replace(",", delimiter) + "\n").encode()).rows() == 5
+    assert read(tmp_path, (sep + "\n".join(jtl).replace(",", delimiter) + "\n").encode()).row_count() == 5
 
 
 @pytest.mark.parametrize("blank", [[], [""]])
@@ -325,7 +325,7 @@ def test_joined_files(tmp_path: Path, blank: list[str]) -> None:
     """A header that stands again is no broken line, and is said with its line."""
     part = [sample(10 * i, 5, "a") for i in range(20)]
     run = read(tmp_path, [JTL, *part, *blank, JTL, *part])
-    assert (run.rows(), run.meta.imported.skipped) == (40, 0)
+    assert (run.row_count(), run.meta.imported.skipped) == (40, 0)
     assert f"line {22 + len(blank)} repeats the header: were files joined?" in notes(run)
 
 
@@ -362,7 +362,7 @@ def test_a_gap_of_hours_is_said_and_split(tmp_path: Path) -> None:
         run
     )
     runs = import_runs(file, data_dir=tmp_path / "data", split_s=3600)
-    assert [one.rows() for one in runs] == [50, 50, 50]
+    assert [one.row_count() for one in runs] == [50, 50, 50]
     assert [one.id[:11] for one in runs] == ["20260416-11", "20260416-14", "20260419-11"]
     assert not any("without a request" in notes(one) for one in runs)
     assert len(import_runs(file, data_dir=tmp_path / "data", split_s=86_400)) == 2
@@ -373,7 +373,7 @@ def test_a_split_counts_as_the_whole(tmp_path: Path) -> None:
     lines = [sample(100 * i + (7_200_000 if i > 2_500 else 0), 20, "a") for i in range(6_000)]
     file = made(tmp_path, [JTL, *lines])
     runs = import_runs(file, data_dir=tmp_path / "data", split_s=3600)
-    assert [one.rows() for one in runs] == [2_501, 3_499]
+    assert [one.row_count() for one in runs] == [2_501, 3_499]
     assert [sorted(one.table(["seq"])["seq"].to_pylist())[-1] for one in runs] == [2_500, 3_498]
     log = (Path(__file__).parent / "imports" / "hdr_java.hlog").read_text()
     first = next(line for line in log.splitlines() if "HIST" in line and not line.startswith(("#", '"')))
@@ -388,7 +388,7 @@ def test_a_split_counts_as_the_whole(tmp_path: Path) -> None:
     around = [line.replace('"method"', '"group":"::setup","method"') for line in around]
     lines = [*around, *(line for i in range(9) for line in k6("http://a/", i, 10))]
     runs = import_runs(made(tmp_path, lines, "k6"), data_dir=tmp_path, split_s=3600)
-    assert [one.rows() for one in runs] == [9]
+    assert [one.row_count() for one in runs] == [9]
 
 
 def test_all_runs_of_a_file_or_none(tmp_path: Path) -> None:
@@ -506,7 +506,7 @@ def test_statistics_that_were_reset_are_counted_on(tmp_path: Path) -> None:
 def test_metrics_of_ones_own_are_no_requests(tmp_path: Path) -> None:
     """k6 lets a script name a metric http_req_login_time; a file without any request names what it has."""
     own = K6 % ("http_req_login_time", "2026-04-16T11:10:01Z", 5, "x", "http://a/x")
-    assert read(tmp_path, [*k6("http://a/x", 1, 10), own, *k6("http://a/x", 2, 10)]).rows() == 2
+    assert read(tmp_path, [*k6("http://a/x", 1, 10), own, *k6("http://a/x", 2, 10)]).row_count() == 2
     with pytest.raises(BadInput, match="has no HTTP request in it, only http_req_login_time"):
         read(tmp_path, [own])
 
@@ -560,7 +560,7 @@ def test_a_broken_number_takes_no_other_row_with_it(name: str, tmp_path: Path) -
     with pytest.raises(BadInput, match=told):
         import_file(file, data_dir=tmp_path)
     run = import_file(file, data_dir=tmp_path, skip_broken=True)
-    assert run.rows() == 498
+    assert run.row_count() == 498
 
 
 _COLUMNS = (

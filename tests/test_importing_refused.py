@@ -105,7 +105,7 @@ def test_broken_lines_are_named(tmp_path: Path, form: str, good: str, bad: str, 
     assert "1 broken place, nothing was imported: " in told
     assert words in told
     run = import_file(made, data_dir=tmp_path / "data", format=form, skip_broken=True)
-    assert run.rows() >= 1
+    assert run.row_count() >= 1
     assert run.meta.imported.skipped == 1
     assert words in run.meta.imported.skipped_first[0]
 
@@ -130,7 +130,7 @@ def test_a_line_without_end_costs_no_memory(tmp_path: Path) -> None:
             file.write("x" * 1_000_000)
         file.write("\n" + VEGETA % (5, 2))
     assert "line 2: more than 16 MB, expected a line" in refused(made)
-    assert import_file(made, data_dir=tmp_path / "data", skip_broken=True).rows() == 2
+    assert import_file(made, data_dir=tmp_path / "data", skip_broken=True).row_count() == 2
 
 
 def test_a_run_of_years_is_no_run(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_counts_nobody_counted(tmp_path: Path) -> None:
     told["statusCodeDistribution"] = {"200": 10**12}
     made.write_text(json.dumps(told))
     run = import_file(made, data_dir=tmp_path / "data")
-    assert (run.rows(), run.results.n) == (0, 10**12 + 4)
+    assert (run.row_count(), run.results.n) == (0, 10**12 + 4)
 
 
 #: Formats with a request a line, and whether the first line is one of names.
@@ -211,7 +211,7 @@ def accounted_for(run: Run) -> int:
     """Lines of a file that became rows, were broken, or are said to have been left out."""
     told = run.meta.imported
     noted = LEFT_OUT.findall(" ".join(told.notes))
-    return run.rows() + told.skipped + sum(int(one.replace(",", "")) for one in noted)
+    return run.row_count() + told.skipped + sum(int(one.replace(",", "")) for one in noted)
 
 
 @pytest.mark.sampled(8)
@@ -234,7 +234,7 @@ def test_damage_is_a_refusal_or_a_run(name: str, data: st.DataObject, tmp_path: 
         try:
             run = import_file(made, data_dir=tmp_path / "data", format=form, skip_broken=skip,
                               columns=HEY if form == "csv" else None)  # fmt: skip
-            assert run.rows() > 0
+            assert run.row_count() > 0
             assert form not in LINES or accounted_for(run) == lines
         except BadInput as error:
             told = str(error)

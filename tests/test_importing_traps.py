@@ -170,11 +170,11 @@ def test_an_open_quote_takes_no_line_without_a_word(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"line 7: a quote that is never closed \(and 994 more lines in its"):
         imported(tmp_path, lines, columns=MAPPED)
     run = imported(tmp_path, lines, columns=MAPPED, skip_broken=True)
-    assert run.rows() == 5
+    assert run.row_count() == 5
     assert "994 more lines inside quotes of broken places" in notes(run)
     lines[11] = row.format(1_700_000_010, '"and more', 5.1)  # closes the quote of line 7, wrongly
     run = imported(tmp_path, lines, columns=MAPPED, skip_broken=True)
-    assert (run.rows(), run.meta.imported.skipped) == (994, 1)
+    assert (run.row_count(), run.meta.imported.skipped) == (994, 1)
     assert "5 more lines inside quotes" in notes(run)
 
 
@@ -182,7 +182,7 @@ def test_a_text_of_several_lines_is_one_record(tmp_path: Path) -> None:
     """Quotes that are closed may hold lines; the run says how many, for they may be requests after all."""
     lines = ["begin,err,took", '1700000000.123,"one', "two", 'three",5.1', "1700000001.123,,5.2"]
     run = imported(tmp_path, lines, columns=MAPPED | {"error": "err"})
-    assert run.rows() == 2
+    assert run.row_count() == 2
     assert "2 lines are inside quotes opened by an earlier line" in notes(run)
     lines[4] = "1700000001.123,,x"
     with pytest.raises(BadInput, match="line 5: "):
@@ -246,7 +246,7 @@ def test_what_a_cache_answered_is_no_request(tmp_path: Path) -> None:
     made = tmp_path / "page.har"
     made.write_text(json.dumps(log))
     run = import_file(made, data_dir=tmp_path)
-    assert run.rows() == 19
+    assert run.row_count() == 19
     assert "left out: 2 responses came from the browser's cache" in notes(run)
 
 
@@ -262,7 +262,7 @@ def test_a_column_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
     """Which of two columns of a name is meant nobody knows; one that is not needed may be there twice."""
     with pytest.raises(BadInput, match="2 columns are called 'b', so it is ambiguous"):
         import_columns(tmp_path, ["a,b,b", "1,2,3"], started_s="a", done_s="b")
-    assert import_columns(tmp_path, ["a,b,c,c", "1,2,3,3"], started_s="a", done_s="b").rows() == 1
+    assert import_columns(tmp_path, ["a,b,c,c", "1,2,3,3"], started_s="a", done_s="b").row_count() == 1
     with pytest.raises(BadInput, match="2 columns are called 'elapsed'"):
         imported(tmp_path, ["timeStamp,elapsed,elapsed", "1700000000000,1,2"])
 

@@ -105,7 +105,7 @@ def test_one_display_updates_in_place(kernel: Kernel, server: SmallServer, tmp_p
     assert page.count("<svg viewBox") == page.count('role="img"') == page.count("<figcaption>") == 1
     (run,) = list_runs(tmp_path)
     assert f"run {run.id}" in page
-    assert f"{run.rows():,} requests" in page
+    assert f"{run.row_count():,} requests" in page
     assert done.text == ""
 
 
@@ -127,7 +127,7 @@ def test_an_interrupt_ends_the_run_cleanly(
     assert done.error is not None
     assert done.error["ename"] in ("RunCancelled", "RunInterrupted")
     (said,) = done.error["traceback"]  # one cut off on its way may have made something: that is told too
-    assert said.startswith(f"interrupted: run {run.id} is aborted, {run.rows():,} rows are readable")
+    assert said.startswith(f"interrupted: run {run.id} is aborted, {run.row_count():,} rows are readable")
     assert "\n" not in said
     assert (run.state, run.reason) == ("aborted", "interrupted")
     assert_everything_is_removed(server, run)
@@ -156,7 +156,7 @@ def test_a_second_interrupt_ends_the_clean_up(
     assert "not cleaned up on the target: interrupted; up to" in done.error["traceback"][0]
     (run,) = list_runs(tmp_path)
     assert run.state == "aborted"
-    assert run.rows() > 10
+    assert run.row_count() > 10
     assert kernel.children() == []
 
 

@@ -109,7 +109,7 @@ def test_rows_of_logs(name: str, tmp_path: Path) -> None:
     form, count, failures, version, operations = LOGS[name]
     run = import_file(FILES / name, data_dir=tmp_path)
     told, rows = run.meta.imported, rows_of(run)
-    assert (told.format, told.version or "", run.rows()) == (form, version, count)
+    assert (told.format, told.version or "", run.row_count()) == (form, version, count)
     assert Counter(one for one in rows["error"] if isinstance(one, str)) == failures
     assert set(rows["operation"]) == operations
     assert told.fidelity.label == "rounded"
@@ -121,7 +121,7 @@ def test_numbers_of_summaries(name: str, tmp_path: Path) -> None:
     form, n, failures, mean, p95, span = SUMMARIES[name]
     run = import_file(FILES / name, data_dir=tmp_path)
     told, imported = whole(run), run.meta.imported
-    assert (imported.format, imported.fidelity.label, run.rows()) == (form, "aggregated", 0)
+    assert (imported.format, imported.fidelity.label, run.row_count()) == (form, "aggregated", 0)
     assert (told.n, told.mean_ms) == (n, mean if mean is None else pytest.approx(mean))
     found: Counter[str] = Counter()
     for kind in told.failures:

@@ -98,7 +98,7 @@ def test_a_timeout_ends_the_run_cleanly(server: SmallServer, tmp_path: Path) -> 
         asyncio.run(hasty())
     (run,) = list_runs(tmp_path)
     assert (run.state, run.reason) == ("aborted", "interrupted")
-    assert run.rows() > 0
+    assert run.row_count() > 0
     assert isinstance(caught.value.__cause__, RunCancelled)
     assert run.id in str(caught.value.__cause__)
 
@@ -110,7 +110,7 @@ def test_changes_are_laid_over_a_file(server: SmallServer, tmp_path: Path) -> No
         tmp_path / "mine.yaml", target=server.url, repeats=2, users={"iterations": 5}, data_dir=tmp_path
     )
     assert isinstance(runs, Runs)
-    assert [run.rows() for run in runs] == [5, 5]
+    assert [run.row_count() for run in runs] == [5, 5]
     assert [run.meta.tags for run in runs] == [("a",), ("a",)]
     assert "2 runs" in repr(runs)
 

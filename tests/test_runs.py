@@ -96,7 +96,7 @@ def test_a_dead_worker_ends_the_run_with_a_line(server: Logged, tmp_path: Path) 
         line for line in complaints.splitlines() if "worker process died" in line
     ] == complaints.splitlines()
     (run,) = list_runs(tmp_path)
-    assert (run.state, run.rows() > 0) == ("aborted", True)
+    assert (run.state, run.row_count() > 0) == ("aborted", True)
 
 
 def test_rows_can_be_read_while_the_run_is_on(server: Logged, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_rows_can_be_read_while_the_run_is_on(server: Logged, tmp_path: Path) ->
     counts, states = set(), set()
     while process.poll() is None:
         states.add(Run(run.path).state)
-        counts.add(run.rows())
+        counts.add(run.row_count())
         time.sleep(0.05)
     process.communicate()
     assert len(counts) >= 4
@@ -157,7 +157,7 @@ def test_a_full_disk_is_told_and_loses_nothing_written(server: Logged, tmp_path:
     assert "stay readable" in line
     (run,) = list_runs(tmp_path)
     assert run.state == "aborted"
-    assert run.rows() >= 50
+    assert run.row_count() >= 50
 
 
 def test_a_data_folder_that_cannot_be_made_is_told(server: Logged, tmp_path: Path) -> None:

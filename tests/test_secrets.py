@@ -230,7 +230,7 @@ def run_with_secrets(server: SmallServer, data: Path, seed: int) -> tuple[list[s
     )
     run = only_run(data)
     assert run.state == "complete", done.stderr
-    assert run.rows() > 2 * len(said)
+    assert run.row_count() > 2 * len(said)
     assert "***" in run.meta.raw["teardown_error"]
     assert len(run.meta.raw["step_errors"]) == min(len(said), 201)  # 200 kinds, and the others together
     probes = {row["probe"] for row in read_probes(run).to_pylist()}

@@ -148,7 +148,7 @@ def test_a_worker_whose_loop_cannot_be_freed_is_ended(server: FaultServer, tmp_p
     ):
         run(server, tmp_path, code, users={"count": 1, "duration_s": 1}, drain_s=1)
     (done,) = list_runs(tmp_path)
-    assert (done.state, done.rows()) == ("aborted", server.hits.total() or 4)
+    assert (done.state, done.row_count()) == ("aborted", server.hits.total() or 4)
     assert "mine.py:" in (done.reason or "")
     assert not list(done.path.glob("*.stuck"))
 

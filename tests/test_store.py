@@ -77,11 +77,11 @@ def test_merging_twice_loses_nothing(folder: RunFolder) -> None:
     kept = (folder.path / "segments" / "w0-000000.parquet").read_bytes()
     folder.merge()
     folder.merge()
-    assert Run(folder.path).rows() == 15
+    assert Run(folder.path).row_count() == 15
     (folder.path / "segments").mkdir()
     (folder.path / "segments" / "w0-000000.parquet").write_bytes(kept)
     folder.merge()
-    assert Run(folder.path).rows() == 15
+    assert Run(folder.path).row_count() == 15
     assert not (folder.path / "segments").exists()
 
 
@@ -113,7 +113,7 @@ def test_an_empty_run_has_an_empty_table(tmp_path: Path) -> None:
 def test_half_a_segment_is_never_met(folder: RunFolder) -> None:
     """A part file, as a crash leaves it, is not read."""
     (folder.path / "segments" / ".w0-000002.parquet.part").write_bytes(b"PAR1 half")
-    assert Run(folder.path).rows() == 15
+    assert Run(folder.path).row_count() == 15
 
 
 def test_reading_while_segments_are_merged_away(folder: RunFolder) -> None:

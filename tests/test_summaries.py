@@ -46,7 +46,7 @@ def test_the_numbers_are_those_of_the_file(name: str, tmp_path: Path) -> None:
     form, n, failed, mean, p50, p99 = NUMBERS[name]
     row = total(run)
     told = run.meta.imported
-    assert (told.format, told.fidelity.label, run.rows()) == (form, "aggregated", 0)
+    assert (told.format, told.fidelity.label, run.row_count()) == (form, "aggregated", 0)
     assert (run.results.n, run.results.failed, row["n"]) == (n, failed, n)
     assert row["failed"] == failed or name == "percentiles.hgrm"  # which does not tell: NaN, a dash
     assert [row["mean"], row["p50"], row["p99"]] == pytest.approx([mean, p50, p99], rel=1e-3)
@@ -66,7 +66,7 @@ def test_several_outputs_in_one_file_are_several_runs(tmp_path: Path) -> None:
 def test_an_old_histogram_is_read(tmp_path: Path) -> None:
     """V0, by jHiccup of 2014: as many values as its headers count."""
     run = imported("hdr_v0.hlog", tmp_path)
-    assert run.rows() > 1_000
+    assert run.row_count() > 1_000
     assert run.meta.imported.fidelity.label == "bucketed"
     coded = (FILES / "hdr_v1.txt").read_text().strip()
     values, counts = hdr.decode(hdr.unpack(coded))
@@ -79,7 +79,7 @@ def test_many_counts_stay_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     rows = imported("hdr_java.hlog", tmp_path)
     monkeypatch.setattr(hdr, "MOST_COUNTED", 100)
     counts = imported("hdr_java.hlog", tmp_path)
-    assert (counts.rows(), counts.results.n) == (0, rows.rows())
+    assert (counts.row_count(), counts.results.n) == (0, rows.row_count())
     for operation in ("requests", "write", "all operations"):
         one, other = (
             next(row for row in summarize(Part(run)) if row["operation"] == operation)

@@ -206,8 +206,8 @@ def test_a_signal_that_was_ignored_stays_ignored(server: Logged, tmp_path: Path)
         run = loading(tmp_path)
         process.kill(HUP, all_of_them=True)
         process.kill(INT, all_of_them=True)
-        before = run.rows()
-        wait_until(lambda: run.rows() > before + 100, "more rows")
+        before = run.row_count()
+        wait_until(lambda: run.row_count() > before + 100, "more rows")
         process.kill(TERM)
         returned, said, complained = ended(process)
     assert (returned, complained) == (143, "")
@@ -252,7 +252,7 @@ def test_a_worker_leaves_signals_to_its_coordinator(server: Logged, tmp_path: Pa
             os.kill(worker, TERM)
         assert ended(process)[0] == 0
     run = Run(run.path)
-    assert (run.state, run.rows(), run.meta.step_errors) == ("complete", 1500, ())
+    assert (run.state, run.row_count(), run.meta.step_errors) == ("complete", 1500, ())
 
 
 def test_the_others_keep_their_rows_when_a_worker_dies(server: Logged, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_progress_that_fails_stops_the_load(server: Logged, tmp_path: Path) -> N
         "from perfkit.drive.spread import execute\n"
         "from perfkit.drive.workloads import complete\n"
         "def broken(run):\n"
-        "    if run.rows() > 50: raise OSError(5, 'no terminal')\n"
+        "    if run.row_count() > 50: raise OSError(5, 'no terminal')\n"
         "if __name__ == '__main__':\n"
         "    given = {'scenario': 'http_get', 'target': {'url': sys.argv[1]}, 'processes': 2,\n"
         "             'users': {'count': 4, 'duration_s': 600}, 'params': {'path': '/slow/5'}}\n"

@@ -77,7 +77,7 @@ def import_command(file: Path, format_name: str | None, columns: tuple[str, ...]
         file, data_dir=data_dir, format=format_name, columns=_column_map(columns), names=_names(names),
         unit=unit, split_s=_seconds(split), scenario=scenario, tags=tags, note=note, skip_broken=skip_broken,
     )  # fmt: skip
-    fits = [run.rows() <= _SUMMARIZED and run.unpacked_bytes() <= _SUMMARIZED_BYTES for run in runs]
+    fits = [run.row_count() <= _SUMMARIZED and run.unpacked_bytes() <= _SUMMARIZED_BYTES for run in runs]
     if as_json and len(runs) > 1:
         print_json([details_of(run, summary=one) for run, one in zip(runs, fits, strict=True)])
     else:

@@ -4,6 +4,10 @@ The unit of replication is the run. With one run a side there is no verdict, onl
 themselves. METHOD.md, "Comparing runs", tells the method and how it was checked; every limit is in `Options`.
 """
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from perfkit.compare.judging import compare, judge
 from perfkit.compare.nouns import Comparison, Options, Result, Side, Verdict, change, tipping_words
 
@@ -18,3 +22,15 @@ __all__ = [
     "judge",
     "tipping_words",
 ]
+
+
+class _Callable(ModuleType):
+    """The package, which can be called: `perfkit.compare("tag:before", "tag:after")`."""
+
+    def __call__(self, *sides: Any, **options: Any) -> Any:
+        from perfkit.compare.experiment import compare_named
+
+        return compare_named(*sides, **options)
+
+
+sys.modules[__name__].__class__ = _Callable

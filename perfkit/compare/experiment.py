@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,8 @@ import msgspec
 
 from perfkit.card import Card
 from perfkit.compare import Comparison, Options, compare, noise
-from perfkit.errors import BadInput, PerfkitError
+from perfkit.errors import BadInput, PerfkitError, unknown
+from perfkit.hosts import as_list
 from perfkit.store import Run, data_folder, find_run, list_runs, write_json
 from perfkit.store.files import new_folder, read_json, remove_if_empty
 from perfkit.text import for_notebook
@@ -127,6 +128,45 @@ def compare_and_keep(
     """Compare, with the noise floor of this configuration where there is one, and write it to a folder."""
     history = noise.load(data_dir, a[0]) if a else {}
     return keep(compare(a, b, options, names=names, history=history), a, b, data_dir)
+
+
+def compare_named(
+    a: str | Run | Sequence[Run],
+    b: str | Run | Sequence[Run],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    names: tuple[str, str] = ("A", "B"),
+    **options: Any,
+) -> Kept:
+    """Compare two groups of runs, keep the comparison and return it: `perfkit.compare`.
+
+        perfkit.compare("tag:before", "tag:after")
+        perfkit.compare([run1, run2, run3], [run4, run5, run6], names=("old", "new"), margin=0.1)
+
+    a, b: runs, or text as `perfkit compare` takes it (ids separated by commas, `tag:NAME`). options: those of
+    `perfkit.compare.Options`: margin, error_margin, alpha, primary, vary, force. One run per side gets no
+    verdict. Two workload files are carried out in turns by `perfkit compare` in a shell. Raises BadInput.
+    """
+    folder, known = data_folder(data_dir), {field.name for field in dataclasses.fields(Options)} - {"look"}
+    for name in options:
+        if name not in known:
+            raise unknown("option", name, known)
+    options |= {name: tuple(as_list(options[name])) for name in ("primary", "vary") if name in options}
+    return compare_and_keep(_group(a, folder), _group(b, folder), Options(**options), names, folder)
+
+
+def _group(side: object, data_dir: Path) -> list[Run]:
+    """The runs of a side of `compare_named`."""
+    if isinstance(side, str):
+        if is_workload(side):
+            raise BadInput(f"{side}: two workload files are carried out by `perfkit compare A.yaml B.yaml`")
+        return runs_named(side, data_dir)
+    runs: list[Run] = []
+    for one in side if isinstance(side, Iterable) else [side]:
+        if not isinstance(one, Run):
+            raise BadInput(f"perfkit.compare takes runs, ids or tag:NAME, not {one!r:.80}")
+        runs.append(one)
+    return runs
 
 
 def keep(found: Comparison, a: Sequence[Run], b: Sequence[Run], data_dir: Path) -> Kept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import pandas as pd
 import pyarrow as pa
 
 from perfkit.store import Run, data_folder, fidelity, find_run, list_runs
+from perfkit.store import select as selecting
 from perfkit.store.rows import Part
 from perfkit.store.summary import summarize
 
-__all__ = ["measured", "open_run", "timeline"]
+__all__ = ["measured", "open_run", "select", "timeline"]
 
 
 def open_run(name: str = "latest", data_dir: str | Path = "") -> Run:
@@ -51,6 +53,12 @@ def timeline(run: Run, phase: str = "measure", latency: str = "response") -> pd.
     columns = {name: table[name].to_numpy() for name in (*times, *whole)}
     text = {name: _categories(table[name]) for name in ("operation", "error", "group")}
     return small(pd.DataFrame(columns | text, copy=False), part)
+
+
+def select(run: Run, sql: str, parameters: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the result of one SELECT over a run's rows; see `store.select`."""
+    frame: pd.DataFrame = selecting.select(run, sql, parameters).to_pandas()
+    return frame
 
 
 def _categories(column: pa.ChunkedArray) -> pd.Categorical:

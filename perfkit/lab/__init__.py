@@ -8,11 +8,13 @@ The load runs in a process of its own (`perfkit.lab.child`), so that neither a b
 view disturbs what is measured; the event loop of the notebook is not patched and never blocked.
 """
 
+from perfkit.lab.handle import Run
 from perfkit.lab.listing import Runs, open_run, runs
 from perfkit.lab.nested import enable_nested_asyncio
 from perfkit.lab.starting import RunCancelled, RunInterrupted, run, run_sync
 
 __all__ = [
+    "Run",
     "RunCancelled",
     "RunInterrupted",
     "Runs",

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex, overload
 
 from perfkit.errors import BadInput, PerfkitError, unknown
-from perfkit.store import Run, list_runs, listed
+from perfkit.lab.handle import Run
+from perfkit.store import list_runs, listed
 from perfkit.store.metadata import STATES
 from perfkit.text import for_html, for_notebook, plain
 
@@ -71,7 +72,7 @@ def runs(data_dir: str | os.PathLike[str] | None = None) -> Runs:
     """Return all runs, oldest first; data_dir as for `run`."""
     from perfkit.store import data_folder
 
-    return Runs(list_runs(data_folder(data_dir)))
+    return Runs(Run(one.path) for one in list_runs(data_folder(data_dir)))
 
 
 def open_run(name: str = "latest", data_dir: str | os.PathLike[str] | None = None) -> Run:
@@ -79,7 +80,7 @@ def open_run(name: str = "latest", data_dir: str | os.PathLike[str] | None = Non
     from perfkit import frames
     from perfkit.store import data_folder
 
-    return frames.open_run(str(name), data_folder(data_dir))
+    return Run(frames.open_run(str(name), data_folder(data_dir)).path)
 
 
 def _fits(run: Run, scenario: str | None, tag: str | None, state: str | None) -> bool:

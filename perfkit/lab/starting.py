@@ -10,14 +10,19 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from perfkit.lab.awaited import Awaited
 from perfkit.lab.work import Work
 from perfkit.text import plain
 
 if TYPE_CHECKING:
+    from perfkit.lab.handle import Run
     from perfkit.lab.listing import Runs
-    from perfkit.store import Run
 
 _TURN_S = 0.1
+_NOT_AWAITED = (
+    "perfkit.run(...) was not awaited, so nothing ran: write `run = await perfkit.run(...)`, or in a script "
+    "`run = perfkit.run_sync(...)`"
+)
 
 
 class RunInterrupted(KeyboardInterrupt):
@@ -34,15 +39,17 @@ class RunCancelled(asyncio.CancelledError):
         return [f"interrupted: {plain(self)}"]
 
 
-async def run(
+def run(
     workload: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     *,
     data_dir: str | os.PathLike[str] | None = None,
     allow_targets: Iterable[str] = (),
     live: bool = True,
     **changes: Any,
-) -> Run | Runs:
-    """Carry out a workload and return the finished run: a `Run`, or `Runs` when its `repeats` are several.
+) -> Awaited[Run | Runs]:
+    """Carry out a workload; `await` it for the finished run: a `Run`, or `Runs` of several `repeats`.
+
+        run = await perfkit.run("params/http_get.yaml", target="http://127.0.0.1:8000")
 
     workload: a YAML file or a mapping as it has; `changes` are laid over it, name by name: scenario, params,
     users, arrivals, tags, …; `target` may be a URL. Without a URL a reference server is started for the run.
@@ -53,7 +60,10 @@ async def run(
     task is cancelled (an interrupt in JupyterLab) the run ends cleanly, then RunCancelled is raised; a second
     interrupt ends the clean-up too.
     """
-    work = Work(workload, changes, data_dir, allow_targets, live)
+    return Awaited(_run(Work(workload, changes, data_dir, allow_targets, live)), _NOT_AWAITED)
+
+
+async def _run(work: Work) -> Run | Runs:
     future = asyncio.wrap_future(work.start())
     try:
         await _ended(future)
@@ -78,7 +88,9 @@ def run_sync(
     live: bool = True,
     **changes: Any,
 ) -> Run | Runs:
-    """The same for a script, or a cell that is to wait: blocks until the run has ended. See `run`.
+    """Carry out a workload and block until the run has ended: `run` for a script, or a cell that is to wait.
+
+        run = perfkit.run_sync("params/http_get.yaml", target="http://127.0.0.1:8000")
 
     An interrupt (Ctrl-C) ends the run cleanly, then RunInterrupted is raised.
     """

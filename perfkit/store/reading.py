@@ -114,7 +114,7 @@ class Run:
                 table = table.append_column(name, pa.nulls(len(table), TYPES.get(name, pa.float64())))
         return table if columns is None else table.select(list(columns))
 
-    def rows(self) -> int:
+    def row_count(self) -> int:
         """How many rows there are, without reading them; PerfkitError where they are damaged."""
         return sum(self.read_each(self.files, lambda file: int(pq.read_metadata(file).num_rows), "rows"))
 
@@ -172,7 +172,7 @@ class Run:
         except PerfkitError as error:
             return Card(self._damaged_heading(error))
         try:
-            heading, rows = f"run {self.id}: {self.headline}", f"{self.rows():,}"
+            heading, rows = f"run {self.id}: {self.headline}", f"{self.row_count():,}"
         except PerfkitError as error:
             heading, rows = self._damaged_heading(error), "cannot be counted"
         met = sum(threshold.ok for threshold in meta.thresholds)

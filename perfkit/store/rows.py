@@ -35,6 +35,14 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _MEMORY = "256MB"
+#: Of every database here: bounded, and no extension is loaded from anywhere.
+SETTINGS: dict[str, Any] = {
+    "memory_limit": _MEMORY,
+    "temp_directory": "",
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "python_enable_replacements": False,
+}
 _deciding = threading.RLock()
 _in_order: set[tuple[str, ...]] = set()
 #: Rows in files of so many bytes together never need more than that.
@@ -75,12 +83,18 @@ class Part:
     """
 
     def __init__(
-        self, run: Run, *, cut: float = 0.0, latency: str = "response", phase: str = "measure"
+        self,
+        run: Run,
+        *,
+        cut: float = 0.0,
+        latency: str = "response",
+        phase: str = "measure",
+        connection: duckdb.DuckDBPyConnection | None = None,
     ) -> None:
         if latency not in LATENCIES:
             raise unknown("latency", latency, LATENCIES)
         self.run, self.cut, self.latency, self.phase = run, cut, latency, phase
-        self._connection = _cursor()
+        self._connection = connection or _cursor()
         self._retried(self._make_views)
 
     @property
@@ -321,15 +335,7 @@ def _cursor() -> duckdb.DuckDBPyConnection:
 
 @functools.cache
 def _database() -> duckdb.DuckDBPyConnection:
-    """DuckDB in memory, once a process. It loads no extension from anywhere."""
+    """DuckDB in memory, once a process."""
     import duckdb
 
-    return duckdb.connect(
-        config={
-            "memory_limit": _MEMORY,
-            "temp_directory": "",
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "python_enable_replacements": False,
-        }
-    )
+    return duckdb.connect(config=SETTINGS)

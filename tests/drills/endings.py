@@ -253,7 +253,9 @@ def _reached(ended: Ended) -> str:
     """How far a run came."""
     run, phase = ended.run, _phase_reached(ended)
     return (
-        f"{run.headline}, {run.rows():,} rows, ended in {phase}, exit code {ended.code}" if run else "no run"
+        f"{run.headline}, {run.row_count():,} rows, ended in {phase}, exit code {ended.code}"
+        if run
+        else "no run"
     )
 
 
