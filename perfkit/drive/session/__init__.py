@@ -216,8 +216,11 @@ class Session:
         name = name or default_name(method, path)
         planned = started if planned is None else planned
         group = recorder.group_code(self.group, head, step) if self.group else 0
-        sending = Sending(recorder, step, head, self.user, group, method, path, body, name, planned, started)
-        sending.follow = follow_redirects
+        operation, seq = recorder.operation_code(name, head, step), recorder.next_seq()
+        sending = Sending(
+            recorder, step, head, self.user, group, method, path, body, name, operation, seq,
+            planned, started, follow_redirects,
+        )  # fmt: skip
         while True:
             try:
                 exchange = await sending.begin(timeout_s or recorder.target.timeout_s)
@@ -226,7 +229,7 @@ class Session:
             if jar is not None and jar.take(sending.path, exchange.headers):
                 self._hide(step)
             response = sending.end(exchange, stream, check)
-            if not sending.again(response):
+            if (response.error is None and sending.hop is None) or not sending.again(response):
                 return response
             if jar is not None:
                 fields = (*jar.fields(sending.path), *own)
