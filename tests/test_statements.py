@@ -201,14 +201,14 @@ def test_waits_for_a_lock_are_seen_with_who_holds_it(postgres: str) -> None:
             async with engine.begin() as connection:
                 await connection.execute(change)
 
-        async with looking(postgres, ring):
-            async with engine.begin() as holder:
-                await holder.execute(change)
+        async with engine.begin() as holder:
+            await holder.execute(change)
+            async with looking(postgres, ring):  # no longer: the first who waited holds it next
                 waiting = [asyncio.create_task(wait()) for _ in range(2)]
                 await until(
                     lambda: any(s.value == 2 for s in ring.page().samples if s.probe == "db.lock_waits")
                 )
-            await asyncio.gather(*waiting)
+        await asyncio.gather(*waiting)
         await engine.dispose()
 
     asyncio.run(work())
