@@ -283,7 +283,7 @@ def test_every_experiment_is_tested() -> None:
     assert {file.stem for file in FOLDER.glob("*.yaml")} == {*EXPERIMENTS, "one_instance", "three_instances"}
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_right_finding_and_no_other(name: str, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_page_loads_nothing_and_nothing_hostile_runs(page: Path, chromium: Brows
     tab.close()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("folder", [".", "notebooks"])
 def test_plain_papermill_executes_it(tmp_path: Path, folder: str) -> None:
     """`papermill notebook out -f parameters`, from the root or from notebooks/, finds the data by itself."""
