@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,6 +31,10 @@ class RunFolder:
         """Lock a folder that was just made; FileNotFoundError when it was cleaned up before."""
         self.path = path
         self._lock = open(hold(path / "run.lock"), "w")  # noqa: SIM115  held as long as the run lives
+        #: In the lock's file: who reads it there sees this folder, and not another of its name.
+        self.nonce = secrets.token_hex(16)
+        self._lock.write(self.nonce)
+        self._lock.flush()
 
     @classmethod
     def create(cls, data_dir: Path, scenario: str) -> RunFolder:
@@ -51,9 +56,10 @@ class RunFolder:
         """Replace run.json in one step."""
         write_json(self.path / "run.json", meta)
 
-    def merge(self) -> None:
+    def merge(self, correct: Callable[[pa.Table], pa.Table] = lambda table: table) -> None:
         """Turn the segments into timeline.parquet; a crash leaves all rows in one or the other.
 
+        correct: called with each segment, such as to put the instants of other hosts on our clock.
         Where there is a timeline already it holds every row: segments that are still there were merged.
         """
         segments = sorted((self.path / "segments").glob("*.parquet"))
@@ -66,7 +72,7 @@ class RunFolder:
             replacing(merged) as temporary,
             pq.ParquetWriter(temporary, schema, **parquet_options(schema)) as writer,
         ):
-            for table in _row_groups(segments, schema):
+            for table in _row_groups(segments, schema, correct):
                 writer.write_table(table)
         shutil.rmtree(self.path / "segments", ignore_errors=True)
 
@@ -129,11 +135,13 @@ def _unified_schema(segments: Iterable[Path]) -> pa.Schema:
     return unified.with_metadata({"perfkit_schema": str(SCHEMA_VERSION)})
 
 
-def _row_groups(segments: Iterable[Path], schema: pa.Schema) -> Iterator[pa.Table]:
+def _row_groups(
+    segments: Iterable[Path], schema: pa.Schema, correct: Callable[[pa.Table], pa.Table]
+) -> Iterator[pa.Table]:
     """Tables of `schema` large enough to be worth a row group each."""
     pending: list[pa.Table] = []
     for segment in segments:
-        pending.append(_with_schema(pq.read_table(segment), schema))
+        pending.append(_with_schema(correct(pq.read_table(segment)), schema))
         size = sum(table.nbytes for table in pending)
         if sum(map(len, pending)) >= ROW_GROUP or size >= _LARGE_GROUP:
             yield pa.concat_tables(pending)
