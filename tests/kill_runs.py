@@ -95,7 +95,7 @@ class Victim:
 
     def workers(self) -> list[int]:
         """Load generating processes, from the first moment of their lives."""
-        return [pid for pid, command in self.alive().items() if "spawn_main" in command]
+        return [pid for pid, command in self.alive().items() if "drive.shards" in command]
 
     def kill(self, number: int = signal.SIGKILL, *, all_of_them: bool = False) -> int:
         """Send a signal to the program, or to every process that has the mark; the monotonic instant (ns)."""

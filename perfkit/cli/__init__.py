@@ -21,6 +21,7 @@ from perfkit.cli import (  # noqa: F401 - importing them adds their verbs
     publishing,
     runs,
     scaffolding,
+    shards,
 )
 from perfkit.cli.base import cli, no_such_option
 from perfkit.errors import EXIT_TOOL_ERROR, INTERRUPTIONS, BadInput, PerfkitError, os_error_words, with_extra

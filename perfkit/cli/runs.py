@@ -83,6 +83,9 @@ class RunCommand(click.Command):
                    "By default a run ends when nothing has succeeded for 10 s; "
                    "-s abort=[] turns that off.")  # fmt: skip
 @allow_target_option
+@click.option(
+    "--on", metavar="PLACES", help="Generate the load in local:N, ssh:HOST1,HOST2 or join:N shards."
+)
 @click.option("--tag", "tags", multiple=True, metavar="TEXT", help="Tag the run.")
 @click.option("-v", "--once", is_flag=True,
               help="One step: show each request and its answer; exit code 1 when one failed.")  # fmt: skip

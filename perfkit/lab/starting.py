@@ -45,6 +45,7 @@ def run(
     data_dir: str | os.PathLike[str] | None = None,
     allow_targets: Iterable[str] = (),
     live: bool = True,
+    on: str | None = None,
     **changes: Any,
 ) -> Awaited[Run | Runs]:
     """Carry out a workload; `await` it for the finished run: a `Run`, or `Runs` of several `repeats`.
@@ -54,12 +55,14 @@ def run(
     workload: a YAML file or a mapping as it has; `changes` are laid over it, name by name: scenario, params,
     users, arrivals, tags, …; `target` may be a URL. Without a URL a reference server is started for the run.
     data_dir: PERFKIT_DATA_DIR, or the nearest `data` folder with runs, upwards from here. live: show a view
-    that updates in place and leaves a figure behind; in a terminal, a block of lines.
+    that updates in place and leaves a figure behind; in a terminal, a block of lines. on: where the load is
+    generated: `local:4`, `ssh:host1,host2`, `join:2`.
 
     Raises BadInput for what cannot be run and PerfkitError when a run breaks down, each in one line. When the
     task is cancelled (an interrupt in JupyterLab) the run ends cleanly, then RunCancelled is raised; a second
     interrupt ends the clean-up too.
     """
+    changes |= {"spread": {"on": on}} if on else {}
     return Awaited(_run(Work(workload, changes, data_dir, allow_targets, live)), _NOT_AWAITED)
 
 
@@ -86,6 +89,7 @@ def run_sync(
     data_dir: str | os.PathLike[str] | None = None,
     allow_targets: Iterable[str] = (),
     live: bool = True,
+    on: str | None = None,
     **changes: Any,
 ) -> Run | Runs:
     """Carry out a workload and block until the run has ended: `run` for a script, or a cell that is to wait.
@@ -94,6 +98,7 @@ def run_sync(
 
     An interrupt (Ctrl-C) ends the run cleanly, then RunInterrupted is raised.
     """
+    changes |= {"spread": {"on": on}} if on else {}
     work = Work(workload, changes, data_dir, allow_targets, live)
     future = work.start()
     interrupted = False
