@@ -211,8 +211,8 @@ def _interrupted(
     """The error that names the runs which are complete."""
     done = [",".join(one.id for one in found[side] if one.state == "complete") for side in "AB"]
     kept = f"; `perfkit compare {done[0]} {done[1]}` judges what there is" if all(done) and not plan else ""
-    kept = f"; the same command continues from pair {pair}" if plan else kept
-    return Interrupted(f"{reason} in pair {pair} of {pairs}{kept}", reason)
+    kept = f"; the same command continues from pair {pair or len(found['B']) + 1}" if plan else kept
+    return Interrupted(f"{reason} {f'in pair {pair}' if pair else 'before pair 1'} of {pairs}{kept}", reason)
 
 
 def refuse_differences(a: Mapping[str, Any], b: Mapping[str, Any], options: Options) -> None:
