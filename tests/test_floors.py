@@ -149,6 +149,17 @@ def test_import_perfkit_is_light() -> None:
     assert done.stdout.split() == []
 
 
+def test_a_worker_is_light() -> None:
+    """A process that drives load imports nothing heavy by itself; its scenario may import pandas all the same."""
+    code = (
+        "import sys; from perfkit.drive.worker import warm_up_process; warm_up_process(['http_get']);"
+        f"print(*(m for m in {list(HEAVY)!r} if m in sys.modules)); import pandas, pyarrow as pa;"
+        "pa.table({'x': [1]}).to_pandas()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {"duckdb"}
+
+
 def test_listing_and_showing_runs_is_light(tmp_path: Path) -> None:
     """`perfkit ls` of a run that keeps its results in run.json loads no heavy library: it reads no rows.
     `perfkit show` reads them, and loads what that takes: nothing that draws or makes pages."""
