@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perfkit.drive.schedule import plan
-from perfkit.drive.shards import shard
+from perfkit.drive.shards import part, shard
 from perfkit.drive.shards.channel import Channel, Lost
 from perfkit.drive.shards.clocks import ShardClock
 from perfkit.drive.shards.plain import from_plain, to_plain
@@ -246,7 +246,7 @@ def work(server: SmallServer, **changes: Any) -> tuple[Any, Any, Any]:
 
 def apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have shards not see the run's folder, as on another host."""
-    monkeypatch.setattr(shard, "_is_here", lambda package: False)
+    monkeypatch.setattr(part, "_is_here", lambda package: False)
 
 
 def test_rows_of_other_hosts_are_fetched(

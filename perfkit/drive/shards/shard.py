@@ -1,31 +1,23 @@
-"""A shard: claims its part of a run, prepares, starts at the agreed instant, sends what it has."""
+"""A shard's end of the connection: claims its part of a run at once, before what takes long to import."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
-import pickle
 import platform
 import queue
-import shutil
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from perfkit.drive.mistakes import Mistakes
-from perfkit.drive.scenario import Scenario, load_scenario
 from perfkit.drive.shards.channel import SILENCE_S, Channel, Lost, Message
-from perfkit.drive.shards.files import Sender
-from perfkit.drive.shards.messages import Failure, Package, decode, encode, mistakes_to_plain, unpacked
-from perfkit.drive.shards.plain import from_plain
-from perfkit.drive.worker import Shard, run_shard, warm_up_process
 from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR
-from perfkit.hosts import require_allowed_hosts
 from perfkit.text import print_lines
+
+if TYPE_CHECKING:
+    from perfkit.drive.mistakes import Mistakes
+    from perfkit.drive.shards.files import Sender
 
 _LOOK_S = 0.25
 _CLAIM_S = 30.0
@@ -59,6 +51,8 @@ class Link:
 
     def stuck(self, place: str, mistakes: Mistakes) -> None:
         """See `Leash`."""
+        from perfkit.drive.shards.messages import mistakes_to_plain
+
         with contextlib.suppress(Lost):
             self.send("stuck", {"place": place, "mistakes": mistakes_to_plain(mistakes)})
 
@@ -116,11 +110,14 @@ def take_part(
         return EXIT_TOOL_ERROR
     link = Link(channel, parent_pid, may_exit)
     try:
-        with _own_folder(parent_pid) as folder:
-            _carry_out(link, int(answer.given["shard"]), folder, given)
+        from perfkit.drive.shards.part import carry_out  # a second or more
+
+        carry_out(link, int(answer.given["shard"]), given, own=bool(parent_pid))
     except Lost:
         return EXIT_TOOL_ERROR
     except BaseException as error:  # of a step, whatever it is: who asked for the load tells it
+        from perfkit.drive.shards.messages import Failure, encode
+
         with contextlib.suppress(Lost):
             link.send("failed", {}, encode(Failure.of(error)))
             link.wait("bye", skip="stop")
@@ -136,67 +133,3 @@ def claim() -> dict[str, Any]:
 
     return {"host": platform.node(), "pid": os.getpid(), "python": platform.python_version(),
             "perfkit": __version__}  # fmt: skip
-
-
-def _carry_out(link: Link, index: int, folder: Path | None, given: Mapping[str, Any]) -> None:
-    message = link.wait("context")
-    if folder is None:
-        size = message.given["pickled"]
-        package = decode(message.body[size:], Package)
-        scenarios = _ours(package)
-        states = pickle.loads(message.body[:size])  # of our own parent, by the pipe we were born with
-        folder = package.context.folder
-    else:
-        package = decode(message.body, Package)
-        require_allowed_hosts(package.context.workload, given.get("allow") or ())
-        scenarios = _travelled(package, folder)
-        states = [from_plain(one, its.module) for one, its in zip(package.states, scenarios, strict=True)]
-        if _is_here(package):
-            folder = package.context.folder
-        else:
-            (folder / "segments").mkdir()
-            link.sender = Sender(folder, link.send)
-    warm_up_process()
-    link.send("ready", {"sees_folder": link.sender is None})
-    start = link.wait("start").given
-    context = dataclasses.replace(package.context, folder=folder, origin_ns=start["origin_ns"])
-    outcome = run_shard(Shard(context, scenarios, states, index, start["start_ns"]), link)
-    if link.sender is not None:
-        link.sender.finish(link.is_cut)
-    link.send("outcome", {}, encode(outcome))
-    link.wait("bye", skip="stop")
-
-
-def _ours(package: Package) -> tuple[Scenario, ...]:
-    refs = [part.ref for part in package.context.parts]
-    loaded = {ref: load_scenario(ref) for ref in dict.fromkeys(refs)}
-    return tuple(loaded[ref] for ref in refs)
-
-
-def _travelled(package: Package, folder: Path) -> tuple[Scenario, ...]:
-    loaded = {
-        ref: unpacked(package.sources[i], folder / f"scenario{i}")
-        for i, ref in enumerate(part.ref for part in package.context.parts)
-    }
-    return tuple(loaded[part.ref] for part in package.context.parts)
-
-
-def _is_here(package: Package) -> bool:
-    """Whether the run's own folder can be seen from here, and not another one of its name."""
-    try:
-        return (package.context.folder / "run.lock").read_text() == package.folder_nonce
-    except (OSError, ValueError):
-        return False
-
-
-@contextlib.contextmanager
-def _own_folder(parent_pid: int) -> Iterator[Path | None]:
-    """A folder for what travels; none for a child of the coordinator, which has the run's own."""
-    if parent_pid:
-        yield None
-        return
-    folder = Path(tempfile.mkdtemp(prefix="perfkit-shard-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
