@@ -7,6 +7,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
+# what is compiled is kept: the tests start hundreds of processes, and each would compile perfkit again
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test drills lab lint bench calibrate setup lock clean
 .DEFAULT_GOAL := help
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -19,9 +20,11 @@ from calibrate import in_pair, moved, percent, pool
 from peers.measure import print_table
 from simulated import REGIMES
 
+from perfkit import stats
 from perfkit.compare import Options, judge
 from perfkit.compare.nouns import Comparison, Look
-from perfkit.compare.until_clear import LOOKS, is_clear
+from perfkit.compare.reduce import Reduced
+from perfkit.compare.until_clear import LOOKS, is_clear, looks_up_to
 
 SEED = 20261130
 N = 5000
@@ -50,14 +53,28 @@ def looks_at(regime: str, spread: float, slower: float, rng: np.random.Generator
     shift[most:] += slower
     sides = [moved(runs[i], by) for i, by in zip(pick, shift, strict=True)]
     a, b = ([in_pair(one, i) for i, one in enumerate(side)] for side in (sides[:most], sides[most:]))
-    found, counts = [], ()
-    for count in LOOKS:
+    return looks_of(a, b, Options())
+
+
+def looks_of(
+    a: list[Reduced], b: list[Reduced], options: Options, history: Mapping[str, stats.History] | None = None
+) -> list[Comparison]:
+    """What is said of these runs at every look, to the last one."""
+    most = len(a)
+    found: list[Comparison] = []
+    counts: tuple[int, ...] = ()
+    for count in looks_up_to(most):
         look = Look(counts=counts, most=most, final=count == most)
-        said = judge(a[:count], b[:count], Options(look=look))
+        said = judge(a[:count], b[:count], dataclasses.replace(options, look=look), history=history)
         assert said.options.look is not None
         counts = said.options.look.counts
         found.append(said)
     return found
+
+
+def ends_at(said: list[Comparison]) -> int:
+    """The look at which `--until-clear` stops."""
+    return next((i for i, one in enumerate(said) if is_clear(one)), len(said) - 1)
 
 
 def experiments(cell: tuple[str, float, float, int]) -> Found:
@@ -67,7 +84,7 @@ def experiments(cell: tuple[str, float, float, int]) -> Found:
     found = Found()
     for _ in range(many):
         said = looks_at(regime, spread, math.log1p(size), rng)
-        ends = next((i for i, one in enumerate(said) if is_clear(one)), len(said) - 1)
+        ends = ends_at(said)
         p50 = [one.result("p50") for one in said]
         verdicts = {one.verdict for one in said[ends].results if one.primary}
         found.pairs.append(LOOKS[ends])

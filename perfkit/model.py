@@ -216,6 +216,7 @@ class Workload:
     seed: Annotated[int, msgspec.Meta(ge=0, le=LARGEST)] = 1
     repeats: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
     stopping: Stopping | None = None
+    duet: bool = False  #: `compare` and `gate` run both sides of a pair at once (METHOD.md, "Both at once")
     processes: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = 1
     budget: Budget = field(default_factory=Budget)
     thresholds: Annotated[tuple[str, ...], msgspec.Meta(max_length=1_000)] = ()

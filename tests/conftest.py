@@ -6,11 +6,14 @@ from collections import defaultdict
 
 import pytest
 
+from perfkit.report.parameters import jupyter
 from tests.browser_fixture import chromium
 from tests.command import warm
 from tests.kill_points import Verbs
 from tests.server_fixture import agent_server, postgres, sqlite_server
 from tests.site_fixture import site
+
+jupyter("nbformat")  # two seconds sooner than where a test module imports it
 
 __all__ = ["agent_server", "chromium", "postgres", "site", "sqlite_server"]
 

@@ -55,6 +55,7 @@ HEAVY = {
     "apscheduler": set(),
     "fastapi": set(),
     "dask": set(),
+    "distributed": {"drive"},
     "IPython": {"lab"},
     "nest_asyncio": {"lab"},
     "nest_asyncio2": {"lab"},

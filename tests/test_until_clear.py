@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.make_timeline import make_timeline
 from perfkit import stats
-from perfkit.compare import Options, experiment, turns
+from perfkit.compare import Options, experiment, judging, turns
 from perfkit.compare.experiment import Kept
 from perfkit.compare.nouns import Look
 from perfkit.compare.until_clear import LOOKS, looks_up_to, run_until_clear
@@ -135,6 +135,23 @@ def test_a_clear_difference_stops_at_the_first_look(made_runs: Any, tmp_path: Pa
     assert f"[{level:.4g} %: +" in kept.comparison.words
     again = experiment.open_comparison(kept.id, tmp_path)
     assert again.comparison.options.look == kept.comparison.options.look
+
+
+def test_a_look_reduces_only_what_is_new(
+    made_runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the sixteen runs of three looks each is reduced once."""
+    reduced: list[Path] = []
+    whole = judging.reduce_part
+
+    def reduce(part: Any, *how: Any) -> Any:
+        reduced.append(part.run.path)
+        return whole(part, *how)
+
+    monkeypatch.setattr(judging, "reduce_part", reduce)
+    made_runs(1.0, 0.1)
+    _until_clear(tmp_path, Stopping(max_repeats=8))
+    assert len(reduced) == len(set(reduced)) == 16
 
 
 def test_noise_is_looked_at_to_the_end(made_runs: Any, tmp_path: Path) -> None:

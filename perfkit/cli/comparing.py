@@ -31,6 +31,8 @@ _OPTIONS = (
                  help="With --until-clear: pairs at most (default: 20)."),
     click.option("--budget", "budget_s", metavar="DURATION", callback=duration,
                  help="With --until-clear: wall time, such as 45m."),
+    click.option("--duet", is_flag=True,
+                 help="Run both sides of a pair at once, where they do not disturb each other."),
     click.option("--margin", type=float, default=0.05, show_default=True,
                  help="A ratio within 1 ± this is no difference."),
     click.option("--error-margin", type=float, default=0.001, show_default=True,
@@ -47,8 +49,8 @@ _OPTIONS = (
 )  # fmt: skip
 
 #: Those that ask something of a comparison which is yet to be made.
-_OF_SIDES = ("--repeats", "--until-clear", "--max-repeats", "--budget", "--margin", "--error-margin",
-             "--alpha", "--primary", "--vary", "--force")  # fmt: skip
+_OF_SIDES = ("--repeats", "--until-clear", "--max-repeats", "--budget", "--duet", "--margin",
+             "--error-margin", "--alpha", "--primary", "--vary", "--force")  # fmt: skip
 
 
 def _comparing(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -137,13 +139,15 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
 @cli.command("aa")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--pairs", type=click.IntRange(3, 10_000), default=10, show_default=True, help="Pairs of runs.")
+@click.option("--duet", is_flag=True, help="Run both runs of a pair at once, as `compare --duet` does.")
 @allow_target_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @data_dir_option
 @json_option
 def aa_command(
-    file: Path, pairs: int, allow_target: tuple[str, ...], quiet: bool, data_dir: Path, as_json: bool
-) -> None:
+    file: Path, pairs: int, duet: bool, allow_target: tuple[str, ...], quiet: bool, data_dir: Path,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Compare the workload in FILE with itself and keep this machine's noise floor.
 
     Later comparisons of the same configuration borrow from it. Prints the changes that could be detected.
@@ -151,7 +155,7 @@ def aa_command(
     from perfkit.compare import noise
     from perfkit.compare.turns import measure_noise
 
-    kept, found = measure_noise(file, pairs, data_dir, allow_target, show_progress=not quiet)
+    kept, found = measure_noise(file, pairs, data_dir, allow_target, show_progress=not quiet, duet=duet)
     if as_json:
         told = {name: {"variance": one.variance, "df": one.df} for name, one in found.items()}
         print_json({"id": kept.id, "noise": told, "detectable": noise.table(found)})
@@ -173,8 +177,8 @@ def _refuse_options() -> None:
 
 
 def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, until_clear: bool, max_repeats: int | None,
-          budget_s: float | None, primary: tuple[str, ...], allow_target: tuple[str, ...], quiet: bool,
-          **asked: Any) -> Any:  # fmt: skip
+          budget_s: float | None, duet: bool, primary: tuple[str, ...], allow_target: tuple[str, ...],
+          quiet: bool, **asked: Any) -> Any:  # fmt: skip
     """Carry out or find both sides, compare them and keep the comparison."""
     from perfkit.compare import Options
     from perfkit.compare.experiment import compare_and_keep, is_workload, runs_named
@@ -187,8 +191,10 @@ def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, until_clear: b
         names = f"{names[0]} (A)", f"{names[1]} (B)"
     early = {"--until-clear": until_clear, "--max-repeats": max_repeats, "--budget": budget_s}
     if is_workload(a):
-        return _carried_out(a, b, names, options, data_dir, allow_target, repeats, early, quiet=quiet)
-    for option, value in {"--repeats": repeats, **early}.items():
+        return _carried_out(
+            a, b, names, options, data_dir, allow_target, repeats, early, duet=duet, quiet=quiet
+        )
+    for option, value in {"--repeats": repeats, **early, "--duet": duet}.items():
         if value:
             raise BadInput(f"{option} is for workload files; with existing runs, omit it")
     return compare_and_keep(runs_named(a, data_dir), runs_named(b, data_dir), options, names, data_dir)
@@ -196,25 +202,26 @@ def _kept(a: str, b: str, data_dir: Path, *, repeats: int | None, until_clear: b
 
 def _carried_out(a: str, b: str, names: tuple[str, str], options: Any, data_dir: Path,
                  allow_target: tuple[str, ...], repeats: int | None, early: dict[str, Any], *,
-                 quiet: bool) -> Any:  # fmt: skip
-    """Carry out two workload files in turns: a number of pairs, or until the comparison is clear."""
-    from perfkit.compare.experiment import compare_and_keep
+                 duet: bool, quiet: bool) -> Any:  # fmt: skip
+    """Carry out two workload files: a number of pairs, or until the comparison is clear."""
     from perfkit.compare.turns import refuse_differences, repeats_of, run_pairs
     from perfkit.compare.until_clear import run_until_clear, stopping_of
     from perfkit.drive.workloads import read_yaml
 
     given = read_yaml(Path(a)), read_yaml(Path(b))
     refuse_differences(*given, options)
+    duet = duet or given[0].get("duet") is True
     stopping = stopping_of(given[0], early["--until-clear"], early["--max-repeats"], early["--budget"])
     if stopping is None or repeats is not None:
         if early["--until-clear"]:
             raise BadInput("--repeats and --until-clear exclude each other; use --max-repeats")
         pairs = repeats or repeats_of(given[0])
-        sides = run_pairs(*given, names, pairs, data_dir, allow_target, show_progress=not quiet)
-        return compare_and_keep(*sides, options, names, data_dir)
+        return run_pairs(
+            *given, names, pairs, data_dir, allow_target, options=options, duet=duet, show_progress=not quiet
+        )
     both = dict(zip("AB", given, strict=True))
     return run_until_clear(
-        both, names, options, data_dir, allow_target, stopping=stopping, show_progress=not quiet
+        both, names, options, data_dir, allow_target, stopping=stopping, duet=duet, show_progress=not quiet
     )
 
 

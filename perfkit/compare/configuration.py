@@ -57,6 +57,8 @@ def configuration_of(meta: Metadata) -> dict[str, Any]:
     found |= {f"target.{name}": meta.target.get(name, _NEW.get(name)) for name in _SAME_TARGET}
     if meta.own_server:
         found["target.url"] = "the server perfkit starts"
+    if meta.experiment and meta.experiment.duet:
+        found["duet"] = "beside another run"
     return found | fidelity.configuration(meta)
 
 

@@ -94,7 +94,8 @@ def comparison_tables(comparison: Comparison) -> Shown:
 
 def comparison_facts(comparison: Comparison, runs: Sequence[Run]) -> Shown:
     """Show the design, the runs of each side, and the intended differences."""
-    design = f"{comparison.pairs} pairs in turns (AB BA …)" if comparison.pairs else (
+    how = "at once (a duet)" if comparison.duet else "in turns (AB BA …)"
+    design = f"{comparison.pairs} pairs {how}" if comparison.pairs else (
         f"{len(comparison.a.runs)} and {len(comparison.b.runs)} runs, unpaired"
     )  # fmt: skip
     borrowed = f"{comparison.history_df:.0f} degrees of freedom" if comparison.history_df else "none"

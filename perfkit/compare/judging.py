@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from perfkit import stats
 from perfkit.compare.configuration import differences, differences_within, refuse_unknown
@@ -39,8 +41,11 @@ def compare(
     *,
     names: tuple[str, str] = ("A", "B"),
     history: Mapping[str, stats.History] | None = None,
+    known: dict[tuple[Any, ...], Any] | None = None,
 ) -> Comparison:
     """Compare two groups of runs.
+
+    known: what runs were reduced to by earlier calls with it; this call's are added.
 
     history: noise of earlier runs of this configuration, by metric of all operations (`compare.noise`),
     for pairs under `paired <metric>`. BadInput for an empty group or a run on both sides.
@@ -50,7 +55,7 @@ def compare(
         if not side:
             raise BadInput(f"no run on side {name}; give at least one")
     _refuse_twice([*a, *b])
-    reduced = _reduced([*a, *b])
+    reduced = _reduced([*a, *b], {} if known is None else known)
     groups = reduced[: len(a)], reduced[len(a) :]
     return judge(*groups, options, names=names, history=history, refused=_same_rows([*a, *b]))
 
@@ -64,15 +69,22 @@ def _refuse_twice(runs: Sequence[Run]) -> None:
                 raise BadInput(f"{run.id} is given twice; name each run once, on one side")
 
 
-def _reduced(runs: Sequence[Run]) -> list[Reduced]:
+def _reduced(runs: Sequence[Run], known: dict[tuple[Any, ...], Any]) -> list[Reduced]:
     """Each run from the same share of its time on, and in the same operations."""
+    opened = functools.cache(Part)
+
+    def once(run: Run, make: Callable[..., Any], *how: Any) -> Any:
+        key = (run.path, make, *how)
+        if key not in known:
+            known[key] = make(opened(run), *how)
+        return known[key]
+
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as threads:  # numpy and pyarrow let others run
-        parts = list(threads.map(Part, runs))
-        cuts = list(threads.map(warmup_of, parts))
+        cuts = list(threads.map(lambda run: once(run, warmup_of), runs))
         common = _common_cut([cut.share for cut in cuts if cut.counts])
-        counts = list(threads.map(operations_of, parts))
+        counts = list(threads.map(lambda run: once(run, operations_of), runs))
         asked = most_frequent(counts)
-        alone = threads.map(lambda part: reduce_part(part, common, asked), parts)
+        alone = threads.map(lambda run: once(run, reduce_part, common, asked), runs)
         return [
             dataclasses.replace(one, notes=(*cut.notes, *one.notes))
             for one, cut in zip(alone, cuts, strict=True)
@@ -226,6 +238,7 @@ def _told(case: Case, a: Side, b: Side, forced: tuple[str, ...], selection: str 
         a=a,
         b=b,
         pairs=len(case.a) if case.paired else 0,
+        duet=case.paired and any((place := one.run.meta.experiment) and place.duet for one in case.a),
         results=tuple(found),
         refused=(),
         forced=forced,

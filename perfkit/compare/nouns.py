@@ -172,6 +172,7 @@ class Comparison:
     unjudged: tuple[tuple[str, str], ...] = ()
     selection: str | None = None
     lacking: tuple[str, ...] = ()
+    duet: bool = False  #: both runs of a pair were carried out at once
 
     @property
     def part(self) -> str:

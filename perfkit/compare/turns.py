@@ -1,7 +1,8 @@
 """Experiments: two sides carried out in turns.
 
 A pair is one run of each side, one after the other; the order within pairs alternates (ABBA), so that what
-changes slowly on a machine hits both sides alike. Where perfkit starts the server, each run has a fresh one.
+changes slowly on a machine hits both sides alike. In a duet both run at once. Where perfkit starts the
+server, each run has a fresh one.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from perfkit import interrupts
-from perfkit.compare import Options, noise
+from perfkit.compare import Comparison, Options, noise
 from perfkit.compare.configuration import configuration_of, lines_of, refuse_unknown
-from perfkit.compare.experiment import Kept, compare_and_keep
+from perfkit.compare.duet import Isolation, at_once
+from perfkit.compare.experiment import Kept, keep
+from perfkit.compare.judging import compare
 from perfkit.compare.reduce import FEWEST, reduce_run
 from perfkit.drive.describe import shown
 from perfkit.drive.running import checked, run_repeats
@@ -33,7 +36,7 @@ DEFAULT_REPEATS = 5
 
 
 class Turns:
-    """Two sides carried out in turns, AB BA AB …, a pair at a time; `found` are the runs of each."""
+    """Two sides carried out a pair at a time, in turns (AB BA AB …) or at once; `found` are their runs."""
 
     def __init__(
         self,
@@ -44,15 +47,19 @@ class Turns:
         *,
         most: int,
         show_progress: bool,
+        duet: bool = False,
         experiment: str | None = None,
         found: Mapping[str, Sequence[Run]] | None = None,
     ) -> None:
         """given: the workloads of sides A and B. Everything that can be known is checked now, before the
         first request. experiment, found: of one that goes on, its id and the runs of its pairs."""
-        allowed = as_list(allow_targets)
+        self._given, self._allowed, self._duet = given, as_list(allow_targets), duet
         self._sides = {
-            side: checked(given[side], name, allowed).once() for side, name in zip("AB", names, strict=True)
+            side: checked(given[side], name, self._allowed).once()
+            for side, name in zip("AB", names, strict=True)
         }
+        self._isolation: Isolation | None = None
+        self._known: dict[tuple[Any, ...], Any] = {}  #: what the runs were reduced to, from look to look
         self._names, self._data_dir, self._most, self._shows = names, data_dir, most, show_progress
         self._planned = experiment is not None
         self.id = experiment or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -61,24 +68,72 @@ class Turns:
     def pair(self) -> None:
         """Carry out the next pair. Interrupted when a run was: those so far are kept, and named."""
         pair = len(self.found["B"]) + 1
-        for place, side in enumerate(("AB", "BA")[(pair - 1) % 2]):
-            name = self._names["AB".index(side)]
-            if self._shows:
-                print_lines(f"pair {pair}/{self._most}, {name}", err=True)
-            try:
-                work = self._sides[side]
-                (run,) = run_repeats(work, self._data_dir, show_progress=self._shows, look=record)
-            except KeyboardInterrupt:
-                raise _interrupted(interrupts.reason(), pair, self._most, self.found, self._planned) from None
-            where = {"id": self.id, "side": side, "pair": pair, "order": 2 * pair - 1 + place}
+        for sides in ("AB",) if self._duet else ("AB", "BA")[(pair - 1) % 2]:
+            for side, run in zip(sides, self._carry_out(sides, pair), strict=True):
+                self.found[side].append(run)
+            for side in sides:
+                self._require_sound(self.found[side][-1], side, pair)
+
+    def refused(self, options: Options) -> Kept | None:
+        """Measure how much the sides of a duet disturb each other; the comparison to be kept where that is
+        too much, None where it is not, or where the sides are carried out in turns."""
+        if not self._duet:
+            return None
+        # beside itself where both have a server of their own, else it would have twice the load
+        other = "B" if self._sides["A"].workload.target.url else "A"
+        alone = self._carry_out("A", 0, ["alone"])
+        self._require_sound(alone[0], "A", 0)
+        both = self._carry_out(f"A{other}", 0, ["beside", "beside"])
+        for run, side in zip(both, f"A{other}", strict=True):
+            self._require_sound(run, side, 0)
+        of_a = both if other == "A" else both[:1]
+        names = self._names[0], self._names["AB".index(other)]
+        self._isolation = Isolation.of(names, reduce_run(alone[0]), [reduce_run(run) for run in of_a])
+        if not self._isolation.unfit or options.force:
+            return None
+        return keep(self._isolation.refused(options), alone, of_a, self._data_dir)
+
+    def judged(self, options: Options) -> Comparison:
+        """Compare the runs so far."""
+        a, b = self.found["A"], self.found["B"]
+        history = noise.load(self._data_dir, a[0])
+        found = compare(a, b, options, names=self._names, history=history, known=self._known)
+        return found if self._isolation is None else self._isolation.told(found)
+
+    def kept(self, found: Comparison) -> Kept:
+        """Keep this comparison of the runs so far."""
+        return keep(found, self.found["A"], self.found["B"], self._data_dir)
+
+    def _carry_out(self, sides: str, pair: int, called: Sequence[str] = ()) -> list[Run]:
+        """One run of each of these sides, at once if there are two; called: their sides in run.json."""
+        names = [self._names["AB".index(side)] for side in sides]
+        if self._shows:
+            what = f"pair {pair}/{self._most}" if pair else "how much do the sides disturb each other"
+            print_lines(f"{what}, {' and '.join(names)}{' at once' * (len(names) > 1)}", err=True)
+        try:
+            if len(sides) > 1:
+                given = [self._given[side] for side in sides]
+                runs = at_once(given, names, self._data_dir, self._allowed)
+            else:
+                work = self._sides[sides]
+                runs = run_repeats(work, self._data_dir, show_progress=self._shows, look=record)
+        except KeyboardInterrupt:
+            raise _interrupted(interrupts.reason(), pair, self._most, self.found, self._planned) from None
+        order = sum(map(len, self.found.values()))
+        for side, run in zip(called or sides, runs, strict=True):
+            order += 1
+            where = {"id": self.id, "side": side, "pair": pair, "order": order, "duet": self._duet}
             update_run_json(run.path, lambda _: {"experiment": where})  # noqa: B023  called at once
-            self.found[side].append(Run(run.path))
-            if not run.ended_by_itself:
-                raise _interrupted(run.reason or "", pair, self._most, self.found, self._planned)
-            if run.verdict.word == "ABORTED":
-                raise NothingToJudge(f"run {run.id}, pair {pair} of {self._most}: {run.reason}")
-            if pair == 1:
-                _refuse_too_few(run, work.workload)
+        return [Run(run.path) for run in runs]
+
+    def _require_sound(self, run: Run, side: str, pair: int) -> None:
+        """Raise where a run was ended from outside or by a condition, or is the first and too short."""
+        if not run.ended_by_itself:
+            raise _interrupted(run.reason or "", pair, self._most, self.found, self._planned)
+        if run.verdict.word == "ABORTED":
+            raise NothingToJudge(f"run {run.id}, pair {pair} of {self._most}: {run.reason}")
+        if pair < 2:
+            _refuse_too_few(run, self._sides[side].workload)
 
 
 def run_pairs(
@@ -90,13 +145,17 @@ def run_pairs(
     allow_targets: Iterable[str],
     *,
     show_progress: bool,
-) -> tuple[list[Run], list[Run]]:
-    """Carry out both sides `pairs` times in turns and return the runs of each; errors as of `Turns`."""
-    given = {"A": a, "B": b}
-    turns = Turns(given, names, data_dir, allow_targets, most=pairs, show_progress=show_progress)
+    options: Options | None = None,
+    duet: bool = False,
+) -> Kept:
+    """Carry out both sides `pairs` times, in turns or at once; keep the comparison. Errors as of `Turns`."""
+    given, options = {"A": a, "B": b}, options or Options()
+    turns = Turns(given, names, data_dir, allow_targets, most=pairs, show_progress=show_progress, duet=duet)
+    if refused := turns.refused(options):
+        return refused
     for _ in range(pairs):
         turns.pair()
-    return turns.found["A"], turns.found["B"]
+    return turns.kept(turns.judged(options))
 
 
 def _refuse_too_few(run: Run, workload: Workload) -> None:
@@ -151,7 +210,13 @@ def repeats_of(given: Mapping[str, Any]) -> int:
 
 
 def measure_noise(
-    file: Path, pairs: int, data_dir: Path, allow_targets: Iterable[str], *, show_progress: bool
+    file: Path,
+    pairs: int,
+    data_dir: Path,
+    allow_targets: Iterable[str],
+    *,
+    show_progress: bool,
+    duet: bool = False,
 ) -> tuple[Kept, dict[str, Any]]:
     """Compare a workload with itself `pairs` times, keep the floor, and return it with the comparison.
 
@@ -159,10 +224,13 @@ def measure_noise(
     """
     given = read_yaml(file)
     names = (f"{file.stem}", f"{file.stem} again")
-    a, b = run_pairs(given, given, names, pairs, data_dir, allow_targets, show_progress=show_progress)
-    kept = compare_and_keep(a, b, Options(), names, data_dir)
+    kept = run_pairs(
+        given, given, names, pairs, data_dir, allow_targets, show_progress=show_progress, duet=duet
+    )
+    if kept.comparison.refused and duet and len(kept.b) < pairs:
+        raise NothingToJudge("; ".join(kept.comparison.refused))
     good = set(kept.comparison.a.runs) | set(kept.comparison.b.runs)
-    both = [(x, y) for x, y in zip(a, b, strict=False) if x.id in good and y.id in good]
+    both = [(x, y) for x, y in zip(kept.a, kept.b, strict=False) if x.id in good and y.id in good]
     if len(both) < 3:
         sides = (kept.comparison.a, kept.comparison.b)
         why = "; ".join(
@@ -173,5 +241,5 @@ def measure_noise(
         )
     cut = kept.comparison.cut
     found = noise.measure([reduce_run(x, cut) for x, _ in both], [reduce_run(y, cut) for _, y in both])
-    noise.save(data_dir, a[0], found)
+    noise.save(data_dir, kept.a[0], found)
     return kept, dict(found)

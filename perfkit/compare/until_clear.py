@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import perfkit
-from perfkit.compare import noise
-from perfkit.compare.experiment import Kept, keep
-from perfkit.compare.judging import compare
+from perfkit.compare.experiment import Kept
 from perfkit.compare.nouns import Comparison, Look, Options
 from perfkit.compare.turns import Turns
 from perfkit.drive import describe
@@ -85,6 +83,7 @@ def run_until_clear(
     allow_targets: Iterable[str],
     *,
     stopping: Stopping,
+    duet: bool = False,
     show_progress: bool = True,
 ) -> Kept:
     """Carry out pairs of `given` (the workloads of sides A and B) until the comparison is clear; keep it.
@@ -94,30 +93,24 @@ def run_until_clear(
     a last look that uses what is left of the level. The same call continues an experiment that was
     interrupted.
     """
-    plan = _plan_of(given, options, data_dir, stopping.max_repeats)
+    plan = _plan_of(given, options, data_dir, stopping.max_repeats, duet)
     try:
         with locked(plan.path.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB):
-            return _carry_out(
-                plan, given, names, options, data_dir, allow_targets, stopping.budget_s, show_progress
-            )
+            turns = Turns(
+                given, names, data_dir, allow_targets, most=plan.most, show_progress=show_progress,
+                duet=duet, experiment=plan.id, found=_runs_of(plan.id, data_dir),
+            )  # fmt: skip
+            if show_progress and turns.found["A"]:
+                done = f"continuing experiment {plan.id} after {len(turns.found['A'])} pairs"
+                print_lines(f"{done}; remove {plan.path} to start over", err=True)
+            return turns.refused(options) or _carry_out(plan, turns, options, stopping.budget_s)
     except BlockingIOError:
         raise BadInput(f"experiment {plan.id} is being carried out by another perfkit") from None
 
 
-def _carry_out(
-    plan: _Plan, given: Mapping[str, Mapping[str, Any]], names: tuple[str, str], options: Options,
-    data_dir: Path, allow_targets: Iterable[str], budget_s: float | None, show_progress: bool,
-) -> Kept:  # fmt: skip
+def _carry_out(plan: _Plan, turns: Turns, options: Options, budget_s: float | None) -> Kept:
     most, began = plan.most, time.monotonic()
     looks = looks_up_to(most)
-    found = _runs_of(plan.id, data_dir)
-    turns = Turns(
-        given, names, data_dir, allow_targets,
-        most=most, show_progress=show_progress, experiment=plan.id, found=found,
-    )  # fmt: skip
-    if show_progress and found["A"]:
-        done = f"continuing experiment {plan.id} after {len(found['A'])} pairs"
-        print_lines(f"{done}; remove {plan.path} to start over", err=True)
     before = len(turns.found["B"])
     while True:
         pairs = len(turns.found["B"])
@@ -125,8 +118,7 @@ def _carry_out(
         over = budget_s is not None and pairs >= 2 and passed_s + passed_s / max(made, 1) > budget_s
         if pairs in looks or (over and pairs):
             look = Look(counts=tuple(plan.counts), most=most, final=over or pairs >= most)
-            asked = dataclasses.replace(options, look=look)
-            judged = _judge(turns, asked, names, data_dir)
+            judged = turns.judged(dataclasses.replace(options, look=look))
             seen = judged.options.look
             news = seen is not None and not seen.again
             if seen is not None and news:
@@ -137,7 +129,7 @@ def _carry_out(
         turns.pair()
     plan.done = True
     plan.write()
-    return keep(judged, turns.found["A"], turns.found["B"], data_dir)
+    return turns.kept(judged)
 
 
 def is_clear(found: Comparison) -> bool:
@@ -148,17 +140,12 @@ def is_clear(found: Comparison) -> bool:
     return bool(verdicts & {"regressed", "improved"}) or verdicts == {"equivalent"}
 
 
-def _judge(turns: Turns, options: Options, names: tuple[str, str], data_dir: Path) -> Comparison:
-    a, b = turns.found["A"], turns.found["B"]
-    return compare(a, b, options, names=names, history=noise.load(data_dir, a[0]))
-
-
-def _plan_of(given: Mapping[str, Any], options: Options, data_dir: Path, most: int) -> _Plan:
+def _plan_of(given: Mapping[str, Any], options: Options, data_dir: Path, most: int, duet: bool) -> _Plan:
     """The unfinished plan of this very question, asked of the same code, or a new one."""
     files = [load_scenario(name).module.__file__ for name in _scenarios(given)]
     code = [hashlib.sha256(Path(str(file)).read_bytes()).hexdigest() for file in files]
     question = {
-        **{"given": given, "options": dataclasses.asdict(options), "most": most},
+        **{"given": given, "options": dataclasses.asdict(options), "most": most, "duet": duet},
         **{"code": code, "git": describe.git(Path.cwd()), "perfkit": perfkit.__version__},
     }
     text = json.dumps(question, sort_keys=True, default=str)
@@ -186,7 +173,7 @@ def _runs_of(experiment: str, data_dir: Path) -> dict[str, list[Run]]:
             place = run.meta.experiment
         except PerfkitError:
             continue
-        if place and place.id == experiment and place.pair is not None and run.state == "complete":
+        if place and place.id == experiment and place.pair and run.state == "complete":
             pairs.setdefault(place.pair, {})[place.side] = run
     whole = [pairs[number] for number in sorted(pairs) if len(pairs[number]) == 2]
     return {side: [one[side] for one in whole] for side in "AB"}

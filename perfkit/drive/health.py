@@ -170,7 +170,7 @@ _OVER = {
     "kickoff_p99_ms": "steps started late: kick-off delay p99 {:.1f} ms, budget {:.1f} ms (worker {})",
     "client_queue_p99_ms": "requests queued inside perfkit: p99 {:.1f} ms, budget {:.1f} ms (worker {})",
     "loop_lag_p99_ms": "perfkit itself was slowed down: its event loop lagged {:.1f} ms at p99, "
-    "budget {:.1f} ms (worker {}); free some CPU, use fewer users per process, or raise budget.delay_ms",
+    "budget {:.1f} ms (worker {}); free some CPU, use more `processes`, or raise budget.delay_ms",
     "cpu_share": "the generator was busy: {:.2f} of a core, budget {:.2f} (worker {})",
     "gc_pause_max_ms": "garbage collection paused {:.1f} ms, budget {:.1f} ms (worker {})",
 }

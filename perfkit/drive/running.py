@@ -18,7 +18,7 @@ from perfkit.drive.live_view import live_view
 from perfkit.drive.local_server import reference_server
 from perfkit.drive.operations import operations_of
 from perfkit.drive.scenario import Mix, Scenario
-from perfkit.drive.spread import Progress, execute
+from perfkit.drive.spread import Progress, execute, soon
 from perfkit.drive.workloads import complete, tokens_of, with_server
 from perfkit.errors import (
     EXIT_BAD_INPUT,
@@ -111,12 +111,13 @@ def run_repeats(
     show_progress: bool,
     on_progress: Progress = lambda run: None,
     look: Look = lambda run: None,
+    begin: Callable[[], int] = soon,
 ) -> list[Run]:
     """Carry out a checked workload as often as its `repeats` say.
 
     on_progress is called with each run as soon as it has a folder, and several times a second from then on;
     look (`observe.recording.record`) with each one that is complete, before its thresholds are judged: it
-    keeps what it finds in run.json.
+    keeps what it finds in run.json. begin says when each load begins, as for `spread.execute`.
     Raises PerfkitError when a run breaks down; its message holds no secret of the workload. A run that is
     interrupted is returned, as aborted; a KeyboardInterrupt before or after it names the runs that are kept.
     """
@@ -128,12 +129,13 @@ def run_repeats(
         on_progress(run)
 
     with naming(seen), redacted_errors(redact):
-        return _run_repeats(work, data_dir, redact, show_progress, tell, look)
+        return _run_repeats(work, data_dir, redact, show_progress, tell, look, begin)
 
 
 def _run_repeats(
-    work: Checked, data_dir: Path, redact: Redactor, show_progress: bool, on_progress: Progress, look: Look
-) -> list[Run]:
+    work: Checked, data_dir: Path, redact: Redactor, show_progress: bool, on_progress: Progress, look: Look,
+    begin: Callable[[], int],
+) -> list[Run]:  # fmt: skip
     workload, scenario, params, _ = work
     runs: list[Run] = []
     for repeat in range(workload.repeats):
@@ -156,6 +158,7 @@ def _run_repeats(
                 tokens=tokens,
                 on_progress=tell,
                 own_server=workload.target.url is None,
+                begin=begin,
             )
         if run.ended_by_itself:
             look(run)

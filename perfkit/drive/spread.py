@@ -55,6 +55,11 @@ _LEAD_S = 0.2
 _TELL_S = 0.5
 
 
+def soon() -> int:
+    """Return when a load may begin whose workers are ready now, in ns of the monotonic clock."""
+    return time.monotonic_ns() + int(_LEAD_S * 1e9)
+
+
 def execute(
     workload: Workload,
     scenario: Scenario | Mix,
@@ -65,8 +70,11 @@ def execute(
     executor: Executor | None = None,
     on_progress: Progress = lambda run: None,
     own_server: bool = False,
+    begin: Callable[[], int] = soon,
 ) -> Run:
     """Run a workload against its target and return the finished (or aborted) run.
+
+    begin: called when setup is over and the workers are ready; returns when their load begins, as `soon`.
 
     Raises PerfkitError when the run could not be carried out; whatever was recorded until then stays
     readable, with the reason in run.json. Neither the message nor anything that is written holds a secret of
@@ -75,7 +83,7 @@ def execute(
     # before there is a folder: the file may be gone
     recording = None if isinstance(scenario, Mix) else scenario.recording(params, workload)
     folder = RunFolder.create(data_dir, scenario.name)
-    execution = _Execution(workload, scenario, params, folder, tokens, own_server, recording)
+    execution = _Execution(workload, scenario, params, folder, tokens, own_server, recording, begin)
     return execution.carry_out(executor, on_progress)
 
 
@@ -91,6 +99,7 @@ class _Execution:
         tokens: Tokens,
         own_server: bool,
         recording: Recording | None,
+        begin: Callable[[], int],
     ) -> None:
         secrets = describe.known_secrets(workload, params, tokens)
         secrets += recording.secrets if recording else ()
@@ -113,7 +122,7 @@ class _Execution:
         self.meta = describe.first_meta(workload, scenario, params, folder.path, monotonic, unix, self.redact)
         self.meta["own_server"] = own_server
         self.meta["replay"] = recording.to_mapping() if recording else None
-        self.recording = recording
+        self.recording, self._begin = recording, begin
         self.start_ns = monotonic
         self.futures: list[Future[Outcome]] = []
         self.undo: list[Undo] = []
@@ -339,7 +348,7 @@ class _Execution:
 
     def _drive(self, pool: Executor, states: bytes, on_progress: Progress) -> None:
         """Start every worker and wait until all have ended; the first Ctrl-C stops them, the second kills."""
-        self.start_ns = time.monotonic_ns() + int(_LEAD_S * 1e9)
+        self.start_ns = self._begin()
         self.save(load_started_ns=self.start_ns - self.context.origin_ns)
         try:
             with interrupts.held():

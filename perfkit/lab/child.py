@@ -1,7 +1,9 @@
-"""The process a notebook's run lives in: one request on standard input, JSON lines on standard output.
+"""The process a notebook's run lives in, or one side of a duet: JSON lines on standard input and output.
 
-Request, one line: {"workload", "where", "data_dir", "allow_targets", "parent_pid"}. Answers, a line each:
+Request, one line: {"workload", "where", "data_dir", "allow_targets", "parent_pid"}, and {"waits": true} for a
+load that begins when the next line says so, {"start_ns"} of the monotonic clock. Answers, a line each:
 {"checked": true} when the input is good, {"run": PATH} for each run as soon as it has a folder,
+{"ready": true} when one that waits might begin,
 {"error": WORDS, "code": N} as `perfkit.errors` has it, {"interrupted": true}, {"ended": true}.
 
 SIGINT or SIGTERM ends the run cleanly, a second one ends the clean-up too; both come when the parent is gone.
@@ -18,12 +20,11 @@ from collections.abc import Callable
 from typing import Any
 
 from perfkit import interrupts
+from perfkit.drive.run_process import LAST_S
 from perfkit.parent import when_parent_ends
 
 #: So long may the clean-up after an interrupt take before it is interrupted too.
 CLEAN_UP_S = 60.0
-#: So long after that the process may live.
-LAST_S = 10.0
 
 Tell = Callable[..., None]
 
@@ -48,6 +49,7 @@ def _carry_out(request: dict[str, Any], tell: Tell) -> None:
     from pathlib import Path
 
     from perfkit.drive.running import checked, run_repeats
+    from perfkit.drive.spread import soon
     from perfkit.errors import PerfkitError
     from perfkit.observe.recording import record
     from perfkit.store import Run
@@ -59,12 +61,20 @@ def _carry_out(request: dict[str, Any], tell: Tell) -> None:
             told.add(run.path)
             tell(run=str(run.path))
 
+    def when_told() -> int:
+        tell(ready=True)
+        line = sys.stdin.buffer.readline()
+        if not line.endswith(b"\n"):  # the other side did not come so far
+            raise KeyboardInterrupt
+        return int(json.loads(line)["start_ns"])
+
     given, where, allowed = request["workload"], request["where"], request["allow_targets"]
     try:
         work = checked(given, where, allowed)
         tell(checked=True)
         data_dir = Path(request["data_dir"])
-        run_repeats(work, data_dir, show_progress=False, on_progress=on_progress, look=record)
+        begin = when_told if request.get("waits") else soon
+        run_repeats(work, data_dir, show_progress=False, on_progress=on_progress, look=record, begin=begin)
     except PerfkitError as error:
         tell(error=str(error), code=error.exit_code)
     except Exception as error:  # a fault of perfkit's: one line here, the rest on standard error

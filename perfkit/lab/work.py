@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import json
 import os
-import queue
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -17,9 +12,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perfkit.drive.run_process import LAST_S, RunProcess, error_of
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.hosts import as_list
-from perfkit.lab.child import CLEAN_UP_S, LAST_S
+from perfkit.lab.child import CLEAN_UP_S
 from perfkit.text import print_lines
 
 if TYPE_CHECKING:
@@ -29,7 +25,6 @@ if TYPE_CHECKING:
 
 #: The view looks at the run this often.
 LOOK_S = 0.4
-_KEPT_LINES = 20
 
 
 class Work:
@@ -80,7 +75,7 @@ class Work:
         from perfkit.lab.listing import Runs
         from perfkit.lab.live import view_for
 
-        with _Child(self._request()) as child:
+        with RunProcess(self._request()) as child:
             view = view_for(self._live)
             try:
                 failure = self._watch(child, view)
@@ -94,7 +89,7 @@ class Work:
         runs = [self._fresh(run) for run in self._runs]
         return runs[0] if len(runs) == 1 else Runs(runs)
 
-    def _watch(self, child: _Child, view: View) -> PerfkitError | None:
+    def _watch(self, child: RunProcess, view: View) -> PerfkitError | None:
         """Follow the child to its end; returns what failed, if anything."""
         from perfkit.lab.handle import Run
 
@@ -105,8 +100,7 @@ class Work:
             if "run" in message:
                 self._runs.append(Run(Path(message["run"])))
             elif "error" in message:
-                kind = BadInput if message["code"] == BadInput.exit_code else PerfkitError
-                failure = kind(message["error"])
+                failure = error_of(message)
             ended = ended or "ended" in message
             if (message and "error" not in message) or view.shown:
                 view.look(self._fresh(self._runs[-1]) if self._runs else None, stopping=self._stops > 0)
@@ -114,7 +108,7 @@ class Work:
             failure = self._unfinished(child, ended)
         return failure
 
-    def _unfinished(self, child: _Child, ended: bool) -> PerfkitError | None:
+    def _unfinished(self, child: RunProcess, ended: bool) -> PerfkitError | None:
         """Why there is no finished run, though nobody here stopped it."""
         kept = f"; {self.last_words()}" if self._runs else ""
         if not ended:
@@ -123,7 +117,7 @@ class Work:
             return PerfkitError(f"the run was stopped from outside{kept}")
         return None
 
-    def _pass_on(self, child: _Child) -> None:
+    def _pass_on(self, child: RunProcess) -> None:
         """Interrupt the child as often as we were, and once more when the clean-up takes too long."""
         waited_s = time.monotonic() - self._sent_at
         late = (self._sent == 1 and waited_s > CLEAN_UP_S) or (self._sent == 2 and waited_s > LAST_S)
@@ -196,81 +190,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"a workload cannot hold {type(value).__name__}")
-
-
-class _Child:
-    """The process, its answers and its complaints; leaving the block waits for its end, or ends it."""
-
-    def __init__(self, request: bytes) -> None:
-        self._request = request
-        self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._lines: list[str] = []
-
-    def __enter__(self) -> _Child:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "perfkit.lab"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # an interrupt of the kernel's process group is passed on by us, once
-        )
-        threading.Thread(target=self._answers, daemon=True).start()
-        self._listener = threading.Thread(target=self._errors, daemon=True)
-        self._listener.start()
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError), self._process.stdin as pipe:
-            pipe.write(self._request)  # if it has ended already, its exit code is told
-        return self
-
-    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        if failed is not None:  # nobody follows it any more
-            self.interrupt()
-        try:
-            self._process.wait(LAST_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        self._listener.join(1.0)  # its last words
-
-    def _answers(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as pipe:
-            for line in pipe:
-                self._messages.put(json.loads(line))
-        self._messages.put(None)
-
-    def _errors(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as pipe:
-            for line in pipe:
-                self._lines.append(line.decode(errors="replace").rstrip())
-                del self._lines[:-_KEPT_LINES]
-
-    @property
-    def complaints(self) -> list[str]:
-        """The last lines of standard error, a scenario's prints among them."""
-        return list(self._lines)
-
-    def next(self, timeout_s: float) -> dict[str, Any] | None:
-        """The next answer, an empty one when there is none in time, None when there will be no more."""
-        try:
-            return self._messages.get(timeout=timeout_s)
-        except queue.Empty:
-            return {}
-
-    def exit_code(self) -> int | None:
-        """Of the process that has closed its output."""
-        try:
-            return self._process.wait(LAST_S)
-        except subprocess.TimeoutExpired:
-            return None
-
-    def interrupt(self) -> None:
-        """SIGINT, to it alone: its workers follow it."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-
-    def kill(self) -> None:
-        """SIGKILL, to it and its workers; a reference server ends with it by itself."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()

@@ -169,12 +169,16 @@ class ProbeSource:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run stands in an experiment of pairs: its side (A or B), its pair and its order, from 1."""
+    """Where a run stands in an experiment of pairs: its side (A or B), its pair and its order, from 1.
+
+    duet: both sides of the pair ran at once. Pair 0 of a duet is A alone, and A beside itself.
+    """
 
     id: str = ""
     side: str = ""
     pair: Whole | None = None
     order: Whole | None = None
+    duet: bool = False
 
 
 @dataclass(frozen=True)

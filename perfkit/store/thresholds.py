@@ -3,7 +3,8 @@
 Latencies are response times of the requests that succeeded; `error_rate` is a threshold of its own, because a
 server that fails fast must not look fast. In quantiles, `mean` and `max`, requests that timed out or were cut
 off count as slower than all others: they are known to take longer. A name followed by a statistic is a probe
-of the server (`store.samples`), in brackets a label of its samples. A threshold without a value is missed.
+of the server (`store.samples`), in brackets a label of its samples. A threshold without a value is missed; a
+quantile that too few requests carry has none. Each attempt of a request that was repeated counts.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class Threshold:
             if self.operation is not None and self.operation not in (names := counted(part).names):
                 raise unknown(f"operation in threshold {self.text!r}:", self.operation, names)
             value, note = _measure(part, self.metric, self.operation)
+            note = "; ".join(filter(None, (note, _attempts(part, self.metric, self.operation)))) or None
             units = MULTIPLES[self.metric.kind]
         return self.judge(value, units, note)
 
@@ -100,6 +102,16 @@ def _measure(part: Part, metric: Metric, operation: str | None) -> tuple[float, 
     if metric.population == "slo":
         return row["goodput_per_s"], no_goodput(part) or None
     return row["rate_per_s" if metric.kind == "rate" else metric.name], None
+
+
+def _attempts(part: Part, metric: Metric, operation: str | None) -> str | None:
+    """What a reader must know where requests were sent again: each attempt is a request of its own."""
+    if metric.kind == "findings":
+        return None
+    of = "true" if operation is None else "operation = $operation"
+    named = {} if operation is None else {"operation": operation}
+    n = part.row(f"SELECT count(*) FILTER (attempt > 1) AS n FROM part WHERE {of}", **named)["n"]
+    return f"each attempt counts, {n:,} are repeats" if n else None
 
 
 def _findings(part: Part) -> tuple[float, str | None]:
@@ -136,10 +148,12 @@ def _quantile(part: Part, metric: Metric, operation: str | None) -> tuple[float,
     place = (n - 1) * metric.p
     if unanswered and math.ceil(place - 1e-9) >= known:
         return math.nan, _beyond(unanswered, n)
+    if (rests_on := stats.support(n, metric.p)) < stats.MIN_SUPPORT:
+        least = math.ceil(stats.MIN_SUPPORT / min(metric.p, 1 - metric.p) - 1e-6)
+        return math.nan, f"rests on {rests_on:.2g} of {n:,} requests; at least {least:,} are needed"
     # the same method on all n: between the two values whose ranks enclose the place
     (value,) = binned.quantiles([(None, place / (known - 1) if unanswered and known > 1 else metric.p)])
-    rests_on = stats.support(n, metric.p)
-    return value, f"rests on {rests_on:.2g} of {n:,} requests" if rests_on < stats.MIN_SUPPORT else None
+    return value, None
 
 
 def _beyond(unanswered: int, n: int) -> str:
