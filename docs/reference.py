@@ -80,7 +80,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
 def _cli() -> Iterator[str]:
     _add_server_command()
     yield "# Command line"
-    yield "\nEvery verb with its options; what they end with is in [the README](../../README.md#verbs-and-exit-codes)."
+    yield "\nExit codes are in [the README](../../README.md#verbs-and-exit-codes)."
     for name, command in cli.commands.items():
         context = click.Context(command, info_name=f"perfkit {name}", max_content_width=100)
         pieces = " ".join(command.collect_usage_pieces(context))
@@ -98,7 +98,7 @@ def _workload() -> Iterator[str]:
     comments = ModuleAnalyzer.for_module("perfkit.model")
     comments.analyze()
     yield "# Workload file: every key"
-    yield "\n[The workload file](../workload.md) explains how they go together. A time takes a unit (`30s`, `2m`)."
+    yield "\n[The workload file](../workload.md) says how they go together. Times take units: `30s`, `2m`."
     sections = {"": model.Workload, **model._SECTIONS, "stopping": model.Stopping}
     for name, cls in sections.items():
         yield f"\n## {f'`{name}`' if name else 'Top level'}\n\n{(cls.__doc__ or '').strip()}\n"
@@ -195,9 +195,9 @@ MEANING = {
 def _columns() -> Iterator[str]:
     yield "# Columns of a timeline"
     yield """
-`timeline.parquet` has one row per request. Instants are nanoseconds since the run's start on the monotonic clock; null means that
-it was never reached. Columns named `server_…` (numbers, ms) follow as `Server-Timing` brings them. `run.sql` and reports read
-the columns below and the derived ones.
+`timeline.parquet` has one row per request. Instants are nanoseconds since the run's start on the monotonic
+clock; null means never reached. Columns named `server_…` (ms) follow as `Server-Timing` brings them.
+`run.sql` and reports read the columns below and the derived ones.
 """
     yield from _table(
         ("column", "type", "unit", "meaning"),
