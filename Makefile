@@ -10,11 +10,11 @@ READY  := $(VENV)/ready
 # what is compiled is kept: the tests start hundreds of processes, and each would compile perfkit again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test drills lab lint bench calibrate setup lock clean
+.PHONY: demo test drills lab lint docs bench calibrate setup lock clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo | test | drills | lab | lint | bench | calibrate | setup | lock | clean"
+	@echo "make demo | test | drills | lab | lint | docs | bench | calibrate | setup | lock | clean"
 
 $(READY): requirements.lock pyproject.toml
 	@scripts/setup "$(PYTHON)" $(VENV)
@@ -42,6 +42,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build
+	@echo docs/_build/index.html
 
 bench: $(READY)
 	@benchmarks/setup_peers.sh "$(PYTHON)"

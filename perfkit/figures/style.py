@@ -102,7 +102,7 @@ def axes_for(ax: Axes | None, height: float = 2.9) -> Axes:
 
 @contextmanager
 def canvas(height: float = 2.9) -> Iterator[Axes]:
-    """Empty Axes for a figure of one's own, drawn inside this in the theme and colours of all others.
+    """Empty Axes for a figure of one's own, drawn inside this in the theme and colours of all others::
 
     with canvas() as ax:
         sns.histplot(rows, x="response_ms", ax=ax)

@@ -270,7 +270,7 @@ def concurrency(rows: Part, bins: int = 200) -> pd.DataFrame:
 
 
 def delays(rows: Part, bins: int = 100) -> pd.DataFrame:
-    """Return the generator's delays per bin: t_s (middle), kickoff_ and queue_ p50, p99, max in ms.
+    """Return the generator's delays per bin: t_s (middle); `kickoff_` and `queue_` p50, p99, max in ms.
 
     p50 and p99 to 0.3 %.
     """
