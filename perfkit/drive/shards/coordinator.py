@@ -23,6 +23,7 @@ from perfkit.drive.shards.launchers import Invitation, Launcher
 from perfkit.drive.shards.messages import Failure, decode, mistakes_from_plain
 from perfkit.drive.worker import Outcome
 from perfkit.errors import PerfkitError
+from perfkit.store import segments
 from perfkit.text import plain, print_lines
 
 _LOOK_S = 0.25
@@ -310,15 +311,17 @@ class Coordinator:
 
     def _require_whole(self, one: ShardState, outcome: Outcome) -> None:
         """Lost unless every row that the shard wrote is in the run's folder."""
-        count = len(self.shards)
-        files = [
-            file
-            for file in (self._folder / "segments").glob("w*.parquet")
-            if int(file.name[1:].partition("-")[0]) % count == one.index
-        ]
-        rows = sum(pq.read_metadata(file).num_rows for file in files)
+        rows = self._rows_of(one.index)
         if rows != outcome.rows:
             raise Lost(f"{outcome.rows:,} rows were written there, {rows:,} have arrived")
+
+    def _rows_of(self, index: int) -> int:
+        folder, count = self._folder / "segments", len(self.shards)
+        while True:
+            names = segments.current(file.name for file in folder.glob("w*.parquet"))
+            own = [folder / name for name in names if int(name[1:].partition("-")[0]) % count == index]
+            with contextlib.suppress(FileNotFoundError):  # joined to a larger one meanwhile
+                return sum(pq.read_metadata(file).num_rows for file in own)
 
     def _lose(self, one: ShardState, why: str) -> None:
         if one.is_over:
