@@ -29,6 +29,8 @@ _LOOK_S = 0.25
 #: From the agreement on a start up to it, on other hosts; five round trips besides.
 _FAR_LEAD_NS = 2_000_000_000
 _LAST_WORDS_S = 1.0
+#: So long may a process of ours take until it speaks.
+_START_S = 600.0
 #: So long may a shard that has claimed its part prepare itself on another host.
 _PREPARE_S = 60.0
 
@@ -205,7 +207,10 @@ class Coordinator:
     def _serve(self, channel: Channel, expected: ShardState | None) -> None:
         one = expected
         try:
-            channel.invite(self._secret)
+            if expected is None:
+                channel.invite(self._secret)
+            else:  # its process is being started; that it has ended is seen
+                channel.invite(self._secret, _START_S)
             claim = channel.receive(SILENCE_S)
             if claim is None or claim.do != "claim":
                 raise Lost("it claimed nothing")
