@@ -431,7 +431,7 @@ def test_a_shard_joins_by_hand(server: SmallServer, tmp_path: Path) -> None:
     assert right.returncode == 0
     assert run.returncode in (0, 3), (said, complained)  # 3: the machine was busy
     (found,) = list_runs(tmp_path)
-    assert (found.state, found.rows()) == ("complete", 50)
+    assert (found.state, found.row_count()) == ("complete", 50)
     assert SECRET not in (found.path / "run.json").read_text() + said + complained
 
 
@@ -449,14 +449,14 @@ def test_ssh_starts_a_shard_on_each_host(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     spread = {"on": "ssh:one.example,two.example", "python": sys.executable}
     run = execute(*work(server, processes=1, spread=spread), data_dir=tmp_path)
-    assert (run.state, run.rows(), len(run.meta.raw["shards"])) == ("complete", 40, 2)
+    assert (run.state, run.row_count(), len(run.meta.raw["shards"])) == ("complete", 40, 2)
     calls = (tmp_path / "calls").read_text().splitlines()
     assert [" one.example " in calls[0], " two.example " in calls[1]] == [True, True]
     spread["on"] = "ssh:one.example,dead.example"
     with pytest.raises(PerfkitError, match=r"shard 1 on host dead\.example was lost: ssh: no route"):
         execute(*work(server, processes=1, spread=spread), data_dir=tmp_path / "dead")
     (dead,) = list_runs(tmp_path / "dead")
-    assert (dead.state, dead.rows()) == ("aborted", 0)
+    assert (dead.state, dead.row_count()) == ("aborted", 0)
 
 
 @pytest.mark.parametrize(

@@ -392,6 +392,7 @@ class _Execution:
             pending = shards.wait(0.2)
             run = Run(self.folder.path)
             on_progress(run)
+            self.folder.compact()
             if pending and shards.failures and not failed:
                 failed = True
                 self._stop_workers("a worker failed")  # the run cannot be whole any more
