@@ -23,13 +23,9 @@ from perfkit.store.metadata import Metadata
 from perfkit.store.reading import SCHEMA, Run, read_probes
 
 ROW_GROUP = 128 * 1024  # rows
-_LARGE_GROUP = 64_000_000  # bytes of fewer rows, which have long error texts
-#: Puts the instants of a segment's rows on the run's clock.
+#: Changes rows of one worker on their way into the timeline.
 Correct = Callable[[pa.Table], pa.Table]
-
-
-def _as_it_is(rows: pa.Table) -> pa.Table:
-    return rows
+_LARGE_GROUP = 64_000_000  # bytes of fewer rows, which have long error texts
 
 
 class RunFolder:
@@ -64,10 +60,10 @@ class RunFolder:
         """Replace run.json in one step."""
         write_json(self.path / "run.json", meta)
 
-    def merge(self, correct: Correct = _as_it_is) -> None:
+    def merge(self, correct: Correct = lambda rows: rows) -> None:
         """Turn the segments into timeline.parquet; a crash leaves all rows in one or the other.
 
-        correct: called with each segment, such as to put the instants of other hosts on our clock.
+        correct: called with rows of one segment at a time, to put instants of other hosts on our clock.
         Where there is a timeline already it holds every row: segments that are still there were merged.
         """
         if not (self.path / "timeline.parquet").exists():
@@ -141,8 +137,8 @@ def parquet_options(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
-def _join(files: Sequence[Path], target: Path, correct: Correct = _as_it_is) -> None:
-    """Write the rows of some Parquet files, in their order, each made correct, to a new one."""
+def _join(files: Sequence[Path], target: Path, correct: Correct = lambda rows: rows) -> None:
+    """Write the rows of some Parquet files, in their order and corrected, to a new one."""
     unified = pa.unify_schemas([SCHEMA, *map(pq.read_schema, files)], promote_options="permissive")
     schema = unified.with_metadata({"perfkit_schema": str(SCHEMA_VERSION)})
     with (
@@ -163,8 +159,8 @@ def _row_groups(files: Iterable[Path], schema: pa.Schema, correct: Correct) -> I
     for path in files:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
-                table = correct(file.read_row_group(group, use_threads=False))
-                pending.append(_with_schema(table, schema))
+                rows = correct(file.read_row_group(group, use_threads=False))
+                pending.append(_with_schema(rows, schema))
                 size = sum(table.nbytes for table in pending)
                 if sum(map(len, pending)) >= ROW_GROUP or size >= _LARGE_GROUP:
                     yield pa.concat_tables(pending)

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
-
 from perfkit import __version__
 from perfkit.drive.mistakes import Mistakes
 from perfkit.drive.shards.channel import SILENCE_S, Channel, Lost, Message
@@ -23,13 +21,14 @@ from perfkit.drive.shards.launchers import Invitation, Launcher
 from perfkit.drive.shards.messages import Failure, decode, mistakes_from_plain
 from perfkit.drive.worker import Outcome
 from perfkit.errors import PerfkitError
-from perfkit.store import segments
 from perfkit.text import plain, print_lines
 
 _LOOK_S = 0.25
 #: From the agreement on a start up to it, on other hosts; five round trips besides.
 _FAR_LEAD_NS = 2_000_000_000
 _LAST_WORDS_S = 1.0
+#: So long may a process of ours take until it speaks.
+_START_S = 600.0
 #: So long may a shard that has claimed its part prepare itself on another host.
 _PREPARE_S = 60.0
 
@@ -206,7 +205,10 @@ class Coordinator:
     def _serve(self, channel: Channel, expected: ShardState | None) -> None:
         one = expected
         try:
-            channel.invite(self._secret)
+            if expected is None:
+                channel.invite(self._secret)
+            else:  # its process is being started; that it has ended is seen
+                channel.invite(self._secret, _START_S)
             claim = channel.receive(SILENCE_S)
             if claim is None or claim.do != "claim":
                 raise Lost("it claimed nothing")
@@ -305,23 +307,10 @@ class Coordinator:
                 one.outcome = decode(message.body, Outcome)
                 if not self._launcher.own:
                     self._burst(one, channel)
-                    self._require_whole(one, one.outcome)
+                    if not one.sees_folder and one.receiver.rows != (there := one.outcome.rows):
+                        raise Lost(f"{there:,} rows were written there, {one.receiver.rows:,} have arrived")
                 channel.send("bye")
                 self._end(one, None)
-
-    def _require_whole(self, one: ShardState, outcome: Outcome) -> None:
-        """Lost unless every row that the shard wrote is in the run's folder."""
-        rows = self._rows_of(one.index)
-        if rows != outcome.rows:
-            raise Lost(f"{outcome.rows:,} rows were written there, {rows:,} have arrived")
-
-    def _rows_of(self, index: int) -> int:
-        folder, count = self._folder / "segments", len(self.shards)
-        while True:
-            names = segments.current(file.name for file in folder.glob("w*.parquet"))
-            own = [folder / name for name in names if int(name[1:].partition("-")[0]) % count == index]
-            with contextlib.suppress(FileNotFoundError):  # joined to a larger one meanwhile
-                return sum(pq.read_metadata(file).num_rows for file in own)
 
     def _lose(self, one: ShardState, why: str) -> None:
         if one.is_over:
