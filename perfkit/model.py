@@ -181,8 +181,8 @@ class Budget:
 class Spread:
     """Where the processes are that generate the load (docs/many-hosts.md)."""
 
-    on: str = "local"  #: local:N, ssh:HOST1,HOST2, join:N
-    processes_per_host: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = 1  #: ssh
+    on: str = "local"  #: local:N, ssh:HOST1,HOST2, dask:ADDRESS, join:N
+    processes_per_host: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = 1  #: ssh; dask: per worker
     python: str = "python3"  #: ssh: there, the Python that has perfkit
     listen: str = "127.0.0.1:0"  #: join: HOST:PORT where shards are waited for
     #: Series across hosts are marked where their clocks are known less exactly than this.

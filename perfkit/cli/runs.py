@@ -84,7 +84,9 @@ class RunCommand(click.Command):
                    "-s abort=[] turns that off.")  # fmt: skip
 @allow_target_option
 @click.option(
-    "--on", metavar="PLACES", help="Generate the load in local:N, ssh:HOST1,HOST2 or join:N shards."
+    "--on",
+    metavar="PLACES",
+    help="Generate the load in local:N, ssh:HOST1,HOST2, dask:tcp://HOST:8786 or join:N shards.",
 )
 @click.option("--tag", "tags", multiple=True, metavar="TEXT", help="Tag the run.")
 @click.option("-v", "--once", is_flag=True,

@@ -191,6 +191,7 @@ class ByHand:
 FORMS = {
     "local": "local:N processes of this host",
     "ssh": "ssh:HOST1,HOST2,… over ssh, without a password",
+    "dask": "dask:tcp://HOST:8786, the scheduler of a Dask cluster",
     "join": "join:N shards that `perfkit shard --join` starts by hand",
 }
 
@@ -209,6 +210,10 @@ def processes_of(spread: Spread) -> int | None:
             words = "a host is there twice; raise processes_per_host instead"
             raise BadInput(f"spread.on {spread.on!r:.80}: {words}")
         return len(hosts) * spread.processes_per_host
+    if kind == "dask":
+        from perfkit.drive.shards.launch_dask import workers_at
+
+        return len(workers_at(rest)) * spread.processes_per_host
     if kind == "local" and not colon:
         return None
     if not (rest.isascii() and rest.isdigit() and 1 <= int(rest) <= 1_024):
@@ -222,7 +227,24 @@ def launcher_of(workload: Workload) -> Launcher:
     kind, _, rest = spread.on.partition(":")
     if kind == "ssh":
         return Ssh(_hosts(rest), spread.processes_per_host, spread.python)
+    if kind == "dask":
+        from perfkit.drive.shards.launch_dask import Dask
+
+        return Dask(rest, spread.processes_per_host)
     return ByHand(spread.listen) if kind == "join" else Local()
+
+
+def spread_on(on: object) -> dict[str, str]:
+    """Return the `spread` of a place: a text as --on has it, or a dask.distributed Client of a scheduler."""
+    if isinstance(on, str):
+        return {"on": on}
+    address = getattr(getattr(on, "scheduler", None), "address", None)
+    if not isinstance(address, str):
+        raise BadInput(f"on: expected {', '.join(FORMS)} or a dask.distributed Client, got {on!r:.80}")
+    if address.startswith("inproc:"):
+        words = "is inside this process: use LocalCluster(processes=True), or on='local:N'"
+        raise BadInput(f"on: the scheduler of the Client ({address}) {words}")
+    return {"on": f"dask:{address}"}
 
 
 def _hosts(text: str) -> list[str]:
