@@ -370,6 +370,7 @@ class _Execution:
             done, pending = wait(pending, timeout=0.2)
             run = Run(self.folder.path)
             on_progress(run)
+            self.folder.compact()
             if any(future.exception() for future in done):
                 self._stop_workers("a worker failed")  # the run cannot be whole any more
             elif pending and self._stopped_ns is None and (met := self._abort.look(run)):

@@ -47,7 +47,7 @@ def run(
     live: bool = True,
     **changes: Any,
 ) -> Awaited[Run | Runs]:
-    """Carry out a workload; `await` it for the finished run: a `Run`, or `Runs` of several `repeats`.
+    """Carry out a workload; `await` it for the finished run: a `Run`, or `Runs` of several `repeats`::
 
         run = await perfkit.run("params/http_get.yaml", target="http://127.0.0.1:8000")
 
@@ -88,7 +88,7 @@ def run_sync(
     live: bool = True,
     **changes: Any,
 ) -> Run | Runs:
-    """Carry out a workload and block until the run has ended: `run` for a script, or a cell that is to wait.
+    """Carry out a workload and block until the run has ended: `run` for a script, or a cell that is to wait::
 
         run = perfkit.run_sync("params/http_get.yaml", target="http://127.0.0.1:8000")
 
