@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
@@ -85,7 +86,7 @@ def _cli() -> Iterator[str]:
         context = click.Context(command, info_name=f"perfkit {name}", max_content_width=100)
         pieces = " ".join(command.collect_usage_pieces(context))
         yield f"\n## perfkit {name}\n\n```text\nperfkit {name} {pieces}\n```\n"
-        for block in (command.help or "").split("\n\n"):
+        for block in inspect.cleandoc(command.help or "").split("\n\n"):
             yield f"```sh\n{block[2:].strip()}\n```\n" if block.startswith("\b\n") else f"{block}\n"
         records = [found for one in command.params if (found := one.get_help_record(context))]
         yield from _table(("option", "meaning"), ((f"`{names}`", text) for names, text in records))

@@ -182,8 +182,9 @@ def test_the_tutorial_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.Mon
     """
     monkeypatch.chdir(tmp_path)
     text = GUIDES["tutorial.md"]
-    changes = {"10s": "1s", "warmup_s: 1s": "warmup_s: 0.1s", "think_time_s: 0.1s": "think_time_s: 0"}
-    for shown, changed in (changes | {"< 500 ms": "< 50 s"}).items():
+    changes = {"duration_s: 10s": "iterations: 400", "duration 10s": "duration 1s", "< 500 ms": "< 50 s"}
+    changes |= {"warmup_s: 1s": "warmup_s: 0.1s", "think_time_s: 0.1s": "think_time_s: 0"}
+    for shown, changed in changes.items():
         assert shown in text
         text = text.replace(shown, changed)
     files = {"csv": "users.csv", "yaml": "shop.yaml", "python": "shop.py"}

@@ -106,11 +106,13 @@ def axes_for(ax: Axes | None, height: float = 2.9) -> Axes:
 
 @contextmanager
 def canvas(height: float = 2.9) -> Iterator[Axes]:
-    """Empty Axes for a figure of one's own, drawn inside this in the theme and colours of all others::
+    """Empty Axes for a figure of one's own, in the theme and colours of all others.
 
-    with canvas() as ax:
-        sns.histplot(rows, x="response_ms", ax=ax)
-    show(ax, alt="…", caption="…")
+    Draw inside the block, then show it::
+
+        with canvas() as ax:
+            sns.histplot(rows, x="response_ms", ax=ax)
+        show(ax, alt="…", caption="…")
     """
     with matplotlib.rc_context({**_RC, "axes.prop_cycle": cycler(color=_SERIES)}):
         yield axes_for(None, height)
