@@ -16,6 +16,8 @@ from perfkit.errors import PerfkitError
 from perfkit.store import Run, list_runs
 from tests.fault_server import FaultServer
 
+pytestmark = pytest.mark.real_time
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultServer]:
