@@ -35,7 +35,7 @@ FLOORS = (
     *("observe", "compare"),
     "report",
     *("site", "lab"),
-    *("doctor", "retention", "batch"),
+    *("calibration", "doctor", "retention", "batch"),
     *("api", "cli"),
 )
 #: Heavy libraries and the modules that may import them, at the top of the file or inside a function.
@@ -55,6 +55,7 @@ HEAVY = {
     "apscheduler": set(),
     "fastapi": set(),
     "dask": set(),
+    "fsspec": {"store"},
     "distributed": {"drive"},
     "IPython": {"lab"},
     "nest_asyncio": {"lab"},
@@ -152,7 +153,7 @@ def test_import_perfkit_is_light() -> None:
 def test_a_worker_is_light() -> None:
     """A process that drives load imports nothing heavy by itself; its scenario may import pandas."""
     code = (
-        "import sys; from perfkit.drive.worker import warm_up_process; warm_up_process(['http_get']);"
+        "import sys; from perfkit.drive.worker import warm_up_process; warm_up_process();"
         f"print(*(m for m in {list(HEAVY)!r} if m in sys.modules)); import pandas, pyarrow as pa;"
         "pa.table({'x': [1]}).to_pandas()"
     )
