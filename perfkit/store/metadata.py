@@ -328,6 +328,11 @@ class Metadata:
         return tuple(one for one in every if one is not None)
 
     @property
+    def closed(self) -> bool:
+        """Whether users wait for an answer before they ask again, in every scenario of the run."""
+        return bool(self.loads) and all(isinstance(one, Users) for one in self.loads)
+
+    @property
     def load_words(self) -> str:
         """The load in a few words; an imported file need not say what it was."""
         if self.mix:
