@@ -32,7 +32,10 @@ from typing import Any
 
 #: How a command begins that is forked: modules, code of multiprocessing and of `perfkit.report.kernel`.
 _MODULES = ("agent_server", "perfkit.cli", "perfkit.lab")
-_WORKER = "from multiprocessing.spawn import spawn_main"
+_CODES = (
+    "from multiprocessing.spawn import spawn_main",
+    "import sys; sys.path[:] = sys.argv[1:]; from perfkit.drive.shards.boot import",
+)
 _KERNEL = "\nimport contextlib, gc, importlib"
 _IMPORTED = (
     *(
@@ -78,7 +81,7 @@ def _imported(words: Sequence[str]) -> Sequence[str] | None:
     if not how or words[0] != sys.executable or any(word[:2] in ("-I", "-E", "-X") for word in words[1:how]):
         return None
     what, rest = words[how + 1], words[how + 2 :]
-    if what in _MODULES if words[how] == "-m" else what.startswith(_WORKER):
+    if what in _MODULES if words[how] == "-m" else what.startswith(_CODES):
         return _IMPORTED
     if what.startswith(_KERNEL) and "perfkit.figures" in rest[1]:  # others import nothing at first
         return ["ipykernel.kernelapp", *rest[1].split()]

@@ -59,7 +59,12 @@ def comparison_table(comparison: Comparison, operation: str = TOTAL) -> Shown:
         for one in found
     ]  # fmt: skip
     head = ["metric", "B ÷ A", "verdict", comparison.a.name, comparison.b.name, "detectable"]
-    caption = f"{short(operation, 60)}, the {comparison.part} of every run. {_small_print(comparison)}"
+    star = (
+        "★: a primary metric, named before the runs; these alone decide. "
+        if any(r.primary for r in found)
+        else ""
+    )
+    caption = f"{short(operation, 60)}, the {comparison.part} of every run. {star}{_small_print(comparison)}"
     text = "\n".join(f"{one.metric:<12} {comparison.change(one):<28} {one.verdict}" for one in found)
     return shown(text, table(head, rows, caption))
 
@@ -184,7 +189,7 @@ def ratios(comparison: Comparison, ax: Axes | None = None) -> Axes:
             if math.isfinite(one.low_narrow):
                 ax.plot([one.low_narrow - 1, one.high_narrow - 1], [place, place], color=hue, lw=5, alpha=0.6)
             ax.plot(one.ratio - 1, place, "o" if one.primary else "s", color=hue, ms=5)
-        ax.set_yticks(range(len(found)), [f"{one.metric}{' *' if one.primary else ''}" for one in found])
+        ax.set_yticks(range(len(found)), [f"{one.metric}{' ★' if one.primary else ''}" for one in found])
         ax.set_ylim(-0.6, len(found) - 0.4)
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
@@ -206,7 +211,7 @@ def _bars(comparison: Comparison) -> str:
     return (
         f"Thickest: {options.narrow_level:.4g} % interval, which decides equivalence; thick: "
         f"{options.interval_level:.4g} %, of the metric alone; thin: {options.family_level:.4g} % of all "
-        "primary metrics (*) at once (Bonferroni, a little stricter than the verdict). From how runs differ."
+        "primary metrics (★) at once (Bonferroni, a little stricter than the verdict). From how runs differ."
     )
 
 

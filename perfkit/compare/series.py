@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from perfkit.figures.markup import Shown, cell, part, sentence, shown, table
+from perfkit.figures.readout import read_out
 from perfkit.figures.style import (
     BAD,
     FILL,
@@ -32,6 +33,7 @@ from perfkit.figures.style import (
 )
 from perfkit.store import Run
 from perfkit.store.metrics import METRICS
+from perfkit.text import plain
 
 # -- capacity --------------------------------------------------------------------------------------
 
@@ -216,7 +218,8 @@ def trend(
             ax.yaxis.set_major_formatter(PercentFormatter(1.0))
             ax.set_ylim(bottom=0)
         unit = f", {frame.attrs['unit']}" if frame.attrs["unit"] else ""
-        ax.set_ylabel(frame.attrs["metric"].replace("_", " ") + unit)
+        ax.set_ylabel(f"{frame.attrs['metric'].replace('_', ' ')} of the steady part{unit}")
+        read_out(ax, place, level, (_run_words(frame, i) for i in range(len(frame))))
         ax.set_xlabel("runs, oldest first: time, code")
         legend(ax)
         told = (
@@ -226,9 +229,17 @@ def trend(
             )
             or "no change point"
         )
-        counted = f"{len(frame)} runs, {int(good.sum())} usable"
-        return say(ax, f"{frame.attrs['metric']} over {len(frame)} runs: {told}.",
+        counted = f"{int(good.sum())} of {len(frame)} runs counted"
+        return say(ax, f"{frame.attrs['metric']} over {int(good.sum())} runs: {told}.",
                    f"{counted}. {told}. Confirm a change point with a comparison.{told_bars}")  # fmt: skip
+
+
+def _run_words(frame: pd.DataFrame, place: int) -> str:
+    """What is read out at a run: its number with the interval, or why it does not count."""
+    run, kind = frame.iloc[place], METRICS[frame.attrs["metric"]].kind
+    low, high = (format_level(run[end], kind) for end in ("low", "high"))
+    told = f"{low} to {high}" if run["counts"] else f"not counted: {run['why']}"
+    return f"{plain(run['run'])}: {format_level(run['level'], kind)} ({told})"
 
 
 def _is_share(frame: pd.DataFrame) -> bool:

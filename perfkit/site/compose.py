@@ -48,6 +48,7 @@ def _groups(newest: Sequence[dict[str, Any]]) -> Groups:
     for key, runs in by_key.items():
         about = {name: runs[0]["shown"][name] for name in ("scenario", "load", "target")}
         about["href"] = href(["trends", f"{slug(key)}.html"])
+        about["counted"] = sum(entry["trend"][TRENDS[0]]["counts"] for entry in runs)
         for entry in runs:
             entry["shown"]["trend"] = about["href"] if len(runs) > 1 else None
         if len(runs) > 1:
@@ -57,7 +58,7 @@ def _groups(newest: Sequence[dict[str, Any]]) -> Groups:
 
 def _run_page(title: str, entry: Mapping[str, Any], groups: Groups, compared: Iterable[Any]) -> bytes:
     about, runs = groups.get(entry["key"], ({}, ()))
-    trend = {"href": f"../../{about['href']}", "count": len(runs)} if runs else None
+    trend = {"href": f"../../{about['href']}", "count": about["counted"]} if runs else None
     name = entry["shown"]["id"]
     mine = [one["shown"] for one in compared if name in (*one["shown"]["runs_a"], *one["shown"]["runs_b"])]
     return pages.run(title, entry, trend, [one | {"href": f"../../{one['href']}"} for one in mine])

@@ -9,13 +9,13 @@ from functools import cache
 from typing import Any
 
 import perfkit
-from perfkit.figures.markup import Shown, environment, ours
+from perfkit.figures.markup import environment, ours
 from perfkit.page import TEMPLATES, head, script
 
 _SORTS = (
     ("0-", "newest first"), ("0+", "oldest first"), ("1+", "scenario"), ("2+", "verdict"),
-    ("3-", "slowest p50"), ("4-", "slowest p95"), ("5-", "slowest p99"), ("6-", "most failures"),
-    ("7-", "highest rate"),
+    ("3-", "slowest p50"), ("4-", "slowest p95"), ("5-", "slowest p99"), ("7-", "most failures"),
+    ("6-", "highest rate"),
 )  # fmt: skip
 _FILES = {
     "timeline.parquet": "every request as a row (Parquet)",
@@ -83,12 +83,10 @@ def comparison(title: str, entry: Mapping[str, Any], sides: Sequence[tuple[str, 
     )
 
 
-def trend(
-    title: str, about: Mapping[str, Any], parts: Sequence[Any], runs: Sequence[Any], left_out: Shown | None
-) -> bytes:
+def trend(title: str, about: Mapping[str, Any], parts: Sequence[Any], runs: Sequence[Any]) -> bytes:
     """The trend of a configuration; parts: `metric`, `name`, `short`, `verdict`, `figure`."""
     dated = [_dated(one) for one in runs]
-    return _page("trend.html.j2", title, "../", one=about, parts=parts, runs=dated, left_out=left_out)
+    return _page("trend.html.j2", title, "../", one=about, parts=parts, runs=dated)
 
 
 def reading(title: str) -> bytes:

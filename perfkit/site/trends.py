@@ -11,10 +11,8 @@ from typing import Any
 from perfkit.compare import frames as compare_frames
 from perfkit.compare import series
 from perfkit.figures import show
-from perfkit.figures.style import format_level
 from perfkit.site import pages
 from perfkit.site.facts import TRENDS
-from perfkit.store.metrics import METRICS
 
 _NAMES = {
     "p50": "p50: the typical response time",
@@ -35,10 +33,9 @@ def page(
     title: str, about: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], floors: Mapping[str, float]
 ) -> bytes:
     """The page. runs: entries of the manifest, oldest first; floors: noise, sd on the log scale."""
-    parts, levels, first = [], [], None
+    parts = []
     for metric in TRENDS:
         frame = compare_frames.trend_of([_point(one["trend"][metric]) for one in runs], metric)
-        first = frame if first is None else first
         floor = floors.get(metric, math.nan)
         changes = compare_frames.changes(frame, floor)
         verdict = series.trend_verdict(frame, changes, floor)
@@ -47,10 +44,8 @@ def page(
         parts.append(
             {"metric": metric, "name": _NAMES[metric], "short": short, "verdict": verdict, "figure": drawn}
         )
-        levels.append([format_level(one, METRICS[metric].kind) for one in frame["level"]])
-    shown = [one["shown"] | {"levels": [column[i] for column in levels]} for i, one in enumerate(runs)]
-    left = None if first is None or first["counts"].all() else series.left_out(first)
-    return pages.trend(title, about, parts, shown[::-1], left)
+    shown = [one["shown"] | {"why": one["trend"][TRENDS[0]]["why"]} for one in runs]
+    return pages.trend(title, about, parts, shown[::-1])
 
 
 def _point(kept: Mapping[str, Any]) -> dict[str, Any]:
