@@ -15,10 +15,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from perfkit.drive.local_server import why_not_here
 from perfkit.drive.pacing import pacer_for
 from perfkit.drive.transport import loop_clock
 from perfkit.drive.worker import run_on_loop
 from perfkit.errors import EXTRAS, PerfkitError
+from perfkit.model import Budget
 from perfkit.store import Run, list_runs, survey
 
 _MODULES = ("httptools", "uvloop", "httpx", "numpy", "scipy", "pyarrow", "duckdb", "yaml", "msgspec",
@@ -30,7 +32,15 @@ _SHOWN = 20
 def examine(data_dir: Path) -> list[dict[str, Any]]:
     """One entry a check: name, ok, found (what was found, and what to do if it is not ok)."""
     machine = [_modules(), _cores(), _open_files(), _clock(), _timer()]
-    return [*machine, _data_dir(data_dir), _leftovers(data_dir)]
+    return [*machine, _server(), _data_dir(data_dir), _leftovers(data_dir)]
+
+
+def calibrated() -> tuple[list[dict[str, Any]], list[str]]:
+    """Return what one process was asked for and how it did, rate by rate, and what to make of it in words."""
+    from perfkit.calibration import calibrate, words
+
+    tried = calibrate()
+    return [one._asdict() for one in tried], words(tried, Budget(), cores())
 
 
 def _check(name: str, ok: bool, found: str, otherwise: str = "") -> dict[str, Any]:
@@ -56,10 +66,17 @@ def _is_there(name: str) -> bool:
     return True
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _cores() -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return _check(
-        "cores", cores >= 2, f"{cores}", "the server and the generator share one core: expect invalid runs"
+        "cores",
+        cores() >= 2,
+        f"{cores()}",
+        "the server and the generator share one core: expect invalid runs",
     )
 
 
@@ -93,6 +110,11 @@ async def _lateness() -> list[float]:
         late.append((clock() - when) / 1e9)
     pacer.close()
     return late
+
+
+def _server() -> dict[str, Any]:
+    why = why_not_here()
+    return _check("reference server", not why, why or "a private folder for its PostgreSQL")
 
 
 def _data_dir(data_dir: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ FLOORS = (
     *("observe", "compare"),
     "report",
     *("site", "lab"),
-    *("doctor", "retention", "batch"),
+    *("calibration", "doctor", "retention", "batch"),
     *("api", "cli"),
 )
 #: Heavy libraries and the modules that may import them, at the top of the file or inside a function.

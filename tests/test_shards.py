@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import socket
 import stat
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perfkit.calibration import Tried, calibrate, words
 from perfkit.drive.schedule import plan
 from perfkit.drive.shards import part, shard
 from perfkit.drive.shards.channel import Channel, Lost
@@ -29,7 +31,11 @@ from perfkit.drive.shards.plain import from_plain, to_plain
 from perfkit.drive.spread import execute
 from perfkit.drive.workloads import complete
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.store import list_runs
+from perfkit.figures.style import caption
+from perfkit.figures.tables import health_table
+from perfkit.frames import measured, over_time
+from perfkit.model import Budget
+from perfkit.store import Run, list_runs, update_run_json
 from tests.shard_threads import Threads
 from tests.small_server import SmallServer, small_server
 
@@ -266,6 +272,12 @@ def test_rows_of_other_hosts_are_fetched(
     assert abs(first["offset_ns"]) <= first["error_ns"] + 1000  # it is the same clock
     assert first["round_trips"] > 100
     assert first["lost"] is None
+    shown = health_table(run)._repr_html_()
+    assert platform.node() in shown
+    assert "clocks within ±" in shown
+    update_run_json(run.path, lambda meta: {"shards": [{**first, "error_ns": 3_100_000}, second]})
+    frame = over_time(measured(Run(run.path)))
+    assert "clocks of hosts known to ± 3.1 ms (budget 1 ms)" in caption(frame)
 
 
 def test_shards_divide_the_schedule_of_one_process(server: SmallServer, tmp_path: Path) -> None:
@@ -346,7 +358,8 @@ def test_a_lost_shard_ends_the_run_with_its_name(server: SmallServer, tmp_path: 
     assert time.monotonic() - began < 30
     assert run.state == "aborted"
     assert "b.example" in (run.reason or "")
-    assert "lost" in run.meta.raw["shards"][1]["lost"]
+    assert run.meta.shard_words[0].startswith("lost: shard 1 on host b.example was lost")
+    assert [one["worker"] for one in run.meta.health.workers] == [0]
 
 
 class Silent(Deaf):
@@ -418,7 +431,7 @@ def test_a_shard_joins_by_hand(server: SmallServer, tmp_path: Path) -> None:
     assert right.returncode == 0
     assert run.returncode in (0, 3), (said, complained)  # 3: the machine was busy
     (found,) = list_runs(tmp_path)
-    assert (found.state, found.rows()) == ("complete", 50)
+    assert (found.state, found.row_count()) == ("complete", 50)
     assert SECRET not in (found.path / "run.json").read_text() + said + complained
 
 
@@ -436,14 +449,14 @@ def test_ssh_starts_a_shard_on_each_host(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     spread = {"on": "ssh:one.example,two.example", "python": sys.executable}
     run = execute(*work(server, processes=1, spread=spread), data_dir=tmp_path)
-    assert (run.state, run.rows(), len(run.meta.raw["shards"])) == ("complete", 40, 2)
+    assert (run.state, run.row_count(), len(run.meta.raw["shards"])) == ("complete", 40, 2)
     calls = (tmp_path / "calls").read_text().splitlines()
     assert [" one.example " in calls[0], " two.example " in calls[1]] == [True, True]
     spread["on"] = "ssh:one.example,dead.example"
     with pytest.raises(PerfkitError, match=r"shard 1 on host dead\.example was lost: ssh: no route"):
         execute(*work(server, processes=1, spread=spread), data_dir=tmp_path / "dead")
     (dead,) = list_runs(tmp_path / "dead")
-    assert (dead.state, dead.rows()) == ("aborted", 0)
+    assert (dead.state, dead.row_count()) == ("aborted", 0)
 
 
 @pytest.mark.parametrize(
@@ -473,3 +486,23 @@ def test_local_is_another_word_for_processes() -> None:
     )
     with pytest.raises(BadInput, match=r"asks for 2, processes for 3; leave processes out"):
         complete({**given, "processes": 3, "spread": {"on": "local:2"}}, "t")
+
+
+# -- calibration -----------------------------------------------------------------------------------
+
+
+def test_calibration_says_what_one_process_gives() -> None:
+    """Rates are tried in one run against a server that does nothing; each has its delays and its CPU."""
+    tried = calibrate((50, 100), step_s=0.6)
+    assert [one.rate_per_s for one in tried] in ([50, 100], [50])
+    assert all(one.kickoff_ms >= 0 and one.queue_ms >= 0 for one in tried)
+
+
+def test_what_is_made_of_a_calibration() -> None:
+    """The highest rate within the budget, what the next one cost, and how many processes to use."""
+    tried = [Tried(100, 1, 1, 0.2), Tried(200, 30, 1, 0.4), Tried(400, 2, 9, 0.8), Tried(800, 12.34, 1, 0.95)]
+    first, second = words(tried, Budget(), cores=4)
+    assert first == ("one process gives about 400 small requests/s honestly "
+                     "(at 800/s its delays at p99 are 12.3 ms and it takes 0.95 of a core)")  # fmt: skip
+    assert second.endswith("at most 3 here (4 cores, one left for the rest)")
+    assert "free some CPU" in words(tried[3:], Budget(), cores=4)[0]

@@ -250,12 +250,21 @@ def rm_command(runs: tuple[str, ...], data_dir: Path) -> None:
 
 
 @cli.command("doctor")
+@click.option("--calibrate", is_flag=True,
+              help="Find how much load one process gives, against a server that does nothing.")  # fmt: skip
 @data_dir_option
 @json_option
-def doctor_command(data_dir: Path, as_json: bool) -> None:
+def doctor_command(calibrate: bool, data_dir: Path, as_json: bool) -> None:
     """Check whether this machine can measure: packages, clock, timers, file limits, the data folder."""
-    from perfkit.doctor import examine
+    from perfkit.doctor import calibrated, examine
 
+    if calibrate:
+        tried, lines = calibrated()
+        if as_json:
+            print_json({"words": lines, "tried": tried})
+        else:
+            print_lines(*lines)
+        return
     checks = examine(data_dir)
     if as_json:
         print_json(checks)

@@ -392,6 +392,7 @@ class _Execution:
             pending = shards.wait(0.2)
             run = Run(self.folder.path)
             on_progress(run)
+            self.folder.compact()
             if pending and shards.failures and not failed:
                 failed = True
                 self._stop_workers("a worker failed")  # the run cannot be whole any more
@@ -455,7 +456,7 @@ class _Execution:
         run = Run(self.folder.path)
         part = Part(run)
         late = delays(part, [outcome.opening for outcome in self.outcomes], self.context.seq_stride)
-        workers = [outcome.health | late.get(index, NO_DELAYS) for index, outcome in enumerate(self.outcomes)]
+        workers = [one.health | late.get(one.health["worker"], NO_DELAYS) for one in self.outcomes]
         reasons = judge(workers, median_response_ms(part), self.workload.budget)
         reported = len(workers) == self.workload.processes  # one that was killed has told nothing of itself
         first = self.start_ns - self.context.origin_ns + int(self.workload.warmup_s * 1e9)
@@ -465,7 +466,9 @@ class _Execution:
         steps = sum(outcome.steps for outcome in self.outcomes)
         self.meta.update(
             measured={"from_ns": first, "to_ns": self._measure_ends(first, part, stopped)},
-            health={"valid": not reasons, "reasons": reasons, "workers": workers} if reported else {},
+            health={"valid": not reasons, "reasons": reasons, "workers": workers}
+            if reported
+            else {"workers": workers},
             results=results.stamped(results.results_of(part), *run.files()),
             step_errors=mistakes.told(),
             shards=[] if self.coordinator is None else self.coordinator.facts(),

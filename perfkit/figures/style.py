@@ -162,6 +162,8 @@ def caption(frame: pd.DataFrame, *more: str) -> str:
     share = f" ({percent(failed / n)})" if failed and n else ""
     of = f" of the {frame.attrs['part']}" if "part" in frame.attrs else ""
     first = f"{n:,} requests{of}, {failed:,} failed{share}, {seconds(span)}"
+    if clocks := frame.attrs.get("clocks"):
+        more = (*more, clocks)
     hidden = frame.attrs.get("hidden_operations", 0)
     if hidden:
         more = (*more, f"{hidden} less frequent operations not drawn")

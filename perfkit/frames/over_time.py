@@ -237,7 +237,7 @@ def over_time(rows: Part, bins: int = 100) -> pd.DataFrame:
     data = {"t_s": grid.edges_s[:-1]}
     for name, counts in (("planned", clock.due), ("ok", clock.ok), ("failed", clock.failed)):
         data[f"{name}_per_s"] = np.add.reduceat(counts, _firsts(grid)) / np.diff(grid.edges_s)
-    return small(data, rows, bin_s=grid.step_s)
+    return small(data, rows, bin_s=grid.step_s, clocks=rows.run.meta.clock_doubt)
 
 
 def concurrency(rows: Part, bins: int = 200) -> pd.DataFrame:
@@ -266,7 +266,7 @@ def concurrency(rows: Part, bins: int = 200) -> pd.DataFrame:
         "most": most,
         "waiting": np.maximum(np.add.reduceat(waiting, first) / size, 0),
     }
-    return small(data, rows, bin_s=grid.step_s, moments_s=moments_s)
+    return small(data, rows, bin_s=grid.step_s, moments_s=moments_s, clocks=rows.run.meta.clock_doubt)
 
 
 def delays(rows: Part, bins: int = 100) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from perfkit.card import Card
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import OPTIONAL, SCHEMA_VERSION
-from perfkit.store import results
+from perfkit.store import results, segments
 from perfkit.store.columns import TEXT, TYPES, columns_in, fitted
 from perfkit.store.files import is_held, read_regular, require_regular
 from perfkit.store.metadata import Metadata, Results
@@ -195,12 +195,22 @@ class Run:
 def _parquet_in(folder: Path) -> list[Path]:
     """The Parquet files of a folder, sorted; OSError for what is no file. Costs no `stat` for each: a live
     view asks for thousands of segments several times a second."""
+    found: dict[str, bool] = {}
+    # one listing may miss a segment that was put in the place of others, and those too
+    while found != (found := _listed(folder)):
+        pass
+    return [
+        folder / name if found[name] else require_regular(folder / name) for name in segments.current(found)
+    ]
+
+
+def _listed(folder: Path) -> dict[str, bool]:
+    """The Parquet files of a folder by name, and whether each is a file."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted((one.name, one.is_file()) for one in entries if one.name.endswith(".parquet"))
+            return {one.name: one.is_file() for one in entries if one.name.endswith(".parquet")}
     except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [folder / name if is_file else require_regular(folder / name) for name, is_file in found]
+        return {}
 
 
 def _read(file: Path, columns: Sequence[str] | None) -> pa.Table:

@@ -57,11 +57,14 @@ class Channel:
         self._sent = self._received = 0
         self._closed = self._over = False
 
-    def invite(self, secret: str) -> None:
-        """Prove the secret as the coordinator; Lost where the other side does not know it."""
+    def invite(self, secret: str, patience_s: float = _SHAKE_S) -> None:
+        """Prove the secret as the coordinator; Lost where the other side does not know it.
+
+        patience_s: so long may it take to answer; one that is only being started has to import all it needs.
+        """
         nonce = secrets.token_hex(16)
         self._put(json.dumps({"perfkit": VERSION, "nonce": nonce}).encode())
-        answer = self._plain()
+        answer = self._plain(patience_s)
         nonces = nonce + str(answer.get("nonce"))
         if not hmac.compare_digest(str(answer.get("proof")), _proof(secret, "shard", nonces)):
             raise Lost("wrong secret")
@@ -122,10 +125,10 @@ class Channel:
                 for fd in {self._read_fd, self._write_fd}:
                     os.close(fd)
 
-    def _plain(self) -> dict[str, Any]:
+    def _plain(self, patience_s: float = _SHAKE_S) -> dict[str, Any]:
         """A frame of somebody who has proved nothing yet."""
         try:
-            frame = self._frame(time.monotonic() + _SHAKE_S, _MOST_OF_STRANGERS)
+            frame = self._frame(time.monotonic() + patience_s, _MOST_OF_STRANGERS)
             found = json.loads(frame) if frame is not None else None
         except (ValueError, RecursionError):
             found = None

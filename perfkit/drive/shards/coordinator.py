@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
-
 from perfkit import __version__
 from perfkit.drive.mistakes import Mistakes
 from perfkit.drive.shards.channel import SILENCE_S, Channel, Lost, Message
@@ -29,6 +27,8 @@ _LOOK_S = 0.25
 #: From the agreement on a start up to it, on other hosts; five round trips besides.
 _FAR_LEAD_NS = 2_000_000_000
 _LAST_WORDS_S = 1.0
+#: So long may a process of ours take until it speaks.
+_START_S = 600.0
 #: So long may a shard that has claimed its part prepare itself on another host.
 _PREPARE_S = 60.0
 
@@ -205,7 +205,10 @@ class Coordinator:
     def _serve(self, channel: Channel, expected: ShardState | None) -> None:
         one = expected
         try:
-            channel.invite(self._secret)
+            if expected is None:
+                channel.invite(self._secret)
+            else:  # its process is being started; that it has ended is seen
+                channel.invite(self._secret, _START_S)
             claim = channel.receive(SILENCE_S)
             if claim is None or claim.do != "claim":
                 raise Lost("it claimed nothing")
@@ -304,21 +307,10 @@ class Coordinator:
                 one.outcome = decode(message.body, Outcome)
                 if not self._launcher.own:
                     self._burst(one, channel)
-                    self._require_whole(one, one.outcome)
+                    if not one.sees_folder and one.receiver.rows != (there := one.outcome.rows):
+                        raise Lost(f"{there:,} rows were written there, {one.receiver.rows:,} have arrived")
                 channel.send("bye")
                 self._end(one, None)
-
-    def _require_whole(self, one: ShardState, outcome: Outcome) -> None:
-        """Lost unless every row that the shard wrote is in the run's folder."""
-        count = len(self.shards)
-        files = [
-            file
-            for file in (self._folder / "segments").glob("w*.parquet")
-            if int(file.name[1:].partition("-")[0]) % count == one.index
-        ]
-        rows = sum(pq.read_metadata(file).num_rows for file in files)
-        if rows != outcome.rows:
-            raise Lost(f"{outcome.rows:,} rows were written there, {rows:,} have arrived")
 
     def _lose(self, one: ShardState, why: str) -> None:
         if one.is_over:

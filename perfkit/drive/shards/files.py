@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import threading
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from perfkit.drive.shards.channel import Lost, Message
 from perfkit.store import replacing
@@ -87,7 +90,7 @@ class Receiver:
     def __init__(self, folder: Path, shard: int, processes: int) -> None:
         self._folder, self._shard, self._processes = folder, shard, processes
         self._parts: dict[str, bytearray] = {}
-        self.bytes = 0
+        self.bytes = self.rows = 0
 
     def take(self, message: Message) -> str | None:
         """Add a chunk; the file's name once it is there, whole. Lost for what no shard of ours would send."""
@@ -117,5 +120,7 @@ class Receiver:
             if is_journal:
                 os.chmod(new, 0o600)
             new.write_bytes(part)
+        if found[0].endswith(".parquet"):
+            self.rows += pq.read_metadata(io.BytesIO(part)).num_rows
         del self._parts[found[0]]
         return found[0]
