@@ -16,6 +16,7 @@ from perfkit.figures.style import (
     caption,
     colour,
     drawable,
+    drawn_from,
     latency_axis,
     latency_name,
     legend,
@@ -37,6 +38,7 @@ NO_SUCCESS = "No request of the measured part succeeded, so there is no latency 
 NO_GROUP = "No successful request of the measured part has a group: scenarios set `session.group`."
 
 
+@drawn_from("histogram")
 def histogram(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the latency histogram of successes, with p50, p95 and p99."""
     with style():
@@ -72,6 +74,7 @@ def marks(ax: Axes, at: Mapping[Any, Any], words: Callable[[float], str] = ms) -
         ax.axvline(x, lw=1.3, label=f"{name} {words(x)}", **line(i + 1))
 
 
+@drawn_from("boxes")
 def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw a box per group: median, quartiles, whiskers to p5 and p95, dots at the extremes."""
     by = str(frame.attrs["by"])
@@ -126,6 +129,7 @@ def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         return say(ax, alt, caption(frame, what, of))
 
 
+@drawn_from("survival")
 def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the share of requests answered within each latency; timeouts are right-censored (Kaplan–Meier)."""
     with style():
@@ -156,6 +160,7 @@ def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         return say(ax, alt + ".", caption(frame, *told, *_precision(frame)))
 
 
+@drawn_from("percentiles")
 def percentile_plot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw latency by percentile, with equal width for each further nine."""
     with style():

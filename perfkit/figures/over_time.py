@@ -15,6 +15,7 @@ from perfkit.figures.style import (
     caption,
     colour,
     drawable,
+    drawn_from,
     latency_axis,
     latency_name,
     legend,
@@ -44,6 +45,7 @@ def _operations(frame: pd.DataFrame) -> list[str]:
     return [str(name) for name, count in frame["operation"].value_counts().items() if count]
 
 
+@drawn_from("waterfall")
 def kickoff_timeline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw each request as a line: planned to sent in grey, sent to done in colour, by planned time."""
     with style():
@@ -89,6 +91,7 @@ def kickoff_timeline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         return say(ax, alt, caption(frame, what, "grey: planned but not yet sent; colour: sent to done"))
 
 
+@drawn_from("calls")
 def call_latency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw latency over planned time: each call, or quantiles per time bin when there are many."""
     with style():
@@ -141,6 +144,7 @@ def _binned_calls(frame: pd.DataFrame, ax: Axes) -> Axes:
     return say(ax, alt, caption(frame, latency_name(frame), bins, how))
 
 
+@drawn_from("concurrency")
 def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw requests in flight over time, with the range in each bin, and those planned but not yet sent."""
     with style():
@@ -171,6 +175,7 @@ def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         return say(ax, alt, caption(frame, f"bins of {seconds(width)}, counted exactly, {how}"))
 
 
+@drawn_from("over_time")
 def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw requests per second: planned and succeeded; failures in a second panel (or in the given Axes)."""
     with style():
@@ -215,6 +220,7 @@ def glance(calls: pd.DataFrame, over_time: pd.DataFrame) -> Axes:
         return say(top, alt, told[1])
 
 
+@drawn_from("delays")
 def generator_delays(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the generator's own delays over time: kick-off delay and client queue per bin."""
     with style():
