@@ -14,7 +14,7 @@ import pytest
 
 import perfkit
 from benchmarks.make_timeline import make_timeline
-from perfkit import frames
+from perfkit import figures, frames
 from perfkit.errors import BadInput
 from perfkit.lab import handle
 from perfkit.store import Run as StoredRun
@@ -187,3 +187,16 @@ def test_compare_names_what_it_takes(sides: Any, options: Any, says: str, tmp_pa
     with pytest.raises(BadInput) as caught:
         perfkit.compare(*sides, data_dir=tmp_path, **options)
     assert says in str(caught.value)
+
+
+def test_a_wrong_argument_is_told_what_was_expected(run: perfkit.Run) -> None:
+    """A figure names its frame, a frame the part it is made from; whatever was given instead is named."""
+    part = frames.measured(run)
+    for name, frame in handle.FIGURES.items():
+        draw, make = getattr(figures, name), getattr(frames, frame)
+        with pytest.raises(BadInput, match=rf"{name} takes frames\.{frame}\(rows\), got Part"):
+            draw(part)
+        with pytest.raises(BadInput, match=rf"{frame} takes frames\.measured\(run\), got Run"):
+            make(run)
+    with pytest.raises(BadInput, match=r"takes frames\.histogram\(rows\), got another frame: it has no 'ok'"):
+        figures.histogram(frames.errors(part))

@@ -17,6 +17,7 @@ from perfkit.figures.style import (
     caption,
     colour,
     drawable,
+    drawn_from,
     latency_axis,
     latency_name,
     legend,
@@ -40,6 +41,7 @@ NO_USERS = "Arrivals have no users to tell apart."
 NO_GROUP = "No successful request of the measured part has a group: scenarios set `session.group`."
 
 
+@drawn_from("histogram")
 def histogram(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the latency histogram of successes with p50, p95 and p99; of several operations, a ridge each."""
     names = list(frame.attrs["marks"])
@@ -125,6 +127,7 @@ def marks(ax: Axes, at: Mapping[Any, Any], words: Callable[[float], str] = ms) -
         ax.axvline(x, lw=1.3, label=f"{name} {words(x)}", **line(i + 1))
 
 
+@drawn_from("boxes")
 def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw a box per group: median, quartiles, whiskers to p5 and p95, dots at the extremes."""
     by = str(frame.attrs["by"])
@@ -193,6 +196,7 @@ def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         return say(ax, alt, caption(frame, what, of))
 
 
+@drawn_from("survival")
 def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the share of requests answered within each latency; timeouts are right-censored (Kaplan–Meier)."""
     with style():
@@ -226,6 +230,7 @@ def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         return say(ax, alt + ".", caption(frame, *told, *_precision(frame)))
 
 
+@drawn_from("percentiles")
 def percentile_plot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw latency by percentile, with equal width for each further nine."""
     with style():

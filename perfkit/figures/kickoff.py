@@ -18,6 +18,7 @@ from perfkit.figures.style import (
     caption,
     colour,
     drawable,
+    drawn_from,
     latency_axis,
     legend,
     ms,
@@ -45,6 +46,7 @@ _SHADES, _READ = 5, 300
 _WAITS_MS = 1.0
 
 
+@drawn_from("waterfall")
 def kickoff_timeline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw each request as a line by planned time, waiting and service apart; of thousands a map."""
     with style():

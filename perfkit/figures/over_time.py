@@ -18,6 +18,7 @@ from perfkit.figures.style import (
     caption,
     colour,
     drawable,
+    drawn_from,
     latency_axis,
     latency_name,
     legend,
@@ -44,6 +45,7 @@ _MARKS = ("o", "s", "^", "D", "v", "P", "<", ">")
 _BURST = 0.05
 
 
+@drawn_from("calls")
 def call_latency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw latency over planned time: each call, or quantiles per time bin when there are many."""
     with style():
@@ -125,6 +127,7 @@ def _bin_words(row: Any, names: list[str]) -> str:
     return f"{seconds(max(row.t_s, 0))}: {', '.join([*told, extremes])}, {row.n:,} successes"
 
 
+@drawn_from("concurrency")
 def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw requests in flight over time, with the range in each bin, and those planned but not yet sent."""
     with style():
@@ -164,6 +167,7 @@ def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         return say(ax, alt, caption(frame, f"bins of {seconds(width)}, counted exactly, {how}", means))
 
 
+@drawn_from("over_time")
 def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw requests per second: planned and succeeded; failures in a second panel (or in the given Axes)."""
     with style():
@@ -225,6 +229,7 @@ def glance(calls: pd.DataFrame, over_time: pd.DataFrame) -> Axes:
         return say(top, alt, told[1])
 
 
+@drawn_from("delays")
 def generator_delays(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the generator's own delays over time: kick-off delay and client queue per bin."""
     with style():

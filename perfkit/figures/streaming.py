@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from perfkit.figures.distribution import bars, marks
-from perfkit.figures.style import axes_for, caption, format_level, legend, ms, nothing, say, style
+from perfkit.figures.style import axes_for, caption, drawn_from, format_level, legend, ms, nothing, say, style
 from perfkit.frames.streaming import LEAST_MS
 
 __all__ = ["streaming"]
@@ -36,6 +36,7 @@ _KINDS = {
 }
 
 
+@drawn_from("streaming")
 def streaming(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw histograms of successful streamed responses, one below the other; into `ax` only the first."""
     with style():

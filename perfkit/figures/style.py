@@ -6,12 +6,13 @@ is dark on light or light on dark. `--pk-*` comes from perfkit's report template
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec
 
 import matplotlib
 import pandas as pd
@@ -23,11 +24,13 @@ from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from perfkit.errors import BadInput
 from perfkit.store.metrics import Kind
 from perfkit.text import plain
 
 __all__ = ["canvas", "latency_axis", "words"]
 
+P = ParamSpec("P")
 _TEXT, _DIM, _GRID, _PAPER = "#010203", "#010204", "#010205", "#010206"
 BAD = "#010207"  #: failures, everywhere
 FILL = "#010208"  #: what lies behind: bands, boxes
@@ -102,6 +105,26 @@ def axes_for(ax: Axes | None, height: float = 2.9) -> Axes:
     ax = figure.subplots()
     sns.despine(ax=ax)
     return ax
+
+
+def drawn_from(name: str) -> Callable[[Callable[P, Axes]], Callable[P, Axes]]:
+    """Let a figure say which frame it takes when it is given something else."""
+
+    def around(draw: Callable[P, Axes]) -> Callable[P, Axes]:
+        @functools.wraps(draw)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> Axes:
+            given = args[0] if args else kwargs.get("frame")
+            expected = f"{draw.__name__} takes frames.{name}(rows), got"
+            if not isinstance(given, pd.DataFrame):
+                raise BadInput(f"{expected} {type(given).__name__}")
+            try:
+                return draw(*args, **kwargs)
+            except KeyError as error:
+                raise BadInput(f"{expected} another frame: it has no {error}") from error
+
+        return checked
+
+    return around
 
 
 @contextmanager

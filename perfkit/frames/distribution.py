@@ -10,7 +10,7 @@ import pandas as pd
 
 from perfkit import stats
 from perfkit.errors import unknown
-from perfkit.frames.rows import small
+from perfkit.frames.rows import of_part, small
 from perfkit.frames.tables import operations
 from perfkit.store.quantiles import BIN, Binned, counted, middles, outline
 from perfkit.store.rows import Part
@@ -26,6 +26,7 @@ MOST_HISTOGRAMS = 12
 MOST_EXACT = 20_000
 
 
+@of_part
 def histogram(rows: Part, bins: int = 80) -> pd.DataFrame:
     """Return the histogram of successes by operation: operation, left, right (ms), count, over the same bins.
 
@@ -111,6 +112,7 @@ def user_column(rows: Part) -> str:
     return "group" if grouped["found"] else "user" if rows.run.meta.closed else ""
 
 
+@of_part
 def boxes(rows: Part, by: str = "operation", most: int = 20) -> pd.DataFrame:
     """Return box-plot numbers, slowest median first: what `by` names, n, min, p5, p25, p50, p75, p95, max.
 
@@ -199,6 +201,7 @@ def _tail(bins: stats.Ints, counts: stats.Ints) -> int:
     return int(exact[0]) if len(exact) else int(bins[-1]) + 1 if len(bins) else 0
 
 
+@of_part
 def survival(rows: Part, points: int = 300) -> pd.DataFrame:
     """Return the share of requests answered within each latency, per operation; timeouts are censored.
 
@@ -231,6 +234,7 @@ def _thin(share: stats.Floats, points: int) -> stats.Ints:
     )
 
 
+@of_part
 def percentiles(rows: Part, points: int = 200) -> pd.DataFrame:
     """Return latency at each percentile, per operation: operation, p, latency_ms, firm (10 or more beyond).
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from perfkit.frames.over_time import MOST_POINTS, grid_of
-from perfkit.frames.rows import small
+from perfkit.frames.rows import of_part, small
 from perfkit.store.rows import Part
 
 __all__ = ["waterfall"]
@@ -22,6 +22,7 @@ _KINDS = {
 }
 
 
+@of_part
 def waterfall(rows: Part, most: int = MOST_POINTS) -> pd.DataFrame:
     """Return requests by planned time; of more than `most`, how many there are on a map.
 

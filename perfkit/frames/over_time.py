@@ -11,7 +11,7 @@ import pandas as pd
 
 from perfkit import stats
 from perfkit.errors import BadInput
-from perfkit.frames.rows import small
+from perfkit.frames.rows import of_part, small
 from perfkit.store.quantiles import outline
 from perfkit.store.rows import Part
 
@@ -148,6 +148,7 @@ def _level(rise: _Instants, step_ns: int) -> tuple[stats.Floats, stats.Floats]:
     return level, level + rise.before_ns / step_ns
 
 
+@of_part
 def calls(rows: Part, bins: int = 200) -> pd.DataFrame:
     """Return latency over planned time: every success, or quantiles per bin when there are many.
 
@@ -197,6 +198,7 @@ def _quantiles(rows: Part, grid: _Grid, column: str, where: str = "true") -> dic
     return {name: grid.spread(cells, column) for name, column in found.items()}
 
 
+@of_part
 def over_time(rows: Part, bins: int = 100) -> pd.DataFrame:
     """Return throughput per bin: t_s (left edge), ok_per_s, failed_per_s, planned_per_s (by planned time).
 
@@ -211,6 +213,7 @@ def over_time(rows: Part, bins: int = 100) -> pd.DataFrame:
     return small(data, rows, bin_s=grid.step_s, due_s=due_s, clocks=rows.run.meta.clock_doubt)
 
 
+@of_part
 def concurrency(rows: Part, bins: int = 200) -> pd.DataFrame:
     """Return requests in flight per bin: t_s (left), mean, least, most; waiting: planned but not sent.
 
@@ -240,6 +243,7 @@ def concurrency(rows: Part, bins: int = 200) -> pd.DataFrame:
     return small(data, rows, bin_s=grid.step_s, moments_s=moments_s, clocks=rows.run.meta.clock_doubt)
 
 
+@of_part
 def delays(rows: Part, bins: int = 100) -> pd.DataFrame:
     """Return the generator's delays per bin: t_s (middle); `kickoff_` and `queue_` p50, p99, max in ms.
 

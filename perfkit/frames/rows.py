@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import pandas as pd
 import pyarrow as pa
 
+from perfkit.errors import BadInput
 from perfkit.store import Run, data_folder, fidelity, find_run, list_runs
 from perfkit.store import select as selecting
 from perfkit.store.rows import Part
 from perfkit.store.summary import summarize
 
+P = ParamSpec("P")
+T = TypeVar("T")
 __all__ = ["measured", "open_run", "select", "timeline"]
 
 
@@ -59,6 +63,19 @@ def select(run: Run, sql: str, parameters: Mapping[str, Any]) -> pd.DataFrame:
     """Return the result of one SELECT over a run's rows; see `store.select`."""
     frame: pd.DataFrame = selecting.select(run, sql, parameters).to_pandas()
     return frame
+
+
+def of_part(make: Callable[P, T]) -> Callable[P, T]:
+    """Let what is made from a part of a run say so when it is given something else, such as the run."""
+
+    @functools.wraps(make)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        rows = args[0] if args else kwargs.get("rows")
+        if not isinstance(rows, Part):
+            raise BadInput(f"{make.__name__} takes frames.measured(run), got {type(rows).__name__}")
+        return make(*args, **kwargs)
+
+    return checked
 
 
 def _categories(column: pa.ChunkedArray) -> pd.Categorical:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from perfkit.frames.distribution import bars, carried
-from perfkit.frames.rows import small
+from perfkit.frames.rows import of_part, small
 from perfkit.store.quantiles import Binned
 from perfkit.store.rows import Part
 
@@ -37,6 +37,7 @@ _KINDS = {
 }
 
 
+@of_part
 def streaming(rows: Part, bins: int = 60) -> pd.DataFrame:
     """Return histograms of successful streamed responses: kind, left, right, count; empty without any.
 

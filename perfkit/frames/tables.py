@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from perfkit import stats
-from perfkit.frames.rows import small
+from perfkit.frames.rows import of_part, small
 from perfkit.store import results
 from perfkit.store.quantiles import counted
 from perfkit.store.rows import Part
@@ -18,6 +18,7 @@ from perfkit.store.summary import numbers_of, summarize
 __all__ = ["errors", "listing", "operations", "summary"]
 
 
+@of_part
 def summary(rows: Part, level: float = stats.LEVEL) -> pd.DataFrame:
     """Return the rows of `store.summary.summarize`: one per operation, then the total. attrs: operations."""
     found = summarize(rows, level)
@@ -29,6 +30,7 @@ def operations(rows: Part) -> list[str]:
     return counted(rows).names
 
 
+@of_part
 def errors(rows: Part, most: int = 50) -> pd.DataFrame:
     """Return failures by class and operation: count, share of the operation's requests, first message."""
     kinds = results.failure_kinds(rows)
