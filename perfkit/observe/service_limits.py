@@ -10,70 +10,45 @@ from perfkit.observe.frames import of_probe, span
 from perfkit.observe.limits import Limits
 from perfkit.store.metadata import Finding
 
+#: Of each limit by its name in `limit.reached`: the finding, and its words; value: of the limit.
+_REACHED = {
+    "model": (
+        "model_timeouts",
+        "{n:,} calls of the model were given up: it sent nothing for {value} s, the service's time limit "
+        "(model_timeout_s); {answers:,} others were answered. Ask the model's provider, or use a faster "
+        "model; with a higher limit requests wait longer instead of failing.",
+    ),
+    "tool": (
+        "tool_timeouts",
+        "{n:,} executions of a tool were given up after {value} s, the service's time limit "
+        "(tool_timeout_s): it hangs or is slow. Look at what it waits for; raise the limit only where tools "
+        "need that long.",
+    ),
+    "request": (
+        "request_timeouts",
+        "{n:,} requests were given up by the service after {value} s, its time limit (request_timeout_s). "
+        "Look at where the slowest requests' time goes before raising it.",
+    ),
+    "admission": (
+        "requests_refused",
+        "{n:,} requests were refused (503 with Retry-After): {value} were under way already, the service's "
+        "admission limit (max_requests).{cpu} Add instances; raise the limit only if it has room for more.",
+    ),
+}
+
 
 def findings(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     """All findings about limits the service reached; of statements cancelled see `database`."""
-    yield from _model_timeouts(samples, limits)
-    yield from _tool_timeouts(samples, limits)
-    yield from _request_timeouts(samples, limits)
-    yield from _requests_refused(samples, limits)
+    answers = len(of_probe(samples, "model.ttft_ms"))
+    cpu = of_probe(samples, "process.cpu_share")["value"]
+    used = f" Meanwhile its process used {cpu.mean():.0%} of a core." if len(cpu) else ""
+    reached = of_probe(samples, "limit.reached")
+    for name, (kind, text) in _REACHED.items():
+        part = reached[(reached["label"] == name).to_numpy()]
+        if len(part) >= limits.limit_reached:
+            value = " and ".join(f"{one:g}" for one in sorted(part["value"].unique()))
+            yield Finding(kind, text.format(n=len(part), value=value, answers=answers, cpu=used), *span(part))
     yield from _model_retries(samples, limits)
-
-
-def _reached(samples: pd.DataFrame, name: str, limits: Limits) -> tuple[pd.DataFrame, str]:
-    """The samples of a limit that was reached often enough, and its values in words; none of another."""
-    part = of_probe(samples, "limit.reached")
-    part = part[(part["label"] == name).to_numpy()]
-    part = part if len(part) >= limits.limit_reached else part.head(0)
-    return part, " and ".join(f"{value:g}" for value in sorted(part["value"].unique()))
-
-
-def _model_timeouts(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
-    """Calls of the model were given up."""
-    part, value = _reached(samples, "model", limits)
-    if len(part):
-        answers = len(of_probe(samples, "model.ttft_ms"))
-        text = (
-            f"{len(part):,} calls of the model were given up: it sent nothing for {value} s, the service's "
-        )
-        text += (
-            f"time limit (model_timeout_s); {answers:,} others were answered. Ask the model's provider, or "
-        )
-        text += "use a faster model; with a higher limit requests wait longer instead of failing."
-        yield Finding("model_timeouts", text, *span(part))
-
-
-def _tool_timeouts(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
-    """Tools were given up."""
-    part, value = _reached(samples, "tool", limits)
-    if len(part):
-        text = f"{len(part):,} executions of a tool were given up after {value} s, the service's time limit "
-        text += (
-            "(tool_timeout_s): it hangs or is slow. Look at what it waits for; raise the limit only where "
-        )
-        text += "tools need that long."
-        yield Finding("tool_timeouts", text, *span(part))
-
-
-def _request_timeouts(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
-    """Requests were given up by the service."""
-    part, value = _reached(samples, "request", limits)
-    if len(part):
-        text = f"{len(part):,} requests were given up by the service after {value} s, its time limit "
-        text += "(request_timeout_s). Look at where the slowest requests' time goes before raising it."
-        yield Finding("request_timeouts", text, *span(part))
-
-
-def _requests_refused(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
-    """The service let in no more requests."""
-    part, value = _reached(samples, "admission", limits)
-    if len(part):
-        text = f"{len(part):,} requests were refused (503 with Retry-After): {value} were under way already, "
-        text += "the service's admission limit (max_requests)."
-        cpu = of_probe(samples, "process.cpu_share")["value"]
-        text += f" Meanwhile its process used {cpu.mean():.0%} of a core." if len(cpu) else ""
-        text += " Add instances; raise the limit only if it has room for more."
-        yield Finding("requests_refused", text, *span(part))
 
 
 def _model_retries(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
