@@ -55,7 +55,7 @@ def _headline(summary: pd.DataFrame) -> str:
     share = f" ({percent(failed / n)})" if failed else ""
     text = f"{n:,} requests in {seconds(span)}, {failed:,} failed{share}, "
     text += f"{number(row['rate_per_s'])} successes a second."
-    quoted = [f"{p} {ms(row[p])} ({_interval(row, p)})" for p in ("p50", "p99") if firm(row, p)]
+    quoted = [f"{p} {ms(row[p])} ({interval(row, p)})" for p in ("p50", "p99") if firm(row, p)]
     if quoted:
         text += (
             f" {str(summary.attrs['latency']).capitalize()} time: {', '.join(quoted)}, 95 % {_method(row)}."
@@ -97,8 +97,10 @@ def summary_table(summary: pd.DataFrame) -> Shown:
         return shown(text, table(head, rows, "A dash: not in the file."))
     methods = [_method(c) for c in columns]
     if len(set(methods)) > 1:
-        rows.append(["95 % intervals", *methods])
-    what = "intervals by the method in the last row" if len(set(methods)) > 1 else methods[0]
+        rows.append(["95 % intervals", *(method.partition(" (")[0] for method in methods)])
+    mixed = "intervals by the method in the last row; those that assume independent requests have "
+    mixed += "too few, or too short a burst, for time slices"
+    what = mixed if len(set(methods)) > 1 else methods[0]
     caption = (
         f"{str(summary.attrs['latency']).capitalize()} time of successful requests. "
         f"Small print: 95 % {what}. "
@@ -123,10 +125,11 @@ def _cell(row: Any, name: str) -> str:
     low = float(row.get(f"{name}_low", math.nan))
     if row["p50_unit"] == stats.SUMMARIZED or (math.isnan(low) and not name.startswith("p")):
         return ms(value)
-    return cell(ms(value), _interval(row, name))
+    return cell(ms(value), interval(row, name))
 
 
-def _interval(row: Any, name: str) -> str:
+def interval(row: Any, name: str) -> str:
+    """Return the interval of a quantile, or that there is none."""
     low, high = float(row[f"{name}_low"]), float(row[f"{name}_high"])
     if math.isnan(low):
         return "no interval"

@@ -51,7 +51,7 @@ def run(
     on: str | Client | None = None,
     **changes: Any,
 ) -> Awaited[Run | Runs]:
-    """Carry out a workload; `await` it for the finished run: a `Run`, or `Runs` of several `repeats`.
+    """Carry out a workload; `await` it for the finished run: a `Run`, or `Runs` of several `repeats`::
 
         run = await perfkit.run("params/http_get.yaml", target="http://127.0.0.1:8000")
 
@@ -95,7 +95,7 @@ def run_sync(
     on: str | Client | None = None,
     **changes: Any,
 ) -> Run | Runs:
-    """Carry out a workload and block until the run has ended: `run` for a script, or a cell that is to wait.
+    """Carry out a workload and block until the run has ended: `run` for a script, or a cell that is to wait::
 
         run = perfkit.run_sync("params/http_get.yaml", target="http://127.0.0.1:8000")
 

@@ -325,6 +325,7 @@ class Metadata:
     replay: Replay | None = None
     tags: tuple[str, ...] = ()
     note: str = ""
+    rows_at: str = ""  #: the folder of its rows where they lie elsewhere (`store.remote`)
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
     damage: tuple[str, ...] = ()  #: dotted names of values of the wrong type
 
@@ -373,6 +374,11 @@ class Metadata:
         """The loads of all scenarios of the run; none where they are not known."""
         every = [self.load, *(one.users or one.arrivals for one in self.mix)]
         return tuple(one for one in every if one is not None)
+
+    @property
+    def closed(self) -> bool:
+        """Whether users wait for an answer before they ask again, in every scenario of the run."""
+        return bool(self.loads) and all(isinstance(one, Users) for one in self.loads)
 
     @property
     def load_words(self) -> str:

@@ -21,6 +21,7 @@ from perfkit.store.columns import TEXT_COLUMNS
 from perfkit.store.files import hold, locked, new_folder, replacing, write_json
 from perfkit.store.metadata import Metadata
 from perfkit.store.reading import SCHEMA, Run, read_probes
+from perfkit.store.remote import folder_url, move_timeline
 
 ROW_GROUP = 128 * 1024  # rows
 #: Changes rows of one worker on their way into the timeline.
@@ -79,6 +80,13 @@ class RunFolder:
                 _join(files, self.path / "segments" / f"{name}.parquet")
                 for file in files:
                     file.unlink()
+
+    def move_rows(self, folder: str) -> None:
+        """Put the timeline into `folder`, a URL, where it is read from then on; a crash, or a folder that
+        cannot be written (PerfkitError), leaves it here."""
+        url = folder_url(folder, self.path.name)
+        update_run_json(self.path, lambda _: {"rows_at": url})
+        move_timeline(self.path, url)
 
     def merge_probes(self) -> None:
         """Turn the segments of the server's samples, if there are any, into probes.parquet."""
