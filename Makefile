@@ -10,11 +10,11 @@ READY  := $(VENV)/ready
 # what is compiled is kept: the tests start hundreds of processes, and each would compile perfkit again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test drills lab lint bench calibrate setup lock clean
+.PHONY: demo test drills lab lint docs bench calibrate setup lock clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo | test | drills | lab | lint | bench | calibrate | setup | lock | clean"
+	@echo "make demo | test | drills | lab | lint | docs | bench | calibrate | setup | lock | clean"
 
 $(READY): requirements.lock pyproject.toml
 	@scripts/setup "$(PYTHON)" $(VENV)
@@ -27,7 +27,7 @@ demo: $(READY)
 
 test: $(READY)
 	@scripts/browser $(VENV)
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # broken inputs of every kind, hostile servers, kills at every moment, long bombs: an hour; `make test` carries out
 # a sample. `make drills ARGS="--only json:17"` repeats one case
@@ -43,14 +43,19 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY)
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build
+	@echo docs/_build/index.html
+
 bench: $(READY)
 	@benchmarks/setup_peers.sh "$(PYTHON)"
 	$(BIN)/python benchmarks/speed.py --out benchmarks/README.md $(ARGS)
 	$(BIN)/python benchmarks/reading.py --out benchmarks/README.md
 
-# the whole grid takes some 10 minutes; `make calibrate ARGS=--subset` two
+# the whole grid takes some 10 minutes, that of stopping early an hour; `make calibrate ARGS=--subset` two minutes
 calibrate: $(READY)
 	$(BIN)/python benchmarks/calibrate.py $(or $(ARGS),--out METHOD.md)
+	$(if $(ARGS),,$(BIN)/python benchmarks/calibrate_stopping.py --out METHOD.md)
 
 # needs uv (pip install uv); the lock carries versions and hashes, no addresses
 lock:

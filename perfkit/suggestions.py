@@ -29,7 +29,11 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("avg", "average"), ("mean",)),
     **dict.fromkeys(("stages", "steps"), ("step_rates_per_s", "arrivals")),
     **dict.fromkeys(("median", "med"), ("p50",)),
-    **dict.fromkeys(("errors", "error", "failures", "fail_rate", "http_req_failed"), ("error_rate",)),
+    **dict.fromkeys(
+        ("errors", "error", "failures", "failed", "fail_rate", "failure_rate", "http_req_failed"),
+        ("error_rate",),
+    ),
+    **dict.fromkeys(("retry", "max_retries", "attempts"), ("retries",)),
     **dict.fromkeys(("latency", "response_time", "http_req_duration"), ("p95",)),
     **dict.fromkeys(
         ("time", "t", "run_time", "runtime", "length", "period", "z"), ("duration", "duration_s")

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 from perfkit import frames
 from perfkit.cli import cli
@@ -21,7 +22,7 @@ from perfkit.model import Workload
 from perfkit.observe import findings
 from perfkit.store import list_runs, read_probes
 from tests.command import started
-from tests.small_server import small_server
+from tests.small_server import WIDE_BUDGET, small_server
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -172,3 +173,57 @@ def test_the_commands_of_the_first_hour_run(tmp_path: Path, monkeypatch: pytest.
                 (tmp_path / out.strip()).write_text(done.stdout)
         assert server.requests["PUT /notes/1"] == 1
     assert {"pets.py", "web.yaml", "shop.yaml", "notes.yaml"} <= {file.name for file in tmp_path.iterdir()}
+
+
+def test_the_tutorial_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files saved, its lines typed: every run is sound, and the gate refuses one run per side (3).
+
+    Only times are other ones, and a busy machine fails nothing. Reports are tested elsewhere.
+    """
+    monkeypatch.chdir(tmp_path)
+    text = GUIDES["tutorial.md"]
+    changes = {"duration_s: 10s": "iterations: 400", "duration 10s": "duration 1s", "< 500 ms": "< 50 s"}
+    changes |= {"warmup_s: 1s": "warmup_s: 0.1s", "think_time_s: 0.1s": "think_time_s: 0"}
+    for shown, changed in changes.items():
+        assert shown in text
+        text = text.replace(shown, changed)
+    files = {"csv": "users.csv", "yaml": "shop.yaml", "python": "shop.py"}
+    with small_server() as server:
+        for kind, name in files.items():
+            found = re.findall(rf"```{kind}\n(.*?)```", text, re.S)[0]
+            (tmp_path / name).write_text(found.replace("http://127.0.0.1:8000", server.url))
+        with (tmp_path / "shop.yaml").open("a") as file:
+            file.write(WIDE_BUDGET)
+        lines = re.findall(r"^perfkit .+", "".join(re.findall(r"```sh\n(.*?)```", text, re.S)), re.M)
+        assert len(lines) == 10
+        for line in lines:
+            command = shlex.split(line.replace("http://127.0.0.1:8000", server.url))[1:]
+            if command[0] == "report":
+                continue
+            if command[0] == "run":  # a busy machine fails nothing
+                command += ["-s", "budget.delay_ms=10000", "-s", "budget.cpu_share=100"]
+            done = started(*command, PERFKIT_DATA_DIR=str(tmp_path))
+            assert done.returncode == (3 if command[0] == "gate" else 0), line + done.stdout + done.stderr
+    assert server.requests["POST /login"] >= 5
+    assert "p95(read)" in (tmp_path / "run.xml").read_text()
+
+
+@pytest.mark.drill
+def test_the_pages_are_built_without_a_warning(tmp_path: Path, chromium: Browser) -> None:
+    """`make docs`: no warning, every page reached from the index; a page loads nothing from elsewhere, in
+    either theme, and fits a phone."""
+    out = tmp_path / "html"
+    build = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", str(ROOT / "docs")]
+    done = subprocess.run([*build, str(out)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    asked: list[str] = []
+    for theme in ("light", "dark"):
+        tab = chromium.new_page(viewport={"width": 390, "height": 800}, color_scheme=theme)  # type: ignore[arg-type]
+        tab.on("request", lambda request: asked.append(request.url))
+        for page in sorted(out.rglob("*.html")):
+            if page.parent.name == "_static":
+                continue
+            tab.goto(page.as_uri())
+            assert tab.evaluate("document.documentElement.scrollWidth") <= 390, page.name
+        tab.close()
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data"}

@@ -47,6 +47,7 @@ COMMANDS = {
     "run URL URL": "run takes one URL or FILE",
     "run URL -q 200": "users, rate and times stand behind their options",
     "run URL --target http://localhost": "keep one of them",
+    "run mine.py --users 3": "mine.py: no target: add --target http://127.0.0.1:8000, your server",
     "run mine.py --scenario http_get": "keep one of them",
     # options
     "run URL -c 10": "did you mean --users?",
@@ -60,10 +61,18 @@ COMMANDS = {
     "run URL --rps 10": "did you mean --rate?",
     "run URL --spawn-rate 3": "did you mean --ramp?",
     "run URL --treshold 'p95 < 3 ms'": "did you mean --threshold?",
+    "run URL --users": "--users needs a value",
+    "run URL --quiet=yes": "does not take a value",
+    "import": "perfkit import needs FILE",
+    "compare a.yaml": "perfkit compare needs B",
+    "compare a b --repeats 0": "--repeats 0 is not a whole number from 1 to 10,000",
+    "compare a b --margin wide": "--margin 'wide' is not a number",
+    "serve --port 99999": "--port 99999 is not a whole number from 0 to 65,535",
+    "serve --log-level loud": "--log-level: 'loud' is not one of",
     "ls --duration 3": "`perfkit ls --help`",
     # numbers and times
-    "run URL --users ten": "not a valid integer",
-    "run URL --users 0": "1<=x<=100000",
+    "run URL --users ten": "--users 'ten' is not a whole number from 1 to 100,000",
+    "run URL --users 0": "--users 0 is not a whole number from 1 to 100,000",
     "run URL --rate fast": "write 200, 200/s or 30/min",
     "run URL --rate 0": "at least 0.0001",
     "run URL --users 3 --rate 3": "give one of them",
@@ -73,14 +82,16 @@ COMMANDS = {
     "run URL --duration 99999h": "at most 2,592,000",
     "run URL --rate 10 --ramp 20s": "does not fit in duration_s 10",
     "run URL --rate 3 --requests 9 --duration 5s": "leave --duration and --ramp out",
-    "run URL --requests 0": "x>=1",
+    "run URL --requests 0": "--requests 0 is not a whole number of at least 1",
     # the request
     "run URL --json '{a:1}'": "the body is not JSON",
     "run URL --json '{}' -d x": "keep one of them",
     "run URL -d @nowhere": "--data @nowhere: No such file",
     "run URL -H nocolon": "write it as NAME: VALUE",
     "run URL -H 'a b: 1'": "HTTP does not allow",
-    "run URL -X 'G ET'": "GET or POST",
+    "run URL -X 'G ET'": "did you mean GET?",
+    "run URL -X PSOT": "did you mean POST?",
+    "run URL -X GTE": "did you mean GET?",
     "run -X POST --scenario http_get": "-X is for a URL",
     # -s, -p and thresholds
     "run URL -s user.count=3": "did you mean 'users'?",
@@ -92,6 +103,12 @@ COMMANDS = {
     "run URL --threshold 'p95 < 300'": "write p95 < 300 ms",
     "run URL --threshold 'error_rate < 5'": "write error_rate < 5 %",
     "run URL --threshold 'avg < 3 ms'": "did you mean 'mean'?",
+    "run URL --threshold 'p(95)<300'": "write p95 < 300 ms",
+    "run URL --threshold 'http_req_duration: p(99.9)<1500'": "write p99.9 < 1500 ms",
+    "run URL --threshold 'rate<0.01'": "write error_rate < 1 %",
+    "run URL --threshold 'http_req_failed: rate<0.05'": "write error_rate < 5 %",
+    "run URL --threshold 'http_req_failed < 1 %'": "did you mean 'error_rate'?",
+    "run URL --threshold 'failed < 1 %'": "did you mean 'error_rate'?",
     "run URL --threshold 'p95 less 3 ms'": "write it like p95 < 300 ms",
     # other verbs
     "show nope": "`perfkit ls` lists runs",
@@ -128,6 +145,9 @@ FILES = {
     "scenario: http_get;target: localhost:8000": "give http://host:port",
     "scenario: http_get;target: {host: http://localhost}": "did you mean 'url'?",
     "scenario: http_get;target: {timeout: 5s}": "did you mean 'timeout_s'?",
+    "scenario: http_get;target: {retry: 3}": "did you mean 'retries'?",
+    "scenario: http_get;retry: 3": "did you mean target.retries?",
+    "scenario: mine.py;users: {count: 1, iterations: 1}": "no target: add --target",
     "scenario: http_get;url: http://localhost": "did you mean 'target'?",
     "scenario: http_get;headers: {a: b}": "did you mean target.headers?",
     "scenario: http_get;thresholds: p95 < 3 ms": "expected a list, such as [a, b], got a text",
@@ -155,6 +175,7 @@ def test_a_slip_is_one_line_with_the_way_out(
     monkeypatch.chdir(tmp_path)
     if "x.yaml" in line:
         (tmp_path / "x.yaml").write_text(text)
+    (tmp_path / "mine.py").write_text("async def step(session, state, rng):\n    await session.get('/')\n")
     done = started(*line, PERFKIT_DATA_DIR=str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     (words,) = done.stderr.splitlines()

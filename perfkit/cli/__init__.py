@@ -21,8 +21,9 @@ from perfkit.cli import (  # noqa: F401 - importing them adds their verbs
     publishing,
     runs,
     scaffolding,
+    shards,
 )
-from perfkit.cli.base import cli, no_such_option
+from perfkit.cli.base import cli, usage_words
 from perfkit.errors import EXIT_TOOL_ERROR, INTERRUPTIONS, BadInput, PerfkitError, os_error_words, with_extra
 from perfkit.text import harmless_libraries, plain, print_lines
 
@@ -56,8 +57,7 @@ def main() -> None:
         _end(error, error.exit_code)
     except click.UsageError as error:
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        words = no_such_option(error) if isinstance(error, click.NoSuchOption) else error.format_message()
-        _end(f"{words}{where}", BadInput.exit_code)
+        _end(f"{usage_words(error)}{where}", BadInput.exit_code)
     except click.ClickException as error:
         _end(error.format_message(), EXIT_TOOL_ERROR)
     except (click.Abort, KeyboardInterrupt) as error:

@@ -52,6 +52,33 @@ def no_such_option(error: click.NoSuchOption) -> str:
     return f"{words}; it belongs behind its verb: perfkit {owner} … {given}" if owner else words
 
 
+def usage_words(error: click.UsageError) -> str:
+    """Return what is said of options and arguments that click refuses: what was given, what is allowed."""
+    if isinstance(error, click.NoSuchOption):
+        return no_such_option(error)
+    if isinstance(error, click.MissingParameter) and error.param is not None and error.ctx is not None:
+        return f"{error.ctx.command_path} needs {error.param.human_readable_name.upper()}"
+    if isinstance(error, click.BadOptionUsage) and "requires an argument" in error.message:
+        return f"{error.option_name} needs a value"
+    kind = error.param.type if isinstance(error, click.BadParameter) and error.param is not None else None
+    if kind is None:
+        return error.format_message().rstrip(".")
+    assert isinstance(error, click.BadParameter)
+    assert error.param is not None
+    name, value = error.param.opts[0], error.message.partition(" is not ")[0]
+    if isinstance(kind, click.types.IntParamType | click.types.FloatParamType):
+        whole = "whole " if isinstance(kind, click.types.IntParamType) else ""
+        return f"{name} {value} is not a {whole}number{_bounds(kind)}"
+    return f"{name}: {error.message.rstrip('.')}"
+
+
+def _bounds(kind: object) -> str:
+    low, high = getattr(kind, "min", None), getattr(kind, "max", None)
+    if low is None:
+        return "" if high is None else f" of at most {high:,}"
+    return f" of at least {low:,}" if high is None else f" from {low:,} to {high:,}"
+
+
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="perfkit")
 def cli() -> None:

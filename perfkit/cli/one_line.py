@@ -14,6 +14,7 @@ import click
 from perfkit.durations import EXAMPLES, duration_ns
 from perfkit.errors import BadInput
 from perfkit.redaction import masked_text
+from perfkit.suggestions import nearest
 
 #: The load of a URL when none is named, and of `--users` without an end.
 DEFAULT_USERS, DEFAULT_S = 10, 10.0
@@ -21,6 +22,7 @@ _PER_S = {"/s": 1.0, "": 1.0, "/min": 1 / 60}
 _RATE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(/s|/min|)\s*", re.ASCII).fullmatch
 _NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII).fullmatch
 _TIME = re.compile(r"\d+(?:\.\d+)?(?:ms|s|m|h)", re.ASCII).fullmatch
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")  # others are sent, too
 _LONGEST_BODY = 1_000_000  #: bytes; a workload holds no more text
 
 
@@ -74,6 +76,9 @@ class Request:
             )
         with_body = self.json_text is not None or self.data is not None
         method = (self.method or ("POST" if with_body else "GET")).upper()
+        meant = method if method in _METHODS else nearest(method, _METHODS)
+        if meant not in (None, method):
+            raise BadInput(f"-X {method!r:.40}: did you mean {meant}?")
         return {"method": method, **found, **({"content_type": content_type} if content_type else {})}
 
 

@@ -83,6 +83,11 @@ class RunCommand(click.Command):
                    "By default a run ends when nothing has succeeded for 10 s; "
                    "-s abort=[] turns that off.")  # fmt: skip
 @allow_target_option
+@click.option(
+    "--on",
+    metavar="PLACES",
+    help="Generate the load in local:N, ssh:HOST1,HOST2, dask:tcp://HOST:8786 or join:N shards.",
+)
 @click.option("--tag", "tags", multiple=True, metavar="TEXT", help="Tag the run.")
 @click.option("-v", "--once", is_flag=True,
               help="One step: show each request and its answer; exit code 1 when one failed.")  # fmt: skip
@@ -106,12 +111,13 @@ def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, on
     perfkit run notes.py --target http://127.0.0.1:8000 --users 20
     perfkit run params/agent_mass_creation.yaml
     """
-    from perfkit.cli.workload import as_yaml, workload_of
+    from perfkit.cli.workload import as_yaml, require_target, workload_of
     from perfkit.drive.running import checked, naming, run_repeats, worst
     from perfkit.observe.recording import record
 
     given, where = workload_of(what, options)
     work = checked(given, where, allow_target)
+    require_target(given, where)
     if junit is not None:
         refuse_unwritable(junit)
     if print_yaml:
@@ -245,12 +251,21 @@ def rm_command(runs: tuple[str, ...], data_dir: Path) -> None:
 
 
 @cli.command("doctor")
+@click.option("--calibrate", is_flag=True,
+              help="Find how much load one process gives, against a server that does nothing.")  # fmt: skip
 @data_dir_option
 @json_option
-def doctor_command(data_dir: Path, as_json: bool) -> None:
+def doctor_command(calibrate: bool, data_dir: Path, as_json: bool) -> None:
     """Check whether this machine can measure: packages, clock, timers, file limits, the data folder."""
-    from perfkit.doctor import examine
+    from perfkit.doctor import calibrated, examine
 
+    if calibrate:
+        tried, lines = calibrated()
+        if as_json:
+            print_json({"words": lines, "tried": tried})
+        else:
+            print_lines(*lines)
+        return
     checks = examine(data_dir)
     if as_json:
         print_json(checks)

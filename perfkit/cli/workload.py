@@ -9,8 +9,10 @@ from typing import Any
 
 from perfkit.cli.one_line import Load, Request, is_url, split_target
 from perfkit.drive.scenario import names
+from perfkit.drive.variables import expanded, put_back
 from perfkit.drive.workloads import merged, parse_assignments, parse_headers, read_yaml
 from perfkit.errors import BadInput
+from perfkit.model import spelled_out
 from perfkit.redaction import STARS, masked, masked_text
 from perfkit.store import shipped
 from perfkit.suggestions import nearest
@@ -40,6 +42,7 @@ def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str,
             if not isinstance(before, list):
                 raise BadInput(f"{where if what else '--set'}, {name}: expected a list, got {before!r}")
             given |= {name: [*before, *options[name]]}
+    given = merged(given, {"spread": {"on": options["on"]}} if options["on"] else {})
     load = Load(*(options[name] for name in ("users", "rate", "duration", "ramp", "requests")))
     given = load.over(given, always=one_line)
     if not given.keys() & {"scenario", "mix"} and what and not is_url(what):
@@ -47,6 +50,16 @@ def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str,
     if not given.keys() & {"scenario", "mix"}:
         raise BadInput("nothing to run: give a URL, a FILE from params/, or --scenario NAME")
     return given, where
+
+
+def require_target(given: Mapping[str, Any], where: str) -> None:
+    """BadInput for a scenario file without a server: who wrote it has one of their own in mind."""
+    scenario, target = given.get("scenario"), spelled_out(given).get("target") or {}
+    if not isinstance(scenario, str) or not scenario.endswith(".py") or "server" in given:
+        return
+    if isinstance(target, Mapping) and not target.get("url"):
+        own = "-s server={} starts perfkit's own reference server"
+        raise BadInput(f"{where}: no target: add --target http://127.0.0.1:8000, your server; {own}")
 
 
 def _begin(
@@ -139,8 +152,9 @@ def as_yaml(given: Mapping[str, Any]) -> Iterable[str]:
     """Return a workload as the lines of a YAML file; secrets are ***, which its first line says."""
     import yaml
 
-    shown = masked(given)
-    text = yaml.safe_dump(_plain(shown), sort_keys=False, allow_unicode=True, width=100)
+    shown = _plain(masked(given))
+    put_back(shown, expanded(given, "workload")[1])
+    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
     if STARS in text:
         yield f"# {STARS}: a secret, which is not kept; give it again with -H, or by target.token_env"
     yield from text.splitlines()

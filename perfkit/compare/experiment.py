@@ -138,7 +138,7 @@ def compare_named(
     names: tuple[str, str] = ("A", "B"),
     **options: Any,
 ) -> Kept:
-    """Compare two groups of runs, keep the comparison and return it: `perfkit.compare`.
+    """Compare two groups of runs, keep the comparison and return it: `perfkit.compare`::
 
         perfkit.compare("tag:before", "tag:after")
         perfkit.compare([run1, run2, run3], [run4, run5, run6], names=("old", "new"), margin=0.1)

@@ -106,11 +106,13 @@ def axes_for(ax: Axes | None, height: float = 2.9) -> Axes:
 
 @contextmanager
 def canvas(height: float = 2.9) -> Iterator[Axes]:
-    """Empty Axes for a figure of one's own, drawn inside this in the theme and colours of all others.
+    """Empty Axes for a figure of one's own, in the theme and colours of all others.
 
-    with canvas() as ax:
-        sns.histplot(rows, x="response_ms", ax=ax)
-    show(ax, alt="…", caption="…")
+    Draw inside the block, then show it::
+
+        with canvas() as ax:
+            sns.histplot(rows, x="response_ms", ax=ax)
+        show(ax, alt="…", caption="…")
     """
     with matplotlib.rc_context({**_RC, "axes.prop_cycle": cycler(color=_SERIES)}):
         yield axes_for(None, height)
@@ -172,6 +174,8 @@ def caption(frame: pd.DataFrame, *more: str) -> str:
     share = f" ({percent(failed / n)})" if failed and n else ""
     of = f" of the {frame.attrs['part']}" if "part" in frame.attrs else ""
     first = f"{n:,} requests{of}, {failed:,} failed{share}, {seconds(span)}"
+    if clocks := frame.attrs.get("clocks"):
+        more = (*more, clocks)
     hidden = frame.attrs.get("hidden_operations", 0)
     if hidden:
         more = (*more, f"{hidden} less frequent operations not drawn")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,6 +16,7 @@ from perfkit import stats
 from perfkit.figures.markup import Shown, cell, part, sentence, shown, table
 from perfkit.figures.style import ms, number, percent, seconds, short
 from perfkit.store import Run, fidelity
+from perfkit.store.metadata import ShardFacts
 from perfkit.store.summary import MOVED, NAMES, firm
 from perfkit.text import plain
 
@@ -211,7 +212,23 @@ def health_table(run: Run) -> Shown:
     }
     head = ["process", *(w.get("worker", i) for i, w in enumerate(workers))]
     rows = [[label, *(_health(name, w.get(name)) for w in workers)] for name, label in columns.items()]
-    return shown(str(pd.DataFrame(workers)), table(head, rows, "The load-generating processes."))
+    shards = {one.shard: one for one in run.meta.shards}
+    if all(number in shards for number in head[1:]):
+        rows[:0] = [[label, *(what(shards[number]) for number in head[1:])] for label, what in _OF_SHARDS]
+    caption = " ".join(["The load-generating processes.", *(f"{words}." for words in run.meta.shard_words)])
+    return shown(str(pd.DataFrame(workers)), table(head, rows, caption))
+
+
+_OF_SHARDS: tuple[tuple[str, Callable[[ShardFacts], str]], ...] = (
+    ("host", lambda one: one.host),
+    (
+        "clock, from the coordinator's",
+        lambda one: f"{one.offset_ns / 1e6:+,.3f} ± {one.error_ns / 1e6:.3f} ms",
+    ),
+    ("its drift", lambda one: f"{one.drift_ppm:+.2f} ppm"),
+    ("requests", lambda one: "—" if one.rows is None else f"{one.rows:,}"),
+    ("fetched", lambda one: f"{one.fetched_bytes / 1e6:.1f} MB" if one.fetched_bytes else "—"),
+)
 
 
 def _health(name: str, value: object) -> str:

@@ -208,7 +208,7 @@ def over_time(rows: Part, bins: int = 100) -> pd.DataFrame:
         data[f"{name}_per_s"] = np.add.reduceat(counts, _firsts(grid)) / np.diff(grid.edges_s)
     last = np.flatnonzero(clock.due)[-1:] + 1  # the moment after
     due_s = _moments(rows).edges_s[last[0]] if len(last) else 0.0
-    return small(data, rows, bin_s=grid.step_s, due_s=due_s)
+    return small(data, rows, bin_s=grid.step_s, due_s=due_s, clocks=rows.run.meta.clock_doubt)
 
 
 def concurrency(rows: Part, bins: int = 200) -> pd.DataFrame:
@@ -237,11 +237,11 @@ def concurrency(rows: Part, bins: int = 200) -> pd.DataFrame:
         "most": most,
         "waiting": np.maximum(np.add.reduceat(waiting, first) / size, 0),
     }
-    return small(data, rows, bin_s=grid.step_s, moments_s=moments_s)
+    return small(data, rows, bin_s=grid.step_s, moments_s=moments_s, clocks=rows.run.meta.clock_doubt)
 
 
 def delays(rows: Part, bins: int = 100) -> pd.DataFrame:
-    """Return the generator's delays per bin: t_s (middle), kickoff_ and queue_ p50, p99, max in ms.
+    """Return the generator's delays per bin: t_s (middle); `kickoff_` and `queue_` p50, p99, max in ms.
 
     p50 and p99 to 0.3 %.
     """

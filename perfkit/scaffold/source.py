@@ -61,7 +61,10 @@ thresholds:          # missed: exit code 4
 def yaml_of(file: str, scenario: str, origin: str | None, operation: str, token: str | None) -> str:
     """Return a workload of a scenario; token: the environment variable of a bearer token."""
     if origin is None:
-        target = "# target: http://127.0.0.1:8000   # without one perfkit starts an example server of its own"
+        target = (
+            "server: {}           # an example server of perfkit's own; for yours, in place of this line:\n"
+            "# target: http://127.0.0.1:8000"
+        )
     elif token:
         target = (
             f"target:\n  url: {json.dumps(origin)}\n  token_env: {token}   # sent as Authorization: Bearer …"

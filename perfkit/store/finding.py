@@ -10,6 +10,8 @@ from perfkit.errors import BadInput, PerfkitError
 from perfkit.store.reading import Run
 from perfkit.suggestions import nearest
 
+_SHOWN = 5  #: of the runs that a name could mean, the newest
+
 
 def data_folder(given: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder with runs/: as given, else PERFKIT_DATA_DIR, else the nearest data/ here or above.
@@ -60,11 +62,12 @@ def find_run(name: str, data_dir: Path, *, whole: bool = False) -> Run:
     if whole and name == "latest":
         raise BadInput("give the whole id (`perfkit ls` lists them): `latest` may have changed")
     if whole and found and found != [name]:
-        raise BadInput(f"give the whole id: {name!r} fits {', '.join(found)}; nothing was done")
+        raise BadInput(f"give the whole id: {name!r} fits {', '.join(found[-_SHOWN:])}; nothing was done")
     if len(found) == 1:
         return runs[found[0]]
     if found:
-        raise BadInput(f"{name!r} could be {', '.join(found)}; type more of the id")
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise BadInput(f"{name!r} could be {', '.join(found[-_SHOWN:])}{more}; type more of the id")
     close = nearest(name, runs)
     hint = f"did you mean {close}?" if close else "`perfkit ls` lists runs"
     raise BadInput(f"no run {name!r} in {data_dir / 'runs'}; {hint}")

@@ -160,8 +160,25 @@ def _beyond(unanswered: int, n: int) -> str:
     return f"beyond the timeout: {unanswered:,} of {n:,} requests timed out or were cut off"
 
 
+#: k6's `p(95)<300`, `http_req_duration: p(95)<300` and `rate<0.01`, which is of failures there.
+_K6 = re.compile(
+    r"\s*(?:\w+\s*:\s*)?(?:p\((?P<p>\d+(\.\d+)?)\)|(?P<rate>rate))\s*(?P<op>[<>]=?)\s*(?P<limit>\d+(\.\d+)?)\s*"
+)
+
+
+def _refuse_k6(text: str) -> None:
+    """BadInput with perfkit's form for a threshold in k6's."""
+    found = _K6.fullmatch(text[:_LONGEST])
+    if found and found["p"]:
+        raise BadInput(f"threshold {text!r} is k6's; write p{found['p']} {found['op']} {found['limit']} ms")
+    if found and found["op"][0] == "<" and float(found["limit"]) <= 1:
+        share = f"error_rate {found['op']} {100 * float(found['limit']):g} %"
+        raise BadInput(f"threshold {text!r}: rate is of successes; of failures, as in k6, write {share}")
+
+
 def parse(text: str) -> Threshold:
     """Read one threshold; BadInput says what is wrong with it, what is allowed and the nearest name."""
+    _refuse_k6(text)
     found = _SHAPE.fullmatch(text) if len(text) <= _LONGEST else None
     if not found:
         raise BadInput(f"cannot read threshold {text!r:.100}; write it like {EXAMPLES}")
