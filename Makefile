@@ -27,7 +27,7 @@ demo: $(READY)
 
 test: $(READY)
 	@scripts/browser $(VENV)
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # broken inputs of every kind, hostile servers, kills at every moment, long bombs: an hour; `make test` carries out
 # a sample. `make drills ARGS="--only json:17"` repeats one case
@@ -52,9 +52,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/speed.py --out benchmarks/README.md $(ARGS)
 	$(BIN)/python benchmarks/reading.py --out benchmarks/README.md
 
-# the whole grid takes some 10 minutes; `make calibrate ARGS=--subset` two
+# the whole grid takes some 10 minutes, that of stopping early an hour; `make calibrate ARGS=--subset` two minutes
 calibrate: $(READY)
 	$(BIN)/python benchmarks/calibrate.py $(or $(ARGS),--out METHOD.md)
+	$(if $(ARGS),,$(BIN)/python benchmarks/calibrate_stopping.py --out METHOD.md)
 
 # needs uv (pip install uv); the lock carries versions and hashes, no addresses
 lock:

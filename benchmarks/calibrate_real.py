@@ -42,8 +42,8 @@ from perfkit.store.summary import TOTAL
 
 SEED = 20261124
 SPEED = 4.0
-SECONDS = 12
-LOAD = {"scenario": "message_stream", "params": {"agents": 8}, "users": {"count": 8, "duration_s": SECONDS}}
+LOAD = {"scenario": "message_stream", "params": {"agents": 8}}
+USERS = 8
 OPTIONS = Options(primary=("p50", "p95", "throughput"))  # too few requests for p99 and for errors of 0.1 %
 MOST = 20  #: pairs of a fixed design, and at most of one that stops early
 DRAWS = 500
@@ -82,7 +82,7 @@ class Pair:
 # -- carrying out ----------------------------------------------------------------------------------
 
 
-def carry_out(results: Path, pairs: int, minutes: float) -> None:
+def carry_out(results: Path, pairs: int, minutes: float, seconds: float) -> None:
     """Append pairs to `results`, of the cell that has the fewest, until all are there or time is up."""
     ends = time.monotonic() + 60 * minutes
     done = Counter({cell: len(found) for cell, found in read(results).items()})
@@ -93,7 +93,7 @@ def carry_out(results: Path, pairs: int, minutes: float) -> None:
             if done[cell] >= pairs:
                 return
             try:
-                line = {**cell._asdict(), **one_pair(cell, Path(folder), done[cell])}
+                line = {**cell._asdict(), **one_pair(cell, Path(folder), done[cell], seconds)}
             except NothingToJudge as error:  # the machine is too busy now
                 print(error, file=sys.stderr)
                 continue
@@ -103,10 +103,11 @@ def carry_out(results: Path, pairs: int, minutes: float) -> None:
                 file.write(json.dumps(line) + "\n")
 
 
-def one_pair(cell: Cell, folder: Path, number: int) -> dict[str, Any]:
+def one_pair(cell: Cell, folder: Path, number: int, seconds: float) -> dict[str, Any]:
     """Carry out one pair, in the order of its number, as a line of the results."""
+    load = {**LOAD, "users": {"count": USERS, "duration_s": seconds}}
     given = {
-        side: {**LOAD, "server": {"model_speed": SPEED / by}}
+        side: {**load, "server": {"model_speed": SPEED / by}}
         for side, by in zip("AB", (1.0, cell.slower), strict=True)
     }
     swapped = cell.design == "turns" and number % 2 == 1
@@ -115,9 +116,9 @@ def one_pair(cell: Cell, folder: Path, number: int) -> dict[str, Any]:
     turns = Turns(given, ("A", "B"), folder, (), most=1, show_progress=False, duet=cell.design == "duet")
     began = time.monotonic()
     turns.pair()
-    seconds = time.monotonic() - began
+    took_s = time.monotonic() - began
     runs = [turns.found[side][0] for side in ("BA" if swapped else "AB")]
-    return {"seconds": round(seconds, 1), "runs": [told(run) for run in runs]}
+    return {"seconds": round(took_s, 1), "of": seconds, "runs": [told(run) for run in runs]}
 
 
 def told(run: Run) -> dict[str, Any]:
@@ -267,8 +268,7 @@ def report(found: Mapping[Cell, list[Pair]]) -> str:
     left = Counter(why for one in every for why in one.reasons)
     minutes = sum(one.seconds for one in every) / 60
     lines = [
-        f"{len(every)} pairs of runs of {SECONDS} s, 8 users, {minutes:.0f} minutes; {DRAWS} draws, "
-        f"seed {SEED}.",
+        f"{len(every)} pairs of runs with {USERS} users, {minutes:.0f} minutes; {DRAWS} draws, seed {SEED}.",
         f"Runs excluded by rule: {'; '.join(f'{n} × {why}' for why, n in left.items()) or 'none'}.",
     ]
     parts = (
@@ -290,11 +290,12 @@ def main() -> None:
     """Carry out what is missing, print, and put between the markers of --out."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pairs", type=int, default=60, help="of each of the six")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of a run; more on a busy machine")
     parser.add_argument("--minutes", type=float, default=600.0, help="carry out pairs for so long")
     parser.add_argument("--results", type=Path, default=Path("data/calibration/real_pairs.jsonl"))
     parser.add_argument("--out", type=Path, help="file with <!-- real:begin --> and end markers")
     given = parser.parse_args()
-    carry_out(given.results, given.pairs, given.minutes)
+    carry_out(given.results, given.pairs, given.minutes, given.seconds)
     text = report(read(given.results))
     print(text)
     if given.out:

@@ -53,10 +53,12 @@ def make_timeline(
     restless: float = 1.0,
     run_id: str | None = None,
     meta: dict[str, Any] | None = None,
+    closed: bool = False,
 ) -> Run:
     """Write `out`/runs/<id> with `rows` measured requests (and 2 % of warm-up) and return it.
 
-    restless: how much the load level varies and how often it stalls, as a multiple of the usual.
+    restless: how much the load level varies and how often it stalls, as a multiple of the usual. closed: say
+    that `users` made them, not arrivals.
     """
     folder = out / "runs" / (run_id or f"20260101-000000-made-{rows:x}{seed:x}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +73,9 @@ def make_timeline(
     if writer is not None:
         writer.close()
     made = _meta(folder.name, rows, seed, rate_per_s, users, operations) | (meta or {})
+    if closed:
+        load = {"count": users, "duration_s": rows / rate_per_s}
+        made["workload"] = {"scenario": "made", "users": load}
     (folder / "run.json").write_text(json.dumps(made, indent=1) + "\n")
     return Run(folder)
 

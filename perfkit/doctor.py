@@ -20,6 +20,7 @@ from perfkit.drive.pacing import pacer_for
 from perfkit.drive.transport import loop_clock
 from perfkit.drive.worker import run_on_loop
 from perfkit.errors import EXTRAS, PerfkitError
+from perfkit.model import Budget
 from perfkit.store import Run, list_runs, survey
 
 _MODULES = ("httptools", "uvloop", "httpx", "numpy", "scipy", "pyarrow", "duckdb", "yaml", "msgspec",
@@ -32,6 +33,14 @@ def examine(data_dir: Path) -> list[dict[str, Any]]:
     """One entry a check: name, ok, found (what was found, and what to do if it is not ok)."""
     machine = [_modules(), _cores(), _open_files(), _clock(), _timer()]
     return [*machine, _server(), _data_dir(data_dir), _leftovers(data_dir)]
+
+
+def calibrated() -> tuple[list[dict[str, Any]], list[str]]:
+    """Return what one process was asked for and how it did, rate by rate, and what to make of it in words."""
+    from perfkit.calibration import calibrate, words
+
+    tried = calibrate()
+    return [one._asdict() for one in tried], words(tried, Budget(), cores())
 
 
 def _check(name: str, ok: bool, found: str, otherwise: str = "") -> dict[str, Any]:
@@ -57,10 +66,17 @@ def _is_there(name: str) -> bool:
     return True
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _cores() -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return _check(
-        "cores", cores >= 2, f"{cores}", "the server and the generator share one core: expect invalid runs"
+        "cores",
+        cores() >= 2,
+        f"{cores()}",
+        "the server and the generator share one core: expect invalid runs",
     )
 
 

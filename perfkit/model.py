@@ -178,6 +178,19 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Where the processes are that generate the load (docs/many-hosts.md)."""
+
+    on: str = "local"  #: local:N, ssh:HOST1,HOST2, dask:ADDRESS, join:N
+    processes_per_host: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = 1  #: ssh; dask: per worker
+    python: str = "python3"  #: ssh: there, the Python that has perfkit
+    listen: str = "127.0.0.1:0"  #: join: HOST:PORT where shards are waited for
+    #: Series across hosts are marked where their clocks are known less exactly than this.
+    clock_budget_ms: Positive = 1.0
+    lost_worker: Literal["abort"] = "abort"  #: what a lost process means for the run
+
+
+@dataclass(frozen=True, kw_only=True)
 class Member:
     """One scenario of a mix, with its parameters and its load."""
 
@@ -218,6 +231,7 @@ class Workload:
     stopping: Stopping | None = None
     duet: bool = False  #: `compare` and `gate` run both sides of a pair at once (METHOD.md, "Both at once")
     processes: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = 1
+    spread: Spread | None = None  #: processes on other hosts, too
     budget: Budget = field(default_factory=Budget)
     thresholds: Annotated[tuple[str, ...], msgspec.Meta(max_length=1_000)] = ()
     #: Conditions that end the run early (see `perfkit.drive.abort`); an empty list turns off the default one.
@@ -480,9 +494,10 @@ _EXAMPLES = {
     "arrivals": "arrivals: {rate_per_s: 200, duration_s: 30s}",
     "target": "target: {url: http://127.0.0.1:8000}",
     "params": "params: {path: /}",
+    "spread": "spread: {on: 'ssh:host1,host2'}",
 }
 _SECTIONS: dict[str, type] = {"target": Target, "users": Users, "arrivals": Arrivals, "budget": Budget}
-_SECTIONS["mix"] = Member
+_SECTIONS |= {"mix": Member, "spread": Spread}
 
 
 def _enum_at(cls: type, given: Any, dotted: str) -> tuple[str, tuple[str, ...]]:

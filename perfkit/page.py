@@ -14,8 +14,8 @@ GENERATOR = b'<meta name="generator" content="perfkit '
 
 
 def script(name: str) -> str:
-    """The script of a page, by its path in templates/, after the switch of themes that all pages have."""
-    return "\n".join((TEMPLATES / file).read_text().strip() for file in ("theme.js", name))
+    """The script of a page, by its path in templates/, after what all pages have: themes, figures' values."""
+    return "\n".join((TEMPLATES / file).read_text().strip() for file in ("theme.js", "values.js", name))
 
 
 def policy(script: str) -> str:

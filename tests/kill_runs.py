@@ -41,6 +41,11 @@ class Logged:
         """Monotonic instant of each answered request by its id; those of one run, or of all."""
         return {request_id: int(at) for at, request_id, *_ in self._lines(run)}
 
+    def numbers(self, run: Run) -> list[tuple[int, int]]:
+        """Monotonic instant and number (`seq`) of each answered request of a run; one that was sent twice is
+        there twice."""
+        return [(int(at), int(request.rpartition("-")[2])) for at, request, *_ in self._lines(run)]
+
     def paths(self, run: Run, method: str) -> set[str]:
         """Of what was answered to a run's requests of this method."""
         return {path for _, _, its_own, path in self._lines(run) if its_own == method}
@@ -95,7 +100,7 @@ class Victim:
 
     def workers(self) -> list[int]:
         """Load generating processes, from the first moment of their lives."""
-        return [pid for pid, command in self.alive().items() if "spawn_main" in command]
+        return [pid for pid, command in self.alive().items() if "drive.shards" in command]
 
     def kill(self, number: int = signal.SIGKILL, *, all_of_them: bool = False) -> int:
         """Send a signal to the program, or to every process that has the mark; the monotonic instant (ns)."""

@@ -36,12 +36,23 @@ class Host(NamedTuple):
         _ip("-n", self.name, "route", "add", "blackhole", f"{self.address.rpartition('.')[0]}.0/25")
         _ip("route", "add", "blackhole", self.address)
 
+    def heal(self) -> None:
+        """Have nothing swallowed any more."""
+        _ip("-n", self.name, "route", "flush", "type", "blackhole")
+        with contextlib.suppress(subprocess.CalledProcessError):
+            _ip("route", "delete", "blackhole", self.address)
+
 
 class Network(NamedTuple):
     """This machine's own address on the bridge, and the hosts."""
 
     address: str
     hosts: tuple[Host, ...]
+
+    def heal(self) -> None:
+        """Have nothing swallowed any more."""
+        for host in self.hosts:
+            host.heal()
 
 
 @contextmanager

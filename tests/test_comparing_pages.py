@@ -77,11 +77,36 @@ def test_a_comparison_is_found_again(kept: experiment.Kept) -> None:
     assert [run.id for run in kept.sides["before"]] == list(kept.comparison.a.runs)
 
 
+@pytest.mark.parametrize(
+    ("load", "words"),
+    [
+        (
+            {"users": {"count": 2, "iterations": 80}},
+            "at most 80 requests; .* set users.iterations: 136 or more",
+        ),
+        (
+            {"arrivals": {"rate_per_s": 10, "duration_s": 8}},
+            "at most 80 .* set arrivals.duration_s: 14 or more",
+        ),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_not_begun(tmp_path: Path, load: Any, words: str) -> None:
+    """Where a step surely sends one request, a run of 80 steps is refused before the first of them."""
+    given = {"scenario": "http_get", "target": {"url": "http://127.0.0.1:9"}, **load}
+    with pytest.raises(NothingToJudge, match=words):
+        turns.run_pairs(given, given, ("A", "B"), 5, tmp_path, (), show_progress=False)
+    assert list_runs(tmp_path) == []
+
+
 def test_runs_too_short_to_compare_end_after_the_first(tmp_path: Path) -> None:
     """Ten runs with 80 requests each judge nothing: the first of them says so, and how long it must be."""
+    scenario = tmp_path / "perhaps_more.py"
+    scenario.write_text(
+        "async def step(session, params, rng):\n    for _ in range(1):\n        await session.get('/')\n"
+    )
     with small_server() as server:
         load = {
-            "scenario": "http_get",
+            "scenario": str(scenario),
             "target": {"url": server.url},
             "users": {"count": 2, "iterations": 80},
         }
@@ -222,6 +247,7 @@ def test_an_interrupted_experiment_passes_no_gate(
     assert not (tmp_path / "comparisons").exists()
 
 
+@pytest.mark.real_time
 def test_compare_carries_out_both_sides_in_turns(tmp_path: Path) -> None:
     """Two files: four runs in the order A B B A, each with its pair; then aa keeps a noise floor."""
     with small_server() as server:

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.make_timeline import make_timeline
-from perfkit.compare import Comparison, Options, compare, gate, noise
+from perfkit.compare import Comparison, Options, compare, gate, judge, noise
 from perfkit.compare.measured import Measured
 from perfkit.compare.nouns import Result, headline
-from perfkit.compare.reduce import FEWEST, reduce, reduce_run
+from perfkit.compare.reduce import FEWEST, Reduced, Value, reduce, reduce_run
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.store import Metadata, Run
 from perfkit.store.rows import Part
@@ -172,28 +172,66 @@ def test_a_headline_gives_every_primary_metric_its_word(runs: list[Run], slower:
     )
 
 
+#: Metric, B ÷ A, how much runs differ (log scale): verdict, words, exit codes of `gate` and `gate --strict`.
+VERDICTS = [
+    ("p50", 1.2, 0.01, "regressed", "+20.0% [", "B is 1.20 ± 0.01 times slower than A (p50).", 4, 4),
+    ("p50", 0.8, 0.01, "improved", "-20.0% [", "B is 1.25 ± 0.01 times faster than A (p50).", 0, 0),
+    ("p50", 1.01, 0.01, "equivalent", "+1.0% [90 %: ", "equivalent.", 0, 0),
+    ("p50", 1.03, 0.04, "inconclusive", "undecided: a change below", "would detect the margin.", 0, 5),
+    ("p50", 1.2, 0.3, "inconclusive", "cannot be decided this way: its runs", "a wider --margin.", 0, 5),
+    ("ttft_p50", 0.8, 0.01, "improved", "-20.0% [", "times faster than A (ttft_p50).", 0, 0),
+    ("throughput", 1.2, 0.01, "improved", "+20.0% [", "%] improved.", 0, 0),
+    ("throughput", 0.8, 0.01, "regressed", "-20.0% [", "%] regressed.", 4, 4),
+    ("throughput", 1.01, 0.01, "equivalent", "+1.0% [90 %: ", "equivalent.", 0, 0),
+    ("goodput", 0.8, 0.01, "regressed", "-20.0% [", "%] regressed.", 4, 4),
+    ("error_rate", 2.0, 0.01, "regressed", "1.00% → 2.00%", "regressed.", 4, 4),
+    ("error_rate", 0.5, 0.01, "improved", "1.00% → 0.50%", "improved.", 0, 0),
+    ("error_rate", 1.01, 0.01, "equivalent", "1.00% → 1.01%", "equivalent.", 0, 0),
+    ("error_rate", 2.0, 1.5, "inconclusive", "undecided", "undecided.", 0, 5),
+]
+
+
 @pytest.mark.parametrize(
-    ("metric", "ratio", "verdict", "words", "code"),
-    [
-        ("p50", 1.2, "regressed", "B is 1.20 ± 0.05 times slower than A (p50).", 4),
-        ("p50", 0.8, "improved", "B is 1.25 ± 0.08 times faster than A (p50).", 0),
-        ("p50", 1.01, "equivalent", "p50 +1.0%", 0),
-        ("throughput", 1.2, "improved", "throughput +20.0% [+15.0%, +25.0%] improved.", 0),
-        ("throughput", 0.8, "regressed", "throughput -20.0% [-25.0%, -15.0%] regressed.", 4),
-        ("throughput", 1.0, "equivalent", "equivalent.", 0),
-    ],
+    ("metric", "ratio", "spread", "verdict", "words", "ends", "code", "strict"), VERDICTS
 )
 def test_verdict_direction_words_and_exit_code_agree(
-    runs: list[Run], slower: list[Run], metric: str, ratio: float, verdict: Any, words: str, code: int
+    runs: list[Run], metric: str, ratio: float, spread: float, verdict: str, words: str, ends: str, code: int,
+    strict: int,
+) -> None:  # fmt: skip
+    """One table: which way a metric is better, what its change is called, what a page and a gate do."""
+    sides = []
+    for own, level in ((runs[:5], 0.01), (runs[5:], 0.01 * ratio)):
+        y = np.log(level) + spread * np.array([-1.0, 0.5, 0.0, -0.5, 1.0])
+        values = [Value(TOTAL, metric, float(np.exp(one)), float(one), 1e-3, 9.0, 10**6) for one in y]
+        sides.append(
+            [Reduced(run, 0.1, 9.0, 10**6, 0, (v,), (), ()) for run, v in zip(own, values, strict=True)]
+        )
+    found = judge(*sides, Options(primary=(metric,)))
+    assert (found.verdict, found.result(metric).verdict) == (verdict, verdict)
+    assert found.words.startswith(f"{verdict.upper()}: B vs A: {metric} {words}")
+    assert found.words.endswith(ends)
+    assert found.level == {"regressed": "bad", "inconclusive": "warn"}.get(verdict, "good")
+    assert (gate.exit_code(found), gate.exit_code(found, strict=True)) == (code, strict)
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "code"),
+    [
+        ({"verdict": "within-run only"}, "warn", 3),
+        ({"verdict": "refused", "refused": ("different scenario",)}, "bad", 3),
+        ({"verdict": "improved", "forced": ("different scenario",)}, "bad", 3),
+        ({"verdict": "regressed", "forced": ("different scenario",)}, "bad", 3),
+        ({"verdict": "inconclusive", "selection": "2 of 5 runs of B were excluded"}, "warn", 3),
+        ({"verdict": "regressed", "selection": "2 of 5 runs of B were excluded"}, "bad", 4),
+    ],
+)
+def test_what_a_gate_cannot_judge_has_a_code_of_its_own(
+    runs: list[Run], slower: list[Run], changes: Any, level: str, code: int
 ) -> None:
-    """One table: which way a metric is better, what its change is called, and what a gate does."""
-    found = compare(runs[:5], slower)
-    one = dataclasses.replace(found.result("p50"), ratio=ratio, low=ratio - 0.05, high=ratio + 0.05)
-    results = (_result_like(one, metric, verdict, low_narrow=ratio - 0.04, high_narrow=ratio + 0.04),)
-    text = headline(verdict, results, ("A", "B"), Options())
-    assert text.startswith(f"{verdict.upper()}: B vs A: {metric} ")
-    assert words in text
-    assert gate.exit_code(dataclasses.replace(found, verdict=verdict, results=results)) == code
+    """The rest of the table: verdicts that are none, whatever the metrics say, strict or not."""
+    found = dataclasses.replace(compare(runs[:5], slower), **changes)
+    assert found.level == level
+    assert gate.exit_code(found) == gate.exit_code(found, strict=True) == code
 
 
 def test_a_median_between_two_groups_is_undecided_for_that(tmp_path: Path) -> None:

@@ -161,13 +161,16 @@ def test_boxes_by_group_are_numpys(tmp_path: Path) -> None:
 
 
 def test_a_run_without_groups_is_shown_by_virtual_user(tmp_path: Path) -> None:
-    """Files of before have no such column: they are read, drawn by virtual user, and asked for their groups
-    say so."""
-    run = hand_made(tmp_path, "old")
+    """Files of before have no such column: they are read, drawn by virtual user in a closed loop, of which
+    arrivals have none to tell apart, and asked for their groups say so."""
+    users = {"scenario": "hand_made", "users": {"count": 4, "duration_s": 10}}
+    run = hand_made(tmp_path, "old", workload=users)
     table = pq.read_table(run.files()[0])
     pq.write_table(table.drop_columns(["group"]), run.files()[0])
     part = frames.measured(run)
     assert frames.user_column(part) == "user"
+    arrivals = frames.measured(hand_made(tmp_path, "arrivals"))
+    assert frames.boxes(arrivals, by=frames.user_column(arrivals)).empty
     assert run.table(["group"])["group"].null_count == run.row_count()
     empty = frames.boxes(part, by="group")
     assert empty.empty

@@ -16,7 +16,7 @@ from perfkit.store import Run, list_runs
 from tests.kernel_fixture import Kernel, running_kernel
 from tests.small_server import SmallServer, small_server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.real_time]
 
 FORMS = {"await": "await perfkit.run", "sync": "perfkit.run_sync"}
 #: Makes a note a step and removes it at the end; a removal takes REMOVE ms.
@@ -82,7 +82,7 @@ def test_messages_sent_during_a_run_are_answered(
         client.complete("perfkit.op", 10),
         client.inspect("perfkit", 4),
     ]
-    found = kernel.replies([first, aside["header"]["msg_id"], *queued], 20)
+    found = kernel.replies([first, aside["header"]["msg_id"], *queued], 60)
     assert list(found) == [aside["header"]["msg_id"], first, *queued]
     assert [one["content"]["status"] for one in found.values()] == ["ok"] * 5
     assert "open_run" in str(found[queued[1]]["content"]["matches"])

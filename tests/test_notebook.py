@@ -29,7 +29,7 @@ from perfkit.lab.live import told
 from perfkit.store import Run, list_runs
 from tests.small_server import SmallServer, small_server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.real_time]
 
 HOSTILE = "<script>alert(1)</script> & \x1b[31mred\u202e \"quoted\" 'x'"
 
@@ -92,7 +92,10 @@ def test_a_timeout_ends_the_run_cleanly(server: SmallServer, tmp_path: Path) -> 
     wanted = load(server, tmp_path, users={"count": 2, "duration_s": 60}, live=False)
 
     async def hasty() -> None:
-        await asyncio.wait_for(perfkit.run(**wanted), 4)
+        running = asyncio.create_task(perfkit.run(**wanted))
+        while not any(run.row_count() for run in list_runs(tmp_path)):
+            await asyncio.sleep(0.1)
+        await asyncio.wait_for(running, 0.1)
 
     with pytest.raises(TimeoutError) as caught:
         asyncio.run(hasty())

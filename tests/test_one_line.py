@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from perfkit.drive.operations import operations_of
+from perfkit.drive.operations import most_requests, operations_of
 from perfkit.drive.running import checked
 from perfkit.drive.scenario import load_scenario
 from perfkit.errors import BadInput
@@ -183,6 +183,27 @@ def test_operations_are_read_from_the_source_where_that_is_certain(tmp_path: Pat
         file = tmp_path / f"made_{number}.py"
         file.write_text(text)
         assert operations_of(load_scenario(str(file))) == known, text
+
+
+@pytest.mark.parametrize(
+    ("body", "most"),
+    [
+        ("await session.get('/')", 1),
+        ("await session.get('/')\n    if rng: await session.post(f'/{session.user}')", 2),
+        ("for _ in range(9): await session.get('/')", None),
+        ("await asyncio.gather(*(session.get('/') for _ in range(9)))", None),
+        ("await helper(session)", None),
+        ("send = session.get\n    await send('/')", None),
+        ("async def more(): await session.get('/')\n    await more()\n    await more()", None),
+    ],
+)
+def test_the_most_requests_of_a_step_are_read_where_they_are_certain(
+    tmp_path: Path, body: str, most: int | None
+) -> None:
+    """Each use of the session that sends counts once; where one may send again nothing is claimed."""
+    file = tmp_path / "made.py"
+    file.write_text(f"import asyncio\n\n\nasync def step(session, params, rng):\n    {body}\n")
+    assert most_requests(load_scenario(str(file))) == most
 
 
 def test_a_threshold_of_no_operation_is_found_before_the_load(tmp_path: Path) -> None:

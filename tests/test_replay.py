@@ -81,6 +81,8 @@ def test_an_access_log_is_read_in_order_and_says_what_is_left_out(tmp_path: Path
     twice = recorded(tmp_path, "access.log", LOG, 2.0, methods=EVERY, spread=True)
     assert sent(twice)[:2] == [(0, "GET", "/a?x=1"), (0.25, "GET", "/b")]
     assert sent(twice)[3] == (1, "POST", "/orders/17")
+    assert any("1 POST, PUT or PATCH requests are sent without a body" in note for note in twice.notes)
+    assert "without a body" not in notes
     assert "POST /orders/{id}" in [one.name for one in twice.operations]
 
 
@@ -151,6 +153,14 @@ def test_a_trace_has_times_since_a_start_or_since_1970(tmp_path: Path) -> None:
     assert recorded(tmp_path, "trace.csv", iso).at_s.tolist() == [0, 0.5]
     with pytest.raises(BadInput, match="line 3: time '1790000000'"):
         recorded(tmp_path, "trace.csv", "time,method,path\n1,GET,/a\n1790000000,GET,/a\n")
+
+
+def test_a_log_may_begin_with_a_broken_line(tmp_path: Path) -> None:
+    """It is a log all the same: the line is named, or skipped and counted."""
+    with pytest.raises(BadInput, match=r"line 1: another line.*skip_broken"):
+        recorded(tmp_path, "access.log", f"oops\n{LOG}")
+    found = recorded(tmp_path, "access.log", f"oops\n{LOG}", skip_broken=True)
+    assert (found.format, found.left_out["broken places"], len(found.which)) == ("access-log", 1, 4)
 
 
 @pytest.mark.parametrize(

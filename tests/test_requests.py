@@ -8,7 +8,6 @@ import email
 import json
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from perfkit.drive.workloads import complete
 from perfkit.errors import BadInput
 from perfkit.model import Target
 from tests.fault_server import Authority, FaultServer, fault_server
+from tests.shard_threads import Threads
 
 
 @pytest.fixture(scope="module")
@@ -310,8 +310,7 @@ def test_cookies_are_in_no_file_of_a_run(server: FaultServer, tmp_path: Path) ->
     )
     given = {"scenario": str(tmp_path / "mine.py"), "users": {"count": 2, "iterations": 6}}
     given |= {"target": {"url": server.url, "cookies": True, "follow_redirects": True}}
-    with ThreadPoolExecutor(1) as workers:
-        run = execute(*complete(given, "test"), data_dir=tmp_path, executor=workers)
+    run = execute(*complete(given, "test"), data_dir=tmp_path, launcher=Threads())
     rows = run.table(["operation", "error"]).to_pandas()
     assert (rows["operation"] == "in (redirect)").sum() == 2  # the first step of each user
     texts = {one.text for one in run.meta.step_errors}

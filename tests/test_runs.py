@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from perfkit.drive.writer import FLUSH_S
 from perfkit.store import Run, list_runs
 from tests.fault_server import FaultServer
 from tests.kill_runs import ROOT, SECOND, Logged, logging_server, perfkit, wait_for_rows
+from tests.shard_threads import Threads
 
 pytestmark = pytest.mark.slow
 
@@ -70,13 +70,11 @@ def test_kill_9_in_setup_loses_at_most_the_last_second(server: Logged, tmp_path:
     assert due <= set(rows)
 
 
-def test_any_executor_carries_a_run(server: Logged, tmp_path: Path) -> None:
-    """Workers need `submit` only: threads make a whole run too, and a caller's executor stays open."""
+def test_any_launcher_carries_a_run(server: Logged, tmp_path: Path) -> None:
+    """Shards need an invitation and a connection only: threads make a whole run too."""
     given = {"scenario": "http_get", "target": {"url": server.url}, "users": {"count": 4, "iterations": 40}}
     workload, scenario, params = complete(given | {"processes": 2}, "test")
-    with ThreadPoolExecutor(2) as executor:
-        run = execute(workload, scenario, params, data_dir=tmp_path, executor=executor)
-        assert executor.submit(len, "open").result() == 4
+    run = execute(workload, scenario, params, data_dir=tmp_path, launcher=Threads())
     assert run.state == "complete"
     assert sorted(run.table(["step"])["step"].to_pylist()) == list(range(40))
 
@@ -88,7 +86,7 @@ def test_a_dead_worker_ends_the_run_with_a_line(server: Logged, tmp_path: Path) 
     )
     wait_for_rows(tmp_path)
     for pid in children(process.pid):
-        if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
+        if "drive.shards" in Path(f"/proc/{pid}/cmdline").read_text():
             os.kill(pid, signal.SIGKILL)
     _, complaints = process.communicate(timeout=30)
     assert process.returncode == 1

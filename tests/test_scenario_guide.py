@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from perfkit import safe_yaml
 from perfkit.drive.running import checked
 from perfkit.drive.spread import execute
 from perfkit.store import Run
+from tests.shard_threads import Threads
 from tests.small_server import SmallServer, small_server
 
 TEXT = (Path(__file__).parents[1] / "docs" / "scenarios.md").read_text()
@@ -52,11 +52,10 @@ def run(server: SmallServer, folder: Path, title: str, **changes: Any) -> Run:
     given["target"] |= {"url": server.url}
     server.heads.clear()
     work = checked(given, "guide", ())
-    with ThreadPoolExecutor(1) as workers:
-        done = execute(
-            work.workload, work.scenario, work.params,
-            data_dir=folder, tokens=work.tokens, executor=workers,
-        )  # fmt: skip
+    done = execute(
+        work.workload, work.scenario, work.params,
+        data_dir=folder, tokens=work.tokens, launcher=Threads(),
+    )  # fmt: skip
     assert done.state == "complete"
     assert not done.meta.step_errors
     return done

@@ -24,6 +24,8 @@ from agent_server.slow_network import slow_network
 from perfkit_probes import ProbesMiddleware, Ring, StatementMonitor, watch_postgres
 from perfkit_probes.statement_text import numbered, statement_kind
 
+pytestmark = pytest.mark.real_time
+
 SECRET = "sk-4711-secret"
 
 # -- texts -----------------------------------------------------------------------------------------
@@ -143,6 +145,24 @@ def test_statements_are_counted_by_endpoint(postgres: str) -> None:
     assert seen(ring, "db.rows") == {by_id: 2 + 4, count: 2, "outside of requests: SELECT ?": 1}
     assert seen(ring, "db.requests") == {"GET /things/{count}": 2}
     assert 0 < seen(ring, "db.total_ms")[by_id] < 5000
+
+
+def test_one_monitor_watches_a_primary_and_its_replica() -> None:
+    """What is sent to either is one kind, whose plan can be asked for; stopped, it counts neither."""
+    ring, engines = Ring(), [sa.create_engine("sqlite://") for _ in range(2)]
+    monitor = StatementMonitor(*engines, ring=ring)
+    monitor.start()
+    for engine in engines:
+        with engine.connect() as connection:
+            connection.execute(sa.text("SELECT 1"))
+    monitor.stop()
+    with engines[1].connect() as connection:
+        connection.execute(sa.text("SELECT 2"))
+    asyncio.run(until(lambda: seen(ring, "db.calls"), monitor.sample))
+    assert seen(ring, "db.calls") == {"outside of requests: SELECT ?": 2}
+    assert [kind for kind, _ in monitor.most_costly("SELECT")] == ["SELECT ?"]
+    for engine in engines:
+        engine.dispose()
 
 
 def test_a_statement_that_fails_is_told_without_its_values(postgres: str) -> None:

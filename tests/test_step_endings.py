@@ -13,8 +13,12 @@ import pytest
 from perfkit.drive.spread import execute
 from perfkit.drive.workloads import complete
 from perfkit.errors import PerfkitError
+from perfkit.observe import client
 from perfkit.store import Run, list_runs
+from perfkit.store.rows import Part
 from tests.fault_server import FaultServer
+
+pytestmark = pytest.mark.real_time
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,31 @@ def test_no_step_counts_twice(server: FaultServer, tmp_path: Path) -> None:
     done, _ = run(server, tmp_path, code, users={"count": 2, "iterations": 100})
     assert told(done) == {"ValueError: no data (mine.py:3)": 50}
     assert done.verdict.word != "BROKEN"
+    (finding,) = client.findings(Part(done))
+    assert finding.kind == "step_errors"
+    assert finding.text.startswith("The scenario went wrong 50 times: ValueError: no data (mine.py:3).")
+
+
+def test_a_broken_run_has_no_finding_beside_its_verdict(server: FaultServer, tmp_path: Path) -> None:
+    """Where every step raised, the verdict says it; of several kinds a finding names the most frequent."""
+    done, _ = run(server, tmp_path, GOOD + "    raise ValueError('x')\n", users={"count": 1, "iterations": 5})
+    assert (done.verdict.word, client.findings(Part(done))) == ("BROKEN", [])
+    code = GOOD + "    if session.iteration % 4 == 0: raise ValueError('x')\n"
+    code += "    if session.iteration == 1: raise KeyError('y')\n"
+    done, _ = run(server, tmp_path, code, users={"count": 1, "iterations": 12})
+    (finding,) = client.findings(Part(done))
+    assert "went wrong 4 times, 3 of them so: ValueError: x (mine.py:4)." in finding.text
+
+
+def test_words_of_what_a_user_left_behind_hold_no_secret(server: FaultServer, tmp_path: Path) -> None:
+    """Nobody knows whose task it was: where users have secrets of a data file, type and place are kept."""
+    (tmp_path / "logins.csv").write_text("password\nsesame-opens-it\n")
+    code = "async def fail(word): raise ValueError(word)\n"
+    code += "async def step(session, state, rng):\n    login = session.data('logins.csv', at_end='cycle')\n"
+    code += "    asyncio.create_task(fail(login['password']))\n    await session.get('/ok', name='a')\n"
+    done, _ = run(server, tmp_path, code, users={"count": 1, "iterations": 3})
+    assert told(done) == {"ValueError (mine.py:2)": 3}
+    assert "sesame" not in (done.path / "run.json").read_text()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from perfkit.store import Run, list_runs
 from perfkit.store.rows import Part
 from tests.kill_runs import ROOT, Logged, Victim, logging_server, perfkit, victim, wait_for_rows, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.real_time]
 
 TERM, HUP, INT = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
 #: A budget that no busy machine exceeds.
@@ -417,17 +417,17 @@ def test_the_reference_server_ends_with_its_run(
     the folder of the data is removed."""
     load = perfkit("run", "-q", "--scenario", "http_get", "-p", "path=/v1/health/", *options)
     shape = ("-s", "users.count=4", "-s", "users.duration_s=60")
-    for moment in ("agent_server", "initdb", "spawn_main"):
+    for moment in ("agent_server", "initdb", "drive.shards"):
         data = tmp_path / moment[:4]  # not a command line that has it
         with victim(*load, *shape, "--data-dir", str(data)) as process:
             wait_until(lambda m=moment, p=process: m in " ".join(p.alive().values()), moment)
-            if moment == "spawn_main":
+            if moment == "drive.shards":
                 wait_for_rows(data)
             process.kill(number, all_of_them=all_of_them)
             returned = ended(process)[0]
             assert not list(process.temporary.glob("perfkit-pg-*")), moment
         assert returned == (137 if number == signal.SIGKILL else 143)
-        assert [run.state for run in list_runs(data)] == (["aborted"] if moment == "spawn_main" else [])
+        assert [run.state for run in list_runs(data)] == (["aborted"] if moment == "drive.shards" else [])
 
 
 #: Ends as soon as it has started the reference server; a fork of it holds the server's standard input open.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from perfkit.drive.variables import expanded
 from perfkit.drive.workloads import complete
 from perfkit.errors import BadInput
 from tests.fault_server import fault_server
+from tests.shard_threads import Threads
 
 SECRET = "tr0ub4dor-and-3"
 
@@ -114,8 +114,7 @@ def test_a_run_keeps_names_and_no_values(tmp_path: Path, monkeypatch: pytest.Mon
     with fault_server() as server:
         monkeypatch.setenv("BASE_URL", server.url)
         work = checked(given, "test", ())
-        with ThreadPoolExecutor(1) as workers:
-            run = execute(work.workload, work.scenario, work.params, data_dir=tmp_path, executor=workers)
+        run = execute(work.workload, work.scenario, work.params, data_dir=tmp_path, launcher=Threads())
     assert run.meta.target_url == server.url
     assert run.meta.target["headers"] == {"x-key": "${KEY}", "x-plain": "plain"}
     assert run.meta.workload["params"] == run.meta.scenario.params == {"word": "${KEY}"}

@@ -21,6 +21,7 @@ from perfkit.cli import (  # noqa: F401 - importing them adds their verbs
     publishing,
     runs,
     scaffolding,
+    shards,
 )
 from perfkit.cli.base import cli, usage_words
 from perfkit.errors import EXIT_TOOL_ERROR, INTERRUPTIONS, BadInput, PerfkitError, os_error_words, with_extra

@@ -83,6 +83,11 @@ class RunCommand(click.Command):
                    "By default a run ends when nothing has succeeded for 10 s; "
                    "-s abort=[] turns that off.")  # fmt: skip
 @allow_target_option
+@click.option(
+    "--on",
+    metavar="PLACES",
+    help="Generate the load in local:N, ssh:HOST1,HOST2, dask:tcp://HOST:8786 or join:N shards.",
+)
 @click.option("--tag", "tags", multiple=True, metavar="TEXT", help="Tag the run.")
 @click.option("-v", "--once", is_flag=True,
               help="One step: show each request and its answer; exit code 1 when one failed.")  # fmt: skip
@@ -246,12 +251,21 @@ def rm_command(runs: tuple[str, ...], data_dir: Path) -> None:
 
 
 @cli.command("doctor")
+@click.option("--calibrate", is_flag=True,
+              help="Find how much load one process gives, against a server that does nothing.")  # fmt: skip
 @data_dir_option
 @json_option
-def doctor_command(data_dir: Path, as_json: bool) -> None:
+def doctor_command(calibrate: bool, data_dir: Path, as_json: bool) -> None:
     """Check whether this machine can measure: packages, clock, timers, file limits, the data folder."""
-    from perfkit.doctor import examine
+    from perfkit.doctor import calibrated, examine
 
+    if calibrate:
+        tried, lines = calibrated()
+        if as_json:
+            print_json({"words": lines, "tried": tried})
+        else:
+            print_lines(*lines)
+        return
     checks = examine(data_dir)
     if as_json:
         print_json(checks)

@@ -42,6 +42,7 @@ def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str,
             if not isinstance(before, list):
                 raise BadInput(f"{where if what else '--set'}, {name}: expected a list, got {before!r}")
             given |= {name: [*before, *options[name]]}
+    given = merged(given, {"spread": {"on": options["on"]}} if options["on"] else {})
     load = Load(*(options[name] for name in ("users", "rate", "duration", "ramp", "requests")))
     given = load.over(given, always=one_line)
     if not given.keys() & {"scenario", "mix"} and what and not is_url(what):

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from perfkit.errors import unknown
-from perfkit.model import Arrivals, Target, Users
+from perfkit.model import Arrivals, Spread, Target, Users
 from perfkit.store import Metadata, Run, fidelity
 
 #: What must be the same in all runs, by its name in a workload; `server`, seed and the code may differ.
-_SAME = ("scenario", "params", "users", "arrivals", "warmup_s", "processes", "slo")
+_SAME = ("scenario", "params", "users", "arrivals", "warmup_s", "processes", "spread", "slo")
 _DEFAULTS = {"users": dataclasses.asdict(Users()), "arrivals": dataclasses.asdict(Arrivals())}
 #: Of a target of an earlier version, which had none of these.
 _NEW = {"retry_backoff_s": 0.0, "cookies": False}
@@ -76,10 +76,12 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
 
 def refuse_unknown(vary: Iterable[str]) -> None:
     """BadInput for a name that is no part of a configuration, with the nearest one that is."""
-    sections = {"users": Users, "arrivals": Arrivals, "target": Target}
+    sections = {"users": Users, "arrivals": Arrivals, "target": Target, "spread": Spread}
     known = {"schema", "mix", *_SAME, *sections, "host", *(f"target.{name}" for name in _SAME_TARGET)}
     known |= {f"host.{name}" for name in _OF_HOST}
-    known |= {f"{s}.{f.name}" for s in ("users", "arrivals") for f in dataclasses.fields(sections[s])}
+    known |= {
+        f"{s}.{f.name}" for s in ("users", "arrivals", "spread") for f in dataclasses.fields(sections[s])
+    }
     for name in vary:
         if name not in known and not _NAMED(name):
             raise unknown("name in --vary:", name, {*known, "params.NAME"})

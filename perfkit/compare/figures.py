@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from perfkit.compare import Comparison, Result, tipping_words
+from perfkit.compare.nouns import detectable_words, needed_words
 from perfkit.figures.markup import Shown, cell, part, sentence, shown, table
 from perfkit.figures.style import (
     BAD,
@@ -79,7 +80,7 @@ def _small_print(comparison: Comparison) -> str:
         f"{family} primary metrics (★); the others are exploratory "
         f"(Benjamini–Hochberg). Margin ±{comparison.options.margin:.0%}. Detectable: the change that would "
         "be detected with 80 % power if only this metric changed; below it, the runs per side needed "
-        "to bring that to the margin."
+        "to bring that to the margin, where 30 would do."
     )
 
 
@@ -156,9 +157,7 @@ def _verdict(one: Result) -> str:
 
 
 def _detectable(one: Result) -> str:
-    if not math.isfinite(one.detectable):
-        return "—"
-    return cell(f"{one.detectable:.1%}", *([f"{one.repeats} runs per side"] if one.repeats else ()))
+    return cell(detectable_words(one.detectable), *filter(None, [needed_words(one)]))
 
 
 # -- figures ---------------------------------------------------------------------------------------

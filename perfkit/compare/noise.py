@@ -21,6 +21,7 @@ import numpy as np
 from perfkit import stats
 from perfkit.compare import Options
 from perfkit.compare.configuration import configuration
+from perfkit.compare.nouns import detectable_words
 from perfkit.compare.reduce import Reduced
 from perfkit.store import Run, read_json, write_json
 from perfkit.store.metrics import METRICS
@@ -123,6 +124,6 @@ def words(noise: Mapping[str, stats.History], name: str) -> str:
         head,
     ]
     for row in rows:
-        cells = "".join(f"{row[str(r)]:>11.1%}" for r in REPEATS)
+        cells = "".join(f"{detectable_words(row[str(r)]):>11}" for r in REPEATS)
         lines.append(f"{row['metric']:<12}{row['sd']:>12.2%}{cells}")
     return "\n".join(lines)

@@ -23,6 +23,7 @@ Verdict = Literal["regressed", "improved", "equivalent", "inconclusive", "within
 _DECIDED: tuple[Verdict, ...] = ("regressed", "improved", "equivalent")
 #: More runs per side than this are no advice that anybody follows.
 _FEASIBLE_RUNS = 30
+_ANY_SIZE = 1.0  #: a change that goes undetected unless it is larger may have any size
 
 #: The part of alpha that several looks may use: a t on few runs is less alike from look to look than the
 #: normal test that the levels are made for; its intervals would miss in 5.5 % (METHOD.md, "Stopping early").
@@ -290,14 +291,23 @@ def _undecided(one: Result) -> str:
         )
     if METRICS[one.metric].kind == "errors" or not math.isfinite(one.detectable):
         return "undecided"
-    size = f"below {one.detectable:.1%}" if one.detectable < 1 else "of any size"
-    if one.repeats and one.repeats <= _FEASIBLE_RUNS:
-        needed = f"{one.repeats} runs per side would detect the margin"
-        return f"undecided: a change {size} may go undetected; {needed}"
+    size = f"below {one.detectable:.1%}" if one.detectable < _ANY_SIZE else "of any size"
+    if needed := needed_words(one):
+        return f"undecided: a change {size} may go undetected; {needed} would detect the margin"
     return (
         f"cannot be decided this way: its runs differ so much that a change {size} may go undetected; try "
         "longer runs, an idle machine or a wider --margin"
     )
+
+
+def detectable_words(change: float) -> str:
+    """A detectable change, a share, for a table; `any size` for one that is no finding to anybody."""
+    return "any size" if change >= _ANY_SIZE else f"{change:.1%}" if math.isfinite(change) else "—"
+
+
+def needed_words(one: Result) -> str:
+    """The runs that would bring the detectable change to the margin; empty where that is too many."""
+    return f"{one.repeats} runs per side" if one.repeats and one.repeats <= _FEASIBLE_RUNS else ""
 
 
 def _speed(decided: Sequence[Result], a: str, b: str) -> str:

@@ -22,7 +22,10 @@ from perfkit.compare.experiment import Kept, keep
 from perfkit.compare.judging import compare
 from perfkit.compare.reduce import FEWEST, reduce_run
 from perfkit.drive.describe import shown
-from perfkit.drive.running import checked, run_repeats
+from perfkit.drive.operations import most_requests
+from perfkit.drive.running import Checked, checked, run_repeats
+from perfkit.drive.scenario import Mix
+from perfkit.drive.schedule import plan
 from perfkit.drive.workloads import complete, read_yaml, redactor_for
 from perfkit.errors import BadInput, Interrupted, NothingToJudge
 from perfkit.hosts import as_list
@@ -58,6 +61,8 @@ class Turns:
             side: checked(given[side], name, self._allowed).once()
             for side, name in zip("AB", names, strict=True)
         }
+        for side, name in zip("AB", names, strict=True):
+            _refuse_bound_to_fail(self._sides[side], name)
         self._isolation: Isolation | None = None
         self._known: dict[tuple[Any, ...], Any] = {}  #: what the runs were reduced to, from look to look
         self._names, self._data_dir, self._most, self._shows = names, data_dir, most, show_progress
@@ -158,12 +163,38 @@ def run_pairs(
     return turns.kept(turns.judged(options))
 
 
+#: Requests that a run must measure, without the first tenth.
+_NEEDED = math.ceil(FEWEST / (1 - LEAST_CUT))
+
+
+def _refuse_bound_to_fail(work: Checked, name: str) -> None:
+    """NothingToJudge where a run cannot have enough requests, before the first of them."""
+    workload, scenario = work.workload, work.scenario
+    if isinstance(scenario, Mix) or workload.target.retries or workload.target.follow_redirects:
+        return
+    steps = None
+    if workload.users is not None:
+        steps = workload.users.iterations
+    elif workload.arrivals is not None and workload.arrivals.shape != "replay":
+        steps = int((plan(workload.arrivals, workload.seed, workload.warmup_s) >= workload.warmup_s).sum())
+    each = most_requests(scenario)
+    if steps is not None and each and steps * each < _NEEDED:
+        raise NothingToJudge(
+            f"{name} would measure at most {steps * each} requests; {_enough(workload, steps * each)}"
+        )
+
+
 def _refuse_too_few(run: Run, workload: Workload) -> None:
     """NothingToJudge where a run like this one has too few requests, instead of after all of them."""
-    n, needed = run.meta.results.n, math.ceil(FEWEST / (1 - LEAST_CUT))
-    if not 0 < n < needed or run.verdict.word == "FAILED":
-        return
-    longer = math.ceil(1.2 * needed / n * 10) / 10
+    n = run.meta.results.n
+    if 0 < n < _NEEDED and run.verdict.word != "FAILED":
+        words = f"{run.id} measured {n} requests, and no further run was started"
+        raise NothingToJudge(f"{words}; {_enough(workload, n)}")
+
+
+def _enough(workload: Workload, n: int) -> str:
+    """How many requests a comparison needs, and what makes a run of `n` of them long enough."""
+    longer = math.ceil(1.2 * _NEEDED / n * 10) / 10
     users, arrivals = workload.users, workload.arrivals
     if users is not None and users.iterations is not None:
         way = f"users.iterations: {math.ceil(users.iterations * longer)}"
@@ -171,10 +202,7 @@ def _refuse_too_few(run: Run, workload: Workload) -> None:
         duration_s = arrivals.duration_s if arrivals is not None else users.duration_s if users else None
         name = "arrivals" if arrivals is not None else "users"
         way = f"{name}.duration_s: {math.ceil((duration_s or 0) * longer)}"
-    raise NothingToJudge(
-        f"{run.id} measured {n} requests; a comparison needs at least {needed} per run ({FEWEST} without the"
-        f" first tenth). No further run was started: set {way} or more"
-    )
+    return f"at least {_NEEDED} are needed ({FEWEST} without the first tenth): set {way} or more"
 
 
 def _interrupted(
@@ -183,8 +211,8 @@ def _interrupted(
     """The error that names the runs which are complete."""
     done = [",".join(one.id for one in found[side] if one.state == "complete") for side in "AB"]
     kept = f"; `perfkit compare {done[0]} {done[1]}` judges what there is" if all(done) and not plan else ""
-    kept = f"; the same command continues from pair {pair}" if plan else kept
-    return Interrupted(f"{reason} in pair {pair} of {pairs}{kept}", reason)
+    kept = f"; the same command continues from pair {pair or len(found['B']) + 1}" if plan else kept
+    return Interrupted(f"{reason} {f'in pair {pair}' if pair else 'before pair 1'} of {pairs}{kept}", reason)
 
 
 def refuse_differences(a: Mapping[str, Any], b: Mapping[str, Any], options: Options) -> None:

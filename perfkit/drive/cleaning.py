@@ -10,7 +10,7 @@ from perfkit.drive.describe import known_secrets
 from perfkit.drive.journal import Removal, being_written, journaled, keep_only, remove
 from perfkit.drive.session import Undo
 from perfkit.drive.variables import expanded
-from perfkit.drive.worker import RunContext, make_recorder, run_on_loop
+from perfkit.drive.worker import RunContext, id_prefix, make_recorder, run_on_loop
 from perfkit.drive.workloads import tokens_of
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.hosts import require_allowed_hosts
@@ -39,7 +39,7 @@ def clean_up(run: Run, allow_targets: Iterable[str], headers: Mapping[str, str])
         workload=workload,
         parts=(),
         origin_ns=0,
-        coordinator_pid=0,
+        id_prefix=id_prefix(run.path, 0),
         token=tokens.target,
         proxy_auth=tokens.proxy,
         secrets=known_secrets(workload, {}, tokens),

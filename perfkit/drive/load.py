@@ -88,15 +88,20 @@ class Drive:
                 continue
             unasked = one.done() and getattr(one, "_log_traceback", False)
             if unasked and (error := one.exception()):  # asking for it keeps asyncio from complaining
-                self.mistakes.raised(error, self._recorder.redact)
+                self.mistakes.raised(error, self._redact)
+
+    def _redact(self, text: str) -> str:
+        """Return words of an unknown user without secrets; nothing where users have secrets of their own."""
+        return "" if any(one.hides for one in self._recorders) else self._recorder.redact(text)
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The loop's exception handler: count what went wrong in a callback instead of printing each."""
         error = context.get("exception")
         if isinstance(error, BaseException):
-            self.mistakes.raised(error, self._recorder.redact)
+            self.mistakes.raised(error, self._redact)
         else:
-            self.mistakes.add(Mistake(self._recorder.redact(str(context.get("message")))[:200]))
+            words = self._redact(str(context.get("message")))[:200]
+            self.mistakes.add(Mistake(words or "an error in a callback"))
 
     def stop(self) -> None:
         """Start no more steps and cut off what is under way."""

@@ -60,7 +60,7 @@ def run_once(work: Checked, stream: TextIO) -> bool:
             workload=aimed,
             parts=tuple(RunPart(one.scenario.ref, one.name, one.workload) for one in members),
             origin_ns=time.monotonic_ns(),
-            coordinator_pid=os.getpid(),
+            id_prefix=f"once{os.getpid():06x}-",
             token=tokens.target,
             proxy_auth=tokens.proxy,
             secrets=secrets,

@@ -45,6 +45,39 @@ def operations_of(scenario: Scenario) -> frozenset[str] | None:
     return frozenset(found) if found and certain == uses else None
 
 
+def most_requests(scenario: Scenario) -> int | None:
+    """Return how many requests a step sends at most, None where its source does not make that certain.
+
+    It does where every use of `session` sends one request or nothing, and nothing is done again and again.
+    """
+    try:
+        tree = ast.parse(Path(str(scenario.module.__file__)).read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return None
+    steps = [one for one in tree.body if isinstance(one, ast.AsyncFunctionDef) and one.name == "step"]
+    nodes = [node for step in steps for node in ast.walk(step)]
+    again = any(isinstance(node, _AGAIN) for one in steps for part in one.body for node in ast.walk(part))
+    sends = others = uses = 0
+    for node in nodes:
+        uses += isinstance(node, ast.Name) and node.id == _SESSION
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Attribute) and _is_session(called.value):
+            sends += called.attr in _SENDS
+        if isinstance(node, ast.Attribute) and _is_session(node.value):
+            others += node.attr in _OTHERS
+    first = [argument.arg for step in steps for argument in step.args.args[:1]]
+    return sends if first == [_SESSION] and not again and uses == sends + others else None
+
+
+_AGAIN = (
+    ast.For,
+    ast.AsyncFor,
+    ast.While,
+    ast.comprehension,
+    ast.Lambda,
+    ast.FunctionDef,
+    ast.AsyncFunctionDef,
+)
 _ENTRIES = ("setup", "step", "teardown")
 
 

@@ -1,4 +1,4 @@
-"""A worker ends: on a stop file, when its coordinator is gone, when a step holds its loop."""
+"""A worker ends: when it is told to, when its coordinator is gone, when a step holds its loop."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import asyncio
 import atexit
 import contextlib
 import ctypes
-import multiprocessing
 import os
-import pickle
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from perfkit.drive.load import GRACE_S, Drive
 from perfkit.drive.mistakes import Mistakes
-from perfkit.drive.progress import STOP
 from perfkit.drive.steps import Overdue, Steps
 
 _LOOK_S = 0.1
@@ -26,36 +22,48 @@ _LOOK_S = 0.1
 _MISSED = round(GRACE_S / _LOOK_S)
 #: So many looks after its coordinator has ended is a worker ended that does not end by itself.
 _ALONE = 6
-#: What a worker leaves behind that had to be ended: where its step stood.
-STUCK = "*.stuck"
 _left_behind: list[asyncio.Task[Any]] = []
+
+
+class Leash(Protocol):
+    """What a worker's coordinator has of it."""
+
+    may_exit: bool  #: whether the process is the worker's own, and may be ended
+
+    def told_to_stop(self) -> bool:
+        """Whether the coordinator wants it to stop."""
+
+    def is_cut(self) -> bool:
+        """Whether the coordinator is gone."""
+
+    def stuck(self, place: str, mistakes: Mistakes) -> None:
+        """Tell where a step stands that cannot be ended, and the mistakes before it."""
 
 
 @contextlib.contextmanager
 def watched(
     drive: Drive,
     loop: asyncio.AbstractEventLoop,
-    folder: Path,
-    coordinator_pid: int,
+    leash: Leash,
     give_up: Callable[[], None],
     stop: Callable[[], None],
 ) -> Iterator[None]:
     """Watch a drive from a thread; call it from the thread its loop runs in.
 
-    `stop` is called in the loop when the coordinator leaves a stop file or has ended. When the drive should
-    be over and its loop does not turn for `GRACE_S`, the step that holds it is interrupted; when that does
-    not help, `give_up` is called to save the rows, and the process ends if it is the coordinator's child.
+    `stop` is called in the loop when the coordinator wants that or has ended. When the drive should be over
+    and its loop does not turn for `GRACE_S`, the step that holds it is interrupted; when that does not help,
+    `give_up` is called to save the rows, and the process ends if it is the worker's own.
     """
     over, holder = threading.Event(), threading.get_ident()
 
     def watch() -> None:
         stopped, pulse, alone = False, _Pulse(loop), 0
         while not over.wait(_LOOK_S):
-            alone += is_orphan()
-            if not stopped and (alone or (folder / STOP).exists()):
+            alone += leash.is_cut()
+            if not stopped and (alone or leash.told_to_stop()):
                 stopped = True
                 loop.call_soon_threadsafe(stop)
-            if alone > _ALONE and not over.is_set():
+            if alone > _ALONE and leash.may_exit and not over.is_set():
                 give_up()
                 os._exit(70)
             missed = pulse.missed() if stopped or drive.is_due() else 0
@@ -65,20 +73,10 @@ def watched(
             if missed % _MISSED == 0 and _in_step(frame):
                 exception = ctypes.py_object(Overdue)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(holder), exception)
-            if missed > 2 * _MISSED and is_child and not over.is_set():
+            if missed > 2 * _MISSED and leash.may_exit and not over.is_set():
                 give_up()
-                told = pickle.dumps((drive.mistakes.place_in(frame), drive.mistakes))
-                (folder / f"{os.getpid()}.stuck").write_bytes(told)
+                leash.stuck(drive.mistakes.place_in(frame), drive.mistakes)
                 os._exit(70)
-
-    parent = multiprocessing.parent_process()  # of a thread none; a cluster's worker has one of its own
-    pipe = parent if parent is not None and parent.pid == coordinator_pid else None
-    # a forked sibling may hold the pipe open, so the id counts too
-    is_child = os.getppid() == coordinator_pid
-
-    def is_orphan() -> bool:
-        dead = pipe is not None and not pipe.is_alive()
-        return dead or (is_child and os.getppid() != coordinator_pid)
 
     thread = threading.Thread(target=watch, name="perfkit-stop", daemon=True)
     thread.start()
@@ -147,13 +145,3 @@ def leave_behind(task: asyncio.Task[Any]) -> None:
     if not _left_behind:  # where it is collected it is told to end once more, and may refuse again
         atexit.register(setattr, sys, "unraisablehook", lambda _: None)
     _left_behind.append(task)
-
-
-def stuck_in(folder: Path) -> tuple[str, Mistakes] | None:
-    """Where the step of a worker stood that had to be ended, if one had, and its mistakes; its note is
-    removed."""
-    told = None
-    for file in folder.glob(STUCK):
-        told = pickle.loads(file.read_bytes())
-        file.unlink()
-    return told

@@ -1,22 +1,20 @@
-"""Carry out a run: setup, as many worker processes as asked, teardown, merge, and what run.json says of it.
-
-Workers are reached through `concurrent.futures.Executor` only, so a cluster's executor can take the place of
-the process pool.
-"""
+"""Carry out a run: setup, as many shards as asked (`drive.shards`), teardown, merge, and its run.json."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
+import dataclasses
+import os
 import pickle
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from perfkit import interrupts
 from perfkit.drive import abort, describe
@@ -25,24 +23,27 @@ from perfkit.drive.health import NO_DELAYS, delays, judge, median_response_ms
 from perfkit.drive.journal import journaled, keep_only, remove
 from perfkit.drive.load import cut_off
 from perfkit.drive.mistakes import Mistakes
-from perfkit.drive.overdue import leave_behind, stuck_in
-from perfkit.drive.pool import own_pool, warm_up
+from perfkit.drive.overdue import leave_behind
 from perfkit.drive.progress import STOP
 from perfkit.drive.recording import Recording
 from perfkit.drive.scenario import Member, Mix, Scenario, members_of
 from perfkit.drive.session import Recorder, Session, Undo
+from perfkit.drive.shards.coordinator import Body, Coordinator, Stuck
+from perfkit.drive.shards.launchers import LEAST_SECRET, SECRET_ENV, ByHand, Launcher, launcher_of
+from perfkit.drive.shards.messages import Package, encode, source_of
+from perfkit.drive.shards.plain import to_plain
 from perfkit.drive.worker import (
     Flusher,
     Outcome,
     RunContext,
     RunPart,
-    Shard,
+    id_prefix,
     make_recorder,
     run_on_loop,
-    run_shard,
 )
 from perfkit.drive.writer import SegmentWriter, monotonic_unix_ns
 from perfkit.errors import BadInput, PerfkitError, RequestFailed, words_of
+from perfkit.hosts import hosts_of
 from perfkit.model import NO_TOKENS, Tokens, Users, Workload
 from perfkit.redaction import Redactor
 from perfkit.store import Run, RunFolder, results
@@ -53,6 +54,10 @@ from perfkit.text import harmless_prints, print_lines
 Progress = Callable[[Run], None]
 _LEAD_S = 0.2
 _TELL_S = 0.5
+#: So long may shards take to end when there is nothing left to do.
+_END_S = 5.0
+#: So long when the user will not wait any more: enough to write what they have, if their steps let them.
+_KILL_S = 0.5
 
 
 def soon() -> int:
@@ -67,7 +72,7 @@ def execute(
     *,
     data_dir: Path,
     tokens: Tokens = NO_TOKENS,
-    executor: Executor | None = None,
+    launcher: Launcher | None = None,
     on_progress: Progress = lambda run: None,
     own_server: bool = False,
     begin: Callable[[], int] = soon,
@@ -75,6 +80,7 @@ def execute(
     """Run a workload against its target and return the finished (or aborted) run.
 
     begin: called when setup is over and the workers are ready; returns when their load begins, as `soon`.
+    launcher: places the shards that generate the load; by default as children of this process.
 
     Raises PerfkitError when the run could not be carried out; whatever was recorded until then stays
     readable, with the reason in run.json. Neither the message nor anything that is written holds a secret of
@@ -84,7 +90,7 @@ def execute(
     recording = None if isinstance(scenario, Mix) else scenario.recording(params, workload)
     folder = RunFolder.create(data_dir, scenario.name)
     execution = _Execution(workload, scenario, params, folder, tokens, own_server, recording, begin)
-    return execution.carry_out(executor, on_progress)
+    return execution.carry_out(launcher or launcher_of(workload), on_progress)
 
 
 class _Execution:
@@ -112,7 +118,7 @@ class _Execution:
             workload=workload,
             parts=tuple(RunPart(one.scenario.ref, one.name, one.workload) for one in self.members),
             origin_ns=monotonic,
-            coordinator_pid=multiprocessing.current_process().pid or 0,
+            id_prefix=id_prefix(folder.path, monotonic),
             token=tokens.target,
             proxy_auth=tokens.proxy,
             secrets=secrets,
@@ -124,7 +130,7 @@ class _Execution:
         self.meta["replay"] = recording.to_mapping() if recording else None
         self.recording, self._begin = recording, begin
         self.start_ns = monotonic
-        self.futures: list[Future[Outcome]] = []
+        self.coordinator: Coordinator | None = None
         self.undo: list[Undo] = []
         self.interrupted = False
         self._stopped_ns: int | None = None  #: when the load was told to end before its time
@@ -136,21 +142,21 @@ class _Execution:
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """Of the workers that have come to their end."""
-        over = [future for future in self.futures if future.done() and not future.cancelled()]
-        return [future.result() for future in over if not future.exception()]
+        """Of the shards that have come to their end."""
+        shards = self.coordinator.shards if self.coordinator else ()
+        return [one.outcome for one in shards if one.outcome is not None]
 
     def save(self, **changes: Any) -> None:
         self.meta.update(changes)
         self.folder.write_meta(self.meta)
 
-    def carry_out(self, executor: Executor | None, on_progress: Progress) -> Run:
+    def carry_out(self, launcher: Launcher, on_progress: Progress) -> Run:
         failure: PerfkitError | None = None
         reason: str | None = None
         try:
             self.save()
             on_progress(Run(self.folder.path))
-            self._work(executor, on_progress)
+            self._work(launcher, on_progress)
             reason = self._reason()
         except KeyboardInterrupt:
             reason = interrupts.reason()
@@ -167,13 +173,13 @@ class _Execution:
             raise failure
         return Run(self.folder.path)
 
-    def _work(self, executor: Executor | None, on_progress: Progress) -> None:
+    def _work(self, launcher: Launcher, on_progress: Progress) -> None:
         try:
             try:
                 with harmless_prints():
                     run_on_loop(self._set_up())
                 self.collector.start()
-                self._load(_pickled(self.states), executor, on_progress)
+                self._load(launcher, on_progress)
             finally:
                 self.meta["probes"] = self.collector.stop()
         except KeyboardInterrupt:
@@ -261,12 +267,12 @@ class _Execution:
     def _made(self) -> list[Undo]:
         """What is to be removed; of a worker that has told nothing any more, what its journal says."""
         made = list(self.undo)
-        for index, future in enumerate(self.futures):
-            if future.done() and not future.cancelled() and not future.exception():
-                made += future.result().undo
+        for one in self.coordinator.shards if self.coordinator else ():
+            if one.outcome is not None:
+                made += one.outcome.undo
             else:
                 with contextlib.suppress(OSError):
-                    made += journaled(self.folder.path, f"w{index}")
+                    made += journaled(self.folder.path, f"w{one.index}")
         return made
 
     @asynccontextmanager
@@ -319,59 +325,76 @@ class _Execution:
         words = _told(error) if isinstance(error, Exception) else ""
         print_lines(self.redact(f"perfkit: {context.get('message')}: {words}"), err=True)
 
-    # -- the load, in worker processes
+    # -- the load, in shards
 
-    def _load(self, states: bytes, executor: Executor | None, on_progress: Progress) -> None:
-        count = self.workload.processes
-        with nullcontext(executor) if executor else own_pool(count) as pool:
-            try:
-                warm_up(pool, count, [member.scenario.ref for member in self.members])
-                self._drive(pool, states, on_progress)
-            except BrokenProcessPool:
-                raise self._died() from None
-        failed = [error for future in self.futures if (error := future.exception())]
-        if any(isinstance(error, BrokenProcessPool) for error in failed):
-            raise self._died()
-        if failed and isinstance(failed[0], PerfkitError | OSError):
-            raise failed[0]
-        if failed:  # such as a state that cannot be unpickled
-            raise PerfkitError(f"a worker process failed: {type(failed[0]).__name__}: {failed[0]}")
+    def _load(self, launcher: Launcher, on_progress: Progress) -> None:
+        allow = tuple({host for _, host in hosts_of(self.workload)})
+        shards = self.coordinator = Coordinator(
+            self.folder.path.name, self.folder.path, self.workload.processes, launcher,
+            self._body(launcher.own), secret_of_run(launcher), allow,
+        )  # fmt: skip
+        patience_s = _END_S
+        try:
+            with interrupts.held():  # half a process would complain
+                address = shards.open()
+            if isinstance(launcher, ByHand):
+                words = f"waiting for {self.workload.processes} shards: perfkit shard --join {address}"
+                print_lines(f"perfkit: {words}", err=True)
+            shards.gather()
+            self._drive(shards, on_progress)
+        except KeyboardInterrupt:
+            patience_s = _KILL_S
+            raise
+        finally:
+            shards.close(patience_s)
+        if shards.failures:
+            failed = shards.failures[0]
+            if isinstance(failed, Stuck):
+                self._mistakes = failed.mistakes
+                raise self._broken_off(str(failed))
+            raise failed
 
-    def _died(self) -> PerfkitError:
-        """Why a worker is gone."""
-        found = stuck_in(self.folder.path)
-        if found is None:
-            return PerfkitError("a worker process died (killed or out of memory); see dmesg")
-        place, self._mistakes = found
-        words = f"a step at {place} blocked the event loop after the end of the run, so its worker was killed"
-        return self._broken_off(words)
+    def _body(self, own: bool) -> Body:
+        """What every shard is told; our own children load the scenario's file themselves."""
+        context = dataclasses.replace(
+            self.context,
+            folder=self.folder.path.absolute(),
+            workload=dataclasses.replace(self.workload, variables=()),
+            parts=tuple(one._replace(workload=dataclasses.replace(one.workload, variables=()))
+                        for one in self.context.parts),
+        )  # fmt: skip
+        if own:
+            return Body(encode(Package(context)), _pickled(self.states))
+        scenarios = [one.scenario for one in self.members]
+        states = tuple(to_plain(state, one.module) for state, one in zip(self.states, scenarios, strict=True))
+        sources = tuple(source_of(one.scenario, one.params) for one in self.members)
+        return Body(encode(Package(context, sources, states, self.folder.nonce)))
 
-    def _drive(self, pool: Executor, states: bytes, on_progress: Progress) -> None:
-        """Start every worker and wait until all have ended; the first Ctrl-C stops them, the second kills."""
-        self.start_ns = self._begin()
-        self.save(load_started_ns=self.start_ns - self.context.origin_ns)
+    def _drive(self, shards: Coordinator, on_progress: Progress) -> None:
+        """Start every shard and wait until all have ended; the first Ctrl-C stops them, the second kills."""
+        begin_ns = self._begin()
         try:
             with interrupts.held():
-                for index in range(self.workload.processes):
-                    shard = Shard(self.context, states, index, self.start_ns)
-                    self.futures.append(pool.submit(run_shard, shard))
-            self._watch(on_progress)
+                self.start_ns = shards.start(self.context.origin_ns, begin_ns)
+            self.save(load_started_ns=self.start_ns - self.context.origin_ns)
+            self._watch(shards, on_progress)
         except BaseException as error:
             self._stop_workers(interrupts.reason())
             if not isinstance(error, KeyboardInterrupt):
                 raise
             self.interrupted = True
-            self._watch(on_progress)
+            self._watch(shards, on_progress)
 
-    def _watch(self, on_progress: Progress) -> None:
-        """Wait until every worker has come to its end, or a condition ends the load."""
-        pending = set(self.futures)
+    def _watch(self, shards: Coordinator, on_progress: Progress) -> None:
+        """Wait until every shard has come to its end, or a condition ends the load."""
+        pending, failed = True, False
         while pending:
-            done, pending = wait(pending, timeout=0.2)
+            pending = shards.wait(0.2)
             run = Run(self.folder.path)
             on_progress(run)
             self.folder.compact()
-            if any(future.exception() for future in done):
+            if pending and shards.failures and not failed:
+                failed = True
                 self._stop_workers("a worker failed")  # the run cannot be whole any more
             elif pending and self._stopped_ns is None and (met := self._abort.look(run)):
                 self._met = met
@@ -379,6 +402,8 @@ class _Execution:
 
     def _stop_workers(self, why: str) -> None:
         """End the load; why: for who watches the run."""
+        if self.coordinator is not None:
+            self.coordinator.stop()
         self._stopped_ns = self._stopped_ns or time.monotonic_ns() - self.context.origin_ns
         file = self.folder.path / STOP
         file.touch()
@@ -406,7 +431,7 @@ class _Execution:
     def _close(self, reason: str | None, failure: PerfkitError | None) -> PerfkitError | None:
         """Merge, judge the generator, say in run.json how the run ended; returns what failed, if anything."""
         try:
-            self.folder.merge()
+            self.folder.merge(self._on_our_clock)
             self.folder.merge_probes()
             self._judge(stopped=bool(reason or failure))
         except OSError as failed:
@@ -419,11 +444,19 @@ class _Execution:
         self.folder.close()
         return failure
 
+    def _on_our_clock(self, rows: pa.Table) -> pa.Table:
+        """A segment's instants on the run's clock."""
+        shards = self.coordinator.shards if self.coordinator else []
+        worker = rows["worker"][0].as_py() if len(rows) else len(shards)
+        if worker >= len(shards) or not shards[worker].clock.trips:
+            return rows
+        return shards[worker].clock.corrected(rows, self.context.origin_ns)
+
     def _judge(self, stopped: bool) -> None:
         run = Run(self.folder.path)
         part = Part(run)
         late = delays(part, [outcome.opening for outcome in self.outcomes], self.context.seq_stride)
-        workers = [outcome.health | late.get(index, NO_DELAYS) for index, outcome in enumerate(self.outcomes)]
+        workers = [one.health | late.get(one.health["worker"], NO_DELAYS) for one in self.outcomes]
         reasons = judge(workers, median_response_ms(part), self.workload.budget)
         reported = len(workers) == self.workload.processes  # one that was killed has told nothing of itself
         first = self.start_ns - self.context.origin_ns + int(self.workload.warmup_s * 1e9)
@@ -433,9 +466,12 @@ class _Execution:
         steps = sum(outcome.steps for outcome in self.outcomes)
         self.meta.update(
             measured={"from_ns": first, "to_ns": self._measure_ends(first, part, stopped)},
-            health={"valid": not reasons, "reasons": reasons, "workers": workers} if reported else {},
+            health={"valid": not reasons, "reasons": reasons, "workers": workers}
+            if reported
+            else {"workers": workers},
             results=results.stamped(results.results_of(part), *run.files()),
             step_errors=mistakes.told(),
+            shards=[] if self.coordinator is None else self.coordinator.facts(),
             steps_broken=0 < steps == sum(outcome.steps_raised for outcome in self.outcomes),
         )
 
@@ -450,6 +486,19 @@ class _Execution:
         planned = first + int(load.duration_s * 1e9)
         may_end_early = isinstance(load, Users) and load.iterations is not None
         return min(planned, last) if may_end_early or stopped else planned
+
+
+def secret_of_run(launcher: Launcher) -> str:
+    """Return what shards prove to be the run's with: of those started by hand what was agreed on before."""
+    if not isinstance(launcher, ByHand):
+        return secrets.token_hex(32)
+    given = os.environ.get(SECRET_ENV, "")
+    if len(given) < LEAST_SECRET:
+        raise BadInput(
+            f"spread.on join: set {SECRET_ENV} to the same {LEAST_SECRET} characters or more here and where"
+            " `perfkit shard --join` is started, such as what `openssl rand -hex 16` prints"
+        )
+    return given
 
 
 def _pickled(states: list[Any]) -> bytes:

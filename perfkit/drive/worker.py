@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import pickle
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +13,14 @@ from perfkit.drive.health import HealthWatch
 from perfkit.drive.journal import Journal
 from perfkit.drive.load import Drive
 from perfkit.drive.mistakes import Mistakes
-from perfkit.drive.overdue import end_loop, leave_behind, watched
+from perfkit.drive.overdue import Leash, end_loop, leave_behind, watched
 from perfkit.drive.rows import Batch, to_table
-from perfkit.drive.scenario import Scenario, load_scenario
+from perfkit.drive.scenario import Scenario
 from perfkit.drive.session import DataFiles, Opening, Recorder, Undo
 from perfkit.drive.tally import Status
 from perfkit.drive.transport import Transport, loop_clock
 from perfkit.drive.writer import FLUSH_S, SegmentWriter
-from perfkit.errors import PerfkitError, os_error_words, words_of
+from perfkit.errors import not_imported, os_error_words, words_of
 from perfkit.model import Target, Workload
 from perfkit.parent import at_rest
 from perfkit.redaction import Redactor
@@ -40,22 +38,17 @@ class RunPart(NamedTuple):
 
 @dataclass(frozen=True)
 class RunContext:
-    """What every process of a run must know; picklable."""
+    """What every process of a run must know."""
 
-    folder: Path
+    folder: Path  #: where a process puts its rows: the run's folder, or one of its own on another host
     workload: Workload
     parts: tuple[RunPart, ...]  #: one, or those of a mix
-    origin_ns: int
-    coordinator_pid: int
+    origin_ns: int  #: the run's start, on the clock of the process
+    id_prefix: str = ""  #: starts every `x-request-id` of the run
     token: str | None = None
     proxy_auth: str | None = None
     secrets: tuple[str, ...] = ()  #: to be removed from every text that comes in
     journals: bool = False  #: whether what is made on the target is written down; it may outlive the run
-
-    @property
-    def id_prefix(self) -> str:
-        """Starts every `x-request-id` of the run."""
-        return f"{self.folder.name[-4:]}{self.origin_ns % 16**6:06x}-"
 
     @property
     def seq_stride(self) -> int:
@@ -63,14 +56,20 @@ class RunContext:
         return self.workload.processes * len(self.parts) + 1
 
 
+def id_prefix(folder: Path, origin_ns: int) -> str:
+    """Return what starts every `x-request-id` of a run."""
+    return f"{folder.name[-4:]}{origin_ns % 16**6:06x}-"
+
+
 @dataclass(frozen=True)
 class Shard:
-    """One worker's share of a run; picklable."""
+    """One worker's share of a run."""
 
     context: RunContext
-    states: bytes  #: of each part; pickled, because a scenario file has to be loaded before its state can be
+    scenarios: tuple[Scenario, ...]  #: of each part
+    states: list[Any]
     index: int
-    start_ns: int
+    start_ns: int  #: on this process's clock
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,7 @@ class Outcome:
     stopped: bool
     write_error: str | None
     opening: Opening
+    rows: int = 0  #: written to segments
 
 
 def make_transport(target: Target, proxy_auth: str | None = None) -> Transport:
@@ -153,39 +153,32 @@ def run_on_loop(work: Coroutine[Any, Any, T], *, whole: bool = False) -> T:
         end_loop(loop)
 
 
-def warm_up_process(scenario_refs: Sequence[str]) -> int:
-    """Import what a shard needs, so that no import falls into its measured time; returns the process's id."""
-    for ref in scenario_refs:
-        load_scenario(ref)
+def warm_up_process() -> None:
+    """Import what a shard needs, so that no import falls into its measured time."""
     import perfkit.drive.wire  # noqa: F401
 
-    # what the first table imports is imported while there are descriptors
-    to_table(Batch(bytearray(), {}, ()), scenario="", worker=0, id_prefix="", origin_ns=0)
+    # what the first table imports is imported while there are descriptors; pandas would take half a second
+    with not_imported("pandas"):
+        to_table(Batch(bytearray(), {}, ()), scenario="", worker=0, id_prefix="", origin_ns=0)
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: F401
-    return os.getpid()
 
 
-def run_shard(shard: Shard) -> Outcome:
-    """The work of one worker process, for any `concurrent.futures.Executor`."""
+def run_shard(shard: Shard, leash: Leash) -> Outcome:
+    """The work of one worker process; leash: what ends it before its time."""
     at_rest.clear()
     try:
-        return run_on_loop(_run_shard(shard), whole=True)
-    except PerfkitError as error:
-        raise type(error)(str(error)) from None
+        return run_on_loop(_run_shard(shard, leash), whole=True)
     finally:
         at_rest.set()
 
 
-async def _run_shard(shard: Shard) -> Outcome:
+async def _run_shard(shard: Shard, leash: Leash) -> Outcome:
     context = shard.context
     loop = asyncio.get_running_loop()
-    loaded = {ref: load_scenario(ref) for ref in dict.fromkeys(part.ref for part in context.parts)}
-    scenarios = [loaded[part.ref] for part in context.parts]
-    states = pickle.loads(shard.states)
-    recorders = _recorders(shard, scenarios)
+    recorders = _recorders(shard)
     workloads = [part.workload for part in context.parts]
-    first, *others = zip(scenarios, states, workloads, recorders, strict=True)
+    first, *others = zip(shard.scenarios, shard.states, workloads, recorders, strict=True)
     drive = Drive(
         *first, start_ns=shard.start_ns, index=shard.index, count=context.workload.processes, others=others
     )
@@ -203,7 +196,7 @@ async def _run_shard(shard: Shard) -> Outcome:
         drive.stop()
 
     try:
-        with watched(drive, loop, context.folder, context.coordinator_pid, rows.give_up, stop_now):
+        with watched(drive, loop, leash, rows.give_up, stop_now):
             await drive.run()
         for task in drive.left:
             leave_behind(task)
@@ -222,15 +215,16 @@ async def _run_shard(shard: Shard) -> Outcome:
         stopped=drive.stopped,
         write_error=rows.error,
         opening=recorders[0].opening,
+        rows=rows.written,
     )
 
 
-def _recorders(shard: Shard, scenarios: Sequence[Scenario]) -> list[Recorder]:
+def _recorders(shard: Shard) -> list[Recorder]:
     """One for each part; they share the worker's connections."""
     context, index, processes = shard.context, shard.index, shard.context.workload.processes
     first = make_recorder(context, f"w{index}", first_seq=index * len(context.parts))
     recorders = [first, *(first.beside(number) for number in range(1, len(context.parts)))]
-    for recorder, scenario in zip(recorders, scenarios, strict=True):
+    for recorder, scenario in zip(recorders, shard.scenarios, strict=True):
         recorder.data = DataFiles(scenario.folder, context.workload.seed, index, processes)
     return recorders
 
@@ -283,6 +277,11 @@ class _Rows:
         """Write the rest."""
         for writer in self._writers:
             writer.close()
+
+    @property
+    def written(self) -> int:
+        """Rows in segments."""
+        return sum(writer.rows_written for writer in self._writers)
 
     @property
     def error(self) -> str | None:

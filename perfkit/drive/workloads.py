@@ -15,12 +15,13 @@ import yaml
 from perfkit import safe_yaml
 from perfkit.drive.scenario import Member, Mix, Scenario, load_scenario
 from perfkit.drive.schedule import require_requests
+from perfkit.drive.shards.launchers import processes_of
 from perfkit.drive.transport import header_lines, tls_context
 from perfkit.drive.variables import expanded
 from perfkit.drive.worker import make_transport, run_on_loop
 from perfkit.errors import BadInput
 from perfkit.hosts import addresses_of, split_address
-from perfkit.model import Target, Tokens, Workload, spelled_out
+from perfkit.model import Spread, Target, Tokens, Workload, convert, spelled_out
 from perfkit.plain_data import LONGEST, require_plain
 from perfkit.redaction import Redactor, is_secret_name, masked_text, redacted_errors, secrets_of
 from perfkit.store import read_regular, shipped, slo
@@ -138,9 +139,11 @@ def complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario |
 
 
 def _complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario | Mix, Any]:
+    given = _with_processes(given, where)
     workload = Workload.from_mapping(given, where)
     _require_server_options(workload, where)
-    _require_cores(workload.processes, where)
+    if workload.spread is None:
+        _require_cores(workload.processes, where)
     _try_target(workload.target)
     if workload.slo is not None:
         slo.parse(workload.slo)
@@ -203,6 +206,23 @@ def _require_server_options(workload: Workload, where: str) -> None:
             raise BadInput(
                 f"{where}: server.{name!r:.60} is not an option of `perfkit serve`; see its --help"
             )
+
+
+def _with_processes(given: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """What is given, with the processes that its `spread` asks for; of this host alone it says no more."""
+    if not isinstance(given.get("spread"), Mapping):
+        return given
+    spread = convert(Spread, given["spread"], f"{where}, spread")
+    try:
+        count = processes_of(spread)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
+    if count is None:
+        return {**given, "spread": None}
+    if given.get("processes", count) not in (1, count):
+        words = f"spread.on {spread.on!r:.80} asks for {count:,}, processes for {given['processes']!r:.20}"
+        raise BadInput(f"{where}: {words}; leave processes out")
+    return {**given, "processes": count} | ({"spread": None} if spread.on.startswith("local") else {})
 
 
 def _require_cores(processes: int, where: str) -> None:

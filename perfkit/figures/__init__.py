@@ -12,6 +12,7 @@ except ModuleNotFoundError as error:
     raise with_extra(error) from None
 
 from perfkit.figures.distribution import *
+from perfkit.figures.kickoff import *
 from perfkit.figures.markup import *
 from perfkit.figures.over_time import *
 from perfkit.figures.streaming import *

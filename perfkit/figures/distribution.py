@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
+from perfkit.figures.readout import read_out
 from perfkit.figures.style import (
     FILL,
     axes_for,
@@ -24,6 +25,7 @@ from perfkit.figures.style import (
     ms,
     nothing,
     percent,
+    rows_of,
     say,
     short,
     style,
@@ -35,28 +37,78 @@ __all__ = ["boxes", "ecdf", "histogram", "percentile_plot"]
 #: With fewer requests a group has no quartiles worth a box.
 FEW = 5
 NO_SUCCESS = "No request of the measured part succeeded, so there is no latency to show."
+NO_USERS = "Arrivals have no users to tell apart."
 NO_GROUP = "No successful request of the measured part has a group: scenarios set `session.group`."
 
 
 @drawn_from("histogram")
 def histogram(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw the latency histogram of successes, with p50, p95 and p99."""
+    """Draw the latency histogram of successes with p50, p95 and p99; of several operations, a ridge each."""
+    names = list(frame.attrs["marks"])
     with style():
-        ax = axes_for(ax)
-        if not frame.attrs["ok"]:
+        ax = axes_for(ax, 2.9 if len(names) < 2 else 1.2 + 0.45 * len(names))
+        if not names:
             return nothing(ax, NO_SUCCESS)
-        bars(ax, frame, frame.attrs["log"])
-        marks(ax, frame.attrs["marks"])
+        if len(names) == 1:
+            bars(ax, frame, frame.attrs["log"])
+            marks(ax, frame.attrs["marks"][names[0]])
+        else:
+            _ridges(ax, frame)
         ax.set_xlabel(latency_name(frame))
         legend(ax)
-        told = ", ".join(f"{p} {ms(x)}" for p, x in frame.attrs["marks"].items()) or "too few for a quantile"
+        told = "; ".join(
+            f"{short(name)}: "
+            + (", ".join(f"{p} {ms(x)}" for p, x in found.items()) or "too few for a quantile")
+            for name, found in frame.attrs["marks"].items()
+        )
         alt = f"Histogram of the latency of {frame.attrs['ok']:,} successful requests: {told}."
-        scale = "bins of equal ratio" if frame.attrs["log"] else "bins of equal width"
-        return say(ax, alt, caption(frame, f"{frame.attrs['ok']:,} successes in {len(frame)} {scale}"))
+        scale = "equal ratio" if frame.attrs["log"] else "equal width"
+        how = f"{frame.attrs['ok']:,} successes in {frame['left'].nunique()} bins of {scale}"
+        ridges = "; each operation as high as its fullest bin" if len(names) > 1 else ""
+        return say(ax, alt, caption(frame, how + ridges))
 
 
-def bars(ax: Axes, frame: pd.DataFrame, log: bool) -> None:
-    """Draw counts per bin as one filled outline."""
+def _ridges(ax: Axes, frame: pd.DataFrame) -> None:
+    """Draw a histogram above the line of each operation, which its name and count stand at."""
+    labels = []
+    for i, (name, found) in enumerate(frame.attrs["marks"].items()):
+        part = frame[(frame["operation"] == name).to_numpy()]
+        count, grid = part["count"].to_numpy(), np.append(part["left"], part["right"].iloc[-1])
+        height = 0.85 * count / count.max()
+        ax.stairs(i - height, grid, baseline=i, fill=True, color=FILL, alpha=0.9)
+        ax.stairs(i - height, grid, baseline=i, color=colour(0), lw=0.8)
+        for j, (p, x) in enumerate(found.items()):
+            how = line(j + 1)
+            ax.plot([x, x], [i, i - 0.85], lw=1.3, label=p if i == 0 else None, **how)
+        labels.append(f"{drawable(name)} · n={count.sum():,}")
+        _readout(ax, part, i - height, f"{short(name)}, ")
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.9, -1.0)
+    ax.grid(axis="y", visible=False)
+    low, high = float(frame["left"].min()), float(frame["right"].max())
+    latency_axis(ax.xaxis, low if frame.attrs["log"] else 0.0, high, frame.attrs["log"])
+    ax.set_xlim(low, high)
+
+
+def _readout(
+    ax: Axes, part: pd.DataFrame, y: Any, first: str = "", words: Callable[[float], str] = ms
+) -> None:
+    left, right, count = (part[name].to_numpy() for name in ("left", "right", "count"))
+    total = max(int(count.sum()), 1)
+    there = np.flatnonzero(count)
+    read_out(
+        ax,
+        (left[there] + right[there]) / 2,
+        np.asarray(y)[there],
+        (
+            f"{first}{words(left[i])} to {words(right[i])}: {count[i]:,} ({percent(count[i] / total)})"
+            for i in there
+        ),
+    )
+
+
+def bars(ax: Axes, frame: pd.DataFrame, log: bool, words: Callable[[float], str] = ms) -> None:
+    """Draw counts per bin as one filled outline; words: how a value is written."""
     grid = np.append(frame["left"], frame["right"].iloc[-1])
     ax.stairs(frame["count"], grid, fill=True, color=FILL, alpha=0.9)
     ax.stairs(frame["count"], grid, color=colour(0), lw=0.8)
@@ -66,6 +118,7 @@ def bars(ax: Axes, frame: pd.DataFrame, log: bool) -> None:
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.grid(axis="x", visible=False)
     ax.set_xlim(grid[0], grid[-1])
+    _readout(ax, frame, frame["count"], words=words)
 
 
 def marks(ax: Axes, at: Mapping[Any, Any], words: Callable[[float], str] = ms) -> None:
@@ -81,12 +134,14 @@ def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     with style():
         ax = axes_for(ax, max(1.3, 0.7 + 0.24 * max(len(frame), 1)))
         if frame.empty:
-            return nothing(ax, NO_GROUP if by == "group" else NO_SUCCESS)
+            return nothing(ax, NO_USERS if not by else NO_GROUP if by == "group" else NO_SUCCESS)
+        if by == "operation" and len(frame) == 1:
+            return nothing(ax, "There is only one operation.")
         place = np.arange(len(frame)) + 1
         many = frame["n"].to_numpy() >= FEW
         drawn = [
             {"med": r.p50, "q1": r.p25, "q3": r.p75, "whislo": r.p5, "whishi": r.p95}
-            for r in frame[many].itertuples()
+            for r in rows_of(frame[many])
         ]
         ax.bxp(
             drawn,
@@ -116,12 +171,24 @@ def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         worst, best = frame.iloc[0], frame.iloc[-1]
         alt = f"Box plot of latency by {by}: slowest median {ms(worst.p50)} ({short(worst[by])}), "
         alt += f"fastest {ms(best.p50)} ({short(best[by])})."
-        groups = frame.attrs["groups"]
-        of = (
-            f"{len(frame)} of {groups} drawn, the slowest and the fastest"
-            if len(frame) < groups
-            else "all drawn"
+        read_out(
+            ax,
+            frame["p50"],
+            place,
+            (
+                f"{short(r[0])}, {r.n:,} requests: p5 {ms(r.p5)}, p25 {ms(r.p25)}, p50 {ms(r.p50)}, "
+                f"p75 {ms(r.p75)}, p95 {ms(r.p95)}, {ms(r.min)} to {ms(r.max)}"
+                for r in rows_of(frame)
+            ),
         )
+        groups = frame.attrs["groups"]
+        of = f"all {groups} drawn"
+        if len(frame) < groups:
+            of = f"{len(frame)} of {groups} drawn, the slowest and the fastest"
+        elif (
+            by == "group" and (others := frame.attrs["n"] - frame.attrs["failed"] - int(frame["n"].sum())) > 0
+        ):
+            of += f"; {others:,} successes have no group"
         what = "box: quartiles and median; whiskers: p5 and p95; dots: extremes"
         what += "; quantiles to 0.3 %" if by != "operation" else ""
         if not many.all():
@@ -139,6 +206,9 @@ def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         for i, (name, part) in enumerate(frame.groupby("operation", sort=False)):
             ax.step(part["latency_ms"], part["share"], where="post", label=drawable(name), **line(i))
             ax.plot(part["latency_ms"].iloc[-1:], part["share"].iloc[-1:], "o", ms=3, color=colour(i))
+            few = part.iloc[:: max(len(part) // 40, 1)]
+            texts = (f"{short(name)}: {100 * r.share:.4g} % within {ms(r.latency_ms)}" for r in rows_of(few))
+            read_out(ax, few["latency_ms"], few["share"], texts)
         latency_axis(ax.xaxis, float(frame["latency_ms"].min()), float(frame["latency_ms"].max()))
         ax.set_xlabel(latency_name(frame))
         ax.yaxis.set_major_formatter(PercentFormatter(1))
@@ -172,6 +242,9 @@ def percentile_plot(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             firm = part["firm"].to_numpy()
             ax.plot(room[firm], part["latency_ms"][firm], label=drawable(name), **line(i))
             ax.plot(room[~firm], part["latency_ms"][~firm], color=colour(i), lw=1, ls=":")
+            few = part.iloc[:: max(len(part) // 40, 1)]
+            texts = (f"{short(name)}: p{100 * r.p:.6g} {ms(r.latency_ms)}" for r in rows_of(few))
+            read_out(ax, 1 / (1 - few["p"]), few["latency_ms"], texts)
         ax.set_xscale("log")
         most = float((1 / (1 - frame["p"])).max())
         nines = [1 / (1 - p) for p in (0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perfkit.figures.style import format_level, in_css, style, words
+from perfkit.figures.readout import on_a_phone, places, texts
+from perfkit.figures.style import format_level, in_css, number, style, words
 from perfkit.page import TEMPLATES
 from perfkit.text import for_html, for_notebook, plain
 
@@ -54,7 +57,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters |= {"level": format_level, "plural": _plural, "whole": _whole}
+    found.filters |= {"level": format_level, "number": _number, "plural": _plural, "whole": _whole}
     return found
 
 
@@ -66,6 +69,10 @@ def _harmless(value: object) -> Markup:
 def _whole(text: object) -> Markup:
     """Return text of any length, for what was bounded before."""
     return Markup(for_html(text, most=None))
+
+
+def _number(value: float | None) -> str:
+    return number(math.nan if value is None else value)
 
 
 def _plural(count: int, word: str) -> str:
@@ -117,11 +124,16 @@ def show(ax: Axes, *, alt: str | None = None, caption: str | None = None) -> Sho
         return sentence(told[0], "pk-nothing")
     alt = told[0] if alt is None else alt
     caption = told[1] if caption is None else caption
-    drawing = svg(ax.get_figure(root=True), alt)  # type: ignore[arg-type]
-    return shown(f"{alt}\n{caption}", part("figure", "figure", drawing, caption))
+    figure: Figure = ax.get_figure(root=True)  # type: ignore[assignment]
+    drawings = svg(figure, alt)
+    with on_a_phone(figure):
+        drawings += svg(figure, alt, narrow=True)
+    values = json.dumps(found, ensure_ascii=False) if (found := texts(figure)) else ""
+    name = "figure; the arrow keys read its values" if values else "figure"
+    return shown(f"{alt}\n{caption}", part("figure", name, drawings, caption, values))
 
 
-def svg(figure: Figure, alt: str) -> Markup:
+def svg(figure: Figure, alt: str, *, narrow: bool = False) -> Markup:
     """An SVG element for a page: own ids, alt text, CSS variables for colours, no date, no reference."""
     buffer = io.StringIO()
     with style():
@@ -135,8 +147,9 @@ def svg(figure: Figure, alt: str) -> Markup:
     text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}\1"', text)
     text = re.sub(r'(xlink:href|href)="#([^"]+)"', rf'href="#{prefix}\2"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}\1)", text)
-    text = in_css(text.replace("'DejaVu Sans'", "system-ui, 'Segoe UI', 'DejaVu Sans'"))
+    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)  # a hundredth of a point is not seen
+    text, colours = in_css(text.replace("'DejaVu Sans'", "system-ui, 'Segoe UI', 'DejaVu Sans'"))
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
     assert size is not None
     drawing = re.sub(r"\n\s*", "\n", text[text.index(">") + 1 :]).strip().removesuffix("</svg>")
-    return part("svg", size[1], size[2], alt, ours(drawing))
+    return part("svg", size[1], size[2], alt, ours(drawing), ours(colours), narrow, places(figure))

@@ -1,13 +1,16 @@
-"""What happened when: kick-off timeline, latency of each call, concurrency, throughput, generator delays."""
+"""What happened when: latency of each call, concurrency, throughput, generator delays."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
+from perfkit.figures.kickoff import NO_ROWS, UNTIMED
+from perfkit.figures.readout import read_out
 from perfkit.figures.style import (
     BAD,
     FILL,
@@ -23,72 +26,23 @@ from perfkit.figures.style import (
     ms,
     nothing,
     number,
+    operations,
+    rows_of,
     say,
     seconds,
+    short,
     stacked,
     style,
     time_axis,
     words,
 )
 
-__all__ = ["call_latency", "concurrency", "generator_delays", "glance", "kickoff_timeline", "throughput"]
+__all__ = ["call_latency", "concurrency", "generator_delays", "glance", "throughput"]
 
-NO_ROWS = "No requests in the measured part of this run."
 NO_SUCCESS = "No request of the measured part succeeded."
-UNTIMED = "The imported file does not say when its requests were made."
-#: So many lines of a point's width fit below each other in a kick-off timeline.
-_LINES = 400
 _MARKS = ("o", "s", "^", "D", "v", "P", "<", ">")
-
-
-def _operations(frame: pd.DataFrame) -> list[str]:
-    return [str(name) for name, count in frame["operation"].value_counts().items() if count]
-
-
-@drawn_from("waterfall")
-def kickoff_timeline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw each request as a line: planned to sent in grey, sent to done in colour, by planned time."""
-    with style():
-        ax = axes_for(ax, 3.4)
-        if frame.empty:
-            return nothing(ax, NO_ROWS)
-        if frame.attrs.get("untimed"):
-            return nothing(ax, UNTIMED)
-        y = frame["order"].to_numpy() + 1
-        sent = frame["sent_s"].fillna(frame["done_s"]).to_numpy()
-        due, done = frame["t_s"].to_numpy(), frame["done_s"].fillna(frame["t_s"]).to_numpy()
-        waits = np.flatnonzero(sent - due > (done.max() - due.min()) / 2000)
-        wide = float(np.clip(_LINES / len(frame), 0.5, 2.2))  # as many lines as fit beside each other
-        spans = [[(due[i], y[i]), (sent[i], y[i])] for i in waits]
-        ax.add_collection(LineCollection(spans, colors=FILL, linewidths=0.8 * wide))
-        names = _operations(frame)
-        colours = dict(zip(names, map(colour, range(len(names))), strict=True))
-        spans = [[(sent[i], y[i]), (done[i], y[i])] for i in range(len(y))]  # in order: none covers another
-        ax.add_collection(
-            LineCollection(
-                spans,
-                colors=[colours[str(name)] for name in frame["operation"]],
-                linewidths=wide,
-                capstyle="round",  # seen however short
-            )
-        )
-        for name in names[:8]:
-            ax.plot([], [], color=colours[name], lw=1.5, label=drawable(name))
-        bad = frame["error"].notna().to_numpy()
-        if bad.any():
-            ax.plot(done[bad], y[bad], "x", color=BAD, ms=3.5, mew=0.8, zorder=3, label="failed")
-        ax.autoscale()
-        ax.invert_yaxis()
-        ax.set_ylabel("request, in order of kick-off")
-        ax.yaxis.set_major_formatter("{x:,.0f}")
-        ax.grid(axis="y", visible=False)
-        time_axis(ax, frame, float(done.max()))
-        legend(ax)
-        drawn, n = frame.attrs["drawn"], frame.attrs["n"]
-        what = f"{drawn:,} of {n:,} drawn: an even sample plus the slowest" if drawn < n else "all drawn"
-        alt = f"Kick-off timeline of {n:,} requests over {number(done.max() - due.min())} seconds; "
-        alt += f"the longest took {ms(1e3 * float(np.nanmax(done - due)))} from planned to done."
-        return say(ax, alt, caption(frame, what, "grey: planned but not yet sent; colour: sent to done"))
+#: Requests planned within so small a share of the run's time are a burst: time does not tell them apart.
+_BURST = 0.05
 
 
 @drawn_from("calls")
@@ -108,40 +62,69 @@ def call_latency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def _each_call(frame: pd.DataFrame, ax: Axes) -> Axes:
     good = frame["error"].isna().to_numpy()
     t, x = frame["t_s"].to_numpy(), frame["latency_ms"].to_numpy()
-    for i, name in enumerate(_operations(frame)[:8]):
+    burst = len(t) > 1 and np.ptp(t) < _BURST * float(np.max(t + x / 1e3) - t.min())
+    at = np.arange(1, len(t) + 1) if burst else t
+    for i, name in enumerate(operations(frame)[:8]):
         pick = good & (frame["operation"] == name).to_numpy()
         ax.plot(
-            t[pick], x[pick], _MARKS[i % 8], color=colour(i), ms=2.6, alpha=0.75, mew=0, label=drawable(name)
+            at[pick], x[pick], _MARKS[i % 8], color=colour(i), ms=2.6, alpha=0.75, mew=0, label=drawable(name)
         )
     if (~good).any():
-        ax.plot(t[~good], x[~good], "x", color=BAD, ms=5, label="failed, when it ended")
+        ax.plot(at[~good], x[~good], "x", color=BAD, ms=5, label="failed, when it ended")
     latency_axis(ax.yaxis, float(x[x > 0].min(initial=np.inf)), float(x.max(initial=0)))
     ax.set_ylabel("latency")
-    time_axis(ax, frame, float(t.max(initial=0)))
+    if burst:
+        ax.set_xlabel("request of the burst, in order of kick-off")
+    else:
+        time_axis(ax, frame, float(t.max(initial=0)))
     legend(ax)
+    few = np.unique(np.linspace(0, len(t) - 1, min(len(t), 300)).astype(int))
+    texts = (
+        f"{short(frame['operation'].iloc[i])} at {t[i]:.3f} s: {ms(x[i])}{'' if good[i] else ', failed'}"
+        for i in few
+    )
+    read_out(ax, at[few], x[few], texts)
     middle = ms(float(np.median(x[good]))) if good.any() else "none"
     alt = f"Latency of each of {len(x):,} calls over time; median {middle}, "
     alt += f"largest {ms(float(x[good].max(initial=0)))}."
-    return say(ax, alt, caption(frame, latency_name(frame), "every call, at its planned time"))
+    where = "by order, since all were planned within a moment" if burst else "at its planned time"
+    return say(ax, alt, caption(frame, latency_name(frame), f"every call, {where}"))
 
 
 def _binned_calls(frame: pd.DataFrame, ax: Axes) -> Axes:
     t = frame["t_s"].to_numpy()
     ax.fill_between(t, frame["min"], frame["max"], color=FILL, alpha=0.45, lw=0, label="least to most")
-    ax.plot(t, frame["p99"], label="p99", drawstyle="steps-mid", **line(1))
-    ax.plot(t, frame["p50"], label="p50", **line(0))
+    names = [name for name in frame.attrs["over_s"] if frame[name].notna().any()]
+    for name, i in (("p99", 1), ("p90", 2), ("p50", 0)):
+        if name in names:
+            stepped = "steps-mid" if frame.attrs["over_s"][name] > 1.01 * frame.attrs["bin_s"] else "default"
+            ax.plot(t, frame[name], label=name, drawstyle=stepped, **line(i))
     latency_axis(ax.yaxis, float(frame["min"].min()), float(frame["max"].max()))
     ax.set_ylabel("latency")
     time_axis(ax, frame, float(t.max()))
     legend(ax)
+    middle = frame["p50"].fillna((frame["min"] * frame["max"]) ** 0.5)
+    read_out(ax, t, middle, (_bin_words(row, names) for row in rows_of(frame)))
     p50 = frame["p50"].dropna()
     alt = f"Latency over time in {len(frame)} bins: the median of a bin moves between {ms(p50.min())} and "
     alt += f"{ms(p50.max())}; the slowest call took {ms(float(frame['max'].max()))}."
-    how = "each computed from all its successes; p50 and p99 to 0.3 %"
-    if frame.attrs["p99_s"] > 1.01 * frame.attrs["bin_s"]:
-        how += f"; p99 of every {seconds(frame.attrs['p99_s'])}, where 10 requests lie beyond it"
-    bins = f"{len(frame)} bins of {seconds(frame.attrs['bin_s'])} drawn"
-    return say(ax, alt, caption(frame, latency_name(frame), bins, how))
+    wide = [
+        f"{name} of every {seconds(over)}"
+        for name, over in frame.attrs["over_s"].items()
+        if name in names and over > 1.01 * frame.attrs["bin_s"]
+    ]
+    how = "quantiles to 0.3 %, only where 10 requests lie beyond"
+    missing = [name for name in frame.attrs["over_s"] if name not in names]
+    if missing:
+        how += f": the run is too short for {' and '.join(missing)} over time"
+    bins = f"{len(frame)} bins of {seconds(frame.attrs['bin_s'])}"
+    return say(ax, alt, caption(frame, latency_name(frame), ", ".join([bins, *wide]), how))
+
+
+def _bin_words(row: Any, names: list[str]) -> str:
+    told = [f"{name} {ms(getattr(row, name))}" for name in names if np.isfinite(getattr(row, name))]
+    extremes = f"{ms(row.min)} to {ms(row.max)}" if row.n else "none"
+    return f"{seconds(max(row.t_s, 0))}: {', '.join([*told, extremes])}, {row.n:,} successes"
 
 
 @drawn_from("concurrency")
@@ -170,9 +153,18 @@ def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         alt = f"Requests in flight over time: {number(frame['mean'].mean())} on average, "
         alt += f"{frame['most'].max():,} at most; "
         alt += f"due but not yet sent: {number(frame['waiting'].max())} at most in a bin's mean."
+        texts = (
+            f"{seconds(max(r.t_s, 0))}: {number(r.mean)} in flight, {r.least:,} to {r.most:,}"
+            + (f"; {number(r.waiting)} due but not sent" if r.waiting >= 0.005 else "")
+            for r in rows_of(frame)
+        )
+        read_out(ax, t[:-1] + width / 2, frame["mean"], texts)
         apart = frame.attrs["moments_s"]
         how = f"least and most, sampled every {seconds(apart)} apart" if apart else "at every start and end"
-        return say(ax, alt, caption(frame, f"bins of {seconds(width)}, counted exactly, {how}"))
+        means = "open model: growth under a constant rate means that the server does not keep up"
+        if frame.attrs["closed"]:
+            means = "closed model: never more than there are users, so overload shows as latency"
+        return say(ax, alt, caption(frame, f"bins of {seconds(width)}, counted exactly, {how}", means))
 
 
 @drawn_from("over_time")
@@ -186,7 +178,14 @@ def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         if not frame.attrs["n"]:
             return nothing(ax, NO_ROWS)
         t = np.append(frame["t_s"], frame["t_s"].iloc[-1] + frame.attrs["bin_s"])
-        ax.stairs(frame["planned_per_s"], t, baseline=None, label="planned", lw=1.1, **line(7))
+        if not frame.attrs[
+            "closed"
+        ]:  # in a closed loop nothing is planned: a user asks when it has its answer
+            whole = np.arange(len(frame)) < max(np.searchsorted(t, frame.attrs["due_s"], "right") - 1, 1)
+            planned = np.where(
+                whole, frame["planned_per_s"], np.nan
+            )  # the last bin it begins in is a part of one
+            ax.stairs(planned, t, baseline=None, label="planned", lw=1.1, **line(7))
         ax.stairs(frame["ok_per_s"], t, baseline=None, label="succeeded", lw=1.5, color=colour(0))
         ax.set_ylabel("requests per second")
         ax.set_ylim(bottom=0)
@@ -199,8 +198,18 @@ def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         legend(ax)
         alt = f"Throughput over time: at most {number(frame['ok_per_s'].max())} successes and "
         alt += f"{number(frame['failed_per_s'].max())} failures a second in a bin."
-        width = f"bins of {seconds(frame.attrs['bin_s'])}; planned: by planned time; others: by end time"
-        return say(ax, alt, caption(frame, width))
+        texts = (
+            f"{seconds(max(r.t_s, 0))}: {number(r.ok_per_s)} succeeded a second, "
+            + f"{number(r.failed_per_s)} failed"
+            + ("" if frame.attrs["closed"] else f", {number(r.planned_per_s)} planned")
+            for r in rows_of(frame)
+        )
+        read_out(ax, t[:-1] + frame.attrs["bin_s"] / 2, frame["ok_per_s"], texts)
+        width = f"bins of {seconds(frame.attrs['bin_s'])}, by end time"
+        means = "planned: by planned time; where fewer succeed, the server or the client was saturated"
+        if frame.attrs["closed"]:
+            means = "closed model: users wait for their answers, so the rate is what the server gave them"
+        return say(ax, alt, caption(frame, width, means))
 
 
 def glance(calls: pd.DataFrame, over_time: pd.DataFrame) -> Axes:
@@ -250,6 +259,12 @@ def generator_delays(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set_ylabel("delay")
         time_axis(ax, frame, float(t[-1]))
         legend(ax)
+        texts = (
+            f"{seconds(max(r.t_s, 0))}: kick-off p50 {ms(r.kickoff_p50)}, p99 {ms(r.kickoff_p99)}, "
+            f"client queue p99 {ms(r.queue_p99)}"
+            for r in rows_of(frame)
+        )
+        read_out(ax, t, worst, texts)
         alt = f"Delays of the generator itself: kick-off at most {ms(float(frame['kickoff_max'].max()))}, "
         alt += f"client queue at most {ms(float(frame['queue_max'].max()))}."
         what = "kick-off delay: started - planned; client queue: sent - started"

@@ -69,7 +69,7 @@ def _panels(count: int) -> list[Axes]:
 
 def _panel(panel: Axes, frame: pd.DataFrame, kind: str) -> None:
     one = _KINDS[kind]
-    bars(panel, frame[frame["kind"] == kind], frame.attrs[kind]["log"])
+    bars(panel, frame[frame["kind"] == kind], frame.attrs[kind]["log"], one.words)
     if one.words is not ms:
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     marks(panel, frame.attrs[kind]["marks"], one.words)

@@ -45,15 +45,19 @@ LINES: tuple[Any, ...] = (
     (0, (3, 1)),
 )
 
+#: JupyterLab has no colours for series: ours lean towards its text, so that they are lighter on dark.
+_LEAN = "color-mix(in oklab, {} 72%, var(--jp-content-font-color1, #222))"
 _VARIABLES = {
     _TEXT: "var(--pk-fg, var(--jp-content-font-color1, #222))",
     _DIM: "var(--pk-dim, var(--jp-content-font-color2, #666))",
     _GRID: "var(--pk-grid, var(--jp-border-color2, #d8d8d8))",
     _PAPER: "var(--pk-bg, var(--jp-layout-color0, #fff))",
-    BAD: "var(--pk-bad, #c0262d)",
-    FILL: "var(--pk-fill, #9db8d6)",
-    **{c: f"var(--pk-c{i}, {c})" for i, c in enumerate(_SERIES)},
+    BAD: f"var(--pk-bad, {_LEAN.format('#d9363e')})",
+    FILL: "var(--pk-fill, color-mix(in oklab, #7ba3cf 65%, var(--jp-layout-color0, #fff)))",
+    **{c: f"var(--pk-c{i}, {_LEAN.format(c)})" for i, c in enumerate(_SERIES)},
 }
+#: Of a legend, in an inch.
+_CHARACTERS = 17
 _COLOUR = re.compile("|".join(_VARIABLES), re.IGNORECASE)
 _RC: Any = {
     **sns.axes_style("whitegrid"),
@@ -153,9 +157,15 @@ def colour(i: int) -> str:
     return str(_SERIES[i % len(_SERIES)])
 
 
-def in_css(svg: str) -> str:
-    """Return a drawing with the CSS variables its placeholder colours stand for."""
-    return _COLOUR.sub(lambda found: _VARIABLES[found[0].lower()], svg)
+def in_css(svg: str) -> tuple[str, str]:
+    """Return a drawing with CSS variables for its placeholder colours, and the style that sets them."""
+    used: dict[str, str] = {}
+
+    def name(found: re.Match[str]) -> str:
+        return f"var({used.setdefault(found[0].lower(), f'--v{len(used)}')})"
+
+    drawing = _COLOUR.sub(name, svg)
+    return drawing, "".join(f"{variable}:{_VARIABLES[hue]};" for hue, variable in used.items())
 
 
 def line(i: int) -> dict[str, Any]:
@@ -187,6 +197,8 @@ def caption(frame: pd.DataFrame, *more: str) -> str:
     share = f" ({percent(failed / n)})" if failed and n else ""
     of = f" of the {frame.attrs['part']}" if "part" in frame.attrs else ""
     first = f"{n:,} requests{of}, {failed:,} failed{share}, {seconds(span)}"
+    if clocks := frame.attrs.get("clocks"):
+        more = (*more, clocks)
     hidden = frame.attrs.get("hidden_operations", 0)
     if hidden:
         more = (*more, f"{hidden} less frequent operations not drawn")
@@ -242,6 +254,16 @@ def format_level(value: float | None, kind: Kind) -> str:
     if kind == "errors":
         return percent(value) if value else "0"
     return ms(value) if kind == "latency" else f"{number(value)}/s"
+
+
+def operations(frame: pd.DataFrame) -> list[str]:
+    """The operations of a frame's rows, most frequent first."""
+    return [str(name) for name, count in frame["operation"].value_counts().items() if count]
+
+
+def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
+    """The rows of a frame, their columns by name."""
+    return iter(frame.itertuples(index=False))
 
 
 def short(text: object, most: int = 40) -> str:
@@ -303,11 +325,16 @@ def time_axis(ax: Axes, frame: pd.DataFrame, last: float) -> None:
         ax.set_xlabel("seconds since the measured part began")
 
 
-def legend(ax: Axes, columns: int = 4) -> None:
-    """A legend above the plot, where it can cover nothing."""
+def legend(ax: Axes, columns: int = 4, *, again: bool = False) -> None:
+    """A legend above the plot, where it can cover nothing, of as many columns as the figure is wide.
+
+    again: only where there is one already.
+    """
     handles, labels = ax.get_legend_handles_labels()
-    if handles:
-        columns = min(columns, len(handles))
+    if handles and (ax.get_legend() or not again):
+        inches = ax.get_figure(root=True).get_size_inches()[0]  # type: ignore[union-attr]
+        fitting = int(_CHARACTERS * inches / (max(map(len, labels)) + 8))
+        columns = max(min(columns, len(handles), fitting), 1)
         ax.legend(
             handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,6 +16,7 @@ from perfkit import stats
 from perfkit.figures.markup import Shown, cell, part, sentence, shown, table
 from perfkit.figures.style import ms, number, percent, seconds, short
 from perfkit.store import Run, fidelity
+from perfkit.store.metadata import ShardFacts
 from perfkit.store.summary import MOVED, NAMES, firm
 from perfkit.text import plain
 
@@ -54,7 +55,7 @@ def _headline(summary: pd.DataFrame) -> str:
     share = f" ({percent(failed / n)})" if failed else ""
     text = f"{n:,} requests in {seconds(span)}, {failed:,} failed{share}, "
     text += f"{number(row['rate_per_s'])} successes a second."
-    quoted = [f"{p} {ms(row[p])} ({_interval(row, p)})" for p in ("p50", "p99") if firm(row, p)]
+    quoted = [f"{p} {ms(row[p])} ({interval(row, p)})" for p in ("p50", "p99") if firm(row, p)]
     if quoted:
         text += (
             f" {str(summary.attrs['latency']).capitalize()} time: {', '.join(quoted)}, 95 % {_method(row)}."
@@ -96,8 +97,10 @@ def summary_table(summary: pd.DataFrame) -> Shown:
         return shown(text, table(head, rows, "A dash: not in the file."))
     methods = [_method(c) for c in columns]
     if len(set(methods)) > 1:
-        rows.append(["95 % intervals", *methods])
-    what = "intervals by the method in the last row" if len(set(methods)) > 1 else methods[0]
+        rows.append(["95 % intervals", *(method.partition(" (")[0] for method in methods)])
+    mixed = "intervals by the method in the last row; those that assume independent requests have "
+    mixed += "too few, or too short a burst, for time slices"
+    what = mixed if len(set(methods)) > 1 else methods[0]
     caption = (
         f"{str(summary.attrs['latency']).capitalize()} time of successful requests. "
         f"Small print: 95 % {what}. "
@@ -122,10 +125,11 @@ def _cell(row: Any, name: str) -> str:
     low = float(row.get(f"{name}_low", math.nan))
     if row["p50_unit"] == stats.SUMMARIZED or (math.isnan(low) and not name.startswith("p")):
         return ms(value)
-    return cell(ms(value), _interval(row, name))
+    return cell(ms(value), interval(row, name))
 
 
-def _interval(row: Any, name: str) -> str:
+def interval(row: Any, name: str) -> str:
+    """Return the interval of a quantile, or that there is none."""
     low, high = float(row[f"{name}_low"]), float(row[f"{name}_high"])
     if math.isnan(low):
         return "no interval"
@@ -208,7 +212,23 @@ def health_table(run: Run) -> Shown:
     }
     head = ["process", *(w.get("worker", i) for i, w in enumerate(workers))]
     rows = [[label, *(_health(name, w.get(name)) for w in workers)] for name, label in columns.items()]
-    return shown(str(pd.DataFrame(workers)), table(head, rows, "The load-generating processes."))
+    shards = {one.shard: one for one in run.meta.shards}
+    if all(number in shards for number in head[1:]):
+        rows[:0] = [[label, *(what(shards[number]) for number in head[1:])] for label, what in _OF_SHARDS]
+    caption = " ".join(["The load-generating processes.", *(f"{words}." for words in run.meta.shard_words)])
+    return shown(str(pd.DataFrame(workers)), table(head, rows, caption))
+
+
+_OF_SHARDS: tuple[tuple[str, Callable[[ShardFacts], str]], ...] = (
+    ("host", lambda one: one.host),
+    (
+        "clock, from the coordinator's",
+        lambda one: f"{one.offset_ns / 1e6:+,.3f} ± {one.error_ns / 1e6:.3f} ms",
+    ),
+    ("its drift", lambda one: f"{one.drift_ppm:+.2f} ppm"),
+    ("requests", lambda one: "—" if one.rows is None else f"{one.rows:,}"),
+    ("fetched", lambda one: f"{one.fetched_bytes / 1e6:.1f} MB" if one.fetched_bytes else "—"),
+)
 
 
 def _health(name: str, value: object) -> str:

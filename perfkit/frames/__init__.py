@@ -17,6 +17,7 @@ except ModuleNotFoundError as error:
     raise with_extra(error) from None
 
 from perfkit.frames.distribution import *
+from perfkit.frames.kickoff import *
 from perfkit.frames.over_time import *
 from perfkit.frames.rows import *
 from perfkit.frames.streaming import *

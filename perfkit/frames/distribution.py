@@ -20,19 +20,34 @@ __all__ = ["boxes", "histogram", "percentiles", "survival", "user_column"]
 
 #: At most so many operations get a line of their own in a figure.
 MOST_OPERATIONS = 8
+#: And so many a histogram.
+MOST_HISTOGRAMS = 12
 #: So many of the slowest requests of each operation are drawn exactly; those below from bins.
 MOST_EXACT = 20_000
 
 
 @of_part
 def histogram(rows: Part, bins: int = 80) -> pd.DataFrame:
-    """Return the histogram of successes: left, right (ms), count; log bins when they span more than 20-fold.
+    """Return the histogram of successes by operation: operation, left, right (ms), count, over the same bins.
 
-    attrs: log, ok (successes), marks (exact quantiles).
+    Log bins when they span more than 20-fold. The most frequent `MOST_HISTOGRAMS` operations. attrs: log, ok
+    (successes), marks (exact quantiles by operation).
     """
-    binned = counted(rows).latencies
-    data, log = bars(rows, _GOOD.format(g="0"), binned, bins)
-    return small(data, rows, log=log, ok=binned.n(), marks=carried(binned))
+    names, _, binned = counted(rows)
+    grid, log = bin_edges(binned, bins)
+    shown = [g for g in range(len(names)) if binned.n(g)][:MOST_HISTOGRAMS]
+    inner = np.nextafter(grid[1:-1], -np.inf).tolist()
+    found = rows.query(
+        "SELECT g, map_values(histogram(latency_ms, $inner)) AS n FROM part JOIN operations USING (operation)"
+        " WHERE ok AND latency_ms IS NOT NULL GROUP BY g",
+        inner=inner,
+    ).to_pylist()
+    counts = {one["g"]: one["n"] for one in found}
+    parts = [_bars(grid, counts[g]).assign(operation=names[g]) for g in shown]
+    data = pd.concat(parts) if parts else pd.DataFrame(columns=["left", "right", "count", "operation"])
+    marks = {names[g]: carried(binned, g) for g in shown}
+    hidden = sum(binned.n(g) > 0 for g in range(len(names))) - len(shown)
+    return small(data, rows, log=log, ok=binned.n(), marks=marks, hidden_operations=hidden)
 
 
 def bars(
@@ -43,6 +58,14 @@ def bars(
     values: SQL over the part that gives x, not null; binned: the same values. What lies below `floor` is
     counted in the first bin: times close to zero would stretch a log scale.
     """
+    grid, log = bin_edges(binned, bins, floor)
+    inner = np.nextafter(grid[1:-1], -np.inf).tolist()
+    found = part.row(f"SELECT map_values(histogram(x, $inner)) AS n FROM ({values})", inner=inner)["n"]
+    return _bars(grid, found), log
+
+
+def bin_edges(binned: Binned, bins: int, floor: float | None = None) -> tuple[stats.Floats, bool]:
+    """Return the edges of a histogram [at most bins + 1], and whether they are logarithmic."""
     n = binned.n()
     bins = min(bins, max(int(2 * n**0.5), 10))  # few rows fill few bins
     low, high = binned.quantiles([(None, 0.0), (None, 1.0)]) if n else (0.0, 1.0)
@@ -51,18 +74,20 @@ def bars(
     log = low > 0 and high > 20 * low
     grid = np.geomspace(low, high, bins + 1) if log else stats.edges(low, high, bins)
     grid[0], grid[-1] = min(grid[0], low), max(grid[-1], high)
-    # a bar of DuckDB's histogram has its right edge in it, of numpy's its left one, but the last
-    inner = np.nextafter(grid[1:-1], -np.inf).tolist()
-    found = part.row(f"SELECT map_values(histogram(x, $inner)) AS n FROM ({values})", inner=inner)["n"]
-    count = np.zeros(bins, np.int64)
+    return grid, log
+
+
+def _bars(grid: stats.Floats, found: list[int] | None) -> pd.DataFrame:
+    """Bars from DuckDB's histogram over the inner edges."""
+    count = np.zeros(len(grid) - 1, np.int64)
     count[: len(found or ())] = found or ()  # without the last one where nothing lies beyond
-    return pd.DataFrame({"left": grid[:-1], "right": grid[1:], "count": count}), log
+    return pd.DataFrame({"left": grid[:-1], "right": grid[1:], "count": count})
 
 
-def carried(binned: Binned) -> dict[str, float]:
-    """Those of p50, p95 and p99, of all groups, that enough requests carry to be shown."""
-    ps = [p for p in (0.5, 0.95, 0.99) if stats.support(binned.n(), p) >= stats.MIN_SUPPORT]
-    found = binned.quantiles([(None, p) for p in ps])
+def carried(binned: Binned, group: int | None = None) -> dict[str, float]:
+    """Those of p50, p95 and p99, of a group or of all, that enough requests carry to be shown."""
+    ps = [p for p in (0.5, 0.95, 0.99) if stats.support(binned.n(group), p) >= stats.MIN_SUPPORT]
+    found = binned.quantiles([(group, p) for p in ps])
     return {f"p{100 * p:g}": x for p, x in zip(ps, found, strict=True)}
 
 
@@ -79,9 +104,12 @@ _OUTLINED = {
 
 
 def user_column(rows: Part) -> str:
-    """Return what tells users apart in `boxes`: `group` where the scenario set groups, else `user`."""
+    """Return what tells users apart in `boxes`: `group` where the scenario set some, `user` in a closed loop.
+
+    Empty otherwise: the users of an open model are a pool of whoever is free, and nobody in particular.
+    """
     grouped = rows.row('SELECT count(*) > 0 AS found FROM (FROM part WHERE "group" IS NOT NULL LIMIT 1)')
-    return "group" if grouped["found"] else "user"
+    return "group" if grouped["found"] else "user" if rows.run.meta.closed else ""
 
 
 @of_part
@@ -90,9 +118,11 @@ def boxes(rows: Part, by: str = "operation", most: int = 20) -> pd.DataFrame:
 
     by: `operation`, `user` (the virtual user), or `group` (as the scenario set it; requests without one are
     left out). Of more than `most` boxes the slowest and the fastest are kept. Quantiles by operation are
-    exact, others to 0.3 %. attrs: groups (how many there are).
+    exact, others to 0.3 %. Without a name in `by` there are none. attrs: groups (how many there are).
     """
-    if by == "operation":
+    if not by:
+        frame = pd.DataFrame(columns=["", "n", *_BOX])
+    elif by == "operation":
         names, _, binned = counted(rows)
         there = [g for g in range(len(names)) if binned.n(g)]
         found = np.reshape(binned.quantiles([(g, p) for g in there for p in _BOX.values()]), (-1, len(_BOX)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +15,14 @@ from perfkit.frames.rows import of_part, small
 from perfkit.store.quantiles import outline
 from perfkit.store.rows import Part
 
-__all__ = ["calls", "concurrency", "delays", "over_time", "waterfall"]
+__all__ = ["calls", "concurrency", "delays", "over_time"]
 
 #: Up to so many rows each call is drawn as a point.
 MOST_POINTS = 2000
-#: Requests that a p99 over time needs, 10 of them beyond it, and of how many it is taken on average.
-_FEWEST, _TAIL = 1000, 1500
+#: Drawn over time.
+QUANTILES_OVER_TIME = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+#: So many successes there are in a bin of time on average, at least.
+_A_BIN = 30
 #: Up to so many rows the extremes of concurrency are looked for at every start and end.
 MOST_EXACT = 100_000
 #: Beyond, in so many moments of the run.
@@ -75,7 +78,7 @@ def extent(part: Part) -> tuple[float, float]:
     return float(edges_s[0]), float(edges_s[-1])
 
 
-def _grid(rows: Part, bins: int, rows_a_bin: int = 0) -> _Grid:
+def grid_of(rows: Part, bins: int, rows_a_bin: int = 0) -> _Grid:
     """Cells of so many moments each that there are at most `bins`; few rows get fewer of them."""
     if bins < 1:
         raise BadInput(f"bins: expected at least 1, got {bins}")
@@ -146,101 +149,68 @@ def _level(rise: _Instants, step_ns: int) -> tuple[stats.Floats, stats.Floats]:
 
 
 @of_part
-def waterfall(rows: Part, most: int = 2000) -> pd.DataFrame:
-    """Return requests by planned time, thinned evenly to `most` but with the slowest kept.
-
-    order, t_s, sent_s, done_s, operation, error. attrs: drawn.
-    """
-    n = rows.counts["n"]
-    drawn = _thinned(rows, n, most) if n > most else _all_in_order(rows)
-    frame = drawn.astype({"operation": "category", "error": "category"})
-    return small(frame, rows, drawn=len(frame))
-
-
-_DRAWN = "t_s, sent_s, done_s, operation, error"
-
-
-def _all_in_order(rows: Part) -> pd.DataFrame:
-    frame: pd.DataFrame = rows.query(f"SELECT {_DRAWN} FROM part ORDER BY planned, seq").to_pandas()
-    return frame.assign(order=np.arange(len(frame)))
-
-
-def _thinned(rows: Part, n: int, most: int) -> pd.DataFrame:
-    """The slowest tenth of `most`, and rows at even ranks of `planned`; only their cells are sorted."""
-    rows.keep(
-        "slow",
-        "SELECT planned, seq, attempt FROM part ORDER BY response_ms DESC NULLS LAST, planned LIMIT $most",
-        most=most // 10,
-    )
-    ranks = np.linspace(0, n - 1, most - most // 10).astype(np.int64)
-    counts = _clock(rows).due.astype(np.int64)
-    upto = np.cumsum(counts)
-    cells = np.searchsorted(upto, ranks, "right")
-    within = ranks - (upto[cells] - counts[cells]) + 1
-    rows.use("ranks", g=("INTEGER", cells.tolist()), within=("BIGINT", within.tolist()))
-    cell = _moments(rows).cell("planned")
-    drawn: pd.DataFrame = rows.query(
-        f"WITH cells AS (SELECT g FROM ranks UNION SELECT {cell} FROM slow),"
-        f" ranked AS (SELECT {cell} AS g, planned, seq, attempt, {_DRAWN},"
-        " row_number() OVER (PARTITION BY g ORDER BY planned, seq, attempt) AS within"
-        " FROM part WHERE g IN (FROM cells))"
-        f" SELECT g, within, {_DRAWN} FROM ranked"
-        " WHERE (g, within) IN (FROM ranks) OR (planned, seq, attempt) IN (FROM slow) ORDER BY ALL"
-    ).to_pandas()
-    drawn["order"] = (upto - counts)[drawn.pop("g")] + drawn.pop("within") - 1
-    return drawn
-
-
-@of_part
 def calls(rows: Part, bins: int = 200) -> pd.DataFrame:
     """Return latency over planned time: every success, or quantiles per bin when there are many.
 
     With up to `MOST_POINTS` rows: t_s, latency_ms, operation, error. With more: t_s (middle of the bin), n,
-    min, p50, p99, max in ms, of all successes of the bin; p50 and p99 to 0.3 %. p99 is that of several bins
-    together where one has too few requests for it, NaN where they have. attrs: drawn ("calls" or "bins");
-    bin_s, p99_s: length of a bin, and of those p99 is taken over.
+    min, max in ms, of all successes of the bin, and p50, p90, p99 to 0.3 %. A quantile is that of so many
+    bins together that 10 requests lie beyond it; NaN where they do not, or where there are fewer than 3 such
+    stretches. attrs: drawn ("calls" or "bins"); bin_s, length of a bin; over_s, of a stretch by quantile.
     """
     if rows.counts["n"] <= MOST_POINTS:
         columns = "SELECT t_s, latency_ms, operation, error FROM part"
         each = rows.query(f"{columns} WHERE latency_ms IS NOT NULL ORDER BY planned, seq").to_pandas()
         frame = each.astype({"operation": "category", "error": "category"})
         return small(frame, rows, drawn="calls")
-    grid = _grid(rows, bins)
+    ok = rows.counts["n"] - rows.counts["failed"]
+    grid = grid_of(rows, min(bins, max(ok // _A_BIN, 8)))
     found = _quantiles(rows, grid, "latency_ms", "ok")
-    together = min(-(-grid.cells * _TAIL // rows.counts["n"]), grid.cells)
-    found["p99"] = _tail(rows, grid, together) if together > 1 else found["p99"]
     data: dict[str, Any] = {
         "t_s": grid.edges_s[:-1] + grid.step_s / 2,
         "n": np.nan_to_num(found["n"]).astype(np.int64),
+        "min": found["min"],
+        "max": found["max"],
     }
-    data |= {name: found[name] for name in ("min", "p50", "p99", "max")}
-    return small(data, rows, drawn="bins", bin_s=grid.step_s, p99_s=together * grid.step_s)
+    over_s = {}
+    for name, p in QUANTILES_OVER_TIME.items():
+        least = stats.MIN_SUPPORT / (1 - p)
+        together = min(math.ceil(grid.cells * 1.5 * least / max(ok, 1)), grid.cells)
+        data[name] = _firm(rows, grid, name, together, least)
+        over_s[name] = together * grid.step_s
+    return small(data, rows, drawn="bins", bin_s=grid.step_s, over_s=over_s)
 
 
-def _tail(rows: Part, grid: _Grid, together: int) -> stats.Floats:
-    """p99 of so many cells of `grid` together, at each of them [cells]; NaN where it says little."""
+def _firm(rows: Part, grid: _Grid, name: str, together: int, least: float) -> stats.Floats:
+    """A quantile of so many cells of `grid` together, at each of them [cells]; NaN where it says little."""
+    if together > 1 and grid.cells < 3 * together:
+        return np.full(grid.cells, np.nan)
     wide = grid._replace(step_ns=together * grid.step_ns, cells=-(-grid.cells // together))
     found = _quantiles(rows, wide, "latency_ms", "ok")
-    firm = np.where(np.nan_to_num(found["n"]) >= _FEWEST, found["p99"], np.nan)
+    firm = np.where(np.nan_to_num(found["n"]) >= round(least), found[name], np.nan)
     return np.repeat(firm, together)[: grid.cells]
 
 
 def _quantiles(rows: Part, grid: _Grid, column: str, where: str = "true") -> dict[str, np.ndarray]:
-    """n, min, p50, p99, max of a column by planned time, in each cell of `grid` [bins]; NaN for none."""
+    """n, min, p50, p90, p99, max of a column by planned time, in each cell of `grid` [bins]; NaN for none."""
     values = f"SELECT {grid.cell('planned')} AS g, {column} AS x FROM part WHERE {where} AND x IS NOT NULL"
-    found = rows.arrays(outline(values, (0.5, 0.99)))
+    found = rows.arrays(outline(values, tuple(QUANTILES_OVER_TIME.values())))
     cells = found.pop("g")
     return {name: grid.spread(cells, column) for name, column in found.items()}
 
 
 @of_part
 def over_time(rows: Part, bins: int = 100) -> pd.DataFrame:
-    """Return throughput per bin: t_s (left edge), ok_per_s, failed_per_s, planned_per_s (by planned time)."""
-    grid, clock = _grid(rows, bins, rows_a_bin=20), _clock(rows)
+    """Return throughput per bin: t_s (left edge), ok_per_s, failed_per_s, planned_per_s (by planned time).
+
+    attrs: bin_s; due_s, when requests ceased to be due.
+    """
+    grid, clock = grid_of(rows, bins, rows_a_bin=20), _clock(rows)
     data = {"t_s": grid.edges_s[:-1]}
     for name, counts in (("planned", clock.due), ("ok", clock.ok), ("failed", clock.failed)):
         data[f"{name}_per_s"] = np.add.reduceat(counts, _firsts(grid)) / np.diff(grid.edges_s)
-    return small(data, rows, bin_s=grid.step_s)
+    last = np.flatnonzero(clock.due)[-1:] + 1  # the moment after
+    due_s = _moments(rows).edges_s[last[0]] if len(last) else 0.0
+    return small(data, rows, bin_s=grid.step_s, due_s=due_s, clocks=rows.run.meta.clock_doubt)
 
 
 @of_part
@@ -250,7 +220,7 @@ def concurrency(rows: Part, bins: int = 200) -> pd.DataFrame:
     attrs: moments_s, how far apart the moments are in which least and most were looked for; 0: at every start
     and end.
     """
-    grid, clock, moment_ns = _grid(rows, bins), _clock(rows), _moments(rows).step_ns
+    grid, clock, moment_ns = grid_of(rows, bins), _clock(rows), _moments(rows).step_ns
     first = _firsts(grid)
     size = np.diff(first, append=MOMENTS)
     _, waiting = _level(clock.waiting, moment_ns)
@@ -270,7 +240,7 @@ def concurrency(rows: Part, bins: int = 200) -> pd.DataFrame:
         "most": most,
         "waiting": np.maximum(np.add.reduceat(waiting, first) / size, 0),
     }
-    return small(data, rows, bin_s=grid.step_s, moments_s=moments_s)
+    return small(data, rows, bin_s=grid.step_s, moments_s=moments_s, clocks=rows.run.meta.clock_doubt)
 
 
 @of_part
@@ -279,7 +249,7 @@ def delays(rows: Part, bins: int = 100) -> pd.DataFrame:
 
     p50 and p99 to 0.3 %.
     """
-    grid = _grid(rows, bins, rows_a_bin=20)
+    grid = grid_of(rows, bins, rows_a_bin=20)
     data: dict[str, Any] = {"t_s": grid.edges_s[:-1] + grid.step_s / 2}
     for name in ("kickoff", "queue"):
         found = _quantiles(rows, grid, f"{name}_ms")

@@ -83,13 +83,14 @@ def _categories(column: pa.ChunkedArray) -> pd.Categorical:
 
 
 def about(rows: Part | pd.DataFrame) -> dict[str, Any]:
-    """What captions tell of a part of a run: run, part, latency, n, failed, untimed, span_s, origin_ns."""
+    """What captions tell of a part of a run: run, part, latency, n, failed, closed, untimed, span_s, …"""
     if isinstance(rows, pd.DataFrame):
         return {str(name): value for name, value in rows.attrs.items()}
     return {
         "run": rows.run.id,
         "part": rows.label,
         "latency": rows.latency,
+        "closed": rows.run.meta.closed,
         "untimed": fidelity.untimed(rows.run.meta),
         "span_s": rows.span_s,
         "origin_ns": rows.window_ns[0],

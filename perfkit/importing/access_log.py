@@ -18,14 +18,15 @@ from perfkit.importing.times import UNITS, ns
 _LINE = re.compile(
     r'\[(\d{1,2}/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d)(?:\.(\d{1,9}))? ([+-]\d{4})\] "((?:[^"\\]|\\.)*)" \d{3} '
 )
+_LOOKED_AT = 20
 _ESCAPED = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|(.))")
 _MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
 EXPECTED = 'a line of an access log: … [10/Oct/2026:13:55:36 +0000] "GET /path HTTP/1.1" 200 …'
 
 
 def is_log(head: Head) -> bool:
-    """The time and the request line of the common log format."""
-    return _LINE.search(head.first_line) is not None
+    """The time and the request line of the common log format; the first lines may be broken."""
+    return any(map(_LINE.search, head.lines[:_LOOKED_AT]))
 
 
 def read(source: Source, rows: Rows, asked: Asked) -> Facts:

@@ -38,13 +38,14 @@ class Head:
         return COLOURS.sub("", self.raw.decode(errors="replace"))
 
     @cached_property
-    def _lines(self) -> list[str]:
+    def lines(self) -> list[str]:
+        """Those that are not blank."""
         return [line for line in self.text.splitlines() if line.strip()]
 
     @cached_property
     def first_line(self) -> str:
         """The first line that is neither blank nor Excel's `sep=`."""
-        lines = self._lines[:2]
+        lines = self.lines[:2]
         return next((line for line in lines if not SEPARATOR.fullmatch(line)), "")
 
     @cached_property
@@ -85,7 +86,7 @@ class Head:
     def delimiter(self, needed: Iterable[str] = ()) -> str:
         """The one named to Excel, else the one by which all columns that are needed are there, else the one
         that makes most of the first line."""
-        told = SEPARATOR.fullmatch(self._lines[0]) if self._lines else None
+        told = SEPARATOR.fullmatch(self.lines[0]) if self.lines else None
         if told:
             return told[1]
         fit = [one for one in DELIMITERS if set(needed) <= set(self.cells(one))] if needed else []

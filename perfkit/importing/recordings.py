@@ -40,6 +40,7 @@ _REPLAYED_ONLY: dict[str, Format] = {
 _MOST = 5_000_000
 _MOST_BYTES = 256_000_000
 _MOST_SECRETS = 1_000
+_WITH_BODY = ("POST", "PUT", "PATCH")
 #: What the client says for itself, or a browser of itself.
 _OWN_HEADERS = frozenset({
     *("host", "connection", "content-length", "transfer-encoding", "accept-encoding", "user-agent", "te"),
@@ -158,6 +159,7 @@ def read_recording(path: Path, wanted: Wanted, speed: float = 1.0) -> Recording:
     order = np.argsort(begins[sent], kind="stable")
     at, which = begins[sent][order], (np.cumsum([one is None for one in why]) - 1)[numbers[sent][order]]
     notes = [*facts.notes, *source.all_notes(), *_method_notes(requests.names.requests)]
+    notes += _body_notes(operations[i] for i in which.tolist())
     whole = not (at % UNITS["s"]).any() and len(at) > 1
     if whole:
         at = _spread(at) if wanted.spread else at
@@ -198,6 +200,11 @@ def _counted(why: list[str | None], numbers: np.ndarray) -> Iterator[tuple[str, 
 def _method_notes(requests: Iterable[_Request]) -> Iterator[str]:
     if not any(_method_and_target(one)[0] for one in requests):
         yield "the file does not say which methods were used: each request is taken as a GET"
+
+
+def _body_notes(sent: Iterable[Operation]) -> Iterator[str]:
+    if n := sum(one.method in _WITH_BODY and not one.body for one in sent):
+        yield f"{n:,} POST, PUT or PATCH requests are sent without a body: the file has none for them"
 
 
 def _spread(at: np.ndarray) -> np.ndarray:

@@ -10,11 +10,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from perfkit.drive.shards.launchers import spread_on
 from perfkit.lab.awaited import Awaited
 from perfkit.lab.work import Work
 from perfkit.text import plain
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from perfkit.lab.handle import Run
     from perfkit.lab.listing import Runs
 
@@ -45,6 +48,7 @@ def run(
     data_dir: str | os.PathLike[str] | None = None,
     allow_targets: Iterable[str] = (),
     live: bool = True,
+    on: str | Client | None = None,
     **changes: Any,
 ) -> Awaited[Run | Runs]:
     """Carry out a workload; `await` it for the finished run: a `Run`, or `Runs` of several `repeats`::
@@ -54,12 +58,14 @@ def run(
     workload: a YAML file or a mapping as it has; `changes` are laid over it, name by name: scenario, params,
     users, arrivals, tags, …; `target` may be a URL. Without a URL a reference server is started for the run.
     data_dir: PERFKIT_DATA_DIR, or the nearest `data` folder with runs, upwards from here. live: show a view
-    that updates in place and leaves a figure behind; in a terminal, a block of lines.
+    that updates in place and leaves a figure behind; in a terminal, a block of lines. on: where the load is
+    generated: `local:4`, `ssh:host1,host2`, `join:2`, or a client of a Dask cluster.
 
     Raises BadInput for what cannot be run and PerfkitError when a run breaks down, each in one line. When the
     task is cancelled (an interrupt in JupyterLab) the run ends cleanly, then RunCancelled is raised; a second
     interrupt ends the clean-up too.
     """
+    changes |= {"spread": spread_on(on)} if on else {}
     return Awaited(_run(Work(workload, changes, data_dir, allow_targets, live)), _NOT_AWAITED)
 
 
@@ -86,6 +92,7 @@ def run_sync(
     data_dir: str | os.PathLike[str] | None = None,
     allow_targets: Iterable[str] = (),
     live: bool = True,
+    on: str | Client | None = None,
     **changes: Any,
 ) -> Run | Runs:
     """Carry out a workload and block until the run has ended: `run` for a script, or a cell that is to wait::
@@ -94,6 +101,7 @@ def run_sync(
 
     An interrupt (Ctrl-C) ends the run cleanly, then RunInterrupted is raised.
     """
+    changes |= {"spread": spread_on(on)} if on else {}
     work = Work(workload, changes, data_dir, allow_targets, live)
     future = work.start()
     interrupted = False

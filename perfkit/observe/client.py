@@ -13,11 +13,12 @@ from perfkit.store.rows import Part
 from perfkit.store.summary import summarize
 
 #: Kinds of findings that are said before all others: what latencies say is of the requests that are left.
-FIRST = ("failing", "deadlocks")
+FIRST = ("failing", "deadlocks", "step_errors")
 #: Operations that failed, each with a finding of its own.
 _OPERATIONS = 10
 #: Classes of failure that a finding names, and characters of the words heard.
 _CLASSES, _LONGEST = 3, 80
+_LONGEST_MISTAKE = 300
 _CENSORED = ("timeout", "cutoff")
 #: PostgreSQL's SQLSTATE for a deadlock, and its own words.
 _DEADLOCK = "40P01|deadlock( was)? detected"
@@ -48,7 +49,7 @@ def findings(rows: Part, limits: Limits | None = None) -> list[Finding]:
     limits = limits or Limits()
     found = [*_failures(rows, limits)]
     if not rows.run.meta.carried:
-        found += [*_deadlocks(rows), *_bursts(rows, limits), *_retries(rows)]
+        found += [*_step_errors(rows), *_deadlocks(rows), *_bursts(rows, limits), *_retries(rows)]
     return sorted(found, key=lambda one: one.kind not in FIRST)
 
 
@@ -112,6 +113,18 @@ def _failed_of_summary(rows: Part) -> Iterator[_Failed]:
     n = failed if math.isnan(total["n"]) else int(total["n"])
     if failed:
         yield _Failed(total["operation"], max(n, failed), failed, 0.0, rows.span_s, kinds)
+
+
+def _step_errors(rows: Part) -> Iterator[Finding]:
+    """What steps of the scenario did wrong; the verdict says it where all of them did."""
+    meta = rows.run.meta
+    if meta.step_errors and not meta.steps_broken:
+        count = sum(one.count for one in meta.step_errors)
+        first = max(meta.step_errors, key=lambda one: one.count)
+        text = f"The scenario went wrong {count:,} time{'s' * (count != 1)}"
+        text += f", {first.count:,} of them so: " if len(meta.step_errors) > 1 else ": "
+        text += f"{first.text[:_LONGEST_MISTAKE]}. Requests that these steps did not make are in no figure."
+        yield Finding("step_errors", text, 0.0, rows.span_s)
 
 
 def _deadlocks(rows: Part) -> Iterator[Finding]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from perfkit.figures.markup import Shown, part, sentence, shown, table
+from perfkit.figures.markup import Shown, part, sentence, show, shown, table
 from perfkit.figures.over_time import call_latency
 from perfkit.figures.style import (
     BAD,
@@ -32,7 +33,10 @@ from perfkit.figures.style import (
     style,
     time_axis,
 )
+from perfkit.figures.tables import interval, verdict
 from perfkit.observe.findings import Judged
+from perfkit.store import Run
+from perfkit.store.summary import firm
 
 
 def _under_latency(calls: pd.DataFrame, draw: Callable[[Axes], str], height: float = 4.2) -> Axes:
@@ -188,6 +192,38 @@ def endpoint_table(frame: pd.DataFrame, most: int = 20) -> Shown:
     head = ["endpoint, status", "requests", "p50", "p95", "max"]
     listed = table(head, rows, "Time inside the server, to the last byte.")
     return shown(frame.to_string(index=False), listed)
+
+
+def first_page(
+    run: Run, summary: pd.DataFrame, picture: Axes, judged: Judged, health_page: str = ""
+) -> Shown:
+    """Show what a colleague in a hurry reads: verdict, three numbers, one picture, findings, what to do."""
+    row, told = summary.iloc[-1], verdict(run, summary)
+    name = next((name for name in ("p99", "p95", "p50") if firm(row, name)), "p50")
+    share = row["failed"] / row["n"] if row["n"] else math.nan
+    n, failed = (number(row[one]) for one in ("n", "failed"))
+    numbers = [
+        (f"{name} of the {summary.attrs['part']}", ms(row[name]), f"95 %: {interval(row, name)}"),
+        ("successes a second", number(row["rate_per_s"]), f"over {seconds(summary.attrs['span_s'])}"),
+        ("failed", percent(share) if share else "0 %", f"{failed} of {n} requests"),
+    ]
+    todo = list(_what_to_do(run, row, judged, health_page))
+    found = findings(judged, health_page)
+    page = part("first_page", told, numbers, show(picture), found, todo)
+    return shown("\n".join([told.text, found.text, *todo]), page)
+
+
+def _what_to_do(run: Run, row: Any, judged: Judged, health_page: str) -> Iterator[str]:
+    if run.verdict.level == "bad":
+        yield "Do not quote these numbers: remove the reason given above and repeat the run."
+    if row["failed"] >= 0.01 * max(row["n"], 1):
+        yield "Begin with what failed: latencies are those of the successes alone."
+    if judged.findings and health_page:
+        yield "Look at the server's health for the evidence of the findings."
+    if row["ok"] and not firm(row, "p99"):
+        yield f"For a p99 measure longer: it needs 1,000 successes, and this run has {row['ok']:,.0f}."
+    if run.verdict.level == "good" and not judged.findings:
+        yield "Nothing to repair. To judge a change, use perfkit compare BEFORE AFTER --repeats 5."
 
 
 def findings(judged: Judged, health_page: str = "") -> Shown:

@@ -15,6 +15,7 @@ from perfkit.store import write_atomically
 from perfkit.text import for_html, plain
 
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', re.DOTALL)
+_EMPTY = re.compile(r'<div[^<]*<p class="pk-nothing">[^<]*</p></div>')
 _HEAD_MARK = "<!--pk-head-->"
 _COLOUR = re.compile(r"(\x1b\[[\d;]*m)")
 
@@ -51,6 +52,7 @@ def render_again(notebook: Path, subtitle: str) -> str:
 
 def _html(nb: Any, notebook: Path, title: str, subtitle: str, broken: str | None) -> str:
     own, heading = script("perfkit/page.js"), _take_title(nb)
+    _drop_empty(nb)
     page = {
         "title": plain(title or heading or notebook.stem.replace("_", " ").capitalize()),
         "subtitle": plain(subtitle),
@@ -60,6 +62,7 @@ def _html(nb: Any, notebook: Path, title: str, subtitle: str, broken: str | None
         "version": perfkit.__version__,
         "head_mark": _HEAD_MARK,
         "script": own,
+        "kind": notebook.stem,
         "site_link": SITE_LINK,
     }
     body, _ = _exporter().from_notebook_node(nb, resources={"perfkit": page})
@@ -97,6 +100,27 @@ def _take_title(nb: Any) -> str:
             cell.source = rest.strip()
             return str(first[2:].strip())
     return ""
+
+
+def _drop_empty(nb: Any) -> None:
+    """Take out the cells that found nothing to draw, and the questions of which no cell is left."""
+    sections: list[list[Any]] = [[]]
+    for cell in nb.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            sections.append([])
+        sections[-1].append(cell)
+    left = [[cell for cell in section if not _is_empty(cell)] for section in sections]
+    nb.cells = [
+        cell
+        for before, now in zip(sections, left, strict=True)
+        for cell in now
+        if len(now) > 1 or len(before) == 1
+    ]
+
+
+def _is_empty(cell: Any) -> bool:
+    pages = [out.get("data", {}).get("text/html", "") for out in cell.get("outputs", ())]
+    return len(pages) == 1 and bool(_EMPTY.fullmatch(pages[0]))
 
 
 def _plain(heading: str) -> str:

@@ -17,12 +17,13 @@ _IMPORTED = "perfkit.observe.findings perfkit.figures perfkit.frames"
 
 #: It ends with this process, whose id it is given; ipykernel's own look depends on who adopts it. What fails
 #: to be imported here is reported by the cell that needs it. To look for garbage, of which imports make none,
-#: would take a tenth of the time.
+#: would take a tenth of the time; a debugger, for which nobody asks, as long again.
 _KERNEL = """
 import contextlib, gc, importlib, os, runpy, sys
 from perfkit.parent import end_with_parent
 end_with_parent(int(sys.argv.pop(1)))
 gc.disable()
+sys.modules["debugpy"] = None
 for name in ("ipykernel.kernelapp", *sys.argv.pop(1).split()):
     with contextlib.suppress(Exception):
         importlib.import_module(name)

@@ -6,17 +6,15 @@ import ast
 import importlib
 import logging
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perfkit.errors import BadInput, unknown
+from perfkit.errors import BadInput, not_imported, unknown
 from perfkit.plain_data import require_plain
 from perfkit.store import require_regular, shipped
 
-_GRAMMAR = "rfc3987_syntax"
 _ONE_OF = re.compile(r"one of:\s*(.+)")
 _FROM_TO = re.compile(r"from (\d+) to (\d+)")
 
@@ -105,11 +103,5 @@ def jupyter(name: str) -> Any:
     parameters it does not know and what it raises; all are said better here.
     """
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
-    there = _GRAMMAR in sys.modules
-    if not there:
-        sys.modules[_GRAMMAR] = None  # type: ignore[assignment] # it cannot be imported
-    try:
+    with not_imported("rfc3987_syntax"):
         return importlib.import_module(name)
-    finally:
-        if not there:
-            del sys.modules[_GRAMMAR]

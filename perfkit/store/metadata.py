@@ -145,6 +145,26 @@ class StepError:
 
 
 @dataclass(frozen=True)
+class ShardFacts:
+    """One load-generating process that was no child of the coordinator, its clock (minus the coordinator's,
+    ns) and what came from it. lost: why it did not come to its end, empty where it did."""
+
+    shard: Whole = 0
+    place: str = ""
+    host: str = ""
+    pid: Whole = 0
+    python: str = ""
+    offset_ns: Whole = 0
+    error_ns: Whole = 0
+    drift_ppm: float = 0.0
+    shortest_trip_ns: Whole = 0
+    round_trips: Whole = 0
+    rows: Whole | None = None
+    fetched_bytes: Whole = 0
+    lost: str = ""
+
+
+@dataclass(frozen=True)
 class ProbeSource:
     """A source of server samples and how collecting went.
 
@@ -291,6 +311,8 @@ class Metadata:
     aborted_by: str = ""  #: the condition that ended the run early, as it was written
     health: Health = Health()
     results: Results = Results()
+    shards: tuple[ShardFacts, ...] = ()  #: of a run whose load came from elsewhere
+    clock_budget_ms: float = field(default=1.0, metadata={"at": "workload.spread.clock_budget_ms"})
     probes: tuple[ProbeSource, ...] = ()
     thresholds: tuple[ThresholdResult, ...] = ()
     step_errors: tuple[StepError, ...] = ()
@@ -303,6 +325,7 @@ class Metadata:
     replay: Replay | None = None
     tags: tuple[str, ...] = ()
     note: str = ""
+    rows_at: str = ""  #: the folder of its rows where they lie elsewhere (`store.remote`)
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
     damage: tuple[str, ...] = ()  #: dotted names of values of the wrong type
 
@@ -310,6 +333,31 @@ class Metadata:
     def carried(self) -> tuple[Carried, ...]:
         """What a summary tells instead of requests; empty for every other run."""
         return self.imported.carried if self.imported else ()
+
+    @property
+    def clock_error_ms(self) -> float:
+        """By how much the instants of several shards may be apart from one another; 0 of one shard."""
+        return max(one.error_ns for one in self.shards) / 1e6 if len(self.shards) > 1 else 0.0
+
+    @property
+    def clock_doubt(self) -> str:
+        """Why what is counted across hosts by time is inexact; empty where it is within the budget."""
+        if self.clock_error_ms <= self.clock_budget_ms:
+            return ""
+        return (
+            f"clocks of hosts known to ± {self.clock_error_ms:.2g} ms (budget {self.clock_budget_ms:g} ms):"
+            " no finer detail across hosts is real"
+        )
+
+    @property
+    def shard_words(self) -> list[str]:
+        """Which shards were lost, then where the load came from, a line each."""
+        if not self.shards:
+            return []
+        lost = [f"lost: {one.lost}" for one in self.shards if one.lost]
+        hosts = list(dict.fromkeys(one.host or one.place for one in self.shards))
+        what = f"{len(self.shards)} shards on {', '.join(hosts[:10])}{'…' * (len(hosts) > 10)}"
+        return [*lost, self.clock_doubt or f"{what}; clocks within ± {self.clock_error_ms:.2g} ms"]
 
     @property
     def load(self) -> Users | Arrivals | None:
@@ -326,6 +374,11 @@ class Metadata:
         """The loads of all scenarios of the run; none where they are not known."""
         every = [self.load, *(one.users or one.arrivals for one in self.mix)]
         return tuple(one for one in every if one is not None)
+
+    @property
+    def closed(self) -> bool:
+        """Whether users wait for an answer before they ask again, in every scenario of the run."""
+        return bool(self.loads) and all(isinstance(one, Users) for one in self.loads)
 
     @property
     def load_words(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,7 @@ from perfkit.store import results, segments
 from perfkit.store.columns import TEXT, TYPES, columns_in, fitted
 from perfkit.store.files import is_held, read_regular, require_regular
 from perfkit.store.metadata import Metadata, Results
+from perfkit.store.remote import timeline_at
 from perfkit.store.rows import Part
 from perfkit.store.verdict import Verdict, verdict_of
 from perfkit.text import for_notebook
@@ -125,7 +126,10 @@ class Run:
 
     def files(self) -> list[Path]:
         """The Parquet files that hold the rows now; PerfkitError for what is no file in the place of one."""
-        return self._parquet("timeline.parquet", "segments")
+        here = self._parquet("timeline.parquet", "segments")
+        if here or not self.meta.rows_at:
+            return here
+        return [cast(Path, timeline_at(self.meta.rows_at, self.id))]  # what is asked of these paths, it can
 
     def probe_files(self) -> list[Path]:
         """The Parquet files that hold the samples of its server now; PerfkitError as of `files`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,8 +21,11 @@ from perfkit.store.columns import TEXT_COLUMNS
 from perfkit.store.files import hold, locked, new_folder, replacing, write_json
 from perfkit.store.metadata import Metadata
 from perfkit.store.reading import SCHEMA, Run, read_probes
+from perfkit.store.remote import folder_url, move_timeline
 
 ROW_GROUP = 128 * 1024  # rows
+#: Changes rows of one worker on their way into the timeline.
+Correct = Callable[[pa.Table], pa.Table]
 _LARGE_GROUP = 64_000_000  # bytes of fewer rows, which have long error texts
 
 
@@ -32,6 +36,10 @@ class RunFolder:
         """Lock a folder that was just made; FileNotFoundError when it was cleaned up before."""
         self.path = path
         self._lock = open(hold(path / "run.lock"), "w")  # noqa: SIM115  held as long as the run lives
+        #: In the lock's file: who reads it there sees this folder, and not another of its name.
+        self.nonce = secrets.token_hex(16)
+        self._lock.write(self.nonce)
+        self._lock.flush()
 
     @classmethod
     def create(cls, data_dir: Path, scenario: str) -> RunFolder:
@@ -53,13 +61,14 @@ class RunFolder:
         """Replace run.json in one step."""
         write_json(self.path / "run.json", meta)
 
-    def merge(self) -> None:
+    def merge(self, correct: Correct = lambda rows: rows) -> None:
         """Turn the segments into timeline.parquet; a crash leaves all rows in one or the other.
 
+        correct: called with rows of one segment at a time, to put instants of other hosts on our clock.
         Where there is a timeline already it holds every row: segments that are still there were merged.
         """
         if not (self.path / "timeline.parquet").exists():
-            _join(Run(self.path).files(), self.path / "timeline.parquet")
+            _join(Run(self.path).files(), self.path / "timeline.parquet", correct)
         shutil.rmtree(self.path / "segments", ignore_errors=True)
 
     def compact(self) -> None:
@@ -71,6 +80,13 @@ class RunFolder:
                 _join(files, self.path / "segments" / f"{name}.parquet")
                 for file in files:
                     file.unlink()
+
+    def move_rows(self, folder: str) -> None:
+        """Put the timeline into `folder`, a URL, where it is read from then on; a crash, or a folder that
+        cannot be written (PerfkitError), leaves it here."""
+        url = folder_url(folder, self.path.name)
+        update_run_json(self.path, lambda _: {"rows_at": url})
+        move_timeline(self.path, url)
 
     def merge_probes(self) -> None:
         """Turn the segments of the server's samples, if there are any, into probes.parquet."""
@@ -129,8 +145,8 @@ def parquet_options(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
-def _join(files: Sequence[Path], target: Path) -> None:
-    """Write the rows of some Parquet files, in their order, to a new one."""
+def _join(files: Sequence[Path], target: Path, correct: Correct = lambda rows: rows) -> None:
+    """Write the rows of some Parquet files, in their order and corrected, to a new one."""
     unified = pa.unify_schemas([SCHEMA, *map(pq.read_schema, files)], promote_options="permissive")
     schema = unified.with_metadata({"perfkit_schema": str(SCHEMA_VERSION)})
     with (
@@ -138,20 +154,21 @@ def _join(files: Sequence[Path], target: Path) -> None:
         pq.ParquetWriter(temporary, schema, **parquet_options(schema)) as writer,
         ThreadPoolExecutor(1) as ahead,
     ):
-        groups = _row_groups(files, schema)
+        groups = _row_groups(files, schema, correct)
         following = ahead.submit(next, groups, None)
         while (table := following.result()) is not None:
             following = ahead.submit(next, groups, None)  # read while this one is packed
             writer.write_table(table)
 
 
-def _row_groups(files: Iterable[Path], schema: pa.Schema) -> Iterator[pa.Table]:
+def _row_groups(files: Iterable[Path], schema: pa.Schema, correct: Correct) -> Iterator[pa.Table]:
     """Tables of `schema` large enough to be worth a row group each."""
     pending: list[pa.Table] = []
     for path in files:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
-                pending.append(_with_schema(file.read_row_group(group, use_threads=False), schema))
+                rows = correct(file.read_row_group(group, use_threads=False))
+                pending.append(_with_schema(rows, schema))
                 size = sum(table.nbytes for table in pending)
                 if sum(map(len, pending)) >= ROW_GROUP or size >= _LARGE_GROUP:
                     yield pa.concat_tables(pending)

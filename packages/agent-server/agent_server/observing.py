@@ -55,13 +55,11 @@ class Observing:
         engines = {"main": services.engine}
         if services.replica is not None:
             engines["replica"] = services.replica.engine
-        self._statements = StatementMonitor(services.engine, ring=self.ring)
-        self._monitors: list[PoolMonitor | StatementMonitor] = [self._pool("main", services.engine, settings)]
-        self._monitors.append(self._statements)
-        if services.replica is not None:
-            engine = services.replica.engine
-            self._monitors.append(self._pool("replica", engine, settings))
-            self._monitors.append(StatementMonitor(engine, ring=self.ring))
+        self._statements = StatementMonitor(*engines.values(), ring=self.ring)
+        self._monitors: list[PoolMonitor | StatementMonitor] = [
+            *(self._pool(name, engine, settings) for name, engine in engines.items()),
+            self._statements,
+        ]
         self._services, self._settings = services, settings
         services.registry, services.ring = self.registry, self.ring
         self._watchdog = Watchdog(

@@ -45,8 +45,10 @@ class StatementMonitor:
     `ProbesMiddleware`; what runs without one is told as `outside of requests`. Any thread may use it.
     """
 
-    def __init__(self, engine: Engine | AsyncEngine, *, ring: Ring) -> None:
-        self._engine, self._ring = engine, ring
+    def __init__(self, *engines: Engine | AsyncEngine, ring: Ring) -> None:
+        """engines: all that the same statements may be sent to, such as a primary and its replica."""
+        self._engines, self._ring = engines, ring
+        self._undo: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         # What happens at a request or a statement is one `append`; it is added up when it is sampled.
         self._ended: deque[tuple[str, list[StatementUse]]] = deque()  # by endpoint, of requests
@@ -60,15 +62,17 @@ class StatementMonitor:
 
     def start(self) -> None:
         """Begin to watch; an engine has one monitor, the last that was started."""
-        self._undo = count_database_time(self._engine)
-        _Timed.of(self._engine).monitor = self
+        self._undo = [count_database_time(engine) for engine in self._engines]
+        for engine in self._engines:
+            _Timed.of(engine).monitor = self
 
     def stop(self) -> None:
         """Watch no longer."""
-        timing = _Timed.of(self._engine)
-        if timing.monitor is self:
-            timing.monitor = None
-            self._undo()
+        for engine, undo in zip(self._engines, self._undo, strict=True):
+            timing = _Timed.of(engine)
+            if timing.monitor is self:
+                timing.monitor = None
+                undo()
 
     def sample(self) -> None:
         """Put what was gathered into the ring when a second is over; call it some times a second."""

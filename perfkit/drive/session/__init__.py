@@ -136,6 +136,7 @@ class Session:
         """Keep out of rows of a step what is in no header of the request itself."""
         cookies = self._jar.values().values() if self._jar is not None else ()
         step.secrets = (*(one for secrets in self._data_secrets.values() for one in secrets), *cookies)
+        self._recorder.hides |= bool(step.secrets)
 
     def redact(self, text: str) -> str:
         """Return a text without the secrets of the run, of this user and of its latest request."""

@@ -82,6 +82,7 @@ class Recorder:
     undo: list[Undo] = field(default_factory=list)
     journal: Callable[[Undo], None] = lambda undo: None  #: called with each undo as it comes
     data: DataFiles | None = None  #: of steps; there is none in setup and teardown
+    hides: bool = False  #: a user has secrets that `redact` alone does not know: of a data file, cookies
     retried: int = 0  #: attempts after the first, the one under way included
     unanswered: int = 0  #: POST and PUT that were sent and got no answer: what they made is not known
     _codes: dict[str, int] = field(init=False, default_factory=dict)

@@ -2,6 +2,7 @@
   var code = document.getElementById("pk-code");
   code.addEventListener("click", function () {
     var open = code.getAttribute("aria-pressed") !== "true";
+    document.body.classList.toggle("pk-coded", open);
     document.querySelectorAll("details.pk-source").forEach(function (d) { d.open = open; });
     code.setAttribute("aria-pressed", String(open));
     code.textContent = open ? "Hide code" : "Show code";
@@ -14,5 +15,6 @@
   var toc = document.querySelector(".pk-toc details");
   if (matchMedia("(max-width: 70rem)").matches) { toc.open = false; }
   code.hidden = false;
+  document.body.classList.add("pk-switched");
   goTo();
 })();

@@ -1,0 +1,61 @@
+"""Frame behind the kick-off timeline: every request, or counts on a map of time where there are thousands."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from perfkit.frames.over_time import MOST_POINTS, grid_of
+from perfkit.frames.rows import of_part, small
+from perfkit.store.rows import Part
+
+__all__ = ["waterfall"]
+
+#: Cells of a map: of time, and of how long a request waited or was served.
+_WIDE, _HIGH = 120, 36
+_LEAST_MS = 0.01
+#: SQL of how long each request waited, was served, or took to fail; ms.
+_KINDS = {
+    "waiting": ("(sent - planned) / 1e6", "sent IS NOT NULL"),
+    "service": ("(done - sent) / 1e6", "ok AND sent IS NOT NULL AND done IS NOT NULL"),
+    "failed": ("(done - coalesce(sent, planned)) / 1e6", "failed AND done IS NOT NULL"),
+}
+
+
+@of_part
+def waterfall(rows: Part, most: int = MOST_POINTS) -> pd.DataFrame:
+    """Return requests by planned time; of more than `most`, how many there are on a map.
+
+    order, t_s, sent_s, done_s, operation, error. On a map: kind (waiting: planned to sent; service: sent to
+    done; failed: to its end), t_s (left edge, by planned time), low_ms, high_ms, n. attrs: drawn ("calls" or
+    "map"), bin_s.
+    """
+    if rows.counts["n"] > most:
+        return _on_a_map(rows)
+    each = rows.query("SELECT t_s, sent_s, done_s, operation, error FROM part ORDER BY planned, seq")
+    frame = each.to_pandas().astype({"operation": "category", "error": "category"})
+    return small(frame.assign(order=np.arange(len(frame))), rows, drawn="calls")
+
+
+def _on_a_map(rows: Part) -> pd.DataFrame:
+    grid = grid_of(rows, _WIDE)
+    each = " UNION ALL ".join(
+        f"SELECT '{kind}' AS kind, {grid.cell('planned')} AS cell, greatest({took}, {_LEAST_MS}) AS x"
+        f" FROM part WHERE {where}"
+        for kind, (took, where) in _KINDS.items()
+    )
+    ends = rows.row(f"SELECT min(x) AS low, max(x) AS high FROM ({each})")
+    octaves = np.log2(max(ends["high"] or 1, 2 * _LEAST_MS) / (ends["low"] or _LEAST_MS))
+    parts = float(np.clip(_HIGH / max(octaves, 0.1), 1, 24))  # of an octave
+    found = rows.query(
+        f"SELECT kind, cell, floor({parts} * log2(x))::INTEGER AS bin, count(*) AS n FROM ({each})"
+        " GROUP BY ALL ORDER BY ALL"
+    ).to_pandas()
+    data = {
+        "kind": found["kind"],
+        "t_s": grid.edges_s[found["cell"]],
+        "low_ms": 2 ** (found["bin"] / parts),
+        "high_ms": 2 ** ((found["bin"] + 1) / parts),
+        "n": found["n"],
+    }
+    return small(data, rows, drawn="map", bin_s=grid.step_s)

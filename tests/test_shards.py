@@ -1,0 +1,508 @@
+"""Runs whose load comes from several processes: the protocol, clocks, files, and whole runs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perfkit.calibration import Tried, calibrate, words
+from perfkit.drive.schedule import plan
+from perfkit.drive.shards import part, shard
+from perfkit.drive.shards.channel import Channel, Lost
+from perfkit.drive.shards.clocks import ShardClock
+from perfkit.drive.shards.plain import from_plain, to_plain
+from perfkit.drive.spread import execute
+from perfkit.drive.workloads import complete
+from perfkit.errors import BadInput, PerfkitError
+from perfkit.figures.style import caption
+from perfkit.figures.tables import health_table
+from perfkit.frames import measured, over_time
+from perfkit.model import Budget
+from perfkit.store import Run, list_runs, update_run_json
+from tests.shard_threads import Threads
+from tests.small_server import SmallServer, small_server
+
+SECRET = "a secret of the run"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SmallServer]:
+    with small_server() as running:
+        yield running
+
+
+# -- the channel -----------------------------------------------------------------------------------
+
+
+def ends() -> tuple[Channel, Channel]:
+    """Both ends of a connection, before anything was proved."""
+    a, b = socket.socketpair()
+    fds = a.detach(), b.detach()
+    return Channel(fds[0], fds[0]), Channel(fds[1], fds[1])
+
+
+def proved(secret: str = SECRET, other: str = SECRET) -> tuple[Channel, Channel, list[str]]:
+    """Both ends after the handshake, and what went wrong in it."""
+    coordinator, joining = ends()
+    wrong: list[str] = []
+
+    def prove(what: Any, word: str, channel: Channel) -> None:
+        try:
+            what(word)
+        except Lost as lost:
+            wrong.append(str(lost))
+            channel.close()
+
+    thread = threading.Thread(target=prove, args=(joining.join, other, joining))
+    thread.start()
+    prove(coordinator.invite, secret, coordinator)
+    thread.join()
+    return coordinator, joining, wrong
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.binary(max_size=3000), st.dictionaries(st.text(), st.integers(), max_size=3))
+def test_a_frame_arrives_as_it_was_sent(body: bytes, named: dict[str, int]) -> None:
+    """Names, values and bytes, both ways; and nothing of them can be read on the wire."""
+    named.pop("do", None)
+    coordinator, joining, wrong = proved()
+    assert not wrong
+    for one, other in ((coordinator, joining), (joining, coordinator)) * 2:
+        one.send("this", named, body)
+        assert other.receive(1) == ("this", named, body)
+    coordinator.close()
+    with pytest.raises(Lost, match="ended"):
+        joining.receive(1)
+    joining.close()
+
+
+def test_who_does_not_know_the_secret_takes_no_part() -> None:
+    """The coordinator refuses it before it reads a second frame, and tells it nothing."""
+    coordinator, joining, wrong = proved(other="another secret")
+    assert sorted(wrong)[1] == "wrong secret"
+    assert len(wrong) == 2
+    coordinator.close()
+    joining.close()
+
+
+@pytest.mark.parametrize(
+    "frame", [b"\xff\xff\xff\xff", b"\0\0\0\2[]", b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\3{]}"]
+)
+def test_strangers_are_sent_away(frame: bytes) -> None:
+    """What is no handshake ends the connection, whatever length it claims to have."""
+    mine, theirs = socket.socketpair()
+    fd = mine.detach()
+    channel = Channel(fd, fd)
+    theirs.sendall(frame)
+    theirs.shutdown(socket.SHUT_WR)
+    with pytest.raises(Lost, match=r"does not speak|at most 4,096|has ended"):
+        channel.invite(SECRET)
+    channel.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize("change", ["flip", "repeat", "drop"])
+def test_a_frame_that_was_tampered_with_ends_the_connection(change: str) -> None:
+    """A changed byte, a frame sent twice, and one that was left out."""
+    coordinator, joining, _ = proved()
+    frames: list[bytes] = []
+    joining._write = frames.append  # type: ignore[method-assign]
+    for number in range(3):
+        joining.send("this", {"number": number})
+    del joining._write  # type: ignore[method-assign]
+    first, second, third = frames
+    wire = {
+        "flip": [first, second[:-1] + bytes([second[-1] ^ 1])],
+        "repeat": [first, first],
+        "drop": [first, third],
+    }[change]
+    for frame in wire:
+        joining._write(frame)
+    assert coordinator.receive(1) is not None
+    with pytest.raises(Lost, match="damaged"):
+        coordinator.receive(1)
+    coordinator.close()
+    joining.close()
+
+
+# -- states ----------------------------------------------------------------------------------------
+
+HERE = sys.modules[__name__]
+
+
+@dataclass(frozen=True)
+class State:
+    """As a scenario's file defines one."""
+
+    ids: tuple[str, ...] = ()
+    more: Any = None
+    made: list[int] = field(default_factory=list)
+
+
+plain_data = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: (
+        st.lists(inner)
+        | st.lists(inner).map(tuple)
+        | st.dictionaries(st.text() | st.integers(), inner)
+        | st.builds(State, ids=st.lists(st.text()).map(tuple), more=inner)
+    ),
+    max_leaves=10,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(plain_data)
+def test_a_state_arrives_as_it_was_returned(state: Any) -> None:
+    """Numbers, texts, bytes, lists, tuples, mappings and dataclasses, in one another."""
+    import msgspec
+
+    wire = msgspec.json.encode(to_plain(state, HERE))
+    assert from_plain(msgspec.json.decode(wire), HERE) == state
+
+
+def test_a_class_is_that_of_the_other_sides_file() -> None:
+    """A class is named, not sent; what is no dataclass of the file is made of nothing."""
+    other = ModuleType(__name__)
+    there_too = (
+        "from dataclasses import dataclass\n@dataclass\nclass State:\n    ids: tuple = ()\n    more = 0"
+    )
+    exec(there_too, other.__dict__)
+    there = from_plain(to_plain(State(ids=("a",), more=3), HERE), other)
+    assert type(there) is other.__dict__["State"]
+    assert (there.ids, there.more, there.made) == (("a",), 3, [])
+    for bad in ({"$class": "Path", "of": "", "held": {}}, {"$class": "system", "of": "os", "held": {}}):
+        with pytest.raises(BadInput, match=r"no dataclass|no module"):
+            from_plain(bad, HERE)
+
+
+def test_a_state_that_cannot_travel_is_refused_with_its_place() -> None:
+    """The message says where it is and what setup may return."""
+    with pytest.raises(BadInput, match=r"state\['a'\]\[1\].more is a lock; return numbers, texts"):
+        to_plain({"a": [1, State(more=threading.Lock())]}, HERE)
+
+
+# -- clocks ----------------------------------------------------------------------------------------
+
+
+def watched(offset_ns: int, drift: float, seed: int, span_s: int = 60) -> ShardClock:
+    """A clock that was looked at over a network whose ways take 0.1 ms at least, and often far more."""
+    dice = np.random.default_rng(seed)
+    clock, moments = ShardClock(), [0.0] * 50 + [float(s) for s in range(1, span_s)] + [float(span_s)] * 50
+    for number, at_s in enumerate(moments):
+        there_ns, back_ns = (100_000 + dice.exponential(2e5) * (dice.random() < 0.7) for _ in range(2))
+        sent = int(at_s * 1e9) + number * 10_000
+        middle = sent + there_ns
+        clock.add(sent, int(middle + offset_ns + drift * middle), int(middle + back_ns))
+    return clock
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_offset_and_drift_of_a_clock_are_known_within_half_a_round_trip(seed: int) -> None:
+    """A second away and 20 ppm off: at the start, in the middle and at the end within the error told."""
+    clock = watched(10**9, 20e-6, seed)
+    assert 100_000 <= clock.error_ns < 200_000
+    for at_ns in (0, 30 * 10**9, 60 * 10**9):
+        assert abs(clock.offset_ns(at_ns) - (10**9 + 20e-6 * at_ns)) <= clock.error_ns
+    assert clock.drift_ppm == pytest.approx(20, abs=3)
+    assert watched(5, 20e-6, seed, span_s=5).drift_ppm == 0.0  # too short for a drift to be told from error
+
+
+def test_instants_of_another_host_are_put_on_our_clock() -> None:
+    """What was agreed on at the start is a guess; the line of the whole run is applied to every instant."""
+    clock = watched(10**9, 20e-6, 1)
+    clock.began_ns = 10**9
+    true = [0, 30 * 10**9, 60 * 10**9]
+    rows = pa.table(
+        {"planned": [int(t + 20e-6 * t) for t in true], "done": [None, None, 7], "seq": [1, 2, 3]}
+    )
+    found = clock.corrected(rows, origin_ns=0)
+    assert np.abs(np.array(found["planned"].to_pylist()) - true).max() <= clock.error_ns
+    assert found["done"].to_pylist()[:2] == [None, None]
+    assert found["seq"].to_pylist() == [1, 2, 3]
+
+
+# -- whole runs ------------------------------------------------------------------------------------
+
+
+def work(server: SmallServer, **changes: Any) -> tuple[Any, Any, Any]:
+    """A workload of two processes, checked."""
+    given = {"scenario": "http_get", "target": {"url": server.url}, "processes": 2, "drain_s": 2}
+    if "users" not in changes:
+        given["arrivals"] = {"rate_per_s": 40, "duration_s": 1}
+    return complete(given | changes, "test")
+
+
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have shards not see the run's folder, as on another host."""
+    monkeypatch.setattr(part, "_is_here", lambda package: False)
+
+
+def test_rows_of_other_hosts_are_fetched(
+    server: SmallServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every request is a row, none twice; run.json says of each shard what came and how its clock was."""
+    apart(monkeypatch)
+    before = server.requests.total()
+    run = execute(*work(server), data_dir=tmp_path, launcher=Threads())
+    rows = run.table(["seq", "worker", "request_id"]).to_pandas()
+    assert len(rows) == server.requests.total() - before == 40
+    assert rows["seq"].is_unique
+    assert rows["request_id"].is_unique
+    first, second = run.meta.raw["shards"]
+    assert (first["rows"], second["rows"]) == (20, 20)
+    assert first["fetched_bytes"] > 1000
+    assert abs(first["offset_ns"]) <= first["error_ns"] + 1000  # it is the same clock
+    assert first["round_trips"] > 100
+    assert first["lost"] is None
+    shown = health_table(run)._repr_html_()
+    assert platform.node() in shown
+    assert "clocks within ±" in shown
+    update_run_json(run.path, lambda meta: {"shards": [{**first, "error_ns": 3_100_000}, second]})
+    frame = over_time(measured(Run(run.path)))
+    assert "clocks of hosts known to ± 3.1 ms (budget 1 ms)" in caption(frame)
+
+
+def test_shards_divide_the_schedule_of_one_process(server: SmallServer, tmp_path: Path) -> None:
+    """Shard i of N takes arrivals i, i + N, …: together they plan what one process would, bit for bit."""
+    arrivals = {"rate_per_s": 60, "duration_s": 1, "shape": "poisson"}
+    workload, scenario, params = work(server, arrivals=arrivals, processes=3, seed=7)
+    run = execute(workload, scenario, params, data_dir=tmp_path, launcher=Threads())
+    rows = run.table(["worker", "step", "planned"]).to_pandas().sort_values("step")
+    started = run.meta.load_started_ns or 0
+    expected = np.rint(plan(workload.arrivals, 7) * 1e9).astype(np.int64)
+    clocks = {one["shard"]: one["error_ns"] for one in run.meta.raw["shards"]}
+    assert rows["step"].tolist() == list(range(len(expected)))
+    assert (rows["worker"] == rows["step"] % 3).all()
+    off = np.abs(rows["planned"].to_numpy() - started - expected)
+    assert off.max() <= 2 * max(clocks.values())  # what the clocks are corrected by
+
+
+def test_a_state_is_sent_to_other_hosts_with_the_file_and_its_data(
+    server: SmallServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scenario's text, the data rows it names, and the state that its setup returned."""
+    apart(monkeypatch)
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "@dataclass\nclass Made:\n    ids: tuple\n"
+        "async def setup(session, params):\n    return Made(ids=('a', 'b'))\n"
+        "async def step(session, state, rng):\n"
+        "    assert type(state) is Made and state.ids == ('a', 'b')\n"
+        "    row = session.data('rows.csv', per='step')\n"
+        "    await session.get(f'/echo/{row[\"n\"]}', name='row')\n"
+        "    session.on_teardown('DELETE', f'/gone/{row[\"n\"]}')\n"
+    )
+    (tmp_path / "rows.csv").write_text("n\n" + "".join(f"{n}\n" for n in range(10)))
+    users = {"count": 2, "iterations": 10}
+    given = work(server, scenario=str(tmp_path / "mine.py"), users=users)
+    run = execute(*given, data_dir=tmp_path, launcher=Threads())
+    assert not run.meta.step_errors
+    assert {f"GET /echo/{n}" for n in range(10)} <= set(server.requests)
+    assert {f"DELETE /gone/{n}" for n in range(10)} <= set(server.requests)
+    assert not list(run.path.glob("undo-*"))
+
+
+class Deaf(Threads):
+    """Shard 1 is one that claims its part and then says no more."""
+
+    def start(self, invitations: Any) -> Any:
+        """See `Launcher`."""
+        found = dict(super().start(invitations[:1]))
+        found[1], theirs = socket.socketpair()
+        self.theirs = Channel(fd := theirs.detach(), fd)
+        self.ready = threading.Thread(target=self._claim, args=(invitations[1],))
+        self.ready.start()
+        return found
+
+    def _claim(self, invitation: Any) -> None:
+        self.theirs.join(invitation.secret)
+        self.theirs.send("claim", {**shard.claim(), "host": "b.example", "run": invitation.run, "shard": 1})
+        while (message := self.theirs.receive(10)) and message.do != "start":
+            if message.do == "ping":
+                self.theirs.send("pong", {"t": message.given["t"], "clock": time.monotonic_ns()})
+            if message.do == "context":
+                self.theirs.send("ready", {"sees_folder": True})
+        self.lose()
+
+    def lose(self) -> None:
+        """Be gone, right after the start."""
+        self.theirs.close()
+
+
+def test_a_lost_shard_ends_the_run_with_its_name(server: SmallServer, tmp_path: Path) -> None:
+    """The other stops within 2 s, its rows are kept, the run is aborted and says which host was lost."""
+    began = time.monotonic()
+    with pytest.raises(PerfkitError, match=r"shard 1 on host b\.example was lost: the connection has ended"):
+        execute(
+            *work(server, arrivals={"rate_per_s": 40, "duration_s": 60}), data_dir=tmp_path, launcher=Deaf()
+        )
+    (run,) = list_runs(tmp_path)
+    assert time.monotonic() - began < 30
+    assert run.state == "aborted"
+    assert "b.example" in (run.reason or "")
+    assert run.meta.shard_words[0].startswith("lost: shard 1 on host b.example was lost")
+    assert [one["worker"] for one in run.meta.health.workers] == [0]
+
+
+class Silent(Deaf):
+    """Its connection stays open."""
+
+    def lose(self) -> None:
+        """Say nothing any more."""
+
+
+def test_a_silent_shard_is_lost_after_five_seconds(server: SmallServer, tmp_path: Path) -> None:
+    """As behind a network that swallows everything: no end of the connection is ever heard of."""
+    with pytest.raises(PerfkitError, match="was lost: no word from it for 5 s"):
+        execute(
+            *work(server, arrivals={"rate_per_s": 40, "duration_s": 60}), data_dir=tmp_path, launcher=Silent()
+        )
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        ({"shard": 0}, "shard 0 of .* were claimed before|shard 0 .* claimed before"),
+        ({"run": "another"}, "claims a part of another run"),
+        ({"python": "2.7.18", "shard": 1}, r"differs: python 2\.7\.18, here 3"),
+        ({"perfkit": "0.0.1", "shard": 1}, r"differs: perfkit 0\.0\.1, here"),
+    ],
+)
+def test_a_claim_that_is_not_right_is_refused(tmp_path: Path, claim: dict[str, Any], words: str) -> None:
+    """A second one, one of another run, and a host with another Python or perfkit: it is told why."""
+    from perfkit.drive.shards.coordinator import Body, Coordinator
+
+    launcher = Threads()
+    coordinator = Coordinator("run", tmp_path, 2, launcher, Body(b""), SECRET)
+    coordinator.shards[0].facts = {"host": "a", "pid": 1, "python": "3"}
+    mine, theirs = socket.socketpair()
+    coordinator._serve_beside(mine, None)
+    channel = Channel(fd := theirs.detach(), fd)
+    channel.join(SECRET)
+    channel.send("claim", {**shard.claim(), "run": "run", **claim})
+    answer = channel.receive(10)
+    channel.close()
+    assert answer is not None
+    assert answer.do == "refused"
+    assert __import__("re").search(words, answer.given["why"])
+
+
+# -- as a user has it ------------------------------------------------------------------------------
+
+
+def command(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """`perfkit` with these arguments."""
+    words, pipe = [sys.executable, "-m", "perfkit.cli", *arguments], subprocess.PIPE
+    return subprocess.Popen(words, text=True, stdout=pipe, stderr=pipe, env={**os.environ, **environment})
+
+
+def test_a_shard_joins_by_hand(server: SmallServer, tmp_path: Path) -> None:
+    """The coordinator says what to start; with the secret in its environment the shard takes its part."""
+    given = ("run", "-q", "--scenario", "http_get", "--target", server.url, "--data-dir", str(tmp_path))
+    load = ("--on", "join:1", "-s", "arrivals.rate_per_s=50", "-s", "arrivals.duration_s=1")
+    run = command(*given, *load, PERFKIT_SECRET=SECRET)
+    assert run.stderr is not None
+    line = run.stderr.readline()
+    assert line.startswith("perfkit: waiting for 1 shards: perfkit shard --join 127.0.0.1:"), line
+    address = line.split()[-1]
+    wrong = command("shard", "--join", address, PERFKIT_SECRET="x" * 20)
+    assert "refused this secret" in wrong.communicate(timeout=60)[1]
+    right = command("shard", "--join", address, PERFKIT_SECRET=SECRET)
+    assert right.communicate(timeout=120) == ("", "")
+    said, complained = run.communicate(timeout=60)
+    assert right.returncode == 0
+    assert run.returncode in (0, 3), (said, complained)  # 3: the machine was busy
+    (found,) = list_runs(tmp_path)
+    assert (found.state, found.row_count()) == ("complete", 50)
+    assert SECRET not in (found.path / "run.json").read_text() + said + complained
+
+
+def test_ssh_starts_a_shard_on_each_host(
+    server: SmallServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ssh` is given the host and a command without a secret; its connection is the shard's."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n'
+        'case "$*" in *dead*) echo "ssh: no route" >&2; exit 255;; esac\n'
+        'for last; do :; done\nexec sh -c "$last"\n'
+    )
+    ssh.chmod(ssh.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    spread = {"on": "ssh:one.example,two.example", "python": sys.executable}
+    run = execute(*work(server, processes=1, spread=spread), data_dir=tmp_path)
+    assert (run.state, run.row_count(), len(run.meta.raw["shards"])) == ("complete", 40, 2)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [" one.example " in calls[0], " two.example " in calls[1]] == [True, True]
+    spread["on"] = "ssh:one.example,dead.example"
+    with pytest.raises(PerfkitError, match=r"shard 1 on host dead\.example was lost: ssh: no route"):
+        execute(*work(server, processes=1, spread=spread), data_dir=tmp_path / "dead")
+    (dead,) = list_runs(tmp_path / "dead")
+    assert (dead.state, dead.row_count()) == ("aborted", 0)
+
+
+@pytest.mark.parametrize(
+    ("on", "words"),
+    [
+        ("moon:3", "moon"),
+        ("ssh:", "give ssh:HOST1,HOST2"),
+        ("ssh:a,a", "a host is there twice"),
+        ("ssh:-oProxyCommand=x", "give ssh:HOST1,HOST2"),
+        ("join:0", "give join:N"),
+        ("local:many", "give local:N"),
+    ],
+)
+def test_a_place_that_is_none_is_refused(on: str, words: str) -> None:
+    """Before there is a run; the message says what is allowed."""
+    given = {"scenario": "http_get", "users": {"count": 2000, "iterations": 2000}, "spread": {"on": on}}
+    with pytest.raises(BadInput, match=words):
+        complete(given, "test")
+
+
+def test_local_is_another_word_for_processes() -> None:
+    """A run on local:2 is one of two processes, and may be compared with it."""
+    given = {"scenario": "http_get", "users": {"count": 2, "iterations": 2}}
+    assert (
+        complete({**given, "spread": {"on": "local:2"}}, "t")[0]
+        == complete({**given, "processes": 2}, "t")[0]
+    )
+    with pytest.raises(BadInput, match=r"asks for 2, processes for 3; leave processes out"):
+        complete({**given, "processes": 3, "spread": {"on": "local:2"}}, "t")
+
+
+# -- calibration -----------------------------------------------------------------------------------
+
+
+def test_calibration_says_what_one_process_gives() -> None:
+    """Rates are tried in one run against a server that does nothing; each has its delays and its CPU."""
+    tried = calibrate((50, 100), step_s=0.6)
+    assert [one.rate_per_s for one in tried] in ([50, 100], [50])
+    assert all(one.kickoff_ms >= 0 and one.queue_ms >= 0 for one in tried)
+
+
+def test_what_is_made_of_a_calibration() -> None:
+    """The highest rate within the budget, what the next one cost, and how many processes to use."""
+    tried = [Tried(100, 1, 1, 0.2), Tried(200, 30, 1, 0.4), Tried(400, 2, 9, 0.8), Tried(800, 12.34, 1, 0.95)]
+    first, second = words(tried, Budget(), cores=4)
+    assert first == ("one process gives about 400 small requests/s honestly "
+                     "(at 800/s its delays at p99 are 12.3 ms and it takes 0.95 of a core)")  # fmt: skip
+    assert second.endswith("at most 3 here (4 cores, one left for the rest)")
+    assert "free some CPU" in words(tried[3:], Budget(), cores=4)[0]
