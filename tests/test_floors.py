@@ -55,6 +55,7 @@ HEAVY = {
     "apscheduler": set(),
     "fastapi": set(),
     "dask": set(),
+    "fsspec": {"store"},
     "distributed": {"drive"},
     "IPython": {"lab"},
     "nest_asyncio": {"lab"},

@@ -201,7 +201,7 @@ def test_damaged_rows_are_told_by_all_who_count_or_read_them(folder: RunFolder) 
     """A segment that is not Parquet: one line from the count, the rows and the card alike."""
     (folder.path / "segments" / "w0-000002.parquet").write_bytes(b"PAR1 half")
     run = Run(folder.path)
-    for read in (run.rows, run.table):
+    for read in (run.row_count, run.table):
         with pytest.raises(PerfkitError, match="is damaged, its rows cannot be read"):
             read()
     assert "cannot be counted" in repr(run)

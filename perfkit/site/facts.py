@@ -58,7 +58,8 @@ def run_files(run: Run) -> list[Path]:
     pages = [f"{name}{end}" for name in ("run_report", "server_health") for end in (".html", ".ipynb")]
     folder = run.path
     reports = [folder / "report" / name for name in pages]
-    return [folder / "run.json", *run.files(), folder / "probes.parquet", *reports]
+    here = [file for file in run.files() if isinstance(file, Path)]  # or elsewhere: `Run.files`
+    return [folder / "run.json", *here, folder / "probes.parquet", *reports]
 
 
 def run_facts(run: Run) -> dict[str, Any]:

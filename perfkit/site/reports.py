@@ -36,7 +36,7 @@ class Report:
 def run_report(run: Run, make: bool, tell: Callable[[str], None]) -> Report:
     """The report of a run with the page on its server, made first where that is needed and `make`."""
     pages = [run.path / "report" / f"{name}.html" for name in ("run_report", "server_health")]
-    inputs = [run.path / "run.json", *run.files()]
+    inputs = [run.path / "run.json", *(file for file in run.files() if isinstance(file, Path))]
     how = (lambda: make_report(run, progress=False)) if make else None
     return _report(pages, inputs, run.id, run.id, how, tell)
 

@@ -4,7 +4,8 @@ data/runs/20261123-101500-agent_mass_creation-3f2a/
     run.json            what was run, where, with what; state and generator health
     run.lock            held (flock) by the running process, so a killed run is known to be dead
     undo-*.jsonl        requests that remove what the run made on its target; gone when that is done
-    segments/*.parquet  rows, about once a second, each by temporary name, fsync and rename
+    segments/*.parquet  rows, about once a second, each by temporary name, fsync and rename;
+                        many are joined to larger ones on the way
     timeline.parquet    all segments merged, at the end
     report/             executed notebooks and HTML
 """

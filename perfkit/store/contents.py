@@ -22,7 +22,7 @@ is_id = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{4,}").fullmatch
 _FILES = ("stop", "timeline.parquet", "probes.parquet", "run.lock")
 #: They go last: while one of them is there, the folder is known as a run, or as one that is being removed.
 _LAST = ("run.json", REMOVING, "run.json.lock")
-_SEGMENT = re.compile(r"([a-z]*\d*-)?\d{6,}\.parquet|[a-z]+\d*\.live").fullmatch
+_SEGMENT = re.compile(r"([a-z]*\d*-)?\d{6,}(-\d{6,})?\.parquet|[a-z]+\d*\.live").fullmatch
 _JOURNAL = re.compile(r"undo-[a-z]+\d*\.jsonl").fullmatch
 _REPORTS = re.compile(r"(run_report|server_health)\.(ipynb|html)").fullmatch
 

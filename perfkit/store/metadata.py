@@ -325,6 +325,7 @@ class Metadata:
     replay: Replay | None = None
     tags: tuple[str, ...] = ()
     note: str = ""
+    rows_at: str = ""  #: the folder of its rows where they lie elsewhere (`store.remote`)
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
     damage: tuple[str, ...] = ()  #: dotted names of values of the wrong type
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from perfkit.card import Card
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import OPTIONAL, SCHEMA_VERSION
-from perfkit.store import results
+from perfkit.store import results, segments
 from perfkit.store.columns import TEXT, TYPES, columns_in, fitted
 from perfkit.store.files import is_held, read_regular, require_regular
 from perfkit.store.metadata import Metadata, Results
+from perfkit.store.remote import timeline_at
 from perfkit.store.rows import Part
 from perfkit.store.verdict import Verdict, verdict_of
 from perfkit.text import for_notebook
@@ -125,7 +126,10 @@ class Run:
 
     def files(self) -> list[Path]:
         """The Parquet files that hold the rows now; PerfkitError for what is no file in the place of one."""
-        return self._parquet("timeline.parquet", "segments")
+        here = self._parquet("timeline.parquet", "segments")
+        if here or not self.meta.rows_at:
+            return here
+        return [cast(Path, timeline_at(self.meta.rows_at, self.id))]  # what is asked of these paths, it can
 
     def probe_files(self) -> list[Path]:
         """The Parquet files that hold the samples of its server now; PerfkitError as of `files`."""
@@ -195,12 +199,22 @@ class Run:
 def _parquet_in(folder: Path) -> list[Path]:
     """The Parquet files of a folder, sorted; OSError for what is no file. Costs no `stat` for each: a live
     view asks for thousands of segments several times a second."""
+    found: dict[str, bool] = {}
+    # one listing may miss a segment that was put in the place of others, and those too
+    while found != (found := _listed(folder)):
+        pass
+    return [
+        folder / name if found[name] else require_regular(folder / name) for name in segments.current(found)
+    ]
+
+
+def _listed(folder: Path) -> dict[str, bool]:
+    """The Parquet files of a folder by name, and whether each is a file."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted((one.name, one.is_file()) for one in entries if one.name.endswith(".parquet"))
+            return {one.name: one.is_file() for one in entries if one.name.endswith(".parquet")}
     except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [folder / name if is_file else require_regular(folder / name) for name, is_file in found]
+        return {}
 
 
 def _read(file: Path, columns: Sequence[str] | None) -> pa.Table:

@@ -27,6 +27,7 @@ from perfkit.store.contents import (
 )
 from perfkit.store.files import is_held, locked, remove_if_empty
 from perfkit.store.reading import Run
+from perfkit.store.remote import remove_timeline
 
 
 def remove_runs(runs: Iterable[Run]) -> Iterator[Run]:
@@ -118,6 +119,9 @@ def _remove(path: Path) -> bool:
                 return False
             if why := why_not_removed(path):
                 raise BadInput(f"{why}; not removed")
+            with contextlib.suppress(BadInput):  # run.json is damaged
+                if at := Run(path).meta.rows_at:
+                    remove_timeline(at, path.name)
             aside = path.with_name(ASIDE + path.name)
             too_long = len(os.fsencode(aside.name)) > 255
             if contents_of(path).foreign or too_long or os.path.lexists(aside):

@@ -45,6 +45,7 @@ SETTINGS: dict[str, Any] = {
 }
 _deciding = threading.RLock()
 _in_order: set[tuple[str, ...]] = set()
+_registered: set[str] = set()  #: protocols of fsspec that DuckDB reads through
 #: Rows in files of so many bytes together never need more than that.
 _FEW_BYTES = 10_000_000
 #: What is derived of a row, in SQL. Latencies are in ms, null where an instant was never reached.
@@ -218,6 +219,8 @@ class Part:
         if sum(size for *_, size in files) > _FEW_BYTES:
             _spill()
         there = set[str]().union(*(names for _, names, _ in files))
+        if self.run.meta.rows_at:
+            _read_through(self.run.files())
         columns = [
             f"{_quoted(name) if name in there else 'NULL'}::{type_} AS {_quoted(name)}"
             for name, type_ in SQL_TYPES.items()
@@ -315,6 +318,15 @@ def _quoted(name: str) -> str:
 def _checked(file: Path) -> tuple[str, list[str], int]:
     """The path of a file, its columns, and its size; ValueError for what is not a timeline's."""
     return str(file), columns_in(pq.read_schema(file), None), file.stat().st_size
+
+
+def _read_through(files: Iterable[Any]) -> None:
+    """Let DuckDB read files that lie elsewhere through fsspec."""
+    with _deciding:
+        for fs in (file.fs for file in files if not isinstance(file, Path)):
+            if str(fs.protocol) not in _registered:
+                _database().register_filesystem(fs)
+                _registered.add(str(fs.protocol))
 
 
 def _spill() -> bool:

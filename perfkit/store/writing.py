@@ -6,7 +6,8 @@ import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pyarrow.parquet as pq
 
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import INSTANTS, SCHEMA_VERSION
+from perfkit.store import segments
 from perfkit.store.columns import TEXT_COLUMNS
 from perfkit.store.files import hold, locked, new_folder, replacing, write_json
 from perfkit.store.metadata import Metadata
 from perfkit.store.reading import SCHEMA, Run, read_probes
+from perfkit.store.remote import folder_url, move_timeline
 
 ROW_GROUP = 128 * 1024  # rows
 _LARGE_GROUP = 64_000_000  # bytes of fewer rows, which have long error texts
@@ -62,19 +65,26 @@ class RunFolder:
         correct: called with each segment, such as to put the instants of other hosts on our clock.
         Where there is a timeline already it holds every row: segments that are still there were merged.
         """
-        segments = sorted((self.path / "segments").glob("*.parquet"))
-        merged = self.path / "timeline.parquet"
-        if merged.exists():
-            shutil.rmtree(self.path / "segments", ignore_errors=True)
-            return
-        schema = _unified_schema(segments)
-        with (
-            replacing(merged) as temporary,
-            pq.ParquetWriter(temporary, schema, **parquet_options(schema)) as writer,
-        ):
-            for table in _row_groups(segments, schema, correct):
-                writer.write_table(table)
+        if not (self.path / "timeline.parquet").exists():
+            _join(Run(self.path).files(), self.path / "timeline.parquet", correct)
         shutil.rmtree(self.path / "segments", ignore_errors=True)
+
+    def compact(self) -> None:
+        """Join some segments that are due to be, so that a long run has few of them; a crash, or a reader,
+        meets all rows once. Where the disk is full they stay as they are."""
+        with contextlib.suppress(OSError):
+            if found := segments.due(self.path / "segments"):
+                name, files = found
+                _join(files, self.path / "segments" / f"{name}.parquet")
+                for file in files:
+                    file.unlink()
+
+    def move_rows(self, folder: str) -> None:
+        """Put the timeline into `folder`, a URL, where it is read from then on; a crash, or a folder that
+        cannot be written (PerfkitError), leaves it here."""
+        url = folder_url(folder, self.path.name)
+        update_run_json(self.path, lambda _: {"rows_at": url})
+        move_timeline(self.path, url)
 
     def merge_probes(self) -> None:
         """Turn the segments of the server's samples, if there are any, into probes.parquet."""
@@ -119,33 +129,52 @@ def update_run_json(path: Path, change: Callable[[Metadata], Mapping[str, Any]])
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    """How columns are packed: instants as differences, which are small and quickly read; words as codes."""
-    delta = [name for name in (*INSTANTS, "seq", "step", "t") if name in schema.names]
+    """How columns are packed: whole numbers as differences, which are small and quickly read; words as codes.
+
+    The least and the greatest value are kept of the columns that rows are looked for by.
+    """
+    delta = [field.name for field in schema if field.type in (pa.int64(), pa.int32())]
     text = (*TEXT_COLUMNS, "source", "probe", "label")
     return {
         "compression": "zstd",
         "use_dictionary": [name for name in text if name in schema.names],
         "column_encoding": dict.fromkeys(delta, "DELTA_BINARY_PACKED"),
+        "write_statistics": [name for name in (*INSTANTS, *text) if name in schema.names],
     }
 
 
-def _unified_schema(segments: Iterable[Path]) -> pa.Schema:
-    schemas = [SCHEMA, *map(pq.read_schema, segments)]
-    unified = pa.unify_schemas(schemas, promote_options="permissive")
-    return unified.with_metadata({"perfkit_schema": str(SCHEMA_VERSION)})
+def _join(
+    files: Sequence[Path], target: Path, correct: Callable[[pa.Table], pa.Table] = lambda table: table
+) -> None:
+    """Write the rows of some Parquet files, in their order, to a new one."""
+    unified = pa.unify_schemas([SCHEMA, *map(pq.read_schema, files)], promote_options="permissive")
+    schema = unified.with_metadata({"perfkit_schema": str(SCHEMA_VERSION)})
+    with (
+        replacing(target) as temporary,
+        pq.ParquetWriter(temporary, schema, **parquet_options(schema)) as writer,
+        ThreadPoolExecutor(1) as ahead,
+    ):
+        groups = _row_groups(files, schema, correct)
+        following = ahead.submit(next, groups, None)
+        while (table := following.result()) is not None:
+            following = ahead.submit(next, groups, None)  # read while this one is packed
+            writer.write_table(table)
 
 
 def _row_groups(
-    segments: Iterable[Path], schema: pa.Schema, correct: Callable[[pa.Table], pa.Table]
+    files: Iterable[Path], schema: pa.Schema, correct: Callable[[pa.Table], pa.Table]
 ) -> Iterator[pa.Table]:
     """Tables of `schema` large enough to be worth a row group each."""
     pending: list[pa.Table] = []
-    for segment in segments:
-        pending.append(_with_schema(correct(pq.read_table(segment)), schema))
-        size = sum(table.nbytes for table in pending)
-        if sum(map(len, pending)) >= ROW_GROUP or size >= _LARGE_GROUP:
-            yield pa.concat_tables(pending)
-            pending = []
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                table = correct(file.read_row_group(group, use_threads=False))
+                pending.append(_with_schema(table, schema))
+                size = sum(table.nbytes for table in pending)
+                if sum(map(len, pending)) >= ROW_GROUP or size >= _LARGE_GROUP:
+                    yield pa.concat_tables(pending)
+                    pending = []
     if pending:
         yield pa.concat_tables(pending)
 

@@ -1,0 +1,133 @@
+"""Rows that lie elsewhere: a timeline in a folder of any file system that fsspec knows (s3://, gs://, memory://).
+
+run.json and what is small stay in the run's folder and say where (`rows_at`). Rows are read in place; DuckDB
+gets the file system from fsspec and loads no extension.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
+
+from perfkit.errors import BadInput, PerfkitError, with_extra, words_of
+from perfkit.store.results import digest
+
+_T = TypeVar("_T")
+_is_url = re.compile(r"[a-z][a-z0-9+.-]*://[^\s@:?#*\[\]]+").fullmatch
+_NAME = "timeline.parquet"
+_CHUNK = 8 * 2**20
+
+
+def folder_url(folder: str, run_id: str) -> str:
+    """Return the URL of a run's own folder in `folder`; BadInput for what is no URL that fsspec can open."""
+    if not _is_url(folder):
+        raise BadInput(
+            f"folder: {folder!r:.100} is not a URL such as s3://bucket/perfkit;"
+            " user and password belong in the environment"
+        )
+    _file_system(folder)
+    return f"{folder.rstrip('/')}/{run_id}"
+
+
+class RemoteFile:
+    """A file at a URL, as much of a `Path` and of an open file as readers of rows need."""
+
+    name = _NAME
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.fs = _file_system(url)
+
+    @property
+    def parent(self) -> Path:
+        """No folder of this machine."""
+        return Path("/dev/null")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def open(self, mode: str = "rb") -> Any:
+        """Open it; PerfkitError in one line when that cannot be."""
+        return _reached(self.url, lambda: self.fs.open(self.url, mode))
+
+    def exists(self) -> bool:
+        """Whether it is there."""
+        return bool(_reached(self.url, lambda: self.fs.exists(self.url)))
+
+    def stat(self) -> SimpleNamespace:
+        """Its size, and 0 for its time: what is put there is never changed."""
+        info = _reached(self.url, lambda: self.fs.info(self.url))
+        return SimpleNamespace(st_size=info["size"], st_mtime_ns=0)
+
+    def __getattr__(self, name: str) -> Any:
+        """What an open file has: pyarrow reads from it."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._opened, name)
+
+    @functools.cached_property
+    def _opened(self) -> Any:
+        return self.open()
+
+
+def timeline_at(url: str, run_id: str) -> RemoteFile:
+    """Return the timeline in a run's folder; PerfkitError where `url` cannot be one of this run."""
+    if not _is_url(url) or url.rpartition("/")[2] != run_id:
+        raise PerfkitError(
+            f"{run_id} is damaged: rows_at {url!r:.100} is not the URL of a folder of that name"
+        )
+    return RemoteFile(f"{url}/{_NAME}")
+
+
+def move_timeline(folder: Path, url: str) -> None:
+    """Put a run's timeline into its folder at `url`; once it is known to be whole there, remove it here."""
+    local, there = folder / _NAME, timeline_at(url, folder.name)
+    with _told(f"{there.url} cannot be written, so the rows stay in {folder}"):
+        there.fs.makedirs(url, exist_ok=True)
+        with local.open("rb") as source, there.fs.open(there.url, "wb") as target:
+            while chunk := source.read(_CHUNK):
+                target.write(chunk)
+        if digest(local) != digest(cast(Path, there)):
+            raise OSError("what was written there reads differently")
+    local.unlink()
+
+
+def remove_timeline(url: str, run_id: str) -> None:
+    """Remove a run's timeline from `url`, if it is there, and its folder when that is empty."""
+    there = timeline_at(url, run_id)
+    if there.exists():
+        with _told(f"{there.url} cannot be removed"):
+            there.fs.rm_file(there.url)
+    with contextlib.suppress(Exception):  # object stores have no folders
+        there.fs.rmdir(url)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """PerfkitError in one line for whatever a file system raises."""
+    try:
+        yield
+    except PerfkitError:
+        raise
+    except Exception as error:
+        raise PerfkitError(f"{what}: {words_of(error).splitlines()[0]:.200}") from None
+
+
+def _reached(url: str, work: Callable[[], _T]) -> _T:
+    with _told(f"{url} cannot be read"):
+        return work()
+
+
+@functools.cache
+def _file_system(url: str) -> Any:
+    try:
+        import fsspec
+    except ModuleNotFoundError as error:
+        raise with_extra(error) from None
+    with _told(f"{url} cannot be opened"):
+        return fsspec.core.url_to_fs(url)[0]

@@ -1,0 +1,150 @@
+"""Rows that lie elsewhere, on file systems of fsspec: read in place, removed with their run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from benchmarks.make_timeline import make_timeline
+from perfkit.compare import compare
+from perfkit.drive.spread import execute
+from perfkit.drive.workloads import complete
+from perfkit.errors import BadInput, MissingExtra, PerfkitError
+from perfkit.store import Run, RunFolder, remote
+from perfkit.store.rows import Part
+from perfkit.store.summary import summarize
+from tests.command import perfkit
+from tests.small_server import small_server
+
+
+@pytest.fixture(params=["memory", "file"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A folder of that file system."""
+    yield f"{request.param}://{tmp_path / 'bucket'}"
+    fsspec.filesystem("memory").store.clear()
+
+
+def moved(data: Path, place: str, rows: int = 3000, seed: int = 1) -> Run:
+    """A run whose rows were put to `place`."""
+    run = make_timeline(data, rows, seed=seed)
+    folder = RunFolder(run.path)
+    folder.move_rows(place)
+    folder.close()
+    return Run(run.path)
+
+
+def test_rows_elsewhere_give_the_same_numbers(tmp_path: Path, place: str) -> None:
+    """Every number of a run is the same wherever its rows lie; run.json says where."""
+    here = make_timeline(tmp_path / "here", 3000)
+    there = moved(tmp_path / "there", place)
+    assert there.meta.rows_at == f"{place}/{there.id}"
+    assert not (there.path / "timeline.parquet").exists()
+    assert repr(summarize(Part(there))) == repr(summarize(Part(here)))
+    assert there.results == here.results
+    assert there.row_count() == here.row_count()
+    assert there.table(["seq", "done"]).equals(here.table(["seq", "done"]))
+
+
+def test_the_verbs_work_on_them(tmp_path: Path, place: str) -> None:
+    """`ls`, `show` and a comparison read them; `rm` removes them, and nothing of another run."""
+    a, b = (moved(tmp_path, place, seed=seed) for seed in (1, 2))
+    listed = perfkit("ls", "--json", data=tmp_path)
+    assert [one["rows"] for one in listed.json] == [3060, 3060]
+    assert "complete, valid" in perfkit("show", a.id, data=tmp_path).out
+    assert compare([a], [b]).verdict
+    fs = fsspec.filesystem(place.partition(":")[0])
+    assert perfkit("rm", a.id, data=tmp_path).code == 0
+    assert not fs.exists(f"{a.meta.rows_at}/timeline.parquet")
+    assert fs.exists(f"{b.meta.rows_at}/timeline.parquet")
+
+
+def test_rows_that_are_gone_or_damaged_are_one_line(tmp_path: Path, place: str) -> None:
+    """What is not there, or is no Parquet file, is named with its address."""
+    run = moved(tmp_path, place)
+    fs, file = fsspec.filesystem(place.partition(":")[0]), f"{run.meta.rows_at}/timeline.parquet"
+    fs.pipe_file(file, b"PAR1 nothing")
+    with pytest.raises(PerfkitError, match="is damaged") as damaged:
+        Part(run)
+    fs.rm_file(file)
+    with pytest.raises(PerfkitError, match=r"timeline\.parquet cannot be read: FileNotFoundError") as gone:
+        Part(Run(run.path))
+    assert all(len(str(error.value).splitlines()) == 1 for error in (damaged, gone))
+
+
+def test_a_place_that_cannot_be_written_leaves_the_rows_here(tmp_path: Path) -> None:
+    """Then the run is read from its own folder as before."""
+    (tmp_path / "file").write_text("no folder")
+    run = make_timeline(tmp_path, 100)
+    folder = RunFolder(run.path)
+    with pytest.raises(PerfkitError, match="cannot be written, so the rows stay in"):
+        folder.move_rows(f"file://{tmp_path}/file/below")
+    folder.close()
+    assert Run(run.path).row_count() == 102
+
+
+@pytest.mark.parametrize(
+    "url", ["/plain/path", "s3://key:secret@bucket/x", "zip://x::http://y", "memory://*", ""]
+)
+def test_a_folder_that_is_no_url_is_rejected(url: str) -> None:
+    """Nor are credentials taken: they would stand in run.json."""
+    with pytest.raises(BadInput, match="is not a URL such as s3://bucket/perfkit"):
+        remote.folder_url(url, "id")
+
+
+def test_an_unknown_file_system_is_one_line() -> None:
+    """fsspec says what is missing."""
+    with pytest.raises(PerfkitError, match="nosuch://x cannot be opened: ValueError: Protocol not known"):
+        remote.folder_url("nosuch://x", "id")
+
+
+def test_without_fsspec_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is optional."""
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(MissingExtra, match=r"needs fsspec.*perfkit\[dask\]"):
+        remote.folder_url("memory://never-asked", "id")
+
+
+def test_removing_a_run_removes_nothing_of_others(tmp_path: Path) -> None:
+    """A run.json that names a folder which is not the run's own is damaged: nothing there is touched."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "timeline.parquet").write_text("mine")
+    run = make_timeline(tmp_path, 100)
+    document = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps(document | {"rows_at": f"file://{precious}"}))
+    assert perfkit("rm", run.id, data=tmp_path).code == 1
+    assert (precious / "timeline.parquet").read_text() == "mine"
+
+
+def test_a_run_puts_its_rows_into_its_folder(tmp_path: Path) -> None:
+    """`spread.folder`: when the run ends its rows lie there, its figures beside run.json."""
+    with small_server() as server:
+        given = {
+            "scenario": "http_get",
+            "target": {"url": server.url},
+            "users": {"count": 2, "iterations": 5},
+            "spread": {"folder": f"file://{tmp_path}/bucket"},
+        }
+        run = execute(*complete(given, "test"), data_dir=tmp_path)
+    assert (tmp_path / "bucket" / run.id / "timeline.parquet").exists()
+    assert not (run.path / "timeline.parquet").exists()
+    assert (Run(run.path).state, Run(run.path).row_count()) == ("complete", 5)
+
+
+def test_a_folder_is_checked_before_the_load() -> None:
+    """A slip in it costs no run."""
+    with pytest.raises(BadInput, match="is not a URL such as"):
+        complete(
+            {
+                "scenario": "http_get",
+                "target": {"url": "http://127.0.0.1"},
+                "users": {"count": 1, "iterations": 1},
+                "spread": {"folder": "/nfs"},
+            },
+            "test",
+        )
