@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from perfkit.drive.local_server import why_not_here
 from perfkit.drive.pacing import pacer_for
 from perfkit.drive.transport import loop_clock
 from perfkit.drive.worker import run_on_loop
@@ -31,7 +32,7 @@ _SHOWN = 20
 def examine(data_dir: Path) -> list[dict[str, Any]]:
     """One entry a check: name, ok, found (what was found, and what to do if it is not ok)."""
     machine = [_modules(), _cores(), _open_files(), _clock(), _timer()]
-    return [*machine, _data_dir(data_dir), _leftovers(data_dir)]
+    return [*machine, _server(), _data_dir(data_dir), _leftovers(data_dir)]
 
 
 def calibrated() -> tuple[list[dict[str, Any]], list[str]]:
@@ -109,6 +110,11 @@ async def _lateness() -> list[float]:
         late.append((clock() - when) / 1e9)
     pacer.close()
     return late
+
+
+def _server() -> dict[str, Any]:
+    why = why_not_here()
+    return _check("reference server", not why, why or "a private folder for its PostgreSQL")
 
 
 def _data_dir(data_dir: Path) -> dict[str, Any]:

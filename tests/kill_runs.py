@@ -56,9 +56,9 @@ def _prefix(run: Run | None) -> str:
 
 
 @contextmanager
-def logging_server(log: Path) -> Iterator[Logged]:
+def logging_server(log: Path, host: str = "127.0.0.1") -> Iterator[Logged]:
     """A server in a process of its own that writes down what it answers."""
-    command = [sys.executable, "-m", "tests.logging_server", str(log)]
+    command = [sys.executable, "-m", "tests.logging_server", str(log), host]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         try:

@@ -1,7 +1,7 @@
 """A server process that writes down every request it has answered: monotonic nanoseconds, x-request-id,
 method and path.
 
-python -m tests.logging_server LOGFILE      prints its URL
+python -m tests.logging_server LOGFILE [HOST]     prints its URL
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class Connection(asyncio.Protocol):
         self._log.write(b"%d %s %s %s\n" % (time.monotonic_ns(), *what))
 
 
-async def main(path: str) -> None:
+async def main(path: str, host: str = "127.0.0.1") -> None:
     """Serve until killed; the log is unbuffered."""
     with open(path, "wb", buffering=0) as log:
-        server = await asyncio.get_running_loop().create_server(lambda: Connection(log), "127.0.0.1", 0)
-        print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+        server = await asyncio.get_running_loop().create_server(lambda: Connection(log), host, 0)
+        print(f"http://{host}:{server.sockets[0].getsockname()[1]}", flush=True)
         await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))

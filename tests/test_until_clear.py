@@ -52,12 +52,25 @@ def test_all_looks_together_keep_the_level() -> None:
         assert (np.abs(z) > bounds).any(axis=1).mean() == pytest.approx(0.05, abs=0.004)
 
 
+@pytest.mark.parametrize("counts", [(3, 5, 8, 13, 20), (3, 5, 8, 10), (3, 20)])
+def test_intervals_hold_at_whichever_look_one_stops(counts: tuple[int, ...]) -> None:
+    """Whoever stops where it suits has a true interval in 95 % of 40,000 experiments of few runs."""
+    x = np.random.default_rng(20261130).normal(size=(40_000, counts[-1]))
+    missed = np.zeros(len(x), bool)
+    for i, count in enumerate(counts):
+        look = Look(counts=counts[: i + 1], most=counts[-1], final=count == counts[-1])
+        y = x[:, :count]
+        half = stats.t_factor(1 - look.level(0.05), count - 1) * y.std(axis=1, ddof=1) / np.sqrt(count)
+        missed |= np.abs(y.mean(axis=1)) > half
+    assert missed.mean() <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / len(x))
+
+
 def test_a_look_without_more_pairs_is_the_same_look() -> None:
     """Pairs that were excluded leave a look with what counts; one that shows nothing new costs nothing."""
     look = Look(counts=(3, 5), most=20)
     assert look.now(5).counts == look.now(2).counts == look.counts
     last = Look(counts=(3, 5, 8, 13), most=20, final=True).now(12)
-    assert last.level(0.05) == pytest.approx(0.05 - 0.05 * (13 / 20) ** 2), (
+    assert last.level(0.05) == pytest.approx(0.9 * (0.05 - 0.05 * (13 / 20) ** 2)), (
         "what is left, and no look forgotten"
     )
     assert look.now(8).counts == (3, 5, 8)
@@ -128,7 +141,7 @@ def test_a_clear_difference_stops_at_the_first_look(made_runs: Any, tmp_path: Pa
     assert (kept.comparison.verdict, kept.comparison.pairs) == ("regressed", 3)
     assert kept.comparison.options.look == Look(counts=(3,), most=20)
     assert (
-        "Stopped with 3 pairs that count, of at most 20, at look 1 (level 0.11% of 5%)"
+        "Stopped with 3 pairs that count, of at most 20, at look 1 (level 0.10% of 5%)"
         in kept.comparison.words
     )
     level = 100 * (1 - kept.comparison.options.level)

@@ -18,6 +18,19 @@ _START_S = 90.0
 _STOP_S = 20.0
 
 
+def why_not_here() -> str:
+    """Return why the embedded PostgreSQL cannot start for this user; empty where it can."""
+    try:
+        from agent_server.runtime_folder import NotPrivate, runtime_folder
+
+        runtime_folder()
+    except ModuleNotFoundError:
+        return ""  # the extra is not installed, which is a check of its own
+    except NotPrivate as error:
+        return str(error)
+    return ""
+
+
 class Served(NamedTuple):
     """A server that answers: its URL, that of each of its instances, and its process's id."""
 

@@ -6,6 +6,8 @@ import asyncio
 import random
 from typing import Any
 
+import msgspec
+
 from perfkit.drive.mistakes import NO_REQUEST, Mistake, Mistakes
 from perfkit.drive.scenario import Scenario
 from perfkit.drive.session import Recorder, Session, Step
@@ -59,15 +61,13 @@ class Steps:
         self.raised += raised
 
 
-class StepRandom:
+class StepRandom(msgspec.Struct, eq=False):
     """A `random.Random` that costs nothing until it is used; seeded by (seed, number of the step), so a
     step makes the same choices in every run, whatever else is going on."""
 
-    __slots__ = ("_random", "_seed", "_step")
-
-    def __init__(self, seed: int, step: int) -> None:
-        self._seed, self._step = seed, step
-        self._random: random.Random | None = None
+    _seed: int
+    _step: int
+    _random: random.Random | None = None
 
     def __getattr__(self, name: str) -> Any:
         if self._random is None:

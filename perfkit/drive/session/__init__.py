@@ -196,7 +196,7 @@ class Session:
             raise asyncio.CancelledError("the run has ended")
         step = _STEP.get(self._outside)
         started = recorder.clock()
-        planned, step.planned = step.planned, None
+        planned, step.planned = started if step.planned is None else step.planned, None
         step.requests += 1
         content_type = ""
         if json is not _NOTHING:
@@ -210,14 +210,14 @@ class Session:
             path = _with_params(path, params)
         if (jar := self._jar) is not None:
             head = step.head = recorder.heads.get(session, content_type, (*jar.fields(path), *own))
-        if method not in _METHODS:
-            method = _other_method(method)
+        method = method if method in _METHODS else _other_method(method)
         body = content.encode() if isinstance(content, str) else content
-        name = name or default_name(method, path)
-        planned = started if planned is None else planned
         group = recorder.group_code(self.group, head, step) if self.group else 0
-        sending = Sending(recorder, step, head, self.user, group, method, path, body, name, planned, started)
-        sending.follow = follow_redirects
+        operation = recorder.operation_code(name := name or default_name(method, path), head, step)
+        sending = Sending(
+            recorder, step, head, self.user, group, method, path, body, name, operation,
+            recorder.next_seq(), planned, started, follow_redirects,
+        )  # fmt: skip
         while True:
             try:
                 exchange = await sending.begin(timeout_s or recorder.target.timeout_s)
@@ -226,7 +226,7 @@ class Session:
             if jar is not None and jar.take(sending.path, exchange.headers):
                 self._hide(step)
             response = sending.end(exchange, stream, check)
-            if not sending.again(response):
+            if (response.error is None and sending.hop is None) or not sending.again(response):
                 return response
             if jar is not None:
                 fields = (*jar.fields(sending.path), *own)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
+
 from perfkit.drive.rows import MOST_GROUPS, MOST_OPERATIONS, OTHER_GROUPS, OTHER_OPERATIONS, RowBuffer
 from perfkit.drive.session.data import DataFiles
 from perfkit.drive.session.heads import Head, Heads
@@ -165,19 +167,14 @@ class Recorder:
         return self.redact(name, known if step is None else (*known, *step.secrets))
 
 
-class Step:
-    """One step of a scenario. What it begins belongs to it, however long that lasts and whatever comes next.
+class Step(msgspec.Struct, eq=False):
+    """One step of a scenario. What it begins belongs to it, however long it lasts and whatever comes next."""
 
-    phase: of its requests; None: that of the instant each is planned for.
-    """
-
-    __slots__ = ("cut", "failed", "head", "number", "phase", "planned", "requests", "secrets")
-
-    def __init__(self, number: int = 0, planned: int | None = None, phase: int | None = None) -> None:
-        self.number, self.phase = number, phase
-        self.planned = planned  #: of its first request; None when that has begun
-        self.requests = 0  #: how many it has begun
-        self.failed = False  #: whether one of them has, after all its attempts
-        self.cut = False  #: whether the end of the run has cut one off
-        self.head: Head | None = None  #: of the latest
-        self.secrets: tuple[str, ...] = ()  #: besides those in headers
+    number: int = 0
+    planned: int | None = None  #: of its first request; None when that has begun
+    phase: int | None = None  #: of its requests; None: that of the instant each is planned for
+    requests: int = 0  #: how many it has begun
+    failed: bool = False  #: whether one of them has, after all its attempts
+    cut: bool = False  #: whether the end of the run has cut one off
+    head: Head | None = None  #: of the latest
+    secrets: tuple[str, ...] = ()  #: besides those in headers

@@ -21,17 +21,14 @@ Check = Callable[["Response"], bool | str | None]
 _MOST = 64 * 1024 * 1024
 
 
-class Response:
+class Response(msgspec.Struct, eq=False):
     """The part of httpx.Response a scenario needs, plus `error` (a class of model.ERRORS, or None)."""
 
-    __slots__ = ("_exchange", "_method", "_most", "error", "shown_path")
-
-    def __init__(self, exchange: Exchange, method: str, path: str, most: int = _MOST) -> None:
-        """most: bytes the body may unpack to."""
-        self._exchange = exchange
-        self._method, self._most = method, most
-        self.shown_path = path  #: as messages show it: without secrets when the request failed
-        self.error = exchange.error
+    _exchange: Exchange
+    _method: str
+    shown_path: str  #: as messages show it: without secrets when the request failed
+    _most: int = _MOST  #: bytes the body may unpack to
+    error: str | None = None
 
     def __repr__(self) -> str:
         return f"<Response {self._method} {self.shown_path}: {self.status_code} {self.error or 'ok'}>"

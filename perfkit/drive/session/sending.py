@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+import msgspec
+
 from perfkit.drive.rows import ERROR_CODE, NEVER, PHASE_CODE, Extra, pack_row
 from perfkit.drive.session.heads import Head
 from perfkit.drive.session.recorder import Recorder, Step, storable
@@ -27,25 +29,29 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _RETRIED = ("connect", "reset", "http_5xx")
 
 
-class Sending:
+class Sending(msgspec.Struct, eq=False):  # made for each request: a third of what an __init__ costs
     """A request of a step: `begin` sends it, `end` records a row, `again` says whether once more, and how."""
 
-    _attempt, _hops = 1, MAX_HOPS
-    _fresh = False  #: on a connection of its own
-    _retried = 0  #: how many of `target.retries` it has used
-    _hop: tuple[str, str, bytes] | None = None
+    _recorder: Recorder
+    _step: Step
+    head: Head
+    _user: int
+    _group: int  #: its code
+    _method: str
+    path: str
+    _body: bytes
+    _name: str
+    _operation: int  #: the code of its name
+    _seq: int
+    _planned: int
+    _started: int
     follow: bool | None = None  #: redirects; None: as the target says
-    pause_s = 0.0  #: how long to wait before it is sent again
-
-    def __init__(
-        self, recorder: Recorder, step: Step, head: Head, user: int, group: int,
-        method: str, path: str, body: bytes, name: str, planned: int, started: int,
-    ) -> None:  # fmt: skip
-        self._recorder, self._step, self.head, self._user, self._group = recorder, step, head, user, group
-        self._method, self.path, self._body, self._name = method, path, body, name
-        self._planned, self._started = planned, started
-        self._operation = recorder.operation_code(name, head, step)
-        self._seq = recorder.next_seq()
+    _attempt: int = 1
+    _hops: int = MAX_HOPS
+    _fresh: bool = False  #: on a connection of its own
+    _retried: int = 0  #: how many of `target.retries` it has used
+    hop: tuple[str, str, bytes] | None = None  #: where a redirect leads it
+    pause_s: float = 0.0  #: how long to wait before it is sent again
 
     def begin(self, timeout_s: float) -> Coroutine[Any, Any, Exchange]:
         """Send it, when this is awaited, and wait for the whole response."""
@@ -70,17 +76,16 @@ class Sending:
         return response
 
     def again(self, response: Response) -> bool:
-        """Whether it is sent once more: after a redirect, on a fresh connection, or as a retry."""
-        if response.error is None and self._hop is None:
-            return False
+        """Whether what failed or leads elsewhere is sent once more: after a redirect, on a fresh connection,
+        or as a retry."""
         recorder, exchange = self._recorder, response._exchange
         self._attempt += 1
-        if self._hop is not None:
+        if self.hop is not None:
             self._hops -= 1
-            self._method, self.path, self._body = self._hop
+            self._method, self.path, self._body = self.hop
             self._planned = self._started = recorder.clock()
             self._operation = recorder.operation_code(self._name, self.head, self._step, _HOP)
-            self._seq, self._attempt, self._fresh, self._hop = recorder.next_seq(), 1, False, None
+            self._seq, self._attempt, self._fresh, self.hop = recorder.next_seq(), 1, False, None
             return True
         # nobody has done anything yet, or twice is as good as once (RFC 9110, 9.2.2)
         repeatable = exchange.lost == "unwritten" or (exchange.lost and self._method in _IDEMPOTENT)
@@ -139,10 +144,10 @@ class Sending:
         if exchange.status in REDIRECTS and self.follow is not False:  # else it is what was asked for
             target = self._recorder.target
             follow = target.follow_redirects if self.follow is None else self.follow
-            self._hop = redirected(
+            self.hop = redirected(
                 self._method, self.path, self._body, exchange, target, self._hops, follow=follow
             )
-            return "check" if self._hop is None else None
+            return "check" if self.hop is None else None
         if check is None:
             return None
         try:
@@ -155,18 +160,17 @@ class Sending:
         return (*self.head.secrets, *self._step.secrets)
 
     def _record(self, exchange: Exchange, error: str | None, stream: Stream | None) -> None:
-        step, planned = self._step, self._planned
-        buffer = self._recorder.buffer
+        recorder, step, planned = self._recorder, self._step, self._planned
         extra = words = None
         timing = server_timing(exchange.headers)
         if timing is not None:
-            timing = self._recorder.known_metrics(timing, self.head)
+            timing = recorder.known_metrics(timing, self.head)
         if error is not None:
-            buffer.failed += 1
+            recorder.buffer.failed += 1
             body = b"" if exchange.error_text else decoded(exchange, _LOOKED_AT)
             text = storable(exchange.error_text or body.decode("utf-8", "replace"))
             cut = len(body) >= _LOOKED_AT
-            text = self._recorder.redact.beginning(text, ERROR_TEXT_LIMIT, self._secrets(), cut=cut)
+            text = recorder.redact.beginning(text, ERROR_TEXT_LIMIT, self._secrets(), cut=cut)
             words = exchange.error_text = text or None  # what is raised or shown holds no secret either
         if stream is not None:
             first = NEVER if stream.first_token is None else stream.first_token
@@ -174,18 +178,20 @@ class Sending:
         elif error is not None or timing is not None:
             extra = Extra(words, None, timing)
         if exchange.connecting and self._attempt == 1:
-            self._recorder.opening.add(self._seq, exchange.connecting)
+            recorder.opening.add(self._seq, exchange.connecting)
         phase = step.phase
         if phase is None:
-            begins, ends = self._recorder.measure_begins, self._recorder.measure_ends
-            phase = _WARMUP if planned < begins else _MEASURE if planned < ends else _DRAIN
+            phase = (
+                _WARMUP if planned < recorder.measure_begins
+                else _MEASURE if planned < recorder.measure_ends else _DRAIN
+            )  # fmt: skip
         bytes_sent = 0 if exchange.sent == NEVER else len(self._body)
         row = pack_row(
             planned, self._started, exchange.sending, exchange.sent, exchange.first_byte, exchange.done,
             self._seq, step.number, bytes_sent, len(exchange.body), self._user, exchange.status,
             self._operation, self._group, phase, ERROR_CODE[error], self._attempt,
         )  # fmt: skip
-        buffer.add(row, extra)
+        recorder.buffer.add(row, extra)
 
 
 def _cancel_again() -> None:
