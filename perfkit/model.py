@@ -185,6 +185,7 @@ class Spread:
     processes_per_host: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = 1  #: ssh; dask: per worker
     python: str = "python3"  #: ssh: there, the Python that has perfkit
     listen: str = "127.0.0.1:0"  #: join: HOST:PORT where shards are waited for
+    folder: str = ""  #: where rows are put when the run ends: a URL of any file system fsspec knows
     #: Series across hosts are marked where their clocks are known less exactly than this.
     clock_budget_ms: Positive = 1.0
     lost_worker: Literal["abort"] = "abort"  #: what a lost process means for the run

@@ -12,11 +12,14 @@ import pytest
 
 from benchmarks.make_timeline import make_timeline
 from perfkit.compare import compare
+from perfkit.drive.spread import execute
+from perfkit.drive.workloads import complete
 from perfkit.errors import BadInput, MissingExtra, PerfkitError
 from perfkit.store import Run, RunFolder, remote
 from perfkit.store.rows import Part
 from perfkit.store.summary import summarize
 from tests.command import perfkit
+from tests.small_server import small_server
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -116,3 +119,32 @@ def test_removing_a_run_removes_nothing_of_others(tmp_path: Path) -> None:
     (run.path / "run.json").write_text(json.dumps(document | {"rows_at": f"file://{precious}"}))
     assert perfkit("rm", run.id, data=tmp_path).code == 1
     assert (precious / "timeline.parquet").read_text() == "mine"
+
+
+def test_a_run_puts_its_rows_into_its_folder(tmp_path: Path) -> None:
+    """`spread.folder`: when the run ends its rows lie there, its figures beside run.json."""
+    with small_server() as server:
+        given = {
+            "scenario": "http_get",
+            "target": {"url": server.url},
+            "users": {"count": 2, "iterations": 5},
+            "spread": {"folder": f"file://{tmp_path}/bucket"},
+        }
+        run = execute(*complete(given, "test"), data_dir=tmp_path)
+    assert (tmp_path / "bucket" / run.id / "timeline.parquet").exists()
+    assert not (run.path / "timeline.parquet").exists()
+    assert (Run(run.path).state, Run(run.path).row_count()) == ("complete", 5)
+
+
+def test_a_folder_is_checked_before_the_load() -> None:
+    """A slip in it costs no run."""
+    with pytest.raises(BadInput, match="is not a URL such as"):
+        complete(
+            {
+                "scenario": "http_get",
+                "target": {"url": "http://127.0.0.1"},
+                "users": {"count": 1, "iterations": 1},
+                "spread": {"folder": "/nfs"},
+            },
+            "test",
+        )

@@ -441,8 +441,18 @@ class _Execution:
             self.save(state="aborted" if reason else "complete", reason=reason)
         except OSError as failed:
             failure = failure or self._broken_off(failed)
+        failure = failure or self._put_elsewhere()
         self.folder.close()
         return failure
+
+    def _put_elsewhere(self) -> PerfkitError | None:
+        """Move the rows to `spread.folder`, if there is one; returns what failed: then they stay here."""
+        try:
+            if self.workload.spread and self.workload.spread.folder:
+                self.folder.move_rows(self.workload.spread.folder)
+        except PerfkitError as failed:
+            return failed
+        return None
 
     def _on_our_clock(self, rows: pa.Table) -> pa.Table:
         """A segment's instants on the run's clock."""

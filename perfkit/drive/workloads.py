@@ -25,6 +25,7 @@ from perfkit.model import Spread, Target, Tokens, Workload, convert, spelled_out
 from perfkit.plain_data import LONGEST, require_plain
 from perfkit.redaction import Redactor, is_secret_name, masked_text, redacted_errors, secrets_of
 from perfkit.store import read_regular, shipped, slo
+from perfkit.store.remote import folder_url
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -142,9 +143,11 @@ def _complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario 
     given = _with_processes(given, where)
     workload = Workload.from_mapping(given, where)
     _require_server_options(workload, where)
-    if workload.spread is None:
+    if workload.spread is None or workload.spread.on.startswith("local"):
         _require_cores(workload.processes, where)
     _try_target(workload.target)
+    if workload.spread is not None and workload.spread.folder:
+        folder_url(workload.spread.folder, "")
     if workload.slo is not None:
         slo.parse(workload.slo)
     if workload.mix:
@@ -217,12 +220,13 @@ def _with_processes(given: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         count = processes_of(spread)
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
+    here = {"spread": None} if spread.on.startswith("local") and not spread.folder else {}
     if count is None:
-        return {**given, "spread": None}
+        return {**given, **here}
     if given.get("processes", count) not in (1, count):
         words = f"spread.on {spread.on!r:.80} asks for {count:,}, processes for {given['processes']!r:.20}"
         raise BadInput(f"{where}: {words}; leave processes out")
-    return {**given, "processes": count} | ({"spread": None} if spread.on.startswith("local") else {})
+    return {**given, "processes": count, **here}
 
 
 def _require_cores(processes: int, where: str) -> None:
