@@ -171,29 +171,28 @@ def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         worst, best = frame.iloc[0], frame.iloc[-1]
         alt = f"Box plot of latency by {by}: slowest median {ms(worst.p50)} ({short(worst[by])}), "
         alt += f"fastest {ms(best.p50)} ({short(best[by])})."
-        read_out(
-            ax,
-            frame["p50"],
-            place,
-            (
-                f"{short(r[0])}, {r.n:,} requests: p5 {ms(r.p5)}, p25 {ms(r.p25)}, p50 {ms(r.p50)}, "
-                f"p75 {ms(r.p75)}, p95 {ms(r.p95)}, {ms(r.min)} to {ms(r.max)}"
-                for r in rows_of(frame)
-            ),
-        )
-        groups = frame.attrs["groups"]
-        of = f"all {groups} drawn"
-        if len(frame) < groups:
-            of = f"{len(frame)} of {groups} drawn, the slowest and the fastest"
-        elif (
-            by == "group" and (others := frame.attrs["n"] - frame.attrs["failed"] - int(frame["n"].sum())) > 0
-        ):
-            of += f"; {others:,} successes have no group"
+        read_out(ax, frame["p50"], place, map(_box_words, rows_of(frame)))
         what = "box: quartiles and median; whiskers: p5 and p95; dots: extremes"
         what += "; quantiles to 0.3 %" if by != "operation" else ""
         if not many.all():
             what += f"; a diamond is the median of fewer than {FEW}"
-        return say(ax, alt, caption(frame, what, of))
+        return say(ax, alt, caption(frame, what, _drawn_of_all(frame)))
+
+
+def _box_words(r: Any) -> str:
+    return (
+        f"{short(r[0])}, {r.n:,} requests: p5 {ms(r.p5)}, p25 {ms(r.p25)}, p50 {ms(r.p50)}, "
+        f"p75 {ms(r.p75)}, p95 {ms(r.p95)}, {ms(r.min)} to {ms(r.max)}"
+    )
+
+
+def _drawn_of_all(frame: pd.DataFrame) -> str:
+    groups, drawn = frame.attrs["groups"], len(frame)
+    if drawn < groups:
+        return f"{drawn} of {groups} drawn, the slowest and the fastest"
+    others = frame.attrs["n"] - frame.attrs["failed"] - int(frame["n"].sum())
+    without = f"; {others:,} successes have no group" if frame.attrs["by"] == "group" and others > 0 else ""
+    return f"all {groups} drawn{without}"
 
 
 @drawn_from("survival")

@@ -16,8 +16,6 @@ from perfkit.lab.work import Work
 from perfkit.text import plain
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from perfkit.lab.handle import Run
     from perfkit.lab.listing import Runs
 
@@ -48,7 +46,7 @@ def run(
     data_dir: str | os.PathLike[str] | None = None,
     allow_targets: Iterable[str] = (),
     live: bool = True,
-    on: str | Client | None = None,
+    on: Any = None,
     **changes: Any,
 ) -> Awaited[Run | Runs]:
     """Carry out a workload; `await` it for the finished run: a `Run`, or `Runs` of several `repeats`::
@@ -92,7 +90,7 @@ def run_sync(
     data_dir: str | os.PathLike[str] | None = None,
     allow_targets: Iterable[str] = (),
     live: bool = True,
-    on: str | Client | None = None,
+    on: Any = None,
     **changes: Any,
 ) -> Run | Runs:
     """Carry out a workload and block until the run has ended: `run` for a script, or a cell that is to wait::
