@@ -47,7 +47,6 @@ COMMANDS = {
     "run URL URL": "run takes one URL or FILE",
     "run URL -q 200": "users, rate and times stand behind their options",
     "run URL --target http://localhost": "keep one of them",
-    "run mine.py --users 3": "mine.py: no target: add --target http://127.0.0.1:8000, your server",
     "run mine.py --scenario http_get": "keep one of them",
     # options
     "run URL -c 10": "did you mean --users?",
@@ -147,7 +146,6 @@ FILES = {
     "scenario: http_get;target: {timeout: 5s}": "did you mean 'timeout_s'?",
     "scenario: http_get;target: {retry: 3}": "did you mean 'retries'?",
     "scenario: http_get;retry: 3": "did you mean target.retries?",
-    "scenario: mine.py;users: {count: 1, iterations: 1}": "no target: add --target",
     "scenario: http_get;url: http://localhost": "did you mean 'target'?",
     "scenario: http_get;headers: {a: b}": "did you mean target.headers?",
     "scenario: http_get;thresholds: p95 < 3 ms": "expected a list, such as [a, b], got a text",

@@ -210,7 +210,7 @@ def _carried_out(a: str, b: str, names: tuple[str, str], options: Any, data_dir:
 
     given = read_yaml(Path(a)), read_yaml(Path(b))
     refuse_differences(*given, options)
-    duet = duet or given[0].get("duet") is True
+    duet = duet or any(one.get("duet") is True for one in given)
     stopping = stopping_of(given[0], early["--until-clear"], early["--max-repeats"], early["--budget"])
     if stopping is None or repeats is not None:
         if early["--until-clear"]:

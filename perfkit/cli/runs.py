@@ -111,13 +111,12 @@ def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, on
     perfkit run notes.py --target http://127.0.0.1:8000 --users 20
     perfkit run params/agent_mass_creation.yaml
     """
-    from perfkit.cli.workload import as_yaml, require_target, workload_of
+    from perfkit.cli.workload import as_yaml, workload_of
     from perfkit.drive.running import checked, naming, run_repeats, worst
     from perfkit.observe.recording import record
 
     given, where = workload_of(what, options)
     work = checked(given, where, allow_target)
-    require_target(given, where)
     if junit is not None:
         refuse_unwritable(junit)
     if print_yaml:

@@ -12,7 +12,6 @@ from perfkit.drive.scenario import names
 from perfkit.drive.variables import expanded, put_back
 from perfkit.drive.workloads import merged, parse_assignments, parse_headers, read_yaml
 from perfkit.errors import BadInput
-from perfkit.model import spelled_out
 from perfkit.redaction import STARS, masked, masked_text
 from perfkit.store import shipped
 from perfkit.suggestions import nearest
@@ -50,16 +49,6 @@ def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str,
     if not given.keys() & {"scenario", "mix"}:
         raise BadInput("nothing to run: give a URL, a FILE from params/, or --scenario NAME")
     return given, where
-
-
-def require_target(given: Mapping[str, Any], where: str) -> None:
-    """BadInput for a scenario file without a server: who wrote it has one of their own in mind."""
-    scenario, target = given.get("scenario"), spelled_out(given).get("target") or {}
-    if not isinstance(scenario, str) or not scenario.endswith(".py") or "server" in given:
-        return
-    if isinstance(target, Mapping) and not target.get("url"):
-        own = "-s server={} starts perfkit's own reference server"
-        raise BadInput(f"{where}: no target: add --target http://127.0.0.1:8000, your server; {own}")
 
 
 def _begin(

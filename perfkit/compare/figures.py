@@ -85,7 +85,7 @@ def _small_print(comparison: Comparison) -> str:
         f"{family} primary metrics (★); the others are exploratory "
         f"(Benjamini–Hochberg). Margin ±{comparison.options.margin:.0%}. Detectable: the change that would "
         "be detected with 80 % power if only this metric changed; below it, the runs per side needed "
-        "to bring that to the margin, where 30 would do."
+        "to bring that to the margin, if that takes at most 30."
     )
 
 

@@ -127,7 +127,7 @@ class Turns:
         order = sum(map(len, self.found.values()))
         for side, run in zip(called or sides, runs, strict=True):
             order += 1
-            where = {"id": self.id, "side": side, "pair": pair, "order": order, "duet": self._duet}
+            where = {"id": self.id, "side": side, "pair": pair, "order": order, "duet": len(runs) > 1}
             update_run_json(run.path, lambda _: {"experiment": where})  # noqa: B023  called at once
         return [Run(run.path) for run in runs]
 
@@ -136,7 +136,8 @@ class Turns:
         if not run.ended_by_itself:
             raise _interrupted(run.reason or "", pair, self._most, self.found, self._planned)
         if run.verdict.word == "ABORTED":
-            raise NothingToJudge(f"run {run.id}, pair {pair} of {self._most}: {run.reason}")
+            where = f"pair {pair} of {self._most}" if pair else "before the first pair"
+            raise NothingToJudge(f"run {run.id}, {where}: {run.reason}")
         if pair < 2:
             _refuse_too_few(run, self._sides[side].workload)
 
@@ -211,8 +212,10 @@ def _interrupted(
     """The error that names the runs which are complete."""
     done = [",".join(one.id for one in found[side] if one.state == "complete") for side in "AB"]
     kept = f"; `perfkit compare {done[0]} {done[1]}` judges what there is" if all(done) and not plan else ""
-    kept = f"; the same command continues from pair {pair or len(found['B']) + 1}" if plan else kept
-    return Interrupted(f"{reason} {f'in pair {pair}' if pair else 'before pair 1'} of {pairs}{kept}", reason)
+    following = len(found["B"]) + 1
+    kept = f"; the same command continues from pair {pair or following}" if plan else kept
+    where = f"in pair {pair}" if pair else f"before pair {following}"
+    return Interrupted(f"{reason} {where} of {pairs}{kept}", reason)
 
 
 def refuse_differences(a: Mapping[str, Any], b: Mapping[str, Any], options: Options) -> None:
@@ -251,6 +254,7 @@ def measure_noise(
     NothingToJudge when fewer than three pairs can be compared.
     """
     given = read_yaml(file)
+    duet = duet or given.get("duet") is True
     names = (f"{file.stem}", f"{file.stem} again")
     kept = run_pairs(
         given, given, names, pairs, data_dir, allow_targets, show_progress=show_progress, duet=duet

@@ -93,7 +93,7 @@ def run_until_clear(
     a last look that uses what is left of the level. The same call continues an experiment that was
     interrupted.
     """
-    plan = _plan_of(given, options, data_dir, stopping.max_repeats, duet)
+    plan, began = _plan_of(given, options, data_dir, stopping.max_repeats, duet), time.monotonic()
     try:
         with locked(plan.path.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB):
             turns = Turns(
@@ -103,19 +103,22 @@ def run_until_clear(
             if show_progress and turns.found["A"]:
                 done = f"continuing experiment {plan.id} after {len(turns.found['A'])} pairs"
                 print_lines(f"{done}; remove {plan.path} to start over", err=True)
-            return turns.refused(options) or _carry_out(plan, turns, options, stopping.budget_s)
+            return turns.refused(options) or _carry_out(plan, turns, options, stopping.budget_s, began)
     except BlockingIOError:
         raise BadInput(f"experiment {plan.id} is being carried out by another perfkit") from None
 
 
-def _carry_out(plan: _Plan, turns: Turns, options: Options, budget_s: float | None) -> Kept:
-    most, began = plan.most, time.monotonic()
+def _carry_out(
+    plan: _Plan, turns: Turns, options: Options, budget_s: float | None, began: float
+) -> Kept:
+    most, first = plan.most, time.monotonic()
     looks = looks_up_to(most)
     before = len(turns.found["B"])
     while True:
         pairs = len(turns.found["B"])
-        made, passed_s = pairs - before, time.monotonic() - began
-        over = budget_s is not None and pairs >= 2 and passed_s + passed_s / max(made, 1) > budget_s
+        now = time.monotonic()
+        a_pair_s = (now - first) / max(pairs - before, 1)
+        over = budget_s is not None and pairs >= 2 and now - began + a_pair_s > budget_s
         if pairs in looks or (over and pairs):
             look = Look(counts=tuple(plan.counts), most=most, final=over or pairs >= most)
             judged = turns.judged(dataclasses.replace(options, look=look))

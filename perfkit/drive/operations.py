@@ -63,6 +63,7 @@ def most_requests(scenario: Scenario) -> int | None:
         called = node.func if isinstance(node, ast.Call) else None
         if isinstance(called, ast.Attribute) and _is_session(called.value):
             sends += called.attr in _SENDS
+        again |= isinstance(node, ast.keyword) and node.arg in ("follow_redirects", None)
         if isinstance(node, ast.Attribute) and _is_session(node.value):
             others += node.attr in _OTHERS
     first = [argument.arg for step in steps for argument in step.args.args[:1]]

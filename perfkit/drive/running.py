@@ -186,7 +186,7 @@ def target_of(workload: Workload, tell: bool) -> Iterator[Workload]:
         yield workload
         return
     if tell:
-        print_lines("starting the reference agent server", err=True)
+        print_lines("no target: starting perfkit's reference server (yours: --target URL)", err=True)
     with reference_server(workload.server) as served:
         yield with_server(
             workload, served.url, served.instances if workload.server.get("probes", True) else ()

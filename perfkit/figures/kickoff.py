@@ -141,7 +141,9 @@ def _map(frame: pd.DataFrame, ax: Axes | None) -> Axes:
     alt = f"Map of {n:,} requests: when each was planned, and how long it took from sent to done"
     alt += f"; {failed:,} failed, on top." if failed else "."
     held = f"{late:,} waited longer than {ms(_WAITS_MS)} before they were sent"
-    what = held if late else f"all were sent within about {ms(_WAITS_MS)} of their planned time"
+    sent = int(waiting["n"].sum())
+    those = "all were" if sent == n else f"the {sent:,} that were sent were"
+    what = held if late else f"{those} sent within about {ms(_WAITS_MS)} of their planned time"
     return say(top, alt, caption(frame, "darker: more requests, all counted", what))
 
 

@@ -160,7 +160,7 @@ def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         )
         read_out(ax, t[:-1] + width / 2, frame["mean"], texts)
         apart = frame.attrs["moments_s"]
-        how = f"least and most, sampled every {seconds(apart)} apart" if apart else "at every start and end"
+        how = f"least and most, sampled every {seconds(apart)}" if apart else "at every start and end"
         means = "open model: growth under a constant rate means that the server does not keep up"
         if frame.attrs["closed"]:
             means = "closed model: never more than there are users, so overload shows as latency"

@@ -223,7 +223,8 @@ def _what_to_do(run: Run, row: Any, judged: Judged, health_page: str) -> Iterato
     if row["ok"] and not firm(row, "p99"):
         yield f"For a p99 measure longer: it needs 1,000 successes, and this run has {row['ok']:,.0f}."
     if run.verdict.level == "good" and not judged.findings:
-        yield "Nothing to repair. To judge a change, use perfkit compare BEFORE AFTER --repeats 5."
+        fine = "Nothing to repair. " if row["failed"] < 0.01 * max(row["n"], 1) and firm(row, "p99") else ""
+        yield f"{fine}To judge a change: perfkit compare before.yaml after.yaml --until-clear."
 
 
 def findings(judged: Judged, health_page: str = "") -> Shown:

@@ -45,7 +45,6 @@ SETTINGS: dict[str, Any] = {
 }
 _deciding = threading.RLock()
 _in_order: set[tuple[str, ...]] = set()
-_registered: set[str] = set()  #: protocols of fsspec that DuckDB reads through
 #: Rows in files of so many bytes together never need more than that.
 _FEW_BYTES = 10_000_000
 #: What is derived of a row, in SQL. Latencies are in ms, null where an instant was never reached.
@@ -220,7 +219,7 @@ class Part:
             _spill()
         there = set[str]().union(*(names for _, names, _ in files))
         if self.run.meta.rows_at:
-            _read_through(self.run.files())
+            _read_through(self.run.files(), self._connection)
         columns = [
             f"{_quoted(name) if name in there else 'NULL'}::{type_} AS {_quoted(name)}"
             for name, type_ in SQL_TYPES.items()
@@ -320,13 +319,13 @@ def _checked(file: Path) -> tuple[str, list[str], int]:
     return str(file), columns_in(pq.read_schema(file), None), file.stat().st_size
 
 
-def _read_through(files: Iterable[Any]) -> None:
-    """Let DuckDB read files that lie elsewhere through fsspec."""
+def _read_through(files: Iterable[Any], connection: duckdb.DuckDBPyConnection) -> None:
+    """Let a database read files that lie elsewhere through fsspec."""
     with _deciding:
         for fs in (file.fs for file in files if not isinstance(file, Path)):
-            if str(fs.protocol) not in _registered:
-                _database().register_filesystem(fs)
-                _registered.add(str(fs.protocol))
+            protocols = [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
+            if not any(map(connection.filesystem_is_registered, protocols)):
+                connection.register_filesystem(fs)
 
 
 def _spill() -> bool:
