@@ -79,10 +79,10 @@ def test_an_interrupt_ends_both_sides(tmp_path: Path) -> None:
 def made_pairs(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs are made timelines; beside another one a run takes `slowdown` times as long."""
 
-    def use(slowdown: float, sound: bool = True) -> None:
+    def use(slowdown: float, sound: bool = True, alone: bool = True) -> None:
         numbers = itertools.count(1)
 
-        def run(data: Path, scale: float) -> Run:
+        def run(data: Path, scale: float, sound: bool) -> Run:
             number = next(numbers)
             return make_timeline(
                 data, 4000, seed=number, error_rate=0.0, operations=["one"], scale=scale, restless=0.0,
@@ -91,9 +91,9 @@ def made_pairs(monkeypatch: pytest.MonkeyPatch) -> Any:
             )  # fmt: skip
 
         def at_once(given: Any, names: Any, data: Path, allow: Any) -> list[Run]:
-            return [run(data, slowdown) for _ in given]
+            return [run(data, slowdown, sound) for _ in given]
 
-        monkeypatch.setattr(turns, "run_repeats", lambda work, data, **_: [run(data, 1.0)])
+        monkeypatch.setattr(turns, "run_repeats", lambda work, data, **_: [run(data, 1.0, alone)])
         monkeypatch.setattr(turns, "at_once", at_once)
 
     return use
@@ -136,6 +136,16 @@ def test_sides_that_compete_are_refused(
     assert kept.comparison.words.startswith(f"REFUSED: a duet is unfit here: {why}")
     assert kept.comparison.words.endswith("compare in turns, without --duet, or give each side a machine.")
     assert len(list_runs(tmp_path)) == 3
+
+
+def test_a_side_that_cannot_be_measured_alone_is_no_reason_against_a_duet(
+    made_pairs: Any, tmp_path: Path
+) -> None:
+    """It would fail in turns, too, so that is what is said."""
+    made_pairs(1.0, alone=False)
+    kept = _duet(tmp_path)
+    assert kept.comparison.words.startswith("REFUSED: old could not be measured alone (")
+    assert "in turns" not in kept.comparison.words
 
 
 def test_a_forced_duet_says_that_it_is_unfit(made_pairs: Any, tmp_path: Path) -> None:

@@ -466,6 +466,7 @@ def test_ssh_starts_a_shard_on_each_host(
         ("ssh:", "give ssh:HOST1,HOST2"),
         ("ssh:a,a", "a host is there twice"),
         ("ssh:-oProxyCommand=x", "give ssh:HOST1,HOST2"),
+        ("ssh:a,b", "target.url is missing: the server that perfkit starts here"),
         ("join:0", "give join:N"),
         ("local:many", "give local:N"),
     ],

@@ -112,10 +112,11 @@ class _Side:
 
 @dataclass(frozen=True)
 class Isolation:
-    """How much longer A takes beside another than alone; reasons: why these runs cannot tell."""
+    """How much longer A takes beside another; alone, reasons: why runs by itself, or beside, cannot tell."""
 
     names: tuple[str, str]  #: of A, and of what ran beside it
     slowdown: float
+    alone: tuple[str, ...]
     reasons: tuple[str, ...]
     runs: tuple[tuple[Run, ...], tuple[Run, ...]]
 
@@ -128,13 +129,17 @@ class Isolation:
             if all(values):
                 first, *others = (value.level for value in values if value is not None)
                 factors += [(other / first) ** sign for other in others]
-        reasons = tuple(f"{one.run.id}: {why}" for one in (alone, *beside) for why in one.reasons)
-        return cls(names, max(factors), reasons, ((alone.run,), tuple(one.run for one in beside)))
+        by_itself, reasons = (
+            tuple(f"{one.run.id}: {why}" for one in some for why in one.reasons) for some in ([alone], beside)
+        )
+        return cls(names, max(factors), by_itself, reasons, ((alone.run,), tuple(one.run for one in beside)))
 
     @property
     def unfit(self) -> str:
         """Why a duet would not say what differs; empty where it does."""
         a = self.names[0]
+        if self.alone:
+            return f"{a} could not be measured alone ({'; '.join(self.alone)}): mend that first"
         if self.reasons:
             why = f"{a} could not be measured beside {self._partner} ({'; '.join(self.reasons)})"
         elif self.slowdown > MOST_SLOWDOWN:

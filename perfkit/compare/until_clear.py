@@ -108,9 +108,7 @@ def run_until_clear(
         raise BadInput(f"experiment {plan.id} is being carried out by another perfkit") from None
 
 
-def _carry_out(
-    plan: _Plan, turns: Turns, options: Options, budget_s: float | None, began: float
-) -> Kept:
+def _carry_out(plan: _Plan, turns: Turns, options: Options, budget_s: float | None, began: float) -> Kept:
     most, first = plan.most, time.monotonic()
     looks = looks_up_to(most)
     before = len(turns.found["B"])

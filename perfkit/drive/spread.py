@@ -56,6 +56,8 @@ _LEAD_S = 0.2
 _TELL_S = 0.5
 #: So long may shards take to end when there is nothing left to do.
 _END_S = 5.0
+#: So long may a shared file system take to show what other hosts have written.
+_LATE_S = 60.0
 #: So long when the user will not wait any more: enough to write what they have, if their steps let them.
 _KILL_S = 0.5
 
@@ -88,9 +90,15 @@ def execute(
     """
     # before there is a folder: the file may be gone
     recording = None if isinstance(scenario, Mix) else scenario.recording(params, workload)
-    folder = RunFolder.create(data_dir, scenario.name)
+    launcher = launcher or launcher_of(workload)
+    try:
+        secret_of_run(launcher)
+        folder = RunFolder.create(data_dir, scenario.name)
+    except BaseException:
+        launcher.stop(0.0)
+        raise
     execution = _Execution(workload, scenario, params, folder, tokens, own_server, recording, begin)
-    return execution.carry_out(launcher or launcher_of(workload), on_progress)
+    return execution.carry_out(launcher, on_progress)
 
 
 class _Execution:
@@ -169,6 +177,10 @@ class _Execution:
         # half a merge helps nobody; what has been interrupted already is not interrupted again
         with interrupts.ignored() if reason else interrupts.held():
             failure = self._close(reason, failure)
+        try:
+            failure = failure or self._put_elsewhere()
+        finally:
+            self.folder.close()
         if failure is not None:
             raise failure
         return Run(self.folder.path)
@@ -181,6 +193,7 @@ class _Execution:
                 self.collector.start()
                 self._load(launcher, on_progress)
             finally:
+                launcher.stop(0.0)  # also where setup has failed
                 self.meta["probes"] = self.collector.stop()
         except KeyboardInterrupt:
             self.interrupted = True
@@ -431,7 +444,10 @@ class _Execution:
     def _close(self, reason: str | None, failure: PerfkitError | None) -> PerfkitError | None:
         """Merge, judge the generator, say in run.json how the run ended; returns what failed, if anything."""
         try:
-            self.folder.merge(self._on_our_clock)
+            if missing := self._missing():
+                failure = failure or self._broken_off(missing)
+            else:
+                self.folder.merge(self._on_our_clock)
             self.folder.merge_probes()
             self._judge(stopped=bool(reason or failure))
         except OSError as failed:
@@ -441,8 +457,6 @@ class _Execution:
             self.save(state="aborted" if reason else "complete", reason=reason)
         except OSError as failed:
             failure = failure or self._broken_off(failed)
-        failure = failure or self._put_elsewhere()
-        self.folder.close()
         return failure
 
     def _put_elsewhere(self) -> PerfkitError | None:
@@ -452,7 +466,25 @@ class _Execution:
                 self.folder.move_rows(self.workload.spread.folder)
         except PerfkitError as failed:
             return failed
+        except OSError as failed:
+            return self._broken_off(failed)
         return None
+
+    def _missing(self) -> str:
+        """Which rows that shards wrote into a shared folder cannot be seen here; it may show them late."""
+        shards = [] if self.coordinator is None else self.coordinator.shards
+        wanted = {one.index: one.outcome.rows for one in shards if one.sees_folder and one.outcome}
+        deadline = time.monotonic() + _LATE_S
+        while wanted:
+            counts = self.folder.rows_by_worker(self.workload.processes)
+            short = {index: (counts[index], rows) for index, rows in wanted.items() if counts[index] < rows}
+            if not short:
+                break
+            if time.monotonic() > deadline:
+                told = ", ".join(f"shard {i}: {seen:,} of {rows:,}" for i, (seen, rows) in short.items())
+                return f"not all rows can be seen in the run's folder ({told}), so they were not merged"
+            time.sleep(0.2)
+        return ""
 
     def _on_our_clock(self, rows: pa.Table) -> pa.Table:
         """A segment's instants on the run's clock."""

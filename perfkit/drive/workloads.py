@@ -148,6 +148,11 @@ def _complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario 
     _try_target(workload.target)
     if workload.spread is not None and workload.spread.folder:
         folder_url(workload.spread.folder, "")
+    if workload.spread is not None and workload.spread.on.startswith("ssh:") and not workload.target.url:
+        raise BadInput(
+            f"{where}: target.url is missing: the server that perfkit starts here cannot be reached from"
+            f" {workload.spread.on!r:.80}"
+        )
     if workload.slo is not None:
         slo.parse(workload.slo)
     if workload.mix:

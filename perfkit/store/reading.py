@@ -127,9 +127,11 @@ class Run:
     def files(self) -> list[Path]:
         """The Parquet files that hold the rows now; PerfkitError for what is no file in the place of one."""
         here = self._parquet("timeline.parquet", "segments")
-        if here or not self.meta.rows_at:
+        if here:
             return here
-        return [cast(Path, timeline_at(self.meta.rows_at, self.id))]  # what is asked of these paths, it can
+        # they may have been moved since run.json was read
+        at = self.meta.rows_at or Run(self.path).meta.rows_at
+        return [cast(Path, timeline_at(at, self.id))] if at else []  # what is asked of these paths, it can
 
     def probe_files(self) -> list[Path]:
         """The Parquet files that hold the samples of its server now; PerfkitError as of `files`."""

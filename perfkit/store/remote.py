@@ -75,12 +75,17 @@ class RemoteFile:
         return self.open()
 
 
-def timeline_at(url: str, run_id: str) -> RemoteFile:
-    """Return the timeline in a run's folder; PerfkitError where `url` cannot be one of this run."""
+def require_own(url: str, run_id: str) -> None:
+    """PerfkitError where `url` cannot be the folder of this run."""
     if not _is_url(url) or url.rpartition("/")[2] != run_id:
         raise PerfkitError(
             f"{run_id} is damaged: rows_at {url!r:.100} is not the URL of a folder of that name"
         )
+
+
+def timeline_at(url: str, run_id: str) -> RemoteFile:
+    """Return the timeline in a run's folder; PerfkitError as of `require_own`."""
+    require_own(url, run_id)
     return RemoteFile(f"{url}/{_NAME}")
 
 

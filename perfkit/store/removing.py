@@ -27,7 +27,7 @@ from perfkit.store.contents import (
 )
 from perfkit.store.files import is_held, locked, remove_if_empty
 from perfkit.store.reading import Run
-from perfkit.store.remote import remove_timeline
+from perfkit.store.remote import remove_timeline, require_own
 
 
 def remove_runs(runs: Iterable[Run]) -> Iterator[Run]:
@@ -111,6 +111,16 @@ def _why_left(path: Path) -> str | None:
 # -- removing --------------------------------------------------------------------------------------
 
 
+def _remove_elsewhere(path: Path, url: str) -> None:
+    """Remove a run's rows from `url`; PerfkitError where that cannot be reached, unless they are here."""
+    require_own(url, path.name)
+    try:
+        remove_timeline(url, path.name)
+    except PerfkitError:
+        if not (path / "timeline.parquet").exists():
+            raise
+
+
 def _remove(path: Path) -> bool:
     """Remove a run; False when another process was faster, BadInput when it has come into use meanwhile."""
     try:
@@ -121,7 +131,7 @@ def _remove(path: Path) -> bool:
                 raise BadInput(f"{why}; not removed")
             with contextlib.suppress(BadInput):  # run.json is damaged
                 if at := Run(path).meta.rows_at:
-                    remove_timeline(at, path.name)
+                    _remove_elsewhere(path, at)
             aside = path.with_name(ASIDE + path.name)
             too_long = len(os.fsencode(aside.name)) > 255
             if contents_of(path).foreign or too_long or os.path.lexists(aside):

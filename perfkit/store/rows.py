@@ -218,8 +218,7 @@ class Part:
         if sum(size for *_, size in files) > _FEW_BYTES:
             _spill()
         there = set[str]().union(*(names for _, names, _ in files))
-        if self.run.meta.rows_at:
-            _read_through(self.run.files(), self._connection)
+        _read_through(self.run.files(), self._connection)
         columns = [
             f"{_quoted(name) if name in there else 'NULL'}::{type_} AS {_quoted(name)}"
             for name, type_ in SQL_TYPES.items()

@@ -53,11 +53,14 @@ def _current(names: Iterable[str]) -> list[_Segment]:
 def due(folder: Path) -> tuple[str, list[Path]] | None:
     """Return the next segments to be joined and the name of what they make, None where there are too few."""
     names = [name for name in os.listdir(folder) if name.endswith(".parquet")]
-    for (writer, size), same in groupby(_current(names), key=lambda one: (one.writer, one.size)):
-        first = list(same)[:FAN]
-        low, high = first[0].low, first[-1].high
-        files = [folder / one.name for one in first]
-        whole = high - low + 1 == FAN * size  # one may still be on its way
-        if whole and sum(file.stat().st_size for file in files) <= MOST_BYTES:
-            return f"{writer}{low:06}-{high:06}", files
+    for (writer, size, at), same in groupby(_current(names), key=_block):
+        files = [folder / one.name for one in same]
+        # fewer: one may still be on its way
+        if len(files) == FAN and sum(file.stat().st_size for file in files) <= MOST_BYTES:
+            return f"{writer}{at * FAN * size:06}-{(at + 1) * FAN * size - 1:06}", files
     return None
+
+
+def _block(one: _Segment) -> tuple[str, int, int]:
+    """Those that may be joined: of one writer and size, from a multiple of what they make together."""
+    return one.writer, one.size, one.low // (FAN * one.size)

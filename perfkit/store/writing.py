@@ -6,6 +6,7 @@ import contextlib
 import secrets
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,6 +81,14 @@ class RunFolder:
                 _join(files, self.path / "segments" / f"{name}.parquet")
                 for file in files:
                     file.unlink()
+
+    def rows_by_worker(self, processes: int) -> Counter[int]:
+        """How many rows each worker's segments hold now."""
+        found: Counter[int] = Counter()
+        for name in segments.current(file.name for file in (self.path / "segments").glob("w*.parquet")):
+            file = self.path / "segments" / name
+            found[int(name[1:].partition("-")[0]) % processes] += pq.read_metadata(file).num_rows
+        return found
 
     def move_rows(self, folder: str) -> None:
         """Put the timeline into `folder`, a URL, where it is read from then on; a crash, or a folder that
