@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -138,6 +139,27 @@ def test_a_frame_that_was_tampered_with_ends_the_connection(change: str) -> None
     assert coordinator.receive(1) is not None
     with pytest.raises(Lost, match="damaged"):
         coordinator.receive(1)
+    coordinator.close()
+    joining.close()
+
+
+def test_a_frame_under_way_is_no_silence() -> None:
+    """Bytes that flow reset the count of looks at which nothing came, whole frame or not."""
+    coordinator, joining, _ = proved()
+    frames: list[bytes] = []
+    joining._write = frames.append  # type: ignore[method-assign]
+    joining.send("outcome", {}, b"x" * 1000)
+    wire = struct.pack(">I", len(frames[0])) + frames[0]
+    for begin in range(0, 900, 300):
+        assert coordinator.receive(0.01) is None
+        assert coordinator.silent_s == 0.01
+        os.write(joining._write_fd, wire[begin : begin + 300])
+        assert coordinator.receive(0.01) is None
+        assert coordinator.silent_s == 0.0
+    os.write(joining._write_fd, wire[900:])
+    message = coordinator.receive(1)
+    assert message is not None
+    assert message.body == b"x" * 1000
     coordinator.close()
     joining.close()
 

@@ -55,7 +55,9 @@ class Channel:
         self._sending = threading.Lock()
         self._keys: tuple[bytes, bytes] | None = None
         self._sent = self._received = 0
-        self._closed = self._over = False
+        self._closed = self._over = self._heard = False
+        #: For how long nothing has come, in looks by `receive`: this process may have stood still itself.
+        self.silent_s = 0.0
 
     def invite(self, secret: str, patience_s: float = _SHAKE_S) -> None:
         """Prove the secret as the coordinator; Lost where the other side does not know it.
@@ -99,7 +101,10 @@ class Channel:
 
     def receive(self, timeout_s: float) -> Message | None:
         """Return the next frame, None when none has come in this time; Lost when there will be none."""
+        self._heard = False
         frame = self._frame(time.monotonic() + timeout_s, _MOST)
+        # a part of a frame is no silence
+        self.silent_s = 0.0 if self._heard or frame is not None else self.silent_s + timeout_s
         if frame is None:
             return None
         assert self._keys is not None
@@ -182,6 +187,7 @@ class Channel:
                 raise Lost(f"the connection has ended ({error.strerror})") from None
             if not part:
                 raise Lost("the connection has ended")
+            self._heard = True
             buffer += part
 
 

@@ -260,14 +260,13 @@ class Coordinator:
             self._burst(one, channel)
         pickled = self._body.pickled if self._launcher.own else b""
         channel.send("context", {"pickled": len(pickled)}, pickled + self._body.json)
-        silent, ping = 0, 0.0
+        ping = 0.0
         while not one.is_over:
             if time.monotonic() >= ping:
                 ping = time.monotonic() + 1.0
                 channel.send("ping", {"t": time.monotonic_ns()})
             message = channel.receive(_LOOK_S)
-            silent = 0 if message else silent + 1  # looks, not seconds: we may have stood still ourselves
-            if silent * _LOOK_S >= SILENCE_S:
+            if channel.silent_s >= SILENCE_S:
                 raise Lost(f"no word from it for {SILENCE_S:g} s")
             if message is not None:
                 self._hear(one, channel, message)
@@ -277,12 +276,13 @@ class Coordinator:
         for _ in range(BURST):
             channel.send("ping", {"t": time.monotonic_ns()})
             while True:
-                message = channel.receive(SILENCE_S)
-                if message is None:
+                message = channel.receive(_LOOK_S)
+                if channel.silent_s >= SILENCE_S:
                     raise Lost(f"no word from it for {SILENCE_S:g} s")
-                self._hear(one, channel, message)
-                if message.do == "pong":
-                    break
+                if message is not None:
+                    self._hear(one, channel, message)
+                    if message.do == "pong":
+                        break
 
     def _hear(self, one: ShardState, channel: Channel, message: Message) -> None:
         now, given = time.monotonic_ns(), message.given

@@ -65,13 +65,10 @@ class Link:
         return message
 
     def _work(self) -> None:
-        silent = 0
         try:
             while not self._cut.is_set():
                 message = self._channel.receive(_LOOK_S)
-                # looks are counted, not seconds: this process may have stood still itself
-                silent = silent + 1 if message is None else 0
-                if silent * _LOOK_S >= SILENCE_S - 1 and not self._parent_pid:
+                if self._channel.silent_s >= SILENCE_S - 1 and not self._parent_pid:
                     break
                 if message is not None:
                     self._hear(message)
