@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import platform
 import socket
@@ -26,8 +28,10 @@ from hypothesis import strategies as st
 from perfkit.calibration import Tried, calibrate, words
 from perfkit.drive.schedule import plan
 from perfkit.drive.shards import part, shard
-from perfkit.drive.shards.channel import Channel, Lost
+from perfkit.drive.shards.channel import Channel, Lost, Message
 from perfkit.drive.shards.clocks import ShardClock
+from perfkit.drive.shards.coordinator import Body, Coordinator
+from perfkit.drive.shards.launchers import ByHand
 from perfkit.drive.shards.plain import from_plain, to_plain
 from perfkit.drive.spread import execute
 from perfkit.drive.workloads import complete
@@ -410,8 +414,6 @@ def test_a_silent_shard_is_lost_after_five_seconds(server: SmallServer, tmp_path
 )
 def test_a_claim_that_is_not_right_is_refused(tmp_path: Path, claim: dict[str, Any], words: str) -> None:
     """A second one, one of another run, and a host with another Python or perfkit: it is told why."""
-    from perfkit.drive.shards.coordinator import Body, Coordinator
-
     launcher = Threads()
     coordinator = Coordinator("run", tmp_path, 2, launcher, Body(b""), SECRET)
     coordinator.shards[0].facts = {"host": "a", "pid": 1, "python": "3"}
@@ -425,6 +427,70 @@ def test_a_claim_that_is_not_right_is_refused(tmp_path: Path, claim: dict[str, A
     assert answer is not None
     assert answer.do == "refused"
     assert __import__("re").search(words, answer.given["why"])
+
+
+def coordinating(folder: Path, launcher: Any, count: int = 1) -> Coordinator:
+    """A coordinator of a run without content."""
+    return Coordinator("run", folder, count, launcher, Body(b""), SECRET)
+
+
+def test_after_its_end_a_coordinator_hears_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed accept is tried again; closed, the port is free, and who shook hands before is refused."""
+    coordinator = coordinating(tmp_path, ByHand("127.0.0.1:0"))
+    real, failing = socket.socket.accept, iter([OSError(errno.EMFILE, "no descriptor is free")])
+
+    def accept(listener: socket.socket) -> Any:
+        for error in failing:
+            raise error
+        return real(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    host, port = coordinator.open().split(":")
+    connection = socket.create_connection((host, int(port)))
+    channel = Channel(fd := connection.detach(), fd)
+    channel.join(SECRET)
+    coordinator.close(0)
+    with contextlib.suppress(Lost):
+        channel.send("claim", {**shard.claim(), "run": "run", "shard": 0})
+    with contextlib.suppress(Lost):
+        answer = channel.receive(5)
+        assert answer is not None
+        assert answer.do == "refused"
+    channel.close()
+    assert not coordinator.shards[0].facts
+    (claims,) = [one for one in threading.enumerate() if one.name == "perfkit-claims"] or [None]
+    if claims is not None:
+        claims.join(5)
+        assert not claims.is_alive()
+    socket.create_server((host, int(port))).close()
+
+
+def test_shards_of_a_start_that_failed_are_dismissed(tmp_path: Path) -> None:
+    """They are hung up on at once, whatever they wait for, and are not lost."""
+    launcher = Threads()
+    coordinator = coordinating(tmp_path, launcher, 2)
+    mine, theirs = socket.socketpair()
+    coordinator._serve_beside(mine, coordinator.shards[1])  # its process never says a word
+    coordinator.open()
+    began = time.monotonic()
+    coordinator.close(5.0)
+    assert time.monotonic() - began < 4
+    assert [one["lost"] for one in coordinator.facts()] == [None, None]
+    assert not coordinator.failures
+    theirs.close()
+
+
+def test_the_clock_of_a_child_is_ours(tmp_path: Path) -> None:
+    """Round trips to a process of this host would add their noise to its instants, so none are noted."""
+    for own, trips in ((True, 0), (False, 1)):
+        launcher = Threads()
+        launcher.own = own
+        coordinator = coordinating(tmp_path, launcher)
+        (one,) = coordinator.shards
+        channel = Channel(*os.pipe())
+        coordinator._hear(one, channel, Message("pong", {"t": 0, "clock": 5}, b""))
+        assert one.clock.trips == trips
+        channel.close()
 
 
 # -- as a user has it ------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ VERSION = 1
 #: So long may the other side be silent, or not take what it is sent.
 SILENCE_S = 5.0
 _SHAKE_S = 10.0
+#: So often who waits for a frame looks whether it is to hang up.
+_LOOK_S = 0.25
 _MOST_OF_STRANGERS = 4_096
 _MOST = 2**30
 _LENGTH = struct.Struct(">I")
@@ -177,8 +179,11 @@ class Channel:
                     return frame
             if self._over:
                 raise Lost("the connection is closed")
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1e3):
-                return None
+            left_s = max(0.0, deadline - time.monotonic())
+            if not poll.poll(min(left_s, _LOOK_S) * 1e3):
+                if left_s <= _LOOK_S:
+                    return None
+                continue
             try:
                 part = os.read(self._read_fd, 2**20)
             except BlockingIOError:

@@ -27,6 +27,8 @@ _LOOK_S = 0.25
 #: From the agreement on a start up to it, on other hosts; five round trips besides.
 _FAR_LEAD_NS = 2_000_000_000
 _LAST_WORDS_S = 1.0
+#: So long until connections are accepted again after one could not be.
+_RETRY_S = 0.1
 #: So long may a process of ours take until it speaks.
 _START_S = 600.0
 #: So long may a shard that has claimed its part prepare itself on another host.
@@ -77,6 +79,8 @@ class Coordinator:
         self._secret, self._allow = secret, allow
         self._changed = threading.Condition()
         self._listener: socket.socket | None = None
+        self._channels: set[Channel] = set()  #: of claimed shards, and of those who have claimed nothing yet
+        self._started, self._closing = False, threading.Event()
         self._began = time.monotonic()
         self._dead: dict[int, float] = {}  #: since when a shard is known not to run
 
@@ -111,6 +115,7 @@ class Coordinator:
 
     def start(self, origin_ns: int, start_ns: int) -> int:
         """Agree on a start with every shard, each on its own clock; returns it on ours: start_ns or later."""
+        self._started = True
         if not self._launcher.own:
             longest = max(one.clock.shortest_ns for one in self.shards)
             start_ns = max(start_ns, time.monotonic_ns() + _FAR_LEAD_NS + 5 * longest)
@@ -134,15 +139,24 @@ class Coordinator:
             self._tell(one, "stop", {})
 
     def close(self, patience_s: float) -> None:
-        """End what has not ended after so long, and all connections."""
+        """End what has not ended after so long, and all connections; before the start, these first."""
+        with self._changed:  # no claim is accepted any more
+            self._closing.set()
+        if self._listener is not None:
+            with contextlib.suppress(OSError), self._listener:
+                self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         try:
+            if not self._started:  # dismissed, not lost
+                for one in self.shards:
+                    self._end(one, None)
+                self._hang_up()
             self._launcher.stop(patience_s)
         finally:
-            if self._listener is not None:
-                self._listener.close()
-            for one in self.shards:
-                if one.channel is not None:
-                    one.channel.hang_up()
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        for channel in list(self._channels):
+            channel.hang_up()
 
     def facts(self) -> list[dict[str, Any]]:
         """For run.json: each shard that is no child of ours, its clock, and what came from it."""
@@ -187,20 +201,18 @@ class Coordinator:
 
     def _accept(self) -> None:
         assert self._listener is not None
-        while True:
+        while not self._closing.is_set():
             try:
                 connection, _ = self._listener.accept()
-            except OSError:  # closed
-                return
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._serve_beside(connection, None)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._serve_beside(connection, None)
+            except OSError:  # no descriptor is free, or who came has gone; or closed
+                self._closing.wait(_RETRY_S)
 
     def _serve_beside(self, connection: socket.socket, one: ShardState | None) -> None:
         fd = connection.detach()
-        thread = threading.Thread(
-            target=self._serve, args=(Channel(fd, fd), one), name="perfkit-shard", daemon=True
-        )
-        thread.start()
+        self._channels.add(channel := Channel(fd, fd))
+        threading.Thread(target=self._serve, args=(channel, one), name="perfkit-shard", daemon=True).start()
 
     def _serve(self, channel: Channel, expected: ShardState | None) -> None:
         one = expected
@@ -223,13 +235,14 @@ class Coordinator:
         except Lost as lost:
             if one is not None:
                 self._lose(one, str(lost))
-            else:
+            elif not self._closing.is_set():  # who comes later is told, and nobody here
                 self.refused.append(str(lost))
                 print_lines(f"perfkit: a shard was refused: {lost}", err=True)
         except Exception as error:  # of a message that no shard of ours would send
             if one is not None:
                 self._end(one, PerfkitError(f"shard {one.index}: {type(error).__name__}: {error}"))
         finally:
+            self._channels.discard(channel)
             channel.close()
 
     def _claimed(self, claim: Mapping[str, Any], channel: Channel) -> ShardState | str:
@@ -241,6 +254,8 @@ class Coordinator:
         if claim.get("run") not in (None, self._run):
             return f"host {host} claims a part of another run"
         with self._changed:
+            if self._closing.is_set():
+                return f"host {host} came too late: {self._run} has ended"
             free = [one for one in self.shards if not one.facts and claim.get("shard") in (None, one.index)]
             if not free:
                 which = "all shards" if claim.get("shard") is None else f"shard {claim.get('shard')}"
@@ -288,7 +303,8 @@ class Coordinator:
         now, given = time.monotonic_ns(), message.given
         match message.do:
             case "pong":
-                one.clock.add(int(given["t"]), int(given["clock"]), now)
+                if not self._launcher.own:  # a child's clock is ours: there is noise only to correct
+                    one.clock.add(int(given["t"]), int(given["clock"]), now)
             case "ready":
                 one.is_ready, one.sees_folder = True, bool(given["sees_folder"])
                 self._tell_waiting()

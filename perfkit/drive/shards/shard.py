@@ -103,7 +103,8 @@ def take_part(
             why = answer.given.get("why") if answer else f"no answer to its claim for {_CLAIM_S:g} s"
             raise Lost(str(why))
     except Lost as lost:
-        print_lines(f"perfkit shard: {lost}", err=True)
+        if not parent_pid:  # a child's coordinator knows: it has ended, or needs this shard no more
+            print_lines(f"perfkit shard: {lost}", err=True)
         return EXIT_TOOL_ERROR
     link = Link(channel, parent_pid, may_exit)
     try:
