@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import platform
 import socket
@@ -21,16 +22,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perfkit.calibration import Tried, calibrate, words
 from perfkit.drive.schedule import plan
-from perfkit.drive.shards import part, shard
+from perfkit.drive.shards import files, part, shard
 from perfkit.drive.shards.channel import Channel, Lost, Message
 from perfkit.drive.shards.clocks import ShardClock
 from perfkit.drive.shards.coordinator import Body, Coordinator
+from perfkit.drive.shards.files import Receiver, Sender
 from perfkit.drive.shards.launchers import ByHand
 from perfkit.drive.shards.plain import from_plain, to_plain
 from perfkit.drive.spread import execute
@@ -263,6 +266,71 @@ def test_instants_of_another_host_are_put_on_our_clock() -> None:
     assert np.abs(np.array(found["planned"].to_pylist()) - true).max() <= clock.error_ns
     assert found["done"].to_pylist()[:2] == [None, None]
     assert found["seq"].to_pylist() == [1, 2, 3]
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+class Wire:
+    """Carries a sender's chunks to a receiver, at once."""
+
+    def __init__(self, there: Path, here: Path) -> None:
+        (there / "segments").mkdir(parents=True)
+        (here / "segments").mkdir(parents=True)
+        self.receiver, self.sent = Receiver(here, 0, 1), 0
+        self.sender = Sender(there, self.send)
+
+    def send(self, do: str, given: dict[str, Any], body: bytes) -> None:
+        """As `Channel.send`; what has arrived is told at once."""
+        self.sent += len(body)
+        if (name := self.receiver.take(Message(do, given, body))) is not None:
+            self.sender.kept(name)
+
+
+def test_of_a_journal_only_what_is_new_is_sent(tmp_path: Path) -> None:
+    """However often it grows, each byte of it travels once; a piece that is missing is noticed."""
+    wire = Wire(there := tmp_path / "there", here := tmp_path / "here")
+    journal, lines = there / "undo-w0.jsonl", b""
+    for number in range(5):
+        lines += b"[%d]\n" % number * 90_000  # more than one chunk
+        journal.write_bytes(lines)
+        os.utime(journal, ns=(number, number))
+        wire.sender._all("undo-*.jsonl")
+    wire.sender.finish(lambda: False)
+    assert (here / journal.name).read_bytes() == lines
+    assert wire.sent == len(lines)
+    assert stat.S_IMODE((here / journal.name).stat().st_mode) == 0o600
+    empty = {"name": journal.name, "begin": 3, "at": 0, "size": 0, "sha256": hashlib.sha256().hexdigest()}
+    with pytest.raises(Lost, match="in the wrong order"):
+        wire.receiver.take(Message("file", empty, b""))
+
+
+def test_a_file_that_cannot_be_read_is_sent_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was removed since it was listed is skipped; where no descriptor is free it is tried again, at
+    the end too, and the thread that fetches goes on. A run of 11 days has segments of seven digits."""
+    monkeypatch.setattr(files, "_COUNTS_S", 0.01)
+    monkeypatch.setattr(files, "_FETCH_S", 0.0)
+    wire = Wire(there := tmp_path / "there", here := tmp_path / "here")
+    real, errors = Path.open, [FileNotFoundError(), OSError(errno.EMFILE, "no descriptor is free")] * 2
+
+    def opened(self: Path, *more: Any, **named: Any) -> Any:
+        if self.is_relative_to(there) and errors:
+            raise errors.pop()
+        return real(self, *more, **named)
+
+    monkeypatch.setattr(Path, "open", opened)
+    for number in (999_999, 1_000_000):
+        name = f"segments/w0-{number}.parquet"
+        pq.write_table(pa.table({"seq": [number]}), tmp_path / "new")
+        (tmp_path / "new").rename(there / name)
+        until = time.monotonic() + 10
+        while not (here / name).exists() and time.monotonic() < until and number < 1_000_000:
+            time.sleep(0.01)
+    errors.append(OSError(errno.EMFILE, "no descriptor is free"))
+    wire.sender.finish(lambda: False)
+    assert wire.receiver.rows == 2
+    assert (here / name).exists()
+    assert not (there / name).exists()
 
 
 # -- whole runs ------------------------------------------------------------------------------------

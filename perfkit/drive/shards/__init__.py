@@ -18,7 +18,8 @@ alone, by the pipe they were born with.
     unable {why} | ready {}
                                 start {origin_ns, start_ns}: on the shard's own clock
     beat {} + counts            about one a second; the heartbeat of the other direction
-    file {name, at, size, sha256} + a chunk: segments and journals that do not lie in the run's folder
+    file {name, begin, at, size, sha256} + a chunk: segments and journals that do not lie in the run's folder,
+                                of a journal what was appended from byte `begin` on
                                 kept {name}: it is there, whole; the shard removes its copy
                                 stop {}
     outcome {} + JSON | failed {kind, why} | stuck {place} + JSON
