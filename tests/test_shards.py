@@ -28,13 +28,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perfkit.calibration import Tried, calibrate, words
+from perfkit.drive.mistakes import Mistakes
 from perfkit.drive.schedule import plan
 from perfkit.drive.shards import files, part, shard
 from perfkit.drive.shards.channel import Channel, Lost, Message
 from perfkit.drive.shards.clocks import ShardClock
 from perfkit.drive.shards.coordinator import Body, Coordinator
 from perfkit.drive.shards.files import Receiver, Sender
-from perfkit.drive.shards.launchers import ByHand
+from perfkit.drive.shards.launchers import ByHand, Ssh
 from perfkit.drive.shards.plain import from_plain, to_plain
 from perfkit.drive.spread import execute
 from perfkit.drive.workloads import complete
@@ -43,6 +44,7 @@ from perfkit.figures.style import caption
 from perfkit.figures.tables import health_table
 from perfkit.frames import measured, over_time
 from perfkit.model import Budget
+from perfkit.redaction import Redactor
 from perfkit.store import Run, list_runs, update_run_json
 from tests.shard_threads import Threads
 from tests.small_server import SmallServer, small_server
@@ -333,6 +335,60 @@ def test_a_file_that_cannot_be_read_is_sent_later(tmp_path: Path, monkeypatch: p
     assert not (there / name).exists()
 
 
+# -- a shard's end ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["hangs", "has begun", "has ended"])
+def test_a_shard_alone_ends_before_its_load_too(
+    state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs in loading a scenario when its coordinator has gone, or when it is told what nobody of
+    ours says, ends its process; under load others see to that."""
+    codes: list[int] = []
+    monkeypatch.setattr(shard, "_ALONE_S", 0.05)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    coordinator, joining, _ = proved()
+    link = shard.Link(joining, 0, may_exit=True)
+    link.folder = tmp_path / "perfkit-shard-x"
+    link.folder.mkdir()
+    link.begun = state == "has begun"
+    if state == "has ended":
+        link.ended.set()
+        coordinator.close()
+    else:
+        coordinator.send("ping")  # of what instant?
+    for thread in (one for one in threading.enumerate() if one.name == "perfkit-link"):
+        thread.join(10)
+    assert link.is_cut()
+    assert codes == ([70] if state == "hangs" else [])
+    assert link.folder.exists() == (state != "hangs")
+    shard._links.remove(link)
+    coordinator.close()
+    joining.close()
+
+
+def test_a_stuck_shard_sends_its_last_rows_first(tmp_path: Path) -> None:
+    """What is in its folder has arrived before the coordinator hears why it ends, and stops to listen."""
+    coordinator, joining, _ = proved()
+    link = shard.Link(joining, 0, may_exit=False)
+    (tmp_path / "segments").mkdir()
+    link.sender = Sender(tmp_path, link.send)
+    (tmp_path / "segments" / "w0-000000.parquet").write_bytes(b"rows")
+    thread = threading.Thread(target=link.stuck, args=("mine.py:3", Mistakes()))
+    thread.start()
+    heard = []
+    while (message := coordinator.receive(5)) is not None:
+        heard.append(message.do)
+        if message.do == "stuck":
+            break
+        coordinator.send("kept", {"name": message.given["name"]})
+    assert heard == ["file", "stuck"]
+    thread.join()
+    shard._links.remove(link)
+    coordinator.close()
+    joining.close()
+
+
 # -- whole runs ------------------------------------------------------------------------------------
 
 
@@ -543,9 +599,24 @@ def test_shards_of_a_start_that_failed_are_dismissed(tmp_path: Path) -> None:
     began = time.monotonic()
     coordinator.close(5.0)
     assert time.monotonic() - began < 4
-    assert [one["lost"] for one in coordinator.facts()] == [None, None]
+    assert [one["lost"] for one in coordinator.facts(str)] == [None, None]
     assert not coordinator.failures
     theirs.close()
+
+
+def test_what_lost_a_shard_is_told_without_secrets(tmp_path: Path) -> None:
+    """run.json has the last line of what ssh complained of, however much that was; secrets are removed."""
+    ssh = Ssh(["a.example"], 1, "python")
+    ssh._stderr(0).write(b"x" * 20_000 + b"\nno route for a-long-s3cret\n")
+    ssh._complaints[0].flush()
+    ssh._processes[0] = subprocess.Popen(["true"])
+    ssh._processes[0].wait()
+    words = ssh.lost()[0]
+    ssh.stop(0)
+    assert words == "no route for a-long-s3cret"
+    coordinator = coordinating(tmp_path, ssh)
+    coordinator.shards[0].failure = PerfkitError(words)
+    assert coordinator.facts(Redactor(["a-long-s3cret"]))[0]["lost"] == "no route for ***"
 
 
 def test_the_clock_of_a_child_is_ours(tmp_path: Path) -> None:

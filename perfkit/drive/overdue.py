@@ -6,7 +6,6 @@ import asyncio
 import atexit
 import contextlib
 import ctypes
-import os
 import sys
 import threading
 import traceback
@@ -39,6 +38,9 @@ class Leash(Protocol):
     def stuck(self, place: str, mistakes: Mistakes) -> None:
         """Tell where a step stands that cannot be ended, and the mistakes before it."""
 
+    def end(self) -> None:
+        """End the process."""
+
 
 @contextlib.contextmanager
 def watched(
@@ -65,7 +67,7 @@ def watched(
                 loop.call_soon_threadsafe(stop)
             if alone > _ALONE and leash.may_exit and not over.is_set():
                 give_up()
-                os._exit(70)
+                leash.end()
             missed = pulse.missed() if stopped or drive.is_due() else 0
             if missed < _MISSED:
                 continue
@@ -76,7 +78,7 @@ def watched(
             if missed > 2 * _MISSED and leash.may_exit and not over.is_set():
                 give_up()
                 leash.stuck(drive.mistakes.place_in(frame), drive.mistakes)
-                os._exit(70)
+                leash.end()
 
     thread = threading.Thread(target=watch, name="perfkit-stop", daemon=True)
     thread.start()

@@ -513,7 +513,7 @@ class _Execution:
             else {"workers": workers},
             results=results.stamped(results.results_of(part), *run.files()),
             step_errors=mistakes.told(),
-            shards=[] if self.coordinator is None else self.coordinator.facts(),
+            shards=[] if self.coordinator is None else self.coordinator.facts(self.redact),
             steps_broken=0 < steps == sum(outcome.steps_raised for outcome in self.outcomes),
         )
 

@@ -88,9 +88,10 @@ class ShardClock:
 
     def _fit(self) -> tuple[int, float, float]:
         """The line through the quickest round trips: an instant, the offset there, the drift."""
-        if self._line is None:
-            self._line = self._fitted()
-        return self._line
+        line = self._line  # a round trip that is noted meanwhile, in another thread, takes it away
+        if line is None:
+            self._line = line = self._fitted()
+        return line
 
     def _fitted(self) -> tuple[int, float, float]:
         if not self._trips:

@@ -8,7 +8,7 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,14 +158,14 @@ class Coordinator:
         for channel in list(self._channels):
             channel.hang_up()
 
-    def facts(self) -> list[dict[str, Any]]:
+    def facts(self, redact: Callable[[str], str]) -> list[dict[str, Any]]:
         """For run.json: each shard that is no child of ours, its clock, and what came from it."""
         if self._launcher.own:
             return []
         return [
             {"shard": one.index, "place": self._place(one), **one.facts, **one.clock.to_mapping(),
              "rows": one.outcome.rows if one.outcome else None, "fetched_bytes": one.receiver.bytes,
-             "lost": str(one.failure) if one.failure else None}
+             "lost": redact(str(one.failure)) if one.failure else None}
             for one in self.shards
         ]  # fmt: skip
 

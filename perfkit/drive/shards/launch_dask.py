@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from perfkit.drive.shards.launchers import Invitation
-from perfkit.errors import PerfkitError, with_extra
+from perfkit.errors import PerfkitError, with_extra, words_of
 from perfkit.parent import when_parent_ends
 from perfkit.text import plain
 
@@ -61,9 +61,10 @@ class Dask:
 
     def _placed(self, shard: int, future: Any) -> None:
         """Let go of a task: a finished one whose worker dies would be carried out again."""
-        if future.status == "error":
-            error = future.exception()
-            self._failed[shard] = plain(f"Dask could not start it: {error}", most=300)
+        with contextlib.suppress(Exception):  # its worker has gone since: nobody claims its part
+            why = future.exception() if future.status == "error" else future.result(timeout=_CONNECT_S)
+            if why:
+                self._failed[shard] = plain(f"Dask could not start it: {why}", most=300)
         future.release()
 
     def _worker(self, shard: int) -> str:
@@ -122,8 +123,19 @@ def _address_seen_from(workers: Sequence[str]) -> str:
     return min(found - {"127.0.0.1"}, default="127.0.0.1")
 
 
-def _start_shard(invitation: str) -> int:
-    """Start a shard that ends with this process, on a worker; returns its process id."""
+def _start_shard(invitation: str) -> str:
+    """Start a shard that ends with this process, on a worker; returns why it could not be started, if so.
+
+    Nothing is raised: of a task that fails Dask logs the arguments, and the secret is one.
+    """
+    try:
+        _start_process(invitation)
+    except Exception as error:
+        return words_of(error)
+    return ""
+
+
+def _start_process(invitation: str) -> None:
     process = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE,
                                stdout=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
     told = {**json.loads(invitation), "worker_pid": os.getpid()}
@@ -131,19 +143,19 @@ def _start_shard(invitation: str) -> int:
     with contextlib.suppress(OSError), process.stdin:  # it is dead already: nobody claims its part
         process.stdin.write(json.dumps(told).encode() + b"\n")
     threading.Thread(target=process.wait, name="perfkit-shard", daemon=True).start()  # else it stays a zombie
-    return process.pid
 
 
 def _take_part() -> None:
     """Be a shard that a line on standard input invites; what it complains of is in the worker's log."""
     from perfkit.drive.shards.joining import join
+    from perfkit.drive.shards.shard import end_process
 
     given = json.loads(sys.stdin.readline())
 
     def end() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_LAST_ROWS_S)
-        os._exit(1)  # a step holds the thread that a signal needs
+        end_process(1)  # a step holds the thread that a signal needs
 
     when_parent_ends(given["worker_pid"], end)
     try:

@@ -19,6 +19,8 @@ from perfkit.text import plain
 
 #: Where the secret of shards that are started by hand stands, and how long it is at least.
 SECRET_ENV, LEAST_SECRET = "PERFKIT_SECRET", 16
+#: So many of the last bytes of what ssh complains of are read.
+_MOST_WORDS = 10_000
 _BOOT = "import sys; sys.path[:] = sys.argv[1:]; from perfkit.drive.shards.boot import main; main()"
 
 
@@ -154,9 +156,9 @@ class Ssh(_Children):
 
     def _why(self, shard: int) -> str:
         try:
-            file = self._complaints[shard]
-            file.seek(0)
-            lines = file.read(10_000).decode(errors="replace").strip().splitlines()
+            fd = self._complaints[shard].fileno()
+            last = os.pread(fd, _MOST_WORDS, max(0, os.fstat(fd).st_size - _MOST_WORDS))
+            lines = last.decode(errors="replace").strip().splitlines()
         except ValueError:  # closed: nobody waits for it any more
             lines = []
         return plain(lines[-1], most=300) if lines else f"ssh ended with {self._processes[shard].returncode}"

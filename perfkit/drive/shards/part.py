@@ -23,8 +23,8 @@ from perfkit.hosts import require_allowed_hosts
 def carry_out(link: Link, index: int, given: Mapping[str, Any], *, own: bool) -> None:
     """Prepare, start at the agreed instant, send what there is. given: the invitation; own: whether we are a
     child of the coordinator, which sees the run's folder and may be sent a pickled state."""
-    with _own_folder(own) as folder:
-        _carry_out(link, index, folder, given)
+    with _own_folder(own) as link.folder:
+        _carry_out(link, index, link.folder, given)
 
 
 def _carry_out(link: Link, index: int, folder: Path | None, given: Mapping[str, Any]) -> None:
@@ -49,6 +49,7 @@ def _carry_out(link: Link, index: int, folder: Path | None, given: Mapping[str, 
     link.send("ready", {"sees_folder": link.sender is None})
     start = link.wait("start").given
     context = dataclasses.replace(package.context, folder=folder, origin_ns=start["origin_ns"])
+    link.begun = True
     outcome = run_shard(Shard(context, scenarios, states, index, start["start_ns"]), link)
     if link.sender is not None:
         link.sender.finish(link.is_cut)

@@ -6,13 +6,15 @@ import contextlib
 import os
 import platform
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from perfkit.drive.shards.channel import SILENCE_S, Channel, Lost, Message
-from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR
+from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR, words_of
 from perfkit.text import print_lines
 
 if TYPE_CHECKING:
@@ -21,6 +23,13 @@ if TYPE_CHECKING:
 
 _LOOK_S = 0.25
 _CLAIM_S = 30.0
+#: So long may a process live whose coordinator is gone and whose load has not begun.
+_ALONE_S = 10.0
+#: So long may the last rows of a process travel that is about to be ended.
+_LAST_ROWS_S = 2.0
+#: Exit code of a process that does not end by itself.
+_STUCK = 70
+_links: list[Link] = []  #: of this process
 
 
 class Link:
@@ -31,9 +40,12 @@ class Link:
         self.may_exit = may_exit
         self.send = channel.send
         self.sender: Sender | None = None
+        self.folder: Path | None = None  #: of its own, to be removed
+        self.begun, self.ended = False, threading.Event()
         self._channel, self._parent_pid = channel, parent_pid
         self._told: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._stop, self._cut = threading.Event(), threading.Event()
+        _links.append(self)
         threading.Thread(target=self._work, name="perfkit-link", daemon=True).start()
 
     def told_to_stop(self) -> bool:
@@ -53,8 +65,29 @@ class Link:
         """See `Leash`."""
         from perfkit.drive.shards.messages import mistakes_to_plain
 
+        self._send_rest()
         with contextlib.suppress(Lost):
             self.send("stuck", {"place": place, "mistakes": mistakes_to_plain(mistakes)})
+
+    def end(self) -> None:
+        """See `Leash`."""
+        end_process(_STUCK)
+
+    def leave(self) -> None:
+        """Send what can be sent, and remove what lies in a folder of its own: the process is to be ended."""
+        self._send_rest()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _send_rest(self) -> None:
+        def finish() -> None:
+            if self.sender is not None:
+                with contextlib.suppress(Lost, OSError):
+                    self.sender.finish(self.is_cut)
+
+        rest = threading.Thread(target=finish, daemon=True)
+        rest.start()
+        rest.join(_LAST_ROWS_S)
 
     def wait(self, do: str, skip: str = "") -> Message:
         """Return the next message but those to `skip`, which must be this one; Lost when there is another."""
@@ -74,7 +107,12 @@ class Link:
                     self._hear(message)
         except Lost:
             pass
-        self.cut()
+        except Exception as error:  # of a message that no coordinator of ours would send
+            print_lines(f"perfkit shard: {words_of(error)}", err=True)
+        finally:
+            self.cut()
+        if self.may_exit and not self.ended.wait(_ALONE_S) and not self.begun:
+            self.end()  # it hangs in loading a scenario, say
 
     def _hear(self, message: Message) -> None:
         if message.do == "ping":
@@ -121,8 +159,17 @@ def take_part(
             link.wait("bye", skip="stop")
         return EXIT_TOOL_ERROR
     finally:
+        link.ended.set()
         link.cut()
+        _links.remove(link)
     return EXIT_OK
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process, whose own thread may hang."""
+    for link in list(_links):
+        link.leave()
+    os._exit(code)
 
 
 def claim() -> dict[str, Any]:
