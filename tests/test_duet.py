@@ -16,6 +16,7 @@ import pytest
 from benchmarks.make_timeline import make_timeline
 from perfkit.compare import Options, compare, duet, turns
 from perfkit.compare.experiment import Kept, open_comparison
+from perfkit.drive.run_process import RunProcess
 from perfkit.errors import PerfkitError
 from perfkit.store import Run, list_runs
 from perfkit.store.rows import Part
@@ -37,6 +38,18 @@ def _planned(run: Run) -> list[int]:
     """When its requests were planned, ns of the machine's monotonic clock."""
     planned = Part(run).query("SELECT planned FROM part ORDER BY planned")["planned"].to_pylist()
     return [one + run.meta.raw["clock"]["monotonic_ns"] for one in planned]
+
+
+def test_a_side_that_talks_nonsense_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that is not JSON ends its answers, so nobody waits for more; it is among its complaints."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho '{\"run\": '\n")
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("PYTHONPATH", "")  # it is started as a user's is
+    with RunProcess(b"{}\n") as side:
+        assert side.next(30) is None
+    assert side.complaints == ["""an answer that is not JSON: b'{"run": \\n'"""]
 
 
 def test_a_side_that_fails_ends_the_other(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from perfkit.drive.rows import NEVER, Extra, RowBuffer, pack_row, to_table
+from perfkit.drive.rows import NEVER, Batch, Extra, RowBuffer, pack_row, to_table
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import COLUMNS, INSTANTS, OPTIONAL
 from perfkit.store import Run, RunFolder, find_run, list_runs, remove_runs, write_segment
@@ -30,6 +32,41 @@ def segment(number: int, operation: str = "get", extra: Extra | None = None, row
             extra,
         )
     return to_table(buffer.take(), scenario="made", worker=0, id_prefix="ab-", origin_ns=0)
+
+
+def rows_handed_over(method: str, at: int) -> float:
+    """How many of the rows are handed over when another thread takes them at this instruction."""
+    row, buffer = pack_row(*[0] * 17), RowBuffer()
+    buffer.add(row)
+    batches: list[Batch] = []
+    other = threading.Thread(target=lambda: batches.append(buffer.take()))
+    left = at
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        frame.f_trace_opcodes = True
+        left -= event == "opcode"
+        if left == 0 and other.ident is None:
+            other.start()
+            other.join(0.005)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        buffer.add(row) if method == "add" else batches.append(buffer.take())
+    finally:
+        sys.settrace(before)
+    if other.ident is not None:
+        other.join()
+    batches.append(buffer.take())
+    return sum(len(one.packed) for one in batches) / len(row)
+
+
+@pytest.mark.parametrize(("method", "rows"), [("add", 2), ("take", 1)])
+def test_rows_are_handed_over_once_whoever_takes_them(method: str, rows: int) -> None:
+    """A second thread that takes them between any two instructions of the first makes none of them double."""
+    assert {rows_handed_over(method, at) for at in range(1, 70)} == {rows}
 
 
 @pytest.fixture

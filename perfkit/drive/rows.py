@@ -7,6 +7,7 @@ texts, stream chunks, Server-Timing) goes to a side dict that most rows never to
 from __future__ import annotations
 
 import struct
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +69,7 @@ class RowBuffer:
     def __init__(self) -> None:
         self.count = 0
         self.failed = 0
+        self._taking = threading.Lock()
         self._packed = bytearray()
         self._extras: dict[int, Extra] = {}
         self._operations: dict[str, int] = {}
@@ -83,16 +85,18 @@ class RowBuffer:
 
     def add(self, packed: bytes, extra: Extra | None = None) -> None:
         """Append one record made by `pack_row`."""
+        so_far = self._packed  # `self._packed +=` would put back what another thread has taken meanwhile
         if extra is not None:
-            self._extras[len(self._packed) // _RECORD.size] = extra
-        self._packed += packed
+            self._extras[len(so_far) // _RECORD.size] = extra
+        so_far += packed
         self.count += 1
 
     def take(self) -> Batch:
-        """Everything added since the last call."""
+        """Everything added since the last call; where a step holds the loop, another thread may call, too."""
         names = tuple(self._operations), tuple(self._groups)
-        batch = Batch(self._packed, self._extras, *names)
-        self._packed, self._extras = bytearray(), {}
+        with self._taking:
+            batch = Batch(self._packed, self._extras, *names)
+            self._packed, self._extras = bytearray(), {}
         return batch
 
 

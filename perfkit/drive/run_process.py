@@ -76,10 +76,15 @@ class RunProcess:
 
     def _answers(self) -> None:
         assert self._process.stdout is not None
-        with self._process.stdout as pipe:
-            for line in pipe:
-                self._messages.put(json.loads(line))
-        self._messages.put(None)
+        line = b""
+        try:
+            with self._process.stdout as pipe:
+                for line in pipe:
+                    self._messages.put(json.loads(line))
+        except ValueError:  # nothing that follows it can be believed
+            self._lines.append(f"an answer that is not JSON: {line!r:.80}")
+        finally:
+            self._messages.put(None)
 
     def _errors(self) -> None:
         assert self._process.stderr is not None
