@@ -48,7 +48,7 @@ def part(tmp_path: Path) -> Part:
         ("p50 < 51 ms", 49.5, True),
         ("p50<0.0495 s", 0.0495, False),
         ("p50 <= 0.0495 s", 0.0495, True),
-        ("p80(create_agent) <= 1.5 s", np.quantile(np.arange(1.0, 51.0), 0.8) / 1000, True),
+        ("p99(create_agent) <= 1.5 s", np.quantile(np.arange(1.0, 51.0), 0.99) / 1000, True),
         ("mean < 49 ms", 49.5, False),
         ("max <= 98 ms", 98.0, True),
         ("min > 1000 us", 1000.0, False),
@@ -121,12 +121,10 @@ def test_timeouts_are_longer_than_any_answer(tmp_path: Path) -> None:
     assert parse("min < 2 ms").evaluate(some).ok
 
 
-def test_a_quantile_of_too_few_requests_passes_nothing(tmp_path: Path) -> None:
-    """p95 of 30 requests rests on 1.5 of them: it has no value, is missed, and says how many it takes."""
+def test_a_quantile_on_few_requests_says_so(tmp_path: Path) -> None:
+    """p95 of 30 requests is judged, with the word that it rests on 1.5 of them."""
     few = timed_out(tmp_path, 0, 30)
-    measured = parse("p95 < 300 ms").evaluate(few)
-    assert (math.isnan(measured.value), measured.ok) == (True, False)
-    assert measured.note == "rests on 1.5 of 30 requests; at least 200 are needed"
+    assert parse("p95 < 300 ms").evaluate(few).note == "rests on 1.5 of 30 requests"
     assert parse("p50 < 300 ms").evaluate(few) == (15.5, True, None)
 
 

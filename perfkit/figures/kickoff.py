@@ -34,7 +34,7 @@ from perfkit.figures.style import (
     time_axis,
 )
 
-__all__ = ["NO_ROWS", "UNTIMED", "kickoff_timeline"]
+__all__ = ["kickoff_timeline"]
 
 NO_ROWS = "No requests in the measured part of this run."
 UNTIMED = "The imported file does not say when its requests were made."

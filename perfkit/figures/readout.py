@@ -17,6 +17,7 @@ from perfkit.figures.style import legend, style
 
 #: Inches. Drawn this wide a figure fills a phone, and its text is as large as that of the page.
 _PHONE = 3.6
+_LEGEND_ROW = 0.22
 _TICKS = 5
 _VALUES: weakref.WeakKeyDictionary[Figure, list[tuple[Axes, Any, Any, list[str]]]] = (
     weakref.WeakKeyDictionary()
@@ -61,12 +62,14 @@ def on_a_phone(figure: Figure) -> Iterator[None]:
     width, height = figure.get_size_inches()
     kept = [(ax, ax.xaxis.get_major_locator(), ax.get_yticks(), _names(ax)) for ax in figure.axes]
     with style():
+        rows = sum(legend(ax, again=True) for ax in figure.axes)
         figure.set_size_inches(_PHONE, height)
         for ax, _, at, names in kept:
             _thin_out(ax)
             if names:
                 ax.set_yticks(at, [_short(name) for name in names])
-            legend(ax, again=True)
+            rows -= legend(ax, again=True)
+        figure.set_size_inches(_PHONE, height - _LEGEND_ROW * rows)
         yield
         figure.set_size_inches(width, height)
         for ax, locator, at, names in kept:

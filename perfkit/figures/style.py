@@ -325,16 +325,16 @@ def time_axis(ax: Axes, frame: pd.DataFrame, last: float) -> None:
         ax.set_xlabel("seconds since the measured part began")
 
 
-def legend(ax: Axes, columns: int = 4, *, again: bool = False) -> None:
+def legend(ax: Axes, columns: int = 4, *, again: bool = False) -> int:
     """A legend above the plot, where it can cover nothing, of as many columns as the figure is wide.
 
-    again: only where there is one already.
+    again: only where there is one already. Returns how many rows it has.
     """
     handles, labels = ax.get_legend_handles_labels()
-    if handles and (ax.get_legend() or not again):
-        inches = ax.get_figure(root=True).get_size_inches()[0]  # type: ignore[union-attr]
-        fitting = int(_CHARACTERS * inches / (max(map(len, labels)) + 8))
-        columns = max(min(columns, len(handles), fitting), 1)
-        ax.legend(
-            handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2
-        )
+    if not handles or (again and not ax.get_legend()):
+        return 0
+    inches = ax.get_figure(root=True).get_size_inches()[0]  # type: ignore[union-attr]
+    fitting = int(_CHARACTERS * inches / (max(map(len, labels)) + 8))
+    columns = max(min(columns, len(handles), fitting), 1)
+    ax.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2)
+    return math.ceil(len(handles) / columns)

@@ -129,9 +129,11 @@ def _remove(path: Path) -> bool:
                 return False
             if why := why_not_removed(path):
                 raise BadInput(f"{why}; not removed")
-            with contextlib.suppress(BadInput):  # run.json is damaged
-                if at := Run(path).meta.rows_at:
-                    _remove_elsewhere(path, at)
+            at = ""
+            with contextlib.suppress(PerfkitError):  # run.json is damaged
+                at = Run(path).meta.rows_at
+            if at:
+                _remove_elsewhere(path, at)
             aside = path.with_name(ASIDE + path.name)
             too_long = len(os.fsencode(aside.name)) > 255
             if contents_of(path).foreign or too_long or os.path.lexists(aside):

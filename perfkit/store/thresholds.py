@@ -4,7 +4,7 @@ Latencies are response times of the requests that succeeded; `error_rate` is a t
 server that fails fast must not look fast. In quantiles, `mean` and `max`, requests that timed out or were cut
 off count as slower than all others: they are known to take longer. A name followed by a statistic is a probe
 of the server (`store.samples`), in brackets a label of its samples. A threshold without a value is missed; a
-quantile that too few requests carry has none. Each attempt of a request that was repeated counts.
+quantile that few requests carry is judged, and says so. Each attempt of a request that was repeated counts.
 """
 
 from __future__ import annotations
@@ -148,12 +148,10 @@ def _quantile(part: Part, metric: Metric, operation: str | None) -> tuple[float,
     place = (n - 1) * metric.p
     if unanswered and math.ceil(place - 1e-9) >= known:
         return math.nan, _beyond(unanswered, n)
-    if (rests_on := stats.support(n, metric.p)) < stats.MIN_SUPPORT:
-        least = math.ceil(stats.MIN_SUPPORT / min(metric.p, 1 - metric.p) - 1e-6)
-        return math.nan, f"rests on {rests_on:.2g} of {n:,} requests; at least {least:,} are needed"
     # the same method on all n: between the two values whose ranks enclose the place
     (value,) = binned.quantiles([(None, place / (known - 1) if unanswered and known > 1 else metric.p)])
-    return value, None
+    rests_on = stats.support(n, metric.p)
+    return value, f"rests on {rests_on:.2g} of {n:,} requests" if rests_on < stats.MIN_SUPPORT else None
 
 
 def _beyond(unanswered: int, n: int) -> str:
