@@ -27,7 +27,7 @@ demo: $(READY)
 
 test: $(READY)
 	@scripts/browser $(VENV)
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 # broken inputs of every kind, hostile servers, kills at every moment, long bombs: an hour; `make test` carries out
 # a sample. `make drills ARGS="--only json:17"` repeats one case

@@ -32,15 +32,7 @@ def perfkit_verbs() -> Verbs:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave all but n parameters of a `sampled(n)` test to `make drills`; which, its name decides.
-
-    Files that take long come first: what is last decides how long workers wait for one another.
-    """
-    long = {item.path for item in items if any(map(item.get_closest_marker, ("slow", "real_time")))}
-    items.sort(key=lambda item: item.path not in long)
-    for item in items:
-        if item.get_closest_marker("real_time"):
-            item.add_marker(pytest.mark.flaky(reruns=3, reruns_delay=1))
+    """Leave all but n parameters of a `sampled(n)` test to `make drills`; which, its name decides."""
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         if item.get_closest_marker("sampled"):

@@ -25,8 +25,6 @@ from tests.command import started
 from tests.small_server import SmallServer, small_server
 from tests.test_live_view import folder_with, tell
 
-pytestmark = pytest.mark.real_time
-
 #: A budget that no busy machine exceeds.
 WIDE = {"delay_ms": 100_000, "cpu_share": 100, "gc_pause_ms": 60_000}
 

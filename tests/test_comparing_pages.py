@@ -247,7 +247,6 @@ def test_an_interrupted_experiment_passes_no_gate(
     assert not (tmp_path / "comparisons").exists()
 
 
-@pytest.mark.real_time
 def test_compare_carries_out_both_sides_in_turns(tmp_path: Path) -> None:
     """Two files: four runs in the order A B B A, each with its pair; then aa keeps a noise floor."""
     with small_server() as server:

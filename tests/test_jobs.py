@@ -20,8 +20,6 @@ from agent_server.services import Actor
 from agent_server.tables import jobs
 from tests.server_fixture import AGENT, client, running_server
 
-pytestmark = pytest.mark.real_time
-
 ACTOR = Actor("user-00000000-0000-4000-8000-000000000000", "org-00000000-0000-4000-8000-000000000000")
 SAID = {"messages": [{"role": "user", "content": "how are you?"}]}
 

@@ -16,7 +16,7 @@ from perfkit.store import Run, list_runs
 from tests.kernel_fixture import Kernel, running_kernel
 from tests.small_server import SmallServer, small_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_time]
+pytestmark = pytest.mark.slow
 
 FORMS = {"await": "await perfkit.run", "sync": "perfkit.run_sync"}
 #: Makes a note a step and removes it at the end; a removal takes REMOVE ms.

@@ -9,8 +9,6 @@ import pytest
 
 from tests.kill_runs import Lateness, Logged, Victim, kill_run, logging_server, moments
 
-pytestmark = pytest.mark.real_time
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:

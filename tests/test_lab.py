@@ -14,7 +14,7 @@ from perfkit.store import list_runs
 from tests.lab_fixture import jupyter_lab
 from tests.small_server import small_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_time]
+pytestmark = pytest.mark.slow
 
 FIGURES = 5
 NOTEBOOK = json.loads(report.notebook_path("explore").read_text())

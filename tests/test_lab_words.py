@@ -13,7 +13,7 @@ from perfkit.compare import Options
 from perfkit.compare.experiment import compare_and_keep
 from tests.lab_fixture import jupyter_lab
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_time]
+pytestmark = pytest.mark.slow
 
 DOLLARS = r"costs $5 and then $6, or \(x\), $$y$$, \[z\]"
 #: Every kind of output perfkit makes for a notebook, and a page of nobody's that is typeset.

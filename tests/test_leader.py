@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from agent_server.postgres import embedded_postgres
 from perfkit_probes import Fenced, Leader, Ring, fenced, leader_tables
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_time]
+pytestmark = pytest.mark.slow
 
 RETRY_S, CHECK_S, LEASE_S = 0.2, 0.1, 0.8
 DRILLS = Path(__file__).parent.parent / "benchmarks" / "leader_drills.py"

@@ -37,8 +37,6 @@ from tests.kill_runs import GONE_S, ROOT
 from tests.small_server import SmallServer, small_server
 from tests.test_text import EVERYTHING, FORBIDDEN
 
-pytestmark = pytest.mark.real_time
-
 MS = 10**6
 #: How the block moves on a terminal; nothing else may come out that does not print.
 MOVES = re.compile(r"\r|\n|\x1b\[(?:\d*A|[KJ]|(?:0|1|2|31)m)")

@@ -29,7 +29,7 @@ from perfkit.lab.live import told
 from perfkit.store import Run, list_runs
 from tests.small_server import SmallServer, small_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_time]
+pytestmark = pytest.mark.slow
 
 HOSTILE = "<script>alert(1)</script> & \x1b[31mred\u202e \"quoted\" 'x'"
 

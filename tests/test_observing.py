@@ -24,8 +24,6 @@ from perfkit.observe.recording import record
 from perfkit_probes import INSTRUMENTS
 from tests.server_fixture import AGENT, client, running_server
 
-pytestmark = pytest.mark.real_time
-
 FOLDER = Path(__file__).parents[1] / "params" / "experiments"
 SAID = {"messages": [{"role": "user", "content": "how are you?"}]}
 

@@ -30,8 +30,6 @@ from perfkit_probes import (
     request_scope,
 )
 
-pytestmark = pytest.mark.real_time
-
 ONE = sa.text("SELECT 1")
 
 

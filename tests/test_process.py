@@ -27,8 +27,6 @@ from perfkit_probes import ProcessProbe, Ring, Watchdog
 from perfkit_probes import process as probe_module
 from tests.test_server_side import Sample, at, measured_ids, run_with
 
-pytestmark = pytest.mark.real_time
-
 # -- samples of a real process ---------------------------------------------------------------------
 
 

@@ -24,8 +24,6 @@ from agent_server.slow_network import slow_network
 from perfkit_probes import ProbesMiddleware, Ring, StatementMonitor, watch_postgres
 from perfkit_probes.statement_text import numbered, statement_kind
 
-pytestmark = pytest.mark.real_time
-
 SECRET = "sk-4711-secret"
 
 # -- texts -----------------------------------------------------------------------------------------

@@ -18,8 +18,6 @@ from perfkit.store import Run, list_runs
 from perfkit.store.rows import Part
 from tests.fault_server import FaultServer
 
-pytestmark = pytest.mark.real_time
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultServer]:

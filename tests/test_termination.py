@@ -24,7 +24,7 @@ from perfkit.store import Run, list_runs
 from perfkit.store.rows import Part
 from tests.kill_runs import ROOT, Logged, Victim, logging_server, perfkit, victim, wait_for_rows, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_time]
+pytestmark = pytest.mark.slow
 
 TERM, HUP, INT = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
 #: A budget that no busy machine exceeds.

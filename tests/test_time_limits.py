@@ -27,8 +27,6 @@ from tests.server_fixture import AGENT, RunningServer, client, running_server
 from tests.test_jobs import until
 from tests.test_server_side import Sample, at, run_with
 
-pytestmark = pytest.mark.real_time
-
 TELL = {"messages": [{"role": "user", "content": "tell me"}]}
 ASK = {"messages": [{"role": "user", "content": "how are you?"}]}
 

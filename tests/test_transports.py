@@ -29,8 +29,6 @@ from perfkit.errors import BadInput
 from perfkit.model import INSTANTS, Target
 from tests.fault_server import Authority, FaultServer, fault_server
 
-pytestmark = pytest.mark.real_time
-
 Work = Callable[..., Coroutine[Any, Any, Any]]
 HEADERS = (("accept", "*/*"), ("accept-encoding", "identity"), ("user-agent", "perfkit/test"))
 

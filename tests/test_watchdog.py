@@ -24,8 +24,6 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from perfkit_probes import MetricRegistry, Ring, Watchdog, place
 from perfkit_probes.tasks import waits_at
 
-pytestmark = pytest.mark.real_time
-
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,

@@ -105,11 +105,6 @@ class _Helper:
         with there:
             root = Path(__file__).parents[1]
             self._process = subprocess.Popen(command, cwd=root, env=environment, pass_fds=[there.fileno()])
-        atexit.register(self._end)
-
-    def _end(self) -> None:
-        self._socket.close()
-        self._process.wait()
 
     def fork_exec(self, words: Sequence[Any], *rest: Any) -> int:
         """Do what `_posixsubprocess.fork_exec` does."""
