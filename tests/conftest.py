@@ -12,9 +12,7 @@ from tests.command import warm
 from tests.kill_points import Verbs
 from tests.server_fixture import agent_server, postgres, sqlite_server
 from tests.site_fixture import site
-from tests.warm_start import install
 
-install()
 jupyter("nbformat")  # two seconds sooner than where a test module imports it
 
 __all__ = ["agent_server", "chromium", "postgres", "site", "sqlite_server"]

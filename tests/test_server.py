@@ -679,11 +679,8 @@ def test_secure_wants_the_password() -> None:
         assert http.get("/v1/agents/", headers={"x-bare-password": "password no"}).status_code == 401
 
 
-def test_password_of_a_server_started_for_a_run_is_on_no_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_password_of_a_server_started_for_a_run_is_on_no_command_line(tmp_path: Path) -> None:
     """Others on the machine can read command lines: what may hold a password goes by the environment."""
-    monkeypatch.setenv("PYTHONNODEBUGRANGES", "1")  # so it is started, not forked (tests/warm_start.py)
     options = {"secure": True, "password": "open sesame", "database_url": f"sqlite:///{tmp_path}/secret.db"}
     with reference_server(options) as served, client(served.url) as http:
         commands = _command_lines()
