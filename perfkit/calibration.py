@@ -26,6 +26,7 @@ from perfkit.parent import end_with_parent
 from perfkit.store import Run
 from perfkit.store.quantiles import Binned
 from perfkit.store.rows import Part
+from perfkit.text import print_lines
 
 #: Each rate is tried for so long; together it takes about 15 s.
 _STEP_S, _WARMUP_S = 1.1, 1.0
@@ -137,7 +138,7 @@ class _Answering(asyncio.Protocol):
 
 async def _serve() -> None:
     server = await asyncio.get_running_loop().create_server(_Answering, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    print_lines(server.sockets[0].getsockname()[1])
     await server.serve_forever()
 
 

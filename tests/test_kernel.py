@@ -102,7 +102,7 @@ def test_one_display_updates_in_place(kernel: Kernel, server: SmallServer, tmp_p
         "\n".join(texts),
     )
     page = done.displays[-1][2]["text/html"]
-    assert page.count("<svg viewBox") == page.count('role="img"') == page.count("<figcaption>") == 1
+    assert page.count("pk-svg pk-wide") == page.count('role="img"') == page.count("<figcaption>") == 1
     (run,) = list_runs(tmp_path)
     assert f"run {run.id}" in page
     assert f"{run.row_count():,} requests" in page

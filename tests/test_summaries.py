@@ -109,8 +109,9 @@ def test_the_page_of_a_summary(tmp_path: Path, chromium: Browser) -> None:
     assert "neither 2xx nor 3xx" in text
     assert [h.inner_text() for h in tab.locator("main h2").all()] == [
         "How long did requests take?", "What failed?", "How bad is the tail?", "How was this measured?",
+        "How to read the figures",
     ]  # fmt: skip
-    assert tab.locator("figure svg").count() == 1
+    assert tab.locator("figure svg.pk-wide").count() == 1
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     tab.close()
 
