@@ -87,7 +87,9 @@ def _cli() -> Iterator[str]:
         pieces = " ".join(command.collect_usage_pieces(context))
         yield f"\n## perfkit {name}\n\n```text\nperfkit {name} {pieces}\n```\n"
         for block in inspect.cleandoc(command.help or "").split("\n\n"):
-            yield f"```sh\n{block[2:].strip()}\n```\n" if block.startswith("\b\n") else f"{block}\n"
+            kept = block.removeprefix("\b\n").strip()
+            code = "sh" if kept.startswith("perfkit ") else "text"
+            yield f"```{code}\n{kept}\n```\n" if block.startswith("\b\n") else f"{block}\n"
         records = [found for one in command.params if (found := one.get_help_record(context))]
         yield from _table(("option", "meaning"), ((f"`{names}`", text) for names, text in records))
 
