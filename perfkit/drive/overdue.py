@@ -1,4 +1,4 @@
-"""A worker ends: when it is told to, when its coordinator is gone, when a step holds its loop."""
+"""A worker ends: when asked to, when its coordinator is gone, when a step holds its loop."""
 
 from __future__ import annotations
 

@@ -368,7 +368,7 @@ class _Execution:
             raise failed
 
     def _body(self, own: bool) -> Body:
-        """What every shard is told; our own children load the scenario's file themselves."""
+        """What every shard gets to know; our own children load the scenario's file themselves."""
         context = dataclasses.replace(
             self.context,
             folder=self.folder.path.absolute(),

@@ -15,11 +15,10 @@ alone, by the pipe they were born with.
                                 refused {why} | welcome {shard}
     pong {t, clock}           < ping {t}: 50 times, then one a second (also the heartbeat)
                                 context {} + JSON: workload, scenario as text with sha256, its data, state
-    unable {why} | ready {}
+    ready {sees_folder}
                                 start {origin_ns, start_ns}: on the shard's own clock
-    beat {} + counts            about one a second; the heartbeat of the other direction
-    file {name, begin, at, size, sha256} + a chunk: segments and journals that do not lie in the run's folder,
-                                of a journal what was appended from byte `begin` on
+    file {name, begin, at, size, sha256} + a chunk: segments, counts and journals that do not lie in the run's
+                                folder; of a journal what was appended from byte `begin` on
                                 kept {name}: it is there, whole; the shard removes its copy
                                 stop {}
     outcome {} + JSON | failed {kind, why} | stuck {place} + JSON
