@@ -17,9 +17,11 @@ jupyter("nbformat")  # two seconds sooner than where a test module imports it
 
 __all__ = ["agent_server", "chromium", "postgres", "site", "sqlite_server"]
 
-# started as `make test &`, what the tests start would ignore Ctrl-C
+# started as `make test &` or with nohup, what the tests start would ignore Ctrl-C or a closed terminal
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(name="perfkit")

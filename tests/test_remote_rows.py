@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -45,6 +46,19 @@ def told(run: Run) -> list[dict[str, str]]:
         {k: f"{v:.9g}" if isinstance(v, float) else str(v) for k, v in row.items()}
         for row in summarize(Part(run))
     ]
+
+
+def test_many_rows_read_by_several_threads_are_whole(tmp_path: Path, place: str) -> None:
+    """DuckDB's threads share an open file, and so do those of perfkit: none reads where another went to."""
+    run = make_timeline(tmp_path, 400_000)
+    sums = "SELECT sum(done)::BIGINT AS done, sum(planned)::BIGINT AS planned, count(*) AS n FROM r"
+    whole = Part(run).row(sums)
+    folder = RunFolder(run.path)
+    folder.move_rows(place)
+    folder.close()
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda _: Part(Run(run.path)).row(sums), range(30)))
+    assert found == [whole] * 30
 
 
 def test_rows_elsewhere_give_the_same_numbers(tmp_path: Path, place: str) -> None:

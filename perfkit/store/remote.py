@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,6 +52,14 @@ class RemoteFile:
     def __str__(self) -> str:
         return self.url
 
+    @property
+    def fs_for_threads(self) -> Any:
+        """Its file system, the files of which several threads may read at once."""
+        safe = object.__new__(type(self.fs))  # fsspec copies none: equal ones are one object
+        safe.__dict__.update(self.fs.__dict__)
+        safe.open = lambda path, mode="rb", **more: _ForManyThreads(self.fs.open(path, mode, **more))
+        return safe
+
     def open(self, mode: str = "rb") -> Any:
         """Open it; PerfkitError in one line when that cannot be."""
         return _reached(self.url, lambda: self.fs.open(self.url, mode))
@@ -73,6 +82,34 @@ class RemoteFile:
     @functools.cached_property
     def _opened(self) -> Any:
         return self.open()
+
+
+class _ForManyThreads:
+    """An open file that several threads seek and read at once, as DuckDB's do: each has a place of its own."""
+
+    def __init__(self, opened: Any) -> None:
+        self._opened, self._lock = opened, threading.Lock()
+        self._place: dict[int, int] = {}  # by thread; one of DuckDB's has no `threading.local` of its own
+
+    def seek(self, place: int) -> None:
+        """Go there, in this thread."""
+        self._place[threading.get_ident()] = place
+
+    def tell(self) -> int:
+        """Where this thread is."""
+        return self._place.get(threading.get_ident(), 0)
+
+    def read(self, size: int = -1) -> bytes:
+        """Read from where this thread is."""
+        place = self.tell()
+        with self._lock:
+            self._opened.seek(place)
+            found: bytes = self._opened.read(size)
+        self.seek(place + len(found))
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._opened, name)
 
 
 def require_own(url: str, run_id: str) -> None:

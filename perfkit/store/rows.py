@@ -321,7 +321,7 @@ def _checked(file: Path) -> tuple[str, list[str], int]:
 def _read_through(files: Iterable[Any], connection: duckdb.DuckDBPyConnection) -> None:
     """Let a database read files that lie elsewhere through fsspec."""
     with _deciding:
-        for fs in (file.fs for file in files if not isinstance(file, Path)):
+        for fs in (file.fs_for_threads for file in files if not isinstance(file, Path)):
             protocols = [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
             if not any(map(connection.filesystem_is_registered, protocols)):
                 connection.register_filesystem(fs)
