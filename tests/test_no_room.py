@@ -134,6 +134,7 @@ def test_verbs_say_it_in_a_line(data: Path, mode: str) -> None:
     Removing needs no room: it works on a full disk, and where it cannot, nothing is removed.
     """
     told = in_a_place(mode, data)
+    assert not [run for run in (data / "runs").iterdir() if not (run / "run.json").exists()]
     removes = mode in ("full", "limited")
     for name, (_, place) in _verbs(mode).items():
         code, out, err, lost = told[name]

@@ -163,6 +163,11 @@ class _Execution:
         reason: str | None = None
         try:
             self.save()
+        except OSError as failed:  # where not even run.json has room there is no run
+            launcher.stop(0.0)
+            self.folder.discard()
+            raise PerfkitError(self.redact(_words(failed))) from None
+        try:
             on_progress(Run(self.folder.path))
             self._work(launcher, on_progress)
             reason = self._reason()

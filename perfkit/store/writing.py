@@ -104,6 +104,11 @@ class RunFolder:
             _write_table(self.path / "probes.parquet", read_probes(Run(self.path)))
             shutil.rmtree(segments, ignore_errors=True)
 
+    def discard(self) -> None:
+        """Remove the folder, in which there is no run."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.close()
+
     def close(self) -> None:
         """Release the lock; whoever reads the state from now on sees what run.json says."""
         self._lock.close()
