@@ -11,7 +11,6 @@ selection.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import tempfile
 from collections import Counter
@@ -19,14 +18,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from peers.measure import print_table
-from simulated import RATE_PER_S, REGIMES, Made, run_effect
+from simulated import REGIMES, cold, run_effect, stored
 
 from perfkit.compare import compare
-from perfkit.store import Run
-from perfkit.store.reading import SCHEMA
 from perfkit.store.summary import TOTAL
 
 SEED = 20261129
@@ -38,37 +33,6 @@ CHANGES = (1.0, 1.05, 1.2)
 POOL = 40
 MARKS = ("<!-- compare:begin -->", "<!-- compare:end -->")
 Cell = tuple[str, str, int, int, int]
-
-
-def cold(made: Made) -> Made:
-    """The first tenth of a run half as slow again, and less so from request to request."""
-    t, x = made
-    return t, x * (1 + 0.5 * np.clip(1 - t / (0.1 * t[-1]), 0, 1))
-
-
-def stored(folder: Path, made: Made, number: int) -> Run:
-    """A run of an open model whose requests were these."""
-    t, x = made
-    n, path = len(t), folder / "runs" / f"20260101-000000-made-{number:04x}"
-    path.mkdir(parents=True)
-    at = (t * 1e9).astype(np.int64)
-    told = dict.fromkeys(("planned", "started", "sending", "sent"), at)
-    told |= {"done": at + (x * 1e6).astype(np.int64), "seq": np.arange(n)}
-    columns = {field.name: pa.nulls(n, field.type) for field in SCHEMA}
-    columns |= {name: pa.array(values).cast(SCHEMA.field(name).type) for name, values in told.items()}
-    for name, value in {"operation": "made", "phase": "measure", "status": 200, "attempt": 1}.items():
-        columns[name] = pa.array([value] * n).cast(SCHEMA.field(name).type)
-    pq.write_table(pa.table(columns, SCHEMA), path / "timeline.parquet")
-    length_s = float(t[-1])
-    load = {"shape": "poisson", "rate_per_s": RATE_PER_S, "duration_s": n / RATE_PER_S}
-    document = {
-        "schema": 2, "id": path.name, "state": "complete", "created": "2026-01-01T00:00:00Z",
-        "workload": {"scenario": "made", "arrivals": load}, "scenario": {"name": "made"},
-        "clock": {"monotonic_ns": 0, "unix_ns": 1_767_225_600_000_000_000},
-        "measured": {"from_ns": 0, "to_ns": int(length_s * 1e9)}, "health": {"valid": True},
-    }  # fmt: skip
-    (path / "run.json").write_text(json.dumps(document))
-    return Run(path)
 
 
 def judged(cell: Cell) -> dict[float, Counter[str]]:

@@ -32,8 +32,7 @@ from peers.measure import put_between_marks
 from scipy import stats as scipy_stats
 
 from perfkit.compare import Options, judge, noise
-from perfkit.compare.measured import Measured
-from perfkit.compare.reduce import Reduced, Value, reduce
+from perfkit.compare.reduce import Reduced, Value, reduce_part
 from perfkit.compare.turns import Turns
 from perfkit.errors import NothingToJudge
 from perfkit.store import Run
@@ -123,13 +122,14 @@ def one_pair(cell: Cell, folder: Path, number: int, seconds: float) -> dict[str,
 
 def told(run: Run) -> dict[str, Any]:
     """One run as the results keep it."""
-    rows = Measured.of(Part(run))
-    one = reduce(run, rows)
-    steady = rows.good & (rows.planned >= one.cut * rows.span_s)
+    part = Part(run)
+    one = reduce_part(part)
+    rows = "FROM part WHERE ok AND t_s >= $low ORDER BY planned, seq"
+    times = part.arrays(f"SELECT response_ms {rows}", low=one.cut * part.span_s)["response_ms"]
     values = {v.metric: (v.level, v.y, v.n) for v in one.values if v.operation == TOTAL and np.isfinite(v.y)}
     return {
         **{"id": run.id, "cut": one.cut, "span_s": one.span_s, "n": one.n, "failed": one.failed},
-        **{"reasons": one.reasons, "values": values, "ms": rows.response_ms[steady].round(3).tolist()},
+        **{"reasons": one.reasons, "values": values, "ms": times.round(3).tolist()},
     }
 
 

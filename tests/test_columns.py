@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from perfkit import frames
-from perfkit.compare.measured import Measured
+from perfkit.compare.reduce import reduce_run
 from perfkit.errors import PerfkitError
 from perfkit.stats import growth
 from perfkit.store import Run
 from perfkit.store.rows import Part
-from perfkit.store.summary import summarize
+from perfkit.store.summary import TOTAL, summarize
 from tests.drills.store import make_store
 
 
@@ -101,10 +101,13 @@ def test_a_request_never_seen_to_end_is_no_success(run: Run) -> None:
     """Without an end there is no latency: frames and comparisons leave it out of the good ones alike."""
     done = run.table()["done"].to_pylist()
     rewrite(run, done=pa.array([None if i % 3 == 0 else value for i, value in enumerate(done)]))
-    measured, total = Measured.of(Part(run)), summarize(Part(run))[-1]
-    assert 0 < measured.good.sum() < total["n"]
-    assert measured.good.sum() == total["ok"] == frames.timeline(run)["latency_ms"].notna().sum()
-    assert np.isfinite(measured.response_ms[measured.good]).all()
+    total, compared = summarize(Part(run))[-1], reduce_run(run, 0.0)
+    assert 0 < total["ok"] < total["n"]
+    assert (compared.n, compared.n - compared.failed) == (total["n"], total["ok"])
+    assert frames.timeline(run)["latency_ms"].notna().sum() == total["ok"]
+    mean = compared.value(TOTAL, "mean")
+    assert mean is not None
+    assert mean.level == pytest.approx(total["mean"])
 
 
 def test_requests_never_seen_to_end_are_under_way_until_the_end() -> None:

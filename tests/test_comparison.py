@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.make_timeline import make_timeline
+from benchmarks.simulated import stored
 from perfkit.compare import Comparison, Options, compare, gate, judge, noise
-from perfkit.compare.measured import Measured
 from perfkit.compare.nouns import Result, headline
-from perfkit.compare.reduce import FEWEST, Reduced, Value, reduce, reduce_run
+from perfkit.compare.reduce import FEWEST, Reduced, Value, reduce_run
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.store import Metadata, Run
 from perfkit.store.rows import Part
@@ -58,8 +58,9 @@ def slower(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 def test_a_run_is_reduced_to_numpys_numbers(runs: list[Run]) -> None:
     """Every level is computed from the raw rows of the steady part, and y is its logarithm."""
     one = reduce_run(runs[0])
-    rows = Measured.of(Part(runs[0]))
-    x = rows.response_ms[rows.planned >= one.cut * rows.span_s]
+    part = Part(runs[0])
+    steady = "SELECT response_ms FROM part WHERE ok AND t_s >= $low"
+    x = part.arrays(steady, low=one.cut * part.span_s)["response_ms"]
     for metric, wanted in (("p50", np.quantile(x, 0.5)), ("p99", np.quantile(x, 0.99)), ("mean", x.mean())):
         value = one.value(TOTAL, metric)
         assert value is not None
@@ -73,7 +74,7 @@ def broken(run: Run, **changes: Any) -> tuple[str, ...]:
     """Reasons against a run whose run.json said something else."""
     other = Run(run.path)
     other.__dict__["meta"] = Metadata.of({**run.meta.raw, **changes})
-    return reduce(other, Measured.of(Part(run))).reasons
+    return reduce_run(other).reasons
 
 
 @pytest.mark.parametrize(
@@ -89,31 +90,22 @@ def test_runs_that_say_so_may_not_be_compared(runs: list[Run], changes: Any, wor
     assert words in broken(runs[0], **changes)[0]
 
 
-def measured(t: np.ndarray, x: np.ndarray) -> Measured:
-    return Measured(
-        planned=t, done=t + x / 1000, response_ms=x, ttft_ms=np.full(len(t), np.nan),
-        good=np.ones(len(t), bool), operation=np.zeros(len(t), np.int32), names=("one",), step=None,
-        span_s=float(t[-1]),
-    )  # fmt: skip
-
-
-def test_drift_saturation_and_lost_time_are_reasons(runs: list[Run]) -> None:
+def test_drift_saturation_and_lost_time_are_reasons(tmp_path: Path) -> None:
     """A rise of half, a queue that grows, users whose time is not accounted for; a steady run has none."""
     rng = np.random.default_rng(1)
     t = np.sort(rng.uniform(0, 60, 12_000))
     x = 40 * np.exp(rng.normal(0, 0.3, len(t)))
-    assert reduce(runs[0], measured(t, x)).reasons == ()
-    assert any("drifts" in why for why in reduce(runs[0], measured(t, x * (1 + 0.6 * t / 60))).reasons)
-    behind = reduce(runs[0], measured(t, x + 300 * t)).reasons
+    assert reduce_run(stored(tmp_path, (t, x), 0)).reasons == ()
+    drifts = reduce_run(stored(tmp_path, (t, x * (1 + 0.6 * t / 60)), 1)).reasons
+    assert any("drifts" in why for why in drifts)
+    behind = reduce_run(stored(tmp_path, (t, x + 300 * t), 2)).reasons
     assert any("fell behind" in reason for reason in behind)
     closed = {"users": {"count": 16, "duration_s": 60}}
-    other = Run(runs[0].path)
-    other.__dict__["meta"] = Metadata.of({**runs[0].meta.raw, "workload": closed})
-    (off,) = reduce(other, measured(t, x)).reasons  # 200/s × 42 ms keep 8 users busy, not 16
+    (off,) = reduce_run(stored(tmp_path, (t, x), 3, load=closed)).reasons  # 200/s × 42 ms: 8 users, not 16
     assert "Little's law" in off
 
 
-def test_littles_law_holds_in_a_closed_loop_with_thinking(runs: list[Run]) -> None:
+def test_littles_law_holds_in_a_closed_loop_with_thinking(tmp_path: Path) -> None:
     """Users who wait or think account for all of their time."""
     rng = np.random.default_rng(2)
     users, rows = 10, []
@@ -124,13 +116,8 @@ def test_littles_law_holds_in_a_closed_loop_with_thinking(runs: list[Run]) -> No
             rows.append((now, 1000 * took))
             now += took + rng.uniform(0.1, 0.3)
     t, x = np.array(sorted(rows)).T
-    one = measured(t, x)
-    one.__dict__["step"] = np.arange(len(t))
-    one.__dict__["span_s"] = 60.0
-    other = Run(runs[0].path)
-    workload = {"users": {"count": users, "duration_s": 60, "think_time_s": [0.1, 0.3]}}
-    other.__dict__["meta"] = Metadata.of({**runs[0].meta.raw, "workload": workload})
-    assert reduce(other, one).reasons == ()
+    load = {"users": {"count": users, "duration_s": 60, "think_time_s": [0.1, 0.3]}}
+    assert reduce_run(stored(tmp_path, (t, x), 0, load=load, span_s=60.0)).reasons == ()
 
 
 def test_too_few_requests_are_no_run(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,15 +16,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from benchmarks.simulated import stored
 from perfkit import stats
 from perfkit.compare import Comparison, Options, gate, judge
 from perfkit.compare.family import blind_share
-from perfkit.compare.measured import Measured
-from perfkit.compare.reduce import Reduced, Value, reduce
+from perfkit.compare.reduce import Reduced, Value, reduce_run
 from perfkit.store import Metadata, Run
 from perfkit.store.metrics import METRICS
 from perfkit.store.summary import TOTAL
-from perfkit.store.verdict import Verdict
 
 LATENCIES = ("p50", "p90", "p95", "p99", "mean", "throughput")
 DRIFTS = ("its latency drifts: +20% from its middle third to its last",)
@@ -264,63 +266,59 @@ def test_sides_that_lost_the_same_share_are_no_selection() -> None:
 # -- steady ----------------------------------------------------------------------------------------
 
 
-def measured(t: np.ndarray, x: np.ndarray, good: np.ndarray | None = None) -> Measured:
-    return Measured(
-        planned=t, done=t + x / 1000, response_ms=x, ttft_ms=np.full(len(t), np.nan),
-        good=np.ones(len(t), bool) if good is None else good,
-        operation=np.zeros(len(t), np.int32), names=("one",), step=None, span_s=float(t[-1]),
-    )  # fmt: skip
+CONSTANT = {"arrivals": {"shape": "constant"}}
 
 
 @pytest.fixture
-def run() -> Any:
-    """An open-model run with a constant rate that says nothing against itself."""
-    workload = {"arrivals": {"shape": "constant"}}
-    document = {"state": "complete", "workload": workload, "health": {"valid": True}}
-    verdict = Verdict("VALID", (), (), 0)
-    return SimpleNamespace(id="made", state="complete", meta=Metadata.of(document), verdict=verdict)
+def reduced(tmp_path: Path) -> Callable[..., Reduced]:
+    """Reduces a run of these rows: an open model with a constant rate that says nothing against itself."""
+    numbers = itertools.count()
+
+    def work(t: np.ndarray, x: np.ndarray, cut: float | None = None, **more: Any) -> Reduced:
+        return reduce_run(stored(tmp_path, (t, x), next(numbers), **{"load": CONSTANT} | more), cut)
+
+    return work
 
 
-def test_a_run_that_never_settles_is_no_steady_state(run: Any) -> None:
-    """Latency that steps in the middle has no level, and the run does not count."""
+def test_a_run_that_never_settles_is_no_steady_state(reduced: Callable[..., Reduced]) -> None:
+    """Levels that differ by half, early or late; noise alone does not."""
     rng = np.random.default_rng(3)
     t = np.sort(rng.uniform(0, 60, 6000))
     x = 40 * np.exp(rng.normal(0, 0.3, len(t)))
-    assert reduce(run, measured(t, x)).reasons == ()
+    assert reduced(t, x).reasons == ()
     for steps in (np.where(t < 33, 1, 0.5), np.where(t < 36, 1, 0.8), np.where(t < 20, 1, 1.2)):
-        assert any("no steady state" in why for why in reduce(run, measured(t, x * steps), 0.1).reasons)
+        assert any("no steady state" in why for why in reduced(t, x * steps, 0.1).reasons)
 
 
-def test_few_requests_are_looked_at_for_drift_too(run: Any) -> None:
+def test_few_requests_are_looked_at_for_drift_too(reduced: Callable[..., Reduced]) -> None:
     """300 requests make fewer slices; where successes leave gaps it is told that nothing was checked."""
     rng = np.random.default_rng(4)
     t = np.sort(rng.uniform(0, 30, 300))
     x = 40 * np.exp(rng.normal(0, 0.1, len(t)))
-    assert reduce(run, measured(t, x), 0.1).reasons == ()
-    assert any("drifts" in why for why in reduce(run, measured(t, x * (1 + 2 * t / 30)), 0.1).reasons)
+    assert reduced(t, x, 0.1).reasons == ()
+    assert any("drifts" in why for why in reduced(t, x * (1 + 2 * t / 30), 0.1).reasons)
     gap = (t > 8) & (t < 16)
-    assert any("could not be checked" in note for note in reduce(run, measured(t, x, ~gap), 0.1).notes)
+    assert any("could not be checked" in note for note in reduced(t, x, 0.1, good=~gap).notes)
 
 
-def test_a_load_that_changes_by_plan_is_not_called_a_backlog(run: Any) -> None:
+def test_a_load_that_changes_by_plan_is_not_called_a_backlog(reduced: Callable[..., Reduced]) -> None:
     """A ramp has more in flight at its end because it asked for more."""
     t = 60 * np.sqrt(np.linspace(0, 1, 6000))
     x = np.full(len(t), 40.0) + np.sin(np.arange(len(t)))
-    assert any("fell behind" in why for why in reduce(run, measured(t, x), 0.1).reasons)
-    run.meta = Metadata.of({**run.meta.raw, "workload": {"arrivals": {"shape": "ramp"}}})
-    ramp = reduce(run, measured(t, x))
+    assert any("fell behind" in why for why in reduced(t, x, 0.1).reasons)
+    ramp = reduced(t, x, load={"arrivals": {"shape": "ramp"}})
     assert ramp.reasons == ()
     assert "changes by plan" in ramp.notes[0]
 
 
-def test_p99_of_success_is_numpys_with_failures_as_endless(run: Any) -> None:
+def test_p99_of_success_is_numpys_with_failures_as_endless(reduced: Callable[..., Reduced]) -> None:
     """Of all requests, those that failed take for ever."""
     rng = np.random.default_rng(6)
     t = np.sort(rng.uniform(0, 60, 5000))
-    x = 40 * np.exp(rng.normal(0, 0.3, len(t)))
+    x = np.round(40 * np.exp(rng.normal(0, 0.3, len(t))), 6)
     for share in (0.004, 0.02):
         good = rng.random(len(t)) >= share
-        value = reduce(run, measured(t, x, good), 0.0).value(TOTAL, "success_p99")
+        value = reduced(t, x, 0.0, good=good).value(TOTAL, "success_p99")
         assert value is not None
         everyone = np.where(good, x, 1e12)
         wanted = float(np.quantile(everyone, 0.99))

@@ -12,11 +12,12 @@ import pandas as pd
 from perfkit import stats
 from perfkit.compare import Comparison
 from perfkit.compare.configuration import differences
-from perfkit.compare.measured import Measured
-from perfkit.compare.reduce import Reduced, reduce, reduce_run, refusals
+from perfkit.compare.reduce import Reduced, reduce_part, reduce_run, refusals
+from perfkit.compare.steady import responses
 from perfkit.errors import unknown
 from perfkit.store import Run
 from perfkit.store.metrics import METRICS
+from perfkit.store.quantiles import Binned
 from perfkit.store.rows import Part
 from perfkit.store.summary import TOTAL
 
@@ -33,37 +34,37 @@ def results(comparison: Comparison) -> pd.DataFrame:
     )
 
 
-def steady_latencies(runs: Sequence[Run], cut: float | None = None) -> list[np.ndarray]:
-    """Return the sorted response times (ms) of each run's successes in its steady part: [runs][n].
+def steady_latencies(runs: Sequence[Run], cut: float | None = None) -> list[Binned]:
+    """Return how the response times (ms) of each run's successes in its steady part are distributed: [runs].
 
     cut: the share a comparison cut off every run; without it, each run's own.
     """
     found = []
     for run in runs:
-        rows = Measured.of(Part(run))
-        share = reduce(run, rows).cut if cut is None else cut
-        kept = rows.good & (rows.planned >= share * rows.span_s)
-        found.append(np.sort(rows.response_ms[kept]))
+        part = Part(run)
+        share = reduce_part(part).cut if cut is None else cut
+        found.append(responses(part, share * part.span_s))
     return found
 
 
-def group_ecdf(sides: dict[str, list[np.ndarray]]) -> pd.DataFrame:
+def group_ecdf(sides: dict[str, list[Binned]]) -> pd.DataFrame:
     """Return distribution functions of groups of runs: side, ms, share, low, high; runs in attrs.
 
-    share: mean over the runs; low, high: its 95 % interval at each point, from how runs differ (t), NaN for
-    one run. sides: sorted latencies by side and run.
+    share: mean over the runs, at 240 places, each within 0.2 % of `ms`; low, high: its 95 % interval there,
+    from how runs differ (t), NaN for one run. sides: distributions by side and run (`steady_latencies`).
     """
-    sides = {side: [x for x in runs if len(x)] for side, runs in sides.items()}
+    sides = {side: [x for x in runs if x.n()] for side, runs in sides.items()}
     every = [x for runs in sides.values() for x in runs]
     if not all(sides.values()):
         empty = pd.DataFrame(columns=["side", "ms", "share", "low", "high"])
         empty.attrs = {"runs": {side: len(runs) for side, runs in sides.items()}, "n": 0}
         return empty
-    low, high = min(x[0] for x in every), max(np.quantile(x, 0.999) for x in every)
+    ends = np.array([x.quantiles([(None, 0.0), (None, 0.999)]) for x in every])
+    low, high = ends[:, 0].min(), ends[:, 1].max()
     grid = np.geomspace(max(low, 1e-6), max(high, low * 1.001), _POINTS)
     frames = []
     for side, runs in sides.items():
-        shares = np.array([np.searchsorted(x, grid, "right") / len(x) for x in runs])
+        shares = np.array([x.roughly_at_most(grid) / x.n() for x in runs])
         middle = shares.mean(axis=0)
         half = np.full(len(grid), np.nan)
         if len(runs) > 1:
@@ -71,21 +72,21 @@ def group_ecdf(sides: dict[str, list[np.ndarray]]) -> pd.DataFrame:
         bounds = {"low": np.clip(middle - half, 0, 1), "high": np.clip(middle + half, 0, 1)}
         frames.append(pd.DataFrame({"side": side, "ms": grid, "share": middle, **bounds}))
     found = pd.concat(frames, ignore_index=True)
-    found.attrs = {"runs": {side: len(runs) for side, runs in sides.items()}, "n": sum(map(len, every))}
+    found.attrs = {"runs": {side: len(runs) for side, runs in sides.items()}, "n": sum(x.n() for x in every)}
     return found
 
 
-def shift(a: list[np.ndarray], b: list[np.ndarray], *, paired: bool) -> pd.DataFrame:
+def shift(a: list[Binned], b: list[Binned], *, paired: bool) -> pd.DataFrame:
     """Return the shift function (Doksum 1974; Rousselet et al. 2017): B ÷ A at 19 quantiles with one band.
 
     q, ratio, low, high. The band is run-level and simultaneous: its factor is the 95 % quantile of the
     largest |t| over permutations of the runs where there are enough of them, else Šidák's t; NaN for one run.
     """
-    if not a or not b or not all(map(len, (*a, *b))):
+    if not a or not b or not all(x.n() for x in (*a, *b)):
         frame = pd.DataFrame(columns=["q", "ratio", "low", "high"], dtype=float)
         frame.attrs = {"method": "a side has no run", "runs": (len(a), len(b))}
         return frame
-    y = [np.log(np.array([np.quantile(x, SHIFT) for x in runs])) for runs in (a, b)]
+    y = [np.log(np.array([x.quantiles([(None, q) for q in SHIFT]) for x in runs])) for runs in (a, b)]
     d = y[1].mean(axis=0) - y[0].mean(axis=0)
     half = np.full(len(SHIFT), np.nan)
     method = "one run per side: no band"
@@ -141,16 +142,16 @@ def load_steps(runs: Sequence[Run]) -> pd.DataFrame:
     left_out |= {run.id: unknown_load for run in runs if run.meta.imported and run.id not in left_out}
     runs = [run for run in runs if run.id not in left_out]
     for run in runs:
-        measured = Measured.of(Part(run))
+        part = Part(run)
         arrivals, users = run.meta.arrivals, run.meta.users
         rates = arrivals.step_rates_per_s if arrivals and arrivals.shape == "steps" else ()
         if arrivals and rates:
             length = arrivals.duration_s / len(rates)
             for i, rate in enumerate(rates):
-                rows.append({"load": rate, **_window(measured, i * length, (i + 1) * length)})
+                rows.append({"load": rate, **_window(part, i * length, (i + 1) * length)})
         else:
             asked = users.count if users else arrivals.rate_per_s if arrivals else None
-            rows.append({"load": asked, **_window(measured, 0.0, measured.span_s)})
+            rows.append({"load": asked, **_window(part, 0.0, part.span_s)})
     names = ["load", "concurrency", "throughput", "p50", "p95", "failed", "n"]
     frame = pd.DataFrame(rows, columns=names)
     open_model = bool(runs) and runs[0].meta.arrivals is not None
@@ -173,22 +174,26 @@ def _strangers(runs: Sequence[Run], vary: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _window(rows: Measured, low: float, high: float) -> dict[str, Any]:
+def _window(part: Part, low: float, high: float) -> dict[str, Any]:
     low = low + 0.2 * (high - low)
-    asked = (rows.planned >= low) & (rows.planned < high)
-    good = asked & rows.good
-    done = rows.good & (rows.done >= low) & (rows.done < high)
-    inside = np.minimum(rows.done, high) - np.maximum(rows.planned, low)
-    x = rows.response_ms[good]
-    n = int(asked.sum())
+    seen = part.row(
+        "WITH one AS (SELECT *, t_s >= $low AND t_s < $high AS asked FROM part)"
+        " SELECT count(*) FILTER (asked) AS n, count(*) FILTER (asked AND NOT ok) AS failed,"
+        " count(*) FILTER (ok AND done_s >= $low AND done_s < $high) AS ended,"
+        # what was never seen to end is still under way
+        " sum(greatest(least(coalesce(done_s, $high), $high) - greatest(t_s, $low), 0)) AS busy_s FROM one",
+        low=low, high=high,
+    )  # fmt: skip
+    times, n = responses(part, low, high), seen["n"]
+    level = {name: times.quantiles([(None, p)])[0] if stats.support(times.n(), p) >= stats.MIN_SUPPORT
+             else math.nan for name, p in (("p50", 0.5), ("p95", 0.95))}  # fmt: skip
     return {
-        "concurrency": float(np.maximum(inside, 0).sum()) / (high - low),
-        "throughput": float(done.sum()) / (high - low),
-        **{name: stats.quantile(x, p) if stats.support(len(x), p) >= stats.MIN_SUPPORT else math.nan
-           for name, p in (("p50", 0.5), ("p95", 0.95))},
-        "failed": float((asked & ~rows.good).sum()) / n if n else 0.0,
+        "concurrency": float(seen["busy_s"] or 0) / (high - low),
+        "throughput": seen["ended"] / (high - low),
+        **level,
+        "failed": seen["failed"] / n if n else 0.0,
         "n": n,
-    }  # fmt: skip
+    }
 
 
 def scalability(steps: pd.DataFrame) -> dict[str, stats.Scalability]:

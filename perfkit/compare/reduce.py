@@ -11,19 +11,20 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from perfkit import stats
-from perfkit.compare.measured import Measured, think_time_s
+from perfkit.compare.steady import Steady, loaded, span_of, warmup_share
 from perfkit.model import Users
 from perfkit.store import Run, fidelity
 from perfkit.store.metrics import METRICS
 from perfkit.store.rows import Part
-from perfkit.store.summary import TOTAL
+from perfkit.store.summary import TOTAL, no_goodput
 
 #: The quantiles of successes, of each latency: p by name.
-_QUANTILES = {
+OF_LATENCIES = {
     column: {
         one.name: one.p
         for one in METRICS.values()
@@ -53,6 +54,30 @@ class Value:
     se: float
     df: float
     n: int
+
+    @classmethod
+    def of(cls, operation: str, metric: str, one: stats.Estimate) -> Value:
+        """An estimate on the log scale; half its 95 % interval ÷ 1.96 stands for the standard error."""
+        closed = one.low > 0 and math.isfinite(one.high)  # on an open interval no claim rests
+        se = math.log(one.high / one.low) / (2 * stats.t_factor(0.95, 1e9)) if closed else math.nan
+        return cls(operation, metric, one.point, math.log(one.point), se, math.nan, one.n)
+
+    @classmethod
+    def of_errors(cls, operation: str, failed: int, n: int) -> Value:
+        """The error rate."""
+        y = math.log((failed + 0.5) / n)
+        se, df = 1 / math.sqrt(failed + 0.5), max(failed - 1, 1)
+        return cls(operation, "error_rate", failed / n, y, se, df, n)
+
+    @classmethod
+    def of_ends(cls, operation: str, metric: str, ended: np.ndarray, span_s: float, n: int) -> Value | None:
+        """A rate of what ended in each time slice, a second; None where nothing did."""
+        if not ended.sum():
+            return None
+        rate, error = int(ended.sum()) / span_s, (math.nan, math.nan)
+        if ended.sum() >= stats.SLICES * stats.ROWS_A_SLICE:
+            error = stats.slice_error(ended / ended.mean() - 1)
+        return cls(operation, metric, rate, math.log(rate), *error, n)
 
 
 @dataclass(frozen=True)
@@ -94,16 +119,17 @@ class Warmup:
 
 def warmup_of(part: Part) -> Warmup:
     """The warm-up of a run by itself."""
-    good = part.arrays("SELECT t_s, response_ms FROM part WHERE ok AND response_ms IS NOT NULL")
-    return _warmup(part.run, good["t_s"], good["response_ms"])
+    with loaded(part):
+        return _warmup(part)
 
 
-def _warmup(run: Run, planned: np.ndarray, response_ms: np.ndarray) -> Warmup:
-    """planned, response_ms: of the successes."""
-    counts = len(planned) > 0 and not any(refusals(run))
+def _warmup(part: Part) -> Warmup:
+    run = part.run
+    good = part.row("SELECT count(*) FILTER (ok) AS n FROM measured")["n"]
+    counts = good > 0 and not any(refusals(run))
     if not counts or _load_changes(run):
         return Warmup(stats.LEAST_CUT, counts)
-    share = stats.warmup_share(response_ms, planned)
+    share = warmup_share(part)
     if share < stats.MOST_CUT:
         told = f"its warm-up took {share:.0%} of the measured part"
         return Warmup(share, counts, (told,) if share >= stats.WARN_CUT else ())
@@ -115,7 +141,11 @@ def _warmup(run: Run, planned: np.ndarray, response_ms: np.ndarray) -> Warmup:
 
 def operations_of(part: Part) -> dict[str, int]:
     """How many requests each operation has."""
-    counted = part.query("SELECT operation, count(*) AS n FROM part GROUP BY 1")
+    return _operations(part, "part", -math.inf)
+
+
+def _operations(part: Part, rows: str, low: float) -> dict[str, int]:
+    counted = part.query(f"SELECT operation, count(*) AS n FROM {rows} WHERE t_s >= $low GROUP BY 1", low=low)
     return dict(zip(counted["operation"].to_pylist(), counted["n"].to_pylist(), strict=True))
 
 
@@ -132,38 +162,37 @@ def reduce_run(run: Run, cut: float | None = None) -> Reduced:
 
 def reduce_part(part: Part, cut: float | None = None, asked: Sequence[str] | None = None) -> Reduced:
     """The same for a run that was opened already; asked: operations, else its own most frequent ones."""
-    return reduce(part.run, Measured.of(part), cut, asked)
+    if part.run.meta.carried:
+        return Reduced(part.run, 0.0, 0.0, 0, 0, (), tuple(refusals(part.run)), ())
+    with loaded(part):
+        return _reduced(part, cut, asked)
 
 
-def reduce(run: Run, rows: Measured, cut: float | None = None, asked: Sequence[str] | None = None) -> Reduced:
-    """The same for rows that were read already."""
+def _reduced(part: Part, cut: float | None, asked: Sequence[str] | None) -> Reduced:
+    run = part.run
     reasons = list(refusals(run))
-    good = rows.only(rows.good & np.isfinite(rows.response_ms))
-    if run.meta.carried:
-        return Reduced(run, 0.0, 0.0, 0, 0, (), tuple(reasons), ())
-    if len(good.planned) == 0 or rows.span_s <= 0:
+    seen = part.row("SELECT count(*) AS n, count(*) FILTER (ok) AS good FROM measured")
+    if not seen["good"] or part.span_s <= 0:
         failed = run.verdict.word == "FAILED"
         nothing = (run.verdict.words if failed else "no request of its measured part succeeded",)
-        return Reduced(run, 0.0, 0.0, len(rows.planned), int((~rows.good).sum()), (),
+        return Reduced(run, 0.0, 0.0, seen["n"], seen["n"] - seen["good"], (),
                        (*reasons, *nothing), (), nothing, all_failed=failed)  # fmt: skip
-    warmup = _warmup(run, good.planned, good.response_ms) if cut is None else Warmup(cut, True)
-    low, high = warmup.share * rows.span_s, _end(run, rows)
-    steady = good.only(good.planned >= low)
-    n = int((rows.planned >= low).sum())
-    notes, outcomes = _unsteady(run, rows, steady, low, high)
+    warmup = _warmup(part) if cut is None else Warmup(cut, True)
+    low, high = warmup.share * part.span_s, span_of(part)
+    operations = _operations(part, "measured", low)
+    steady = Steady(part, low, high, most_frequent([operations]) if asked is None else asked)
+    n, good = steady.counts[None]
+    every = tuple(_values(steady))
+    notes, outcomes = _unsteady(run, steady)
     if n < FEWEST:
         outcomes.append(f"only {n:,} requests in its steady part; at least {FEWEST} are needed")
-    reasons += _unaccounted(run, rows, steady, low, high)
-    counts = np.bincount(rows.operation[rows.planned >= low], minlength=len(rows.names)).tolist()
-    operations = {name: count for name, count in zip(rows.names, counts, strict=True) if count}
-    if asked is None:
-        asked = most_frequent([operations])
-    values, coarse = _carried(run, tuple(_values(rows, steady, low, high, asked)), high - low)
+    reasons += _unaccounted(run, steady)
+    values, coarse = _carried(run, every, high - low)
     too_short = fidelity.coarse_span(run.meta, high - low)
     groups = _groups(steady)
     uncarried = dict.fromkeys([*([too_short] if too_short else []), *coarse.values()])
     return Reduced(
-        run=run, cut=warmup.share, span_s=high - low, n=n, failed=n - len(steady.planned),
+        run=run, cut=warmup.share, span_s=high - low, n=n, failed=n - good,
         values=values, reasons=(*reasons, *outcomes),
         notes=(*warmup.notes, *notes, *_jumps(groups), *fidelity.unchecked(run.meta), *uncarried),
         outcomes=tuple(outcomes), operations=operations, coarse=coarse, groups_ms=groups,
@@ -193,7 +222,7 @@ def _carried(
 
 def _median(values: Iterable[Value], one: Value) -> float:
     """The median, ms, of the same operation; the level itself where too few requests carry a median."""
-    p50 = next(name for name, p in _QUANTILES[METRICS[one.metric].column].items() if p == 0.5)
+    p50 = next(name for name, p in OF_LATENCIES[METRICS[one.metric].column].items() if p == 0.5)
     found = (v.level for v in values if (v.operation, v.metric) == (one.operation, p50))
     enough = stats.support(one.n, 0.5) >= stats.MIN_SUPPORT  # then it is missing because it is 0
     return next(found, 0.0 if enough else one.level)
@@ -207,12 +236,6 @@ def refusals(run: Run) -> Iterable[str]:
     yield from fidelity.refusals(run.meta)
 
 
-def _end(run: Run, rows: Measured) -> float:
-    """The end of the steady part: where a fixed number of steps runs out, users go idle one by one."""
-    users = run.meta.users
-    return float(rows.planned.max()) if users and users.iterations else rows.span_s
-
-
 def _load_changes(run: Run) -> bool:
     """Whether the load is meant to change during the run: then nothing about it is steady by design."""
     return any(
@@ -223,17 +246,16 @@ def _load_changes(run: Run) -> bool:
     )
 
 
-def _unsteady(
-    run: Run, rows: Measured, steady: Measured, low: float, high: float
-) -> tuple[list[str], list[str]]:
+def _unsteady(run: Run, steady: Steady) -> tuple[list[str], list[str]]:
     """Drift and saturation of the steady part: notes, and reasons against the run."""
-    if len(steady.planned) < FEWEST or high <= low:
+    span_s = steady.high - steady.low
+    if steady.counts[None][1] < FEWEST or span_s <= 0:
         return [], []
     if _load_changes(run):
         return ["its load changes by plan: warm-up, drift and backlog were not checked"], []
     notes, found = [], []
-    moved = stats.drift(steady.response_ms, steady.planned)
-    if fidelity.too_coarse_for_drift(run.meta, high - low):
+    moved = steady.drift()
+    if fidelity.too_coarse_for_drift(run.meta, span_s):
         notes.append("latency drift was not checked: the timestamps are too coarse")
     elif moved.found:
         told = f"{moved.ratio - 1:+.0%} from its first half to its last third"
@@ -241,7 +263,7 @@ def _unsteady(
     elif math.isnan(moved.ratio):
         notes.append("latency drift could not be checked: there are gaps without successes")
     if run.meta.arrivals:
-        grown = stats.growth(rows.planned, rows.done, low, high)
+        grown = steady.growth()
         if grown.found:
             found.append(
                 f"the server fell behind: requests in flight grew {grown.ratio:.1f}-fold, "
@@ -250,19 +272,30 @@ def _unsteady(
     return notes, found
 
 
-def _unaccounted(run: Run, rows: Measured, steady: Measured, low: float, high: float) -> Iterable[str]:
-    """Little's law in a closed loop: time of the users that neither waiting nor thinking explains."""
-    users = run.meta.users
-    if users and not _load_changes(run) and len(steady.planned) >= FEWEST and high > low:
-        yield from _off_littles_law(rows, users.count, think_time_s(run), low, high)
+def _unaccounted(run: Run, steady: Steady) -> Iterable[str]:
+    """Little's law in a closed loop: time of the users that neither waiting nor thinking explains.
+
+    Users are waiting for an answer or thinking; else the client stalled, or rows are missing.
+    """
+    users, span_s = run.meta.users, steady.high - steady.low
+    if not users or _load_changes(run) or steady.counts[None][1] < FEWEST or span_s <= 0:
+        return
+    think_s = float(np.mean(users.think_time_s))
+    n, steps = steady.begun(steps=think_s > 0)
+    share, limit = stats.little(steady.in_flight(), think_s * steps / span_s, users.count, steps or n)
+    limit += _OWN_S * n / span_s / users.count
+    if abs(share - 1) > limit:
+        yield (
+            f"Little's law does not hold: {share:.1%} of the users' time is accounted for, "
+            f"{1 - limit:.1%} to {1 + limit:.1%} would be"
+        )
 
 
-def _groups(steady: Measured) -> tuple[float, float] | None:
+def _groups(steady: Steady) -> tuple[float, float] | None:
     """The response times, ms, of two groups of requests that the median lies between, None for one group."""
-    x = steady.response_ms
-    if len(x) < FEWEST:
+    if steady.response.n() < FEWEST:
         return None
-    low, high = map(float, np.quantile(x, (0.45, 0.55)))
+    low, high = steady.response.quantiles([(None, 0.45), (None, 0.55)])
     return (low, high) if low > 0 and high / low > 2 else None
 
 
@@ -273,139 +306,54 @@ def _jumps(groups: tuple[float, float] | None) -> Iterable[str]:
         yield f"its p50 lies between two groups of requests, {low:.3g} and {high:.3g} ms, and may jump"
 
 
-def _off_littles_law(rows: Measured, users: int, think_s: float, low: float, high: float) -> Iterable[str]:
-    """Users are waiting for an answer or thinking; else the client stalled, or rows are missing."""
-    inside = np.minimum(rows.done, high) - np.maximum(rows.planned, low)
-    in_flight = float(np.maximum(inside, 0).sum()) / (high - low)
-    asked = (rows.planned >= low) & (rows.planned < high)
-    n = int(asked.sum())
-    steps = 0 if rows.step is None else len(np.unique(rows.step[asked]))
-    share, limit = stats.little(in_flight, think_s * steps / (high - low), users, steps or n)
-    limit += _OWN_S * n / (high - low) / users
-    if abs(share - 1) > limit:
-        yield (
-            f"Little's law does not hold: {share:.1%} of the users' time is accounted for, "
-            f"{1 - limit:.1%} to {1 + limit:.1%} would be"
-        )
-
-
 # -- numbers ---------------------------------------------------------------------------------------
 
 
-def values_of(rows: Measured, low: float, high: float) -> Iterable[Value]:
-    """Every metric of the rows planned from `low` on, s; what ended until `high` counts for throughput.
-
-    Of all operations together, and of each where there are several.
-    """
-    return _values(rows, rows.only(rows.good & (rows.planned >= low)), low, high, tuple(rows.names))
-
-
-def _values(rows: Measured, good: Measured, low: float, high: float, asked: Sequence[str]) -> Iterable[Value]:
-    """The same; good: the successes planned from `low` on; asked: operations."""
-    planned = rows.operation[rows.planned >= low]
-    n, successes = (np.bincount(one, minlength=len(rows.names)) for one in (planned, good.operation))
-    span_s = high - low
-    ended = _ended(rows, low, high)
-    met = None if rows.met is None else _ended(rows, low, high, met=rows.met)
-    yield from _counted(TOTAL, good.response_ms, int(n.sum()), ended.sum(axis=0), span_s)
-    yield from _goodput(TOTAL, None if met is None else met.sum(axis=0), span_s, int(n.sum()))
-    yield from _latencies(TOTAL, good, (low, high))
-    there = [rows.names.index(name) for name in asked if name in rows.names]
-    there = [i for i in there if n[i]]
-    if len(asked) < 2:
-        return
-    good = good.only(np.argsort(good.operation.astype(np.int16), kind="stable"))
-    ends = np.cumsum(successes)
-    for i in there:
-        mine = good.only(slice(ends[i] - successes[i], ends[i]))
-        yield from _counted(rows.names[i], mine.response_ms, int(n[i]), ended[i], span_s)
-        yield from _goodput(rows.names[i], None if met is None else met[i], span_s, int(n[i]))
-        yield from _latencies(rows.names[i], mine, (low, high))
+def _values(steady: Steady) -> Iterable[Value]:
+    """Every metric of all operations together, and of each that is asked for where there are several."""
+    found = {column: steady.quantiles(column, [*ps.values()]) for column, ps in OF_LATENCIES.items()}
+    scored = not no_goodput(steady.part)
+    for group in steady.groups if len(steady.operations) > 1 else (None,):
+        name = TOTAL if group is None else steady.operations[group]
+        if steady.counts[group][0]:
+            yield from _counted(name, steady, group)
+            if scored:
+                yield _goodput(name, steady, group)
+            yield from _latencies(name, steady, group, found)
 
 
-def _ended(rows: Measured, low: float, high: float, met: np.ndarray | None = None) -> np.ndarray:
-    """How many successes of each operation, of whatever phase, ended in each time slice.
-
-    met: of the measured rows; then only those that meet the `slo` count. [operations + 1, SLICES]; the last
-    row is of operations that the measured part has not.
-    """
-    counts, others = (rows.good, slice(None)) if met is None else (rows.good & met, rows.others_met)
-    done = np.concatenate([rows.done[counts], rows.others_done[others]])
-    operation = np.concatenate([rows.operation[counts], rows.others_operation[others]])
-    inside = (done >= low) & (done <= high)
-    place = ((done[inside] - low) * (stats.SLICES / (high - low))).astype(np.int64)
-    row = np.where(operation[inside] < 0, len(rows.names), operation[inside]).astype(np.int64)
-    place = row * stats.SLICES + np.minimum(place, stats.SLICES - 1)
-    return np.bincount(place, minlength=(len(rows.names) + 1) * stats.SLICES).reshape(-1, stats.SLICES)
-
-
-def _counted(name: str, good_ms: np.ndarray, n: int, ended: np.ndarray, span_s: float) -> Iterable[Value]:
+def _counted(name: str, steady: Steady, group: int | None) -> Iterable[Value]:
     """Throughput, error rate, and the p99 of success, for which a failure takes for ever."""
-    failed = n - len(good_ms)
-    yield from _rate(name, "throughput", ended, span_s, n)
-    if n:
-        y = math.log((failed + 0.5) / n)
-        yield Value(name, "error_rate", failed / n, y, 1 / math.sqrt(failed + 0.5), max(failed - 1, 1), n)
+    n, good = steady.counts[group]
+    failed, span_s = n - good, steady.high - steady.low
+    if rate := Value.of_ends(name, "throughput", steady.ended(group), span_s, n):
+        yield rate
+    yield Value.of_errors(name, failed, n)
     if failed and stats.support(n, 0.99) >= stats.MIN_SUPPORT:
-        level = _success(good_ms, n, 0.99)
+        place, level = steady.success_place(group), math.inf
+        if place is not None:
+            (level,) = steady.response.quantiles([(group, place)])
         if level > 0:  # an imported latency may be rounded to 0
             yield Value(name, "success_p99", level, math.log(level), math.nan, math.nan, n)
 
 
-def _goodput(name: str, met: np.ndarray | None, span_s: float, n: int) -> Iterable[Value]:
-    """The rate of what meets the `slo`, where that is known; of none the log of half a request."""
-    if met is not None and met.any():
-        yield from _rate(name, "goodput", met, span_s, n)
-    elif met is not None and n:
-        yield Value(name, "goodput", 0.0, math.log(0.5 / span_s), math.nan, math.nan, n)
+def _goodput(name: str, steady: Steady, group: int | None) -> Value:
+    """The rate of what meets the `slo`; of none the log of half a request."""
+    span_s, n = steady.high - steady.low, steady.counts[group][0]
+    none = Value(name, "goodput", 0.0, math.log(0.5 / span_s), math.nan, math.nan, n)
+    return Value.of_ends(name, "goodput", steady.ended(group, "met"), span_s, n) or none
 
 
-def _rate(name: str, metric: str, ended: np.ndarray, span_s: float, n: int) -> Iterable[Value]:
-    """A rate of what ended in each time slice, a second; nothing where nothing did."""
-    if rate := int(ended.sum()) / span_s:
-        error = (math.nan, math.nan)
-        if ended.sum() >= stats.SLICES * stats.ROWS_A_SLICE:
-            error = stats.slice_error(ended / ended.mean() - 1)
-        yield Value(name, metric, rate, math.log(rate), *error, n)
-
-
-def _success(good_ms: np.ndarray, n: int, p: float) -> float:
-    """The p-quantile (numpy's) of n requests of which those that are not in `good_ms` take for ever."""
-    place = p * (n - 1)
-    low, high = math.floor(place), math.ceil(place)
-    if high >= len(good_ms):
-        return math.inf
-    x = np.partition(good_ms, (low, high))
-    return float(x[low] + (place - low) * (x[high] - x[low]))
-
-
-def _latencies(name: str, good: Measured, span: tuple[float, float]) -> Iterable[Value]:
+def _latencies(
+    name: str, steady: Steady, group: int | None, found: Mapping[str, Mapping[Any, stats.Estimate]]
+) -> Iterable[Value]:
     """Of successes: quantiles with at least 10 requests beyond them, the mean, times of tokens."""
-    slices = stats.Slices.of(good.planned, span)
-    for q, one in _quantiles(good.response_ms, slices, _QUANTILES["response_ms"]):
-        yield _value(name, q, one)
-    mean = stats.mean(good.response_ms, slices)
-    if mean.n >= stats.MIN_SUPPORT and mean.point > 0:
-        yield _value(name, "mean", mean)
-    for column, times in (("ttft_ms", good.ttft_ms), ("tpot_ms", good.tpot_ms)):
-        if times is None:
-            continue
-        there = ~np.isnan(times)
-        of = slices if there.all() else stats.Slices.of(good.planned[there], span)
-        for q, one in _quantiles(times[there], of, _QUANTILES[column]):
-            yield _value(name, q, one)
-
-
-def _quantiles(
-    x: np.ndarray, slices: stats.Slices, wanted: Mapping[str, float]
-) -> Iterable[tuple[str, stats.Estimate]]:
-    carried = {q: p for q, p in wanted.items() if stats.support(len(x), p) >= stats.MIN_SUPPORT}
-    found = stats.quantiles(stats.without_ties(x), slices, list(carried.values()))
-    return ((q, one) for q, one in zip(carried, found, strict=True) if one.point > 0)
-
-
-def _value(name: str, metric: str, one: stats.Estimate) -> Value:
-    """An estimate on the log scale; half its 95 % interval ÷ 1.96 stands for the standard error."""
-    closed = one.low > 0 and math.isfinite(one.high)  # on an open interval no claim rests
-    se = math.log(one.high / one.low) / (2 * stats.t_factor(0.95, 1e9)) if closed else math.nan
-    return Value(name, metric, one.point, math.log(one.point), se, math.nan, one.n)
+    for column, estimated in found.items():
+        for metric, p in OF_LATENCIES[column].items():
+            one = estimated.get((group, p))
+            if one is not None and one.point > 0:
+                yield Value.of(name, metric, one)
+        if column == "response_ms":
+            mean = steady.mean(group)
+            if mean.n >= stats.MIN_SUPPORT and mean.point > 0:
+                yield Value.of(name, "mean", mean)

@@ -17,6 +17,7 @@ from perfkit.stats.within import slice_error, time_slices
 #: At least so much of a run's time is taken for warm-up; at most half of it can be.
 LEAST_CUT, MOST_CUT = 0.1, 0.5
 WARN_CUT = 0.3
+WARMUP_SLICES = 100
 TREND_SLICES = 20
 TREND_P = 0.01
 #: A drift smaller than this changes no verdict at the usual margin.
@@ -42,7 +43,11 @@ def warmup_share(x: Floats, t: Floats) -> float:
 
     Slices follow one another by time; those without a request are passed over.
     """
-    medians = slice_medians(x, time_slices(t, 100), 100)
+    return warmup_of_medians(slice_medians(x, time_slices(t, WARMUP_SLICES), WARMUP_SLICES))
+
+
+def warmup_of_medians(medians: Floats) -> float:
+    """The same from the medians of its 100 slices, NaN for one without a request: float64 [100]."""
     there = np.flatnonzero(medians > 0)
     if len(there) < 20:
         return LEAST_CUT
@@ -82,8 +87,19 @@ def drift(x: Floats, t: Floats) -> Drift:
     Fewer than 8 values a slice make fewer slices. A slice without any is a gap; where a fifth of either part
     are gaps it is unchecked.
     """
-    slices = 3 * min(TREND_SLICES, len(x) // 24)
-    medians = slice_medians(x, time_slices(t, slices), slices) if slices >= 12 else np.zeros(1)
+    slices = drift_slices(len(x))
+    return drift_of_medians(slice_medians(x, time_slices(t, slices), slices) if slices else np.empty(0))
+
+
+def drift_slices(n: int) -> int:
+    """How many slices n values make for `drift`; 0 for too few."""
+    slices = 3 * min(TREND_SLICES, n // 24)
+    return slices if slices >= 12 else 0
+
+
+def drift_of_medians(medians: Floats) -> Drift:
+    """`drift` from the medians of its slices, NaN for one without values: float64 [drift_slices(n)]."""
+    slices = len(medians)
     there = medians > 0
     parts = [np.flatnonzero(there[: slices // 2]), 2 * slices // 3 + np.flatnonzero(there[2 * slices // 3 :])]
     if slices < 12 or len(parts[0]) < 0.4 * slices or len(parts[1]) < 0.8 / 3 * slices:
@@ -122,8 +138,17 @@ def growth(start: Floats, end: Floats, low: float, high: float) -> Growth:
 
     Latencies of such a run tell how long the run was, not how fast the server is.
     """
-    grid = np.linspace(low + 0.2 * (high - low), high, TREND_SLICES + 1)
-    level = mean_level(start, np.where(np.isnan(end), high, end), grid)  # never seen to end: still under way
+    # never seen to end: still under way
+    return growth_of_levels(mean_level(start, np.where(np.isnan(end), high, end), growth_grid(low, high)))
+
+
+def growth_grid(low: float, high: float) -> Floats:
+    """The ends of the slices of `growth`: float64 [21]."""
+    return np.linspace(low + 0.2 * (high - low), high, TREND_SLICES + 1)
+
+
+def growth_of_levels(level: Floats) -> Growth:
+    """`growth` from the mean number of requests in flight in each of its slices: float64 [20]."""
     quarter = TREND_SLICES // 4
     before, after = float(level[:quarter].mean()), float(level[-quarter:].mean())
     ratio = after / before if before > 0 else (math.inf if after > 0 else 1.0)

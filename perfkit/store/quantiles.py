@@ -8,11 +8,13 @@ type 7) on every row, to the last bit.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from perfkit import stats
 from perfkit.stats import SLICES, Floats, Ints
 from perfkit.store.rows import Part
 
@@ -110,6 +112,12 @@ class Binned:
         place, cells = self._bin_of(group, _ranks(self.n(group), p)[0])[0], self._cells.of(group)
         return self._sliced(cells, cells.x < place) + self._sliced(cells, cells.x == place) // 2
 
+    def roughly_at_most(self, x: Floats) -> Ints:
+        """How many values of all groups are at most each of x, to one bin, without a pass: int64 [len(x)]."""
+        bins, upto = self.cumulated(None)
+        place = np.searchsorted(bins, [_bin(one) for one in x], "right")
+        return np.concatenate([[0], upto])[place].astype(np.int64)
+
     def at_most(self, group: int | None, x: float) -> Ints:
         """How many values of each slice are at most x: int64 [slices]."""
         group = self._same(group)
@@ -182,6 +190,50 @@ def _ranks(n: int, p: float) -> tuple[int, ...]:
     """The ranks, from 0, between which the p-quantile of n values lies; none of no values."""
     low = int((n - 1) * p)
     return (low, min(low + 1, n - 1)) if n else ()
+
+
+def estimates(
+    binned: Binned,
+    wanted: Sequence[tuple[int | None, float]],
+    level: float = stats.LEVEL,
+    *,
+    timed: bool = True,
+    near: Sequence[tuple[int | None, float]] = (),
+) -> dict[tuple[int | None, float], stats.Estimate]:
+    """The p-quantile of each (group, p) with its interval: what `stats.quantiles` says of the values.
+
+    timed: whether the time slices of the rows say how much it moves. near: quantiles that will be asked for
+    next, to be read in the same pass.
+    """
+    counts = {group: binned.sizes(group) if timed else None for group, _ in wanted}
+    counts = {group: n if n is not None and stats.slices_carry(n) else None for group, n in counts.items()}
+
+    def bounds(group: int | None, p: float, below: Ints | None) -> tuple[float, float, str]:
+        slices = counts[group]
+        share = None if slices is None or below is None else stats.slice_shares(below, slices, p)
+        return stats.quantile_bounds(binned.n(group), p, share, level)
+
+    # where the ends lie is known well enough before, so that one pass reads all
+    likely = [*near, *wanted]
+    for group, p in wanted:
+        if binned.n(group):
+            low, high, _ = bounds(group, p, binned.roughly_below(group, p))
+            likely += [(group, end) for end in (low, high) if math.isfinite(end)]
+    binned.expect(likely)
+    points = dict(zip(wanted, binned.quantiles(wanted), strict=True))
+    found = {
+        one: bounds(*one, None if counts[one[0]] is None else binned.at_most(one[0], point))
+        for one, point in points.items()
+    }
+    closed = [(group, end) for (group, _), (*ends, _) in found.items() for end in ends if math.isfinite(end)]
+    values = iter(binned.quantiles(closed))
+    told = {}
+    for one, (low, high, unit) in found.items():
+        low, high = (next(values) if math.isfinite(end) else end for end in (low, high))
+        if unit in stats.NO_INTERVAL:
+            low, high = math.nan, math.nan
+        told[one] = stats.Estimate(points[one], low, high, level, binned.n(one[0]), unit)
+    return told
 
 
 def middles(bins: np.ndarray) -> Floats:

@@ -85,7 +85,7 @@ class RemoteFile:
 
 
 class _ForManyThreads:
-    """An open file that several threads seek and read at once, as DuckDB's do: each has a place of its own."""
+    """An open file that several threads seek and read at once, as DuckDB's do: each has its own place."""
 
     def __init__(self, opened: Any) -> None:
         self._opened, self._lock = opened, threading.Lock()

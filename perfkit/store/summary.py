@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from perfkit import stats
 from perfkit.errors import BadInput
 from perfkit.store import carried, fidelity, slo
-from perfkit.store.quantiles import OFTEN, Binned, Counted, counted
+from perfkit.store.quantiles import OFTEN, Binned, Counted, counted, estimates
 from perfkit.store.rows import Part
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
@@ -42,25 +42,24 @@ def summarize(part: Part, level: float = stats.LEVEL) -> tuple[dict[str, Any], .
         return tuple(carried.summarize(part.run.meta.carried, shares, TOTAL))
     names, _, binned = counted(part)
     groups: list[int | None] = [*range(len(names) if len(names) > 1 else 0), None]
-    counts = {group: _slices(part, binned, group) for group in groups}
+    timed = not fidelity.untimed(part.run.meta)
     wanted = [(group, p) for group in groups for p in QUANTILES]
-    _expect(binned, wanted, counts, level)
-    points = dict(zip(wanted, binned.quantiles(wanted), strict=True))
-    bounds = {one: _bounds(binned, one, point, counts[one[0]], level) for one, point in points.items()}
-    ends = iter(_ends(binned, bounds))
+    often = [(group, p) for group in groups for p in OFTEN]
+    found = estimates(binned, wanted, level, timed=timed, near=often)
     rows = []
     for group in groups:
         name = None if group is None else names[group]
         row = {"operation": TOTAL if name is None else name, **numbers_of(part, name)}
-        sums = row.pop("slices_ms")
-        mean = stats.mean_estimate(row["mean"], row["std"], row["ok"], sums, counts[group], level)
-        row |= {"mean_low": mean.low, "mean_high": mean.high, "mean_unit": mean.unit}
-        for label, p in zip(NAMES, QUANTILES, strict=True):
-            low, high = next(ends), next(ends)
-            unit = bounds[group, p][2]
-            known = unit not in stats.NO_INTERVAL
-            row[label], row[f"{label}_unit"] = points[group, p], unit
-            row[f"{label}_low"], row[f"{label}_high"] = (low, high) if known else (math.nan, math.nan)
+        counts, sums = binned.sizes(group), row.pop("slices_ms")
+        if not (timed and stats.slices_carry(counts)):
+            mean = stats.mean_estimate(row["mean"], row["std"], row["ok"], None, None, level)
+        else:
+            mean = stats.mean_estimate(row["mean"], row["std"], row["ok"], sums, counts, level)
+        told = {"mean": mean}
+        told |= {label: found[group, p] for label, p in zip(NAMES, QUANTILES, strict=True)}
+        for label, one in told.items():
+            row |= {label: one.point, f"{label}_low": one.low, f"{label}_high": one.high}
+            row[f"{label}_unit"] = one.unit
         rows.append(row)
     return tuple(rows)
 
@@ -68,33 +67,6 @@ def summarize(part: Part, level: float = stats.LEVEL) -> tuple[dict[str, Any], .
 def firm(row: Any, name: str) -> bool:
     """Whether a quantile of an entry is there and rests on requests enough to be shown."""
     return bool(row[f"{name}_unit"] != stats.THIN and not math.isnan(row[name]))
-
-
-def _expect(
-    binned: Binned,
-    wanted: Sequence[tuple[int | None, float]],
-    counts: Mapping[int | None, stats.Ints | None],
-    level: float,
-) -> None:
-    """Read in one pass what points and intervals will take: where these end is known well enough before."""
-    near = [(group, p) for group in counts for p in OFTEN]
-    for group, p in wanted:
-        if n := binned.n(group):
-            slices = counts[group]
-            share = None if slices is None else stats.slice_shares(binned.roughly_below(group, p), slices, p)
-            ends = stats.quantile_bounds(n, p, share, level)[:2]
-            near += [(group, one) for one in (p, *ends) if math.isfinite(one)]
-    binned.expect(near)
-
-
-def _ends(
-    binned: Binned, bounds: Mapping[tuple[int | None, float], tuple[float, float, str]]
-) -> Iterator[float]:
-    """The ends of the intervals, two for each; infinite where an interval is open."""
-    wanted = [(group, end) for (group, _), found in bounds.items() for end in found[:2]]
-    closed = iter(binned.quantiles([one for one in wanted if math.isfinite(one[1])]))
-    for _, end in wanted:
-        yield end if math.isinf(end) else next(closed)
 
 
 def numbers_of(part: Part, operation: str | None = None) -> dict[str, Any]:
@@ -105,21 +77,6 @@ def numbers_of(part: Part, operation: str | None = None) -> dict[str, Any]:
     if part.run.meta.carried:
         return next(row for row in summarize(part) if row["operation"] == (operation or TOTAL))
     return dict(_heads(part)[operation])
-
-
-def _slices(part: Part, binned: Binned, group: int | None) -> stats.Ints | None:
-    """How many successes each time slice has; None where slices say nothing."""
-    counts = binned.sizes(group)
-    return None if fidelity.untimed(part.run.meta) or not stats.slices_carry(counts) else counts
-
-
-def _bounds(
-    binned: Binned, one: tuple[int | None, float], point: float, counts: stats.Ints | None, level: float
-) -> tuple[float, float, str]:
-    """Probabilities whose quantiles bound a quantile of a group, and the unit of replication."""
-    group, p = one
-    shares = None if counts is None else stats.slice_shares(binned.at_most(group, point), counts, p)
-    return stats.quantile_bounds(binned.n(group), p, shares, level)
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,0 +1,250 @@
+"""The steady part of a run, counted where its rows lie: bounded in memory, whatever their number.
+
+What is computed here of all rows is computed by `perfkit.stats` of what was counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from perfkit import stats
+from perfkit.store.quantiles import Binned, estimates
+from perfkit.store.rows import Part
+
+#: SQL of the times of a column, of successes: of group g and slice s.
+_TIMES = "SELECT of_group AS g, place AS s, {0} AS x, t_s FROM steady WHERE ok AND {0} IS NOT NULL"
+#: Up to so many rows are decoded once and kept; more are read anew by every query.
+_FEW = 1_000_000
+#: Of so many values, fewer than a tenth distinct ones say that the clock was coarse (`stats.without_ties`).
+_LOOKED_AT = 2000
+
+
+@contextlib.contextmanager
+def loaded(part: Part) -> Iterator[Part]:
+    """Yield a part whose rows can be asked for as `measured`: a table, or a view where they are many."""
+    kind = "TABLE" if part.counts["n"] <= _FEW else "VIEW"
+    part.query(
+        f"CREATE OR REPLACE TEMP {kind} measured AS SELECT t_s, done_s, response_ms, latency_ns, ttft_ms,"
+        " tpot_ms, ok, operation, step FROM part"
+    )
+    try:
+        yield part
+    finally:
+        part.query(f"DROP {kind} measured")
+
+
+def responses(part: Part, low: float, high: float = math.inf) -> Binned:
+    """How the response times of the successes planned in [low, high), s, are distributed, as recorded."""
+    rows = "FROM part WHERE ok AND t_s >= $low AND t_s < $high"
+    values = f"SELECT 0 AS g, 0 AS s, response_ms AS x {rows}"
+    return Binned(part, values, parameters={"low": low, "high": high})
+
+
+def warmup_share(part: Part) -> float:
+    """`stats.warmup_share` of the successes of a part that is loaded."""
+    return stats.warmup_of_medians(_medians(part, "ok", stats.WARMUP_SLICES))
+
+
+class Steady:
+    """The rows of a loaded part from `low` on, and what ended until `high`, s since the measured part began.
+
+    operations: those that are counted one by one, as groups 0, 1, …; None stands for all together.
+    """
+
+    def __init__(self, part: Part, low: float, high: float, operations: Sequence[str] = ()) -> None:
+        self.part, self.low, self.high = part, low, high
+        self.operations = tuple(operations)
+        self.groups: tuple[int | None, ...] = (None, *range(len(self.operations)))
+        part.use("compared", operation=("VARCHAR", operations), g=("INTEGER", range(len(operations))))
+        group, place = f"coalesce(g, {len(operations)})", _slice("t_s", low, high, stats.SLICES)
+        part.query(
+            f"CREATE OR REPLACE TEMP VIEW steady AS SELECT *, {group} AS of_group, {place} AS place"
+            f" FROM measured LEFT JOIN compared USING (operation) WHERE t_s >= {_double(low)}"
+        )
+
+    @cached_property
+    def counts(self) -> dict[int | None, tuple[int, int]]:
+        """Requests, and successes, of each group."""
+        found = self.part.arrays(
+            "SELECT of_group AS g, count(*) AS n, count(*) FILTER (ok) AS good FROM steady GROUP BY 1"
+        )
+        each = {int(g): (int(n), int(ok)) for g, n, ok in zip(*found.values(), strict=True)}
+        total = int(found["n"].sum()), int(found["good"].sum())
+        return {group: total if group is None else each.get(group, (0, 0)) for group in self.groups}
+
+    # -- steady or not
+
+    def drift(self) -> stats.Drift:
+        """`stats.drift` of its successes."""
+        count = stats.drift_slices(self.counts[None][1])
+        there = f"ok AND t_s >= {_double(self.low)}"
+        return stats.drift_of_medians(_medians(self.part, there, count) if count else np.zeros(0))
+
+    def growth(self) -> stats.Growth:
+        """`stats.growth` of all requests."""
+        grid = stats.growth_grid(self.low, self.high)
+        # a request that was never seen to end is still under way
+        area = _area(self.part, "t_s", grid) - _area(
+            self.part, f"coalesce(done_s, {_double(self.high)})", grid
+        )
+        return stats.growth_of_levels(np.diff(area) / np.diff(grid))
+
+    def in_flight(self) -> float:
+        """How many requests were under way on average."""
+        low, high = _double(self.low), _double(self.high)
+        inside = f"least(coalesce(done_s, {high}), {high}) - greatest(t_s, {low})"
+        found = self.part.row(f"SELECT coalesce(sum(greatest({inside}, 0)), 0) AS s FROM measured")
+        return float(found["s"]) / (self.high - self.low)
+
+    def begun(self, *, steps: bool) -> tuple[int, int]:
+        """Requests that were planned in it, and, if asked, the steps they belong to."""
+        where = f"t_s >= {_double(self.low)} AND t_s < {_double(self.high)}"
+        distinct = "count(DISTINCT step)" if steps else "0"
+        found = self.part.row(f"SELECT count(*) AS n, {distinct} AS steps FROM measured WHERE {where}")
+        return found["n"], found["steps"]
+
+    # -- numbers
+
+    @cached_property
+    def _ended(self) -> dict[str, np.ndarray]:
+        where = f"done_s BETWEEN {_double(self.low)} AND {_double(self.high)}"
+        begin = self.part.begin_ns
+        return self.part.arrays(
+            f"SELECT coalesce(g, {len(self.operations)}) AS g, {_slice('done_s', self.low, self.high)} AS s,"
+            " count(*) AS n, count(*) FILTER (coalesce(meets_slo, false)) AS met"
+            f" FROM (SELECT *, (done - {begin}) / 1e9 AS done_s FROM r WHERE ok)"
+            f" LEFT JOIN compared USING (operation) WHERE {where} GROUP BY 1, 2"
+        )
+
+    def ended(self, group: int | None, what: str = "n") -> np.ndarray:
+        """How many successes, of whatever phase, ended in each time slice; `met`: that meet the `slo`."""
+        mine = slice(None) if group is None else self._ended["g"] == group
+        places, counts = self._ended["s"][mine], self._ended[what][mine]
+        return np.bincount(places, counts, stats.SLICES).astype(np.int64)
+
+    @cached_property
+    def _sums(self) -> dict[str, np.ndarray]:
+        return self.part.arrays(
+            "SELECT of_group AS g, place AS s, count(*) AS n, sum(latency_ns)::DOUBLE / 1e6 AS total,"
+            " var_pop(response_ms) AS variance FROM steady WHERE ok GROUP BY 1, 2"
+        )
+
+    def mean(self, group: int | None) -> stats.Estimate:
+        """The mean response time of the successes, ms."""
+        mine = slice(None) if group is None else self._sums["g"] == group
+        s, n, total, variance = (self._sums[name][mine] for name in ("s", "n", "total", "variance"))
+        counts, sums = (np.bincount(s, one, stats.SLICES) for one in (n, total))
+        count = int(n.sum())
+        if not count:
+            return stats.mean(np.empty(0), np.empty(0))
+        point = float(total.sum()) / count
+        squares = float((n * (variance + (total / n - point) ** 2)).sum())
+        sd = math.sqrt(squares / (count - 1)) if count > 1 else math.nan
+        if not stats.slices_carry(counts):
+            return stats.mean_estimate(point, sd, count, None, None)
+        return stats.mean_estimate(point, sd, count, sums.astype(np.float64), counts)
+
+    @cached_property
+    def response(self) -> Binned:
+        """How the response times of successes are distributed, by group and slice."""
+        return Binned(self.part, _TIMES.format("response_ms"), stats.SLICES)
+
+    def _spread(self, column: str) -> Binned | None:
+        """The same of times of a coarse clock, spread as `stats.without_ties` does; None where it is fine."""
+        times = _TIMES.format(column)
+        looked = f"SELECT x FROM ({times}) LIMIT {_LOOKED_AT}"
+        seen = self.part.row(f"SELECT count(*) AS n, count(DISTINCT x) AS distinct FROM ({looked})")
+        if seen["n"] < 100 or seen["distinct"] > 0.1 * seen["n"]:
+            return None
+        gaps = f"SELECT x - lag(x) OVER (ORDER BY x) AS gap FROM (SELECT DISTINCT x FROM ({times}))"
+        step = self.part.row(f"SELECT min(gap) AS step FROM ({gaps})")["step"]
+        if step is None:
+            return None
+        equals = "OVER (PARTITION BY x ORDER BY t_s ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)"
+        moved = f"x + {_double(step)} * ((row_number() {equals} - 0.5e0) / count(*) {equals} - 0.5e0)"
+        self.part.keep(f"spread_{column}", f"SELECT g, s, {moved} AS x FROM ({times})")
+        return Binned(self.part, f"SELECT g, s, x FROM spread_{column}", stats.SLICES)
+
+    def quantiles(
+        self, column: str, ps: Sequence[float]
+    ) -> Mapping[tuple[int | None, float], stats.Estimate]:
+        """Quantiles of the times of each group that enough requests carry, with their intervals."""
+        if column == "response_ms":
+            binned = self._spread(column) or self.response
+            near = self._asked_next if binned is self.response else ()
+        else:
+            there = self.part.row(f"SELECT count(*) AS n FROM steady WHERE ok AND {column} IS NOT NULL")
+            if not there["n"]:
+                return {}
+            binned, near = self._spread(column) or Binned(self.part, _TIMES.format(column), stats.SLICES), ()
+        wanted = [
+            (group, p)
+            for group in self.groups
+            for p in ps
+            if stats.support(binned.n(group), p) >= stats.MIN_SUPPORT
+        ]
+        return estimates(binned, wanted, near=near)
+
+    @property
+    def _asked_next(self) -> Sequence[tuple[int | None, float]]:
+        """What else is asked of the response times: read in the same pass."""
+        success = [(group, p) for group in self.groups if (p := self.success_place(group)) is not None]
+        return [(None, 0.45), (None, 0.55), *success]
+
+    def success_place(self, group: int | None, p: float = 0.99) -> float | None:
+        """Which quantile of the successes is the p-quantile of all requests, of which failures take for ever.
+
+        None where that is endless.
+        """
+        n, good = self.counts[group]
+        place = p * (n - 1)
+        if math.ceil(place) >= good:
+            return None
+        return place / (good - 1) if good > 1 else 0.0
+
+
+def _slice(t: str, low: float, high: float, count: int = stats.SLICES) -> str:
+    """SQL of `stats.time_slices`."""
+    per_s = count / (high - low) if high > low else 0.0
+    return f"least(greatest(trunc(({t} - {_double(low)}) * {_double(per_s)}), 0), {count - 1})::INTEGER"
+
+
+def _double(x: float) -> str:
+    """A number in SQL that is no decimal: 0.1 would be one."""
+    text = repr(float(x))
+    return f"({text if 'e' in text else text + 'e0'})"
+
+
+def _medians(part: Part, where: str, count: int) -> np.ndarray:
+    """The median response time of each time slice of the rows, NaN where there is none: float64 [count]."""
+    ends = part.row(f"SELECT min(t_s) AS low, max(t_s) AS high FROM measured WHERE {where}")
+    if ends["low"] is None:
+        return np.full(count, np.nan)
+    place = _slice("t_s", ends["low"], ends["high"], count)
+    binned = Binned(part, f"SELECT {place} AS g, 0 AS s, response_ms AS x FROM measured WHERE {where}")
+    return np.array(binned.quantiles([(g, 0.5) for g in range(count)]))
+
+
+def _area(part: Part, instant: str, grid: np.ndarray) -> np.ndarray:
+    """The time since each instant, summed up, at each place of an even grid."""
+    low, high, bins = float(grid[0]), float(grid[-1]), len(grid) - 1
+    cell = f"floor(({instant} - {_double(low)}) * {_double(bins / (high - low))}) + 1"
+    found = part.arrays(
+        f"SELECT least(greatest({cell}, 0), {bins + 1})::INTEGER AS cell, count(*) AS n,"
+        f" sum({instant}) AS total FROM measured GROUP BY 1"
+    )
+    counts, sums = (np.bincount(found["cell"], found[name], bins + 2)[: bins + 1] for name in ("n", "total"))
+    return np.asarray(grid * np.cumsum(counts) - np.cumsum(sums))
+
+
+def span_of(part: Part) -> float:
+    """Where its steady part ends, s: where a fixed number of steps runs out, users go idle one by one."""
+    users = part.run.meta.users
+    if users and users.iterations:
+        return float(part.row("SELECT max(t_s) AS t FROM measured")["t"])
+    return part.span_s
