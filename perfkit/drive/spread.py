@@ -519,7 +519,8 @@ class _Execution:
             results=results.stamped(results.results_of(part), *run.files()),
             step_errors=mistakes.told(),
             shards=[] if self.coordinator is None else self.coordinator.facts(self.redact),
-            steps_broken=0 < steps == sum(outcome.steps_raised for outcome in self.outcomes),
+            steps_ended=steps,
+            steps_broken=steps < 2 * sum(outcome.steps_raised for outcome in self.outcomes),
         )
 
     def _measure_ends(self, first: int, part: Part, stopped: bool) -> int:

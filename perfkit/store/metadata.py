@@ -316,7 +316,8 @@ class Metadata:
     probes: tuple[ProbeSource, ...] = ()
     thresholds: tuple[ThresholdResult, ...] = ()
     step_errors: tuple[StepError, ...] = ()
-    steps_broken: bool = False  #: every step raised an exception, sent nothing or never ended
+    steps_ended: Whole = 0  #: steps of the scenario that came to an end or were cut off
+    steps_broken: bool = False  #: most of them raised an exception, sent nothing or never ended
     teardown_error: str = ""
     removal_error: str = ""  #: why things that the run made were not removed; `perfkit cleanup` may change it
     own_server: bool = False  #: perfkit started the server for this run

@@ -37,7 +37,7 @@ class Verdict:
     """A word, the reasons for it, and the thresholds: all of them, and those that were missed.
 
     VALID: the measurement was sound. IMPORTED: another tool measured. FAILED: every request failed. BROKEN:
-    every step of the scenario raised an exception, sent nothing or never ended. INVALID: the generator was
+    most steps of the scenario raised an exception, sent nothing or never ended. INVALID: the generator was
     over its budget, or nothing was measured. UNCHECKED: its health is not known. DAMAGED: run.json is.
     ABORTED: it was interrupted, or a condition of its own ended it early; one that a condition ended and that
     is FAILED, BROKEN, INVALID or DAMAGED besides is called that. RUNNING: it has not ended.
@@ -110,7 +110,7 @@ def _ended(meta: Metadata, results: Results) -> tuple[Word, tuple[str, ...]]:
     health = meta.health.reasons if meta.health.valid is False else ()
     if results.n and results.failed == results.n:
         return "FAILED", (_everything_failed(results), *health)
-    raised = (_every_step_raised(meta),) if meta.steps_broken else ()
+    raised = (_most_steps_raised(meta),) if meta.steps_broken else ()
     if raised and results.n:
         return "BROKEN", (*raised, *health)
     if meta.health.valid is False:
@@ -131,7 +131,7 @@ def _everything_failed(results: Results) -> str:
     return f"{text}, most often {first.error} of {first.operation}{words} ({first.count:,} times)"
 
 
-def _every_step_raised(meta: Metadata) -> str:
+def _most_steps_raised(meta: Metadata) -> str:
     if not meta.step_errors:
         return "every step raised an exception"
     count = sum(error.count for error in meta.step_errors)
@@ -141,7 +141,8 @@ def _every_step_raised(meta: Metadata) -> str:
         if any(error.text.startswith("a step ") for error in meta.step_errors)
         else "raised an exception"
     )
-    return f"every step {raised} ({count:,} of {count:,}): {first.text}"
+    steps = max(meta.steps_ended, count)
+    return f"{'every step' if count == steps else 'most steps'} {raised} ({count:,} of {steps:,}): {first.text}"
 
 
 def _all(*reasons: str) -> tuple[str, ...]:
