@@ -13,13 +13,13 @@ from functools import cached_property
 import numpy as np
 
 from perfkit import stats
-from perfkit.store.quantiles import Binned, estimates
+from perfkit.store.quantiles import BIN, Binned, estimates
 from perfkit.store.rows import Part
 
 #: SQL of the times of a column, of successes: of group g and slice s.
-_TIMES = "SELECT of_group AS g, place AS s, {0} AS x, t_s FROM steady WHERE ok AND {0} IS NOT NULL"
+_TIMES = "SELECT of_group AS g, place AS s, {0} AS x, t_s, of_bin FROM steady WHERE ok AND {0} IS NOT NULL"
 #: Up to so many rows are decoded once and kept; more are read anew by every query.
-_FEW = 1_000_000
+_FEW = 2_000_000
 #: Of so many values, fewer than a tenth distinct ones say that the clock was coarse (`stats.without_ties`).
 _LOOKED_AT = 2000
 
@@ -27,10 +27,10 @@ _LOOKED_AT = 2000
 @contextlib.contextmanager
 def loaded(part: Part) -> Iterator[Part]:
     """Yield a part whose rows can be asked for as `measured`: a table, or a view where they are many."""
-    kind = "TABLE" if part.counts["n"] <= _FEW else "VIEW"
+    kind = "TABLE" if part.run.row_count() <= _FEW else "VIEW"
     part.query(
-        f"CREATE OR REPLACE TEMP {kind} measured AS SELECT t_s, done_s, response_ms, latency_ns, ttft_ms,"
-        " tpot_ms, ok, operation, step FROM part"
+        f"CREATE OR REPLACE TEMP {kind} measured AS SELECT * EXCLUDE (x), {BIN} AS of_bin FROM (SELECT t_s,"
+        " done_s, response_ms, response_ms AS x, latency_ns, ttft_ms, tpot_ms, ok, operation, step FROM part)"
     )
     try:
         yield part
@@ -47,7 +47,11 @@ def responses(part: Part, low: float, high: float = math.inf) -> Binned:
 
 def warmup_share(part: Part) -> float:
     """`stats.warmup_share` of the successes of a part that is loaded."""
-    return stats.warmup_of_medians(_medians(part, "ok", stats.WARMUP_SLICES))
+    ends = part.row("SELECT min(t_s) AS low, max(t_s) AS high FROM measured WHERE ok")
+    if ends["low"] is None:
+        return stats.LEAST_CUT
+    span = ends["low"], ends["high"]
+    return stats.warmup_of_medians(_medians(part, ends["low"], span, stats.WARMUP_SLICES))
 
 
 class Steady:
@@ -68,13 +72,19 @@ class Steady:
         )
 
     @cached_property
+    def _heads(self) -> dict[str, np.ndarray]:
+        times = ", ".join(f"count({one}) FILTER (ok) AS {one}" for one in ("ttft_ms", "tpot_ms"))
+        return self.part.arrays(
+            "SELECT of_group AS g, count(*) AS n, count(*) FILTER (ok) AS good, min(t_s) FILTER (ok) AS low,"
+            f" max(t_s) FILTER (ok) AS high, {times} FROM steady GROUP BY 1"
+        )
+
+    @cached_property
     def counts(self) -> dict[int | None, tuple[int, int]]:
         """Requests, and successes, of each group."""
-        found = self.part.arrays(
-            "SELECT of_group AS g, count(*) AS n, count(*) FILTER (ok) AS good FROM steady GROUP BY 1"
-        )
-        each = {int(g): (int(n), int(ok)) for g, n, ok in zip(*found.values(), strict=True)}
-        total = int(found["n"].sum()), int(found["good"].sum())
+        found = [self._heads[name].astype(int).tolist() for name in ("g", "n", "good")]
+        each = {g: (n, ok) for g, n, ok in zip(*found, strict=True)}
+        total = sum(found[1]), sum(found[2])
         return {group: total if group is None else each.get(group, (0, 0)) for group in self.groups}
 
     # -- steady or not
@@ -82,8 +92,10 @@ class Steady:
     def drift(self) -> stats.Drift:
         """`stats.drift` of its successes."""
         count = stats.drift_slices(self.counts[None][1])
-        there = f"ok AND t_s >= {_double(self.low)}"
-        return stats.drift_of_medians(_medians(self.part, there, count) if count else np.zeros(0))
+        if not count:
+            return stats.drift_of_medians(np.empty(0))
+        span = float(np.nanmin(self._heads["low"])), float(np.nanmax(self._heads["high"]))
+        return stats.drift_of_medians(_medians(self.part, self.low, span, count))
 
     def growth(self) -> stats.Growth:
         """`stats.growth` of all requests."""
@@ -152,7 +164,7 @@ class Steady:
     @cached_property
     def response(self) -> Binned:
         """How the response times of successes are distributed, by group and slice."""
-        return Binned(self.part, _TIMES.format("response_ms"), stats.SLICES)
+        return Binned(self.part, _TIMES.format("response_ms"), stats.SLICES, bin="of_bin")
 
     def _spread(self, column: str) -> Binned | None:
         """The same of times of a coarse clock, spread as `stats.without_ties` does; None where it is fine."""
@@ -178,8 +190,7 @@ class Steady:
             binned = self._spread(column) or self.response
             near = self._asked_next if binned is self.response else ()
         else:
-            there = self.part.row(f"SELECT count(*) AS n FROM steady WHERE ok AND {column} IS NOT NULL")
-            if not there["n"]:
+            if not self._heads[column].any():
                 return {}
             binned, near = self._spread(column) or Binned(self.part, _TIMES.format(column), stats.SLICES), ()
         wanted = [
@@ -220,13 +231,11 @@ def _double(x: float) -> str:
     return f"({text if 'e' in text else text + 'e0'})"
 
 
-def _medians(part: Part, where: str, count: int) -> np.ndarray:
-    """The median response time of each time slice of the rows, NaN where there is none: float64 [count]."""
-    ends = part.row(f"SELECT min(t_s) AS low, max(t_s) AS high FROM measured WHERE {where}")
-    if ends["low"] is None:
-        return np.full(count, np.nan)
-    place = _slice("t_s", ends["low"], ends["high"], count)
-    binned = Binned(part, f"SELECT {place} AS g, 0 AS s, response_ms AS x FROM measured WHERE {where}")
+def _medians(part: Part, low: float, span: tuple[float, float], count: int) -> np.ndarray:
+    """The median response time of the successes of each slice of a span, NaN for none: float64 [count]."""
+    rows = f"FROM measured WHERE ok AND t_s >= {_double(low)}"
+    values = f"SELECT {_slice('t_s', *span, count)} AS g, 0 AS s, response_ms AS x, of_bin {rows}"
+    binned = Binned(part, values, bin="of_bin")
     return np.array(binned.quantiles([(g, 0.5) for g in range(count)]))
 
 

@@ -49,7 +49,8 @@ class Binned:
     """How values are distributed over bins, by group and slice.
 
     values: SQL over the part, that gives g (group, from 0), s (slice, 0 … slices-1) and x, not null;
-    parameters: those it names. cells: what a query that asked for more has counted already.
+    parameters: those it names. cells: what a query that asked for more has counted already. bin: SQL of
+    the bin of x, where the values know it.
     """
 
     def __init__(
@@ -59,12 +60,13 @@ class Binned:
         slices: int = 1,
         parameters: Mapping[str, Any] | None = None,
         cells: _Cells | None = None,
+        bin: str = BIN,
     ) -> None:
         self._part, self._values, self._slices = part, values, slices
-        self._parameters = dict(parameters or {})
+        self._parameters, self._bin_sql = dict(parameters or {}), bin
         self._cells = cells or _Cells(
             **part.arrays(
-                f"SELECT g, s, {BIN} AS x, count(*) AS n FROM ({values}) GROUP BY ALL ORDER BY g",
+                f"SELECT g, s, {bin} AS x, count(*) AS n FROM ({values}) GROUP BY ALL ORDER BY g",
                 **self._parameters,
             )
         )
@@ -174,7 +176,8 @@ class Binned:
         groups, bins = zip(*wanted, strict=True)
         self._part.use("wanted", of=("INTEGER", groups), bin=("INTEGER", bins))
         found = self._part.arrays(
-            f"SELECT bin, g, s, x, count(*)::INTEGER AS n FROM (SELECT *, {BIN} AS bin FROM ({self._values}))"
+            "SELECT bin, g, s, x, count(*)::INTEGER AS n"
+            f" FROM (SELECT g, s, x, {self._bin_sql} AS bin FROM ({self._values}))"
             " JOIN (SELECT DISTINCT * FROM wanted) USING (bin)"
             " WHERE of IS NULL OR of = g GROUP BY ALL ORDER BY bin, g",
             **self._parameters,

@@ -142,7 +142,9 @@ def _most_steps_raised(meta: Metadata) -> str:
         else "raised an exception"
     )
     steps = max(meta.steps_ended, count)
-    return f"{'every step' if count == steps else 'most steps'} {raised} ({count:,} of {steps:,}): {first.text}"
+    return (
+        f"{'every step' if count == steps else 'most steps'} {raised} ({count:,} of {steps:,}): {first.text}"
+    )
 
 
 def _all(*reasons: str) -> tuple[str, ...]:
