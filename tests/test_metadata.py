@@ -17,6 +17,7 @@ from benchmarks.make_timeline import make_timeline
 from perfkit import frames
 from perfkit.compare import frames as compare_frames
 from perfkit.compare import noise
+from perfkit.compare.configuration import configuration_of, lines_of
 from perfkit.compare.reduce import refusals
 from perfkit.drive.progress import Goal, elapsed_s
 from perfkit.drive.running import describe_run, details
@@ -149,3 +150,29 @@ def test_what_a_later_perfkit_wrote_is_bad_input() -> None:
     """A newer schema asks for an upgrade, which is the user's to do: exit code 2."""
     with pytest.raises(BadInput, match="schema 99; this perfkit reads up to"):
         Metadata.of({"state": "complete", "schema": 99})
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "differs"),
+    [
+        ({"on": "ssh:a,b"}, {"on": "ssh:a,b", "folder": "s3://rows", "python": "python3.11"}, ""),
+        ({"on": "ssh:a,b", "clock_budget_ms": 5.0}, {"on": "ssh:a,b", "lost_worker": "continue"}, ""),
+        ({"on": "local:2"}, None, ""),
+        ({"on": "ssh:a,b"}, {"on": "ssh:a,c"}, "different spread.on: 'ssh:a,b' and 'ssh:a,c'"),
+        ({"on": "ssh:a,b"}, None, "different spread"),
+    ],
+)
+def test_where_rows_lie_makes_no_runs_differ(
+    a: dict[str, Any] | None, b: dict[str, Any] | None, differs: str
+) -> None:
+    """Runs with different spreads are not compared, but of a spread only where the load comes from counts."""
+    found = [
+        configuration_of(
+            Metadata.of(
+                {"state": "complete", "workload": {"processes": 2, **({"spread": one} if one else {})}}
+            )
+        )
+        for one in (a, b)
+    ]
+    assert "; ".join(lines_of(found)).startswith(differs)
+    assert bool(lines_of(found)) == bool(differs)

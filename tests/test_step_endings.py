@@ -72,7 +72,9 @@ def test_a_broken_run_has_no_finding_beside_its_verdict(server: FaultServer, tmp
     assert (done.verdict.word, client.findings(Part(done))) == ("BROKEN", [])
     code = GOOD + "    if session.iteration % 8: raise ValueError('x')\n"
     done, _ = run(server, tmp_path, code, users={"count": 1, "iterations": 40})
-    assert done.verdict.words == "BROKEN: most steps raised an exception (35 of 40): ValueError: x (mine.py:4)"
+    assert (
+        done.verdict.words == "BROKEN: most steps raised an exception (35 of 40): ValueError: x (mine.py:4)"
+    )
     assert client.findings(Part(done)) == []
     code = GOOD + "    if session.iteration % 4 == 0: raise ValueError('x')\n"
     code += "    if session.iteration == 1: raise KeyError('y')\n"

@@ -14,6 +14,8 @@ from perfkit.store import Metadata, Run, fidelity
 #: What must be the same in all runs, by its name in a workload; `server`, seed and the code may differ.
 _SAME = ("scenario", "params", "users", "arrivals", "warmup_s", "processes", "spread", "slo")
 _DEFAULTS = {"users": dataclasses.asdict(Users()), "arrivals": dataclasses.asdict(Arrivals())}
+#: Of a spread, where the load comes from; the rest says where rows lie and how shards are reached.
+_SAME_SPREAD = ("on", "processes_per_host")
 #: Of a target of an earlier version, which had none of these.
 _NEW = {"retry_backoff_s": 0.0, "cookies": False}
 #: Names that only the workload knows.
@@ -46,6 +48,10 @@ def configuration_of(meta: Metadata) -> dict[str, Any]:
         value = meta.workload.get(name)
         if name in _DEFAULTS and isinstance(value, Mapping):  # an earlier version may not have had all
             value = {**_DEFAULTS[name], **value}
+        if name == "spread" and isinstance(value, Mapping):
+            value = {inner: value.get(inner) for inner in _SAME_SPREAD}
+            if str(value["on"]).startswith("local:"):  # which is what `processes` says
+                value = None
         if isinstance(value, Mapping):
             found |= {f"{name}.{inner}": one for inner, one in value.items()}
             if value.get("sha256"):  # the same file by another name is the same
