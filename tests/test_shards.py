@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import platform
+import queue
 import socket
 import stat
 import struct
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -660,6 +662,61 @@ def test_a_shard_joins_by_hand(server: SmallServer, tmp_path: Path) -> None:
     (found,) = list_runs(tmp_path)
     assert (found.state, found.row_count()) == ("complete", 50)
     assert SECRET not in (found.path / "run.json").read_text() + said + complained
+
+
+@contextmanager
+def far_away(address: str, way_s: float) -> Iterator[str]:
+    """The address of a relay to another, over which everything takes so long each way."""
+
+    def carry(source: socket.socket, target: socket.socket) -> None:
+        late: queue.Queue[tuple[float, bytes]] = queue.Queue()
+
+        def deliver() -> None:
+            with contextlib.suppress(OSError):
+                while (item := late.get())[1]:
+                    time.sleep(max(item[0] - time.monotonic(), 0))
+                    target.sendall(item[1])
+                target.shutdown(socket.SHUT_WR)
+
+        threading.Thread(target=deliver, daemon=True).start()
+        with contextlib.suppress(OSError):
+            while data := source.recv(2**16):
+                late.put((time.monotonic() + way_s, data))
+        late.put((0.0, b""))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            here, _ = listening.accept()
+            there = socket.create_connection((host, int(port)))
+            opened.extend([here, there])
+            for ends in ((here, there), (there, here)):
+                threading.Thread(target=carry, args=ends, daemon=True).start()
+
+    host, _, port = address.rpartition(":")
+    opened: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+    for one in opened:
+        one.close()
+
+
+def test_a_clock_20_ms_away_is_known_to_20_ms(server: SmallServer, tmp_path: Path) -> None:
+    """Round trips of 40 ms bound the offset by half of that; the offset is within it, for the clock is one."""
+    given = ("run", "-q", "--scenario", "http_get", "--target", server.url, "--data-dir", str(tmp_path))
+    load = ("--on", "join:1", "-s", "arrivals.rate_per_s=50", "-s", "arrivals.duration_s=1")
+    run = command(*given, *load, PERFKIT_SECRET=SECRET)
+    assert run.stderr is not None
+    with far_away(run.stderr.readline().split()[-1], 0.02) as address:
+        shard = command("shard", "--join", address, PERFKIT_SECRET=SECRET)
+        assert shard.communicate(timeout=120) == ("", "")
+        said, complained = run.communicate(timeout=60)
+    assert run.returncode in (0, 3), (said, complained)  # 3: the machine was busy
+    (found,) = list_runs(tmp_path)
+    (one,) = found.meta.raw["shards"]
+    assert one["shortest_trip_ns"] >= 40_000_000
+    assert abs(one["offset_ns"]) <= one["error_ns"] >= 20_000_000
+    assert found.row_count() == 50
 
 
 def test_ssh_starts_a_shard_on_each_host(
