@@ -182,7 +182,7 @@ def _reduced(part: Part, cut: float | None, asked: Sequence[str] | None) -> Redu
     operations = _operations(part, "measured", low)
     steady = Steady(part, low, high, most_frequent([operations]) if asked is None else asked)
     n, good = steady.counts[None]
-    every = tuple(_values(steady))
+    every = tuple(_values(steady)) if high > low else ()
     notes, outcomes = _unsteady(run, steady)
     if n < FEWEST:
         outcomes.append(f"only {n:,} requests in its steady part; at least {FEWEST} are needed")
