@@ -85,7 +85,9 @@ class Target:
     client_key_file: str | None = None  #: PEM, without a passphrase
     follow_redirects: bool = False
     cookies: bool = False  #: each user keeps the cookies it is given, and sends them back
-    retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 0  #: after connect, reset and http_5xx
+    #: After connect, reset and http_5xx. Even with 0, a request that a reused connection lost before any
+    #: answer is sent once more: GET, HEAD, PUT, DELETE and OPTIONS, others if nothing of it was written.
+    retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 0
     #: Wait from 0 to this · 2^(retry - 1) before a retry, and as long as Retry-After says (at most 30 s);
     #: retry after status 429, too.
     retry_backoff_s: Wait = 0.0

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from playwright.sync_api import Browser
 
 from perfkit import frames
@@ -206,6 +207,22 @@ def test_the_tutorial_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.Mon
             assert done.returncode == (3 if command[0] == "gate" else 0), line + done.stdout + done.stderr
     assert server.requests["POST /login"] >= 5
     assert "p95(read)" in (tmp_path / "run.xml").read_text()
+
+
+def test_the_jobs_for_ci_wait_for_the_server_and_use_options_there_are() -> None:
+    """Each CI has a job of both kinds; a server that is started is waited for before perfkit runs."""
+    github, gitlab = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", GUIDES["ci.md"], re.S))
+    jobs = [[step.get("run", "") for step in job["steps"]] for job in github["jobs"].values()]
+    jobs += [job["script"] for job in gitlab.values()]
+    verbs = []
+    for lines in jobs:
+        text = "\n".join(lines)
+        assert text.index("./start-my-server") < text.index("--retry-connrefused") < text.index("\nperfkit ")
+        _, verb, *words = shlex.split(text[text.index("\nperfkit ") :])
+        known = {name for option in cli.commands[verb].params for name in option.opts}
+        assert {word for word in words if word.startswith("--")} <= known
+        verbs.append(verb)
+    assert verbs == ["run", "gate"] * 2
 
 
 @pytest.mark.drill
