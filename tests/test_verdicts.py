@@ -20,6 +20,7 @@ from benchmarks.simulated import stored
 from perfkit import stats
 from perfkit.compare import Comparison, Options, gate, judge
 from perfkit.compare.family import blind_share
+from perfkit.compare.figures import ratios
 from perfkit.compare.reduce import Reduced, Value, reduce_run
 from perfkit.store import Metadata, Run
 from perfkit.store.metrics import METRICS
@@ -145,9 +146,18 @@ def test_no_failure_in_few_requests_is_not_called_equivalent() -> None:
     assert found.result("error_rate").verdict == "inconclusive"
     assert found.verdict == "equivalent"
     assert "0.50% would not have shown" in found.words
+    (row,) = (line for line in gate.markdown(found).splitlines() if "error" in line and line.startswith("|"))
+    assert row.endswith("0.00% | 0.00% | — | no failures |")
     assert compared(*few, primary=("p50", "error_rate")).verdict == "inconclusive"
     many = compared(side(NOISE, "a"), side(NOISE, "b"))
     assert (many.result("error_rate").verdict, many.unjudged) == ("equivalent", ())
+
+
+def test_an_axis_of_changes_ends_at_minus_100_percent() -> None:
+    """Two runs a side, a factor of 7 apart: intervals reach far up, and none falls below 0."""
+    low, high = ratios(compared(side((-1, 1), "a"), side((1, -1), "b"))).get_xlim()
+    assert low == -1
+    assert high > 9
 
 
 # -- what is left out ------------------------------------------------------------------------------
@@ -160,7 +170,11 @@ def test_a_side_that_lost_runs_to_its_server_is_not_as_good(paired: bool) -> Non
     b[3:] = [one(i, side="b", outcomes=DRIFTS, pair=i if paired else None) for i in (3, 4)]
     found = compared(side(NOISE, "a", pairs=paired), b)
     assert found.verdict == "inconclusive"
+    assert found.words.startswith("INCONCLUSIVE: the runs that are left are a selected sample: ")
     assert "0 of 5 runs of A and 2 of 5 runs of B were excluded" in found.words
+    excluded = tuple(len(side.left_out) for side in (found.a, found.b))
+    assert excluded == ((2, 2) if paired else (0, 2))
+    assert ("2 and 2 in all" in found.words) == paired
     assert gate.exit_code(found) == 3
     a = side(NOISE, "a")
     a[0] = one(0, outcomes=DRIFTS)

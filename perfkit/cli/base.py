@@ -136,6 +136,7 @@ def print_comparison(kept: Any, as_json: bool = False) -> None:
     """A kept comparison, for programs or for a person."""
     from perfkit.compare.gate import level
     from perfkit.compare.keeping import brief
+    from perfkit.compare.nouns import ratio_words, verdict_words
 
     found = kept.comparison
     if as_json:
@@ -153,7 +154,8 @@ def print_comparison(kept: Any, as_json: bool = False) -> None:
         if one.operation == found.results[0].operation:
             told = f"{level(one, one.a)} → {level(one, one.b)}"
             star = "*" if one.primary else " "
-            print_lines(f"  {star} {one.metric:<12} {told:<28} {found.change(one):<28} {one.verdict}")
+            change = f"{ratio_words(one, found.options):<28} {verdict_words(one)}"
+            print_lines(f"  {star} {one.metric:<12} {told:<28} {change}")
     for text in found.notes:
         print_lines(f"  note: {text}")
     if kept.tags:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from perfkit.compare import Comparison, Result, tipping_words
-from perfkit.compare.nouns import detectable_words, needed_words
+from perfkit.compare.nouns import detectable_words, needed_words, verdict_words
 from perfkit.figures.markup import Shown, cell, part, sentence, shown, table
 from perfkit.figures.style import (
     BAD,
@@ -65,7 +65,7 @@ def comparison_table(comparison: Comparison, operation: str = TOTAL) -> Shown:
         else ""
     )
     caption = f"{short(operation, 60)}, the {comparison.part} of every run. {star}{_small_print(comparison)}"
-    text = "\n".join(f"{one.metric:<12} {comparison.change(one):<28} {one.verdict}" for one in found)
+    text = "\n".join(f"{one.metric:<12} {comparison.change(one):<28} {verdict_words(one)}" for one in found)
     return shown(text, table(head, rows, caption))
 
 
@@ -158,7 +158,8 @@ def _verdict(one: Result) -> str:
         small.append(f"p {one.p_adjusted:.2g}, {one.method}")
     if one.verdict == "within-run only" and tipping_words(one):
         small.append(tipping_words(one))
-    return cell(part("marked", css, f"{_MARKS.get(one.verdict, '')} {one.verdict}"), *small, *one.notes)
+    word = f"{_MARKS.get(one.verdict, '')} {verdict_words(one)}"
+    return cell(part("marked", css, word), *small, *one.notes)
 
 
 def _detectable(one: Result) -> str:
@@ -194,7 +195,8 @@ def ratios(comparison: Comparison, ax: Axes | None = None) -> Axes:
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         widest = max(abs(x - 1) for one in found for x in (one.low, one.high))
-        ax.set_xlim(-max(1.2 * widest, 1.3 * margin), max(1.2 * widest, 1.3 * margin))
+        reach = max(1.2 * widest, 1.3 * margin)
+        ax.set_xlim(max(-reach, -1.0), reach)  # nothing can fall by more than all of it
         ax.xaxis.set_major_formatter(FuncFormatter(_change_tick))
         ax.xaxis.set_major_locator(MaxNLocator(7))
         ax.set_xlabel(f"change from {drawable(comparison.a.name)} to {drawable(comparison.b.name)}")

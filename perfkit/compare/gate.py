@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from perfkit.compare import Comparison, Result
+from perfkit.compare.nouns import ratio_words, verdict_words
 from perfkit.errors import EXIT_INCONCLUSIVE, EXIT_REGRESSED, EXIT_RUN_INVALID
 from perfkit.junit import Case
 from perfkit.junit import junit as junit_xml
@@ -87,7 +88,8 @@ def markdown(comparison: Comparison) -> str:
 
 
 def _row(one: Result, comparison: Comparison) -> str:
-    cells = [one.metric, level(one, one.a), level(one, one.b), comparison.change(one), one.verdict]
+    ratio = ratio_words(one, comparison.options)
+    cells = [one.metric, level(one, one.a), level(one, one.b), ratio, verdict_words(one)]
     return f"| {' | '.join([_SIGNS.get(one.verdict, ''), *map(for_markdown, cells)])} |"
 
 

@@ -144,7 +144,7 @@ def judge(
         return Comparison("refused", words, left, right, len(pairs), (), tuple(wrong), (), (), options)
     spans = [one.span_s for one in (*good_a, *good_b)]
     case = Case(good_a, good_b, len(pairs) >= 2, max(spans) <= 1.1 * min(spans), options, history or {})
-    return _told(case, left, right, tuple(forced), _selection(names, (a, b)))
+    return _told(case, left, right, tuple(forced), _selection((left, right), (a, b)))
 
 
 def _one_side_failed(
@@ -165,7 +165,7 @@ def _one_side_failed(
     return Comparison(verdict, words, left, right, 0, (), (), forced, (), options)
 
 
-def _selection(names: tuple[str, str], sides: tuple[Sequence[Reduced], Sequence[Reduced]]) -> str | None:
+def _selection(kept: tuple[Side, Side], sides: tuple[Sequence[Reduced], Sequence[Reduced]]) -> str | None:
     """Words for sides that lost different shares of their runs, which may be their server's doing.
 
     What is left of such a side is a selection of its good runs: it cannot be called as good as the other.
@@ -173,9 +173,14 @@ def _selection(names: tuple[str, str], sides: tuple[Sequence[Reduced], Sequence[
     lost = [sum(bool(one.outcomes) for one in side) for side in sides]
     if lost[0] * len(sides[1]) == lost[1] * len(sides[0]):
         return None
-    told = (f"{n} of {len(side)} runs of {name}" for n, side, name in zip(lost, sides, names, strict=True))
+    told = (f"{n} of {len(side)} runs of {one.name}" for n, side, one in zip(lost, sides, kept, strict=True))
     why = "; ".join(dict.fromkeys(text for side in sides for one in side for text in one.outcomes[:1]))
-    return f"{' and '.join(told)} were excluded ({why}): the rest is a selected sample"
+    every = [len(one.left_out) for one in kept]
+    more = " (with the other run of each pair and other reasons, {} and {} in all)".format(*every)
+    return (
+        f"the runs that are left are a selected sample: {' and '.join(told)} were excluded for what may be "
+        f"their server's doing: {why}{more if every != lost else ''}"
+    )
 
 
 def _same_rows(runs: Sequence[Run]) -> list[str]:

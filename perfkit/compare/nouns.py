@@ -247,8 +247,15 @@ def headline(
     options: Options,
     but: Sequence[str] = (),
 ) -> str:
-    """The verdict and what it rests on, in a sentence; `but`: what stands in its way, a sentence each."""
+    """The verdict and what it rests on, in a sentence; `but`: what stands in its way, a sentence each.
+
+    Where every metric is decided and the whole is still inconclusive, the first of `but` is why: it leads.
+    """
     text = _headline(verdict, results, *names, options)
+    primary = {one.verdict for one in results if one.primary}
+    if verdict == "inconclusive" and but and primary and "inconclusive" not in primary:
+        text = f"INCONCLUSIVE: {but[0]}. {text.removeprefix('INCONCLUSIVE: ')}"
+        but = but[1:]
     if options.look is not None and verdict != "refused":
         text += f" {_stopped(options)}"
     return " ".join([text, *(f"{one[0].upper()}{one[1:]}." for one in but)])
@@ -335,6 +342,18 @@ def tipping_words(one: Result) -> str:
     if one.tipping_point < 0.0005:
         return "would not count even if runs never differed"
     return f"would count only if runs differ by less than {one.tipping_point:.1%} (sd)"
+
+
+def verdict_words(one: Result) -> str:
+    """A metric's verdict for a table; where neither side had a failure, that, and not `inconclusive`."""
+    none_failed = METRICS[one.metric].kind == "errors" and one.a == 0 == one.b
+    return "no failures" if none_failed and one.verdict == "inconclusive" else one.verdict
+
+
+def ratio_words(one: Result, options: Options) -> str:
+    """`change` for a column beside both levels: a dash where it would only repeat them."""
+    text = change(one, options)
+    return "—" if " → " in text else text
 
 
 def change(one: Result, options: Options) -> str:
