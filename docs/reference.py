@@ -227,7 +227,8 @@ def _python() -> Iterator[str]:
     entries += [("class", "perfkit.lab.handle.Run"), ("class", "perfkit.lab.listing.Runs")]
     entries += [("function", f"perfkit.api.{name}") for name in ("make_report", "execute", "import_runs")]
     yield from _auto(entries)
-    yield "## Frames\n\nA run's rows as small pandas frames; `rows` is `frames.measured(run)`.\n"
+    yield "## Frames\n\nSmall pandas frames that the figures are drawn from. An argument `rows` is"
+    yield "`frames.measured(run)`: a handle for queries, not the frame that `run.rows()` returns.\n"
     frames = ("measured", "timeline", "select", "summary", "errors", *FIGURES.values())
     yield from _auto(("function", f"perfkit.frames.{name}") for name in frames)
     yield "## Figures\n\nEach is drawn from its frame, and shown by `figures.show`.\n"

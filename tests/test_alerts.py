@@ -409,4 +409,4 @@ def test_five_findings_are_printed_and_the_others_counted(tmp_path: Path) -> Non
     assert len(perfkit("show", run.id, "--json", data=tmp_path).json["findings"]) == 8
     fine = write_run(tmp_path, f"{ID}-fine", requests("get", 50))
     shown = perfkit("show", fine.id, data=tmp_path).out
-    assert "  findings: none; the server told nothing of itself" in shown
+    assert "  findings: none; the server reported nothing about itself" in shown

@@ -244,3 +244,22 @@ def test_the_pages_are_built_without_a_warning(tmp_path: Path, chromium: Browser
             assert tab.evaluate("document.documentElement.scrollWidth") <= 390, page.name
         tab.close()
     assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
+
+
+def test_the_parameters_of_the_notebooks_are_in_their_guide() -> None:
+    """Every parameter of the notebooks a reader runs, with its default, in the row of its notebook."""
+    told: dict[str, dict[str, str]] = {}
+    for notebook, name, default in re.findall(
+        r"^\| (.*?) ?\| `(\w+)` \| (.*?) ?\|", GUIDES["jupyter.md"], re.M
+    ):
+        notebook = notebook.strip("`") or list(told)[-1]
+        told.setdefault(notebook, {})[name] = default.strip("`")
+    shared = told.pop("all")
+    for notebook, parameters in told.items():
+        cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+        cell = next(one for one in cells if "parameters" in one["metadata"].get("tags", []))
+        scope: dict[str, object] = {}
+        exec("".join(cell["source"]), scope)
+        given = {name: value for name, value in scope.items() if not name.startswith("__")}
+        written = {name: v if isinstance(v, str) else json.dumps(v) for name, v in given.items()}
+        assert written == parameters | shared

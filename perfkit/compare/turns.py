@@ -154,7 +154,7 @@ def run_pairs(
     options: Options | None = None,
     duet: bool = False,
 ) -> Kept:
-    """Carry out both sides `pairs` times, in turns or at once; keep the comparison. Errors as of `Turns`."""
+    """Carry out both sides `pairs` times, in turns or at once; keep the comparison. Errors: see `Turns`."""
     given, options = {"A": a, "B": b}, options or Options()
     turns = Turns(given, names, data_dir, allow_targets, most=pairs, show_progress=show_progress, duet=duet)
     if refused := turns.refused(options):

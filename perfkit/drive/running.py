@@ -358,7 +358,7 @@ def _finding_words(run: Run, results: Results) -> Iterator[str]:
     if len(found) > _FINDINGS:
         yield f"{len(found) - _FINDINGS:,} more findings: `perfkit show {run.id} --json`"
     if results.findings == () and results.n:
-        yield f"findings: none{'' if run.meta.probes else '; the server told nothing of itself'}"
+        yield f"findings: none{'' if run.meta.probes else '; the server reported nothing about itself'}"
     if results.not_looked_for:
         yield f"note: {results.not_looked_for}"
 

@@ -44,7 +44,7 @@ def streaming(rows: Part, bins: int = 60) -> pd.DataFrame:
     A chunk is an event that carries content. kind `ttft`: first_token - sent, ms (first_byte in a run of
     schema 1); `inter_chunk`: gaps between two chunks of one response, ms, those below 10 µs in the first bin;
     `chunks_per_s`: gaps of a response over its time from first to last chunk, 1/s; `tokens_per_s`: the same
-    of the tokens the server told of, without any no such kind. attrs: for each kind that there is {n, log,
+    of the tokens the server reported; absent where it reported none. attrs: for each kind present {n, log,
     marks}; failed_streams; one_in (of so many responses one was read: 1, all, up to `MOST_GAPS` gaps).
     """
     there = rows.row(

@@ -93,7 +93,7 @@ def run_sync(
     on: Any = None,
     **changes: Any,
 ) -> Run | Runs:
-    """Carry out a workload and block until the run has ended: `run` for a script, or a cell that is to wait::
+    """Carry out a workload and block until the run has ended: `run` for scripts and blocking cells::
 
         run = perfkit.run_sync("params/http_get.yaml", target="http://127.0.0.1:8000")
 

@@ -148,7 +148,7 @@ def leadership(frame: pd.DataFrame, calls: pd.DataFrame) -> Axes:
 
 def _none(what: str) -> Axes:
     with style():
-        return nothing(axes_for(None), f"The server told nothing of the {what} in the measured part.")
+        return nothing(axes_for(None), f"No data on the {what}: the server reported none while measuring.")
 
 
 def tail(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -156,7 +156,7 @@ def tail(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     with style():
         ax = axes_for(ax, 2.2)
         if frame.empty:
-            return nothing(ax, "Too few requests whose server told where their time went.")
+            return nothing(ax, "Too few requests for which the server reported where their time went.")
         groups = {"slowest": f"slowest {percent(frame.attrs['slowest'])}", "median": "median (p40 to p60)"}
         hatches = ("", "///", "...", "xx", "\\\\\\", "++", "oo", "**", "||", "--")
         left = np.zeros(len(groups))
@@ -184,7 +184,7 @@ def tail(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def endpoint_table(frame: pd.DataFrame, most: int = 20) -> Shown:
     """Endpoints as the server timed them."""
     if frame.empty:
-        return sentence("The server told of no request.")
+        return sentence("The server reported no request.")
     rows = [
         [r["endpoint"], f"{r['n']:,}", ms(r["p50"]), ms(r["p95"]), ms(r["most"])]
         for _, r in frame.head(most).iterrows()

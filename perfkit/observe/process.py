@@ -250,4 +250,4 @@ def _measured(around: pd.DataFrame) -> str:
     tasks = of_probe(around, "loop.tasks")
     if places := [place for place in tasks["label"] if place]:
         told.append(f"most tasks that did not wait for a client waited at {max(places, key=places.count)}")
-    return ", ".join(told) if told else "its probes told nothing else"
+    return ", ".join(told) if told else "its probes reported nothing else"

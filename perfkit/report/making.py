@@ -60,7 +60,7 @@ def make_report_of_several(data_dir: Path, notebook: Path, parameters: Mapping[s
                            progress: bool = True) -> Path:  # fmt: skip
     """Execute a notebook on the runs its `runs` parameter names, in a folder of its own in data_dir/reports.
 
-    The same runs' page is replaced by a later one; that of others is not. Errors as of `make_report`.
+    The same runs' page is replaced by a later one; that of others is not. Errors: see `make_report`.
     """
     check_parameters(notebook, parameters)
     words = re.sub(r"[^\w.-]+", "_", str(parameters["runs"]))
@@ -73,7 +73,7 @@ def make_report_of_several(data_dir: Path, notebook: Path, parameters: Mapping[s
 
 
 def make_comparison_report(folder: Path, *, progress: bool = True) -> Path:
-    """Execute the comparison notebook on a comparison's folder; the HTML. Errors as of `make_report`."""
+    """Execute the comparison notebook on a comparison's folder; the HTML. Errors: see `make_report`."""
     given = {"comparison": "..", "data_dir": os.path.relpath(folder.parent.parent, folder / "report")}
     return execute(
         notebook_path("comparison"),
@@ -104,7 +104,7 @@ def execute(
 ) -> Path:
     """Execute any notebook with parameters into `output` (.ipynb) and return the HTML written beside it.
 
-    The kernel runs in the output's folder, under this interpreter. Errors as of `make_report`.
+    The kernel runs in the output's folder, under this interpreter. Errors: see `make_report`.
     """
     with Kernel(notebook) as kernel:
         return _execute(kernel, notebook, parameters, output, subtitle, progress)
