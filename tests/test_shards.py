@@ -702,7 +702,7 @@ def far_away(address: str, way_s: float) -> Iterator[str]:
 
 
 def test_a_clock_20_ms_away_is_known_to_20_ms(server: SmallServer, tmp_path: Path) -> None:
-    """Round trips of 40 ms bound the offset by half of that; the offset is within it, for the clock is one."""
+    """Round trips of 40 ms bound the offset by half of that, and it is within: it is the same clock."""
     given = ("run", "-q", "--scenario", "http_get", "--target", server.url, "--data-dir", str(tmp_path))
     load = ("--on", "join:1", "-s", "arrivals.rate_per_s=50", "-s", "arrivals.duration_s=1")
     run = command(*given, *load, PERFKIT_SECRET=SECRET)

@@ -34,7 +34,7 @@ def batch_command(files: tuple[Path, ...], report: bool, fresh: bool, allow_targ
     \b
     perfkit batch params/*.yaml
 
-    Exit code: that of the worst run, as of `perfkit run`.
+    Exit code: that of the worst run, as for `perfkit run`.
     """
     from perfkit.batch import run_batch
     from perfkit.store import Run

@@ -176,10 +176,10 @@ def _selection(kept: tuple[Side, Side], sides: tuple[Sequence[Reduced], Sequence
     told = (f"{n} of {len(side)} runs of {one.name}" for n, side, one in zip(lost, sides, kept, strict=True))
     why = "; ".join(dict.fromkeys(text for side in sides for one in side for text in one.outcomes[:1]))
     every = [len(one.left_out) for one in kept]
-    more = " (with the other run of each pair and other reasons, {} and {} in all)".format(*every)
+    more = "; with the other run of each pair and other reasons, {} and {} are excluded".format(*every)
     return (
-        f"the runs that are left are a selected sample: {' and '.join(told)} were excluded for what may be "
-        f"their server's doing: {why}{more if every != lost else ''}"
+        f"one side lost more of its runs, so the rest is a selected sample: {' and '.join(told)} were "
+        f"excluded for what may be their server's doing ({why}){more if every != lost else ''}"
     )
 
 

@@ -239,7 +239,7 @@ class _Rows:
         on_error: Callable[[], None],
         health: Callable[[], tuple[float, float]],
     ) -> None:
-        """on_error: called from a writer's thread; health: as of `Flusher`."""
+        """on_error: called from a writer's thread; health: as for `Flusher`."""
         context, of = shard.context, len(recorders)
         self._writers = [
             SegmentWriter(

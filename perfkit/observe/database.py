@@ -21,7 +21,7 @@ _NOT_LOST = ("TimeoutError", "CancelledError")
 
 
 def findings(rows: Part, samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> list[Finding]:
-    """All findings about the database and the pools; arguments as of `findings.findings`."""
+    """All findings about the database and the pools; arguments as for `findings.findings`."""
     uses = statements(samples)
     locked = list(_lock_waits(samples, uses, limits))
     exhausted = pools.exhausted(samples, limits)

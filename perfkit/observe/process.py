@@ -17,7 +17,7 @@ _MOST_SLOW = 1000  #: requests whose surroundings are looked at
 
 
 def findings(rows: Part, samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
-    """All findings about the process; arguments as of `findings.findings`."""
+    """All findings about the process; arguments as for `findings.findings`."""
     owned = [*_blocked(samples, limits), *_cpu(samples, limits), *_executor(samples, limits)]
     yield from owned
     yield from _memory(rows, samples, limits)

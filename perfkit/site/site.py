@@ -26,7 +26,7 @@ _MOST_LEAKS = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What is asked of a publish. runs: a selection as of `runs_named`, or None for all."""
+    """What is asked of a publish. runs: a selection as for `runs_named`, or None for all."""
 
     runs: str | None = None
     title: str | None = None  #: None: as before, or "Performance runs"

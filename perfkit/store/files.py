@@ -63,7 +63,7 @@ def read_regular(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
 
 
 def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
-    """Return what a JSON file holds; OSError as of `read_regular`, ValueError for broken JSON."""
+    """Return what a JSON file holds; OSError as for `read_regular`, ValueError for broken JSON."""
     try:
         return json.loads(read_regular(path, most_bytes))
     except RecursionError:
@@ -176,7 +176,7 @@ def locked(path: Path, how: int = fcntl.LOCK_EX, *, keep: bool = False) -> Itera
 
 
 def hold(path: Path, how: int = fcntl.LOCK_EX) -> int:
-    """Return a descriptor that holds the lock file at `path` until it is closed; errors as of `locked`."""
+    """Return a descriptor that holds the lock file at `path` until it is closed; errors as for `locked`."""
     while True:
         fd = os.open(path, _LOCK_FLAGS, 0o666)
         if _take(fd, path, how):

@@ -134,7 +134,7 @@ class Run:
         return [cast(Path, timeline_at(at, self.id))] if at else []  # what is asked of these paths, it can
 
     def probe_files(self) -> list[Path]:
-        """The Parquet files that hold the samples of its server now; PerfkitError as of `files`."""
+        """The Parquet files that hold the samples of its server now; PerfkitError as for `files`."""
         return self._parquet("probes.parquet", "probe_segments")
 
     def _parquet(self, merged_name: str, folder: str) -> list[Path]:

@@ -121,7 +121,7 @@ def require_own(url: str, run_id: str) -> None:
 
 
 def timeline_at(url: str, run_id: str) -> RemoteFile:
-    """Return the timeline in a run's folder; PerfkitError as of `require_own`."""
+    """Return the timeline in a run's folder; PerfkitError as for `require_own`."""
     require_own(url, run_id)
     return RemoteFile(f"{url}/{_NAME}")
 

@@ -149,7 +149,7 @@ def _remove(path: Path) -> bool:
 
 @contextlib.contextmanager
 def only_us(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
-    """Hold the lock under which run.json is changed and runs are removed; errors as of `locked`."""
+    """Hold the lock under which run.json is changed and runs are removed; errors as for `locked`."""
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(path / "run.json.lock", how))
