@@ -16,7 +16,13 @@ def choose(rng: Random, weights: Mapping[T, float]) -> T:
     rng: of the step, so that a step chooses the same in every run. A weight of 0 is never chosen. ValueError
     unless weights are finite numbers of at least 0, and one is more.
     """
-    total = math.fsum(weights.values())
+    if not isinstance(weights, Mapping):
+        example = 'choose(rng, {"read": 8, "write": 2}); for equal chances rng.choice([…])'
+        raise ValueError(f"weights are a dict, not of type {type(weights).__name__}; write {example}")
+    try:
+        total = math.fsum(weights.values())
+    except TypeError:  # "8"
+        total = math.nan
     if not 0 < total < math.inf or min(weights.values()) < 0:
         raise ValueError(f"weights {dict(weights)!r:.200}: give numbers of at least 0, and one of more")
     place, chosen = rng.random() * total, None

@@ -15,6 +15,31 @@ _LONGEST = 40  #: characters
 EXAMPLES = "300ms, 30s, 2m or 1.5h"
 
 
+#: Units as people write them out.
+_WRITTEN = {
+    **dict.fromkeys(("msec", "msecs", "millis", "millisecond", "milliseconds"), "ms"),
+    **dict.fromkeys(("sec", "secs", "second", "seconds"), "s"),
+    **dict.fromkeys(("mins", "minute", "minutes"), "m"),
+    **dict.fromkeys(("hr", "hrs", "hour", "hours"), "h"),
+}
+_NEXT = {"h": "m", "m": "s", "min": "s", "s": "ms"}  #: the unit that `1m30` leaves out
+
+
+def how_to_write(text: str, examples: str = f"write {EXAMPLES}") -> str:
+    """What to write in place of a time that is none: what was meant where that is near, and examples."""
+    pieces = re.findall(r"([\d.]+)\s*([a-zµμ]*)", text[:_LONGEST].lower())
+    units = [_WRITTEN.get(unit, unit) for _, unit in pieces]
+    if len(units) > 1 and not units[-1]:
+        units[-1] = _NEXT.get(units[-2], "")
+    meant = "".join(number + unit for (number, _), unit in zip(pieces, units, strict=True))
+    written = "".join(number + unit for number, unit in pieces) == text.lower().replace(" ", "")
+    try:
+        duration_ns(meant if written else "")
+    except ValueError:
+        return examples
+    return f"did you mean {meant}? ({examples})"
+
+
 def duration_ns(text: str) -> int:
     """Return a duration with units, as Go and k6 write it, in nanoseconds; ValueError for anything else."""
     text = text.strip().replace(" ", "")

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args,
 
 import msgspec
 
-from perfkit.durations import EXAMPLES, duration_ns
+from perfkit.durations import EXAMPLES, duration_ns, how_to_write
 from perfkit.errors import BadInput, unknown
 from perfkit.plain_data import LARGEST, require_plain
 from perfkit.redaction import is_secret_name, masked, masked_text
@@ -487,7 +487,8 @@ def _time(value: Any, unit: str, where: str) -> Any:
     try:
         return duration_ns(value) / _TIME_UNIT[unit]
     except ValueError:
-        words = f"{masked_text(value)!r:.80} is not a time: write a number of {unit}, or {EXAMPLES}"
+        meant = how_to_write(value, f"write a number of {unit}, or {EXAMPLES}")
+        words = f"{masked_text(value)!r:.80} is not a time: {meant}"
         raise BadInput(f"{where}: {words}") from None
 
 

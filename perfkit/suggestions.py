@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 #: What k6, Locust, hey, wrk and others call things, and what they are here; the first that is known counts.
 _ELSEWHERE: dict[str, tuple[str, ...]] = {
@@ -87,6 +88,25 @@ def nearest(given: str, allowed: Iterable[str], last: Iterable[str] = ()) -> str
     if near:
         return min(near)[-1]
     return begun[0] if len(begun) == 1 else None
+
+
+def nearest_file(file: Path, suffixes: Iterable[str] = ()) -> Path | None:
+    """Return the file beside it that was meant by one that is not there; suffixes: of those proposed."""
+    wanted = tuple(suffixes)
+    try:
+        there = [one.name for one in sorted(file.parent.iterdir())[:1_000]]
+    except (OSError, ValueError):
+        return None
+    there = [name for name in there if not wanted or name.lower().endswith(wanted)]
+    added = next((f"{file.name}{end}" for end in wanted or (".yaml",) if f"{file.name}{end}" in there), None)
+    name = added or nearest(file.name, there)
+    return file.with_name(name) if name else None
+
+
+def did_you_mean(file: Path, suffixes: Iterable[str] = ()) -> str:
+    """The end of a message on a file that is not there: the one that was meant, empty where none is near."""
+    near = None if file.exists() else nearest_file(file, suffixes)
+    return f"; did you mean {near}?" if near is not None else ""
 
 
 def edits(one: str, other: str) -> int:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from perfkit.drive.session import DataFiles
@@ -94,13 +95,15 @@ def test_running_out_is_an_error_or_a_cycle(tmp_path: Path, warmups: int, measur
         ("a.jsonl", '{"n": 1}\n[1]\n', "a.jsonl, line 2: not a JSON object"),
         ("a.jsonl", "{n}\n", "a.jsonl, line 1: not a JSON object"),
         ("a.txt", "x", "the name must end in .csv, .jsonl, .ndjson"),
-        ("a.csv", None, "No such file or directory"),
+        ("a.csv", None, "No such file or directory; did you mean b.csv?"),
+        ("users.csv", None, "No such file or directory; there: b.csv"),
     ],
 )
 def test_broken_files_are_bad_input(tmp_path: Path, name: str, text: str | None, words: str) -> None:
     """One line says the file, the line and what is wrong, each time anew."""
     if text is not None:
         (tmp_path / name).write_text(text)
+    (tmp_path / "b.csv").write_text("n\n1\n")
     files = DataFiles(tmp_path, 1)
     for _ in range(2):
         with pytest.raises(BadInput) as caught:
@@ -108,6 +111,21 @@ def test_broken_files_are_bad_input(tmp_path: Path, name: str, text: str | None,
         assert words in str(caught.value)
     with pytest.raises(BadInput, match="'twice' is not one of user and step"):
         files.take(name, "twice", "error", 0, 0)  # type: ignore[arg-type]
+
+
+def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    """The nearest and all of them; still a KeyError, and the row a dict, which goes out as JSON."""
+    (tmp_path / "a.csv").write_text("name,password\nada,x\n")
+    (tmp_path / "a.jsonl").write_text('{"name": "ada", "password": "x"}\n')
+    for name in ("a.csv", "a.jsonl"):
+        (row,) = read_rows(tmp_path / name)
+        with pytest.raises(KeyError, match="username") as caught:
+            row["username"]
+        assert str(caught.value) == "no column 'username'; known: name, password"
+        with pytest.raises(BadInput, match=r"did you mean 'password'\?"):
+            row["pasword"]
+        assert msgspec.json.decode(msgspec.json.encode(row)) == {"name": "ada", "password": "x"}
+        assert row.get("username") is None
 
 
 def test_files_hold_what_csv_and_json_can(tmp_path: Path) -> None:

@@ -114,4 +114,4 @@ def test_nobody_listens(tmp_path: Path) -> None:
     assert (done.returncode, "< connect: ConnectionRefusedError" in done.stdout) == (1, True)
     (tmp_path / "none.py").write_text("async def step(session, state, rng):\n    pass\n")
     done = once(str(tmp_path / "none.py"), "--target", "http://127.0.0.1:9", data=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "FAILED: a step made no request\n")
+    assert (done.returncode, done.stdout) == (1, "FAILED: a step made no request through session\n")

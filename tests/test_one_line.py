@@ -206,6 +206,40 @@ def test_the_most_requests_of_a_step_are_read_where_they_are_certain(
     assert most_requests(load_scenario(str(file))) == most
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (
+            "session.get('/')",
+            r"line 2: session.get\(…\) is not awaited, so it sends nothing; write await session",
+        ),
+        ("x = session.post('/').json()", r"write \(await session.post\(…\)\).json"),
+        ("x = session.get('/')['a']", r"write \(await session.get\(…\)\)\[…\]"),
+        ("await session.get('/')\n    session.put('/')", "line 3: session.put"),
+        ("session = other()\n    session.get('/')", None),
+        ("await asyncio.gather(session.get('/'), session.get('/'))", None),
+        ("later = session.get('/')\n    await later", None),
+        ("(await session.get('/')).json()", None),
+    ],
+)
+def test_a_request_that_is_surely_not_awaited_is_found_before_the_load(
+    tmp_path: Path, body: str, says: str | None
+) -> None:
+    """It would send nothing, in a setup as in a step; what may be awaited later is left alone."""
+    for name in ("step(session, state, rng)", "setup(session, params)"):
+        file = tmp_path / f"{name[:4]}.py"
+        rest = (
+            "" if name[:4] == "step" else "async def step(session, state, rng):\n    await session.get('/')\n"
+        )
+        file.write_text(f"async def {name}:\n    {body}\n{rest}")
+        given = {"scenario": str(file), "target": URL, "users": {"iterations": 1}}
+        if says is None:
+            checked(given, "x.yaml", ())
+            continue
+        with pytest.raises(BadInput, match=says):
+            checked(given, "x.yaml", ())
+
+
 def test_a_threshold_of_no_operation_is_found_before_the_load(tmp_path: Path) -> None:
     """The nearest of the scenario's names is proposed; a name that is there passes."""
     file = tmp_path / "made.py"

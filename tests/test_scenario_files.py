@@ -63,12 +63,17 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "load raises": ("def load(params):\n    return params.size\n" + STEP, "line 2: AttributeError"),
     "load is async": ("async def load(params):\n    return {}\n" + STEP, "load returned <coroutine"),
     "load takes nothing": ("def load():\n    return {}\n" + STEP, r"TypeError: load\(\) takes 0"),
-    "load is no function": ("load = {'users': {}}\n" + STEP, "TypeError: 'dict' object is not callable"),
+    "load is no function": ("load = {'users': {}}\n" + STEP, "load is of type dict, not a function; write"),
     # setup, step, teardown
     "no step": ("x = 1\n", r"needs `async def step\(session, state, rng\)`"),
-    "step is not async": ("def step(session, state, rng):\n    pass\n", "needs `async def step"),
-    "step takes two": ("async def step(session, state):\n    pass\n", "needs `async def step"),
-    "step is a number": ("step = 3\n", "needs `async def step"),
+    "another name": ("async def steps(session, state, rng):\n    pass\n",
+                     "no function step; found steps; it needs `async def step"),
+    "step is not async": ("def step(session, state, rng):\n    pass\n", "step is not async; it needs"),
+    "step yields": ("async def step(session, state, rng):\n    yield\n", "step has a yield; it needs `async"),
+    "step takes one": ("async def step(session):\n    pass\n",
+                       "step takes 1 argument, it gets session, state, rng; it needs `async def step"),
+    "step takes two": ("async def step(session, state):\n    pass\n", "step takes 2 arguments, it gets"),
+    "step is a number": ("step = 3\n", "step is of type int, not a function; it needs `async def step"),
     "step lies about itself": (STEP + "step.__signature__ = 3\n", "needs `async def step"),
     "setup is not async": ("def setup(session, params):\n    return 1\n" + STEP, "it needs `async def setup"),
     "setup takes one": ("async def setup(session):\n    return 1\n" + STEP, "it needs `async def setup"),
@@ -211,7 +216,17 @@ def test_choose_follows_its_weights() -> None:
     assert set(seen) == {"read", "write"}
     assert 0.77 < seen["read"] / 5000 < 0.83
     assert [choose(random.Random(7), weights) for _ in range(3)] == [choose(random.Random(7), weights)] * 3
-    for wrong in ({}, {"a": 0}, {"a": -1, "b": 2}, {"a": float("nan")}, {"a": float("inf")}):
+    for odd in (["a", "b"], "ab"):
+        with pytest.raises(ValueError, match=r"weights are a dict, not of type .*; write choose"):
+            choose(random.Random(1), odd)  # type: ignore[arg-type]
+    for wrong in (
+        {},
+        {"a": "8", "b": -2},
+        {"a": 0},
+        {"a": -1, "b": 2},
+        {"a": float("nan")},
+        {"a": float("inf")},
+    ):
         with pytest.raises(ValueError, match="give numbers of at least 0, and one of more"):
             choose(random.Random(1), wrong)
 

@@ -317,6 +317,86 @@ def test_a_check_makes_the_row_an_error(server: FaultServer) -> None:
     play(server.url, work)
 
 
+async def get(session: Session, **options: Any) -> Response:
+    return await session.get("/ok", **options)
+
+
+#: What a step asks for, and what it is told.
+ASKED: dict[str, tuple[Callable[[Session], Awaitable[Any]], str]] = {
+    "timeout": (
+        lambda s: get(s, timeout=3),
+        r"no argument 'timeout'; did you mean timeout_s\? .*target.timeout_s",
+    ),
+    "expect": (lambda s: get(s, expect=404), "no argument 'expect'; did you mean ok?"),
+    "no argument at all": (lambda s: get(s, xyzzy=1), "no argument 'xyzzy'; known: json, content"),
+    "a name that is a number": (lambda s: get(s, name=5), "a text, not 5; leave it out"),
+    "an empty name": (lambda s: get(s, name=""), "a text, not ''; leave it out"),
+    "a check that is none": (
+        lambda s: get(s, check="hello"),
+        "check is a function of the response, not 'hello'",
+    ),
+    "a path that is a number": (lambda s: s.get(5), "a text such as '/notes', not 5"),  # type: ignore[arg-type]
+    "two bodies": (lambda s: get(s, json={}, data={"a": 1}), "keep one of them"),
+    "two other bodies": (lambda s: get(s, content="x", data={"a": 1}), "keep one of them"),
+    "fetch": (lambda s: s.fetch("/"), "a session has no 'fetch'; did you mean get?"),
+    "pots": (lambda s: s.pots("/"), "a session has no 'pots'; did you mean post?"),
+}
+
+
+@pytest.mark.parametrize(("ask", "says"), ASKED.values(), ids=ASKED)
+def test_what_a_request_does_not_have_is_told(
+    server: FaultServer, ask: Callable[[Session], Awaitable[Any]], says: str
+) -> None:
+    """One line says what was meant, or all there is; nothing is sent."""
+
+    async def work(rows: Rows) -> None:
+        with pytest.raises((TypeError, AttributeError), match=says) as caught:
+            await ask(rows.session)
+        assert "\n" not in str(caught.value)
+        assert rows.take() == []
+
+    play(server.url, work)
+
+
+def test_what_a_response_does_not_have_is_told(server: FaultServer) -> None:
+    """Names of other libraries lead to ours; a response has no others."""
+
+    async def work(rows: Rows) -> None:
+        response = await rows.session.get("/ok")
+        for name, meant in {
+            "status": "status_code",
+            "ok": "is_success",
+            "body": "content",
+            "jsn": "json",
+        }.items():
+            with pytest.raises(AttributeError, match=f"a response has no '{name}'; did you mean {meant}\\?"):
+                getattr(response, name)
+        with pytest.raises(AttributeError, match="known: content, error, events, failure, headers"):
+            response.elapsed  # noqa: B018
+
+    play(server.url, work)
+
+
+@pytest.mark.parametrize(
+    ("ok", "path", "error"),
+    [(404, "/status/404", None), ((404, 409), "/status/404", None), ((404,), "/status/403", "http_4xx"),
+     ((404,), "/status/500", "http_5xx"), (500, "/status/500", None), ((), "/status/404", "http_4xx")],
+)  # fmt: skip
+def test_a_status_that_is_expected_is_no_error(
+    server: FaultServer, ok: Any, path: str, error: str | None
+) -> None:
+    """`ok=404`: the row has no error, nothing is sent again, and a check may still look."""
+
+    async def work(rows: Rows) -> None:
+        response = await rows.session.get(path, ok=ok)
+        assert response.error == error
+        assert {row["error"] for row in rows.take()} == {error}
+        if error is None:
+            assert (await rows.session.get(path, ok=ok, check=lambda response: "no")).error == "check"
+
+    play(server.url, work, retries=1)
+
+
 def test_error_text_is_short_and_storable(server: FaultServer) -> None:
     """At most 300 characters of whatever the server says: no text at all, coded bodies, surrogates."""
 
@@ -431,16 +511,15 @@ def test_every_form_of_location_is_followed(server: FaultServer) -> None:
 
 
 def test_too_many_open_files_say_what_to_do() -> None:
-    """The limit and the target's own are named; other errors keep the system's words."""
+    """The limit and the target's own are named, and what a refusal may mean; the system's words stay."""
     target = Target(url="http://127.0.0.1:1", connections=7000)
     words = os_words(OSError(errno.EMFILE, "Too many open files"), target)
     assert (
         words
         == "OSError: Too many open files; raise the limit (`ulimit -n`) or lower target.connections (7,000)"
     )
-    assert os_words(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), target).endswith(
-        "refused"
-    )
+    refused = os_words(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), target)
+    assert refused == "ConnectionRefusedError: Connection refused; is the server running there?"
 
 
 def test_a_retry_after_a_redirect_is_one_of_the_new_request(server: FaultServer) -> None:

@@ -54,6 +54,21 @@ def test_exceptions_are_counted_by_kind_and_place(server: FaultServer, tmp_path:
     assert done.verdict.word == "BROKEN"
 
 
+def test_a_forgotten_await_is_told(server: FaultServer, tmp_path: Path) -> None:
+    """What is asked of a coroutine lacks an await; what sends nothing through session is told, too."""
+    code = "async def step(session, state, rng):\n    answer = session.get('/ok')\n    answer.json()\n"
+    done, _ = run(server, tmp_path, code, users={"count": 1, "iterations": 2})
+    (text,) = told(done)
+    assert "; write await before the request, as in (await session.get(…)).json() (mine.py:" in text
+    done, _ = run(
+        server,
+        tmp_path,
+        "async def step(session, state, rng):\n    pass\n",
+        users={"count": 1, "iterations": 2},
+    )
+    assert told(done) == {"a step made no request through session": 2}
+
+
 def test_no_step_counts_twice(server: FaultServer, tmp_path: Path) -> None:
     """One that raises before its first request has made none, too; of 100 steps 50 raised."""
     code = "async def step(session, state, rng):\n    if session.iteration % 2: raise ValueError('no data')\n"

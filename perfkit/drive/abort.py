@@ -70,7 +70,9 @@ def parse(text: str) -> Condition:
     try:
         span_s = duration_ns(found["span"]) / 1e9
     except ValueError:
-        raise BadInput(f"{shown}: {found['span']!r:.40} is not a time; write {durations.EXAMPLES}") from None
+        raise BadInput(
+            f"{shown}: {found['span']!r:.40} is not a time; {durations.how_to_write(found['span'])}"
+        ) from None
     try:
         limit = thresholds.parse(found["what"])
     except BadInput as error:

@@ -15,7 +15,7 @@ from perfkit.errors import RequestFailed, words_of
 #: So many kinds are told apart; a scenario that makes up types of errors would never come to an end.
 _MOST_KINDS = 200
 _LONGEST = 200
-NO_REQUEST = "a step made no request"
+NO_REQUEST = "a step made no request through session"
 
 
 class Mistake(NamedTuple):
@@ -57,7 +57,7 @@ class Mistakes:
         if first is None:
             return False
         frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(first.__traceback__)]
-        told = words_of(first).partition(": ")[2]
+        told = words_with_await(first).partition(": ")[2]
         words = redact(told)[:_LONGEST]  # in this order: half a secret is one too
         self.add(Mistake(type(first).__name__, self._place(frames)), words)
         return True
@@ -91,6 +91,17 @@ class Mistakes:
         return [
             {"text": kind.text(self.words[kind]), "count": count} for kind, count in self.counts.most_common()
         ]
+
+
+def words_with_await(error: BaseException) -> str:
+    """The type of an exception and what it says; where something was asked of a coroutine, what it lacks."""
+    words = words_of(error)
+    forgotten = isinstance(error, AttributeError | TypeError) and "'coroutine' object" in words
+    return (
+        f"{words}; write await before the request, as in (await session.get(…)).json()"
+        if forgotten
+        else words
+    )
 
 
 def _leaves(error: BaseException) -> Iterable[BaseException]:

@@ -17,17 +17,17 @@ from typing import Any, TextIO
 
 from perfkit.drive.describe import known_secrets
 from perfkit.drive.journal import remove
-from perfkit.drive.mistakes import NO_REQUEST
+from perfkit.drive.mistakes import NO_REQUEST, words_with_await
 from perfkit.drive.rows import NEVER, to_table
 from perfkit.drive.running import Checked, target_of
 from perfkit.drive.scenario import Member, Mix, members_of
 from perfkit.drive.session import DataFiles, Session, Step
 from perfkit.drive.session.response import decoded
 from perfkit.drive.steps import StepRandom
-from perfkit.drive.transport import Clock, Exchange, Headers, Transport
+from perfkit.drive.transport import Clock, Exchange, Headers, Transport, quote_path
 from perfkit.drive.worker import RunContext, RunPart, make_recorder, run_on_loop
 from perfkit.drive.workloads import tokens_of
-from perfkit.errors import RequestFailed, words_of
+from perfkit.errors import RequestFailed
 from perfkit.redaction import STARS, Redactor, is_secret_name, masked, masked_text, secrets_in
 from perfkit.text import harmless_prints, print_lines
 
@@ -139,7 +139,7 @@ class _Once:
             file = getattr(self._scenario.module, "__file__", None)
             lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
             where = f" (line {lines[-1]} of {Path(str(file)).name})" if lines else ""
-            self._problems.append(session.redact(f"{name} raised {words_of(error)}{where}"))
+            self._problems.append(session.redact(f"{name} raised {words_with_await(error)}{where}"))
 
 
 class _Shown:
@@ -165,7 +165,7 @@ class _Shown:
         if self.part != self._told:
             self._told = self.part
             self._show(f"-- {self.part}")
-        self._show(f"> {method} {hidden(path)}")
+        self._show(f"> {method} {hidden(quote_path(path))}")
         self._tell(">", fields.items(), body, hidden)
         begun = self._clock()
         exchange = await self._transport.send(method, path, headers, body, timeout_s, fresh=fresh)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import Any
 
 from perfkit.drive.scenario import Scenario
+from perfkit.drive.session import default_name
+from perfkit.errors import BadInput
 
 _SENDS = frozenset({"get", "post", "put", "patch", "delete", "request"})
 _OTHERS = frozenset({"on_teardown", "headers", "local", "user", "iteration", "seed", "run_tag", "redact"})
@@ -13,15 +16,15 @@ _OTHERS |= {"cookies", "data", "group"}
 _SESSION = "session"
 
 
-def operations_of(scenario: Scenario) -> frozenset[str] | None:
+def operations_of(scenario: Scenario, params: Any = None) -> frozenset[str] | None:
     """Return the names of all operations in a scenario's file, None where they are not certain.
 
     They are where each use of `session` is a request with `name="…"` written out, something that sends
     nothing, or an argument named `session` again, of a function of the same file.
     """
-    try:
-        tree = ast.parse(Path(str(scenario.module.__file__)).read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError):
+    if scenario.ref == "http_request" and params is not None:  # one request, named by its method and path
+        return frozenset({default_name(params.method, params.path)})
+    if (tree := _tree(scenario)) is None:
         return None
     functions = {
         node.name: [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
@@ -50,9 +53,7 @@ def most_requests(scenario: Scenario) -> int | None:
 
     It does where every use of `session` sends one request or nothing, and nothing is done again and again.
     """
-    try:
-        tree = ast.parse(Path(str(scenario.module.__file__)).read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError):
+    if (tree := _tree(scenario)) is None:
         return None
     steps = [one for one in tree.body if isinstance(one, ast.AsyncFunctionDef) and one.name == "step"]
     nodes = [node for step in steps for node in ast.walk(step)]
@@ -68,6 +69,44 @@ def most_requests(scenario: Scenario) -> int | None:
             others += node.attr in _OTHERS
     first = [argument.arg for step in steps for argument in step.args.args[:1]]
     return sends if first == [_SESSION] and not again and uses == sends + others else None
+
+
+def require_awaits(scenario: Scenario) -> None:
+    """BadInput for a request that a function of the scenario's file makes and surely does not await.
+
+    Nothing is sent then: it stands alone as a statement, or something is asked of it at once.
+    """
+    tree = _tree(scenario)
+    for function in tree.body if tree is not None else ():
+        if not isinstance(function, ast.AsyncFunctionDef):
+            continue
+        arguments = [one.arg for one in (*function.args.posonlyargs, *function.args.args)]
+        session = arguments[0] if arguments and function.name in _ENTRIES else _SESSION
+        nodes = list(ast.walk(function))
+        bound = sum(isinstance(one, ast.arg) and one.arg == session for one in nodes)
+        again = any(isinstance(one, ast.Name) and one.id == session and not isinstance(one.ctx, ast.Load)
+                    for one in nodes)  # fmt: skip
+        for node in nodes if bound == 1 and not again else ():
+            asked = node.value if isinstance(node, ast.Expr | ast.Attribute | ast.Subscript) else None
+            called = asked.func if isinstance(asked, ast.Call) else None
+            if not (isinstance(called, ast.Attribute) and called.attr in _SENDS):
+                continue
+            if isinstance(called.value, ast.Name) and called.value.id == session:
+                sent = f"await {session}.{called.attr}(…)"
+                meant = sent if isinstance(node, ast.Expr) else f"({sent})" + (
+                    f".{node.attr}" if isinstance(node, ast.Attribute) else "[…]")  # fmt: skip
+                words = (
+                    f"line {called.lineno}: {sent.removeprefix('await ')} is not awaited, so it sends nothing"
+                )
+                raise BadInput(f"{scenario.label}, {words}; write {meant}")
+
+
+def _tree(scenario: Scenario) -> ast.Module | None:
+    """The scenario's source, None where it cannot be read."""
+    try:
+        return ast.parse(Path(str(scenario.module.__file__)).read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return None
 
 
 _AGAIN = (

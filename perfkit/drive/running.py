@@ -16,8 +16,9 @@ from perfkit import stats
 from perfkit.drive import abort, describe
 from perfkit.drive.live_view import live_view
 from perfkit.drive.local_server import reference_server
-from perfkit.drive.operations import operations_of
-from perfkit.drive.scenario import Mix, Scenario
+from perfkit.drive.operations import operations_of, require_awaits
+from perfkit.drive.scenario import Mix, Scenario, members_of
+from perfkit.drive.session.sending import HOP
 from perfkit.drive.spread import Progress, execute, soon
 from perfkit.drive.workloads import complete, tokens_of, with_server
 from perfkit.errors import (
@@ -66,6 +67,8 @@ def checked(given: Mapping[str, Any], where: str, allow_targets: Iterable[str]) 
     The one way to a run, so BadInput comes before a folder is made and before a host is asked for anything.
     """
     workload, scenario, params = complete(given, where)
+    for member in members_of(scenario, params, workload):
+        require_awaits(member.scenario)
     wanted = [thresholds.parse(text) for text in workload.thresholds]
     for one in wanted:
         if isinstance(one.metric, Metric) and one.metric.population == "slo" and not workload.slo:
@@ -75,25 +78,27 @@ def checked(given: Mapping[str, Any], where: str, allow_targets: Iterable[str]) 
                 f"threshold {one.text!r} is over samples of the server, and this run would have none; set"
                 " target.probes_url or target.metrics_url"
             )
-    _require_operations(wanted, scenario)
+    _require_operations(wanted, scenario, params)
     for text in workload.abort or ():
         abort.parse(text)
     require_allowed_hosts(workload, allow_targets)
     return Checked(workload, scenario, params, tokens_of(workload))
 
 
-def _require_operations(wanted: Iterable[thresholds.Threshold], scenario: Scenario | Mix) -> None:
+def _require_operations(
+    wanted: Iterable[thresholds.Threshold], scenario: Scenario | Mix, params: Any
+) -> None:
     """BadInput for a threshold of an operation that the scenario surely does not have."""
     if isinstance(scenario, Mix):  # there an operation begins with its scenario's name
-        of_each = [operations_of(one.scenario) for one in scenario.members]
+        of_each = [operations_of(one.scenario, one.params) for one in scenario.members]
         both = zip(scenario.members, of_each, strict=True)
         known = {f"{one.name}/{name}" for one, names in both for name in names or ()}
     else:
-        of_each = [operations_of(scenario)]
+        of_each = [operations_of(scenario, params)]
         known = set(of_each[0] or ())
     for one in wanted:
         name = None if one.of_samples else one.operation
-        if name and all(of_each) and name not in known:
+        if name and all(of_each) and name.removesuffix(HOP) not in known:
             raise unknown(f"operation in threshold {one.text!r}:", name, known)
 
 

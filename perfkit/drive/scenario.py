@@ -36,6 +36,7 @@ import msgspec
 from perfkit.drive.recording import Recording
 from perfkit.errors import BadInput, PerfkitError, unknown
 from perfkit.model import Workload, convert
+from perfkit.suggestions import nearest_file
 from perfkit.text import harmless_prints
 
 _OURS = Path(__file__).parents[1] / "scenarios"
@@ -117,6 +118,9 @@ class Scenario:
         load = getattr(self.module, "load", None)
         if load is None:
             return {"users": {"count": 1, "iterations": 100}}
+        if not callable(load):
+            what = "write `def load(params):` and return a dict with `users` or `arrivals`"
+            raise BadInput(f"{self.label}: load is of type {type(load).__name__}, not a function; {what}")
         with _guard(self.ref):
             found = load(params)
             if inspect.iscoroutine(found):
@@ -194,6 +198,8 @@ def names() -> list[str]:
 def load_scenario(ref: str) -> Scenario:
     """Load a scenario by name or by the path of its file; BadInput says what is wrong with it."""
     if not _is_file(ref) and ref not in names():
+        if Path(f"{ref}.py").is_file():
+            raise BadInput(f"unknown scenario {ref!r:.80}; did you mean {ref}.py?")
         raise unknown("scenario", ref, names())
     with _guard(ref):
         if _is_file(ref):
@@ -222,18 +228,38 @@ def _refuse_uncallable(scenario: Scenario, name: str, call: str) -> None:
     function: Any = getattr(scenario.module, name, None)
     if function is None and name != "step":
         return
-    fits = inspect.iscoroutinefunction(function)
+    if fault := _fault(scenario.module, name, function, call):
+        raise BadInput(f"{scenario.label}: {fault}; it needs `async def {call}`")
+
+
+def _fault(module: ModuleType, name: str, function: Any, call: str) -> str:
+    """What keeps a scenario's function from being called and awaited as `call` says, empty for nothing."""
+    if function is None:
+        own = [one.__name__ for one in vars(module).values()
+               if inspect.isfunction(one) and one.__module__ == module.__name__]  # fmt: skip
+        return f"no function {name}{'; found ' * bool(own)}{', '.join(own[:5])}"
+    if not callable(function):
+        return f"{name} is of type {type(function).__name__}, not a function"
+    if not inspect.iscoroutinefunction(function):
+        return f"{name} has a yield" if inspect.isasyncgenfunction(function) else f"{name} is not async"
+    given = call.partition("(")[2].rstrip(")")
     try:
-        inspect.signature(function).bind(*call.split(","))
+        signature = inspect.signature(function)
     except TypeError:
-        fits = False
-    if not fits:
-        raise BadInput(f"{scenario.label}: it needs `async def {call}`")
+        return f"the signature of {name} cannot be read"
+    try:
+        signature.bind(*given.split(","))
+    except TypeError:
+        count = len(signature.parameters)
+        return f"{name} takes {count} argument{'s' * (count != 1)}, it gets {given}"
+    return ""
 
 
 def _import_file(path: Path) -> ModuleType:
     if not path.exists():
-        raise BadInput(f"scenario file {path.name} not found in {path.parent}")
+        near = nearest_file(path, (".py",))
+        hint = f"; did you mean {near.name}?" if near is not None else ""
+        raise BadInput(f"scenario file {path.name} not found in {path.parent}{hint}")
     if not path.is_file():  # opening a FIFO would wait for ever
         raise BadInput(f"scenario file {path.name} in {path.parent} is not a regular file")
     # a fixed name, so that states unpickle in other processes; two files of one name are two scenarios

@@ -22,7 +22,7 @@ from perfkit.drive.collect import Collector
 from perfkit.drive.health import NO_DELAYS, delays, judge, median_response_ms
 from perfkit.drive.journal import journaled, keep_only, remove
 from perfkit.drive.load import cut_off
-from perfkit.drive.mistakes import Mistakes
+from perfkit.drive.mistakes import Mistakes, words_with_await
 from perfkit.drive.overdue import leave_behind
 from perfkit.drive.progress import STOP
 from perfkit.drive.recording import Recording
@@ -42,7 +42,7 @@ from perfkit.drive.worker import (
     run_on_loop,
 )
 from perfkit.drive.writer import SegmentWriter, monotonic_unix_ns
-from perfkit.errors import BadInput, PerfkitError, RequestFailed, words_of
+from perfkit.errors import BadInput, PerfkitError, RequestFailed
 from perfkit.hosts import hosts_of
 from perfkit.model import NO_TOKENS, Tokens, Users, Workload
 from perfkit.redaction import Redactor
@@ -565,7 +565,7 @@ def _is_interrupt(error: BaseException) -> bool:
 
 def _told(error: BaseException) -> str:
     """What a scenario's own error says; what a failed request says is told already."""
-    return str(error) if isinstance(error, RequestFailed) else words_of(error)
+    return str(error) if isinstance(error, RequestFailed) else words_with_await(error)
 
 
 def _words(error: OSError) -> str:

@@ -91,11 +91,19 @@ class Transport(Protocol):
         """Close every connection; for when nothing is under way any more."""
 
 
+#: What OpenSSL says of an answer that is not TLS.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+
+
 def os_words(error: OSError, target: Target) -> str:
     """What the operating system said, and what to do where that is known."""
     text = f"{type(error).__name__}: {error.strerror or error}"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         text += f"; raise the limit (`ulimit -n`) or lower target.connections ({target.connections:,})"
+    if isinstance(error, ConnectionRefusedError):
+        text += "; is the server running there?"
+    if getattr(error, "reason", "") in _NO_TLS:
+        text += "; the server speaks no TLS on this port: try http://"
     return text
 
 

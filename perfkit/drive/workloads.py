@@ -26,6 +26,7 @@ from perfkit.plain_data import LONGEST, require_plain
 from perfkit.redaction import Redactor, is_secret_name, masked_text, redacted_errors, secrets_of
 from perfkit.store import read_regular, shipped, slo
 from perfkit.store.remote import folder_url
+from perfkit.suggestions import did_you_mean
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -60,7 +61,9 @@ def _read_text(path: Path) -> str:
     try:
         raw = read_regular(ours if ours.exists() and not path.exists() else path, LONGEST)
     except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+        near = did_you_mean(path, (".yaml", ".yml"))
+        words = "no such file" if near else error.strerror
+        raise BadInput(f"cannot read {path}: {words}{near}") from None
     except ValueError as error:  # a null byte in the name
         raise BadInput(f"cannot read {str(path)!r:.200}: {error}") from None
     try:
@@ -104,13 +107,13 @@ def parse_headers(given: Iterable[str]) -> dict[str, str]:
     found = {}
     for text in given:
         name, colon, value = text.partition(":")
+        if not colon:
+            raise BadInput(f"header {name!r:.20}: write it as NAME: VALUE")
         try:
             found[name.strip().lower()] = value.strip()
             header_lines([(name.strip(), value.strip())], "host")
         except ValueError as error:
             raise BadInput(f"header {name!r:.80}: {error}") from None
-        if not colon:
-            raise BadInput(f"header {name!r:.20}: write it as NAME: VALUE")
     return found
 
 

@@ -9,9 +9,10 @@ one has `response.error` set and is a row either way.
 `path` is relative to the target. `name` is the row's operation (default: method and path with ids replaced).
 `json`, `content`, `data`, `files` and `params` are httpx's; `auth` is `("user", "password")` for Basic, or a
 text for a Bearer token. `check(response)` may return False, or a text, to make the row an error of class
-`check`. A stream of server-sent events is read to its end; `stream` says which of its events carry content
-and which tell of an error, which makes the row one of class `check` (`perfkit.streams`). Of headers given
-twice the nearest counts: this request's, then the session's, then the target's.
+`check`. `ok=404`, or `ok=(404, 409)`, names statuses that are no error of this request. A stream of
+server-sent events is read to its end; `stream` says which of its events carry content and which tell of an
+error, which makes the row one of class `check` (`perfkit.streams`). Of headers given twice the nearest
+counts: this request's, then the session's, then the target's.
 
 A retry is a row with the same `seq` and the next `attempt`. A redirect that is followed (`follow_redirects`,
 default: the target's) leads to another request: the next `seq`, attempt 1, planned when the redirect had
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlencode
@@ -31,6 +32,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from perfkit.drive.rows import PHASE_CODE
+from perfkit.drive.session.asked import no_attribute, require_arguments
 from perfkit.drive.session.cookies import Jar
 from perfkit.drive.session.data import AtEnd, DataFiles, DataRow, Per
 from perfkit.drive.session.forms import Auth, Files, authorization, form
@@ -73,6 +75,9 @@ class Session:
         self.group: str | None = None
         self._jar = Jar(recorder.target.url or "") if recorder.target.cookies else None
         self._data_secrets: dict[tuple[str, Per], tuple[str, ...]] = {}  #: of the latest row of each file
+
+    def __getattr__(self, name: str) -> Any:
+        raise no_attribute("session", name, dir(type(self)))
 
     @property
     def cookies(self) -> dict[str, str]:
@@ -130,7 +135,7 @@ class Session:
         if secrets:
             self._data_secrets[name, per] = secrets
             self._hide(step)
-        return dict(row)
+        return DataRow(row)
 
     def _hide(self, step: Step) -> None:
         """Keep out of rows of a step what is in no header of the request itself."""
@@ -188,10 +193,13 @@ class Session:
         follow_redirects: bool | None = None,
         name: str | None = None,
         check: Check | None = None,
+        ok: int | Collection[int] = (),
         stream: Reader = plain,
         timeout_s: float | None = None,
+        **others: Any,
     ) -> Response:
         """Send a request, wait for its whole response, record a row: see the module's text."""
+        require_arguments(method, path, name, check, others)
         recorder = self._recorder
         if recorder.over:
             raise asyncio.CancelledError("the run has ended")
@@ -199,11 +207,7 @@ class Session:
         started = recorder.clock()
         planned, step.planned = started if step.planned is None else step.planned, None
         step.requests += 1
-        content_type = ""
-        if json is not _NOTHING:
-            content, content_type = _encode_json(json), "application/json"
-        elif data is not None or files is not None:
-            content, content_type = form(data, files)
+        body, content_type = _body(json, content, data, files)
         own = _own_headers(headers, auth) if headers or auth is not None else ()
         session = tuple(self.headers.items()) if self.headers else ()
         head = step.head = recorder.heads.get(session, content_type, own)
@@ -212,7 +216,6 @@ class Session:
         if (jar := self._jar) is not None:
             head = step.head = recorder.heads.get(session, content_type, (*jar.fields(path), *own))
         method = method if method in _METHODS else _other_method(method)
-        body = content.encode() if isinstance(content, str) else content
         group = recorder.group_code(self.group, head, step) if self.group else 0
         operation = recorder.operation_code(name := name or default_name(method, path), head, step)
         sending = Sending(
@@ -226,13 +229,29 @@ class Session:
                 exchange = sending.cut(cut, stream)
             if jar is not None and jar.take(sending.path, exchange.headers):
                 self._hide(step)
-            response = sending.end(exchange, stream, check)
+            response = sending.end(exchange, stream, check, ok)
             if (response.error is None and sending.hop is None) or not sending.again(response):
                 return response
             if jar is not None:
                 fields = (*jar.fields(sending.path), *own)
                 head = step.head = recorder.heads.get(session, content_type, fields)
             await sending.prepare_again(head)
+
+
+def _body(
+    json: Any, content: bytes | str, data: Mapping[str, Any] | None, files: Files | None
+) -> tuple[bytes, str]:
+    """Return the body of a request and its type; TypeError for two bodies."""
+    content_type, has_form = "", data is not None or files is not None
+    if (json is not _NOTHING) + bool(content) + has_form > 1:
+        raise TypeError(
+            "json, content, and data with files are three ways to give the body; keep one of them"
+        )
+    if json is not _NOTHING:
+        return _encode_json(json), "application/json"
+    if has_form:
+        content, content_type = form(data, files)
+    return content.encode() if isinstance(content, str) else content, content_type
 
 
 def _own_headers(headers: Mapping[str, str] | None, auth: Auth | None) -> Pairs:

@@ -6,7 +6,7 @@ import csv
 import io
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,8 +15,23 @@ import msgspec
 from perfkit.errors import BadInput
 from perfkit.redaction import secrets_of
 from perfkit.store import read_regular
+from perfkit.suggestions import nearest, nearest_file
 
-DataRow = dict[str, Any]
+
+class UnknownColumn(BadInput, KeyError):
+    """A column that a data file does not have; a KeyError, as of any mapping."""
+
+
+class DataRow(dict[str, Any]):
+    """A row of a data file by its columns; one that is not there is told with those that are."""
+
+    def __missing__(self, name: object) -> Any:
+        columns = [str(one) for one in self]
+        shown = f"known: {', '.join(columns[:20])}" + f", … ({len(columns):,})" * (len(columns) > 20)
+        close = nearest(str(name), columns)
+        raise UnknownColumn(f"no column {name!r:.60}; {f'did you mean {close!r}? ' * bool(close)}{shown}")
+
+
 Per = Literal["user", "step"]
 AtEnd = Literal["error", "cycle"]
 _MOST_BYTES = 64 * 2**20
@@ -101,19 +116,30 @@ def read_rows(path: Path) -> list[DataRow]:
 
     BadInput, with the line, for anything else, for no rows and for more than 64 MB.
     """
-    kinds = {".csv": _csv, ".jsonl": _json_lines, ".ndjson": _json_lines}
-    if path.suffix.lower() not in kinds:
-        raise BadInput(f"data {path.name}: the name must end in {', '.join(kinds)}")
+    if path.suffix.lower() not in _KINDS:
+        raise BadInput(f"data {path.name}: the name must end in {', '.join(_KINDS)}")
     try:
         text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise BadInput(f"data {path.name}: not UTF-8 text") from None
     except (OSError, ValueError) as error:  # the latter: a null byte in the name
-        raise BadInput(f"data {path.name} in {path.parent}: {getattr(error, 'strerror', error)}") from None
-    rows = list(kinds[path.suffix.lower()](text, path.name))
+        words = getattr(error, "strerror", error)
+        raise BadInput(f"data {path.name} in {path.parent}: {words}{_near(path)}") from None
+    rows = list(_KINDS[path.suffix.lower()](text, path.name))
     if not rows:
         raise BadInput(f"data {path.name}: it has no rows")
     return rows
+
+
+def _near(path: Path) -> str:
+    """The file beside it that was meant, or those there are, where one is not there."""
+    if near := nearest_file(path, _KINDS):
+        return f"; did you mean {near.name}?"
+    try:
+        there = sorted(one.name for one in path.parent.iterdir() if one.suffix.lower() in _KINDS)
+    except (OSError, ValueError):
+        return ""
+    return f"; there: {', '.join(there[:5])}" * bool(there)
 
 
 def _csv(text: str, name: str) -> Iterator[DataRow]:
@@ -127,7 +153,7 @@ def _csv(text: str, name: str) -> Iterator[DataRow]:
                 where = f"data {name}, line {lines.line_num}"
                 raise BadInput(f"{where}: {len(fields)} fields, where the header has {len(header)}")
             if fields:
-                yield dict(zip(header, fields, strict=True))
+                yield DataRow(zip(header, fields, strict=True))
     except csv.Error as error:
         raise BadInput(f"data {name}, line {lines.line_num}: {error}") from None
 
@@ -137,6 +163,12 @@ def _json_lines(text: str, name: str) -> Iterable[DataRow]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                yield decode(line)
+                row = decode(line)
             except msgspec.DecodeError as error:
                 raise BadInput(f"data {name}, line {number}: not a JSON object: {error}") from None
+            yield DataRow(row)
+
+
+_KINDS: dict[str, Callable[[str, str], Iterable[DataRow]]] = {
+    ".csv": _csv, ".jsonl": _json_lines, ".ndjson": _json_lines,
+}  # fmt: skip

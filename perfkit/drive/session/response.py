@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json as jsonlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from perfkit.drive.session.asked import no_attribute
 from perfkit.drive.transport import GZIP, Exchange
 from perfkit.errors import RequestFailed, words_of
 from perfkit.streams import Events
@@ -29,6 +30,9 @@ class Response(msgspec.Struct, eq=False):
     shown_path: str  #: as messages show it: without secrets when the request failed
     _most: int = _MOST  #: bytes the body may unpack to
     error: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        raise no_attribute("response", name, _KNOWN)
 
     def __repr__(self) -> str:
         return f"<Response {self._method} {self.shown_path}: {self.status_code} {self.error or 'ok'}>"
@@ -89,9 +93,13 @@ class Response(msgspec.Struct, eq=False):
         return self
 
 
-def judge(exchange: Exchange) -> str | None:
-    """The error class of a response that came."""
-    if exchange.status < 400:
+#: What a scenario may ask a response for.
+_KNOWN = tuple(name for name in vars(Response) if name != "shown_path")
+
+
+def judge(exchange: Exchange, ok: int | Collection[int] = ()) -> str | None:
+    """The error class of a response that came; ok: statuses from 400 on that the request may have."""
+    if exchange.status < 400 or exchange.status in ((ok,) if isinstance(ok, int) else ok):
         return None
     return "http_5xx" if exchange.status >= 500 else "http_4xx"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any
 
 import msgspec
@@ -22,7 +22,7 @@ _AT_THE_END = "still in flight when the run ended"
 _GIVEN_UP = "cancelled by the scenario: its own time limit, or a task it cancelled"
 _READ_WHOLE = 16 * 1024 * 1024  #: of a body that is no stream, for its tokens
 _LOOKED_AT = 16384  #: of a failed response's body, for its error text
-_HOP = " (redirect)"
+HOP = " (redirect)"
 _WARMUP, _MEASURE, _DRAIN = (PHASE_CODE[name] for name in ("warmup", "measure", "drain"))
 _MAKING = ("POST", "PUT")
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
@@ -59,11 +59,13 @@ class Sending(msgspec.Struct, eq=False):  # made for each request: a third of wh
         send = self._recorder.transport.send
         return send(self._method, self.path, lines, self._body, timeout_s, fresh=self._fresh)
 
-    def end(self, exchange: Exchange, stream: Reader, check: Check | None) -> Response:
+    def end(
+        self, exchange: Exchange, stream: Reader, check: Check | None, ok: int | Collection[int] = ()
+    ) -> Response:
         """Judge what came of it, and record a row."""
         recorder = self._recorder
         response = Response(exchange, self._method, self.path, recorder.most_body)
-        error = exchange.error or judge(exchange)
+        error = exchange.error or judge(exchange, ok)
         told = None if exchange.events is None and stream is plain else _told(exchange, stream)
         if error is None and told is not None and told.error is not None:
             error, exchange.error_text = "check", told.error
@@ -84,7 +86,7 @@ class Sending(msgspec.Struct, eq=False):  # made for each request: a third of wh
             self._hops -= 1
             self._method, self.path, self._body = self.hop
             self._planned = self._started = recorder.clock()
-            self._operation = recorder.operation_code(self._name, self.head, self._step, _HOP)
+            self._operation = recorder.operation_code(self._name, self.head, self._step, HOP)
             self._seq, self._attempt, self._fresh, self.hop = recorder.next_seq(), 1, False, None
             return True
         # nobody has done anything yet, or twice is as good as once (RFC 9110, 9.2.2)
