@@ -192,5 +192,7 @@ def _held(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise BadInput("another process is already running this batch; wait for it to finish") from None
         except OSError as error:
-            raise PerfkitError(f"cannot write {path.parent}: {error.strerror}; choose --data-dir") from None
+            raise PerfkitError(
+                f"cannot write {path.parent}: {error.strerror}; choose another place (--data-dir)"
+            ) from None
         yield

@@ -16,9 +16,10 @@ def choose(rng: Random, weights: Mapping[T, float]) -> T:
     rng: of the step, so that a step chooses the same in every run. A weight of 0 is never chosen. ValueError
     unless weights are finite numbers of at least 0, and one is more.
     """
-    if not isinstance(weights, Mapping):
+    given: object = weights
+    if not isinstance(given, Mapping):
         example = 'choose(rng, {"read": 8, "write": 2}); for equal chances rng.choice([…])'
-        raise ValueError(f"weights are a dict, not of type {type(weights).__name__}; write {example}")
+        raise ValueError(f"weights are a dict, not of type {type(given).__name__}; write {example}")
     try:
         total = math.fsum(weights.values())
     except TypeError:  # "8"

@@ -123,7 +123,9 @@ def _data_dir(data_dir: Path) -> dict[str, Any]:
         with tempfile.NamedTemporaryFile(dir=place):
             pass
     except OSError as error:
-        return _check("data folder", False, f"{data_dir}: {error.strerror}", "choose --data-dir")
+        return _check(
+            "data folder", False, f"{data_dir}: {error.strerror}", "choose another place (--data-dir)"
+        )
     stat = os.statvfs(place)
     free_gb = stat.f_bavail * stat.f_frsize / 1e9
     return _check("data folder", free_gb > 0.5, f"writable, {free_gb:.1f} GB free", "make room")

@@ -3,7 +3,7 @@
 Exit codes of every `perfkit` verb (also in README.md): 0 ok, 1 tool error, 2 bad input,
 3 run invalid or nothing to judge, 4 thresholds missed, an abort condition met, or regressed,
 5 inconclusive (`gate --strict`), 129 SIGHUP (the terminal was closed), 130 interrupted (Ctrl-C),
-143 terminated (SIGTERM).
+141 nobody read on (`| head`), 143 terminated (SIGTERM).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ EXIT_REGRESSED = 4
 EXIT_INCONCLUSIVE = 5
 EXIT_HUNG_UP = 129
 EXIT_INTERRUPTED = 130
+EXIT_CLOSED_PIPE = 141
 EXIT_TERMINATED = 143
 #: The reason that run.json gives for an interrupted run, and the exit code: 128 and the signal's number.
 INTERRUPTIONS = {

@@ -216,6 +216,34 @@ def test_a_damaged_run_hides_no_other(one_run: Path, server: SmallServer, tmp_pa
     assert [run.id for run in list_runs(tmp_path)] == [good.id]
 
 
+def test_a_closed_pipe_is_no_failure_of_the_tool(one_run: Path) -> None:
+    """`perfkit ls | head`: exit code 141, as of a program that SIGPIPE ends; nothing is said."""
+    command = f"{sys.executable} -m perfkit.cli ls --data-dir {one_run} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+def test_no_verb_is_help_and_exit_2(tmp_path: Path) -> None:
+    """`perfkit` alone prints its help as it stands, on standard error."""
+    done = perfkit(data=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: perfkit [OPTIONS] COMMAND")
+
+
+def test_a_data_folder_that_cannot_be_is_bad_input(tmp_path: Path) -> None:
+    """Nothing is sent; the line asks for another place."""
+    (tmp_path / "file").write_text("")
+    done = perfkit("run", "http://127.0.0.1:9/", "--requests", "1", "-q", data=tmp_path / "file")
+    assert done.returncode == 2
+    assert "choose another place (--data-dir)" in done.stderr
+
+
+def test_users_that_find_no_step_are_told(server: SmallServer, tmp_path: Path) -> None:
+    """Of 10 users 3 are at work where 3 requests are asked for."""
+    done = perfkit("run", server.url, "--users", "10", "--requests", "3", data=tmp_path)
+    assert "note: 3 steps are at most 3 users at work, of 10" in done.stderr
+
+
 def test_thresholds_missed_is_exit_4(server: SmallServer, tmp_path: Path) -> None:
     """A threshold that does not hold gives exit code 4, is named, and is kept in run.json."""
     done = run_get(server, tmp_path, "-q", "--threshold", "p50 < 0.001 ms", "--threshold", "error_rate < 1 %")

@@ -207,7 +207,7 @@ BAD: dict[str, tuple[str, str]] = {
     "nothing known": ("a: 1", "neither an OpenAPI description"),
     "broken JSON": ('{"openapi": ', "broken JSON"),
     "broken YAML": ("openapi: [", "not YAML"),
-    "a list": ("[1]", "expected a document"),
+    "a list": ("[1]", "expected an OpenAPI description"),
     "an empty HAR": ('{"log": {"entries": []}}', "no request of an API"),
     "a HAR of no list": ('{"log": {"entries": 3}}', "no request of an API"),
 }

@@ -142,6 +142,14 @@ def test_unknown_operation(part: Part) -> None:
         parse("p50(create_agnt) < 1 s").evaluate(part)
 
 
+def test_an_operation_of_the_warm_up_alone_is_told(tmp_path: Path) -> None:
+    """Its requests were sent, and none was measured: that is said, not that nobody knows it."""
+    warm = [request(i, i, operation="login", phase="warmup") for i in range(1, 4)]
+    part = a_part(tmp_path, [*warm, request(9, 9, operation="read")])
+    with pytest.raises(BadInput, match=r"^every request of login \(3\) fell into the warm-up \(warmup_s: "):
+        parse("p50(login) < 1 s").evaluate(part)
+
+
 def test_nothing_is_missed(tmp_path: Path) -> None:
     """A threshold over no request is missed, whatever it asks."""
     empty = a_part(tmp_path, [])

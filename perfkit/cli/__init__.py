@@ -24,7 +24,15 @@ from perfkit.cli import (  # noqa: F401 - importing them adds their verbs
     shards,
 )
 from perfkit.cli.base import cli, usage_words
-from perfkit.errors import EXIT_TOOL_ERROR, INTERRUPTIONS, BadInput, PerfkitError, os_error_words, with_extra
+from perfkit.errors import (
+    EXIT_CLOSED_PIPE,
+    EXIT_TOOL_ERROR,
+    INTERRUPTIONS,
+    BadInput,
+    PerfkitError,
+    os_error_words,
+    with_extra,
+)
 from perfkit.text import harmless_libraries, plain, print_lines
 
 __all__ = ["cli", "main"]
@@ -51,10 +59,14 @@ def main() -> None:
     interrupts.install()
     _add_server_command()
     harmless_libraries()
+    stdout = sys.stdout
     try:
         code = cli.main(prog_name="perfkit", standalone_mode=False)
     except PerfkitError as error:
         _end(error, error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print_lines(*error.format_message().split("\n"), err=True)
+        sys.exit(BadInput.exit_code)
     except click.UsageError as error:
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
         _end(f"{usage_words(error)}{where}", BadInput.exit_code)
@@ -63,8 +75,10 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt) as error:
         notes = getattr(error.__cause__ or error, "__notes__", ())
         _end("; ".join((interrupts.reason(), *notes)), INTERRUPTIONS[interrupts.reason()])
+    except SystemExit as ended:  # nobody reads on (`| head`): click exchanges stdout and exits by 1
+        sys.exit(ended.code if sys.stdout is stdout else EXIT_CLOSED_PIPE)
     except BrokenPipeError:
-        sys.exit(EXIT_TOOL_ERROR)
+        sys.exit(EXIT_CLOSED_PIPE)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and isinstance(missing := with_extra(error), PerfkitError):
             _end(missing, missing.exit_code)

@@ -31,6 +31,7 @@ class Verbs(click.Group):
             if "://" in args[0] or args[0].endswith((".yaml", ".yml", ".py")):
                 hint = f"write `perfkit run {masked_text(args[0])}`"
             hint = "write `perfkit --help`, or `perfkit VERB --help`" if args[0] == "help" else hint
+            hint = "write `perfkit --version`" if args[0] == "version" else hint
             raise BadInput(f"unknown verb {masked_text(args[0])!r:.200}; {hint}")
         return super().resolve_command(ctx, args)
 
@@ -43,6 +44,8 @@ def no_such_option(error: click.NoSuchOption) -> str:
     given = error.option_name
     options = [name for one in context.command.get_params(context) for name in one.opts if name[:1] == "-"]
     words = f"{context.command_path} has no option {given}"
+    if given == "-V" and "--version" in options:
+        return f"{words}; did you mean --version?"
     if close := nearest(given, [name for name in options if name.startswith("--")]):
         return f"{words}; did you mean {close}?"
     verbs = context.command.commands if isinstance(context.command, click.Group) else {}
@@ -87,7 +90,7 @@ def cli() -> None:
     \b
     Exit codes: 0 ok, 1 tool error, 2 bad input, 3 run invalid or nothing to judge, 4 thresholds missed, an
     abort condition met, or regressed, 5 inconclusive (gate --strict), 129 terminal closed, 130 Ctrl-C,
-    143 SIGTERM.
+    141 output was closed (| head), 143 SIGTERM.
     """
 
 

@@ -115,8 +115,10 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
     Exit codes: 0 pass, 3 nothing to judge, 4 regressed, 5 inconclusive with --strict.
     """
     from perfkit.compare import gate
-    from perfkit.compare.experiment import open_comparison
+    from perfkit.compare.experiment import is_workload, open_comparison
 
+    if b is None and is_workload(a):
+        raise BadInput(f"perfkit gate needs B: give the workload file that {a} is compared with")
     for file in (junit, markdown):
         if file is not None:
             refuse_unwritable(file)

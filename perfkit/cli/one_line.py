@@ -11,13 +11,16 @@ from typing import Any
 
 import click
 
-from perfkit.durations import EXAMPLES, duration_ns
+from perfkit.durations import EXAMPLES, duration_ns, how_to_write
 from perfkit.errors import BadInput
 from perfkit.redaction import masked_text
-from perfkit.suggestions import nearest
+from perfkit.suggestions import did_you_mean, nearest
 
 #: The load of a URL when none is named, and of `--users` without an end.
 DEFAULT_USERS, DEFAULT_S = 10, 10.0
+#: Bounds of the workload, told under the option's name here.
+SHORTEST_S, LONGEST_S = 0.001, 30 * 86_400
+LEAST_PER_S, MOST_PER_S = 0.0001, 1_000_000
 _PER_S = {"/s": 1.0, "": 1.0, "/min": 1 / 60}
 _RATE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(/s|/min|)\s*", re.ASCII).fullmatch
 _NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII).fullmatch
@@ -31,9 +34,14 @@ def duration(ctx: click.Context, param: click.Parameter, text: str | None) -> fl
     if text is None:
         return None
     try:
-        return float(text) if _NUMBER(text.strip()) else duration_ns(text) / 1e9
+        found = float(text) if _NUMBER(text.strip()) else duration_ns(text) / 1e9
     except ValueError:
-        raise BadInput(f"{param.opts[0]} {text!r:.80} is not a time; write {EXAMPLES}") from None
+        raise BadInput(f"{param.opts[0]} {text!r:.80} is not a time; {how_to_write(text)}") from None
+    least = 0 if param.name == "ramp" else SHORTEST_S
+    if not least <= found <= LONGEST_S:
+        bounds = f"give at least {least:g} and at most {LONGEST_S:,.0f} s"
+        raise BadInput(f"{param.opts[0]} {text!r:.80}: {bounds}, such as {EXAMPLES}")
+    return found
 
 
 def per_second(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
@@ -41,7 +49,11 @@ def per_second(ctx: click.Context, param: click.Parameter, text: str | None) -> 
     found = _RATE(text) if text is not None else None
     if text is not None and found is None:
         raise BadInput(f"{param.opts[0]} {text!r:.80} is not a rate; write 200, 200/s or 30/min")
-    return None if found is None else float(found[1]) * _PER_S[found[2]]
+    rate = None if found is None else float(found[1]) * _PER_S[found[2]]
+    if rate is not None and not LEAST_PER_S <= rate <= MOST_PER_S:
+        words = f"give at least {LEAST_PER_S} and at most {MOST_PER_S:,} per second"
+        raise BadInput(f"{param.opts[0]} {text!r:.80}: {words}")
+    return rate
 
 
 @dataclass(frozen=True)
@@ -65,11 +77,12 @@ class Request:
         found: dict[str, Any] = {"path": path}
         content_type = self.headers.get("content-type", "")
         if self.json_text is not None:
-            found["json"] = _json(self.json_text)
+            file = self.json_text.startswith("@")
+            found["json"] = _json(_from_file(self.json_text[1:], "--json") if file else self.json_text)
         elif self.data is not None:
             if _TIME(self.data):
                 raise BadInput(f"-d is the body, as in curl and hey; write --duration {self.data} for a time")
-            found["body"] = _from_file(self.data[1:]) if self.data.startswith("@") else self.data
+            found["body"] = _from_file(self.data[1:], "--data") if self.data.startswith("@") else self.data
             is_json = found["body"].lstrip()[:1] in ("{", "[")
             content_type = content_type or (
                 "application/json" if is_json else "application/x-www-form-urlencoded"
@@ -78,7 +91,7 @@ class Request:
         method = (self.method or ("POST" if with_body else "GET")).upper()
         meant = method if method in _METHODS else nearest(method, _METHODS)
         if meant not in (None, method):
-            raise BadInput(f"-X {method!r:.40}: did you mean {meant}?")
+            raise BadInput(f"-X {method!r:.40}: did you mean {meant}? Methods: {', '.join(_METHODS)}")
         return {"method": method, **found, **({"content_type": content_type} if content_type else {})}
 
 
@@ -102,6 +115,11 @@ class Load:
             raise BadInput(f"--users and --rate: give one of them; {words}")
         if self == Load(None, None, None, None, None) and not always:
             return dict(given)
+        default = DEFAULT_S if always and self.requests is None else None
+        lasts = default if self.duration_s is None else self.duration_s
+        if lasts is not None and self.ramp_s is not None and self.ramp_s > lasts:
+            words = f"--ramp {self.ramp_s:g} s does not fit in --duration {lasts:g} s"
+            raise BadInput(f"{words}; the ramp is a part of it")
         own, arrivals = given.get("users"), given.get("arrivals")
         others = {name: value for name, value in given.items() if name not in ("users", "arrivals")}
         if self.rate_per_s is not None or (self.users is None and isinstance(arrivals, Mapping)):
@@ -168,15 +186,16 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"--json: the body is not JSON: {error}") from None
+        quotes = "; JSON has double quotes" if "'" in text else ""
+        raise BadInput(f"--json {masked_text(text)!r:.80}: the body is not JSON: {error}{quotes}") from None
 
 
-def _from_file(name: str) -> str:
+def _from_file(name: str, option: str) -> str:
     from perfkit.store import read_regular
 
     try:
         return read_regular(Path(name), _LONGEST_BODY).decode()
     except OSError as error:
-        raise BadInput(f"--data @{name}: {error.strerror}") from None
+        raise BadInput(f"{option} @{name}: {error.strerror}{did_you_mean(Path(name))}") from None
     except UnicodeDecodeError:
-        raise BadInput(f"--data @{name}: not UTF-8 text, which a workload could hold") from None
+        raise BadInput(f"{option} @{name}: not UTF-8 text, which a workload could hold") from None

@@ -34,7 +34,7 @@ class RunCommand(click.Command):
         """See click."""
         found: list[str] = []
         for text in args:
-            is_body = text.lstrip()[:1] in ("{", "[") and found[-1:] == ["--json"]
+            is_body = text.lstrip()[:1] in ("{", "[", "@") and found[-1:] == ["--json"]
             if is_body:
                 found[-1] = "--body-json"
             name, equals, value = text.partition("=")
@@ -100,7 +100,7 @@ class RunCommand(click.Command):
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing while it runs.")
 @data_dir_option
 @click.option("--json", "as_json", is_flag=True,
-              help="Print JSON, not text; with '{…}' behind it, as in curl: the body for a URL.")  # fmt: skip
+              help="Print JSON, not text; with '{…}' or @FILE behind it, as in curl: the body.")  # fmt: skip
 def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, once: bool, print_yaml: bool,
                 junit: Path | None, allow_target: tuple[str, ...], **options: Any) -> None:  # fmt: skip
     """Load a URL, or carry out the workload in FILE: YAML (see params/), or a scenario's .py.
@@ -111,12 +111,14 @@ def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, on
     perfkit run notes.py --target http://127.0.0.1:8000 --users 20
     perfkit run params/agent_mass_creation.yaml
     """
-    from perfkit.cli.workload import as_yaml, workload_of
+    from perfkit.cli.workload import as_yaml, require_target, users_without_work, workload_of
     from perfkit.drive.running import checked, naming, run_repeats, worst
     from perfkit.observe.recording import record
 
     given, where = workload_of(what, options)
     work = checked(given, where, allow_target)
+    own = what if what and what.endswith(".py") else options["scenario"]
+    require_target(own or "", given, work.workload.target.url)
     if junit is not None:
         refuse_unwritable(junit)
     if print_yaml:
@@ -126,6 +128,8 @@ def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, on
         from perfkit.drive.once import run_once
 
         sys.exit(EXIT_OK if run_once(work, sys.stdout) else EXIT_TOOL_ERROR)
+    if (note := users_without_work(given)) and not quiet:
+        print_lines(note, err=True)
     runs = run_repeats(work, data_dir, show_progress=not quiet, look=record)
     with naming([run.id for run in runs]):
         _print_runs(runs, as_json)

@@ -14,7 +14,7 @@ from perfkit.drive.workloads import merged, parse_assignments, parse_headers, re
 from perfkit.errors import BadInput
 from perfkit.redaction import STARS, masked, masked_text
 from perfkit.store import shipped
-from perfkit.suggestions import nearest
+from perfkit.suggestions import nearest, nearest_file
 
 
 def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -45,10 +45,32 @@ def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str,
     load = Load(*(options[name] for name in ("users", "rate", "duration", "ramp", "requests")))
     given = load.over(given, always=one_line)
     if not given.keys() & {"scenario", "mix"} and what and not is_url(what):
+        if slip := next((name for name in given if nearest(str(name), ("scenario", "mix"))), None):
+            raise BadInput(
+                f"{where}: {slip!r:.60}: did you mean {nearest(str(slip), ('scenario', 'mix'))!r}?"
+            )
         raise BadInput(f"{where}: scenario is missing: add `scenario: http_get`, or --scenario NAME|FILE.py")
     if not given.keys() & {"scenario", "mix"}:
         raise BadInput("nothing to run: give a URL, a FILE from params/, or --scenario NAME")
     return given, where
+
+
+def require_target(own: str, given: Mapping[str, Any], url: str | None) -> None:
+    """BadInput where a person's own scenario is run and no server is named: perfkit's knows other paths."""
+    if own.endswith(".py") and url is None and "server" not in given:
+        words = "no target; add --target URL, or -s server.probes=true for perfkit's own server"
+        raise BadInput(f"{own}: {words}")
+
+
+def users_without_work(given: Mapping[str, Any]) -> str:
+    """What to know of users who find no step left, empty where each has one."""
+    users = given.get("users")
+    count, steps = (
+        (users.get(name) for name in ("count", "iterations")) if isinstance(users, Mapping) else (0, 0)
+    )
+    if not (isinstance(count, int) and isinstance(steps, int) and 0 < steps < count):
+        return ""
+    return f"note: {steps:,} steps are at most {steps:,} users at work, of {count:,}"
 
 
 def _begin(
@@ -117,12 +139,9 @@ _HOST = re.compile(r"(?:localhost|[\w-]+:\d+|[\w-]+(?:\.[\w-]+)+(?::\d+)?)(?::\d
 
 def _near(file: Path) -> Path | None:
     """The file that was meant: its name without a suffix, or a slip in it; also among perfkit's own."""
-    folder = file.parent if file.parent.is_dir() else None
-    if folder is None and file.parent == Path("params"):
-        folder = Path(str(shipped("params")))
-    there = [one.name for one in sorted(folder.iterdir())[:1_000]] if folder else []
-    name = f"{file.name}.yaml" if f"{file.name}.yaml" in there else nearest(file.name, there)
-    return file.with_name(name) if name else None
+    ours = file.parent == Path("params") and not file.parent.is_dir()
+    near = nearest_file(Path(str(shipped("params"))) / file.name if ours else file)
+    return file.with_name(near.name) if near is not None else None
 
 
 def _refuse_other_kinds(file: Path) -> None:

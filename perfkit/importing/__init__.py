@@ -113,7 +113,8 @@ class _Import:
             try:
                 yield folder
             except OSError as error:
-                words = f"cannot write to {self._data_dir}: {error.strerror or error}; choose --data-dir"
+                why = error.strerror or error
+                words = f"cannot write to {self._data_dir}: {why}; choose another place (--data-dir)"
                 raise PerfkitError(words) from None
 
     def read(self, folder: RunFolder, skip_broken: bool) -> bool:

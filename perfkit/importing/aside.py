@@ -32,7 +32,7 @@ def aside(data_dir: Path) -> Iterator[RunFolder]:
                 stack.callback(folder.close)
             (folder.path / "segments").mkdir()
         except OSError as error:
-            words = f"cannot write runs to {data_dir}: {error.strerror}; choose --data-dir"
+            words = f"cannot write runs to {data_dir}: {error.strerror}; choose another place (--data-dir)"
             raise PerfkitError(words) from None
         yield folder
 

@@ -100,5 +100,5 @@ def _document(source: Path) -> Mapping[Any, Any]:
         problem = getattr(error, "problem", None) or "it contains a control character"
         raise BadInput(f"{source}: not YAML that can be read ({problem}); as JSON it may be larger") from None
     if not isinstance(found, Mapping):
-        raise BadInput(f"{source}: expected a document with names and values")
+        raise BadInput(f"{source}: expected an OpenAPI description (openapi: 3…) or a HAR (log: …)")
     return found

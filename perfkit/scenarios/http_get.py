@@ -14,7 +14,10 @@ class Params:
 
     def __post_init__(self) -> None:
         if not self.path.startswith("/"):
-            raise ValueError(f"path starts with / and is relative to the target's url, not {self.path!r:.80}")
+            hint = "" if "://" in self.path else f"; write /{self.path:.80}"
+            raise ValueError(
+                f"path starts with / and is relative to the target's url, not {self.path!r:.80}{hint}"
+            )
 
 
 async def step(session: Session, params: Params, rng: Any) -> None:

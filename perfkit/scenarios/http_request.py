@@ -22,7 +22,10 @@ class Params:
         if not re.fullmatch("[A-Z][A-Z-]*", self.method) or self.method == "CONNECT":
             raise ValueError(f"method is one such as GET or POST, in capitals, not {self.method!r:.40}")
         if not self.path.startswith("/"):
-            raise ValueError(f"path starts with / and is relative to the target's url, not {self.path!r:.80}")
+            hint = "" if "://" in self.path else f"; write /{self.path:.80}"
+            raise ValueError(
+                f"path starts with / and is relative to the target's url, not {self.path!r:.80}{hint}"
+            )
         quote_path(self.path)
         if self.json is not None and self.body:
             raise ValueError("give json or body, not both")

@@ -35,7 +35,9 @@ def list_runs(data_dir: Path) -> list[Run]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise PerfkitError(f"cannot read {folder}: {error.strerror}; choose --data-dir") from None
+        raise PerfkitError(
+            f"cannot read {folder}: {error.strerror}; choose another place (--data-dir)"
+        ) from None
     found = [Run(folder / name) for name in names if os.path.lexists(folder / name / "run.json")]
     return sorted(found, key=lambda run: (run.id[:15], _created(run), run.id))
 

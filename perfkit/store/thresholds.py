@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -74,7 +74,7 @@ class Threshold:
             _require_unit(self.text, self.metric, self.unit, units)
         else:
             if self.operation is not None and self.operation not in (names := counted(part).names):
-                raise unknown(f"operation in threshold {self.text!r}:", self.operation, names)
+                raise _without_rows(part, self.operation, names)
             value, note = _measure(part, self.metric, self.operation)
             note = "; ".join(filter(None, (note, _attempts(part, self.metric, self.operation)))) or None
             units = MULTIPLES[self.metric.kind]
@@ -86,6 +86,15 @@ class Threshold:
         seen = float(f"{value:.12g}")  # 0.07 / 0.01 is 7.000000000000001, and 7 % is not more than 7 %
         met = bool(_OPERATORS[self.operator](seen, self.limit))  # of NaN nothing is true
         return Value(value, met, note)
+
+
+def _without_rows(part: Part, operation: str, names: Iterable[str]) -> BadInput:
+    """What is said of an operation that the measured part does not have: it may have been warm-up alone."""
+    sql = "SELECT count(*) AS n FROM r WHERE operation = $operation AND phase = 'warmup'"
+    if n := part.row(sql, operation=operation)["n"]:
+        warmup = f"warmup_s: {part.run.meta.warmup_s:g}"
+        return BadInput(f"every request of {operation:.80} ({n:,}) fell into the warm-up ({warmup})")
+    return unknown("operation", operation, names)
 
 
 def _measure(part: Part, metric: Metric, operation: str | None) -> tuple[float, str | None]:

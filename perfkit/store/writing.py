@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import secrets
 import shutil
 import time
@@ -54,9 +55,9 @@ class RunFolder:
                     (path / "segments").mkdir()
                     return folder
         except OSError as error:
-            raise PerfkitError(
-                f"cannot write runs to {data_dir}: {error.strerror}; choose --data-dir"
-            ) from None
+            kind = BadInput if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST) else PerfkitError
+            words = f"cannot write runs to {data_dir}: {error.strerror}"
+            raise kind(f"{words}; choose another place (--data-dir)") from None
 
     def write_meta(self, meta: dict[str, Any]) -> None:
         """Replace run.json in one step."""
