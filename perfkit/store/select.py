@@ -1,15 +1,19 @@
-"""Questions of one's own in SQL: they read the rows of one run and can reach nothing else.
+"""Questions of one's own in SQL: they read the rows of one run and can reach no other file.
 
 Each query gets a database of its own, in which nothing but the run's files can be opened, no setting can be
-changed, and one SELECT is carried out.
+changed, and one SELECT is carried out, for so long and up to so many rows.
 """
 
 from __future__ import annotations
 
 import glob
+import re
 import tempfile
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.store.rows import SETTINGS, Part
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 
 #: What a query is given: the views of `Part` under names that say what is in them.
 VIEWS = {"requests": "part", "all_requests": "r"}
+MOST_S = 60.0  #: a query that takes longer is ended
+MOST_ROWS = 10_000_000  #: of a result, which lies in memory
 _EXAMPLE = "run.sql('SELECT operation, count(*) FROM requests GROUP BY operation')"
 
 
@@ -29,7 +35,7 @@ def select(run: Run, sql: str, parameters: Mapping[str, Any], latency: str = "re
     """Return the result of one SELECT over `requests` (the measured part) and `all_requests` (every phase).
 
     Columns: those of the timeline and of `store.rows.DERIVED`; `$name` in the query is a parameter. BadInput
-    for anything but one SELECT, for a mistake in it, and for what it may not reach.
+    for anything but one SELECT, for a mistake in it, for what it may not reach, beyond MOST_S or MOST_ROWS.
     """
     import duckdb
 
@@ -61,14 +67,23 @@ def _lock(connection: duckdb.DuckDBPyConnection, part: Part) -> None:
 def _carried_out(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[str, Any]) -> pa.Table:
     import duckdb
 
+    ending = threading.Timer(MOST_S, connection.interrupt)
+    ending.daemon = True
+    ending.start()
     try:
         statements = connection.extract_statements(sql)
         kinds = {one.type for one in statements}
         if len(statements) != 1 or not kinds <= {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}:
-            raise BadInput(f"run.sql answers one SELECT and changes nothing; write {_EXAMPLE}")
-        return connection.sql(sql, params=dict(parameters) or None).to_arrow_table()
+            pivot = "; PIVOT needs its values: ON status IN (200, 404)" * bool(_PIVOT(sql))
+            raise BadInput(f"run.sql answers one SELECT and changes nothing{pivot}; write {_EXAMPLE}")
+        given = {name: _plain(value) for name, value in parameters.items()}
+        done = connection.sql(sql, params=given or None).limit(MOST_ROWS + 1)
+        return _require_few(done.to_arrow_table())
     except duckdb.IOException:
         raise
+    except duckdb.InterruptException:
+        words = f"run.sql: the query was ended, it took longer than {MOST_S:g} s"
+        raise BadInput(f"{words}; read fewer rows, or join and group less") from None
     except duckdb.OutOfMemoryException:
         raise PerfkitError(
             f"the query needs more memory or room in {tempfile.gettempdir()} than there is; select fewer rows"
@@ -76,9 +91,40 @@ def _carried_out(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Ma
     except duckdb.PermissionException:
         raise BadInput(f"run.sql reads the rows of its run and no other file; write {_EXAMPLE}") from None
     except duckdb.Error as error:
-        words = " ".join(str(error).partition("\n\nLINE")[0].split())
-        raise BadInput(f"run.sql: {words}; tables: {', '.join(VIEWS)}") from None
+        raise BadInput(f"run.sql: {_words(error, sql)}; tables: {', '.join(VIEWS)}") from None
     except RuntimeError as error:
         if str(error) != "Query interrupted":
             raise
         raise KeyboardInterrupt from None
+    finally:
+        ending.cancel()
+
+
+def _require_few(found: pa.Table) -> pa.Table:
+    """The result of a query, BadInput where it is too large."""
+    if found.num_rows > MOST_ROWS:
+        words = f"run.sql: the result has more than {MOST_ROWS:,} rows"
+        raise BadInput(f"{words}; count and group them in the query, or end it with LIMIT")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A parameter as DuckDB takes it: numpy's numbers as Python's."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+_PIVOT = re.compile(r"\bPIVOT\b", re.IGNORECASE).search
+
+
+def _words(error: Exception, sql: str) -> str:
+    """What DuckDB says of a query, without where, and without tables that are not the caller's."""
+    words = " ".join(str(error).partition("\n\nLINE")[0].split())
+    if found := re.search(r'Table with name .* does not exist! Did you mean "([^"]*)"\?', words):
+        if found[1] not in VIEWS:
+            words = words[: found.start()] + found[0].partition("! Did")[0]
+    elif (found := re.search(r'column "([^"]*)" not found', words)) and f'"{found[1]}"' in sql:
+        name = found[1].replace("'", "''")
+        words += f"; a text stands in single quotes: '{name}'"
+    return words
