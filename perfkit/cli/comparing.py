@@ -17,7 +17,7 @@ from perfkit.cli.base import (
     print_comparison,
     print_json,
 )
-from perfkit.cli.one_line import duration
+from perfkit.cli.spans import duration
 from perfkit.cli.writing import refuse_unwritable, write
 from perfkit.errors import EXIT_RUN_INVALID, BadInput, MissingExtra
 from perfkit.text import print_lines

@@ -21,7 +21,7 @@ from perfkit.cli.base import (
     print_run,
     print_table,
 )
-from perfkit.cli.one_line import duration, per_second
+from perfkit.cli.spans import duration, per_second
 from perfkit.cli.writing import refuse_unwritable, write
 from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR
 from perfkit.text import print_lines

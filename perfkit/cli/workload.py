@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from perfkit.cli.one_line import Load, Request, is_url, split_target
+from perfkit.drive.one_line import Load, Request, is_url, of_url
 from perfkit.drive.scenario import names
 from perfkit.drive.variables import expanded, put_back
 from perfkit.drive.workloads import merged, parse_assignments, parse_headers, read_yaml
@@ -81,12 +81,7 @@ def _begin(
         if target:
             raise BadInput(f"{masked_text(what)} and --target are two targets; keep one of them")
         if scenario is None:
-            origin, path = split_target(what)
-            return {
-                "scenario": "http_request",
-                "params": request.params(path),
-                "target": {"url": origin},
-            }, "URL"
+            return of_url(what, request), "URL"
         given: dict[str, Any] = {"target": {"url": what}}
     elif what is None:
         given = {}

@@ -53,8 +53,9 @@ def run(
 
         run = await perfkit.run("params/http_get.yaml", target="http://127.0.0.1:8000")
 
-    workload: a YAML file or a mapping as it has; `changes` are laid over it, name by name: scenario, params,
-    users, arrivals, tags, …; `target` may be a URL. Without a URL a reference server is started for the run.
+    workload: a URL to be loaded, a .yaml or .py file, or a mapping as YAML has it; `changes` are laid over
+    it, name by name: scenario, params, users, arrivals (either replaces the other), tags, …; `target` may be
+    a URL. Without a URL a reference server is started for the run.
     data_dir: PERFKIT_DATA_DIR, or the nearest `data` folder with runs, upwards from here. live: show a view
     that updates in place and leaves a figure behind; in a terminal, a block of lines. on: where the load is
     generated: `local:4`, `ssh:host1,host2`, `join:2`, or a client of a Dask cluster.

@@ -16,6 +16,7 @@ from perfkit.drive.run_process import LAST_S, RunProcess, error_of
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.hosts import as_list
 from perfkit.lab.child import CLEAN_UP_S
+from perfkit.redaction import masked_text
 from perfkit.text import print_lines
 
 if TYPE_CHECKING:
@@ -152,27 +153,58 @@ def _given(
     workload: str | os.PathLike[str] | Mapping[str, Any] | None, changes: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
     """The workload as a mapping, with the changes laid over it, and what to call it in messages."""
-    from perfkit.drive.workloads import merged, read_yaml
+    from perfkit.drive.one_line import Load, without_load
+    from perfkit.drive.workloads import merged
     from perfkit.plain_data import require_plain
 
-    given: Mapping[str, Any] = {}
-    where = "perfkit.run"
-    if isinstance(workload, Mapping):
-        given = workload
-    elif workload is not None:
-        if not isinstance(workload, str | os.PathLike):
-            raise BadInput(f"perfkit.run takes a .yaml file or a mapping, not {workload!r:.80}")
-        file = _found(Path(workload))
-        if file.suffix not in (".yaml", ".yml"):
-            words = f"perfkit.run takes a .yaml file or a mapping, not {str(workload)!r:.80}"
-            raise BadInput(f"{words}; name a scenario with scenario=…")
-        given, where = read_yaml(file), str(file)
+    given, where = _begin(workload, changes)
     for more in (given, changes):
         require_plain(more, where)
-    given = merged(given, changes)
+    begun = without_load(given, changes)
+    whole = merged(begun, changes)
+    # as on the command line, a URL and a load in place of another need not say how long
+    given = Load().over(whole, always=where == "URL" or len(begun) < len(given))
     if not given.keys() & {"scenario", "mix"}:
         raise BadInput("nothing to run: give perfkit.run a file from params/ or scenario=NAME")
     return given, where
+
+
+def _begin(
+    workload: str | os.PathLike[str] | Mapping[str, Any] | None, changes: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], str]:
+    """What `perfkit.run` is given first as the beginning of a workload, and what to call it in messages."""
+    from perfkit.drive.one_line import is_url, of_url
+    from perfkit.drive.workloads import read_yaml
+    from perfkit.model import spelled_out
+
+    for one in (workload, changes.get("scenario")):
+        if callable(one):
+            name = getattr(one, "__name__", type(one).__name__)
+            words = "write it to a file of its own (%%writefile mine.py) and give scenario='mine.py'"
+            raise BadInput(
+                f"a scenario is a name or a .py file, not the function or class {name:.60}; {words}"
+            )
+    if workload is None or isinstance(workload, Mapping):
+        return workload or {}, "perfkit.run"
+    takes = f"perfkit.run takes a URL, a .yaml or .py file or a mapping, not {workload!r:.80}"
+    if not isinstance(workload, str | os.PathLike):
+        raise BadInput(takes)
+    text = os.fspath(workload)
+    if is_url(text) and changes.get("scenario") is None:
+        target = spelled_out(changes).get("target")
+        if isinstance(target, Mapping) and target.get("url"):
+            raise BadInput(f"{masked_text(text):.80} and target=… are two targets; keep one of them")
+        return of_url(text), "URL"
+    if is_url(text):
+        return {"target": {"url": text}}, "perfkit.run"
+    file = _found(Path(text))
+    if file.suffix == ".py":
+        if changes.get("scenario") is not None:
+            raise BadInput(f"{text:.80} and scenario=… are two scenarios; keep one of them")
+        return {"scenario": str(file)}, str(file)
+    if file.suffix not in (".yaml", ".yml"):
+        raise BadInput(f"{takes}; name a scenario with scenario=…")
+    return read_yaml(file), str(file)
 
 
 def _found(file: Path) -> Path:

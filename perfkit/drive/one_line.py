@@ -1,4 +1,4 @@
-"""From one command line to a workload: a URL and what is sent to it, users or a rate, and for how long."""
+"""From one line to a workload: a URL and what is sent to it, users or a rate, and for how long."""
 
 from __future__ import annotations
 
@@ -9,51 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
-from perfkit.durations import EXAMPLES, duration_ns, how_to_write
 from perfkit.errors import BadInput
 from perfkit.redaction import masked_text
 from perfkit.suggestions import did_you_mean, nearest
 
 #: The load of a URL when none is named, and of `--users` without an end.
 DEFAULT_USERS, DEFAULT_S = 10, 10.0
-#: Bounds of the workload, told under the option's name here.
-SHORTEST_S, LONGEST_S = 0.001, 30 * 86_400
-LEAST_PER_S, MOST_PER_S = 0.0001, 1_000_000
-_PER_S = {"/s": 1.0, "": 1.0, "/min": 1 / 60}
-_RATE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(/s|/min|)\s*", re.ASCII).fullmatch
-_NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII).fullmatch
+_ENDS = frozenset({"iterations", "duration_s"})  #: of users
 _TIME = re.compile(r"\d+(?:\.\d+)?(?:ms|s|m|h)", re.ASCII).fullmatch
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")  # others are sent, too
 _LONGEST_BODY = 1_000_000  #: bytes; a workload holds no more text
-
-
-def duration(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
-    """Return a time of the command line in seconds: `30s`, `2m`, `300ms`, or a bare number of seconds."""
-    if text is None:
-        return None
-    try:
-        found = float(text) if _NUMBER(text.strip()) else duration_ns(text) / 1e9
-    except ValueError:
-        raise BadInput(f"{param.opts[0]} {text!r:.80} is not a time; {how_to_write(text)}") from None
-    least = 0 if param.name == "ramp" else SHORTEST_S
-    if not least <= found <= LONGEST_S:
-        bounds = f"give at least {least:g} and at most {LONGEST_S:,.0f} s"
-        raise BadInput(f"{param.opts[0]} {text!r:.80}: {bounds}, such as {EXAMPLES}")
-    return found
-
-
-def per_second(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
-    """Return a rate of the command line per second: `200`, `200/s`, `30/min`."""
-    found = _RATE(text) if text is not None else None
-    if text is not None and found is None:
-        raise BadInput(f"{param.opts[0]} {text!r:.80} is not a rate; write 200, 200/s or 30/min")
-    rate = None if found is None else float(found[1]) * _PER_S[found[2]]
-    if rate is not None and not LEAST_PER_S <= rate <= MOST_PER_S:
-        words = f"give at least {LEAST_PER_S} and at most {MOST_PER_S:,} per second"
-        raise BadInput(f"{param.opts[0]} {text!r:.80}: {words}")
-    return rate
 
 
 @dataclass(frozen=True)
@@ -99,11 +64,11 @@ class Request:
 class Load:
     """What the command line says of the load; None: not given."""
 
-    users: int | None
-    rate_per_s: float | None
-    duration_s: float | None
-    ramp_s: float | None
-    requests: int | None
+    users: int | None = None
+    rate_per_s: float | None = None
+    duration_s: float | None = None
+    ramp_s: float | None = None
+    requests: int | None = None
 
     def over(self, given: Mapping[str, Any], *, always: bool) -> dict[str, Any]:
         """Return a workload with this load in place of its own; always: also where none was given.
@@ -113,7 +78,7 @@ class Load:
         if self.users is not None and self.rate_per_s is not None:
             words = "users wait for their answers, a rate does not wait"
             raise BadInput(f"--users and --rate: give one of them; {words}")
-        if self == Load(None, None, None, None, None) and not always:
+        if self == Load() and not always:
             return dict(given)
         default = DEFAULT_S if always and self.requests is None else None
         lasts = default if self.duration_s is None else self.duration_s
@@ -131,13 +96,11 @@ class Load:
     def _users(self, own: Mapping[str, Any]) -> dict[str, Any]:
         ends = {"iterations": self.requests, "duration_s": self.duration_s}
         ends = {name: value for name, value in ends.items() if value is not None}
-        kept = {
-            name: value for name, value in own.items() if not ends or name not in ("iterations", "duration_s")
-        }
+        kept = {name: value for name, value in own.items() if not ends or name not in _ENDS}
         found = {"count": DEFAULT_USERS, **kept, **ends}
         if self.users is not None:
             found["count"] = self.users
-        if not found.keys() & {"iterations", "duration_s"}:
+        if not found.keys() & _ENDS:
             found["duration_s"] = DEFAULT_S
         if self.ramp_s is not None:
             found["ramp_s"] = self.ramp_s
@@ -165,9 +128,32 @@ class Load:
         return found
 
 
+def without_load(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a workload without what the load among its changes takes the place of.
+
+    Users replace arrivals, and arrivals users; another end of the users replaces the one they had.
+    """
+    told = {name: changes[name] for name in ("users", "arrivals") if changes.get(name) is not None}
+    if len(told) != 1:
+        return dict(given)
+    other = "users" if "arrivals" in told else "arrivals"
+    found = {name: value for name, value in given.items() if name != other}
+    own, users = found.get("users"), told.get("users")
+    if isinstance(own, Mapping) and isinstance(users, Mapping) and users.keys() & _ENDS:
+        found["users"] = {name: value for name, value in own.items() if name not in _ENDS}
+    return found
+
+
 def is_url(text: str) -> bool:
     """Return whether what stands where a file is expected is the URL of a target."""
     return re.match(r"https?://", text, re.IGNORECASE) is not None
+
+
+def of_url(url: str, request: Request | None = None) -> dict[str, Any]:
+    """Return the workload of one request to a URL, without its load; of no other request a GET."""
+    origin, path = split_target(url)
+    params = (request or Request(None, None, None, {})).params(path)
+    return {"scenario": "http_request", "params": params, "target": {"url": origin}}
 
 
 def split_target(url: str) -> tuple[str, str]:
