@@ -46,6 +46,11 @@ def plain(text: object, *, most: int | None = None, lines: bool = False) -> str:
     return "".join("".join(run) if prints else "�" for prints, run in groupby(text, str.isprintable))
 
 
+def plural(count: int, word: str, words: str = "") -> str:
+    """Return a count with its noun: 1 request, 2 requests, 1,000 requests; words: an odd plural."""
+    return f"{count:,} {word if count == 1 else words or f'{word}s'}"
+
+
 #: For a terminal, and for ElementTree, which escapes `<&>` itself.
 for_terminal = for_xml = plain
 

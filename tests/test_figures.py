@@ -61,7 +61,8 @@ def test_figure_is_clean_svg_with_words(run: Run, name: str) -> None:
     svg = next(e for e in root.iter() if e.tag.endswith("svg"))
     assert svg.get("role") == "img"
     assert len(svg.get("aria-label") or "") > 30
-    assert f"{rows.counts['n']:,} requests of the measured part, " in (root.findtext("figcaption") or "")
+    n = rows.counts["n"]
+    assert f"{n:,} request{'s' * (n != 1)} of the measured part, " in (root.findtext("figcaption") or "")
     assert "failed" in (root.findtext("figcaption") or "")
     ids = [e.get("id") for e in root.iter() if e.get("id")]
     assert len(ids) == len(set(ids))

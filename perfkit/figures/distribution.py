@@ -31,6 +31,7 @@ from perfkit.figures.style import (
     style,
 )
 from perfkit.frames.distribution import MOST_EXACT
+from perfkit.text import plural
 
 __all__ = ["boxes", "ecdf", "histogram", "percentile_plot"]
 
@@ -61,9 +62,10 @@ def histogram(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             + (", ".join(f"{p} {ms(x)}" for p, x in found.items()) or "too few for a quantile")
             for name, found in frame.attrs["marks"].items()
         )
-        alt = f"Histogram of the latency of {frame.attrs['ok']:,} successful requests: {told}."
+        alt = f"Histogram of the latency of {plural(frame.attrs['ok'], 'successful request')}: {told}."
         scale = "equal ratio" if frame.attrs["log"] else "equal width"
-        how = f"{frame.attrs['ok']:,} successes in {frame['left'].nunique()} bins of {scale}"
+        how = plural(frame.attrs["ok"], "success", "successes")
+        how += f" in {frame['left'].nunique()} bins of {scale}"
         ridges = "; each operation as high as its fullest bin" if len(names) > 1 else ""
         return say(ax, alt, caption(frame, how + ridges))
 
@@ -181,7 +183,7 @@ def boxes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 def _box_words(r: Any) -> str:
     return (
-        f"{short(r[0])}, {r.n:,} requests: p5 {ms(r.p5)}, p25 {ms(r.p25)}, p50 {ms(r.p50)}, "
+        f"{short(r[0])}, {plural(r.n, 'request')}: p5 {ms(r.p5)}, p25 {ms(r.p25)}, p50 {ms(r.p50)}, "
         f"p75 {ms(r.p75)}, p95 {ms(r.p95)}, {ms(r.min)} to {ms(r.max)}"
     )
 

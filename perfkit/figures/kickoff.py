@@ -33,6 +33,7 @@ from perfkit.figures.style import (
     style,
     time_axis,
 )
+from perfkit.text import plural
 
 __all__ = ["kickoff_timeline"]
 
@@ -91,9 +92,8 @@ def _lines(frame: pd.DataFrame, ax: Axes | None) -> Axes:
         np.union1d(np.argsort(-took)[: _READ // 3], np.linspace(0, n - 1, min(n, _READ)).astype(int))
     )
     read_out(ax, done[read], y[read], (_request(frame, i, due, sent, done) for i in read))
-    alt = (
-        f"Kick-off timeline of {frame.attrs['n']:,} requests over {number(done.max() - due.min())} seconds; "
-    )
+    alt = f"Kick-off timeline of {plural(frame.attrs['n'], 'request')} "
+    alt += f"over {number(done.max() - due.min())} seconds; "
     alt += f"the longest took {ms(float(took.max()))} from planned to done."
     return say(ax, alt, caption(frame, "all drawn, by planned time", "colour: sent to done"))
 

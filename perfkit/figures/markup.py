@@ -21,10 +21,11 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from perfkit.errors import BadInput
 from perfkit.figures.readout import on_a_phone, places, texts
 from perfkit.figures.style import format_level, in_css, number, style, words
 from perfkit.page import TEMPLATES
-from perfkit.text import for_html, for_notebook, plain
+from perfkit.text import for_html, for_notebook, plain, plural
 
 __all__ = ["Shown", "show"]
 
@@ -57,7 +58,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters |= {"level": format_level, "number": _number, "plural": _plural, "whole": _whole}
+    found.filters |= {"level": format_level, "number": _number, "plural": plural, "whole": _whole}
     return found
 
 
@@ -73,10 +74,6 @@ def _whole(text: object) -> Markup:
 
 def _number(value: float | None) -> str:
     return number(math.nan if value is None else value)
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def ours(html: str) -> Markup:
@@ -119,6 +116,8 @@ _numbers = itertools.count(1)
 
 def show(ax: Axes, *, alt: str | None = None, caption: str | None = None) -> Shown:
     """The figure of `ax` as `<figure>` with inline SVG, alt text and caption."""
+    if not isinstance(ax, Axes):
+        raise BadInput(f"figures.show takes what a figure returns, Axes of matplotlib, not {ax!r:.60}")
     told = words(ax)
     if not told[1] and alt is None and caption is None:  # there was nothing to draw
         return sentence(told[0], "pk-nothing")

@@ -36,6 +36,7 @@ from perfkit.figures.style import (
     time_axis,
     words,
 )
+from perfkit.text import plural
 
 __all__ = ["call_latency", "concurrency", "generator_delays", "glance", "throughput"]
 
@@ -85,7 +86,7 @@ def _each_call(frame: pd.DataFrame, ax: Axes) -> Axes:
     )
     read_out(ax, at[few], x[few], texts)
     middle = ms(float(np.median(x[good]))) if good.any() else "none"
-    alt = f"Latency of each of {len(x):,} calls over time; median {middle}, "
+    alt = f"Latency of {plural(len(x), 'call')} over time; median {middle}, "
     alt += f"largest {ms(float(x[good].max(initial=0)))}."
     where = "by order, since all were planned within a moment" if burst else "at its planned time"
     return say(ax, alt, caption(frame, latency_name(frame), f"every call, {where}"))

@@ -7,12 +7,13 @@ is dark on light or light on dark. `--pk-*` comes from perfkit's report template
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import re
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import pandas as pd
@@ -26,11 +27,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from perfkit.errors import BadInput
 from perfkit.store.metrics import Kind
-from perfkit.text import plain
+from perfkit.text import plain, plural
 
 __all__ = ["canvas", "latency_axis", "words"]
 
 P = ParamSpec("P")
+T = TypeVar("T")
 _TEXT, _DIM, _GRID, _PAPER = "#010203", "#010204", "#010205", "#010206"
 BAD = "#010207"  #: failures, everywhere
 FILL = "#010208"  #: what lies behind: bands, boxes
@@ -107,20 +109,29 @@ def axes_for(ax: Axes | None, height: float = 2.9) -> Axes:
     return ax
 
 
-def drawn_from(name: str) -> Callable[[Callable[P, Axes]], Callable[P, Axes]]:
-    """Let a figure say which frame it takes when it is given something else."""
+def drawn_from(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Let a figure or a table say which frame it takes, and what `ax` is, when it is given something else."""
 
-    def around(draw: Callable[P, Axes]) -> Callable[P, Axes]:
+    def around(draw: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(draw)
+
         @functools.wraps(draw)
-        def checked(*args: P.args, **kwargs: P.kwargs) -> Axes:
-            given = args[0] if args else kwargs.get("frame")
+        def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+            bound = signature.bind_partial(*args, **kwargs).arguments
+            given = bound.get(next(iter(signature.parameters)))
             expected = f"{draw.__name__} takes frames.{name}(rows), got"
             if not isinstance(given, pd.DataFrame):
                 raise BadInput(f"{expected} {type(given).__name__}")
+            if not isinstance(bound.get("ax"), Axes | None):
+                raise BadInput(
+                    f"{draw.__name__}: ax is Axes of matplotlib, or left out, not {bound['ax']!r:.60}"
+                )
             try:
                 return draw(*args, **kwargs)
             except KeyError as error:
-                raise BadInput(f"{expected} another frame: it has no {error}") from error
+                # of several columns pandas says it in words of its own
+                lacks = "" if "[" in str(error) else f": it has no {error}"
+                raise BadInput(f"{expected} another frame{lacks}") from error
 
         return checked
 
@@ -196,7 +207,7 @@ def caption(frame: pd.DataFrame, *more: str) -> str:
         return "; ".join(more) + "."
     share = f" ({percent(failed / n)})" if failed and n else ""
     of = f" of the {frame.attrs['part']}" if "part" in frame.attrs else ""
-    first = f"{n:,} requests{of}, {failed:,} failed{share}, {seconds(span)}"
+    first = f"{plural(n, 'request')}{of}, {failed:,} failed{share}, {seconds(span)}"
     if clocks := frame.attrs.get("clocks"):
         more = (*more, clocks)
     hidden = frame.attrs.get("hidden_operations", 0)

@@ -14,11 +14,11 @@ import pandas as pd
 
 from perfkit import stats
 from perfkit.figures.markup import Shown, cell, part, sentence, shown, table
-from perfkit.figures.style import ms, number, percent, seconds, short
+from perfkit.figures.style import drawn_from, ms, number, percent, seconds, short
 from perfkit.store import Run, fidelity
 from perfkit.store.metadata import ShardFacts
 from perfkit.store.summary import MOVED, NAMES, firm
-from perfkit.text import plain
+from perfkit.text import plain, plural
 
 __all__ = ["error_table", "facts", "health_table", "notes", "summary_table", "verdict"]
 
@@ -53,7 +53,7 @@ def _headline(summary: pd.DataFrame) -> str:
     if not n:
         return "No request was measured."
     share = f" ({percent(failed / n)})" if failed else ""
-    text = f"{n:,} requests in {seconds(span)}, {failed:,} failed{share}, "
+    text = f"{plural(n, 'request')} in {seconds(span)}, {failed:,} failed{share}, "
     text += f"{number(row['rate_per_s'])} successes a second."
     quoted = [f"{p} {ms(row[p])} ({interval(row, p)})" for p in ("p50", "p99") if firm(row, p)]
     if quoted:
@@ -80,6 +80,7 @@ def _carried_headline(row: Any, span_s: float) -> str:
 # -- tables ----------------------------------------------------------------------------------------
 
 
+@drawn_from("summary")
 def summary_table(summary: pd.DataFrame) -> Shown:
     """Show the summary: the total, then a column per operation, with an interval below each number."""
     columns = [summary.iloc[-1], *(row for _, row in summary.iloc[:-1].iterrows())]
@@ -166,6 +167,7 @@ def notes(warnings: Sequence[str]) -> Shown:
     return shown("\n".join(warnings), part("notes", "Read with care:", warnings[:20]))
 
 
+@drawn_from("errors")
 def error_table(errors: pd.DataFrame) -> Shown:
     """Show failures by class and operation, with the first message of each."""
     if errors.empty and errors.attrs.get("failed") != errors.attrs.get("failed"):

@@ -20,6 +20,7 @@ import msgspec
 
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import SCHEMA_VERSION, Arrivals, Budget, Users
+from perfkit.text import plural
 
 STATES = ("running", "complete", "aborted")
 _DEEPEST = 50  #: levels of nesting; perfkit writes six
@@ -430,8 +431,8 @@ class Metadata:
 def _load_words(load: Users | Arrivals | None) -> str:
     if isinstance(load, Users):
         steps, seconds = load.iterations, load.duration_s
-        length = f", {steps} steps" if steps else f", {seconds:g} s" if seconds else ""
-        return f"closed model: {load.count} users{length}"
+        length = f", {plural(steps, 'step')}" if steps else f", {seconds:g} s" if seconds else ""
+        return f"closed model: {plural(load.count, 'user')}{length}"
     if load is None:
         return "no load"
     rate = f"{load.rate_per_s:g}/s"
