@@ -162,9 +162,9 @@ def os_error_words(error: OSError) -> str:
     return f"cannot {verb} {place}: {error.strerror}{'; ' * bool(way_out)}{way_out}".replace("\n", " ")
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str]) -> BadInput:
+def unknown(kind: str, given: object, allowed: Iterable[str]) -> BadInput:
     """A BadInput for a name nobody knows: says the nearest known one, or else all of them."""
-    names = sorted(allowed)
+    names, given = sorted(allowed), str(given)
     close = nearest(given[:_LONGEST_NAME], names)
     hint = f"did you mean {close!r}?" if close else f"known: {', '.join(names) or 'none'}"
     return BadInput(f"unknown {kind} {plain(given, most=_LONGEST_NAME)!r}; {hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from perfkit import frames
 from perfkit.errors import BadInput
 from perfkit.store import Run
 from perfkit.store.rows import Part
+from perfkit.store.summary import summarize
 
 ROWS = 12_000
 
@@ -63,8 +65,11 @@ def test_timeline_has_the_measured_rows_and_derived_times(every: pd.DataFrame, r
 
 @pytest.mark.parametrize("latency", ["response", "service"])
 def test_summary_is_numpys_on_the_raw_rows(run: Run, raw: pd.DataFrame, latency: str) -> None:
-    """Every quantile of the summary equals numpy's on the raw rows exactly; so do n and extremes."""
-    summary = frames.summary(frames.measured(run, latency=latency)).set_index("operation")
+    """Every quantile of the summary equals numpy's on the raw rows exactly; so do n and extremes. The frame
+    leaves out, as NaN, what fewer than 10 requests lie beyond."""
+    measured = frames.measured(run, latency=latency)
+    summary = frames.summary(measured).set_index("operation")
+    stored = {one["operation"]: one for one in summarize(measured)}
     begin = {"response": "planned", "service": "sent"}[latency]
     assert set(summary.index) == {*raw["operation"].unique(), frames.TOTAL}
     for name, row in summary.iterrows():
@@ -72,7 +77,11 @@ def test_summary_is_numpys_on_the_raw_rows(run: Run, raw: pd.DataFrame, latency:
         good = part[part["error"].isna()]
         x = (good["done"] - good[begin]).to_numpy(np.int64) / 1e6
         assert (row["n"], row["failed"]) == (len(part), len(part) - len(good))
-        assert [row[p] for p in frames.NAMES] == np.quantile(x, frames.QUANTILES).tolist()
+        exact = np.quantile(x, frames.QUANTILES).tolist()
+        assert [stored[name][p] for p in frames.NAMES] == exact
+        beyond = [round(len(x) * min(q, 1 - q), 6) for q in frames.QUANTILES]
+        shown = [one if n >= 10 else math.nan for n, one in zip(beyond, exact, strict=True)]
+        np.testing.assert_array_equal([row[p] for p in frames.NAMES], shown)
         assert (row["min"], row["max"]) == (x.min(), x.max())
         assert row["mean"] == pytest.approx(x.mean(), rel=1e-12)
         assert row["std"] == pytest.approx(x.std(ddof=1), rel=1e-12)

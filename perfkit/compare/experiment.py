@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 
 from perfkit.card import Card
-from perfkit.compare import Comparison, Options, compare, noise
+from perfkit.compare import Comparison, Options, Verdict, compare, noise
+from perfkit.compare.nouns import PRIMARY
 from perfkit.errors import BadInput, PerfkitError, unknown
 from perfkit.hosts import as_list
-from perfkit.store import Run, data_folder, find_run, list_runs, write_json
+from perfkit.store import Run, data_folder, existing_folder, find_run, list_runs, write_json
 from perfkit.store.files import new_folder, read_json, remove_if_empty
 from perfkit.text import for_notebook
 
@@ -41,6 +42,11 @@ class Kept:
     def id(self) -> str:
         """The folder's name."""
         return self.path.name
+
+    @property
+    def verdict(self) -> Verdict:
+        """regressed, improved, equivalent, inconclusive; `within-run only` or `refused`: there is none."""
+        return self.comparison.verdict
 
     def __repr__(self) -> str:
         return self._card().text()
@@ -131,28 +137,55 @@ def compare_and_keep(
 
 
 def compare_named(
-    a: str | Run | Sequence[Run],
-    b: str | Run | Sequence[Run],
+    a: str | Run | Sequence[Run] | None = None,
+    b: str | Run | Sequence[Run] | None = None,
     *,
+    names: Sequence[str] = ("A", "B"),
+    margin: float = 0.05,
+    error_margin: float = 0.001,
+    alpha: float = 0.05,
+    primary: str | Sequence[str] = PRIMARY,
+    vary: str | Sequence[str] = (),
+    force: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
-    names: tuple[str, str] = ("A", "B"),
-    **options: Any,
+    **others: Any,
 ) -> Kept:
     """Compare two groups of runs, keep the comparison and return it: `perfkit.compare`::
 
         perfkit.compare("tag:before", "tag:after")
         perfkit.compare([run1, run2, run3], [run4, run5, run6], names=("old", "new"), margin=0.1)
 
-    a, b: runs, or text as `perfkit compare` takes it (ids separated by commas, `tag:NAME`). options: those of
-    `perfkit.compare.Options`: margin, error_margin, alpha, primary, vary, force. One run per side gets no
-    verdict. Two workload files are carried out in turns by `perfkit compare` in a shell. Raises BadInput.
+    a, b: runs, or text as `perfkit compare` takes it (ids separated by commas, `tag:NAME`). names: what the
+    sides are called. margin: a ratio within 1 ± this is no difference anybody cares for; error_margin: the
+    same for the share of failed requests, absolute. alpha: chance of a false alarm. primary: the metrics that
+    decide. vary: what may differ between the sides besides the server and the code. force: compare what is
+    not comparable. Two workload files are carried out in turns by `perfkit compare` in a shell. Raises
+    BadInput.
+
+    What is returned shows itself; `.verdict` is its word, `.comparison` all of it: `.words`, `.results` (a
+    metric each: `.ratio`, `.low`, `.high`, `.verdict`), `.notes`, `.refused`; `.sides` the runs that count,
+    `.path` its folder. One run per side gets no verdict.
     """
-    folder, known = data_folder(data_dir), {field.name for field in dataclasses.fields(Options)} - {"look"}
-    for name in options:
-        if name not in known:
-            raise unknown("option", name, known)
-    options |= {name: tuple(as_list(options[name])) for name in ("primary", "vary") if name in options}
-    return compare_and_keep(_group(a, folder), _group(b, folder), Options(**options), names, folder)
+    options = {"margin": margin, "error_margin": error_margin, "alpha": alpha, "force": force}
+    for name in others:
+        raise unknown("option", name, {*options, "primary", "vary", "names", "data_dir"})
+    if a is None or b is None:
+        raise BadInput("perfkit.compare takes two groups of runs: perfkit.compare('tag:before', 'tag:after')")
+    folder = existing_folder(data_dir)
+    lists = {"primary": _texts("primary", primary), "vary": _texts("vary", vary)}
+    called = _texts("names", names)
+    if len(called) != 2 or isinstance(names, str):
+        raise BadInput(f"names: expected two different texts, such as ('old', 'new'), got {names!r:.60}")
+    sides = _group(a, folder), _group(b, folder)
+    return compare_and_keep(*sides, Options(**options, **lists), (called[0], called[1]), folder)
+
+
+def _texts(name: str, given: object) -> tuple[str, ...]:
+    """One text or several, each once; BadInput, under the option's name, for anything else."""
+    found = as_list(given) if isinstance(given, Iterable) else [given]
+    if not all(isinstance(one, str) and one for one in found):
+        raise BadInput(f"{name}: expected texts, got {given!r:.60}")
+    return tuple(found)
 
 
 def _group(side: object, data_dir: Path) -> list[Run]:

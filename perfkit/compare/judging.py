@@ -120,7 +120,7 @@ def judge(
     if pair:  # which says more than all in which they differ
         wrong, may = pair, []
     wrong += refused
-    hint = " Name what is meant to differ with --vary NAME." if may else ""
+    hint = " Name what is meant to differ with --vary NAME (in Python vary=…)." if may else ""
     forced: list[str] = []
     if options.force:
         forced = [*wrong, *(f"{one.run.id}: {why}" for one in everything for why in one.reasons)]

@@ -120,6 +120,8 @@ def boxes(rows: Part, by: str = "operation", most: int = 20) -> pd.DataFrame:
     left out). Of more than `most` boxes the slowest and the fastest are kept. Quantiles by operation are
     exact, others to 0.3 %. Without a name in `by` there are none. attrs: groups (how many there are).
     """
+    if not isinstance(by, str):
+        raise unknown("by", by, ("operation", *_OUTLINED))
     if not by:
         frame = pd.DataFrame(columns=["", "n", *_BOX])
     elif by == "operation":

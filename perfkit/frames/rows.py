@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from perfkit.errors import BadInput
-from perfkit.store import Run, data_folder, fidelity, find_run, list_runs
+from perfkit.store import Run, data_folder, fidelity, find_run, list_runs, require_run
 from perfkit.store import select as selecting
 from perfkit.store.rows import Part
 from perfkit.store.summary import summarize
@@ -34,7 +36,7 @@ def open_run(name: str = "latest", data_dir: str | Path = "") -> Run:
 
 def measured(run: Run, latency: str = "response") -> Part:
     """Return the measured part of a run, the input of every function here."""
-    return Part(run, latency=latency)
+    return Part(require_run(run, "frames.measured"), latency=latency)
 
 
 def timeline(run: Run, phase: str = "measure", latency: str = "response") -> pd.DataFrame:
@@ -46,7 +48,7 @@ def timeline(run: Run, phase: str = "measure", latency: str = "response") -> pd.
     schema 1: first_byte - sent); latency_ms: the one of `latency`.
     operation, error, group: categories. user, worker, attempt
     """
-    part = Part(run, latency=latency, phase=phase)
+    part = Part(require_run(run, "frames.timeline"), latency=latency, phase=phase)
     times = ("t_s", "sent_s", "done_s", "response_ms", "service_ms", "kickoff_ms", "queue_ms", "ttft_ms",
              "latency_ms")  # fmt: skip
     whole = ("user", "worker", "attempt")
@@ -65,14 +67,29 @@ def select(run: Run, sql: str, parameters: Mapping[str, Any]) -> pd.DataFrame:
     return frame
 
 
+#: Parameters of frames that say how many of something there are at most.
+_COUNTS = frozenset({"bins", "most"})
+
+
+def _require_count(name: str, value: object) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise BadInput(f"{name}: expected a whole number, at least 1, got {value!r:.60}")
+
+
 def of_part(make: Callable[P, T]) -> Callable[P, T]:
-    """Let what is made from a part of a run say so when it is given something else, such as the run."""
+    """Let what is made from a part of a run say so when it is given something else, such as the run, and what
+    it takes for `bins` and `most`."""
+
+    signature = inspect.signature(make)
 
     @functools.wraps(make)
     def checked(*args: P.args, **kwargs: P.kwargs) -> T:
         rows = args[0] if args else kwargs.get("rows")
         if not isinstance(rows, Part):
             raise BadInput(f"{make.__name__} takes frames.measured(run), got {type(rows).__name__}")
+        given = signature.bind(*args, **kwargs).arguments
+        for name in given.keys() & _COUNTS:
+            _require_count(name, given[name])
         return make(*args, **kwargs)
 
     return checked

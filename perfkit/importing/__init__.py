@@ -33,7 +33,7 @@ from perfkit.importing.source import Source, short
 from perfkit.importing.times import UNITS, iso
 from perfkit.importing.words import clean
 from perfkit.model import SCHEMA_VERSION, refuse_bad_tag, refuse_long_note
-from perfkit.store import Run, RunFolder, new_folder, remove_if_empty, results
+from perfkit.store import Run, RunFolder, as_path, new_folder, remove_if_empty, results
 
 __all__ = ["FIELDS", "FORMATS", "UNITS", "Asked", "Fidelity", "import_runs"]
 
@@ -46,9 +46,9 @@ _BACK = "was the clock set back, or were files joined? Latencies are right; figu
 
 
 def import_runs(
-    path: Path,
+    path: str | os.PathLike[str],
     *,
-    data_dir: Path,
+    data_dir: str | os.PathLike[str],
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
     names: Sequence[str] = (),
@@ -67,6 +67,7 @@ def import_runs(
     refusing the file. BadInput for what cannot be read, naming the first broken lines; nothing is left behind
     then.
     """
+    path, data_dir = as_path(path, "path"), as_path(data_dir, "data_dir")
     for tag in tags:
         refuse_bad_tag(tag)
     refuse_long_note(note)

@@ -43,6 +43,18 @@ class Awaited(Coroutine[Any, Any, T]):
     def __getattr__(self, name: str) -> NoReturn:
         raise NotAwaited(f"{self._words} (asked for .{name})")
 
+    def __len__(self) -> int:
+        raise NotAwaited(f"{self._words} (asked for its length)")
+
+    def __bool__(self) -> bool:
+        return True  # for those who ask whether there is a coroutine
+
+    def __getitem__(self, which: object) -> NoReturn:
+        raise NotAwaited(f"{self._words} (asked for [{which!r:.40}])")
+
+    def __iter__(self) -> NoReturn:
+        raise NotAwaited(f"{self._words} (asked for what is in it)")
+
     def __repr__(self) -> str:
         return f"<{self._words}>"
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from perfkit import store
-from perfkit.errors import unknown
+from perfkit.errors import BadInput, unknown
+from perfkit.text import for_html, for_notebook
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +32,17 @@ FIGURES = {
 }
 
 
+class Page(type(Path())):  # type: ignore[misc]  # before Python 3.12 Path itself has no subclasses
+    """The path of a page, which a notebook shows as a link."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        place = os.path.relpath(self)
+        return for_notebook(f'<a href="{for_html(quote(place))}" target="_blank">{for_html(place)}</a>')
+
+
 class Run(store.Run):
     """A run: what `perfkit.run` and `perfkit.open_run` return.
 
@@ -39,9 +53,11 @@ class Run(store.Run):
     """
 
     def summary(self, latency: str = "response") -> pd.DataFrame:
-        """Return counts, rates and latencies with their intervals: a row per operation, then the total.
+        """Return counts, rates and latencies with their intervals: a row per operation where there are
+        several; the last row, `all operations`, is the total.
 
-        The numbers are those of `perfkit show` and of the report; latencies are in ms.
+        The numbers are those of `perfkit show` and of the report, NaN for a quantile that rests on too few
+        requests; latencies are in ms.
 
         >>> import perfkit
         >>> run = perfkit.open_run("data/sample/http_get")
@@ -71,8 +87,8 @@ class Run(store.Run):
     def sql(self, query: str, /, **parameters: Any) -> pd.DataFrame:
         """Return the result of one SELECT over `requests` (measured) or `all_requests` (every phase).
 
-        Only this run's rows can be read, and nothing can be written. Give names and values from elsewhere as
-        parameters: `$name` in the query.
+        No other file can be read, and nothing can be written. A query is ended after 60 s, and returns at
+        most 10 million rows. Give names and values from elsewhere as parameters: `$name` in the query.
 
         >>> import perfkit
         >>> run = perfkit.open_run("data/sample/http_get")
@@ -84,8 +100,8 @@ class Run(store.Run):
 
         return frames.select(self, query, parameters)
 
-    def figure(self, name: str, latency: str = "response") -> Shown:
-        """Draw a figure of the report, which a notebook displays.
+    def figure(self, name: str = "", latency: str = "response") -> Shown:
+        """Draw a figure of the report, which a notebook displays; BadInput, with their names, for none.
 
         >>> import perfkit
         >>> run = perfkit.open_run("data/sample/http_get")
@@ -94,22 +110,24 @@ class Run(store.Run):
         """
         from perfkit import figures, frames
 
+        if not isinstance(name, str) or not name:
+            raise BadInput(f"run.figure takes one of {', '.join(FIGURES)}, not {name!r:.60}")
         if name not in FIGURES:
-            raise unknown("figure", str(name), FIGURES)
+            raise unknown("figure", name, FIGURES)
         frame = getattr(frames, FIGURES[name])(frames.measured(self, latency))
         return figures.show(getattr(figures, name)(frame))
 
     def report(
         self,
         *,
-        notebook: Path | None = None,
+        notebook: str | os.PathLike[str] | None = None,
         parameters: Mapping[str, Any] | None = None,
         progress: bool = False,
     ) -> Path:
-        """Execute the report notebook on this run and return the path of the HTML.
+        """Execute the report notebook on this run and return the path of the HTML, shown as a link.
 
         `run.report()` is `perfkit report RUN`; see `perfkit.make_report` for the parameters and the errors.
         """
         from perfkit.report import make_report
 
-        return make_report(self, notebook=notebook, parameters=parameters, progress=progress)
+        return Page(make_report(self, notebook=notebook, parameters=parameters, progress=progress))

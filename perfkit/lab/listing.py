@@ -8,7 +8,8 @@ from typing import Any, SupportsIndex, overload
 
 from perfkit.errors import BadInput, PerfkitError, unknown
 from perfkit.lab.handle import Run
-from perfkit.store import list_runs, listed
+from perfkit.store import Run as StoredRun
+from perfkit.store import existing_folder, list_runs, listed
 from perfkit.store.metadata import STATES
 from perfkit.text import for_html, for_notebook, plain
 
@@ -69,18 +70,27 @@ class Runs(list[Run]):
 
 
 def runs(data_dir: str | os.PathLike[str] | None = None) -> Runs:
-    """Return all runs, oldest first; data_dir as for `run`."""
-    from perfkit.store import data_folder
-
-    return Runs(Run(one.path) for one in list_runs(data_folder(data_dir)))
+    """Return all runs, oldest first; data_dir as for `run`, but BadInput for a folder that is not there."""
+    return Runs(Run(one.path) for one in list_runs(existing_folder(data_dir)))
 
 
-def open_run(name: str = "latest", data_dir: str | os.PathLike[str] | None = None) -> Run:
+def open_run(name: str | os.PathLike[str] = "latest", data_dir: str | os.PathLike[str] | None = None) -> Run:
     """Open a run by id, start or end of an id, path, or `latest` (the sample run if there is no other)."""
     from perfkit import frames
-    from perfkit.store import data_folder
 
-    return Run(frames.open_run(str(name), data_folder(data_dir)).path)
+    if isinstance(name, StoredRun):
+        return Run(name.path)
+    if not isinstance(name, str | os.PathLike):
+        raise BadInput(f"perfkit.open_run takes an id, a path or latest, not {name!r:.150}")
+    text = os.fspath(name)
+    if text.startswith("tag:"):
+        raise BadInput(
+            f"{text!r:.80} may be many runs; perfkit.runs().filter(tag={text[4:]!r:.60}) lists them"
+        )
+    try:
+        return Run(frames.open_run(text, existing_folder(data_dir)).path)
+    except BadInput as error:
+        raise BadInput(str(error).replace("`perfkit ls` lists runs", "perfkit.runs() lists them")) from None
 
 
 def _fits(run: Run, scenario: str | None, tag: str | None, state: str | None) -> bool:

@@ -12,43 +12,45 @@ from typing import Any
 from perfkit.errors import BadInput, PerfkitError, os_error_words
 from perfkit.report.html import load, render
 from perfkit.report.kernel import Kernel
-from perfkit.report.parameters import check_parameters, notebook_path, parameters_of
+from perfkit.report.parameters import check_parameters, notebook_given, notebook_path, parameters_of
 from perfkit.report.running import run_cells
-from perfkit.store import Run, replacing
+from perfkit.store import Run, as_path, replacing, require_run
 
 
 def make_report(
     run: Run,
     *,
-    notebook: Path | None = None,
+    notebook: str | os.PathLike[str] | None = None,
     parameters: Mapping[str, Any] | None = None,
-    out_dir: Path | None = None,
+    out_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Path:
     """Execute a notebook on a run and return the HTML, beside the .ipynb.
 
-    The default is run_report (of a summary, summary_report under its name), with server_health beside it when
-    the run has samples of its server's probes.
+    notebook: its path, or the name of one of perfkit's. The default is run_report (of a summary,
+    summary_report under its name), with server_health beside it when the run has samples of its server's
+    probes.
 
     BadInput for a parameter the notebook does not have, a value of the wrong type, or one a cell refuses:
     then nothing is written. PerfkitError, with the HTML's address and the broken cell's anchor, when a cell
     fails; both files are written all the same.
     """
-    folder, own_name = out_dir or run.path / "report", "summary_report" if run.meta.carried else "run_report"
-    chosen = notebook or notebook_path(own_name)
+    require_run(run, "perfkit.make_report")
+    folder = run.path / "report" if out_dir is None else as_path(out_dir, "out_dir")
+    own_name = "summary_report" if run.meta.carried else "run_report"
+    chosen = notebook_path(own_name) if notebook is None else notebook_given(notebook)
     own, broken = _parameters_for(run, folder), None
     with Kernel(chosen) as kernel:
-        check_parameters(chosen, parameters or {})
+        given = dict(check_parameters(chosen, parameters or {}))
         if notebook is None and (run.path / "probes.parquet").exists():  # first, so that it can be linked
             own["health_page"] = "server_health.html"
             try:
                 make_report(run, notebook=notebook_path("server_health"), out_dir=out_dir, progress=progress)
             except PerfkitError as failed:  # it is written all the same; so must be the report
                 broken = failed
-        given = dict(parameters or {})
         for name in own.keys() & given.keys():
             raise BadInput(f"parameter {name!r} is set by perfkit to the run being reported; omit it")
-        there, name = {p.name for p in parameters_of(chosen)}, notebook.stem if notebook else "run_report"
+        there, name = {p.name for p in parameters_of(chosen)}, chosen.stem if notebook else "run_report"
         given |= {name: value for name, value in own.items() if name in there}
         page = _execute(kernel, chosen, given, folder / f"{name}.ipynb", run.id, progress)
     if broken is not None:
@@ -95,9 +97,9 @@ def _parameters_for(run: Run, folder: Path) -> dict[str, str]:
 
 
 def execute(
-    notebook: Path,
+    notebook: str | os.PathLike[str],
     parameters: Mapping[str, Any],
-    output: Path,
+    output: str | os.PathLike[str],
     *,
     subtitle: str = "",
     progress: bool = True,
@@ -106,8 +108,9 @@ def execute(
 
     The kernel runs in the output's folder, under this interpreter. Errors: see `make_report`.
     """
-    with Kernel(notebook) as kernel:
-        return _execute(kernel, notebook, parameters, output, subtitle, progress)
+    chosen, page = notebook_given(notebook), as_path(output, "output")
+    with Kernel(chosen) as kernel:
+        return _execute(kernel, chosen, parameters, page, subtitle, progress)
 
 
 def _execute(

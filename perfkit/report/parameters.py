@@ -13,7 +13,7 @@ from typing import Any
 
 from perfkit.errors import BadInput, not_imported, unknown
 from perfkit.plain_data import require_plain
-from perfkit.store import require_regular, shipped
+from perfkit.store import as_path, require_regular, shipped
 
 _ONE_OF = re.compile(r"one of:\s*(.+)")
 _FROM_TO = re.compile(r"from (\d+) to (\d+)")
@@ -35,6 +35,12 @@ def notebook_path(name: str) -> Path:
     if name.removesuffix(".ipynb") not in known:
         raise unknown("notebook", name, known)
     return known[name.removesuffix(".ipynb")]
+
+
+def notebook_given(notebook: object) -> Path:
+    """The path of a notebook that was given by its path, or by the name of one that comes with perfkit."""
+    path = as_path(notebook, "notebook")
+    return path if path.suffix else notebook_path(str(path))
 
 
 def parameters_of(notebook: Path) -> list[Parameter]:
@@ -66,14 +72,17 @@ def _parameter(found: Mapping[str, Any]) -> Parameter:
     return Parameter(str(found["name"]), default, allowed, limits)
 
 
-def check_parameters(notebook: Path, given: Mapping[str, Any]) -> None:
-    """BadInput for the first parameter the notebook lacks or whose value does not fit the default."""
+def check_parameters(notebook: Path, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was given; BadInput for the first parameter the notebook lacks or whose value does not fit."""
+    if not isinstance(given, Mapping):
+        raise BadInput(f"parameters: expected names with values, such as {{'bins': 50}}, got {given!r:.60}")
     require_plain(given, notebook.name)
     known = {p.name: p for p in parameters_of(notebook)}
     for name, value in given.items():
         if name not in known:
             raise unknown(f"parameter of {notebook.name}:", str(name), known)
         _check_value(notebook.name, known[name], value)
+    return given
 
 
 def _check_value(notebook: str, parameter: Parameter, value: object) -> None:

@@ -25,11 +25,11 @@ from perfkit.store.files import (
     write_atomically,
     write_json,
 )
-from perfkit.store.finding import data_folder, find_run, list_runs
+from perfkit.store.finding import as_path, data_folder, existing_folder, find_run, list_runs
 from perfkit.store.leftovers import IMPORTING, Leftover, remove_leftovers, survey
 from perfkit.store.listing import listed
 from perfkit.store.metadata import Metadata
-from perfkit.store.reading import PROBES_SCHEMA, Run, read_probes
+from perfkit.store.reading import PROBES_SCHEMA, Run, read_probes, require_run
 from perfkit.store.removing import remove_runs, why_not_removed
 from perfkit.store.writing import RunFolder, update_run_json, write_probe_segment, write_segment
 
@@ -40,8 +40,10 @@ __all__ = [
     "Metadata",
     "Run",
     "RunFolder",
+    "as_path",
     "contents_of",
     "data_folder",
+    "existing_folder",
     "find_run",
     "hold",
     "is_held",
@@ -58,6 +60,7 @@ __all__ = [
     "remove_runs",
     "replacing",
     "require_regular",
+    "require_run",
     "shipped",
     "survey",
     "update_run_json",

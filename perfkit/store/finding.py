@@ -13,18 +13,33 @@ from perfkit.suggestions import nearest
 _SHOWN = 5  #: of the runs that a name could mean, the newest
 
 
+def as_path(given: object, name: str) -> Path:
+    """A path that was given as text or as a path; BadInput, under the parameter's name, for anything else."""
+    if not isinstance(given, str | os.PathLike):
+        raise BadInput(f"{name}: expected a path, got {given!r:.60}")
+    return Path(given)
+
+
 def data_folder(given: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder with runs/: as given, else PERFKIT_DATA_DIR, else the nearest data/ here or above.
 
     A notebook may be executed from anywhere: papermill runs it in the caller's folder, JupyterLab in its own.
     """
     if given is not None and given != "":
-        return Path(given)
+        return as_path(given, "data_dir")
     if told := os.environ.get("PERFKIT_DATA_DIR"):
         return Path(told)
     here = Path.cwd()
     near = (folder / "data" for folder in (here, *here.parents))
     return next((f for f in near if (f / "runs").is_dir() or (f / "sample").is_dir()), Path("data"))
+
+
+def existing_folder(given: str | os.PathLike[str] | None = None) -> Path:
+    """`data_folder`, to be read from: BadInput where one was given and is not there."""
+    folder = data_folder(given)
+    if given and not folder.is_dir():
+        raise BadInput(f"there is no folder {folder}; data_dir is the one that holds runs/")
+    return folder
 
 
 def list_runs(data_dir: Path) -> list[Run]:

@@ -198,6 +198,14 @@ class Run:
         return f"run {self.id}: {str(error).removeprefix(self.id).lstrip(': ')}"
 
 
+def require_run(given: object, what: str) -> Run:
+    """The run that `what` was given; BadInput for anything else."""
+    if not isinstance(given, Run):
+        opens = f"perfkit.open_run({given!r:.60})" if isinstance(given, str) else "perfkit.open_run"
+        raise BadInput(f"{what} takes a run, not {given!r:.150}; {opens} opens one")
+    return given
+
+
 def _parquet_in(folder: Path) -> list[Path]:
     """The Parquet files of a folder, sorted; OSError for what is no file. Costs no `stat` for each: a live
     view asks for thousands of segments several times a second."""

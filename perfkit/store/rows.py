@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perfkit.errors import PerfkitError, unknown
-from perfkit.model import INSTANTS
+from perfkit.model import INSTANTS, PHASES
 from perfkit.stats import SLICES
 from perfkit.store import slo
 from perfkit.store.columns import ALWAYS, SQL_TYPES, columns_in, require_values
@@ -93,6 +93,8 @@ class Part:
     ) -> None:
         if latency not in LATENCIES:
             raise unknown("latency", latency, LATENCIES)
+        if phase not in PHASES:
+            raise unknown("phase", phase, PHASES)
         self.run, self.cut, self.latency, self.phase = run, cut, latency, phase
         self._connection = connection or _cursor()
         self._retried(self._make_views)
