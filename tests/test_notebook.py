@@ -122,7 +122,7 @@ def test_changes_are_laid_over_a_file(server: SmallServer, tmp_path: Path) -> No
     ("given", "changes", "words"),
     [
         (None, {}, "nothing to run: give perfkit.run a file from params/ or scenario=NAME"),
-        ("http_get", {}, "perfkit.run takes a .yaml file or a mapping, not 'http_get'"),
+        ("http_get", {}, "perfkit.run takes a URL, a .yaml or .py file or a mapping, not 'http_get'"),
         ("nowhere.yaml", {}, "nowhere.yaml"),
         (
             {"scenario": "http_get"},
@@ -130,7 +130,7 @@ def test_changes_are_laid_over_a_file(server: SmallServer, tmp_path: Path) -> No
             "unknown parameter in perfkit.run: 'user'; did you mean 'users'?",
         ),
         ({"scenario": "http_get"}, {"tags": [object()]}, "a workload cannot hold object"),
-        (42, {}, "takes a .yaml file or a mapping, not 42"),
+        (42, {}, "a .yaml or .py file or a mapping, not 42"),
         (None, {"scenario": "http_get", "target": "http://example.com"}, "allow_targets=['example.com']"),
     ],
 )
@@ -264,6 +264,7 @@ def test_runs_are_a_list_that_is_a_table(tmp_path: Path) -> None:
     frame = runs.frame()
     assert list(frame["id"]) == [run.id for run in runs]
     assert str(frame["created"].dt.tz) == "UTC"
+    (tmp_path / "none").mkdir()
     assert repr(perfkit.runs(tmp_path / "none")) == "no runs"
 
 

@@ -166,26 +166,27 @@ def compare_named(
     metric each: `.ratio`, `.low`, `.high`, `.verdict`), `.notes`, `.refused`; `.sides` the runs that count,
     `.path` its folder. One run per side gets no verdict.
     """
-    options = {"margin": margin, "error_margin": error_margin, "alpha": alpha, "force": force}
+    options: dict[str, Any] = {"margin": margin, "error_margin": error_margin, "alpha": alpha, "force": force}
     for name in others:
         raise unknown("option", name, {*options, "primary", "vary", "names", "data_dir"})
     if a is None or b is None:
         raise BadInput("perfkit.compare takes two groups of runs: perfkit.compare('tag:before', 'tag:after')")
     folder = existing_folder(data_dir)
-    lists = {"primary": _texts("primary", primary), "vary": _texts("vary", vary)}
+    options |= {"primary": _texts("primary", primary), "vary": _texts("vary", vary)}
     called = _texts("names", names)
     if len(called) != 2 or isinstance(names, str):
         raise BadInput(f"names: expected two different texts, such as ('old', 'new'), got {names!r:.60}")
     sides = _group(a, folder), _group(b, folder)
-    return compare_and_keep(*sides, Options(**options, **lists), (called[0], called[1]), folder)
+    return compare_and_keep(*sides, Options(**options), (called[0], called[1]), folder)
 
 
 def _texts(name: str, given: object) -> tuple[str, ...]:
     """One text or several, each once; BadInput, under the option's name, for anything else."""
     found = as_list(given) if isinstance(given, Iterable) else [given]
-    if not all(isinstance(one, str) and one for one in found):
+    texts = tuple(one for one in found if isinstance(one, str) and one)
+    if len(texts) < len(found):
         raise BadInput(f"{name}: expected texts, got {given!r:.60}")
-    return tuple(found)
+    return texts
 
 
 def _group(side: object, data_dir: Path) -> list[Run]:

@@ -41,7 +41,7 @@ def _firm_only(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, **{f"{name}{end}": math.nan for name in weak for end in ("", "_low", "_high")}}
 
 
-def _place(column: str) -> tuple[int, int]:
+def _place(column: Any) -> tuple[int, int]:
     """Where a column of a summary stands; those of one rank keep their order."""
     if column in _FIRST:
         return 0, _FIRST.index(column)
