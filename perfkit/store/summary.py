@@ -198,9 +198,7 @@ def _thin_support(n: int) -> str:
     """Which quantiles of n requests rest on few of them, and which are not shown for it."""
     weak = [(name, stats.support(n, p)) for name, p in zip(NAMES, QUANTILES, strict=True)]
     weak = [(name, on) for name, on in weak if n and on < stats.GOOD_SUPPORT]
-    shown = [
-        f"{name} of {n:,} requests rests on {on:.0f}" for name, on in weak if on >= stats.MIN_SUPPORT
-    ]
+    shown = [f"{name} of {n:,} requests rests on {on:.0f}" for name, on in weak if on >= stats.MIN_SUPPORT]
     not_shown = [f"{name} ({on:.2g})" for name, on in weak if on < stats.MIN_SUPPORT]
     hidden = [f"not shown (too few of {plural(n, 'request')} lie beyond): {', '.join(not_shown)}"]
     return "; ".join(shown + (hidden if not_shown else []))
