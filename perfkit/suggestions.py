@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -105,7 +106,7 @@ def nearest_file(file: Path, suffixes: Iterable[str] = ()) -> Path | None:
 
 def did_you_mean(file: Path, suffixes: Iterable[str] = ()) -> str:
     """The end of a message on a file that is not there: the one that was meant, empty where none is near."""
-    near = None if file.exists() else nearest_file(file, suffixes)
+    near = None if os.path.exists(file) else nearest_file(file, suffixes)
     return f"; did you mean {near}?" if near is not None else ""
 
 

@@ -335,6 +335,8 @@ ASKED: dict[str, tuple[Callable[[Session], Awaitable[Any]], str]] = {
         lambda s: get(s, check="hello"),
         "check is a function of the response, not 'hello'",
     ),
+    "a status that is a text": (lambda s: get(s, ok="404"), "such as 404 or .404, 409., not '404'"),
+    "a status that is none": (lambda s: get(s, ok=4.04), "such as 404 or .404, 409., not 4.04"),
     "a path that is a number": (lambda s: s.get(5), "a text such as '/notes', not 5"),  # type: ignore[arg-type]
     "two bodies": (lambda s: get(s, json={}, data={"a": 1}), "keep one of them"),
     "two other bodies": (lambda s: get(s, content="x", data={"a": 1}), "keep one of them"),

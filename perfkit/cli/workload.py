@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -102,7 +103,7 @@ def _from_yaml(text: str) -> dict[str, Any]:
     try:
         given = read_yaml(file)
     except BadInput:
-        near = None if file.exists() else _meant(text)
+        near = None if os.path.exists(file) else _meant(text)  # of any name, also of what can be none
         if near is None:
             raise
         raise BadInput(near) from None

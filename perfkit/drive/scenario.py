@@ -198,7 +198,7 @@ def names() -> list[str]:
 def load_scenario(ref: str) -> Scenario:
     """Load a scenario by name or by the path of its file; BadInput says what is wrong with it."""
     if not _is_file(ref) and ref not in names():
-        if Path(f"{ref}.py").is_file():
+        if os.path.isfile(f"{ref}.py"):  # False, too, of what can be no name
             raise BadInput(f"unknown scenario {ref!r:.80}; did you mean {ref}.py?")
         raise unknown("scenario", ref, names())
     with _guard(ref):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from perfkit.suggestions import nearest
@@ -40,9 +40,7 @@ _ATTRIBUTES_ELSEWHERE = {
 }
 
 
-def require_arguments(
-    method: str, path: str, name: str | None, check: Any, others: Mapping[str, Any]
-) -> None:
+def require_arguments(path: str, name: str | None, check: Any, ok: Any, others: Mapping[str, Any]) -> None:
     """TypeError or ValueError for an argument that a request does not have, and for one of the wrong type."""
     if others:
         given = next(iter(others))
@@ -56,6 +54,9 @@ def require_arguments(
         raise TypeError(
             f"name is the request's operation, a text, not {name!r:.60}; leave it out for its path"
         )
+    statuses = (ok,) if isinstance(ok, int) else ok
+    if not isinstance(statuses, Collection) or not all(isinstance(one, int) for one in statuses):
+        raise TypeError(f"ok is a status that is no error, such as 404 or (404, 409), not {ok!r:.60}")
     if check is not None and not callable(check):
         raise TypeError(
             f"check is a function of the response, not {check!r:.60}; write check=lambda response: …"

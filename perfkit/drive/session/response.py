@@ -99,7 +99,9 @@ _KNOWN = tuple(name for name in vars(Response) if name != "shown_path")
 
 def judge(exchange: Exchange, ok: int | Collection[int] = ()) -> str | None:
     """The error class of a response that came; ok: statuses from 400 on that the request may have."""
-    if exchange.status < 400 or exchange.status in ((ok,) if isinstance(ok, int) else ok):
+    if exchange.status < 400:
+        return None
+    if ok and exchange.status in ((ok,) if isinstance(ok, int) else ok):
         return None
     return "http_5xx" if exchange.status >= 500 else "http_4xx"
 
