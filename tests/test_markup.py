@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "perfkit"
 HOSTILE = "</p></title><script>x</script><img src=x onerror=y> \" onload='z' {{ 7 }} \x1b[31m\u202e\x00&amp;"
 #: Every macro with arguments that show all of it.
 GIVEN: dict[str, tuple[Any, ...]] = {
+    "page_link": ("run_report.html", "data"),
     "sentence": ("text", "pk-nothing"),
     "listed": ("title", ["one", "two"]),
     "notes": ("title", ["one", "two"]),

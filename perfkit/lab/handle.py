@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from perfkit import store
 from perfkit.errors import BadInput, unknown
-from perfkit.text import for_html, for_notebook
+from perfkit.text import for_notebook
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,8 +39,10 @@ class Page(type(Path())):  # type: ignore[misc]  # before Python 3.12 Path itsel
         return str(self)
 
     def _repr_html_(self) -> str:
+        from perfkit.figures.markup import part
+
         place = os.path.relpath(self)
-        return for_notebook(f'<a href="{for_html(quote(place))}" target="_blank">{for_html(place)}</a>')
+        return for_notebook(str(part("page_link", quote(place), place)))
 
 
 class Run(store.Run):
