@@ -159,11 +159,11 @@ def test_a_full_disk_is_told_and_loses_nothing_written(server: Logged, tmp_path:
 
 
 def test_a_data_folder_that_cannot_be_made_is_told(server: Logged, tmp_path: Path) -> None:
-    """A file in place of the data folder: one line that names --data-dir, exit code 1."""
+    """A file in place of the data folder: one line that names --data-dir; it is bad input, exit code 2."""
     (tmp_path / "file").touch()
     process = start(server, tmp_path / "file", "-s", "users.iterations=1", "-s", "users.count=1")
     _, complaints = process.communicate(timeout=30)
-    assert process.returncode == 1
+    assert process.returncode == 2
     (line,) = complaints.splitlines()
     assert "--data-dir" in line
 
