@@ -196,13 +196,11 @@ class Session:
         ok: int | Collection[int] = (),
         stream: Reader = plain,
         timeout_s: float | None = None,
-        **others: Any,
+        **more: Any,
     ) -> Response:
         """Send a request, wait for its whole response, record a row: see the module's text."""
-        # what is right in nearly every request is known without a call
-        if others or ok or check is not None or type(path) is not str or (name is not None and (
-            type(name) is not str or not name)):  # fmt: skip
-            require_arguments(path, name, check, ok, others)
+        if more or ok or check or type(path) is not str or (name is not None and type(name or 0) is not str):
+            require_arguments(path, name, check, ok, more)  # not in each request, for its cost
         recorder = self._recorder
         if recorder.over:
             raise asyncio.CancelledError("the run has ended")
@@ -210,10 +208,8 @@ class Session:
         started = recorder.clock()
         planned, step.planned = started if step.planned is None else step.planned, None
         step.requests += 1
-        if json is _NOTHING and data is None and files is None and type(content) is bytes:
-            body, content_type = content, ""
-        else:
-            body, content_type = _body(json, content, data, files)
+        bare = not content and json is _NOTHING and data is None and files is None
+        body, content_type = (b"", "") if bare else _body(json, content, data, files)
         own = _own_headers(headers, auth) if headers or auth is not None else ()
         session = tuple(self.headers.items()) if self.headers else ()
         head = step.head = recorder.heads.get(session, content_type, own)
