@@ -36,6 +36,7 @@ def loaded(part: Part) -> Iterator[Part]:
         yield part
     finally:
         part.query(f"DROP {kind} measured")
+        part.query("DROP TABLE IF EXISTS spread")
 
 
 def responses(part: Part, low: float, high: float = math.inf) -> Binned:
@@ -179,8 +180,8 @@ class Steady:
             return None
         equals = "OVER (PARTITION BY x ORDER BY t_s ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)"
         moved = f"x + {_double(step)} * ((row_number() {equals} - 0.5e0) / count(*) {equals} - 0.5e0)"
-        self.part.keep(f"spread_{column}", f"SELECT g, s, {moved} AS x FROM ({times})")
-        return Binned(self.part, f"SELECT g, s, x FROM spread_{column}", stats.SLICES)
+        self.part.keep("spread", f"SELECT g, s, {moved} AS x FROM ({times})")
+        return Binned(self.part, "SELECT g, s, x FROM spread", stats.SLICES)
 
     def quantiles(
         self, column: str, ps: Sequence[float]
