@@ -158,7 +158,9 @@ def _verdict(one: Result) -> str:
         small.append(f"p {one.p_adjusted:.2g}, {one.method}")
     if one.verdict == "within-run only" and tipping_words(one):
         small.append(tipping_words(one))
-    word = f"{_MARKS.get(one.verdict, '')} {verdict_words(one)}"
+    word = verdict_words(one)
+    if word == one.verdict:
+        word = f"{_MARKS.get(word, '')} {word}"
     return cell(part("marked", css, word), *small, *one.notes)
 
 
