@@ -57,10 +57,10 @@ def test_ties_are_spread_as_in_arrays(tmp_path: Path) -> None:
 def test_steadiness_is_judged_as_in_arrays(tmp_path: Path, regime: str) -> None:
     """Warm-up, drift, growth and time under way are those of `perfkit.stats` on the rows."""
     t, x = made = cold(rounded(regime, 11))
-    with loaded(Part(stored(tmp_path, made, 1))) as part:
+    with loaded(Part(stored(tmp_path, made, 1))) as whole:
         low, high = 0.1 * t[-1], float(t[-1])
-        one, late = Steady(part, low, high), t >= low
-        assert steady.warmup_share(part) == pytest.approx(stats.warmup_share(x, t))
+        one, late = Steady(whole.part, low, high), t >= low
+        assert steady.warmup_share(whole) == pytest.approx(stats.warmup_share(x, t))
         found, wanted = one.drift(), stats.drift(x[late], t[late])
         assert (found.ratio, found.p) == pytest.approx((wanted.ratio, wanted.p), rel=1e-4)
         grown, growth = one.growth(), stats.growth(t, t + x / 1000, low, high)

@@ -46,10 +46,9 @@ def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str,
     load = Load(*(options[name] for name in ("users", "rate", "duration", "ramp", "requests")))
     given = load.over(given, always=one_line)
     if not given.keys() & {"scenario", "mix"} and what and not is_url(what):
-        if slip := next((name for name in given if nearest(str(name), ("scenario", "mix"))), None):
-            raise BadInput(
-                f"{where}: {slip!r:.60}: did you mean {nearest(str(slip), ('scenario', 'mix'))!r}?"
-            )
+        for name in given:
+            if meant := nearest(str(name), ("scenario", "mix")):
+                raise BadInput(f"{where}: {name!r:.60}: did you mean {meant!r}?")
         raise BadInput(f"{where}: scenario is missing: add `scenario: http_get`, or --scenario NAME|FILE.py")
     if not given.keys() & {"scenario", "mix"}:
         raise BadInput("nothing to run: give a URL, a FILE from params/, or --scenario NAME")
@@ -66,9 +65,9 @@ def require_target(own: str, given: Mapping[str, Any], url: str | None) -> None:
 def users_without_work(given: Mapping[str, Any]) -> str:
     """What to know of users who find no step left, empty where each has one."""
     users = given.get("users")
-    count, steps = (
-        (users.get(name) for name in ("count", "iterations")) if isinstance(users, Mapping) else (0, 0)
-    )
+    if not isinstance(users, Mapping):
+        return ""
+    count, steps = users.get("count"), users.get("iterations")
     if not (isinstance(count, int) and isinstance(steps, int) and 0 < steps < count):
         return ""
     return f"note: {steps:,} steps are at most {steps:,} users at work, of {count:,}"

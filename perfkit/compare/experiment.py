@@ -16,7 +16,6 @@ import msgspec
 
 from perfkit.card import Card
 from perfkit.compare import Comparison, Options, Verdict, compare, noise
-from perfkit.compare.nouns import PRIMARY
 from perfkit.errors import BadInput, PerfkitError, unknown
 from perfkit.hosts import as_list
 from perfkit.store import Run, data_folder, existing_folder, find_run, list_runs, write_json
@@ -141,10 +140,10 @@ def compare_named(
     b: str | Run | Sequence[Run] | None = None,
     *,
     names: Sequence[str] = ("A", "B"),
-    margin: float = 0.05,
-    error_margin: float = 0.001,
-    alpha: float = 0.05,
-    primary: str | Sequence[str] = PRIMARY,
+    margin: float = Options.margin,
+    error_margin: float = Options.error_margin,
+    alpha: float = Options.alpha,
+    primary: str | Sequence[str] = Options.primary,
     vary: str | Sequence[str] = (),
     force: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
@@ -156,8 +155,8 @@ def compare_named(
         perfkit.compare([run1, run2, run3], [run4, run5, run6], names=("old", "new"), margin=0.1)
 
     a, b: runs, or text as `perfkit compare` takes it (ids separated by commas, `tag:NAME`). names: what the
-    sides are called. margin: a ratio within 1 ± this is no difference anybody cares for; error_margin: the
-    same for the share of failed requests, absolute. alpha: chance of a false alarm. primary: the metrics that
+    sides are called. margin: a ratio within 1 ± this is a difference nobody cares about; error_margin: the
+    same of the share of failed requests, absolute. alpha: chance of a false alarm. primary: the metrics that
     decide. vary: what may differ between the sides besides the server and the code. force: compare what is
     not comparable. Two workload files are carried out in turns by `perfkit compare` in a shell. Raises
     BadInput.

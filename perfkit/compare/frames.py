@@ -13,7 +13,7 @@ from perfkit import stats
 from perfkit.compare import Comparison
 from perfkit.compare.configuration import differences
 from perfkit.compare.reduce import Reduced, reduce_part, reduce_run, refusals
-from perfkit.compare.steady import responses
+from perfkit.compare.steady import in_flight, responses
 from perfkit.errors import unknown
 from perfkit.store import Run
 from perfkit.store.metrics import METRICS
@@ -179,18 +179,17 @@ def _window(part: Part, low: float, high: float) -> dict[str, Any]:
     seen = part.row(
         "WITH one AS (SELECT *, t_s >= $low AND t_s < $high AS asked FROM part)"
         " SELECT count(*) FILTER (asked) AS n, count(*) FILTER (asked AND NOT ok) AS failed,"
-        " count(*) FILTER (ok AND done_s >= $low AND done_s < $high) AS ended,"
-        # what was never seen to end is still under way
-        " sum(greatest(least(coalesce(done_s, $high), $high) - greatest(t_s, $low), 0)) AS busy_s FROM one",
+        " count(*) FILTER (ok AND done_s >= $low AND done_s < $high) AS ended FROM one",
         low=low, high=high,
     )  # fmt: skip
     times, n = responses(part, low, high), seen["n"]
-    level = {name: times.quantiles([(None, p)])[0] if stats.support(times.n(), p) >= stats.MIN_SUPPORT
-             else math.nan for name, p in (("p50", 0.5), ("p95", 0.95))}  # fmt: skip
+    carried = [p for p in (0.5, 0.95) if stats.support(times.n(), p) >= stats.MIN_SUPPORT]
+    levels = dict(zip(carried, times.quantiles([(None, p) for p in carried]), strict=True))
     return {
-        "concurrency": float(seen["busy_s"] or 0) / (high - low),
+        "concurrency": in_flight(part, low, high),
         "throughput": seen["ended"] / (high - low),
-        **level,
+        "p50": levels.get(0.5, math.nan),
+        "p95": levels.get(0.95, math.nan),
         "failed": seen["failed"] / n if n else 0.0,
         "n": n,
     }

@@ -28,7 +28,7 @@ _ANY_SIZE = 1.0  #: a change that goes undetected unless it is larger may have a
 #: The part of alpha that several looks may use: a t on few runs is less alike from look to look than the
 #: normal test that the levels are made for; its intervals would miss in 5.5 % (METHOD.md, "Stopping early").
 _OF_SEVERAL = 0.9
-PRIMARY = ("p50", "p99", "throughput", "error_rate")
+_PRIMARY = ("p50", "p99", "throughput", "error_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Options:
     margin: float = 0.05  #: a ratio within 1 ± this is no difference anybody cares for
     error_margin: float = 0.001  #: the same for the share of failed requests, absolute
     alpha: float = 0.05  #: chance of a false alarm in the whole primary family
-    primary: tuple[str, ...] = PRIMARY
+    primary: tuple[str, ...] = _PRIMARY
     vary: tuple[str, ...] = ()  #: what may differ between the sides besides `server` and the code
     force: bool = False  #: compare what is not comparable; the page says so
     look: Look | None = None  #: of an experiment that stops when it is clear
@@ -105,7 +105,7 @@ class Options:
     @property
     def by_name(self) -> bool:
         """Whether somebody chose the primary metrics: then one that cannot be judged leaves no verdict."""
-        return self.primary != PRIMARY
+        return self.primary != _PRIMARY
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from perfkit import stats
-from perfkit.compare.steady import Steady, loaded, span_of, warmup_share
+from perfkit.compare.steady import Loaded, Steady, loaded, span_of, warmup_share
 from perfkit.model import Users
 from perfkit.store import Run, fidelity
 from perfkit.store.metrics import METRICS
@@ -119,17 +119,16 @@ class Warmup:
 
 def warmup_of(part: Part) -> Warmup:
     """The warm-up of a run by itself."""
-    with loaded(part):
-        return _warmup(part)
+    with loaded(part) as whole:
+        return _warmup(whole)
 
 
-def _warmup(part: Part) -> Warmup:
-    run = part.run
-    good = part.row("SELECT count(*) FILTER (ok) AS n FROM measured")["n"]
-    counts = good > 0 and not any(refusals(run))
+def _warmup(whole: Loaded) -> Warmup:
+    run = whole.part.run
+    counts = whole.good > 0 and not any(refusals(run))
     if not counts or _load_changes(run):
         return Warmup(stats.LEAST_CUT, counts)
-    share = warmup_share(part)
+    share = warmup_share(whole)
     if share < stats.MOST_CUT:
         told = f"its warm-up took {share:.0%} of the measured part"
         return Warmup(share, counts, (told,) if share >= stats.WARN_CUT else ())
@@ -164,21 +163,20 @@ def reduce_part(part: Part, cut: float | None = None, asked: Sequence[str] | Non
     """The same for a run that was opened already; asked: operations, else its own most frequent ones."""
     if part.run.meta.carried:
         return Reduced(part.run, 0.0, 0.0, 0, 0, (), tuple(refusals(part.run)), ())
-    with loaded(part):
-        return _reduced(part, cut, asked)
+    with loaded(part) as whole:
+        return _reduced(whole, cut, asked)
 
 
-def _reduced(part: Part, cut: float | None, asked: Sequence[str] | None) -> Reduced:
-    run = part.run
+def _reduced(whole: Loaded, cut: float | None, asked: Sequence[str] | None) -> Reduced:
+    part, run = whole.part, whole.part.run
     reasons = list(refusals(run))
-    seen = part.row("SELECT count(*) AS n, count(*) FILTER (ok) AS good FROM measured")
-    if not seen["good"] or part.span_s <= 0:
+    if not whole.good or part.span_s <= 0:
         failed = run.verdict.word == "FAILED"
         nothing = (run.verdict.words if failed else "no request of its measured part succeeded",)
-        return Reduced(run, 0.0, 0.0, seen["n"], seen["n"] - seen["good"], (),
+        return Reduced(run, 0.0, 0.0, whole.n, whole.n - whole.good, (),
                        (*reasons, *nothing), (), nothing, all_failed=failed)  # fmt: skip
-    warmup = _warmup(part) if cut is None else Warmup(cut, True)
-    low, high = warmup.share * part.span_s, span_of(part)
+    warmup = _warmup(whole) if cut is None else Warmup(cut, True)
+    low, high = warmup.share * part.span_s, span_of(whole)
     operations = _operations(part, "measured", low)
     steady = Steady(part, low, high, most_frequent([operations]) if asked is None else asked)
     n, good = steady.counts[None]

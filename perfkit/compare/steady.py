@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,16 +25,31 @@ _FEW = 2_000_000
 _LOOKED_AT = 2000
 
 
+class Loaded(NamedTuple):
+    """A part whose rows can be asked for as `measured`, and what one look at all of them says."""
+
+    part: Part
+    n: int
+    good: int  #: successes
+    first_s: float | None  #: when the first success was planned, and the last; None for none
+    last_s: float | None
+    until_s: float | None  #: when the last request was planned
+
+
 @contextlib.contextmanager
-def loaded(part: Part) -> Iterator[Part]:
-    """Yield a part whose rows can be asked for as `measured`: a table, or a view where they are many."""
+def loaded(part: Part) -> Iterator[Loaded]:
+    """Yield a part whose rows are in `measured`: a table, or a view where they are many."""
     kind = "TABLE" if part.run.row_count() <= _FEW else "VIEW"
     part.query(
         f"CREATE OR REPLACE TEMP {kind} measured AS SELECT * EXCLUDE (x), {BIN} AS of_bin FROM (SELECT t_s,"
         " done_s, response_ms, response_ms AS x, latency_ns, ttft_ms, tpot_ms, ok, operation, step FROM part)"
     )
     try:
-        yield part
+        heads = part.row(
+            "SELECT count(*) AS n, count(*) FILTER (ok) AS good, min(t_s) FILTER (ok) AS first_s,"
+            " max(t_s) FILTER (ok) AS last_s, max(t_s) AS until_s FROM measured"
+        )
+        yield Loaded(part, **heads)
     finally:
         part.query(f"DROP {kind} measured")
         part.query("DROP TABLE IF EXISTS spread")
@@ -46,13 +62,19 @@ def responses(part: Part, low: float, high: float = math.inf) -> Binned:
     return Binned(part, values, parameters={"low": low, "high": high})
 
 
-def warmup_share(part: Part) -> float:
-    """`stats.warmup_share` of the successes of a part that is loaded."""
-    ends = part.row("SELECT min(t_s) AS low, max(t_s) AS high FROM measured WHERE ok")
-    if ends["low"] is None:
+def in_flight(part: Part, low: float, high: float, rows: str = "part") -> float:
+    """How many requests were under way on average in [low, high], s; one never seen to end still is."""
+    inside = "least(coalesce(done_s, $high), $high) - greatest(t_s, $low)"
+    found = part.row(f"SELECT sum(greatest({inside}, 0)) AS busy_s FROM {rows}", low=low, high=high)
+    return float(found["busy_s"] or 0) / (high - low)
+
+
+def warmup_share(whole: Loaded) -> float:
+    """`stats.warmup_share` of the successes of a part."""
+    if whole.first_s is None or whole.last_s is None:
         return stats.LEAST_CUT
-    span = ends["low"], ends["high"]
-    return stats.warmup_of_medians(_medians(part, ends["low"], span, stats.WARMUP_SLICES))
+    span = whole.first_s, whole.last_s
+    return stats.warmup_of_medians(_medians(whole.part, whole.first_s, span, stats.WARMUP_SLICES))
 
 
 class Steady:
@@ -109,10 +131,7 @@ class Steady:
 
     def in_flight(self) -> float:
         """How many requests were under way on average."""
-        low, high = _double(self.low), _double(self.high)
-        inside = f"least(coalesce(done_s, {high}), {high}) - greatest(t_s, {low})"
-        found = self.part.row(f"SELECT coalesce(sum(greatest({inside}, 0)), 0) AS s FROM measured")
-        return float(found["s"]) / (self.high - self.low)
+        return in_flight(self.part, self.low, self.high, "measured")
 
     def begun(self, *, steps: bool) -> tuple[int, int]:
         """Requests that were planned in it, and, if asked, the steps they belong to."""
@@ -153,13 +172,9 @@ class Steady:
         s, n, total, variance = (self._sums[name][mine] for name in ("s", "n", "total", "variance"))
         counts, sums = (np.bincount(s, one, stats.SLICES) for one in (n, total))
         count = int(n.sum())
-        if not count:
-            return stats.mean(np.empty(0), np.empty(0))
-        point = float(total.sum()) / count
+        point = float(total.sum()) / count if count else math.nan
         squares = float((n * (variance + (total / n - point) ** 2)).sum())
         sd = math.sqrt(squares / (count - 1)) if count > 1 else math.nan
-        if not stats.slices_carry(counts):
-            return stats.mean_estimate(point, sd, count, None, None)
         return stats.mean_estimate(point, sd, count, sums.astype(np.float64), counts)
 
     @cached_property
@@ -227,7 +242,7 @@ def _slice(t: str, low: float, high: float, count: int = stats.SLICES) -> str:
 
 
 def _double(x: float) -> str:
-    """A number in SQL that is no decimal: 0.1 would be one."""
+    """A number as a DOUBLE in SQL, where a bare 0.1 is a DECIMAL."""
     text = repr(float(x))
     return f"({text if 'e' in text else text + 'e0'})"
 
@@ -252,9 +267,7 @@ def _area(part: Part, instant: str, grid: np.ndarray) -> np.ndarray:
     return np.asarray(grid * np.cumsum(counts) - np.cumsum(sums))
 
 
-def span_of(part: Part) -> float:
+def span_of(whole: Loaded) -> float:
     """Where its steady part ends, s: where a fixed number of steps runs out, users go idle one by one."""
-    users = part.run.meta.users
-    if users and users.iterations:
-        return float(part.row("SELECT max(t_s) AS t FROM measured")["t"])
-    return part.span_s
+    users = whole.part.run.meta.users
+    return whole.part.span_s if whole.until_s is None or not (users and users.iterations) else whole.until_s

@@ -29,7 +29,7 @@ from perfkit.drive.worker import RunContext, RunPart, make_recorder, run_on_loop
 from perfkit.drive.workloads import tokens_of
 from perfkit.errors import RequestFailed
 from perfkit.redaction import STARS, Redactor, is_secret_name, masked, masked_text, secrets_in
-from perfkit.text import harmless_prints, print_lines
+from perfkit.text import harmless_prints, plural, print_lines
 
 Print = Callable[[str], None]
 _BODY = 2_000  #: characters of a body that are shown
@@ -112,7 +112,7 @@ class _Once:
         for problem in self._problems:
             self._show(f"FAILED: {problem}")
         if not self._problems:
-            self._show(f"ok: {shown.requests} request{'s' * (shown.requests != 1)}, none failed")
+            self._show(f"ok: {plural(shown.requests, 'request')}, none failed")
         return not self._problems
 
     def _failures(self) -> list[str]:

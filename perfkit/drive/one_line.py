@@ -42,12 +42,11 @@ class Request:
         found: dict[str, Any] = {"path": path}
         content_type = self.headers.get("content-type", "")
         if self.json_text is not None:
-            file = self.json_text.startswith("@")
-            found["json"] = _json(_from_file(self.json_text[1:], "--json") if file else self.json_text)
+            found["json"] = _json(_text(self.json_text, "--json"))
         elif self.data is not None:
             if _TIME(self.data):
                 raise BadInput(f"-d is the body, as in curl and hey; write --duration {self.data} for a time")
-            found["body"] = _from_file(self.data[1:], "--data") if self.data.startswith("@") else self.data
+            found["body"] = _text(self.data, "--data")
             is_json = found["body"].lstrip()[:1] in ("{", "[")
             content_type = content_type or (
                 "application/json" if is_json else "application/x-www-form-urlencoded"
@@ -176,9 +175,13 @@ def _json(text: str) -> Any:
         raise BadInput(f"--json {masked_text(text)!r:.80}: the body is not JSON: {error}{quotes}") from None
 
 
-def _from_file(name: str, option: str) -> str:
+def _text(given: str, option: str) -> str:
+    """What an option was given: a text, or what is in the file after an @."""
     from perfkit.store import read_regular
 
+    if not given.startswith("@"):
+        return given
+    name = given[1:]
     try:
         return read_regular(Path(name), _LONGEST_BODY).decode()
     except OSError as error:

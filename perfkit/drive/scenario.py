@@ -37,7 +37,7 @@ from perfkit.drive.recording import Recording
 from perfkit.errors import BadInput, PerfkitError, unknown
 from perfkit.model import Workload, convert
 from perfkit.suggestions import nearest_file
-from perfkit.text import harmless_prints
+from perfkit.text import harmless_prints, plural
 
 _OURS = Path(__file__).parents[1] / "scenarios"
 _SOURCE = "__perfkit_source__"  #: where a loaded scenario file keeps its text
@@ -250,8 +250,7 @@ def _fault(module: ModuleType, name: str, function: Any, call: str) -> str:
     try:
         signature.bind(*given.split(","))
     except TypeError:
-        count = len(signature.parameters)
-        return f"{name} takes {count} argument{'s' * (count != 1)}, it gets {given}"
+        return f"{name} takes {plural(len(signature.parameters), 'argument')}, it gets {given}"
     return ""
 
 

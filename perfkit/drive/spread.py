@@ -163,7 +163,7 @@ class _Execution:
         reason: str | None = None
         try:
             self.save()
-        except OSError as failed:  # where not even run.json has room there is no run
+        except OSError as failed:  # not even run.json has room
             launcher.stop(0.0)
             self.folder.discard()
             raise PerfkitError(self.redact(_words(failed))) from None

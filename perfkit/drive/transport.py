@@ -125,6 +125,13 @@ def unpacked(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
             part = unpacker.decompress(unpacker.unconsumed_tail, _PART)
 
 
+def require_path(path: str) -> None:
+    """ValueError for a path that is not relative to the target's url."""
+    if not path.startswith("/"):
+        hint = "" if "://" in path else f"; write /{path:.80}"
+        raise ValueError(f"path starts with / and is relative to the target's url, not {path!r:.80}{hint}")
+
+
 def quote_path(path: str) -> str:
     """The path and query as they are sent: what a URL cannot hold is percent-encoded, the rest stays."""
     if _PLAIN_PATH(path):

@@ -11,6 +11,7 @@ from perfkit.store import fidelity, results
 from perfkit.store.metadata import FailureKind, Finding
 from perfkit.store.rows import Part
 from perfkit.store.summary import summarize
+from perfkit.text import plural
 
 #: Kinds of findings that are said before all others: what latencies say is of the requests that are left.
 FIRST = ("failing", "deadlocks", "step_errors")
@@ -121,7 +122,7 @@ def _step_errors(rows: Part) -> Iterator[Finding]:
     if meta.step_errors and not meta.steps_broken:
         count = sum(one.count for one in meta.step_errors)
         first = max(meta.step_errors, key=lambda one: one.count)
-        text = f"The scenario went wrong {count:,} time{'s' * (count != 1)}"
+        text = f"The scenario went wrong {plural(count, 'time')}"
         text += f", {first.count:,} of them so: " if len(meta.step_errors) > 1 else ": "
         text += f"{first.text[:_LONGEST_MISTAKE]}. Requests that these steps did not make are in no figure."
         yield Finding("step_errors", text, 0.0, rows.span_s)
@@ -140,7 +141,7 @@ def _deadlocks(rows: Part) -> Iterator[Finding]:
         of = ", ".join(f"{one['n']:,} of {one['operation']}" for one in kinds[:3])
         of += f" and of {len(kinds) - 3} more operations" if len(kinds) > 3 else ""
         n = sum(one["n"] for one in kinds)
-        text = f"PostgreSQL detected deadlocks (40P01), and {n:,} request{'s' * (n != 1)} failed: {of}. "
+        text = f"PostgreSQL detected deadlocks (40P01), and {plural(n, 'request')} failed: {of}. "
         text += "Transactions locked the same rows in different orders."
         yield Finding("deadlocks", text, *_when(kinds))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfkit.drive.session import Session
+from perfkit.drive.transport import require_path
 
 
 @dataclass(frozen=True)
@@ -13,11 +14,7 @@ class Params:
     path: str = "/v1/health/"
 
     def __post_init__(self) -> None:
-        if not self.path.startswith("/"):
-            hint = "" if "://" in self.path else f"; write /{self.path:.80}"
-            raise ValueError(
-                f"path starts with / and is relative to the target's url, not {self.path!r:.80}{hint}"
-            )
+        require_path(self.path)
 
 
 async def step(session: Session, params: Params, rng: Any) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfkit.drive.session import Session
-from perfkit.drive.transport import quote_path
+from perfkit.drive.transport import quote_path, require_path
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,7 @@ class Params:
     def __post_init__(self) -> None:
         if not re.fullmatch("[A-Z][A-Z-]*", self.method) or self.method == "CONNECT":
             raise ValueError(f"method is one such as GET or POST, in capitals, not {self.method!r:.40}")
-        if not self.path.startswith("/"):
-            hint = "" if "://" in self.path else f"; write /{self.path:.80}"
-            raise ValueError(
-                f"path starts with / and is relative to the target's url, not {self.path!r:.80}{hint}"
-            )
+        require_path(self.path)
         quote_path(self.path)
         if self.json is not None and self.body:
             raise ValueError("give json or body, not both")

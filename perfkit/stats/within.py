@@ -83,7 +83,7 @@ class Slices:
         return cls(place if slices_carry(np.bincount(place)) else None)
 
 
-def slices_carry(counts: Ints) -> bool:
+def slices_carry(counts: Floats | Ints) -> bool:
     """Whether slices with so many rows each say how much a statistic moves: 400 rows, not in one burst."""
     return bool(counts.sum() >= SLICES * ROWS_A_SLICE and np.count_nonzero(counts) >= SLICES // 2)
 
@@ -224,12 +224,14 @@ def mean_estimate(
 ) -> Estimate:
     """A mean with its interval: from sums and counts of slices [slices], or from its standard deviation.
 
+    The latter also where so few rows in a slice, or a burst, say nothing (`slices_carry`).
+
     That of slices is symmetric on the log scale, for times are positive and skewed. Where it would reach
     further than a fifth the upper end is open, for the tail that makes the mean was met too rarely.
     """
     if n < MIN_SUPPORT:
         return Estimate(point, math.nan, math.nan, level, n, THIN)
-    if sums is None or counts is None:
+    if sums is None or counts is None or not slices_carry(counts):
         half, unit = t_factor(level, n - 1) * sd / math.sqrt(n), INDEPENDENT
         if half >= point > 0:  # times are positive: an interval from below zero says nothing
             return Estimate(point, math.nan, math.nan, level, n, WIDE)

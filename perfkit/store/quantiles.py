@@ -208,8 +208,10 @@ def estimates(
     timed: whether the time slices of the rows say how much it moves. near: quantiles that will be asked for
     next, to be read in the same pass.
     """
-    counts = {group: binned.sizes(group) if timed else None for group, _ in wanted}
-    counts = {group: n if n is not None and stats.slices_carry(n) else None for group, n in counts.items()}
+    counts = {
+        group: sizes if timed and stats.slices_carry(sizes := binned.sizes(group)) else None
+        for group in {group for group, _ in wanted}
+    }
 
     def bounds(group: int | None, p: float, below: Ints | None) -> tuple[float, float, str]:
         slices = counts[group]

@@ -323,10 +323,11 @@ def _checked(file: Path) -> tuple[str, list[str], int]:
 def _read_through(files: Iterable[Any], connection: duckdb.DuckDBPyConnection) -> None:
     """Let a database read files that lie elsewhere through fsspec."""
     with _deciding:
-        for fs in (file.fs_for_threads for file in files if not isinstance(file, Path)):
-            protocols = [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
+        for file in (one for one in files if not isinstance(one, Path)):
+            protocol = file.fs.protocol
+            protocols = [protocol] if isinstance(protocol, str) else protocol
             if not any(map(connection.filesystem_is_registered, protocols)):
-                connection.register_filesystem(fs)
+                connection.register_filesystem(file.fs_for_threads)
 
 
 def _spill() -> bool:

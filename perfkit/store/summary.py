@@ -52,10 +52,8 @@ def summarize(part: Part, level: float = stats.LEVEL) -> tuple[dict[str, Any], .
         name = None if group is None else names[group]
         row = {"operation": TOTAL if name is None else name, **numbers_of(part, name)}
         counts, sums = binned.sizes(group), row.pop("slices_ms")
-        if not (timed and stats.slices_carry(counts)):
-            mean = stats.mean_estimate(row["mean"], row["std"], row["ok"], None, None, level)
-        else:
-            mean = stats.mean_estimate(row["mean"], row["std"], row["ok"], sums, counts, level)
+        sums = sums if timed else None
+        mean = stats.mean_estimate(row["mean"], row["std"], row["ok"], sums, counts, level)
         told = {"mean": mean}
         told |= {label: found[group, p] for label, p in zip(NAMES, QUANTILES, strict=True)}
         for label, one in told.items():

@@ -56,7 +56,9 @@ def require_arguments(path: str, name: str | None, check: Any, ok: Any, others: 
         )
     statuses = (ok,) if isinstance(ok, int) else ok
     if not isinstance(statuses, Collection) or not all(isinstance(one, int) for one in statuses):
-        raise TypeError(f"ok is a status that is no error, such as 404 or (404, 409), not {ok!r:.60}")
+        raise TypeError(
+            f"ok is a status that does not count as an error, such as 404 or (404, 409), not {ok!r:.60}"
+        )
     if check is not None and not callable(check):
         raise TypeError(
             f"check is a function of the response, not {check!r:.60}; write check=lambda response: …"

@@ -23,7 +23,7 @@ class UnknownColumn(BadInput, KeyError):
 
 
 class DataRow(dict[str, Any]):
-    """A row of a data file by its columns; one that is not there is told with those that are."""
+    """A row of a data file by its columns; asked for another, it names those that there are."""
 
     def __missing__(self, name: object) -> Any:
         columns = [str(one) for one in self]
