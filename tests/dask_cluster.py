@@ -14,7 +14,7 @@ from tests.kill_runs import ROOT, Logged, Victim, logging_server, perfkit, victi
 from tests.namespaces import Network, network
 
 #: A host has a name and a disk of its own: the folder of runs is not on it. $0: the folder, $1: the name.
-_BOOT = 'hostname "$1"; mount -t tmpfs none "$0" || exit 1; shift; {more}\nexec "$@"'
+BOOT = 'hostname "$1"; mount -t tmpfs none "$0" || exit 1; shift; {more}\nexec "$@"'
 SCENARIO = ROOT / "perfkit" / "scenarios" / "http_get.py"
 #: A worker that is started again has the address of the one before: what was pinned to it may run once more.
 _WORKER_PORT = "8790"
@@ -33,7 +33,7 @@ class Cluster:
         self.stop()
         self._begin("scheduler", "--host", self.net.address, "--port", "8786")
         for number, host in enumerate(self.net.hosts):
-            script = _BOOT.format(more=more if number else "")
+            script = BOOT.format(more=more if number else "")
             boot = ("unshare", "--uts", "sh", "-c", script, str(self.data), f"host-{number}")
             options = ("--nthreads", "1", "--worker-port", _WORKER_PORT)
             folder = str(self.data.parent / host.name)
