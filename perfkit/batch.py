@@ -20,7 +20,7 @@ import msgspec
 from perfkit import interrupts
 from perfkit.drive.running import Checked, checked, run_repeats, worst
 from perfkit.drive.workloads import read_yaml
-from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR, INTERRUPTIONS, BadInput, PerfkitError
+from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR, INTERRUPTIONS, BadInput, PerfkitError, no_place
 from perfkit.hosts import as_list
 from perfkit.observe.recording import record
 from perfkit.report import make_report
@@ -192,7 +192,5 @@ def _held(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise BadInput("another process is already running this batch; wait for it to finish") from None
         except OSError as error:
-            raise PerfkitError(
-                f"cannot write {path.parent}: {error.strerror}; choose another place (--data-dir)"
-            ) from None
+            raise PerfkitError(no_place(f"write {path.parent}", error)) from None
         yield

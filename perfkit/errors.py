@@ -131,8 +131,9 @@ def words_of(error: BaseException) -> str:
         return type(error).__name__
 
 
-_ROOM = "free some space, or choose another place (--data-dir)"
-_RIGHTS = "change its permissions, or choose another place (--data-dir)"
+_ELSEWHERE = "choose another place (--data-dir)"
+_ROOM = f"free some space, or {_ELSEWHERE}"
+_RIGHTS = f"change its permissions, or {_ELSEWHERE}"
 _NO_FOLDER = "a file is where a folder is needed; move it away"
 _LIMIT = "raise the open file limit (ulimit -n), or lower target.connections"
 #: What was tried and what to do, by the number of the system's error.
@@ -160,6 +161,11 @@ def os_error_words(error: OSError) -> str:
         return f"{type(error).__name__}: {error}".replace("\n", " ")
     place = os.fsdecode(where) if isinstance(where, str | bytes) else "its output"
     return f"cannot {verb} {place}: {error.strerror}{'; ' * bool(way_out)}{way_out}".replace("\n", " ")
+
+
+def no_place(what: str, error: OSError) -> str:
+    """What could not be done in a data folder (`write FOLDER`), and why, in one line."""
+    return f"cannot {what}: {error.strerror or error}; {_ELSEWHERE}"
 
 
 def unknown(kind: str, given: object, allowed: Iterable[str]) -> BadInput:

@@ -78,27 +78,36 @@ def require_awaits(scenario: Scenario) -> None:
     """
     tree = _tree(scenario)
     for function in tree.body if tree is not None else ():
-        if not isinstance(function, ast.AsyncFunctionDef):
-            continue
-        arguments = [one.arg for one in (*function.args.posonlyargs, *function.args.args)]
-        session = arguments[0] if arguments and function.name in _ENTRIES else _SESSION
-        nodes = list(ast.walk(function))
-        bound = sum(isinstance(one, ast.arg) and one.arg == session for one in nodes)
-        again = any(isinstance(one, ast.Name) and one.id == session and not isinstance(one.ctx, ast.Load)
-                    for one in nodes)  # fmt: skip
-        for node in nodes if bound == 1 and not again else ():
-            asked = node.value if isinstance(node, ast.Expr | ast.Attribute | ast.Subscript) else None
-            called = asked.func if isinstance(asked, ast.Call) else None
-            if not (isinstance(called, ast.Attribute) and called.attr in _SENDS):
-                continue
-            if isinstance(called.value, ast.Name) and called.value.id == session:
-                sent = f"await {session}.{called.attr}(…)"
-                meant = sent if isinstance(node, ast.Expr) else f"({sent})" + (
-                    f".{node.attr}" if isinstance(node, ast.Attribute) else "[…]")  # fmt: skip
-                words = (
-                    f"line {called.lineno}: {sent.removeprefix('await ')} is not awaited, so it sends nothing"
-                )
-                raise BadInput(f"{scenario.label}, {words}; write {meant}")
+        if isinstance(function, ast.AsyncFunctionDef) and (session := _session_of(function)) is not None:
+            for node in ast.walk(function):
+                if (call := _not_awaited(node, session)) is not None:
+                    sent = f"{session}.{call.attr}(…)"
+                    meant = f"await {sent}" if isinstance(node, ast.Expr) else f"(await {sent})[…]"
+                    if isinstance(node, ast.Attribute):
+                        meant = f"(await {sent}).{node.attr}"
+                    words = f"line {call.lineno}: {sent} is not awaited, so it sends nothing"
+                    raise BadInput(f"{scenario.label}, {words}; write {meant}")
+
+
+def _session_of(function: ast.AsyncFunctionDef) -> str | None:
+    """What the session is called in a function, None where that name also means something else there."""
+    arguments = [one.arg for one in (*function.args.posonlyargs, *function.args.args)]
+    name = arguments[0] if arguments and function.name in _ENTRIES else _SESSION
+    nodes = list(ast.walk(function))
+    bound = sum(isinstance(one, ast.arg) and one.arg == name for one in nodes)
+    again = any(
+        isinstance(one, ast.Name) and one.id == name and not isinstance(one.ctx, ast.Load) for one in nodes
+    )
+    return name if bound == 1 and not again else None
+
+
+def _not_awaited(node: ast.AST, session: str) -> ast.Attribute | None:
+    """The `session.get` of a request that stands alone as a statement, or of which something is asked."""
+    asked = node.value if isinstance(node, ast.Expr | ast.Attribute | ast.Subscript) else None
+    called = asked.func if isinstance(asked, ast.Call) else None
+    if not (isinstance(called, ast.Attribute) and called.attr in _SENDS):
+        return None
+    return called if isinstance(called.value, ast.Name) and called.value.id == session else None
 
 
 def _tree(scenario: Scenario) -> ast.Module | None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from perfkit.errors import BadInput, PerfkitError
+from perfkit.errors import BadInput, PerfkitError, no_place
 from perfkit.store.reading import Run
 from perfkit.suggestions import nearest
 
@@ -50,9 +50,7 @@ def list_runs(data_dir: Path) -> list[Run]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise PerfkitError(
-            f"cannot read {folder}: {error.strerror}; choose another place (--data-dir)"
-        ) from None
+        raise PerfkitError(no_place(f"read {folder}", error)) from None
     found = [Run(folder / name) for name in names if os.path.lexists(folder / name / "run.json")]
     return sorted(found, key=lambda run: (run.id[:15], _created(run), run.id))
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perfkit.errors import BadInput, PerfkitError
+from perfkit.errors import BadInput, PerfkitError, no_place
 from perfkit.model import INSTANTS, SCHEMA_VERSION
 from perfkit.store import segments
 from perfkit.store.columns import TEXT_COLUMNS
@@ -56,8 +56,7 @@ class RunFolder:
                     return folder
         except OSError as error:
             kind = BadInput if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST) else PerfkitError
-            words = f"cannot write runs to {data_dir}: {error.strerror}"
-            raise kind(f"{words}; choose another place (--data-dir)") from None
+            raise kind(no_place(f"write runs to {data_dir}", error)) from None
 
     def write_meta(self, meta: dict[str, Any]) -> None:
         """Replace run.json in one step."""
