@@ -142,6 +142,7 @@ def test_a_headline_gives_every_primary_metric_its_word(runs: list[Run], slower:
             _result_like(one, "p50", "inconclusive", jumps=True),
             _result_like(one, "p90", "inconclusive"),
             _result_like(one, "p95", "inconclusive", detectable=13.7, repeats=663),
+            _result_like(one, "mean", "inconclusive", detectable=0.4, repeats=663),
             _result_like(one, "p99", "improved"),
             _result_like(one, "throughput", "improved", ratio=1.185, low=1.1, high=1.2),
         ],
@@ -153,7 +154,7 @@ def test_a_headline_gives_every_primary_metric_its_word(runs: list[Run], slower:
         " throughput +18.5% [+10.0%, +20.0%] improved; p50 cannot be decided this way: it lies between two"
         " groups of requests, whose share moves from run to run; compare the operations one by one;"
         " p90 undecided: a change below 3.0% may go undetected; 12 runs per side would detect the margin;"
-        " p95 cannot be decided this way: its runs differ so much that a change of any size may go"
+        " p95 and mean cannot be decided this way: their runs differ so much that a change of any size may go"
         " undetected; try longer runs, an idle machine or a wider --margin."
         " after is 1.25 ± 0.08 times faster than before (p99)."
     )

@@ -272,7 +272,7 @@ def _headline(verdict: Verdict, results: Sequence[Result], a: str, b: str, optio
         return f"{verdict.upper()}: no primary metric could be computed for every run of {a} and {b}."
     decided = [r for word in _DECIDED for r in primary if r.verdict == word]
     clauses = [f"{r.metric} {change(r, options)} {r.verdict}" for r in decided]
-    clauses += [f"{r.metric} {_undecided(r)}" for r in primary if r.verdict == "inconclusive"]
+    clauses += _undecided([r for r in primary if r.verdict == "inconclusive"])
     return f"{verdict.upper()}: {b} vs {a}: {'; '.join(clauses)}.{_speed(decided, a, b)}"
 
 
@@ -289,8 +289,22 @@ def _stopped(options: Options) -> str:
     return words + ("; estimates after an early stop lean away from zero." if early else ".")
 
 
-def _undecided(one: Result) -> str:
-    """Why a metric is undecided: what it may have hidden, and what it would take to see that."""
+def _undecided(results: Sequence[Result]) -> list[str]:
+    """A clause for each reason why metrics are undecided; of several, the size of the worst."""
+    same: dict[str, list[Result]] = {}
+    for one in results:
+        same.setdefault(_why_undecided(one), []).append(one)
+    clauses = []
+    for why, of in same.items():
+        worst = max(one.detectable for one in of)
+        size = f"below {worst:.1%}" if worst < _ANY_SIZE else "of any size"
+        words = why.format(whose="its" if len(of) == 1 else "their", size=size)
+        clauses.append(f"{' and '.join(one.metric for one in of)} {words}")
+    return clauses
+
+
+def _why_undecided(one: Result) -> str:
+    """What a metric that is undecided may have hidden, and what it would take to see that."""
     if one.jumps:
         return (
             "cannot be decided this way: it lies between two groups of requests, whose share moves from run "
@@ -298,11 +312,10 @@ def _undecided(one: Result) -> str:
         )
     if METRICS[one.metric].kind == "errors" or not math.isfinite(one.detectable):
         return "undecided"
-    size = f"below {one.detectable:.1%}" if one.detectable < _ANY_SIZE else "of any size"
     if needed := needed_words(one):
-        return f"undecided: a change {size} may go undetected; {needed} would detect the margin"
+        return f"undecided: a change {{size}} may go undetected; {needed} would detect the margin"
     return (
-        f"cannot be decided this way: its runs differ so much that a change {size} may go undetected; try "
+        "cannot be decided this way: {whose} runs differ so much that a change {size} may go undetected; try "
         "longer runs, an idle machine or a wider --margin"
     )
 
