@@ -34,6 +34,7 @@ GIVEN: dict[str, tuple[Any, ...]] = {
         [("Note", "words")], ["2 × error"],
     ),
     "first_page": ("verdict", [("a", "b", "c")], "picture", "findings", ["one", "two"]),
+    "more": ("label", "inside"),
     "findings": (["one", "two", "three", "four", "five"], False, ["lost"], "explained", "health.html"),
     "figure": ("figure", "inside", "caption", "values"),
     "svg": ("10", "20", "alt", "drawing", "colours", True, "places"),

@@ -359,7 +359,7 @@ def _finding_words(run: Run, results: Results) -> Iterator[str]:
     """The first findings, a line each, and what was not looked for."""
     found = results.findings or ()
     for one in found[:_FINDINGS]:
-        yield f"finding: {one.text} ({max(one.from_s, 0.0):.1f} s to {one.to_s:.1f} s)"
+        yield f"finding: {one}"
     if len(found) > _FINDINGS:
         yield f"{len(found) - _FINDINGS:,} more findings: `perfkit show {run.id} --json`"
     if results.findings == () and results.n:

@@ -126,7 +126,7 @@ def _map(frame: pd.DataFrame, ax: Axes | None) -> Axes:
     if "service" in kinds:
         _shade(top, kinds["service"], wide, colour(0), "sent to done")
     if "failed" in kinds:
-        _shade(top, kinds["failed"], wide, BAD, "failed")
+        _shade(top, kinds["failed"], wide, BAD, "failed", kinds.get("service"))
     drawn = frame[(frame["kind"] != "waiting").to_numpy()] if len(kinds) > 1 else frame
     latency_axis(top.yaxis, float(drawn["low_ms"].min()), float(drawn["high_ms"].max()), True)
     top.set_ylabel("time to the answer" if "service" in kinds else "time to the failure")
@@ -144,13 +144,23 @@ def _map(frame: pd.DataFrame, ax: Axes | None) -> Axes:
     sent = int(waiting["n"].sum())
     those = "all were" if sent == n else f"the {sent:,} that were sent were"
     what = held if late else f"{those} sent within about {ms(_WAITS_MS)} of their planned time"
-    return say(top, alt, caption(frame, "darker: more requests, all counted", what))
+    how = "darker: more requests, all counted"
+    how += "; darker red: a larger share failed" if failed and "service" in kinds else ""
+    return say(top, alt, caption(frame, how, what))
 
 
-def _shade(ax: Axes, part: pd.DataFrame, wide: float, hue: str, label: str) -> None:
-    """Draw cells in shades by the logarithm of their count, one path for each shade."""
+def _shade(
+    ax: Axes, part: pd.DataFrame, wide: float, hue: str, label: str, beside: pd.DataFrame | None = None
+) -> None:
+    """Draw cells in shades, one path for each: by the logarithm of their count; or, of those drawn on top of
+    `beside`, by their share of both, so that a few failures do not cover what succeeded."""
     count = part["n"].to_numpy()
-    shade = np.minimum((_SHADES * np.log1p(count) / np.log1p(count.max()) - 1e-9).astype(int), _SHADES - 1)
+    share = np.log1p(count) / np.log1p(count.max())
+    if beside is not None:
+        cell = ["t_s", "low_ms"]
+        others = part[cell].merge(beside[[*cell, "n"]], "left", cell)["n"].fillna(0).to_numpy()
+        share = count / (count + others)
+    shade = np.minimum((_SHADES * share - 1e-9).astype(int), _SHADES - 1)
     for level in range(_SHADES):
         cells = part[shade == level]
         if cells.empty:

@@ -63,7 +63,7 @@ def call_latency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def _each_call(frame: pd.DataFrame, ax: Axes) -> Axes:
     good = frame["error"].isna().to_numpy()
     t, x = frame["t_s"].to_numpy(), frame["latency_ms"].to_numpy()
-    burst = len(t) > 1 and np.ptp(t) < _BURST * float(np.max(t + x / 1e3) - t.min())
+    burst = _is_burst(frame)
     at = np.arange(1, len(t) + 1) if burst else t
     for i, name in enumerate(operations(frame)[:8]):
         pick = good & (frame["operation"] == name).to_numpy()
@@ -90,6 +90,14 @@ def _each_call(frame: pd.DataFrame, ax: Axes) -> Axes:
     alt += f"largest {ms(float(x[good].max(initial=0)))}."
     where = "by order, since all were planned within a moment" if burst else "at its planned time"
     return say(ax, alt, caption(frame, latency_name(frame), f"every call, {where}"))
+
+
+def _is_burst(frame: pd.DataFrame) -> bool:
+    """Whether calls are drawn by order: all were planned within a moment."""
+    if frame.attrs["drawn"] != "calls" or len(frame) < 2:
+        return False
+    t, x = frame["t_s"].to_numpy(), frame["latency_ms"].to_numpy()
+    return bool(np.ptp(t) < _BURST * float(np.max(t + x / 1e3) - t.min()))
 
 
 def _binned_calls(frame: pd.DataFrame, ax: Axes) -> Axes:
@@ -220,10 +228,12 @@ def glance(calls: pd.DataFrame, over_time: pd.DataFrame) -> Axes:
             return nothing(axes_for(None, 1.2), NO_ROWS)
         if calls.attrs["failed"] == calls.attrs["n"]:
             return nothing(axes_for(None, 1.2), NO_SUCCESS)
-        top, below = stacked(None, 3.4)
+        burst = _is_burst(calls)
+        top, below = stacked(None, 3.4, one_axis=not burst)
         call_latency(calls, top)
         told = words(top)
-        top.set_xlabel("")
+        if not burst:
+            top.set_xlabel("")
         throughput(over_time, below)
         alt = f"{told[0]} Below, {words(below)[0][0].lower()}{words(below)[0][1:]}"
         below.set_ylabel("per second")

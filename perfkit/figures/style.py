@@ -152,13 +152,13 @@ def canvas(height: float = 2.9) -> Iterator[Axes]:
         yield axes_for(None, height)
 
 
-def stacked(ax: Axes | None, height: float) -> tuple[Axes, Axes]:
-    """Two panels over one x axis, the lower one small; or the given Axes twice."""
+def stacked(ax: Axes | None, height: float, *, one_axis: bool = True) -> tuple[Axes, Axes]:
+    """Two panels, over one x axis unless told otherwise, the lower one small; or the given Axes twice."""
     if ax is not None:
         return ax, ax
     figure: Any = axes_for(None, height).get_figure()
     figure.clear()
-    top, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    top, below = figure.subplots(2, sharex=one_axis, height_ratios=(3, 1))
     sns.despine(fig=figure)
     return top, below
 

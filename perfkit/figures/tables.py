@@ -23,6 +23,7 @@ from perfkit.text import plain, plural
 __all__ = ["error_table", "facts", "health_table", "notes", "summary_table", "verdict"]
 
 _ELSEWHERE = ("fidelity", "carried")  #: what other tables tell of a file
+_AT_ONCE = 10  #: kinds of failures in sight; the others are there for who asks
 _LINE = 500  #: characters of a text from outside that is a line among others
 
 _STATISTICS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "p99.9", "max")
@@ -98,7 +99,7 @@ def summary_table(summary: pd.DataFrame) -> Shown:
         return shown(text, table(head, rows, "A dash: not in the file."))
     methods = [_method(c) for c in columns]
     if len(set(methods)) > 1:
-        rows.append(["95 % intervals", *(method.partition(" (")[0] for method in methods)])
+        rows.append(["95 % intervals", *(cell("", method.partition(" (")[0]) for method in methods)])
     mixed = "intervals by the method in the last row; those that assume independent requests have "
     mixed += "too few, or too short a burst, for time slices"
     what = mixed if len(set(methods)) > 1 else methods[0]
@@ -187,8 +188,10 @@ def error_table(errors: pd.DataFrame) -> Shown:
     kinds = errors.attrs["kinds"]
     more = f" The {len(errors)} most frequent of {kinds}." if kinds > len(errors) else ""
     head = ["class", "operation", "count", "share", "first message"]
-    body = table(head, rows, f"Failed requests.{more}", numbers=False)
-    return shown(errors.to_string(index=False), body)
+    body = [table(head, rows[:_AT_ONCE], f"Failed requests.{more}", numbers=False)]
+    if rest := rows[_AT_ONCE:]:
+        body.append(part("more", f"{len(rest)} less frequent", table(head, rest, "", numbers=False)))
+    return shown(errors.to_string(index=False), *body)
 
 
 def _words(text: object) -> str:

@@ -229,6 +229,6 @@ def _what_to_do(run: Run, row: Any, judged: Judged, health_page: str) -> Iterato
 
 def findings(judged: Judged, health_page: str = "") -> Shown:
     """Findings in words, the explanation of the tail, and a link to the page that shows them."""
-    items = [f"{one.text} ({number(one.from_s)} s to {number(one.to_s)} s)" for one in judged.findings]
+    items = [str(one) for one in judged.findings]
     page = part("findings", items, judged.probed, judged.notes, judged.tail, health_page)
     return shown("\n".join([*(items or ["no findings"]), judged.tail]).strip(), page)

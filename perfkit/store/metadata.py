@@ -117,6 +117,10 @@ class Finding:
     from_s: float = 0.0
     to_s: float = 0.0
 
+    def __str__(self) -> str:
+        """Its words and when it was: what was planned before the measured part began is part of it."""
+        return f"{self.text} ({max(self.from_s, 0.0):.1f} s to {max(self.to_s, 0.0):.1f} s)"
+
 
 @dataclass(frozen=True)
 class Results:
