@@ -13,22 +13,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from perfkit.compare import Comparison, Result, tipping_words
 from perfkit.compare.nouns import detectable_words, needed_words, verdict_words
+from perfkit.figures.axes import latency_axis, legend
+from perfkit.figures.drawing import BAD, FILL, axes_for, colour, line, nothing, theme
 from perfkit.figures.markup import Shown, cell, part, sentence, shown, table
-from perfkit.figures.style import (
-    BAD,
-    FILL,
-    axes_for,
-    colour,
-    drawable,
-    format_level,
-    latency_axis,
-    legend,
-    line,
-    nothing,
-    say,
-    short,
-    style,
-)
+from perfkit.figures.style import drawable, format_level, say, short
 from perfkit.store import Run
 from perfkit.store.metrics import METRICS
 from perfkit.store.summary import TOTAL
@@ -177,7 +165,7 @@ def ratios(comparison: Comparison, ax: Axes | None = None) -> Axes:
         one for one in comparison.results
         if one.operation == TOTAL and math.isfinite(one.low) and METRICS[one.metric].kind != "errors"
     ]  # fmt: skip
-    with style():
+    with theme():
         ax = axes_for(ax, 1.1 + 0.3 * max(len(found), 1))
         if not found:
             return nothing(ax, "No ratio has an interval.")
@@ -226,7 +214,7 @@ def _change_tick(share: float, _: object) -> str:
 
 def group_ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the distribution functions of both sides, each with a band for the spread between runs."""
-    with style():
+    with theme():
         ax = axes_for(ax, 3.4)
         if frame.empty:
             return nothing(ax, "One side has no run that can be compared.")
@@ -249,7 +237,7 @@ def group_ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 def shift(frame: pd.DataFrame, margin: float, ax: Axes | None = None) -> Axes:
     """Draw where in the distribution a change sits: B ÷ A at each quantile, with a simultaneous band."""
-    with style():
+    with theme():
         ax = axes_for(ax)
         if frame.empty:
             return nothing(ax, "One side has no run that can be compared.")
@@ -274,7 +262,7 @@ def shift(frame: pd.DataFrame, margin: float, ax: Axes | None = None) -> Axes:
 def run_dots(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw each run's metrics in time order: the spread within a side."""
     metrics = list(dict.fromkeys(frame["metric"]))
-    with style():
+    with theme():
         figure: Any = axes_for(None, 1.0 + 1.25 * max(len(metrics), 1)).get_figure()
         if not metrics:
             return nothing(figure.axes[0], "No metric could be computed for any run.")

@@ -13,24 +13,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from perfkit.figures.axes import latency_axis, legend
+from perfkit.figures.drawing import BAD, FILL, axes_for, colour, line, nothing, theme
 from perfkit.figures.markup import Shown, cell, part, sentence, shown, table
 from perfkit.figures.readout import read_out
-from perfkit.figures.style import (
-    BAD,
-    FILL,
-    axes_for,
-    colour,
-    drawable,
-    format_level,
-    latency_axis,
-    legend,
-    line,
-    ms,
-    nothing,
-    number,
-    say,
-    style,
-)
+from perfkit.figures.style import drawable, format_level, ms, number, say
 from perfkit.store import Run
 from perfkit.store.metrics import METRICS
 from perfkit.text import plain
@@ -70,7 +57,7 @@ def _levels(steps: pd.DataFrame) -> str:
 
 def capacity(steps: pd.DataFrame, law: Any, ax: Axes | None = None) -> Axes:
     """Draw throughput against concurrency, with the fitted law in the measured range; latency below it."""
-    with style():
+    with theme():
         figure: Any = axes_for(None, 4.6).get_figure()
         if steps.empty:
             return nothing(figure.axes[0], "None of these runs is valid.")
@@ -186,7 +173,7 @@ def trend(
     frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = math.nan, ax: Axes | None = None
 ) -> Axes:
     """Draw a metric over runs with its change points, and a band of twice the noise floor per level."""
-    with style():
+    with theme():
         ax = axes_for(ax, 3.4)
         good = frame["counts"].to_numpy()
         if not good.any():

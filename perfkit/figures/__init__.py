@@ -11,7 +11,9 @@ try:
 except ModuleNotFoundError as error:
     raise with_extra(error) from None
 
+from perfkit.figures.axes import *
 from perfkit.figures.distribution import *
+from perfkit.figures.drawing import *
 from perfkit.figures.kickoff import *
 from perfkit.figures.markup import *
 from perfkit.figures.over_time import *

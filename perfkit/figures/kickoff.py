@@ -10,29 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
-from perfkit.figures.readout import read_out
-from perfkit.figures.style import (
-    BAD,
-    FILL,
-    axes_for,
-    caption,
-    colour,
-    drawable,
-    drawn_from,
-    latency_axis,
-    legend,
-    ms,
-    nothing,
-    number,
-    operations,
-    rows_of,
-    say,
-    seconds,
-    short,
-    stacked,
-    style,
-    time_axis,
-)
+from perfkit.figures.axes import latency_axis, legend, time_axis
+from perfkit.figures.drawing import BAD, FILL, axes_for, colour, drawn_from, nothing, stacked
+from perfkit.figures.readout import read_out, rows_of
+from perfkit.figures.style import caption, drawable, ms, number, say, seconds, short
 from perfkit.text import plural
 
 __all__ = ["kickoff_timeline"]
@@ -50,12 +31,21 @@ _WAITS_MS = 1.0
 @drawn_from("waterfall")
 def kickoff_timeline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw each request as a line by planned time, waiting and service apart; of thousands a map."""
-    with style():
-        if frame.empty:
-            return nothing(axes_for(ax), NO_ROWS)
-        if frame.attrs.get("untimed"):
-            return nothing(axes_for(ax), UNTIMED)
-        return _map(frame, ax) if frame.attrs["drawn"] == "map" else _lines(frame, ax)
+    if why := why_nothing(frame):
+        return nothing(axes_for(ax), why)
+    return _map(frame, ax) if frame.attrs["drawn"] == "map" else _lines(frame, ax)
+
+
+def why_nothing(frame: pd.DataFrame) -> str:
+    """Return why a figure over time has nothing to show; empty where it has."""
+    if frame.empty or not frame.attrs["n"]:
+        return NO_ROWS
+    return UNTIMED if frame.attrs.get("untimed") else ""
+
+
+def operations(frame: pd.DataFrame) -> list[str]:
+    """The operations of a frame's rows, most frequent first."""
+    return [str(name) for name, count in frame["operation"].value_counts().items() if count]
 
 
 def _lines(frame: pd.DataFrame, ax: Axes | None) -> Axes:
@@ -68,15 +58,12 @@ def _lines(frame: pd.DataFrame, ax: Axes | None) -> Axes:
     shortest = _SEEN * max(done.max() - due.min(), 1e-6)
     waits = sent - due > shortest
     if waits.any():
-        _spans(
-            ax, due[waits], sent[waits], y[waits], lw=wide, color=FILL, label="waiting: planned, not yet sent"
-        )
+        label = "waiting: planned, not yet sent"
+        _spans(ax, due[waits], sent[waits], y[waits], lw=wide, color=FILL, label=label)
+    seen = np.maximum(done, sent + shortest)
     for i, name in enumerate(operations(frame)):
-        of = (frame["operation"] == name).to_numpy()
-        label = drawable(name) if i < 8 else None
-        _spans(
-            ax, sent[of], np.maximum(done, sent + shortest)[of], y[of], lw=wide, color=colour(i), label=label
-        )
+        of, named = (frame["operation"] == name).to_numpy(), drawable(name) if i < 8 else None
+        _spans(ax, sent[of], seen[of], y[of], lw=wide, color=colour(i), label=named)
     bad = frame["error"].notna().to_numpy()
     if bad.any():
         size = float(np.clip(1.5 * wide, 3.2, 6))
@@ -88,9 +75,8 @@ def _lines(frame: pd.DataFrame, ax: Axes | None) -> Axes:
     time_axis(ax, frame, float(done.max()))
     legend(ax)
     took = 1e3 * (done - due)
-    read = np.sort(
-        np.union1d(np.argsort(-took)[: _READ // 3], np.linspace(0, n - 1, min(n, _READ)).astype(int))
-    )
+    longest, evenly = np.argsort(-took)[: _READ // 3], np.linspace(0, n - 1, min(n, _READ)).astype(int)
+    read = np.union1d(longest, evenly)
     read_out(ax, done[read], y[read], (_request(frame, i, due, sent, done) for i in read))
     alt = f"Kick-off timeline of {plural(frame.attrs['n'], 'request')} "
     alt += f"over {number(done.max() - due.min())} seconds; "

@@ -22,8 +22,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from perfkit.errors import BadInput
+from perfkit.figures.drawing import in_css, theme
 from perfkit.figures.readout import on_a_phone, places, texts
-from perfkit.figures.style import format_level, in_css, number, style, words
+from perfkit.figures.style import format_level, number, words
 from perfkit.page import TEMPLATES
 from perfkit.text import for_html, for_notebook, plain, plural
 
@@ -135,7 +136,7 @@ def show(ax: Axes, *, alt: str | None = None, caption: str | None = None) -> Sho
 def svg(figure: Figure, alt: str, *, narrow: bool = False) -> Markup:
     """An SVG element for a page: own ids, alt text, CSS variables for colours, no date, no reference."""
     buffer = io.StringIO()
-    with style():
+    with theme():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -9,33 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from perfkit.figures.kickoff import NO_ROWS, UNTIMED
-from perfkit.figures.readout import read_out
-from perfkit.figures.style import (
-    BAD,
-    FILL,
-    axes_for,
-    caption,
-    colour,
-    drawable,
-    drawn_from,
-    latency_axis,
-    latency_name,
-    legend,
-    line,
-    ms,
-    nothing,
-    number,
-    operations,
-    rows_of,
-    say,
-    seconds,
-    short,
-    stacked,
-    style,
-    time_axis,
-    words,
-)
+from perfkit.figures.axes import latency_axis, legend, time_axis
+from perfkit.figures.drawing import BAD, FILL, axes_for, colour, drawn_from, line, nothing, stacked, theme
+from perfkit.figures.kickoff import NO_ROWS, UNTIMED, operations, why_nothing
+from perfkit.figures.readout import read_out, rows_of
+from perfkit.figures.style import caption, drawable, latency_name, ms, number, say, seconds, short, words
 from perfkit.text import plural
 
 __all__ = ["call_latency", "concurrency", "generator_delays", "glance", "throughput"]
@@ -49,15 +27,14 @@ _BURST = 0.05
 @drawn_from("calls")
 def call_latency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw latency over planned time: each call, or quantiles per time bin when there are many."""
-    with style():
-        ax = axes_for(ax)
-        if frame.empty or not frame.attrs["n"]:
-            return nothing(ax, NO_ROWS)
-        if frame.attrs.get("untimed"):
-            return nothing(ax, UNTIMED)
-        if frame.attrs["failed"] == frame.attrs["n"]:
-            return nothing(ax, NO_SUCCESS)
-        return _each_call(frame, ax) if frame.attrs["drawn"] == "calls" else _binned_calls(frame, ax)
+    ax = axes_for(ax)
+    if why := why_nothing(frame) or _without_success(frame):
+        return nothing(ax, why)
+    return _each_call(frame, ax) if frame.attrs["drawn"] == "calls" else _binned_calls(frame, ax)
+
+
+def _without_success(frame: pd.DataFrame) -> str:
+    return NO_SUCCESS if frame.attrs["failed"] == frame.attrs["n"] else ""
 
 
 def _each_call(frame: pd.DataFrame, ax: Axes) -> Axes:
@@ -67,9 +44,8 @@ def _each_call(frame: pd.DataFrame, ax: Axes) -> Axes:
     at = np.arange(1, len(t) + 1) if burst else t
     for i, name in enumerate(operations(frame)[:8]):
         pick = good & (frame["operation"] == name).to_numpy()
-        ax.plot(
-            at[pick], x[pick], _MARKS[i % 8], color=colour(i), ms=2.6, alpha=0.75, mew=0, label=drawable(name)
-        )
+        how: Any = {"color": colour(i), "ms": 2.6, "alpha": 0.75, "mew": 0, "label": drawable(name)}
+        ax.plot(at[pick], x[pick], _MARKS[i % 8], **how)
     if (~good).any():
         ax.plot(at[~good], x[~good], "x", color=BAD, ms=5, label="failed, when it ended")
     latency_axis(ax.yaxis, float(x[x > 0].min(initial=np.inf)), float(x.max(initial=0)))
@@ -139,144 +115,131 @@ def _bin_words(row: Any, names: list[str]) -> str:
 @drawn_from("concurrency")
 def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw requests in flight over time, with the range in each bin, and those planned but not yet sent."""
-    with style():
-        ax = axes_for(ax)
-        if not frame.attrs["n"]:
-            return nothing(ax, NO_ROWS)
-        if frame.attrs.get("untimed"):
-            return nothing(ax, UNTIMED)
-        t, width = frame["t_s"].to_numpy(), frame.attrs["bin_s"]
-        t = np.append(t, t[-1] + width)
-        least, most = (np.append(frame[name], frame[name].iloc[-1]) for name in ("least", "most"))
-        ax.fill_between(t, least, most, step="post", color=FILL, alpha=0.5, lw=0, label="least to most")
-        ax.stairs(frame["mean"], t, baseline=None, label="in flight, mean", lw=1.4, **line(0))
-        if frame["waiting"].max() > 0.02 * max(frame["mean"].max(), 1e-9):
-            ax.stairs(
-                frame["waiting"], t, baseline=None, label="due but not yet sent, mean", lw=1.4, **line(1)
-            )
-        ax.set_ylabel("requests")
-        ax.yaxis.set_major_locator(MaxNLocator(7, integer=True))
-        ax.set_ylim(bottom=0)
-        time_axis(ax, frame, float(t[-1]))
-        legend(ax)
-        alt = f"Requests in flight over time: {number(frame['mean'].mean())} on average, "
-        alt += f"{frame['most'].max():,} at most; "
-        alt += f"due but not yet sent: {number(frame['waiting'].max())} at most in a bin's mean."
-        texts = (
-            f"{seconds(max(r.t_s, 0))}: {number(r.mean)} in flight, {r.least:,} to {r.most:,}"
-            + (f"; {number(r.waiting)} due but not sent" if r.waiting >= 0.005 else "")
-            for r in rows_of(frame)
-        )
-        read_out(ax, t[:-1] + width / 2, frame["mean"], texts)
-        apart = frame.attrs["moments_s"]
-        how = f"least and most, sampled every {seconds(apart)}" if apart else "at every start and end"
-        means = "open model: growth under a constant rate means that the server does not keep up"
-        if frame.attrs["closed"]:
-            means = "closed model: never more than there are users, so overload shows as latency"
-        return say(ax, alt, caption(frame, f"bins of {seconds(width)}, counted exactly, {how}", means))
+    ax = axes_for(ax)
+    if why := why_nothing(frame):
+        return nothing(ax, why)
+    t, width = frame["t_s"].to_numpy(), frame.attrs["bin_s"]
+    t = np.append(t, t[-1] + width)
+    least, most = (np.append(frame[name], frame[name].iloc[-1]) for name in ("least", "most"))
+    ax.fill_between(t, least, most, step="post", color=FILL, alpha=0.5, lw=0, label="least to most")
+    ax.stairs(frame["mean"], t, baseline=None, label="in flight, mean", lw=1.4, **line(0))
+    if frame["waiting"].max() > 0.02 * max(frame["mean"].max(), 1e-9):
+        ax.stairs(frame["waiting"], t, baseline=None, label="due but not yet sent, mean", lw=1.4, **line(1))
+    ax.set_ylabel("requests")
+    ax.yaxis.set_major_locator(MaxNLocator(7, integer=True))
+    ax.set_ylim(bottom=0)
+    time_axis(ax, frame, float(t[-1]))
+    legend(ax)
+    alt = f"Requests in flight over time: {number(frame['mean'].mean())} on average, "
+    alt += f"{frame['most'].max():,} at most; "
+    alt += f"due but not yet sent: {number(frame['waiting'].max())} at most in a bin's mean."
+    texts = (
+        f"{seconds(max(r.t_s, 0))}: {number(r.mean)} in flight, {r.least:,} to {r.most:,}"
+        + (f"; {number(r.waiting)} due but not sent" if r.waiting >= 0.005 else "")
+        for r in rows_of(frame)
+    )
+    read_out(ax, t[:-1] + width / 2, frame["mean"], texts)
+    apart = frame.attrs["moments_s"]
+    how = f"least and most, sampled every {seconds(apart)}" if apart else "at every start and end"
+    means = "open model: growth under a constant rate means that the server does not keep up"
+    if frame.attrs["closed"]:
+        means = "closed model: never more than there are users, so overload shows as latency"
+    return say(ax, alt, caption(frame, f"bins of {seconds(width)}, counted exactly, {how}", means))
 
 
 @drawn_from("over_time")
 def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw requests per second: planned and succeeded; failures in a second panel (or in the given Axes)."""
-    with style():
-        if frame.attrs.get("untimed"):
-            return nothing(axes_for(ax), UNTIMED)
-        failures = bool(frame.attrs["n"]) and frame["failed_per_s"].max() > 0
-        ax, below = stacked(ax, 3.6) if failures else (axes_for(ax), None)
-        if not frame.attrs["n"]:
-            return nothing(ax, NO_ROWS)
-        t = np.append(frame["t_s"], frame["t_s"].iloc[-1] + frame.attrs["bin_s"])
-        if not frame.attrs[
-            "closed"
-        ]:  # in a closed loop nothing is planned: a user asks when it has its answer
-            whole = np.arange(len(frame)) < max(np.searchsorted(t, frame.attrs["due_s"], "right") - 1, 1)
-            planned = np.where(
-                whole, frame["planned_per_s"], np.nan
-            )  # the last bin it begins in is a part of one
-            ax.stairs(planned, t, baseline=None, label="planned", lw=1.1, **line(7))
-        ax.stairs(frame["ok_per_s"], t, baseline=None, label="succeeded", lw=1.5, color=colour(0))
-        ax.set_ylabel("requests per second")
-        ax.set_ylim(bottom=0)
-        if below is not None:
-            label = "failed" if below is ax else None  # in a panel of its own the axis says it
-            below.stairs(frame["failed_per_s"], t, fill=True, color=BAD, alpha=0.85, label=label)
-            below.set_ylabel("failed per second")
-            below.set_ylim(bottom=0)
-        time_axis(ax if below is None or below is ax else below, frame, float(t[-1]))
-        legend(ax)
-        alt = f"Throughput over time: at most {number(frame['ok_per_s'].max())} successes and "
-        alt += f"{number(frame['failed_per_s'].max())} failures a second in a bin."
-        texts = (
-            f"{seconds(max(r.t_s, 0))}: {number(r.ok_per_s)} succeeded a second, "
-            + f"{number(r.failed_per_s)} failed"
-            + ("" if frame.attrs["closed"] else f", {number(r.planned_per_s)} planned")
-            for r in rows_of(frame)
-        )
-        read_out(ax, t[:-1] + frame.attrs["bin_s"] / 2, frame["ok_per_s"], texts)
-        width = f"bins of {seconds(frame.attrs['bin_s'])}, by end time"
-        means = "planned: by planned time; where fewer succeed, the server or the client was saturated"
-        if frame.attrs["closed"]:
-            means = "closed model: users wait for their answers, so the rate is what the server gave them"
-        return say(ax, alt, caption(frame, width, means))
+    if frame.attrs.get("untimed"):
+        return nothing(axes_for(ax), UNTIMED)
+    failures = bool(frame.attrs["n"]) and frame["failed_per_s"].max() > 0
+    ax, below = stacked(ax, 3.6) if failures else (axes_for(ax), None)
+    if not frame.attrs["n"]:
+        return nothing(ax, NO_ROWS)
+    t = np.append(frame["t_s"], frame["t_s"].iloc[-1] + frame.attrs["bin_s"])
+    if not frame.attrs["closed"]:  # in a closed loop nothing is planned: a user asks when it has its answer
+        whole = np.arange(len(frame)) < max(np.searchsorted(t, frame.attrs["due_s"], "right") - 1, 1)
+        planned = np.where(whole, frame["planned_per_s"], np.nan)  # the last one is due only in part
+        ax.stairs(planned, t, baseline=None, label="planned", lw=1.1, **line(7))
+    ax.stairs(frame["ok_per_s"], t, baseline=None, label="succeeded", lw=1.5, color=colour(0))
+    ax.set_ylabel("requests per second")
+    ax.set_ylim(bottom=0)
+    if below is not None:
+        label = "failed" if below is ax else None  # in a panel of its own the axis says it
+        below.stairs(frame["failed_per_s"], t, fill=True, color=BAD, alpha=0.85, label=label)
+        below.set_ylabel("failed per second")
+        below.set_ylim(bottom=0)
+    time_axis(ax if below is None or below is ax else below, frame, float(t[-1]))
+    legend(ax)
+    alt = f"Throughput over time: at most {number(frame['ok_per_s'].max())} successes and "
+    alt += f"{number(frame['failed_per_s'].max())} failures a second in a bin."
+    texts = (
+        f"{seconds(max(r.t_s, 0))}: {number(r.ok_per_s)} succeeded a second, "
+        + f"{number(r.failed_per_s)} failed"
+        + ("" if frame.attrs["closed"] else f", {number(r.planned_per_s)} planned")
+        for r in rows_of(frame)
+    )
+    read_out(ax, t[:-1] + frame.attrs["bin_s"] / 2, frame["ok_per_s"], texts)
+    width = f"bins of {seconds(frame.attrs['bin_s'])}, by end time"
+    means = "planned: by planned time; where fewer succeed, the server or the client was saturated"
+    if frame.attrs["closed"]:
+        means = "closed model: users wait for their answers, so the rate is what the server gave them"
+    return say(ax, alt, caption(frame, width, means))
 
 
+@theme()
 def glance(calls: pd.DataFrame, over_time: pd.DataFrame) -> Axes:
     """Draw a run in one small figure: latency above, planned and successful rate below."""
-    with style():
-        if calls.empty or not calls.attrs["n"]:
-            return nothing(axes_for(None, 1.2), NO_ROWS)
-        if calls.attrs["failed"] == calls.attrs["n"]:
-            return nothing(axes_for(None, 1.2), NO_SUCCESS)
-        burst = _is_burst(calls)
-        top, below = stacked(None, 3.4, one_axis=not burst)
-        call_latency(calls, top)
-        told = words(top)
-        if not burst:
-            top.set_xlabel("")
-        throughput(over_time, below)
-        alt = f"{told[0]} Below, {words(below)[0][0].lower()}{words(below)[0][1:]}"
-        below.set_ylabel("per second")
-        return say(top, alt, told[1])
+    if calls.empty or not calls.attrs["n"]:
+        return nothing(axes_for(None, 1.2), NO_ROWS)
+    if why := _without_success(calls):
+        return nothing(axes_for(None, 1.2), why)
+    burst = _is_burst(calls)
+    top, below = stacked(None, 3.4, one_axis=not burst)
+    call_latency(calls, top)
+    told = words(top)
+    if not burst:
+        top.set_xlabel("")
+    throughput(over_time, below)
+    alt = f"{told[0]} Below, {words(below)[0][0].lower()}{words(below)[0][1:]}"
+    below.set_ylabel("per second")
+    return say(top, alt, told[1])
 
 
 @drawn_from("delays")
 def generator_delays(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the generator's own delays over time: kick-off delay and client queue per bin."""
-    with style():
-        ax = axes_for(ax)
-        if not frame.attrs["n"]:
-            return nothing(ax, NO_ROWS)
-        if not frame[["kickoff_max", "queue_max"]].notna().any(axis=None):
-            return nothing(ax, "No delay of the generator was recorded.")
-        t = frame["t_s"].to_numpy()
-        names = {
-            "kickoff_p50": "kick-off p50",
-            "kickoff_p99": "kick-off p99",
-            "queue_p99": "client queue p99",
-        }
-        for i, (name, label) in enumerate(names.items()):
-            ax.plot(
-                t, frame[name], label=label, marker="." if frame.attrs["n"] < 2000 else "", ms=3, **line(i)
-            )
-        worst = frame[["kickoff_max", "queue_max"]].max(axis=1)
-        ax.plot(t, worst, ".", color=colour(7), ms=2.5, label="worst of the bin")
-        values = frame[[*names, "kickoff_max"]].to_numpy()
-        positive = values[values > 0]
-        low, high = (float(positive.min()), float(worst.max())) if len(positive) else (0.0, 1.0)
-        latency_axis(ax.yaxis, low, high)
-        if high <= 20 * low:
-            ax.set_ylim(bottom=0)
-        ax.set_ylabel("delay")
-        time_axis(ax, frame, float(t[-1]))
-        legend(ax)
-        texts = (
-            f"{seconds(max(r.t_s, 0))}: kick-off p50 {ms(r.kickoff_p50)}, p99 {ms(r.kickoff_p99)}, "
-            f"client queue p99 {ms(r.queue_p99)}"
-            for r in rows_of(frame)
-        )
-        read_out(ax, t, worst, texts)
-        alt = f"Delays of the generator itself: kick-off at most {ms(float(frame['kickoff_max'].max()))}, "
-        alt += f"client queue at most {ms(float(frame['queue_max'].max()))}."
-        what = "kick-off delay: started - planned; client queue: sent - started"
-        return say(ax, alt, caption(frame, what, f"bins of {seconds(frame.attrs['bin_s'])}"))
+    ax = axes_for(ax)
+    if not frame.attrs["n"]:
+        return nothing(ax, NO_ROWS)
+    if not frame[["kickoff_max", "queue_max"]].notna().any(axis=None):
+        return nothing(ax, "No delay of the generator was recorded.")
+    t = frame["t_s"].to_numpy()
+    names = {
+        "kickoff_p50": "kick-off p50",
+        "kickoff_p99": "kick-off p99",
+        "queue_p99": "client queue p99",
+    }
+    for i, (name, label) in enumerate(names.items()):
+        ax.plot(t, frame[name], label=label, marker="." if frame.attrs["n"] < 2000 else "", ms=3, **line(i))
+    worst = frame[["kickoff_max", "queue_max"]].max(axis=1)
+    ax.plot(t, worst, ".", color=colour(7), ms=2.5, label="worst of the bin")
+    values = frame[[*names, "kickoff_max"]].to_numpy()
+    positive = values[values > 0]
+    low, high = (float(positive.min()), float(worst.max())) if len(positive) else (0.0, 1.0)
+    latency_axis(ax.yaxis, low, high)
+    if high <= 20 * low:
+        ax.set_ylim(bottom=0)
+    ax.set_ylabel("delay")
+    time_axis(ax, frame, float(t[-1]))
+    legend(ax)
+    texts = (
+        f"{seconds(max(r.t_s, 0))}: kick-off p50 {ms(r.kickoff_p50)}, p99 {ms(r.kickoff_p99)}, "
+        f"client queue p99 {ms(r.queue_p99)}"
+        for r in rows_of(frame)
+    )
+    read_out(ax, t, worst, texts)
+    alt = f"Delays of the generator itself: kick-off at most {ms(float(frame['kickoff_max'].max()))}, "
+    alt += f"client queue at most {ms(float(frame['queue_max'].max()))}."
+    what = "kick-off delay: started - planned; client queue: sent - started"
+    return say(ax, alt, caption(frame, what, f"bins of {seconds(frame.attrs['bin_s'])}"))

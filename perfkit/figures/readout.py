@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from perfkit.figures.style import legend, style
+from perfkit.figures.axes import legend
+from perfkit.figures.drawing import theme
 
 #: Inches. Drawn this wide a figure fills a phone, and its text is as large as that of the page.
 _PHONE = 3.6
@@ -29,6 +31,11 @@ def read_out(ax: Axes, x: Iterable[Any], y: Iterable[Any], texts: Iterable[str])
     skipped."""
     found = _VALUES.setdefault(ax.get_figure(root=True), [])  # type: ignore[arg-type]
     found.append((ax, np.asarray(list(x), float), np.asarray(list(y), float), list(texts)))
+
+
+def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
+    """The rows of a frame, their columns by name."""
+    return iter(frame.itertuples(index=False))
 
 
 def texts(figure: Figure) -> list[str]:
@@ -61,7 +68,7 @@ def on_a_phone(figure: Figure) -> Iterator[None]:
     """Lay a figure out for a phone inside this: narrow, with fewer ticks and a legend in fewer columns."""
     width, height = figure.get_size_inches()
     kept = [(ax, ax.xaxis.get_major_locator(), ax.get_yticks(), _names(ax)) for ax in figure.axes]
-    with style():
+    with theme():
         rows = sum(legend(ax, again=True) for ax in figure.axes)
         figure.set_size_inches(_PHONE, height)
         for ax, _, at, names in kept:

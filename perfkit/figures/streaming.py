@@ -12,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from perfkit.figures.axes import legend
 from perfkit.figures.distribution import bars, marks
-from perfkit.figures.style import axes_for, caption, drawn_from, format_level, legend, ms, nothing, say, style
+from perfkit.figures.drawing import axes_for, drawn_from, nothing
+from perfkit.figures.style import caption, format_level, ms, say
 from perfkit.frames.streaming import LEAST_MS
 
 __all__ = ["streaming"]
@@ -39,26 +41,25 @@ _KINDS = {
 @drawn_from("streaming")
 def streaming(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw histograms of successful streamed responses, one below the other; into `ax` only the first."""
-    with style():
-        kinds = [kind for kind in _KINDS if kind in frame.attrs]
-        if not kinds:
-            failed = frame.attrs["failed_streams"]
-            why = f"All {failed:,} streamed responses of this run failed." if failed else ""
-            return nothing(axes_for(ax), why or "No response of this run was streamed.")
-        panels = [ax] if ax is not None else _panels(len(kinds))
-        for panel, kind in zip(panels, kinds, strict=False):
-            _panel(panel, frame, kind)
-        told = [_told(frame, kind) for kind in kinds]
-        counts = [f"{frame.attrs[k]['n']:,} {_KINDS[k].counted}" for k in kinds if not k.endswith("_per_s")]
-        if "tokens_per_s" not in kinds:
-            counts.append("tokens: not reported by the server")
-        if (frame["left"][frame["kind"] == "inter_chunk"] <= LEAST_MS).any():
-            counts.append(f"those below {ms(LEAST_MS)} in the first bin")
-        if frame.attrs["failed_streams"]:
-            counts.append(f"{frame.attrs['failed_streams']:,} failed streams excluded")
-        if frame.attrs["one_in"] > 1:
-            counts.append(f"sampled: 1 in {frame.attrs['one_in']:,} responses")
-        return say(panels[0], "Streamed responses; " + "; ".join(told) + ".", caption(frame, *counts))
+    kinds = [kind for kind in _KINDS if kind in frame.attrs]
+    if not kinds:
+        failed = frame.attrs["failed_streams"]
+        why = f"All {failed:,} streamed responses of this run failed." if failed else ""
+        return nothing(axes_for(ax), why or "No response of this run was streamed.")
+    panels = [ax] if ax is not None else _panels(len(kinds))
+    for panel, kind in zip(panels, kinds, strict=False):
+        _panel(panel, frame, kind)
+    told = [_told(frame, kind) for kind in kinds]
+    counts = [f"{frame.attrs[k]['n']:,} {_KINDS[k].counted}" for k in kinds if not k.endswith("_per_s")]
+    if "tokens_per_s" not in kinds:
+        counts.append("tokens: not reported by the server")
+    if (frame["left"][frame["kind"] == "inter_chunk"] <= LEAST_MS).any():
+        counts.append(f"those below {ms(LEAST_MS)} in the first bin")
+    if frame.attrs["failed_streams"]:
+        counts.append(f"{frame.attrs['failed_streams']:,} failed streams excluded")
+    if frame.attrs["one_in"] > 1:
+        counts.append(f"sampled: 1 in {frame.attrs['one_in']:,} responses")
+    return say(panels[0], "Streamed responses; " + "; ".join(told) + ".", caption(frame, *counts))
 
 
 def _panels(count: int) -> list[Axes]:

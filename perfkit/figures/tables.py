@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 
 from perfkit import stats
+from perfkit.figures.drawing import drawn_from
 from perfkit.figures.markup import Shown, cell, part, sentence, shown, table
-from perfkit.figures.style import drawn_from, ms, number, percent, seconds, short
+from perfkit.figures.style import ms, number, percent, seconds, short
 from perfkit.store import Run, fidelity
 from perfkit.store.metadata import ShardFacts
 from perfkit.store.summary import MOVED, NAMES, firm

@@ -12,48 +12,30 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from perfkit.figures.axes import latency_axis, legend, time_axis
+from perfkit.figures.drawing import BAD, FILL, axes_for, colour, line, nothing, theme
 from perfkit.figures.markup import Shown, part, sentence, show, shown, table
 from perfkit.figures.over_time import call_latency
-from perfkit.figures.style import (
-    BAD,
-    FILL,
-    axes_for,
-    caption,
-    colour,
-    drawable,
-    latency_axis,
-    legend,
-    line,
-    ms,
-    nothing,
-    number,
-    percent,
-    say,
-    seconds,
-    style,
-    time_axis,
-)
+from perfkit.figures.style import caption, drawable, ms, number, percent, say, seconds
 from perfkit.figures.tables import interval, verdict
 from perfkit.observe.findings import Judged
 from perfkit.store import Run
 from perfkit.store.summary import firm
 
 
+@theme()
 def _under_latency(calls: pd.DataFrame, draw: Callable[[Axes], str], height: float = 4.2) -> Axes:
     """The client's latency, below it what `draw` draws, over one time axis; `draw` returns the alt text."""
-    with style():
-        figure: Any = axes_for(None, height).get_figure()
-        figure.clear()
-        top, below = figure.subplots(2, sharex=True, height_ratios=(2, 3))
-        sns.despine(fig=figure)
-        call_latency(calls, top)
-        top.set_xlabel("")
-        alt = draw(below)
-        time_axis(below, calls, float(calls["t_s"].max()) if len(calls) else 0.0)
-        legend(below)
-        return say(
-            below, f"{alt} Above it the client's latency.", caption(calls, "above: the client's latency")
-        )
+    figure: Any = axes_for(None, height).get_figure()
+    figure.clear()
+    top, below = figure.subplots(2, sharex=True, height_ratios=(2, 3))
+    sns.despine(fig=figure)
+    call_latency(calls, top)
+    top.set_xlabel("")
+    alt = draw(below)
+    time_axis(below, calls, float(calls["t_s"].max()) if len(calls) else 0.0)
+    legend(below)
+    return say(below, f"{alt} Above it the client's latency.", caption(calls, "above: the client's latency"))
 
 
 def pool(frame: pd.DataFrame, calls: pd.DataFrame) -> Axes:
@@ -146,39 +128,39 @@ def leadership(frame: pd.DataFrame, calls: pd.DataFrame) -> Axes:
     return _under_latency(calls, draw, 3.4)
 
 
+@theme()
 def _none(what: str) -> Axes:
-    with style():
-        return nothing(axes_for(None), f"No data on the {what}: the server reported none while measuring.")
+    return nothing(axes_for(None), f"No data on the {what}: the server reported none while measuring.")
 
 
+@theme()
 def tail(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Where the slowest requests spent their time, beside the median ones: shares as stacked bars."""
-    with style():
-        ax = axes_for(ax, 2.2)
-        if frame.empty:
-            return nothing(ax, "Too few requests for which the server reported where their time went.")
-        groups = {"slowest": f"slowest {percent(frame.attrs['slowest'])}", "median": "median (p40 to p60)"}
-        hatches = ("", "///", "...", "xx", "\\\\\\", "++", "oo", "**", "||", "--")
-        left = np.zeros(len(groups))
-        labels = frame.drop_duplicates("part")[["part", "label"]].itertuples(index=False, name=None)
-        for i, (part, label) in enumerate(labels):
-            rows = frame[(frame["part"] == part).to_numpy()].set_index("group")
-            width = rows.loc[list(groups), "share"].to_numpy()
-            hue = FILL if part == "rest" else BAD if part == "loop_lag" else colour(i)
-            hatch, words = "" if part == "rest" else hatches[i], drawable(label)
-            ax.barh(list(groups.values()), width, left=left, color=hue, hatch=hatch, label=words, lw=0)
-            left = left + width
-        ax.invert_yaxis()
-        ax.xaxis.set_major_formatter(PercentFormatter(1.0))
-        ax.set_xlim(0, 1)
-        ax.set_xlabel("share of the response time")
-        ax.grid(axis="y", visible=False)
-        legend(ax, 3)
-        sizes = frame.groupby("group", sort=False)[["n", "ms"]].agg({"n": "first", "ms": "sum"})
-        told = "; ".join(
-            f"{groups[str(g)]}: n = {r['n']:,.0f}, {ms(r['ms'])} on average" for g, r in sizes.iterrows()
-        )
-        return say(ax, f"Shares of the response time. {told}.", caption(frame, told))
+    ax = axes_for(ax, 2.2)
+    if frame.empty:
+        return nothing(ax, "Too few requests for which the server reported where their time went.")
+    groups = {"slowest": f"slowest {percent(frame.attrs['slowest'])}", "median": "median (p40 to p60)"}
+    hatches = ("", "///", "...", "xx", "\\\\\\", "++", "oo", "**", "||", "--")
+    left = np.zeros(len(groups))
+    labels = frame.drop_duplicates("part")[["part", "label"]].itertuples(index=False, name=None)
+    for i, (name, label) in enumerate(labels):
+        rows = frame[(frame["part"] == name).to_numpy()].set_index("group")
+        width = rows.loc[list(groups), "share"].to_numpy()
+        hue = FILL if name == "rest" else BAD if name == "loop_lag" else colour(i)
+        hatch, words = "" if name == "rest" else hatches[i], drawable(label)
+        ax.barh(list(groups.values()), width, left=left, color=hue, hatch=hatch, label=words, lw=0)
+        left = left + width
+    ax.invert_yaxis()
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("share of the response time")
+    ax.grid(axis="y", visible=False)
+    legend(ax, 3)
+    sizes = frame.groupby("group", sort=False)[["n", "ms"]].agg({"n": "first", "ms": "sum"})
+    told = "; ".join(
+        f"{groups[str(g)]}: n = {r['n']:,.0f}, {ms(r['ms'])} on average" for g, r in sizes.iterrows()
+    )
+    return say(ax, f"Shares of the response time. {told}.", caption(frame, told))
 
 
 def endpoint_table(frame: pd.DataFrame, most: int = 20) -> Shown:
