@@ -45,34 +45,25 @@ def write_scenario(name: str, source: Path | None = None, target: str | None = N
     for file in (scenario, workload):
         if file.exists() or file.is_symlink():
             raise BadInput(f"{file} exists already: choose another name, or move it away")
-    stem = identifier(base.name)
-    api = None if source is None else _read(source)
-    origin = target or (api.origin if api else None)
-    if api is None:
-        texts = EMPTY.format(path='"/"' if origin else '"/v1/health/"'), _workload(workload, scenario, origin)
+    names, stem = (str(workload), str(scenario)), identifier(base.name)
+    if source is None:
+        text = EMPTY.format(path='"/"' if target else '"/v1/health/"')
+        texts, written = (text, yaml_of(*names, target, "read", None)), Written(scenario, workload, 1, (), ())
     else:
+        api = _read(source)
         token = token_variable(stem) if api.token else None
         first = next((one for one in api.operations if one.method in READING), api.operations[0])
-        texts = (
-            scenario_of(api, str(source), stem),
-            _workload(workload, scenario, origin or "http://127.0.0.1:8000", first.name, token),
-        )
+        origin = target or api.origin or "http://127.0.0.1:8000"
+        texts = scenario_of(api, str(source), stem), yaml_of(*names, origin, first.name, token)
+        needed = (*header_variables(api, stem).values(), *([token] if token else ()))
+        written = Written(scenario, workload, len(api.operations), needed, api.notes)
     for file, text in zip((scenario, workload), texts, strict=True):
         try:
             with file.open("x", encoding="utf-8") as stream:
                 stream.write(text)
         except OSError as error:
             raise BadInput(f"cannot write {file}: {error.strerror}") from None
-    if api is None:
-        return Written(scenario, workload, 1, (), ())
-    needed = (*header_variables(api, stem).values(), *([token_variable(stem)] if api.token else []))
-    return Written(scenario, workload, len(api.operations), needed, api.notes)
-
-
-def _workload(
-    file: Path, scenario: Path, origin: str | None, operation: str = "read", token: str | None = None
-) -> str:
-    return yaml_of(str(file), str(scenario), origin, operation, token)
+    return written
 
 
 def _read(source: Path) -> Api:

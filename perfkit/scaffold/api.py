@@ -88,3 +88,8 @@ def bounded(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list):
         return [bounded(one, depth + 1) for one in value] if depth < DEEPEST else None
     return value
+
+
+def mapping(given: Any) -> Mapping[str, Any]:
+    """Return what is given where it is a mapping, an empty one for anything else."""
+    return given if isinstance(given, Mapping) else {}

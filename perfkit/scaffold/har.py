@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 from perfkit.drive.session import default_name
 from perfkit.errors import BadInput
 from perfkit.redaction import STARS, Redactor, is_secret_name, masked, masked_text, secrets_of
-from perfkit.scaffold.api import MOST_OPERATIONS, NO_BODY, Api, Operation, bounded, identifier
+from perfkit.scaffold.api import MOST_OPERATIONS, NO_BODY, Api, Operation, bounded, identifier, mapping
 
 #: Answers that a page is made of, not an API.
 _STATIC = re.compile(r"image/|font/|audio/|video/|text/css|.*javascript|application/(wasm|font|pdf)").match
@@ -34,9 +34,9 @@ def read(document: Mapping[Any, Any], where: str) -> Api:
 
     Values of secret names, and whatever repeats one, are ***; secret headers come from the environment.
     """
-    entries = _mapping(document.get("log")).get("entries")
+    entries = mapping(document.get("log")).get("entries")
     entries = [one for one in entries if isinstance(one, Mapping)] if isinstance(entries, list) else []
-    requests = [_mapping(one.get("request")) for one in entries if not _is_static(one)]
+    requests = [mapping(one.get("request")) for one in entries if not _is_static(one)]
     origins = Counter(origin for one in requests if (origin := _origin(one)))
     if not origins:
         raise BadInput(f"{where}: no request of an API in it: a HAR has log.entries with http(s) addresses")
@@ -55,9 +55,8 @@ def read(document: Mapping[Any, Any], where: str) -> Api:
     if any(STARS in repr(one) for one in operations):
         notes.append(f"{STARS} stands where a secret was: fill it in from the environment")
     secrets = tuple(sorted(headers - cookies - {"set-cookie"}))
-    return Api(
-        f"{urlsplit(origin).hostname}, as it was recorded", origin, operations, False, secrets, tuple(notes)
-    )
+    title = f"{urlsplit(origin).hostname}, as it was recorded"
+    return Api(title, origin, operations, secrets=secrets, notes=tuple(notes))
 
 
 def _operations(requests: Iterable[Mapping[str, Any]], redact: Redactor) -> Iterator[Operation]:
@@ -90,7 +89,7 @@ def _operations(requests: Iterable[Mapping[str, Any]], redact: Redactor) -> Iter
 
 def _body(request: Mapping[str, Any], redact: Redactor) -> tuple[Any, str | None, str]:
     """JSON, or any other text with its type."""
-    data = _mapping(request.get("postData"))
+    data = mapping(request.get("postData"))
     text, kind = data.get("text"), str(data.get("mimeType") or "").partition(";")[0]
     if not text:
         pairs = _pairs(data.get("params"))
@@ -100,11 +99,8 @@ def _body(request: Mapping[str, Any], redact: Redactor) -> tuple[Any, str | None
     if "json" in kind:
         try:
             given = redact.within({"body": masked(bounded(json.loads(str(text))))})["body"]
-            return (
-                json.loads(_JWT.sub(STARS, json.dumps(given))),
-                None,
-                "" if kind == "application/json" else kind,
-            )
+            body = json.loads(_JWT.sub(STARS, json.dumps(given)))
+            return body, None, "" if kind == "application/json" else kind
         except (ValueError, RecursionError):
             pass
     text = _FIELD.sub(_without_value, _ELEMENT.sub(_without_value, str(text)))
@@ -124,20 +120,12 @@ def _secrets(entries: Iterable[Mapping[str, Any]]) -> list[str]:
     """Secrets in requests, and in answers that are JSON: what a log-in returned is sent later."""
     found: dict[str, None] = {}
     for entry in entries:
-        request, response = _mapping(entry.get("request")), _mapping(entry.get("response"))
-        content = _mapping(response.get("content"))
+        request, response = mapping(entry.get("request")), mapping(entry.get("response"))
+        content = mapping(response.get("content"))
         text = _decoded(content)
-        answer: Any = ""
-        if "json" in str(content.get("mimeType")) and len(text) <= _LONGEST_ANSWER:
-            try:
-                answer = bounded(json.loads(text))
-            except (ValueError, RecursionError):
-                answer = text
-        posted = str(_mapping(request.get("postData")).get("text") or "")[:_LONGEST_ANSWER]
-        try:
-            sent = bounded(json.loads(posted))
-        except (ValueError, RecursionError):
-            sent = posted
+        is_json = "json" in str(content.get("mimeType")) and len(text) <= _LONGEST_ANSWER
+        answer = _parsed(text) if is_json else ""
+        sent = _parsed(str(mapping(request.get("postData")).get("text") or "")[:_LONGEST_ANSWER])
         query = _query(str(request.get("url")))
         given = [request, sent, query, response.get("headers"), response.get("cookies"), answer]
         cookies = [value for name, value in _pairs(request.get("cookies"))]
@@ -146,6 +134,14 @@ def _secrets(entries: Iterable[Mapping[str, Any]]) -> list[str]:
         if len(found) > _MOST_SECRETS:
             raise BadInput(f"more than {_MOST_SECRETS:,} secrets in the recording; record less of it")
     return list(found)
+
+
+def _parsed(text: str) -> Any:
+    """A text as JSON; itself where it is none."""
+    try:
+        return bounded(json.loads(text))
+    except (ValueError, RecursionError):
+        return text
 
 
 def _query(url: str) -> dict[str, str]:
@@ -176,15 +172,11 @@ def _origin(request: Mapping[str, Any]) -> str:
 
 
 def _is_static(entry: Mapping[str, Any]) -> bool:
-    kind = str(_mapping(_mapping(entry.get("response")).get("content")).get("mimeType") or "").lower()
-    return _STATIC(kind) is not None or _mapping(entry.get("request")).get("method") == "OPTIONS"
+    kind = str(mapping(mapping(entry.get("response")).get("content")).get("mimeType") or "").lower()
+    return _STATIC(kind) is not None or mapping(entry.get("request")).get("method") == "OPTIONS"
 
 
 def _pairs(given: Any) -> list[tuple[str, str]]:
     """Names and values as HAR lists them."""
     several = [one for one in given if isinstance(one, Mapping)] if isinstance(given, list) else []
     return [(str(one.get("name", "")), str(one.get("value", ""))) for one in several]
-
-
-def _mapping(given: Any) -> Mapping[str, Any]:
-    return given if isinstance(given, Mapping) else {}

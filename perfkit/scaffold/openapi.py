@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from perfkit.errors import BadInput
-from perfkit.scaffold.api import MOST_OPERATIONS, NO_BODY, Api, Operation, identifier
+from perfkit.scaffold.api import MOST_OPERATIONS, NO_BODY, Api, Operation, identifier, mapping
 
 _METHODS = ("get", "head", "options", "post", "put", "patch", "delete")
 _DEEPEST, _MOST_VALUES = 8, 500  #: of one example
@@ -26,15 +26,14 @@ def read(document: Mapping[Any, Any], where: str) -> Api:
     """Return the operations of a description; BadInput for another version, and for one without any."""
     version = str(document.get("openapi", ""))
     if not version.startswith("3."):
-        given = (
-            f"swagger {document['swagger']}" if "swagger" in document else f"openapi {version or 'not given'}"
-        )
+        given = f"openapi {version or 'not given'}"
+        given = f"swagger {document['swagger']}" if "swagger" in document else given
         raise BadInput(f"{where}: {given:.60}; perfkit reads OpenAPI 3: convert it first")
     found = _Reader(document)
     operations = tuple(found.operations())
     if not operations:
         raise BadInput(f"{where}: it describes no operation: paths is empty")
-    title = str(_mapping(document.get("info")).get("title") or where)
+    title = str(mapping(document.get("info")).get("title") or where)
     token, secrets, notes = found.security()
     return Api(title, found.origin, operations, token, secrets, (*found.notes, *notes))
 
@@ -53,9 +52,9 @@ class _Reader:
     def _server(self) -> tuple[str | None, str]:
         """Origin and beginning of all paths, of the first server."""
         servers = self._document.get("servers")
-        first = _mapping(servers[0]) if isinstance(servers, list) and servers else {}
-        variables = _mapping(first.get("variables"))
-        url = re.sub(r"\{([^{}]*)\}", lambda name: str(_mapping(variables.get(name[1])).get("default", "")),
+        first = mapping(servers[0]) if isinstance(servers, list) and servers else {}
+        variables = mapping(first.get("variables"))
+        url = re.sub(r"\{([^{}]*)\}", lambda name: str(mapping(variables.get(name[1])).get("default", "")),
                      str(first.get("url", "")))  # fmt: skip
         try:
             parts = urlsplit(url)
@@ -66,7 +65,7 @@ class _Reader:
 
     def operations(self) -> Iterator[Operation]:
         taken: set[str] = set()
-        for path, item in _mapping(self._document.get("paths")).items():
+        for path, item in mapping(self._document.get("paths")).items():
             item = self._resolved(item)
             for method in _METHODS:
                 given = self._resolved(item.get(method))
@@ -96,17 +95,13 @@ class _Reader:
             elif place == "header" and parameter.get("required"):
                 headers[label] = str(example)
         json, content = NO_BODY, None
-        media = _mapping(self._resolved(given.get("requestBody")).get("content"))
-        for kind, what in media.items():
-            if "json" in str(kind):
-                json = self._example_of(self._resolved(what))
-                if kind != "application/json":
-                    headers["content-type"] = str(kind)
-                break
-        else:
-            if media:
-                kind, what = next(iter(media.items()))
-                content, headers["content-type"] = str(self._example_of(self._resolved(what))), str(kind)
+        media = mapping(self._resolved(given.get("requestBody")).get("content"))
+        kind = next((one for one in media if "json" in str(one)), next(iter(media), None))
+        if kind is not None:
+            example = self._example_of(self._resolved(media[kind]))
+            json, content = (example, None) if "json" in str(kind) else (NO_BODY, str(example))
+            if kind != "application/json":
+                headers["content-type"] = str(kind)
         doc = str(given.get("summary") or given.get("description") or "")
         return Operation(name, method, self._prefix + path, doc, values, query, headers, json, content)
 
@@ -123,7 +118,7 @@ class _Reader:
         """An example of a parameter or a body: its own, or one of its schema."""
         if "example" in holder:
             return holder["example"]
-        several = _mapping(holder.get("examples"))
+        several = mapping(holder.get("examples"))
         if several:
             return self._resolved(next(iter(several.values()))).get("value")
         self._left = _MOST_VALUES
@@ -131,7 +126,7 @@ class _Reader:
 
     def _example(self, given: Any, depth: int) -> Any:
         """A value that a schema allows; None beyond the bounds."""
-        reference = _mapping(given).get("$ref")
+        reference = mapping(given).get("$ref")
         if reference is not None and reference in self._inside:
             return None  # it contains itself
         self._inside.append(reference)
@@ -170,7 +165,7 @@ class _Reader:
             inner = self._example(part, depth + 1)
             found |= inner if isinstance(inner, dict) else {}
         required = schema.get("required")
-        for name, one in _mapping(schema.get("properties")).items():
+        for name, one in mapping(schema.get("properties")).items():
             if not self._resolved(one).get("readOnly") and (
                 not isinstance(required, list) or name in required
             ):
@@ -180,20 +175,20 @@ class _Reader:
     def _resolved(self, given: Any) -> Mapping[str, Any]:
         """A part, or what it refers to in this document; empty for what is not there."""
         for _ in range(_DEEPEST):
-            part = _mapping(given)
+            part = mapping(given)
             reference = part.get("$ref")
             if not isinstance(reference, str):
                 return part
             given = self._document if reference.startswith(_LOCAL) else None
             for name in reference.removeprefix(_LOCAL).split("/") if given else ():
-                given = _mapping(given).get(name.replace("~1", "/").replace("~0", "~"))
+                given = mapping(given).get(name.replace("~1", "/").replace("~0", "~"))
         return {}
 
     def security(self) -> tuple[bool, tuple[str, ...], tuple[str, ...]]:
         """Whether a bearer token is sent, headers that hold a secret, and notes on what is left out."""
-        schemes = _mapping(_mapping(self._document.get("components")).get("securitySchemes"))
+        schemes = mapping(mapping(self._document.get("components")).get("securitySchemes"))
         wanted = {name for several in self._required if isinstance(several, list)
-                  for one in several for name in _mapping(one)}  # fmt: skip
+                  for one in several for name in mapping(one)}  # fmt: skip
         token, headers, notes = False, [], []
         for name in sorted(map(str, wanted)):
             scheme = self._resolved(schemes.get(name))
@@ -207,7 +202,3 @@ class _Reader:
             else:
                 notes.append(f"authentication {name:.60} ({scheme.get('in') or kind}) is for you to write")
         return token, tuple(dict.fromkeys(headers)), tuple(notes)
-
-
-def _mapping(given: Any) -> Mapping[str, Any]:
-    return given if isinstance(given, Mapping) else {}

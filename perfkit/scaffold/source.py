@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from perfkit.scaffold.api import DEEPEST, NO_BODY, READING, Api, Operation, identifier
@@ -66,9 +66,8 @@ def yaml_of(file: str, scenario: str, origin: str | None, operation: str, token:
             "# target: http://127.0.0.1:8000"
         )
     elif token:
-        target = (
-            f"target:\n  url: {json.dumps(origin)}\n  token_env: {token}   # sent as Authorization: Bearer …"
-        )
+        target = f"target:\n  url: {json.dumps(origin)}\n"
+        target += f"  token_env: {token}   # sent as Authorization: Bearer …"
     else:
         target = f"target: {json.dumps(origin)}"
     return _YAML.format(file=file, scenario=json.dumps(scenario), target=target, operation=operation)
@@ -101,12 +100,8 @@ def scenario_of(api: Api, where: str, stem: str) -> str:
 
 def _beginning(api: Api, where: str, headers: bool) -> str:
     notes = "".join(f"\n- {_doc(note)}" for note in api.notes)
-    lines = [f'"""{_doc(api.title)}: made from {_doc(where)}, to be edited.', ""]
-    lines += [
-        "The examples are made up or recorded: put in values that your server takes." + notes,
-        '"""',
-        "",
-    ]
+    examples = f"The examples are made up or recorded: put in values that your server takes.{notes}"
+    lines = [f'"""{_doc(api.title)}: made from {_doc(where)}, to be edited.', "", examples, '"""', ""]
     lines += ["import os"] if headers else []
     lines += ["from dataclasses import dataclass"]
     lines += ["from urllib.parse import quote"] if any(one.values for one in api.operations) else []
@@ -163,21 +158,19 @@ async def setup(session, params):
 '''
 
 
+_STEP = '''\
+async def step(session, params, rng):
+    """One virtual user's turn. What changes data on the server is for you to uncomment."""'''
+_HEADERS = "    session.headers = {name: os.environ[variable] for name, variable in HEADERS.items()}"
+_NOTHING_READS = '    raise NotImplementedError("every operation changes data: uncomment what a step does")'
+
+
 def _step(api: Api, headers: bool) -> str:
-    lines = ["async def step(session, params, rng):"]
-    lines.append(
-        '    """One virtual user\'s turn. What changes data on the server is for you to uncomment."""'
-    )
-    if headers:
-        lines.append(
-            "    session.headers = {name: os.environ[variable] for name, variable in HEADERS.items()}"
-        )
+    lines = [_STEP, _HEADERS] if headers else [_STEP]
     calls = [(one.method in READING, f"await {one.name}(session, params)") for one in api.operations]
     lines += [f"    {call}" if reads else f"    # {call}" for reads, call in calls]
     if not any(reads for reads, _ in calls):
-        lines.append(
-            '    raise NotImplementedError("every operation changes data: uncomment what a step does")'
-        )
+        lines.append(_NOTHING_READS)
     return "\n".join(lines) + "\n"
 
 
@@ -188,7 +181,7 @@ def _doc(text: str) -> str:
 
 def _literal(value: Any, depth: int = 0) -> str:
     """A value as Python writes it, on lines of their own where it is long; None where nested too deep."""
-    if depth > DEEPEST:
+    if value is None or depth > DEEPEST or (isinstance(value, float) and not math.isfinite(value)):
         return "None"
     if isinstance(value, Mapping):
         pieces = [f"{_literal(str(name))}: {_literal(one, depth + 1)}" for name, one in value.items()]
@@ -198,26 +191,12 @@ def _literal(value: Any, depth: int = 0) -> str:
     if isinstance(value, str):
         text = repr(value)
         return f'"{text[1:-1]}"' if text[0] == "'" and '"' not in text else text
-    if isinstance(value, float) and not math.isfinite(value):
-        return "None"
-    return (
-        repr(value)
-        if isinstance(value, bool | int | float)
-        else "None"
-        if value is None
-        else repr(str(value))
-    )
+    return repr(value) if isinstance(value, int | float) else repr(str(value))
 
 
 def _joined(begin: str, pieces: list[str], end: str, depth: int) -> str:
     short = f"{begin}{', '.join(pieces)}{end}"
     if len(short) <= 80 and "\n" not in short:
         return short
-    return "\n".join(_lines(begin, pieces, end, depth))
-
-
-def _lines(begin: str, pieces: list[str], end: str, depth: int) -> Iterator[str]:
-    yield begin
-    for piece in pieces:
-        yield f"{'    ' * (depth + 1)}{piece},"
-    yield f"{'    ' * depth}{end}"
+    inner = "".join(f"{'    ' * (depth + 1)}{piece},\n" for piece in pieces)
+    return f"{begin}\n{inner}{'    ' * depth}{end}"
