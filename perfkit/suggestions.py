@@ -8,59 +8,35 @@ from collections.abc import Iterable
 from pathlib import Path
 
 #: What k6, Locust, hey, wrk and others call things, and what they are here; the first that is known counts.
-_ELSEWHERE: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(
-        (
-            "vus",
-            "vu",
-            "virtual_users",
-            "concurrency",
-            "concurrent",
-            "threads",
-            "clients",
-            "connections",
-            "u",
-            "c",
-        ),
-        ("users", "count"),
-    ),
-    **dict.fromkeys(
-        ("rps", "qps", "tps", "throughput", "arrival_rate", "requests_per_second", "arrivals"),
-        ("rate", "rate_per_s", "arrivals"),
-    ),
-    **dict.fromkeys(("avg", "average"), ("mean",)),
-    **dict.fromkeys(("stages", "steps"), ("step_rates_per_s", "arrivals")),
-    **dict.fromkeys(("median", "med"), ("p50",)),
-    **dict.fromkeys(
-        ("errors", "error", "failures", "failed", "fail_rate", "failure_rate", "http_req_failed"),
-        ("error_rate",),
-    ),
-    **dict.fromkeys(("retry", "max_retries", "attempts"), ("retries",)),
-    **dict.fromkeys(("latency", "response_time", "http_req_duration"), ("p95",)),
-    **dict.fromkeys(
-        ("time", "t", "run_time", "runtime", "length", "period", "z"), ("duration", "duration_s")
-    ),
-    **dict.fromkeys(
-        ("n", "i", "num", "number", "num_requests", "total", "iterations", "count", "loops"),
-        ("requests", "iterations"),
-    ),
-    **dict.fromkeys(("spawn_rate", "hatch_rate", "ramp_up", "rampup", "r"), ("ramp", "ramp_s")),
-    **dict.fromkeys(("host", "base_url", "baseurl", "server_url", "address", "endpoint"), ("target", "url")),
-    **dict.fromkeys(("url", "uri"), ("target", "url", "path")),
-    **dict.fromkeys(("verb", "m"), ("method",)),
-    **dict.fromkeys(("body", "payload", "json_body", "data_raw", "data_binary"), ("data", "json")),
-    **dict.fromkeys(("sleep", "pause", "wait", "think"), ("think_time_s",)),
-    **dict.fromkeys(("locustfile", "script", "file"), ("scenario",)),
-    **dict.fromkeys(("assert", "check", "checks", "slo", "fail_if"), ("threshold", "thresholds")),
-    **dict.fromkeys(("dry_run", "debug", "verbose", "single", "one"), ("once",)),
-    **dict.fromkeys(("load", "test", "start", "bench", "benchmark", "attack", "exec", "execute"), ("run",)),
-    **dict.fromkeys(("list", "runs", "history"), ("ls",)),
-    **dict.fromkeys(("init", "create", "generate", "scaffold"), ("new",)),
-    **dict.fromkeys(("diff", "versus", "vs"), ("compare",)),
-    **dict.fromkeys(("html", "plot", "results"), ("report",)),
-    **dict.fromkeys(("info", "view", "cat", "summary"), ("show",)),
-    **dict.fromkeys(("delete", "remove", "del"), ("rm",)),
+_CALLED = {
+    "vus vu virtual_users concurrency concurrent threads clients connections u c": "users count",
+    "rps qps tps throughput arrival_rate requests_per_second arrivals": "rate rate_per_s arrivals",
+    "avg average": "mean",
+    "stages steps": "step_rates_per_s arrivals",
+    "median med": "p50",
+    "errors error failures failed fail_rate failure_rate http_req_failed": "error_rate",
+    "retry max_retries attempts": "retries",
+    "latency response_time http_req_duration": "p95",
+    "time t run_time runtime length period z": "duration duration_s",
+    "n i num number num_requests total iterations count loops": "requests iterations",
+    "spawn_rate hatch_rate ramp_up rampup r": "ramp ramp_s",
+    "host base_url baseurl server_url address endpoint": "target url",
+    "url uri": "target url path",
+    "verb m": "method",
+    "body payload json_body data_raw data_binary": "data json",
+    "sleep pause wait think": "think_time_s",
+    "locustfile script file": "scenario",
+    "assert check checks slo fail_if": "threshold thresholds",
+    "dry_run debug verbose single one": "once",
+    "load test start bench benchmark attack exec execute": "run",
+    "list runs history": "ls",
+    "init create generate scaffold": "new",
+    "diff versus vs": "compare",
+    "html plot results": "report",
+    "info view cat summary": "show",
+    "delete remove del": "rm",
 }
+_ELSEWHERE = {word: ours.split() for words, ours in _CALLED.items() for word in words.split()}
 _LONG = 5  #: characters from which on two edits are a slip
 _PREFIX = 3  #: characters of the shortest beginning that says which name is meant
 _LONGEST = 80  #: characters of a name that are compared

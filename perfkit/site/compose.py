@@ -67,8 +67,8 @@ def _run_page(title: str, entry: Mapping[str, Any], groups: Groups, compared: It
 def _comparison_page(title: str, entry: Mapping[str, Any], runs: Iterable[Mapping[str, Any]]) -> bytes:
     shown = entry["shown"]
     ids = {*shown["runs_a"], *shown["runs_b"]}
-    known = {one["shown"]["id"]: one["shown"] for one in runs if one["shown"]["id"] in ids}
-    there = {name: one | {"href": f"../../{one['href']}"} for name, one in known.items()}
+    shown_runs = [one["shown"] for one in runs if one["shown"]["id"] in ids]
+    there = {one["id"]: one | {"href": f"../../{one['href']}"} for one in shown_runs}
     sides = [
         (f"{side}: {shown[side.lower()]}", [there.get(name, {"id": name, "href": None}) for name in listed])
         for side, listed in (("A", shown["runs_a"]), ("B", shown["runs_b"]))

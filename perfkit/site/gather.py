@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Gathered:
         self.same_look = self.old.get("look") == pages.look()
         self.runs: dict[str, Any] = {}
         self.comparisons: dict[str, Any] = {}
+        self._entries = {"runs": self.runs, "comparisons": self.comparisons}
         self.files: dict[str, Content] = {}
         self.names: dict[str, str] = {}
         self.problems: list[str] = []
@@ -49,13 +50,11 @@ class Gathered:
 
     def add_run(self, run: Run) -> None:
         """A run, unless it is still running; a damaged one stays as it was published before."""
-        try:
+        with self._or_stay("runs", run.id):
             if run.state == "running":
                 self.skipped.append(f"{run.id} is still running and was not published")
-                return
-            self._add("runs", run.id, run, self.runs)
-        except (Problem, PerfkitError, OSError) as error:
-            self._stay("runs", run.id, str(error), self.runs)
+            else:
+                self._add("runs", run.id, run)
 
     def add_comparisons(self, chosen: set[str] | None) -> None:
         """All of the data folder, or those whose runs are all among `chosen`."""
@@ -63,25 +62,23 @@ class Gathered:
         for name, words in wrong.items():
             old = self.old.get("comparisons", {}).get(name)
             if chosen is None or (old and {*old["shown"]["runs_a"], *old["shown"]["runs_b"]} <= chosen):
-                self._stay("comparisons", name, words, self.comparisons)
+                self._stay("comparisons", name, words)
         for kept in found:
             if chosen is None or {run.id for run in (*kept.a, *kept.b)} <= chosen:
-                try:
-                    self._add("comparisons", kept.id, kept, self.comparisons)
-                except (Problem, PerfkitError, OSError) as error:
-                    self._stay("comparisons", kept.id, str(error), self.comparisons)
+                with self._or_stay("comparisons", kept.id):
+                    self._add("comparisons", kept.id, kept)
 
     def keep_others(self) -> None:
         """What was published before and is not now stays: its pages are permanent."""
-        for kind, found in (("runs", self.runs), ("comparisons", self.comparisons)):
+        for kind, entries in self._entries.items():
             for name, entry in self.old.get(kind, {}).items():
-                if name in found:
+                if name in entries:
                     continue
                 there = (self.data_dir / kind / name).is_dir()
                 if there and self._lost(entry) and self._take_again(kind, name):
                     continue
                 self.gone += not there and kind == "runs"
-                self._take_over(entry, "there" if there else "gone", name, found)
+                self._take_over(kind, name, entry, "there" if there else "gone")
 
     def put(self, name: str, content: Content) -> None:
         """A file of the site; written only where the site has it otherwise."""
@@ -109,22 +106,30 @@ class Gathered:
 
     # -- one of them -------------------------------------------------------------------------------
 
-    def _add(self, kind: str, name: str, source: Run | Kept, found: dict[str, Any]) -> None:
+    def _add(self, kind: str, name: str, source: Run | Kept) -> None:
         """Take over what the site has of it, or read it afresh."""
         old = self.old.get(kind, {}).get(name)
         if old and old["seen"] == _seen(source) and self._may_stay(old):
             if old["shown"]["report"] == "broken":
                 self.problems.append(f"{name}: its report is broken; regenerate it with `perfkit report`")
-            self._take_over(old, "there", name, found)
+            self._take_over(kind, name, old, "there")
         else:
-            found[name] = self._read(f"{kind}/{slug(name)}", source)
-            found[name]["shown"]["source"] = "there"
+            entry = self._entries[kind][name] = self._read(f"{kind}/{slug(name)}", source)
+            entry["shown"]["source"] = "there"
 
-    def _stay(self, kind: str, name: str, problem: str, found: dict[str, Any]) -> None:
+    @contextlib.contextmanager
+    def _or_stay(self, kind: str, name: str) -> Iterator[None]:
+        """What cannot be read inside stays as the site has it."""
+        try:
+            yield
+        except (Problem, PerfkitError, OSError) as error:
+            self._stay(kind, name, str(error))
+
+    def _stay(self, kind: str, name: str, problem: str) -> None:
         """What cannot be read now: told, and what the site has of it stays, also when it is pruned."""
         self.problems.append(problem)
         if old := self.old.get(kind, {}).get(name):
-            self._take_over(old, "there", name, found)
+            self._take_over(kind, name, old, "there")
 
     def _take_again(self, kind: str, name: str) -> bool:
         """Read afresh what was not asked for, because files of it are lost; whether that went well."""
@@ -132,7 +137,7 @@ class Gathered:
         with contextlib.suppress(Problem, PerfkitError, OSError):
             with told_of(name):
                 source = Run(path) if kind == "runs" else open_comparison(str(path), self.data_dir)
-                self._add(kind, name, source, self.runs if kind == "runs" else self.comparisons)
+                self._add(kind, name, source)
             return True
         return False
 
@@ -147,7 +152,7 @@ class Gathered:
         """Files of it that somebody has taken from the site."""
         return [name for name in old["sizes"] if not self._folder.holds(f"{old['place']}/{name}")]
 
-    def _take_over(self, old: dict[str, Any], source: str, name: str, found: dict[str, Any]) -> None:
+    def _take_over(self, kind: str, name: str, old: dict[str, Any], source: str) -> None:
         """Keep it as the site has it; what is lost is told, and nothing leads to it any more."""
         for lost in self._lost(old):
             self.problems.append(f"{name}: {lost} is no longer on the site and cannot be regenerated")
@@ -155,7 +160,7 @@ class Gathered:
         for file in old["sizes"]:
             self.keep(f"{old['place']}/{file}")
         old["shown"]["source"] = source
-        found[name] = old
+        self._entries[kind][name] = old
 
     def _read(self, place: str, source: Run | Kept) -> dict[str, Any]:
         """The entry of a run or comparison, its report made where it is wanted; its files are put."""

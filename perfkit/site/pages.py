@@ -56,31 +56,13 @@ def run(
     title: str, entry: Mapping[str, Any], trend: Mapping[str, Any] | None, compared: Sequence[Any]
 ) -> bytes:
     """The permanent page of a run; trend: `href`, `count`."""
-    return _page(
-        "run.html.j2",
-        title,
-        "../../",
-        run=_dated(entry["shown"]),
-        html=_made(entry),
-        trend=trend,
-        compared=[_dated(one) for one in compared],
-        files=_files(entry),
-        reports=_reports(entry),
-    )
+    others = [_dated(one) for one in compared]
+    return _entry_page("run.html.j2", title, entry, run=_dated(entry["shown"]), trend=trend, compared=others)
 
 
 def comparison(title: str, entry: Mapping[str, Any], sides: Sequence[tuple[str, Sequence[Any]]]) -> bytes:
     """The permanent page of a comparison; sides: name, and runs with `href` where they are on the site."""
-    return _page(
-        "comparison.html.j2",
-        title,
-        "../../",
-        one=_dated(entry["shown"]),
-        html=_made(entry),
-        sides=sides,
-        files=_files(entry),
-        reports=_reports(entry),
-    )
+    return _entry_page("comparison.html.j2", title, entry, one=_dated(entry["shown"]), sides=sides)
 
 
 def trend(title: str, about: Mapping[str, Any], parts: Sequence[Any], runs: Sequence[Any]) -> bytes:
@@ -98,26 +80,28 @@ def reading(title: str) -> bytes:
 
 
 def _page(template: str, title: str, root: str, here: str = "", **more: Any) -> bytes:
-    site = _look() | {"title": title}
-    return (
-        environment()
-        .get_template(f"site/{template}")
-        .render(site=site, root=root, here=here, **more)
-        .encode()
-    )
+    page = environment().get_template(f"site/{template}")
+    return page.render(site=_look() | {"title": title}, root=root, here=here, **more).encode()
+
+
+def _entry_page(template: str, title: str, entry: Mapping[str, Any], **more: Any) -> bytes:
+    """The page of a run or a comparison: with pieces that were made when it was read, reports and files."""
+    html = {name: ours(made) for name, made in entry["html"].items()}
+    reports = [{"name": what, "href": name} for name, what in _REPORTS.items() if name in entry["sizes"]]
+    files = [
+        {"name": name, "href": name, "size": _size(entry["sizes"][name]), "what": what, "save": True}
+        for name, what in _FILES.items()
+        if name in entry["sizes"]
+    ]
+    return _page(template, title, "../../", html=html, reports=reports, files=files, **more)
 
 
 @cache
 def _look() -> dict[str, Any]:
     """What all pages have: policy, style, script, version."""
     css = "".join((TEMPLATES / name).read_text() for name in ("perfkit/style.css", "site/site.css"))
-    told = script("site/site.js")
-    return {
-        "css": ours(css),
-        "script": ours(told),
-        "head": ours(head(told)),
-        "version": perfkit.__version__,
-    }
+    own = script("site/site.js")
+    return {"css": ours(css), "script": ours(own), "head": ours(head(own)), "version": perfkit.__version__}
 
 
 def look() -> str:
@@ -154,26 +138,8 @@ def _words(one: Mapping[str, Any]) -> str:
     return " ".join([*told, one["load"], one["verdict"]["word"], *one["verdict"]["reasons"]])
 
 
-def _made(entry: Mapping[str, Any]) -> dict[str, str]:
-    """Pieces of the page that were made when the run or comparison was read."""
-    return {name: ours(html) for name, html in entry["html"].items()}
-
-
-def _files(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "href": name, "size": _size(entry["sizes"][name]), "what": what, "save": True}
-        for name, what in _FILES.items()
-        if name in entry["sizes"]
-    ]
-
-
-def _reports(entry: Mapping[str, Any]) -> list[dict[str, str]]:
-    return [{"name": what, "href": name} for name, what in _REPORTS.items() if name in entry["sizes"]]
-
-
 def _size(count: int) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000 or unit == "MB":
-            return f"{count:,.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
-        count = count / 1000  # type: ignore[assignment]
-    return ""
+    if count < 1000:
+        return f"{count:,} bytes"
+    size, unit = (count / 1e3, "kB") if count < 1e6 else (count / 1e6, "MB")
+    return f"{size:,.0f} {unit}" if size >= 10 else f"{size:.1f} {unit}"

@@ -16,13 +16,7 @@ import yaml
 from perfkit.compare.experiment import Kept, open_comparison
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import Workload
-from perfkit.site.facts import (
-    comparison_facts,
-    comparison_files,
-    fingerprint,
-    run_facts,
-    run_files,
-)
+from perfkit.site.facts import comparison_facts, comparison_files, fingerprint, run_facts, run_files
 from perfkit.site.folder import Content, Source
 from perfkit.site.reports import Report, comparison_report, run_report
 from perfkit.store import Run, read_json, read_probes

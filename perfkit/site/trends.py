@@ -39,11 +39,8 @@ def page(
         floor = floors.get(metric, math.nan)
         changes = compare_frames.changes(frame, floor)
         verdict = series.trend_verdict(frame, changes, floor)
-        drawn = show(series.trend(frame, changes, floor))
-        short = metric.replace("_", " ")
-        parts.append(
-            {"metric": metric, "name": _NAMES[metric], "short": short, "verdict": verdict, "figure": drawn}
-        )
+        part = {"metric": metric, "name": _NAMES[metric], "short": metric.replace("_", " ")}
+        parts.append(part | {"verdict": verdict, "figure": show(series.trend(frame, changes, floor))})
     shown = [one["shown"] | {"why": one["trend"][TRENDS[0]]["why"]} for one in runs]
     return pages.trend(title, about, parts, shown[::-1])
 
