@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from perfkit.observe import pools
-from perfkit.observe.frames import of_probe, span
+from perfkit.observe.frames import of_probe, only, span
 from perfkit.observe.limits import Limits
 from perfkit.store.metadata import Finding
 from perfkit.store.rows import Part
@@ -28,11 +28,8 @@ def findings(rows: Part, samples: pd.DataFrame, parts: pd.DataFrame, limits: Lim
     found = [*locked]
     if not (locked and _behind_locks(samples, exhausted)):
         found += pools.pool_exhausted(samples, parts, exhausted)
-    found += [
-        *pools.leaks(rows, samples, parts, limits),
-        *_lost_connections(samples),
-        *_statement_timeouts(samples),
-    ]
+    found += pools.leaks(rows, samples, parts, limits)
+    found += [*_lost_connections(samples), *_statement_timeouts(samples)]
     found += [*_missing_index(samples, uses, limits), *_n_plus_one(samples, uses, limits)]
     found += _slow_database(samples, parts, uses, limits, explained=bool(found))
     return found if locked else [*found, *pools.overflow(samples, exhausted, limits)]
@@ -60,7 +57,7 @@ def statements(samples: pd.DataFrame) -> pd.DataFrame:
 
 def _endpoints(uses: pd.DataFrame, statement: str) -> str:
     """Who sends a statement: ` of GET /a and POST /b`; empty when nobody is known."""
-    names = uses[(uses["statement"] == statement).to_numpy()]["endpoint"].drop_duplicates()
+    names = only(uses, statement=statement)["endpoint"].drop_duplicates()
     return f" of {' and '.join(names[:2])}" if len(names) else ""
 
 
@@ -84,10 +81,8 @@ def _lock_waits(samples: pd.DataFrame, uses: pd.DataFrame, limits: Limits) -> It
     if len(holders):
         state, _, statement = str(holders.idxmax()).partition(": ")
         text += f" The session they waited for was mostly {state}, with `{statement}` as its last statement."
-    text += (
-        " Change the row later in the transaction or commit sooner, and let requests change different rows;"
-    )
-    text += " a larger pool would only let more of them wait."
+    text += " Change the row later in the transaction or commit sooner, and let requests change different "
+    text += "rows; a larger pool would only let more of them wait."
     yield Finding("lock_waits", text, *span(waits))
 
 
@@ -98,7 +93,7 @@ def _looks(samples: pd.DataFrame) -> tuple[pd.Series, int]:
     """
     waits, looks = of_probe(samples, "db.lock_waits"), of_probe(samples, "db.round_trip_ms")
     source = waits["source"].value_counts().index[0]
-    waits, looks = (part[(part["source"] == source).to_numpy()] for part in (waits, looks))
+    waits, looks = (only(part, source=source) for part in (waits, looks))
     at_once = waits["value"].groupby(looks["t_s"].searchsorted(waits["t_s"])).sum()
     return at_once, max(len(looks), len(at_once))
 
@@ -106,7 +101,8 @@ def _looks(samples: pd.DataFrame) -> tuple[pd.Series, int]:
 def _behind_locks(samples: pd.DataFrame, exhausted: list[tuple[str, str]]) -> bool:
     """Whether most connections of the exhausted pools were out only to wait for a lock, or to hold it."""
     held = of_probe(samples, "pool.checked_out")
-    out = sum(pools.of_pool(held, *one)["value"].max() for one in exhausted if len(pools.of_pool(held, *one)))
+    each = [only(held, source=source, label=name)["value"] for source, name in exhausted]
+    out = sum(connections.max() for connections in each if len(connections))
     return bool(_looks(samples)[0].median() + 1 >= 0.5 * out)
 
 
@@ -150,10 +146,8 @@ def _statement_timeouts(samples: pd.DataFrame) -> Iterator[Finding]:
     errors = _errors(samples)
     for state, part in errors[errors["state"].isin(_TIMEOUTS)].groupby("state"):
         text = f"The database cancelled {len(part):,} statements, most likely by {_TIMEOUTS[str(state)]} "
-        text += (
-            f"(SQLSTATE {state}): {_listed(part)}. Look at their plans, and at what they wait for, before "
-        )
-        yield Finding("statement_timeouts", text + "allowing them more time.", *span(part))
+        text += f"(SQLSTATE {state}): {_listed(part)}. Look at their plans, and at what they wait for, "
+        yield Finding("statement_timeouts", text + "before allowing them more time.", *span(part))
 
 
 # -- statements that took long ---------------------------------------------------------------------
@@ -163,16 +157,14 @@ def _missing_index(samples: pd.DataFrame, uses: pd.DataFrame, limits: Limits) ->
     """A large table was read from end to end again and again: an index is missing or not used."""
     of = of_probe(samples, "db.seq_scans")
     for table, rows in of_probe(samples, "db.seq_rows").groupby("label"):
-        scans = of[(of["label"] == table).to_numpy()]["value"].sum()
+        scans = only(of, label=table)["value"].sum()
         total = rows["value"].sum()
         if scans < limits.scans or total / scans < limits.scan_rows:
             continue
-        text = (
-            f"The table {table} was read from end to end {scans:,.0f} times, {total / scans:,.0f} rows each: "
-        )
-        text += "an index is missing, or not used."
+        text = f"The table {table} was read from end to end {scans:,.0f} times, {total / scans:,.0f} rows "
+        text += "each: an index is missing, or not used."
         statement, plan = _plan(samples, str(table))
-        used = uses[(uses["statement"] == statement).to_numpy()]
+        used = only(uses, statement=statement)
         if statement:
             text += f" By `{statement}`"
         if len(used):
@@ -200,13 +192,10 @@ def _n_plus_one(samples: pd.DataFrame, uses: pd.DataFrame, limits: Limits) -> It
     repeating = (uses["requests"] >= limits.repeating_requests) & (a_request >= limits.repeats)
     often = uses[repeating.to_numpy()]
     for endpoint, part in often.groupby("endpoint", sort=False):
-        whole, n = uses[(uses["endpoint"] == endpoint).to_numpy()], part["requests"].iloc[0]
-        text = (
-            f"{endpoint} sent {whole['calls'].sum() / n:,.3g} statements a request, most of them the same: "
-        )
-        text += ", ".join(
-            f"{one.calls / n:,.3g} × `{one.statement}`" for one in part.head(_LISTED).itertuples()
-        )
+        whole, n = only(uses, endpoint=endpoint), part["requests"].iloc[0]
+        same = [f"{one.calls / n:,.3g} × `{one.statement}`" for one in part.head(_LISTED).itertuples()]
+        text = f"{endpoint} sent {whole['calls'].sum() / n:,.3g} statements a request, "
+        text += f"most of them the same: {', '.join(same)}"
         text += f" ({part['ms'].sum() / n:,.3g} ms a request). One statement for all rows (a join, IN, eager "
         calls = of_probe(samples, "db.calls")
         calls = calls[calls["label"].astype(str).str.startswith(f"{endpoint}: ").to_numpy(dtype=bool)]
@@ -229,19 +218,15 @@ def _slow_database(
     text = f"The database took {share:.0%} of the requests' time, {parts['db'].mean():,.3g} ms of "
     text += f"{parts['response_ms'].mean():,.3g} ms on average. "
     if len(trips) and (trip := float(trips["value"].median())) >= limits.round_trip_ms:
-        text += (
-            f"Even SELECT 1 took {trip:,.3g} ms (median): each statement, BEGIN and COMMIT pays that, so the "
-        )
-        text += (
-            "network to the database is slow or the database is overloaded. Compare with a ping of its host; "
-        )
-        yield Finding("slow_database", text + "move it nearer, or send fewer statements.", *span(trips))
+        text += f"Even SELECT 1 took {trip:,.3g} ms (median): each statement, BEGIN and COMMIT pays that, so "
+        text += "the network to the database is slow or the database is overloaded. Compare with a ping of "
+        text += "its host; move it nearer, or send fewer statements."
+        yield Finding("slow_database", text, *span(trips))
         return
     long = uses["ms"] / uses["calls"] >= limits.statement_ms
     slow = uses[(long & (uses["requests"] > 0)).to_numpy()]
     if len(slow) and not explained:
-        one = slow.iloc[0]
-        calls = one["calls"]
+        one, calls = slow.iloc[0], slow.iloc[0]["calls"]
         text += f"Most of it was `{one['statement']}` of {one['endpoint']}: {calls:,.0f} calls, "
         text += f"{one['ms'] / calls:,.3g} ms and {one['rows'] / calls:,.3g} resulting rows each. "
         text += "See what it does with EXPLAIN (ANALYZE, BUFFERS)."

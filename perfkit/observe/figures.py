@@ -19,6 +19,7 @@ from perfkit.figures.over_time import call_latency
 from perfkit.figures.style import caption, drawable, ms, number, percent, say, seconds
 from perfkit.figures.tables import interval, verdict
 from perfkit.observe.findings import Judged
+from perfkit.observe.frames import only
 from perfkit.store import Run
 from perfkit.store.summary import firm
 
@@ -106,7 +107,7 @@ def leadership(frame: pd.DataFrame, calls: pd.DataFrame) -> Axes:
     def draw(ax: Axes) -> str:
         sources = list(dict.fromkeys(frame["source"].astype(str)))
         for i, (event, mark) in enumerate((("tick", "|"), ("gained", "^"), ("lost", "v"))):
-            part = frame[(frame["event"] == event).to_numpy()]
+            part = only(frame, event=event)
             if part.empty:
                 continue
             y = [sources.index(source) for source in part["source"].astype(str)]
@@ -144,7 +145,7 @@ def tail(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     left = np.zeros(len(groups))
     labels = frame.drop_duplicates("part")[["part", "label"]].itertuples(index=False, name=None)
     for i, (name, label) in enumerate(labels):
-        rows = frame[(frame["part"] == name).to_numpy()].set_index("group")
+        rows = only(frame, part=name).set_index("group")
         width = rows.loc[list(groups), "share"].to_numpy()
         hue = FILL if name == "rest" else BAD if name == "loop_lag" else colour(i)
         hatch, words = "" if name == "rest" else hatches[i], drawable(label)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from perfkit.observe import client, database, process, service_limits
-from perfkit.observe.frames import of_probe, server_samples, span, split, tail_split
+from perfkit.observe.frames import of_probe, only, server_samples, span, split, tail_split
 from perfkit.observe.limits import Limits
 from perfkit.store import Run
 from perfkit.store.metadata import Finding
@@ -86,7 +86,7 @@ def _cache(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterat
     lookups = of_probe(samples, "cache.hits", "cache.misses")
     for name, part in lookups.groupby("label"):
         total = float(part["value"].sum())
-        hits = float(part[(part["probe"] == "cache.hits").to_numpy()]["value"].sum())
+        hits = float(only(part, probe="cache.hits")["value"].sum())
         if total >= limits.cache_lookups and hits / total < limits.cache_hits:
             text = f"The cache of {name} missed {1 - hits / total:.0%} of {total:,.0f} lookups: it is off, "
             yield Finding("cache_misses", text + "too small, or forgets too soon.", *span(part))

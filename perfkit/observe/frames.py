@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ PARTS = {
     "loop_lag": "blocked loop",
     "rest": "rest",
 }
-_NO_PARTS = ("t_s", "operation", "error", "response_ms", "app")
+_OF_REQUESTS = ("t_s", "operation", "error", "response_ms")
 _SERVER = ("app", "db", "db_wait", "loop_lag", "model")
 _NAMED = re.compile(r"request\.([a-z][a-z0-9_]*)_ms")
 _MOST_NAMED = 4  #: parts of the service's own that are told apart; the others are one
@@ -72,6 +73,20 @@ def of_probe(samples: pd.DataFrame, *names: str) -> pd.DataFrame:
     return samples[samples["probe"].isin(names).to_numpy()].sort_values("t_s", kind="stable")
 
 
+def by_source(samples: pd.DataFrame, probe: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The samples of a probe, of each source by itself."""
+    for source, part in of_probe(samples, probe).groupby("source", observed=True):
+        yield str(source), part
+
+
+def only(frame: pd.DataFrame, /, **wanted: object) -> pd.DataFrame:
+    """The rows whose columns have these values."""
+    pick = np.ones(len(frame), dtype=bool)
+    for column, value in wanted.items():
+        pick &= (frame[column] == value).to_numpy()
+    return frame[pick]
+
+
 def span(part: pd.DataFrame) -> tuple[float, float]:
     """From when to when samples were seen, s; 0 for none."""
     return (float(part["t_s"].min()), float(part["t_s"].max())) if len(part) else (0.0, 0.0)
@@ -91,9 +106,7 @@ def split(rows: Part, samples: pd.DataFrame) -> pd.DataFrame:
     run, columns = rows.run, ["request_id", *(f"server_{name}" for name in _SERVER)]
     in_headers = any("server_app" in pq.read_schema(file).names for file in run.files())
     if not in_headers and not len(of_probe(samples, "request.app_ms")):  # then no row need be read
-        return small(
-            {name: [] for name in ("t_s", "operation", "error", "response_ms", *PARTS, "app")}, rows, known=0
-        )
+        return small({name: [] for name in (*_OF_REQUESTS, *PARTS, "app")}, rows, known=0)
     frame = timeline(run, latency=rows.latency)
     table = run.table(["phase", *columns])
     table = table.filter(pc.equal(table["phase"].cast(pa.string()), "measure"))
@@ -112,9 +125,8 @@ def split(rows: Part, samples: pd.DataFrame) -> pd.DataFrame:
     parts = {"client": client, **{name: x * shrink for name, x in others.items()}, "loop_lag": loop}
     parts["rest"] = np.maximum(response - sum(parts.values()), 0)
     order = [*(name for name in PARTS if name != "rest"), *(name for name in others if name not in PARTS)]
-    frame = frame[["t_s", "operation", "error", "response_ms"]].assign(
-        **{name: parts[name] for name in (*order, "rest")}, app=told["app"]
-    )
+    columns_of = {name: parts[name] for name in (*order, "rest")}
+    frame = frame[[*_OF_REQUESTS]].assign(**columns_of, app=told["app"])
     known = ~np.isnan(told["app"]) & ~np.isnan(response)
     return small(frame[known].reset_index(drop=True), rows, known=int(known.sum()))
 
@@ -151,7 +163,7 @@ def _told(name: str, table: pa.Table, ids: pd.Series, samples: pd.DataFrame) -> 
 
 def _of_requests(probe: str, ids: pd.Series, samples: pd.DataFrame) -> np.ndarray:
     """The value of a probe for each request; NaN where there is none."""
-    seen = samples[(samples["probe"] == probe).to_numpy()]
+    seen = only(samples, probe=probe)
     by_id = pd.Series(seen["value"].to_numpy(), index=seen["request_id"].to_numpy())
     return np.asarray(by_id[~by_id.index.duplicated(keep="last")].reindex(ids).to_numpy(), dtype=float)
 
@@ -173,7 +185,7 @@ def labels_of(parts: pd.DataFrame) -> dict[str, str]:
     """The parts of a split in the order of its columns, each with its label."""
     own = {str(name): f"{name!r}, timed by the service" for name in parts.columns}
     own |= PARTS | {_OTHERS: "others timed by the service"}
-    return {name: own[name] for name in map(str, parts.columns) if name not in _NO_PARTS}
+    return {name: own[name] for name in map(str, parts.columns) if name not in (*_OF_REQUESTS, "app")}
 
 
 def tail_split(parts: pd.DataFrame, share: float = 0.01) -> pd.DataFrame:
@@ -201,14 +213,6 @@ def tail_split(parts: pd.DataFrame, share: float = 0.01) -> pd.DataFrame:
 # -- over time -------------------------------------------------------------------------------------
 
 
-def _seen(data: Any, samples: pd.DataFrame, **more: Any) -> pd.DataFrame:
-    """A frame of what was seen in a run, with what captions must tell of its requests."""
-    frame = pd.DataFrame(data)
-    frame.attrs = {**samples.attrs}
-    frame.attrs.update(more.items())
-    return frame
-
-
 def binned(samples: pd.DataFrame, probe: str, bins: int = 200) -> pd.DataFrame:
     """A probe over time, all sources together: t_s (middle of the bin), n, p50, p99, most.
 
@@ -220,7 +224,7 @@ def binned(samples: pd.DataFrame, probe: str, bins: int = 200) -> pd.DataFrame:
     data = {"t_s": (grid[:-1] + grid[1:]) / 2, "n": counts}
     data |= dict(zip(("p50", "p99", "most"), values, strict=True))
     worst = float(part["value"].max()) if len(part) else math.nan
-    return _seen(data, samples, probe=probe, bin_s=float(grid[1] - grid[0]), worst=worst)
+    return small(data, samples, probe=probe, bin_s=float(grid[1] - grid[0]), worst=worst)
 
 
 def pool(samples: pd.DataFrame, bins: int = 200) -> pd.DataFrame:
@@ -239,7 +243,7 @@ def pool(samples: pd.DataFrame, bins: int = 200) -> pd.DataFrame:
             total = total + pd.Series(most).ffill().fillna(0).to_numpy()
         data[name] = total if len(part) else np.full(len(grid) - 1, np.nan)
     sizes = of_probe(samples, "pool.size").groupby(["source", "label"], observed=True)["value"].max()
-    return _seen(data, samples, size=float(sizes.sum()), bin_s=float(grid[1] - grid[0]))
+    return small(data, samples, size=float(sizes.sum()), bin_s=float(grid[1] - grid[0]))
 
 
 def _grid(samples: pd.DataFrame, bins: int) -> stats.Floats:
@@ -252,15 +256,10 @@ def endpoints(samples: pd.DataFrame) -> pd.DataFrame:
     part = of_probe(samples, "request.app_ms")
     grouped = part.groupby("label")["value"]
     frame = pd.DataFrame(
-        {
-            "n": grouped.size(),
-            "p50": grouped.median(),
-            "p95": grouped.quantile(0.95),
-            "most": grouped.max(),
-        }
+        {"n": grouped.size(), "p50": grouped.median(), "p95": grouped.quantile(0.95), "most": grouped.max()}
     )
     frame = frame.sort_values("n", ascending=False, kind="stable").rename_axis("endpoint").reset_index()
-    return _seen(frame, samples)
+    return small(frame, samples)
 
 
 def leadership(samples: pd.DataFrame) -> pd.DataFrame:
@@ -268,4 +267,4 @@ def leadership(samples: pd.DataFrame) -> pd.DataFrame:
     part = of_probe(samples, "leader.gained", "leader.lost", "job.tick_ms")
     names = {"leader.gained": "gained", "leader.lost": "lost", "job.tick_ms": "tick"}
     frame = part.assign(event=part["probe"].astype(str).map(names))
-    return _seen(frame[["t_s", "source", "event", "value", "label"]].reset_index(drop=True), samples)
+    return small(frame[["t_s", "source", "event", "value", "label"]].reset_index(drop=True), samples)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from perfkit.observe.frames import of_probe
+from perfkit.observe.frames import by_source
 from perfkit.store.rows import Part
 
 #: What grows steadily grows in each quarter after the first by a third of its largest step, or more: what
@@ -49,9 +49,9 @@ def growth(t_s: np.ndarray, values: np.ndarray) -> Growth | None:
 
 def growths(samples: pd.DataFrame, probe: str) -> Iterator[tuple[str, pd.DataFrame, Growth]]:
     """The samples of each source whose probe grew steadily: source, samples, growth."""
-    for source, part in of_probe(samples, probe).groupby("source", observed=True):
+    for source, part in by_source(samples, probe):
         if (grew := growth(part["t_s"].to_numpy(), part["value"].to_numpy())) is not None:
-            yield str(source), part, grew
+            yield source, part, grew
 
 
 def new_clients(rows: Part, grew: Growth) -> int:

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from perfkit.observe.frames import of_probe, span
+from perfkit.observe.frames import of_probe, only, span
 from perfkit.observe.limits import Limits
 from perfkit.store.metadata import Finding
 from perfkit.store.rows import Part
 
-_CLOCKS_S = (
-    0.2  #: by which a report may be earlier by one sample than by another: clocks, and when it was looked
-)
+#: A report may be this much earlier by one sample than by another: clocks, and when it was looked.
+_CLOCKS_S = 0.2
 
 
 def exhausted(samples: pd.DataFrame, limits: Limits) -> list[tuple[str, str]]:
@@ -23,7 +22,7 @@ def exhausted(samples: pd.DataFrame, limits: Limits) -> list[tuple[str, str]]:
     pools = pd.concat([waits, given_up])[["source", "label"]].drop_duplicates()
     found = []
     for source, name in pools.itertuples(index=False):
-        waiting, lost = of_pool(waits, source, name), of_pool(given_up, source, name)
+        waiting, lost = (only(part, source=source, label=name) for part in (waits, given_up))
         if (waiting["value"] > 0).sum() > limits.waiting_share * len(waiting) or len(lost):
             found.append((str(source), str(name)))
     return found
@@ -35,7 +34,7 @@ def pool_exhausted(
     """Checkouts were waiting: all connections were out."""
     probes = ("pool.waiting", "pool.timeout_ms", "pool.checked_out")
     for source, name in exhausted:
-        waiting, lost, out = (of_pool(of_probe(samples, probe), source, name) for probe in probes)
+        waiting, lost, out = (only(of_probe(samples, probe), source=source, label=name) for probe in probes)
         busy = waiting[(waiting["value"] > 0).to_numpy()]
         text = f"The database pool {name!r} of {source} was exhausted"
         if len(busy):
@@ -49,11 +48,6 @@ def pool_exhausted(
         if len(lost):
             text += f" {len(lost):,} checkouts gave up waiting."
         yield Finding("pool_exhausted", text.strip(), *span(pd.concat([busy, lost])))
-
-
-def of_pool(part: pd.DataFrame, source: str, name: str) -> pd.DataFrame:
-    """The samples of one pool of a server."""
-    return part[(part["source"] == source).to_numpy() & (part["label"] == name).to_numpy()]
 
 
 def _waited(parts: pd.DataFrame) -> str:
@@ -75,11 +69,9 @@ def overflow(samples: pd.DataFrame, exhausted: list[tuple[str, str]], limits: Li
         if (str(source), str(name)) in exhausted or len(used) <= limits.overflow_share * len(part):
             continue
         size = sizes.get((source, name), 0.0)
-        text = (
-            f"The database pool {name!r} of {source} was too small {len(used) / len(part):.0%} of the time: "
-        )
         most = round(float(used["value"].max()))
-        text += f"{most:.0f} connection{'s' * (most != 1)} beyond its size of {size:.0f} at most. "
+        text = f"The database pool {name!r} of {source} was too small {len(used) / len(part):.0%} of the "
+        text += f"time: {most:.0f} connection{'s' * (most != 1)} beyond its size of {size:.0f} at most. "
         text += "Each of them is opened for one checkout and closed after it: "
         yield Finding("pool_overflow", f"{text}pool_size={size + most:.0f} keeps them.", *span(used))
 
@@ -96,18 +88,14 @@ def leaks(rows: Part, samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits
     longest_s = _longest_use_s(rows, parts)
     ends = of_probe(samples, "pool.checked_out").groupby("source", observed=True)["t_s"].max()
     for source, end_s in ends.items():
-        unused, again = (
-            part[(part["source"] == source).to_numpy()]
-            for part in (of_probe(samples, probe) for probe in ("pool.unused_s", "pool.used_again_s"))
-        )
+        probes = ("pool.unused_s", "pool.used_again_s")
+        unused, again = (only(of_probe(samples, probe), source=source) for probe in probes)
         part = _not_used_again(unused, again, end_s - longest_s)
         if len(part) < limits.unused_connections or len(part) <= (old["source"] == source).sum():
             continue
         old = old[(old["source"] != source).to_numpy()]
-        text = (
-            f"The connections of {source} that are out of their pool and run nothing grew by {len(part):,}: "
-        )
-        text += "until the end they were neither used nor given back, for longer than any request may have "
+        text = f"The connections of {source} that are out of their pool and run nothing grew by {len(part):,}"
+        text += ": until the end they were neither used nor given back, for longer than any request may have "
         text += f"needed them ({longest_s:.2g} s). Most of them were taken at "
         text += f"{part['label'].mode().iloc[0]}: close them there."
         yield Finding("connection_leak", text, *span(part))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from perfkit.observe.frames import of_probe, span, tail_split
+from perfkit.observe.frames import by_source, of_probe, only, span, tail_split
 from perfkit.observe.growth import growths, new_clients, of_each
 from perfkit.observe.limits import Limits
 from perfkit.store.metadata import Finding
@@ -74,13 +74,13 @@ def _had_no_core(place: str, begin_s: float, end_s: float, samples: pd.DataFrame
 
 def _hangs(samples: pd.DataFrame) -> pd.DataFrame:
     """Hangs with their whole length; one that had not ended (open) with how late the loop was at last."""
-    ended, begun = of_probe(samples, "loop.recovered_ms"), of_probe(samples, "loop.hang_ms")
-    lags, found = of_probe(samples, "loop.lag_ms"), [ended.assign(open=False)]
-    for source, part in begun.groupby("source", observed=True):
+    ended, lags = of_probe(samples, "loop.recovered_ms"), of_probe(samples, "loop.lag_ms")
+    found = [ended.assign(open=False)]
+    for source, part in by_source(samples, "loop.hang_ms"):
         last = part.tail(1).assign(open=True)
         since = float(last["t_s"].iloc[0])
-        if not (ended["t_s"][(ended["source"] == source).to_numpy()] >= since).any():
-            later = lags[((lags["source"] == source) & (lags["t_s"] >= since)).to_numpy()].tail(1)
+        if not (only(ended, source=source)["t_s"] >= since).any():
+            later = only(lags[(lags["t_s"] >= since).to_numpy()], source=source).tail(1)
             found.append(later.assign(label=last["label"].iloc[0], open=True) if len(later) else last)
     return pd.concat(found)
 
@@ -92,7 +92,7 @@ def _often(ms: pd.Series) -> bool:
 
 def _late(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     """The loop came late again and again, and nobody looked by what: its watchdog waits for longer hangs."""
-    for source, lag in of_probe(samples, "loop.lag_ms").groupby("source", observed=True):
+    for source, lag in by_source(samples, "loop.lag_ms"):
         late = (lag["value"] >= limits.lag_ms).to_numpy()
         peaks = lag["value"][late & ~np.append(late[1:], False)]  # the last of those that rise
         if len(peaks) and _often(peaks):
@@ -103,14 +103,12 @@ def _late(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
 
 def _cpu(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     """A server process used a whole core: with one event loop it cannot use more."""
-    for source, cpu in of_probe(samples, "process.cpu_share").groupby("source", observed=True):
+    for source, cpu in by_source(samples, "process.cpu_share"):
         full = cpu[(cpu["value"] >= limits.cpu_share).to_numpy()]
         if len(full) >= max(limits.cpu_seconds, min(len(cpu) / 2, 10)):
             text = f"The server process {source} used {full['value'].mean():.0%} of a core for {len(full)} "
-            text += (
-                f"of {len(cpu)} s: it was the bottleneck; more instances or less work a request would help. "
-            )
-            text += "Times of its model hold its own wait for that core."
+            text += f"of {len(cpu)} s: it was the bottleneck; more instances or less work a request would "
+            text += "help. Times of its model hold its own wait for that core."
             yield Finding("cpu_bound", text, *span(full))
 
 
@@ -129,13 +127,11 @@ def _memory(rows: Part, samples: pd.DataFrame, limits: Limits) -> Iterator[Findi
 
 def _lines(samples: pd.DataFrame, source: str) -> str:
     """Which lines' objects grew, or how to learn that."""
-    traced = of_probe(samples, "memory.growth_mb")
-    traced = traced[(traced["source"] == source).to_numpy()]
+    traced = only(of_probe(samples, "memory.growth_mb"), source=source)
     if traced.empty:
-        return (
-            "Something is kept of each. Watchdog(trace_memory=True), of the reference server --trace-memory, "
-            "names the lines in a run of their own: they make it 5 to 27 times slower."
-        )
+        text = "Something is kept of each. Watchdog(trace_memory=True), of the reference server "
+        text += "--trace-memory, names the lines in a run of their own: they make it 5 to 27 times slower."
+        return text
     lines = traced.groupby("label")["value"].sum().nlargest(3)
     lines = lines[lines >= 0.1 * lines.max()]
     told = ", ".join(f"{line} ({mb:,.0f} MB)" for line, mb in lines.items())
@@ -144,10 +140,10 @@ def _lines(samples: pd.DataFrame, source: str) -> str:
 
 def _descriptors(rows: Part, samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     """Open files and sockets came near their limit, or grew and grew."""
-    allowed = of_probe(samples, "process.fd_limit").groupby("source", observed=True)["value"].min()
+    allowed = {source: part["value"].min() for source, part in by_source(samples, "process.fd_limit")}
     grown = {source: grew for source, _, grew in growths(samples, "process.fds")}
-    for source, part in of_probe(samples, "process.fds").groupby("source", observed=True):
-        most, limit, grew = part["value"].max(), allowed.get(source, np.inf), grown.get(str(source))
+    for source, part in by_source(samples, "process.fds"):
+        most, limit, grew = part["value"].max(), allowed.get(source, np.inf), grown.get(source)
         steadily = grew is not None and (
             grew.grown >= 0.5 * grew.first and grew.grown - new_clients(rows, grew) >= limits.fds
         )
@@ -197,7 +193,7 @@ def _executor(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
 def _unowned(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     """Most of the slowest requests' time is in nothing that is measured."""
     tail = tail_split(parts)
-    slowest = tail[(tail["group"] == "slowest").to_numpy() & (tail["part"] == "rest").to_numpy()]
+    slowest = only(tail, group="slowest", part="rest")
     if slowest.empty:
         return
     rest = slowest.to_dict("records")[0]
@@ -242,11 +238,8 @@ _AROUND = {
 
 def _measured(around: pd.DataFrame) -> str:
     """What the probes saw in the time of some requests, in words."""
-    told = []
-    for probe, words in _AROUND.items():
-        part = of_probe(around, probe)
-        if len(part):
-            told.append(words.format(part["value"].max()))
+    seen = ((of_probe(around, probe)["value"], words) for probe, words in _AROUND.items())
+    told = [words.format(values.max()) for values, words in seen if len(values)]
     tasks = of_probe(around, "loop.tasks")
     if places := [place for place in tasks["label"] if place]:
         told.append(f"most tasks that did not wait for a client waited at {max(places, key=places.count)}")

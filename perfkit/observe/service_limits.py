@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from perfkit.observe.frames import of_probe, span
+from perfkit.observe.frames import of_probe, only, span
 from perfkit.observe.limits import Limits
 from perfkit.store.metadata import Finding
 
@@ -44,7 +44,7 @@ def findings(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     used = f" Meanwhile its process used {cpu.mean():.0%} of a core." if len(cpu) else ""
     reached = of_probe(samples, "limit.reached")
     for name, (kind, text) in _REACHED.items():
-        part = reached[(reached["label"] == name).to_numpy()]
+        part = only(reached, label=name)
         if len(part) >= limits.limit_reached:
             value = " and ".join(f"{one:g}" for one in sorted(part["value"].unique()))
             yield Finding(kind, text.format(n=len(part), value=value, answers=answers, cpu=used), *span(part))
