@@ -68,8 +68,8 @@ def _report(
         taken, old = _take(pages, subtitle), _is_older(pages[0], inputs)
     if taken is None:
         if pages[0].exists() and not wrong:
-            wrong = f"{pages[0].name} was not written by this version of perfkit "
-            "and was skipped; regenerate it with `perfkit report`"
+            wrong = f"{pages[0].name} was not written by this version of perfkit and was skipped; "
+            wrong += "regenerate it with `perfkit report`"
         return Report("failed" if how and wrong else "none", {}, f"{name}: {wrong}" if wrong else "")
     if wrong or _BROKEN in _bytes(taken[pages[0].name]):
         words = wrong or "its report is broken; regenerate it with `perfkit report`"
