@@ -21,6 +21,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
+from perfkit import card
 from perfkit.errors import BadInput
 from perfkit.figures.style import say
 
@@ -33,21 +34,12 @@ BAD = "#010207"  #: failures, everywhere
 FILL = "#010208"  #: what lies behind: bands, boxes
 #: Seaborn's colour-blind palette without its yellow, which cannot be seen on white.
 _SERIES = [c for i, c in enumerate(sns.color_palette("colorblind").as_hex()) if i != 8]
-LINES: tuple[Any, ...] = (
-    "-",
-    (0, (5, 2)),
-    (0, (1, 1.4)),
-    (0, (6, 2, 1, 2)),
-    (0, (8, 2, 1, 1, 1, 2)),
-    (0, (3, 1)),
-)
-
+_DASHES = ((5, 2), (1, 1.4), (6, 2, 1, 2), (8, 2, 1, 1, 1, 2), (3, 1))
+LINES: tuple[Any, ...] = ("-", *((0, dashes) for dashes in _DASHES))
 #: JupyterLab has no colours for series: ours lean towards its text, so that they are lighter on dark.
 _LEAN = "color-mix(in oklab, {} 72%, var(--jp-content-font-color1, #222))"
 _VARIABLES = {
-    _TEXT: "var(--pk-fg, var(--jp-content-font-color1, #222))",
-    _DIM: "var(--pk-dim, var(--jp-content-font-color2, #666))",
-    _GRID: "var(--pk-grid, var(--jp-border-color2, #d8d8d8))",
+    **{_TEXT: card.FG, _DIM: card.DIM, _GRID: card.GRID},
     _PAPER: "var(--pk-bg, var(--jp-layout-color0, #fff))",
     BAD: f"var(--pk-bad, {_LEAN.format('#d9363e')})",
     FILL: "var(--pk-fill, color-mix(in oklab, #7ba3cf 65%, var(--jp-layout-color0, #fff)))",
@@ -117,9 +109,8 @@ def drawn_from(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
             if not isinstance(given, pd.DataFrame):
                 raise BadInput(f"{expected} {type(given).__name__}")
             if not isinstance(bound.get("ax"), Axes | None):
-                raise BadInput(
-                    f"{draw.__name__}: ax is Axes of matplotlib, or left out, not {bound['ax']!r:.60}"
-                )
+                words = f"ax is Axes of matplotlib, or left out, not {bound['ax']!r:.60}"
+                raise BadInput(f"{draw.__name__}: {words}")
             try:
                 with theme():
                     return draw(*args, **kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, SupportsIndex, overload
 
 from perfkit.errors import BadInput, PerfkitError, unknown
@@ -51,22 +51,21 @@ class Runs(list[Run]):
         return Runs(found) if isinstance(index, slice) else found
 
     def __repr__(self) -> str:
-        head, rows, after = self._table()
-        texts = [head, *rows] if rows else []
-        widths = [max(len(text[i]) for text in texts) for i in range(len(head))] if texts else []
+        rows, after = self._table()
+        texts = [_COLUMNS, *rows] if rows else []
+        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
         lines = ["  ".join(t.ljust(w) for t, w in zip(text, widths, strict=True)).rstrip() for text in texts]
         return "\n".join([*lines, after])
 
     def _repr_html_(self) -> str:
-        head, rows, after = self._table()
-        return for_notebook(_html(head, rows) + f"<p>{for_html(after)}</p>")
+        rows, after = self._table()
+        return for_notebook(_html(rows) + f"<p>{for_html(after)}</p>")
 
-    def _table(self) -> tuple[Sequence[str], list[list[str]], str]:
-        """Head, cells and the words below, of the newest runs."""
+    def _table(self) -> tuple[list[list[str]], str]:
+        """Cells of the newest runs, and the words below."""
         rows = [[_cell(one[name]) for name in _COLUMNS] for one in listed(self[-_SHOWN:])]
-        hidden = len(self) - len(rows)
         after = f"{len(self)} run{'' if len(self) == 1 else 's'}" if self else "no runs"
-        return _COLUMNS, rows, f"{after}, the newest {_SHOWN} shown" if hidden else after
+        return rows, f"{after}, the newest {_SHOWN} shown" if len(self) > len(rows) else after
 
 
 def runs(data_dir: str | os.PathLike[str] | None = None) -> Runs:
@@ -84,9 +83,8 @@ def open_run(name: str | os.PathLike[str] = "latest", data_dir: str | os.PathLik
         raise BadInput(f"perfkit.open_run takes an id, a path or latest, not {name!r:.150}")
     text = os.fspath(name)
     if text.startswith("tag:"):
-        raise BadInput(
-            f"{text!r:.80} may be many runs; perfkit.runs().filter(tag={text[4:]!r:.60}) lists them"
-        )
+        listing = f"perfkit.runs().filter(tag={text[4:]!r:.60})"
+        raise BadInput(f"{text!r:.80} may be many runs; {listing} lists them")
     try:
         return Run(frames.open_run(text, existing_folder(data_dir)).path)
     except BadInput as error:
@@ -113,14 +111,12 @@ def _cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else plain(value)
 
 
-def _html(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = (
-        "".join(f'<td style="white-space:nowrap">{for_html(cell)}</td> ' for cell in row) for row in rows
-    )
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    if not body:
+def _html(rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
         return ""
-    top = "".join(f'<th scope="col">{name}</th> ' for name in head)
+    lines = ([f'<td style="white-space:nowrap">{for_html(cell)}</td> ' for cell in row] for row in rows)
+    body = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
+    top = "".join(f'<th scope="col">{name}</th> ' for name in _COLUMNS)
     return (
         '<div class="pk-scroll" tabindex="0" role="group" aria-label="table" style="overflow-x:auto">'
         f'<table class="pk-table"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

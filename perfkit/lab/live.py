@@ -7,21 +7,18 @@ is loaded already; everywhere else there is the view of `perfkit run` on standar
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from perfkit.card import Card
+from perfkit.card import DIM, FG, GRID, Card
 from perfkit.drive.live_view import live_view, milliseconds, number, say_broken
 from perfkit.drive.progress import Goal, Seen, elapsed_s
 from perfkit.errors import PerfkitError
+from perfkit.lab.nested import in_kernel
 from perfkit.store import Run
 from perfkit.text import for_html, for_notebook, plain, print_lines
 
 _BINS = 60
-_FG = "var(--pk-fg, var(--jp-content-font-color1, #222))"
-_DIM = "var(--pk-dim, var(--jp-content-font-color2, #666))"
-_GRID = "var(--pk-grid, var(--jp-border-color2, #d8d8d8))"
 _LINE = "var(--pk-c0, #0173b2)"
 _BAD = "var(--pk-bad, var(--jp-error-color0, #c0262d))"
 
@@ -44,9 +41,7 @@ def view_for(live: bool) -> View:
     """A display in a Jupyter kernel, the view of `perfkit run` elsewhere, nothing when not live."""
     if not live:
         return Nothing()
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return Careful(Display() if getattr(shell, "kernel", None) is not None else Terminal())
+    return Careful(Display() if in_kernel() else Terminal())
 
 
 class Careful:
@@ -129,7 +124,7 @@ class Display:
         """See View."""
         if run is None:
             text = "stopping" if stopping else "starting"
-            self._show(f'<p style="color:{_DIM}">perfkit: {text} …</p>', f"perfkit: {text}")
+            self._show(f'<p style="color:{DIM}">perfkit: {text} …</p>', f"perfkit: {text}")
             return
         if self._path != run.path:
             self._path, self._seen = run.path, Seen()
@@ -206,20 +201,20 @@ def _page(
     about = for_html(f"{_scenario(run)} on {target}, {load}")
     percent = max(0.0, min(100.0, 100 * share))
     cells = "".join(
-        f'<div style="min-width:5.5rem"><div style="color:{_DIM};font-size:.8em">{name}</div>'
+        f'<div style="min-width:5.5rem"><div style="color:{DIM};font-size:.8em">{name}</div>'
         f'<div style="font-size:1.15em;font-variant-numeric:tabular-nums;white-space:nowrap;'
-        f'color:{_BAD if failures and name == "failed" else _FG}">{for_html(value)}</div></div>'
+        f'color:{_BAD if failures and name == "failed" else FG}">{for_html(value)}</div></div>'
         for name, value in numbers
     )
     return (
-        f'<div class="pk-live" style="max-width:46rem;margin:.3rem 0;color:{_FG}">'
+        f'<div class="pk-live" style="max-width:46rem;margin:.3rem 0;color:{FG}">'
         f"<div><strong>{about}</strong></div>"
         f'<div role="progressbar" aria-label="progress" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{percent:.0f}" style="height:.45rem;margin:.4rem 0;border-radius:.25rem;'
-        f'overflow:hidden;background:{_GRID}"><div style="height:100%;width:{percent:.1f}%;'
+        f'overflow:hidden;background:{GRID}"><div style="height:100%;width:{percent:.1f}%;'
         f'background:{_LINE}"></div></div><div>{for_html(where)}</div>'
         f'<div style="display:flex;flex-wrap:wrap;gap:.3rem 1.4rem;margin:.5rem 0">{cells}</div>'
-        f'{_spark(rates)}<div style="color:{_DIM};font-size:.85em">{for_html(note)}</div></div>'
+        f'{_spark(rates)}<div style="color:{DIM};font-size:.85em">{for_html(note)}</div></div>'
     )
 
 
@@ -234,7 +229,7 @@ def _spark(rates: Sequence[int]) -> str:
     return (
         f'<svg role="img" aria-label="{label}" viewBox="0 0 300 44" width="300" height="44" '
         f'style="display:block;max-width:100%"><title>{label}</title>'
-        f'<line x1="0" y1="40" x2="300" y2="40" stroke="{_GRID}"/>'
+        f'<line x1="0" y1="40" x2="300" y2="40" stroke="{GRID}"/>'
         f'<polyline points="{points}" fill="none" stroke="{_LINE}" stroke-width="1.5"/></svg>'
     )
 

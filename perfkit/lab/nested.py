@@ -14,6 +14,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 from perfkit.errors import BadInput
 
+
+def in_kernel() -> bool:
+    """Return whether this is a Jupyter kernel; IPython is looked at only where it is loaded already."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
+
+
 #: By ipykernel's major version: the patch tried with it, and the oldest version that loses nothing.
 PATCHES = {6: ("nest_asyncio", (1, 6)), 7: ("nest_asyncio2", (1, 7, 3))}
 
@@ -24,12 +32,9 @@ def enable_nested_asyncio() -> str:
     BadInput outside a Jupyter kernel, on a loop that cannot be patched (uvloop), with an ipykernel it was
     not tried with, and where another patch is at work that loses messages.
     """
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    if getattr(shell, "kernel", None) is None:
-        raise BadInput(
-            "enable_nested_asyncio is for cells of a Jupyter kernel; here asyncio.run works as it is"
-        )
+    if not in_kernel():
+        words = "enable_nested_asyncio is for cells of a Jupyter kernel"
+        raise BadInput(f"{words}; here asyncio.run works as it is")
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -50,9 +55,8 @@ def patch_for(ipykernel: str) -> str:
     major = _numbers(ipykernel)[:1]
     if not major or major[0] not in PATCHES:
         tried = " and ".join(map(str, PATCHES))
-        raise BadInput(
-            f"ipykernel {ipykernel}: nested asyncio is tested with {tried} only; use await instead"
-        )
+        words = f"nested asyncio is tested with {tried} only; use await instead"
+        raise BadInput(f"ipykernel {ipykernel}: {words}")
     name, least = PATCHES[major[0]]
     wanted = f"{name}>={'.'.join(map(str, least))}"
     try:
@@ -68,9 +72,8 @@ def refuse_loop(loop: asyncio.AbstractEventLoop) -> None:
     """BadInput for a loop that cannot be made reentrant."""
     if not isinstance(loop, asyncio.BaseEventLoop):
         kind = f"{type(loop).__module__}.{type(loop).__qualname__}"
-        raise BadInput(
-            f"the kernel runs on {kind}, which cannot be nested; use the standard asyncio loop, or await"
-        )
+        words = "which cannot be nested; use the standard asyncio loop, or await"
+        raise BadInput(f"the kernel runs on {kind}, {words}")
 
 
 def refuse_patched_by_another() -> None:

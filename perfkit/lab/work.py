@@ -82,9 +82,8 @@ class Work:
                 failure = self._watch(child, view)
             finally:
                 view.end([self._fresh(run) for run in self._runs])
-        complaints = child.complaints
-        if complaints and not self._stops:
-            print_lines(*complaints, err=True)
+        if child.complaints and not self._stops:
+            print_lines(*child.complaints, err=True)
         if failure is not None:
             raise failure
         runs = [self._fresh(run) for run in self._runs]
@@ -181,9 +180,8 @@ def _begin(
         if callable(one):
             name = getattr(one, "__name__", type(one).__name__)
             words = "write it to a file of its own (%%writefile mine.py) and give scenario='mine.py'"
-            raise BadInput(
-                f"a scenario is a name or a .py file, not the function or class {name:.60}; {words}"
-            )
+            what = f"the function or class {name:.60}"
+            raise BadInput(f"a scenario is a name or a .py file, not {what}; {words}")
     if workload is None or isinstance(workload, Mapping):
         return workload or {}, "perfkit.run"
     takes = f"perfkit.run takes a URL, a .yaml or .py file or a mapping, not {workload!r:.80}"
