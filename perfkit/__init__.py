@@ -46,11 +46,9 @@ def __getattr__(name: str) -> Any:
     if name not in (*_ROOMS, *__all__):
         raise AttributeError(f"module 'perfkit' has no attribute {name!r}; it has {', '.join(__all__)}")
     try:
-        return (
-            import_module(f"perfkit.{name}")
-            if name in _ROOMS
-            else getattr(import_module("perfkit.api"), name)
-        )
+        if name in _ROOMS:
+            return import_module(f"perfkit.{name}")
+        return getattr(import_module("perfkit.api"), name)
     except ModuleNotFoundError as error:
         from perfkit.errors import with_extra
 

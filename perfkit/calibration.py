@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from perfkit.drive.progress import Seen
 from perfkit.drive.spread import execute
@@ -44,24 +44,22 @@ class Tried(NamedTuple):
     queue_ms: float
     cpu_share: float
 
+    @property
+    def delay_ms(self) -> float:
+        """The longer of its delays."""
+        return max(self.kickoff_ms, self.queue_ms)
+
     def is_honest(self, budget: Budget) -> bool:
         """Whether the generator kept within its budget."""
-        delays = max(self.kickoff_ms, self.queue_ms)
-        return delays <= budget.delay_ms and self.cpu_share <= budget.cpu_share
+        return self.delay_ms <= budget.delay_ms and self.cpu_share <= budget.cpu_share
 
 
 def calibrate(rates: Sequence[float] = _RATES, step_s: float = _STEP_S) -> list[Tried]:
     """Try rates one after the other in one process, for `step_s` seconds each."""
     with null_server() as url, tempfile.TemporaryDirectory(prefix="perfkit-calibrate-") as folder:
         arrivals = {"shape": "steps", "step_rates_per_s": list(rates), "duration_s": step_s * len(rates)}
-        given = {
-            "scenario": "http_get",
-            "target": {"url": url},
-            "arrivals": arrivals,
-            "warmup_s": _WARMUP_S,
-            "drain_s": 1,
-            "abort": [_ENOUGH],
-        }
+        given: dict[str, Any] = {"scenario": "http_get", "target": {"url": url}, "arrivals": arrivals}
+        given |= {"warmup_s": _WARMUP_S, "drain_s": 1, "abort": [_ENOUGH]}
         seen, shares = Seen(), [(0.0, 0.0)]
 
         def look(run: Run) -> None:
@@ -82,9 +80,8 @@ def _tried(
     ]
     found = []
     for number, rate in enumerate(rates):
-        of_step = [
-            share for at_s, share in shares if number * step_s < at_s - _WARMUP_S <= (number + 1) * step_s
-        ]
+        begin_s = _WARMUP_S + number * step_s
+        of_step = [share for at_s, share in shares if begin_s < at_s <= begin_s + step_s]
         kickoff_ms, queue_ms = (one.quantiles([(number, 0.99)])[0] for one in delays)
         if not math.isnan(kickoff_ms + queue_ms):  # else it was not come to
             found.append(Tried(rate, kickoff_ms, queue_ms, max(of_step, default=0.0)))
@@ -97,9 +94,7 @@ def words(tried: Sequence[Tried], budget: Budget, cores: int) -> list[str]:
     more = next((one for one in tried if one.rate_per_s > honest), None)
     over = "more was not tried"
     if more is not None:
-        over = (
-            f"at {more.rate_per_s:,.0f}/s its delays at p99 are {max(more.kickoff_ms, more.queue_ms):.1f} ms"
-        )
+        over = f"at {more.rate_per_s:,.0f}/s its delays at p99 are {more.delay_ms:.1f} ms"
         over += f" and it takes {more.cpu_share:.2f} of a core"
     if not honest:
         return [f"one process cannot even give {_RATES[0]:,.0f}/s honestly ({over}): free some CPU"]

@@ -72,12 +72,8 @@ def cores() -> int:
 
 
 def _cores() -> dict[str, Any]:
-    return _check(
-        "cores",
-        cores() >= 2,
-        f"{cores()}",
-        "the server and the generator share one core: expect invalid runs",
-    )
+    alone = "the server and the generator share one core: expect invalid runs"
+    return _check("cores", cores() >= 2, f"{cores()}", alone)
 
 
 def _open_files() -> dict[str, Any]:
@@ -123,9 +119,8 @@ def _data_dir(data_dir: Path) -> dict[str, Any]:
         with tempfile.NamedTemporaryFile(dir=place):
             pass
     except OSError as error:
-        return _check(
-            "data folder", False, f"{data_dir}: {error.strerror}", "choose another place (--data-dir)"
-        )
+        why = f"{data_dir}: {error.strerror}"
+        return _check("data folder", False, why, "choose another place (--data-dir)")
     stat = os.statvfs(place)
     free_gb = stat.f_bavail * stat.f_frsize / 1e9
     return _check("data folder", free_gb > 0.5, f"writable, {free_gb:.1f} GB free", "make room")

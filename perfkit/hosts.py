@@ -18,9 +18,8 @@ from perfkit.errors import BadInput
 from perfkit.model import Target, Workload
 
 _HOST = r"(?:[A-Za-z0-9._~\-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~\-]+)?\])"
-_ADDRESS = re.compile(
-    rf"(?i:https?)://(?:[^\s/?#@\\\[\]]*@)?{_HOST}(?::[0-9]*)?(?:[/?][^#\\\s]*)?", re.ASCII
-).fullmatch
+_URL = rf"(?i:https?)://(?:[^\s/?#@\\\[\]]*@)?{_HOST}(?::[0-9]*)?(?:[/?][^#\\\s]*)?"
+_ADDRESS = re.compile(_URL, re.ASCII).fullmatch
 #: `127.1`, `0x7f000001` and `0177.0.0.1` are addresses to some programs and names to others.
 _HALF_ADDRESS = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9a-fA-F]*)\.?").fullmatch
 #: Narrower than SQLAlchemy's: a password with / or @ in it would be split in two ways.
@@ -29,9 +28,7 @@ _DATABASE = re.compile(
     r"(?:/[^\s?#]*)?(?:\?([^\s#]*))?"
 ).fullmatch
 _FILE = re.compile(r"sqlite(?:\+aiosqlite)?:///.*").fullmatch
-_DATABASE_FORMS = (
-    "give postgresql://USER@HOST/DATABASE or sqlite:///FILE, with / and @ in passwords as %2F and %40"
-)
+_FORMS = "give postgresql://USER@HOST/DATABASE or sqlite:///FILE, with / and @ in passwords as %2F and %40"
 
 
 def split_address(given: str, field: str) -> SplitResult:
@@ -67,10 +64,8 @@ def require_allowed_hosts(workload: Workload, allowed: Iterable[str]) -> None:
     names = {_allowed_name(name) for name in as_list(allowed)}
     for field, host in hosts_of(workload):
         if not is_loopback(host) and _plain(host) not in names:
-            raise BadInput(
-                f"{field} {host} is not this machine; if you may use it, add --allow-target {host} "
-                f"(in Python: allow_targets={[host]})"
-            )
+            words = f"{field} {host} is not this machine; if you may use it, add --allow-target {host}"
+            raise BadInput(f"{words} (in Python: allow_targets={[host]})")
 
 
 def hosts_of(workload: Workload) -> Iterator[tuple[str, str]]:
@@ -105,7 +100,7 @@ def database_hosts(given: str, field: str) -> list[str]:
         return []
     parts = _DATABASE(given)
     if parts is None:
-        raise BadInput(f"{field}: {_DATABASE_FORMS}")
+        raise BadInput(f"{field}: {_FORMS}")
     named = [text for name, text in parse_qsl(parts[2] or "") if name == "host"]
     hosts = [_without_port(text) for texts in (parts[1], *named) if texts for text in texts.split(",")]
     if not hosts or not all(hosts):  # the driver would look into PGHOST
@@ -124,10 +119,8 @@ def _allowed_name(given: object) -> str:
     """A host as `allowed` holds it; BadInput for anything but a name or an address."""
     text = given.strip("[]") if isinstance(given, str) else ""
     if _address(text) is None and not re.fullmatch(r"[A-Za-z0-9._~\-]+", text):
-        raise BadInput(
-            f"--allow-target {given!r:.80}: give the host alone, such as example.com or 192.0.2.7, "
-            "without http://, port or path"
-        )
+        words = f"--allow-target {given!r:.80}: give the host alone, such as example.com or 192.0.2.7"
+        raise BadInput(f"{words}, without http://, port or path")
     return _plain(text)
 
 

@@ -53,13 +53,11 @@ Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-Seconds = Annotated[
-    float, msgspec.Meta(ge=0.001, le=30 * 86_400)
-]  #: a timeout or a duration: 1 ms to 30 days
+#: A timeout or a duration: 1 ms to 30 days.
+Seconds = Annotated[float, msgspec.Meta(ge=0.001, le=30 * 86_400)]
 Wait = Annotated[float, msgspec.Meta(ge=0, le=86_400)]  #: seconds, from none to a day
-Rate = Annotated[
-    float, msgspec.Meta(ge=0.0001, le=1_000_000)
-]  #: per second: once in three hours to a million
+#: Per second: once in three hours to a million.
+Rate = Annotated[float, msgspec.Meta(ge=0.0001, le=1_000_000)]
 RateOrZero = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 T = TypeVar("T")
 
@@ -151,9 +149,8 @@ class Arrivals:
     #: and fall at the ends (default 5 % of the duration).
     ramp_s: NotNegative | None = None
     file: str | None = None  #: replay: the recording; rate_per_s and duration_s come from it
-    speed: Annotated[float, msgspec.Meta(ge=0.001, le=1_000)] | None = (
-        None  #: replay: times as fast (default 1)
-    )
+    #: Replay: times as fast (default 1).
+    speed: Annotated[float, msgspec.Meta(ge=0.001, le=1_000)] | None = None
     sha256: str | None = None  #: replay: of the file, which must be this one; filled in where it is not given
 
 
@@ -275,38 +272,33 @@ class Workload:
                 raise BadInput(f"{where}: mix: name {one.name!r:.80}: use 1 to 40 letters, digits, _ and -")
         if any(own):
             raise BadInput(f"{where}: scenario, params, users and arrivals are given in each entry of mix")
-        found = tuple(
-            dataclasses.replace(
-                self, mix=(), scenario=one.scenario, params=one.params, users=one.users, arrivals=one.arrivals
-            )
-            for one in self.mix
-        )
+        names = ("scenario", "params", "users", "arrivals")
+        given = [{name: getattr(one, name) for name in names} for one in self.mix]
+        found = tuple(dataclasses.replace(self, mix=(), **one) for one in given)
         loads = [one.users or one.arrivals for one in found]
         lengths = {load.duration_s if load else None for load in loads}
         counted = any(isinstance(load, Users) and load.iterations for load in loads)
         if None in lengths or len(lengths) > 1 or counted:
-            raise BadInput(
-                f"{where}: each entry of mix needs users or arrivals with the same duration_s for all, and no"
-                " iterations"
-            )
+            words = "each entry of mix needs users or arrivals with the same duration_s for all"
+            raise BadInput(f"{where}: {words}, and no iterations")
         return found
 
     def _require_load(self, where: str) -> None:
         """BadInput for users or arrivals that cannot be."""
-        workload, users = self, self.users
-        if workload.users is not None and workload.arrivals is not None:
+        users = self.users
+        if users is not None and self.arrivals is not None:
             raise BadInput(f"{where}: both users and arrivals are given; remove one of them")
-        if workload.arrivals is not None:
-            _refuse_other_shapes(workload.arrivals, where)
+        if self.arrivals is not None:
+            _refuse_other_shapes(self.arrivals, where)
         if users is not None:
             if users.iterations is None and users.duration_s is None:
                 raise BadInput(f"{where}: users needs iterations or duration_s, or the run never ends")
-            _refuse_ramps(users, workload.warmup_s, where)
+            _refuse_ramps(users, self.warmup_s, where)
             think = users.think_time_s
             if isinstance(think, tuple) and not (len(think) == 2 and think[0] <= think[1]):
                 raise BadInput(f"{where}: users.think_time_s takes seconds or [low, high], not {list(think)}")
-            if workload.processes > users.count:
-                words = f"{where}: processes {workload.processes} for users.count {users.count}"
+            if self.processes > users.count:
+                words = f"{where}: processes {self.processes} for users.count {users.count}"
                 raise BadInput(f"{words}; a process without users would be idle; give at most {users.count}")
 
     def to_mapping(self) -> dict[str, Any]:
@@ -319,9 +311,8 @@ class Workload:
 def refuse_bad_tag(tag: str, where: str = "") -> None:
     """BadInput for a tag that could not be named again in `tag:NAME` or in a list of tags."""
     if not tag or len(tag) > 60 or not tag.isprintable() or any(c.isspace() or c == "," for c in tag):
-        raise BadInput(
-            f"{where}{tag[:80]!r} is not a valid tag: use 1 to 60 characters without spaces or commas"
-        )
+        words = "is not a valid tag: use 1 to 60 characters without spaces or commas"
+        raise BadInput(f"{where}{tag[:80]!r} {words}")
 
 
 _MIX_NAME = re.compile(r"[A-Za-z0-9_-]{0,40}").fullmatch
@@ -397,9 +388,8 @@ def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:
         if what.startswith("Invalid enum value"):
             raise unknown(f"value for {where}, {name}:", *_enum_at(cls, given, name)) from None
         if what.startswith("Expected `object") and (example := _EXAMPLES.get(name)):
-            raise BadInput(
-                f"{where}: {name}: expected names with values, such as {example}{_value_at(given, name)}"
-            ) from None
+            words = f"expected names with values, such as {example}{_value_at(given, name)}"
+            raise BadInput(f"{where}: {name}: {words}") from None
         words = _TYPES(_types_in_words, _BOUND(_in_words, what)) + _value_at(given, name)
         raise BadInput(f"{where}: {name + ': ' if name else ''}{words}") from None
 
@@ -541,9 +531,7 @@ _BOUND = re.compile(r"Expected `(int|float|array)`( of length)? (>=|<=|>) (\S+)"
 
 
 def _shown(given: Any) -> str:
-    return (
-        f"{type(given).__name__} {masked_text(given)!r:.80}" if isinstance(given, str) else repr(type(given))
-    )
+    return f"str {masked_text(given)!r:.80}" if isinstance(given, str) else repr(type(given))
 
 
 def _value_at(given: Any, dotted: str) -> str:

@@ -34,9 +34,8 @@ def require_plain(given: Any, where: str) -> None:
         elif isinstance(value, Mapping | list | tuple):
             values += len(value) if isinstance(value, Mapping) else 0
             if depth == DEEPEST:
-                raise BadInput(
-                    f"{where}: lists or mappings contain themselves, or are nested more than {DEEPEST} deep"
-                )
+                words = f"contain themselves, or are nested more than {DEEPEST} deep"
+                raise BadInput(f"{where}: lists or mappings {words}")
             if values + len(rest) + len(value) > MOST_VALUES:
                 raise BadInput(f"{where}: more than {MOST_VALUES:,} names and values; keep data in a file")
             inner = value.items() if isinstance(value, Mapping) else ((None, one) for one in value)

@@ -37,9 +37,8 @@ def mark(runs: Sequence[Run], *, add: Iterable[str] = (), remove: Iterable[str] 
         if run.state == "running":
             raise BadInput(f"{run.id} is still running, so nothing was changed; tag it when it has ended")
         if lost := [name for name in run.meta.damage if name.startswith(("tags", "note"))]:
-            raise PerfkitError(
-                f"{run.id}: its {lost[0]} cannot be read, so nothing was changed; repair run.json"
-            )
+            words = "cannot be read, so nothing was changed; repair run.json"
+            raise PerfkitError(f"{run.id}: its {lost[0]} {words}")
     marks.require(tag for run in runs for tag in run.meta.tags)
     for run in runs:
         update_run_json(run.path, change)

@@ -13,9 +13,8 @@ import yaml
 
 from perfkit.plain_data import DEEPEST, MOST_VALUES
 
-_PLAIN_TAGS = tuple(
-    f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")
-)
+_TAG = "tag:yaml.org,2002:"
+_PLAIN_TAGS = tuple(_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map"))
 _LONGEST_NUMBER = 40  #: characters
 
 
@@ -71,9 +70,8 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError, TypeError):
-            raise _Error(
-                f"{node.value!r:.60} does not fit its type {node.tag.rpartition(':')[2]}", node
-            ) from None
+            kind = node.tag.rpartition(":")[2]
+            raise _Error(f"{node.value!r:.60} does not fit its type {kind}", node) from None
 
     def construct_number(self, node: Any) -> int | float:
         """A number as YAML 1.2 writes it."""
@@ -88,8 +86,8 @@ class _Loader(yaml.SafeLoader):
 _Loader.yaml_constructors = {
     tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag is None or tag in _PLAIN_TAGS
 }
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
+_Loader.add_constructor(f"{_TAG}int", _Loader.construct_number)
+_Loader.add_constructor(f"{_TAG}float", _Loader.construct_number)
 # In YAML 1.1 `010` is eight, `1:30` is ninety and `2024-01-01` a date; here they are ten and two texts.
 _Loader.yaml_implicit_resolvers = {}
 for _name, _pattern in {
@@ -100,4 +98,4 @@ for _name, _pattern in {
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
     "merge": r"<<",
 }.items():
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})\Z"), None)
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), None)

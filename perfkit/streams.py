@@ -148,9 +148,7 @@ def plain(event: Event) -> Said:
 
 
 #: Kinds of Letta's messages that carry none of the answer.
-_LETTA_SILENT = frozenset(
-    {"ping", "stop_reason", "usage_statistics", "error_message", "user_message", "system_message"}
-)
+_LETTA_SILENT = frozenset({"ping", "usage_statistics", "error_message", "user_message", "system_message"})
 #: Reasons to stop that are no failure.
 LETTA_GOOD = frozenset({"end_turn", "tool_rule", "requires_approval", "max_steps"})
 
@@ -182,8 +180,7 @@ def openai_chat(event: Event) -> Said:
     found = _object(event.data)
     if event.name == "error" or found.get("error"):
         return Said(error=f"error event: {_text(found.get('error') or event.data)}")
-    usage = found.get("usage")
-    tokens = _count(usage.get("completion_tokens")) if isinstance(usage, dict) else None
+    tokens = _count(_mapping(found.get("usage")).get("completion_tokens"))
     given = found.get("choices")
     choices = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
     deltas = [one["delta"] for one in choices if isinstance(one.get("delta"), dict)]
@@ -200,28 +197,30 @@ def openai_responses(event: Event) -> Said:
     """
     found = _object(event.data)
     kind = str(found.get("type") or event.name or "response")
-    response = found if found.get("object") == "response" else found.get("response")  # whole, or in an event
-    response = response if isinstance(response, dict) else {}
+    whole = found.get("object") == "response"  # else it is in an event
+    response = found if whole else _mapping(found.get("response"))
     bad = response.get("status") in ("failed", "incomplete", "cancelled")
     bad = bad or kind in ("error", "response.failed", "response.incomplete")
     details = response.get("incomplete_details")
-    full = isinstance(details, dict) and details.get("reason") == "max_output_tokens"  # as was asked for
+    full = _mapping(details).get("reason") == "max_output_tokens"  # as was asked for
     if bad and not full:
         given = (response.get("error"), details, found.get("error"), found.get("message"), kind)
         told = next(one for one in given if one)
         return Said(error=f"{kind}: {_text(told)}")
-    usage = response.get("usage")
-    tokens = _count(usage.get("output_tokens")) if isinstance(usage, dict) else None
+    tokens = _count(_mapping(response.get("usage")).get("output_tokens"))
     return Said(kind.endswith(".delta") and bool(found.get("delta")), tokens)
 
 
 def _object(data: bytes) -> dict[str, Any]:
     """A JSON object; an empty one for anything else."""
     try:
-        found = _decode(data)
+        return _mapping(_decode(data))
     except (msgspec.DecodeError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _count(value: Any) -> int | None:
@@ -231,8 +230,7 @@ def _count(value: Any) -> int | None:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")[:200]
-    return (
-        value[:200] if isinstance(value, str) else msgspec.json.encode(value)[:200].decode("utf-8", "replace")
-    )
+    if isinstance(value, str):
+        return value[:200]
+    data = value if isinstance(value, bytes) else msgspec.json.encode(value)[:200]
+    return data.decode("utf-8", "replace")[:200]

@@ -19,6 +19,7 @@ from perfkit.text import plural
 
 __all__ = ["boxes", "ecdf", "histogram", "percentile_plot"]
 
+_Words = Callable[[float], str]  #: how a value is written
 #: With fewer requests a group has no quartiles worth a box.
 FEW = 5
 NO_SUCCESS = "No request of the measured part succeeded, so there is no latency to show."
@@ -74,24 +75,17 @@ def _ridges(ax: Axes, frame: pd.DataFrame) -> None:
     ax.set_xlim(low, high)
 
 
-def _readout(
-    ax: Axes, part: pd.DataFrame, y: Any, first: str = "", words: Callable[[float], str] = ms
-) -> None:
-    left, right, count = (part[name].to_numpy() for name in ("left", "right", "count"))
-    total = max(int(count.sum()), 1)
-    there = np.flatnonzero(count)
-    read_out(
-        ax,
-        (left[there] + right[there]) / 2,
-        np.asarray(y)[there],
-        (
-            f"{first}{words(left[i])} to {words(right[i])}: {count[i]:,} ({percent(count[i] / total)})"
-            for i in there
-        ),
+def _readout(ax: Axes, part: pd.DataFrame, y: Any, first: str = "", words: _Words = ms) -> None:
+    total = max(int(part["count"].sum()), 1)
+    there = (part["count"] > 0).to_numpy()
+    texts = (
+        f"{first}{words(r.left)} to {words(r.right)}: {r.n:,} ({percent(r.n / total)})"
+        for r in rows_of(part[there].rename(columns={"count": "n"}))
     )
+    read_out(ax, ((part["left"] + part["right"]) / 2)[there], np.asarray(y)[there], texts)
 
 
-def bars(ax: Axes, frame: pd.DataFrame, log: bool, words: Callable[[float], str] = ms) -> None:
+def bars(ax: Axes, frame: pd.DataFrame, log: bool, words: _Words = ms) -> None:
     """Draw counts per bin as one filled outline; words: how a value is written."""
     grid = np.append(frame["left"], frame["right"].iloc[-1])
     ax.stairs(frame["count"], grid, fill=True, color=FILL, alpha=0.9)
@@ -105,7 +99,7 @@ def bars(ax: Axes, frame: pd.DataFrame, log: bool, words: Callable[[float], str]
     _readout(ax, frame, frame["count"], words=words)
 
 
-def marks(ax: Axes, at: Mapping[Any, Any], words: Callable[[float], str] = ms) -> None:
+def marks(ax: Axes, at: Mapping[Any, Any], words: _Words = ms) -> None:
     """Draw a line at each quantile, with its value in the legend."""
     for i, (name, x) in enumerate(at.items()):
         ax.axvline(x, lw=1.3, label=f"{name} {words(x)}", **line(i + 1))
@@ -197,16 +191,15 @@ def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("answered within")
     legend(ax)
     reach = frame.groupby("operation", sort=False)["share"].max()
-    alt = "Share of requests answered within a latency: " + ", ".join(
-        f"{short(name)} reaches {100 * share:.4g} %" for name, share in reach.items()
-    )
+    reached = ", ".join(f"{short(name)} reaches {100 * share:.4g} %" for name, share in reach.items())
     late, left_out, n = frame.attrs["censored"], frame.attrs["excluded"], frame.attrs["n"]
     told = ["no timeouts and no cutoffs"]
     if late:
         told = [f"timeouts and cutoffs ({late:,}) are right-censored: their lines end below 100 %"]
     if left_out:
         told.append(f"other failures ({left_out:,}, {percent(left_out / n)}) ended early and are excluded")
-    return say(ax, alt + ".", caption(frame, *told, *_precision(frame)))
+    alt = f"Share of requests answered within a latency: {reached}."
+    return say(ax, alt, caption(frame, *told, *_precision(frame)))
 
 
 @drawn_from("percentiles")

@@ -156,15 +156,8 @@ def _shade(
         corners = [(left, low), (right, low), (right, high), (left, high), (left, low)]
         at = np.stack([np.column_stack(one) for one in corners], axis=1).reshape(-1, 2)
         codes = np.tile([Path.MOVETO, *[Path.LINETO] * 3, Path.CLOSEPOLY], len(cells))
-        ax.add_patch(
-            PathPatch(
-                Path(at, codes),
-                facecolor=hue,
-                lw=0,
-                alpha=(level + 1.5) / (_SHADES + 0.5),
-                label=label if level == int(shade.max()) else None,
-            )
-        )
+        named, alpha = label if level == int(shade.max()) else None, (level + 1.5) / (_SHADES + 0.5)
+        ax.add_patch(PathPatch(Path(at, codes), facecolor=hue, lw=0, alpha=alpha, label=named))
 
 
 def _read_map(ax: Axes, frame: pd.DataFrame, wide: float) -> None:

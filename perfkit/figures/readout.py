@@ -21,9 +21,8 @@ from perfkit.figures.drawing import theme
 _PHONE = 3.6
 _LEGEND_ROW = 0.22
 _TICKS = 5
-_VALUES: weakref.WeakKeyDictionary[Figure, list[tuple[Axes, Any, Any, list[str]]]] = (
-    weakref.WeakKeyDictionary()
-)
+_Values = list[tuple[Axes, Any, Any, list[str]]]
+_VALUES: weakref.WeakKeyDictionary[Figure, _Values] = weakref.WeakKeyDictionary()
 
 
 def read_out(ax: Axes, x: Iterable[Any], y: Iterable[Any], texts: Iterable[str]) -> None:

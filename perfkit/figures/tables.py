@@ -59,9 +59,8 @@ def _headline(summary: pd.DataFrame) -> str:
     text += f"{number(row['rate_per_s'])} successes a second."
     quoted = [f"{p} {ms(row[p])} ({interval(row, p)})" for p in ("p50", "p99") if firm(row, p)]
     if quoted:
-        text += (
-            f" {str(summary.attrs['latency']).capitalize()} time: {', '.join(quoted)}, 95 % {_method(row)}."
-        )
+        latency = str(summary.attrs["latency"]).capitalize()
+        text += f" {latency} time: {', '.join(quoted)}, 95 % {_method(row)}."
     return text
 
 
@@ -176,16 +175,10 @@ def error_table(errors: pd.DataFrame) -> Shown:
         return sentence("The file does not say what failed.")
     if errors.empty:
         return sentence("No request failed.")
-    rows = [
-        [
-            r["error"],
-            short(r["operation"], 60),
-            f"{r['count']:,}",
-            percent(r["share"]),
-            part("quoted", _words(r["words"])),
-        ]
-        for _, r in errors.iterrows()
-    ]
+    rows = []
+    for _, r in errors.iterrows():
+        words = part("quoted", r["words"][:300] if isinstance(r["words"], str) else "")
+        rows.append([r["error"], short(r["operation"], 60), f"{r['count']:,}", percent(r["share"]), words])
     kinds = errors.attrs["kinds"]
     more = f" The {len(errors)} most frequent of {kinds}." if kinds > len(errors) else ""
     head = ["class", "operation", "count", "share", "first message"]
@@ -193,10 +186,6 @@ def error_table(errors: pd.DataFrame) -> Shown:
     if rest := rows[_AT_ONCE:]:
         body.append(part("more", f"{len(rest)} less frequent", table(head, rest, "", numbers=False)))
     return shown(errors.to_string(index=False), *body)
-
-
-def _words(text: object) -> str:
-    return str(text)[:300] if isinstance(text, str) else ""
 
 
 def health_table(run: Run) -> Shown:

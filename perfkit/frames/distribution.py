@@ -231,9 +231,8 @@ def _thin(share: stats.Floats, points: int) -> stats.Ints:
         return np.arange(len(share))
     tail = 1 - np.geomspace(0.5, max(1 - share[-1], 1e-7), points // 2)
     wanted = np.concatenate([np.linspace(0, 1, points // 2), tail])
-    return np.unique(
-        np.concatenate([[0, len(share) - 1], np.minimum(np.searchsorted(share, wanted), len(share) - 1)])
-    )
+    last = len(share) - 1
+    return np.unique(np.concatenate([[0, last], np.minimum(np.searchsorted(share, wanted), last)]))
 
 
 @of_part
@@ -255,9 +254,8 @@ def percentiles(rows: Part, points: int = 200) -> pd.DataFrame:
             continue
         p = 1 - np.geomspace(1, max(1 / n, 1e-6), points)
         firm = n * (1 - p) >= stats.MIN_SUPPORT
-        parts.append(
-            pd.DataFrame({"operation": name, "p": p, "latency_ms": _quantiles(x, ended, p), "firm": firm})
-        )
+        latency_ms = _quantiles(x, ended, p)
+        parts.append(pd.DataFrame({"operation": name, "p": p, "latency_ms": latency_ms, "firm": firm}))
     data = pd.concat(parts) if parts else pd.DataFrame(columns=["operation", "p", "latency_ms", "firm"])
     return small(data, rows, **_drawn(rows))
 
@@ -267,16 +265,13 @@ def _quantiles(x: stats.Floats, counts: stats.Ints, p: stats.Floats) -> stats.Fl
     upto = np.cumsum(counts)
     at = (upto[-1] - 1) * p
     low = np.floor(at)
-    left, right = (
-        x[np.searchsorted(upto, rank, "right")] for rank in (low, np.minimum(low + 1, upto[-1] - 1))
-    )
+    ranks = (low, np.minimum(low + 1, upto[-1] - 1))
+    left, right = (x[np.searchsorted(upto, rank, "right")] for rank in ranks)
     share, step = at - low, right - left
     return np.asarray(np.where(share < 0.5, left + step * share, right - step * (1 - share)))
 
 
 def _drawn(rows: Part) -> dict[str, Any]:
     sizes = [int((one.ended + one.late).sum()) for one in _outlines(rows).values()]
-    return {
-        "hidden_operations": max(len(operations(rows)) - MOST_OPERATIONS, 0),
-        "exact": max(sizes, default=0) <= MOST_EXACT,
-    }
+    hidden = max(len(operations(rows)) - MOST_OPERATIONS, 0)
+    return {"hidden_operations": hidden, "exact": max(sizes, default=0) <= MOST_EXACT}

@@ -17,9 +17,7 @@ __all__ = ["streaming"]
 MOST_GAPS = 30_000_000
 #: Shorter times are counted in a histogram's first bin.
 LEAST_MS = 0.01
-_STREAMS = (
-    "(SELECT * FROM part WHERE NOT failed AND chunks IS NOT NULL AND hash(planned, seq) % {one_in} = 0)"
-)
+_SAMPLED = "NOT failed AND chunks IS NOT NULL AND hash(planned, seq) % {one_in} = 0"
 #: SQL of x, and what is counted in the first bin if below; instants of chunks are in µs.
 _KINDS = {
     "ttft": ("SELECT ttft_ms AS x FROM {streams} WHERE ttft_ms IS NOT NULL", LEAST_MS),
@@ -54,7 +52,7 @@ def streaming(rows: Part, bins: int = 60) -> pd.DataFrame:
     one_in = int(there["chunks"]) // MOST_GAPS + 1
     parts, told = [], dict[str, Any]()
     for kind, (sql, floor) in _KINDS.items() if there["chunks"] else ():
-        values = sql.format(streams=_STREAMS.format(one_in=one_in))
+        values = sql.format(streams=f"(SELECT * FROM part WHERE {_SAMPLED.format(one_in=one_in)})")
         binned = Binned(rows, f"SELECT 0 AS g, 0 AS s, x FROM ({values})")
         if not binned.n():
             continue

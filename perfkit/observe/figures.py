@@ -112,14 +112,8 @@ def leadership(frame: pd.DataFrame, calls: pd.DataFrame) -> Axes:
                 continue
             y = [sources.index(source) for source in part["source"].astype(str)]
             hue = BAD if event == "lost" else colour(i)
-            ax.plot(
-                part["t_s"],
-                y,
-                mark,
-                color=hue,
-                ms=7,
-                label={"tick": "tick"}.get(event, f"leadership {event}"),
-            )
+            label = event if event == "tick" else f"leadership {event}"
+            ax.plot(part["t_s"], y, mark, color=hue, ms=7, label=label)
         ax.set_yticks(range(len(sources)), [drawable(source, 12) for source in sources])
         ax.set_ylim(-0.6, len(sources) - 0.4)
         ax.set_ylabel("instance")

@@ -76,24 +76,15 @@ def make_report_of_several(data_dir: Path, notebook: Path, parameters: Mapping[s
 
 def make_comparison_report(folder: Path, *, progress: bool = True) -> Path:
     """Execute the comparison notebook on a comparison's folder; the HTML. Errors: see `make_report`."""
-    given = {"comparison": "..", "data_dir": os.path.relpath(folder.parent.parent, folder / "report")}
-    return execute(
-        notebook_path("comparison"),
-        given,
-        folder / "report" / "comparison.ipynb",
-        subtitle=folder.name,
-        progress=progress,
-    )
+    output = folder / "report" / "comparison.ipynb"
+    given = {"comparison": "..", "data_dir": os.path.relpath(folder.parent.parent, output.parent)}
+    return execute(notebook_path("comparison"), given, output, subtitle=folder.name, progress=progress)
 
 
 def _parameters_for(run: Run, folder: Path) -> dict[str, str]:
     """How a notebook that runs in `folder` finds the run: by relative paths, which tell nothing else."""
-    _ = run.meta  # a folder that is no run is refused before a kernel starts
-    data_dir = os.path.relpath(run.path.parent.parent, folder)
-    return {
-        "run": run.id if run.path.parent.name == "runs" else os.path.relpath(run.path, folder),
-        "data_dir": data_dir,
-    }
+    name = run.id if run.path.parent.name == "runs" else os.path.relpath(run.path, folder)
+    return {"run": name, "data_dir": os.path.relpath(run.path.parent.parent, folder)}
 
 
 def execute(

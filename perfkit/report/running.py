@@ -14,8 +14,6 @@ from perfkit.report.kernel import Kernel
 from perfkit.report.parameters import jupyter
 from perfkit.text import for_terminal
 
-_BAR = {"unit": "cell", "leave": False}
-
 
 def run_cells(
     notebook: Path, parameters: dict[str, Any], output: Path, progress: bool, final: Path, kernel: Kernel
@@ -25,13 +23,13 @@ def run_cells(
 
     papermill = jupyter("papermill")
     shown = progress and sys.stderr.isatty()  # in a log it would be one endless line
-    broken = None
+    label, broken = for_terminal(notebook.stem, most=60), None
     try:
         papermill.execute_notebook(
             str(notebook),
             str(output),
             parameters=parameters,
-            progress_bar=shown and {**_BAR, "desc": for_terminal(notebook.stem, most=60)},
+            progress_bar=shown and {"unit": "cell", "leave": False, "desc": label},
             km=kernel.manager,
             engine_name=_engine(),
         )
