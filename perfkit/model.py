@@ -396,17 +396,19 @@ def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:
 
 def refuse_unknown_names(cls: type, given: Mapping[str, Any], where: str) -> None:
     """Raise BadInput for a key of `given`, at any depth, that is no field of `cls`."""
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.name != "variables"}
+    fields = [field.name for field in dataclasses.fields(cls) if field.name != "variables"]
     for key, value in given.items():
         if key not in fields:
             raise _unknown_key(cls, str(key), fields, where)
-        inner = _SECTIONS.get(key) if cls in (Workload, Member) else None
-        if inner is not None and isinstance(value, Mapping):
-            refuse_unknown_names(inner, value, f"{where}, {key}")
-        if cls is Workload and key == "mix" and isinstance(value, list | tuple):
+        section = _section_of(_hints_of(cls)[key]) if cls in (Workload, Member) else None
+        if section is None:
+            continue
+        if isinstance(value, Mapping):
+            refuse_unknown_names(section, value, f"{where}, {key}")
+        elif key == "mix" and isinstance(value, list | tuple):
             for i, one in enumerate(value):
                 if isinstance(one, Mapping):
-                    refuse_unknown_names(Member, one, f"{where}, mix[{i}]")
+                    refuse_unknown_names(section, one, f"{where}, mix[{i}]")
 
 
 def _unknown_key(cls: type, key: str, fields: Iterable[str], where: str) -> BadInput:
@@ -414,10 +416,11 @@ def _unknown_key(cls: type, key: str, fields: Iterable[str], where: str) -> BadI
     error = unknown(f"parameter in {where}:", key, fields)
     if cls is not Workload or nearest(key, fields):
         return error
+    sections = {name: section for name, hint in _hints_of(cls).items() if (section := _section_of(hint))}
     inner = [
-        f"{section}.{close}"
-        for section, its in _SECTIONS.items()
-        if (close := nearest(key, [field.name for field in dataclasses.fields(its)]))
+        f"{name}.{close}"
+        for name, section in sections.items()
+        if (close := nearest(key, [field.name for field in dataclasses.fields(section)]))
     ]
     if inner:
         return BadInput(f"unknown parameter in {where}: {key[:80]!r}; did you mean {' or '.join(inner)}?")
@@ -490,8 +493,6 @@ _EXAMPLES = {
     "params": "params: {path: /}",
     "spread": "spread: {on: 'ssh:host1,host2'}",
 }
-_SECTIONS: dict[str, type] = {"target": Target, "users": Users, "arrivals": Arrivals, "budget": Budget}
-_SECTIONS |= {"mix": Member, "spread": Spread}
 
 
 def _enum_at(cls: type, given: Any, dotted: str) -> tuple[str, tuple[str, ...]]:
@@ -499,7 +500,7 @@ def _enum_at(cls: type, given: Any, dotted: str) -> tuple[str, tuple[str, ...]]:
     *sections, name = dotted.split(".")
     for section in sections:
         part, bracket, number = section.partition("[")
-        cls, given = _SECTIONS[part], given[part]
+        cls, given = _section_of(_hints_of(cls)[part]) or cls, given[part]
         if bracket:
             given = given[int(number[:-1])]
     return str(given[name]), get_args(get_type_hints(cls)[name])

@@ -32,6 +32,7 @@ USERS = {"count": 2, "iterations": 5}
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown name": ({"usres": USERS}, ["'usres'", "did you mean 'users'"]),
     "unknown inner name": ({"users": {"cuont": 2}}, ["users", "did you mean 'count'"]),
+    "unknown name of stopping": ({"stopping": {"max_repeat": 2}}, ["stopping", "did you mean 'max_repeats'"]),
     "far from any name": ({"qqqq": 1}, ["known:", "scenario"]),
     "wrong type": (
         {"users": {"count": "two"}},
