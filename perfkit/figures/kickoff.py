@@ -120,7 +120,7 @@ def _map(frame: pd.DataFrame, ax: Axes | None) -> Axes:
         _shade(below, waiting, wide, colour(7), "planned to sent")
         latency_axis(below.yaxis, float(waiting["low_ms"].min()), float(waiting["high_ms"].max()), True)
         below.set_ylabel("waiting")
-    time_axis(top if below is None else below, frame, float(frame["t_s"].max() + wide))
+    time_axis(below or top, frame, float(frame["t_s"].max() + wide))
     legend(top)
     _read_map(top, frame, wide)
     n, failed = frame.attrs["n"], frame.attrs["failed"]

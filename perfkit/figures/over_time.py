@@ -169,7 +169,7 @@ def throughput(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         below.stairs(frame["failed_per_s"], t, fill=True, color=BAD, alpha=0.85, label=label)
         below.set_ylabel("failed per second")
         below.set_ylim(bottom=0)
-    time_axis(ax if below is None or below is ax else below, frame, float(t[-1]))
+    time_axis(below or ax, frame, float(t[-1]))
     legend(ax)
     alt = f"Throughput over time: at most {number(frame['ok_per_s'].max())} successes and "
     alt += f"{number(frame['failed_per_s'].max())} failures a second in a bin."

@@ -120,7 +120,7 @@ def boxes(rows: Part, by: str = "operation", most: int = 20) -> pd.DataFrame:
     left out). Of more than `most` boxes the slowest and the fastest are kept. Quantiles by operation are
     exact, others to 0.3 %. Without a name in `by` there are none. attrs: groups (how many there are).
     """
-    if not isinstance(by, str):
+    if not isinstance(by, str) or by not in ("", "operation", *_OUTLINED):
         raise unknown("by", by, ("operation", *_OUTLINED))
     if not by:
         frame = pd.DataFrame(columns=["", "n", *_BOX])
@@ -131,12 +131,10 @@ def boxes(rows: Part, by: str = "operation", most: int = 20) -> pd.DataFrame:
         frame = pd.DataFrame(found, columns=list(_BOX))
         frame.insert(0, "n", [binned.n(g) for g in there])
         frame.insert(0, by, [names[g] for g in there])
-    elif by in _OUTLINED:
+    else:
         ps = [p for p in _BOX.values() if 0 < p < 1]
         frame = rows.query(outline(_OUTLINED[by], ps)).to_pandas()
         frame = frame.sort_values("g").rename(columns={"g": by}).astype({by: str})[[by, "n", *_BOX]]
-    else:
-        raise unknown("by", by, ("operation", *_OUTLINED))
     groups = len(frame)
     frame = frame.sort_values("p50", ascending=False, kind="stable")
     if groups > most:

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from perfkit import stats
-from perfkit.errors import BadInput
 from perfkit.frames.rows import of_part, small
 from perfkit.store.quantiles import outline
 from perfkit.store.rows import Part
@@ -80,8 +79,6 @@ def extent(part: Part) -> tuple[float, float]:
 
 def grid_of(rows: Part, bins: int, rows_a_bin: int = 0) -> _Grid:
     """Cells of so many moments each that there are at most `bins`; few rows get fewer of them."""
-    if bins < 1:
-        raise BadInput(f"bins: expected at least 1, got {bins}")
     if rows_a_bin:
         bins = min(bins, max(rows.counts["n"] // rows_a_bin, 8))
     fine, each = _moments(rows), -(-MOMENTS // min(bins, MOMENTS))

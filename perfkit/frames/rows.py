@@ -71,11 +71,6 @@ def select(run: Run, sql: str, parameters: Mapping[str, Any]) -> pd.DataFrame:
 _COUNTS = frozenset({"bins", "most"})
 
 
-def _require_count(name: str, value: object) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise BadInput(f"{name}: expected a whole number, at least 1, got {value!r:.60}")
-
-
 def of_part(make: Callable[P, T]) -> Callable[P, T]:
     """Let what is made from a part of a run say so when it is given something else, such as the run, and what
     it takes for `bins` and `most`."""
@@ -89,7 +84,9 @@ def of_part(make: Callable[P, T]) -> Callable[P, T]:
             raise BadInput(f"{make.__name__} takes frames.measured(run), got {type(rows).__name__}")
         given = signature.bind(*args, **kwargs).arguments
         for name in given.keys() & _COUNTS:
-            _require_count(name, given[name])
+            value = given[name]
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+                raise BadInput(f"{name}: expected a whole number, at least 1, got {value!r:.60}")
         return make(*args, **kwargs)
 
     return checked
@@ -103,7 +100,7 @@ def about(rows: Part | pd.DataFrame) -> dict[str, Any]:
     """What captions tell of a part of a run: run, part, latency, n, failed, closed, untimed, span_s, …"""
     if isinstance(rows, pd.DataFrame):
         return {str(name): value for name, value in rows.attrs.items()}
-    return {
+    told = {
         "run": rows.run.id,
         "part": rows.label,
         "latency": rows.latency,
@@ -112,13 +109,10 @@ def about(rows: Part | pd.DataFrame) -> dict[str, Any]:
         "span_s": rows.span_s,
         "origin_ns": rows.window_ns[0],
         **rows.counts,
-        **({name: row[name] for name in ("n", "failed")} if (row := _carried(rows)) else {}),
     }
-
-
-def _carried(rows: Part) -> dict[str, Any] | None:
-    """The numbers of a summary, NaN where it does not tell them; None for requests."""
-    return summarize(rows)[-1] if rows.run.meta.carried else None
+    if rows.run.meta.carried:  # a summary has its own numbers, NaN where it does not tell them
+        told |= {name: summarize(rows)[-1][name] for name in ("n", "failed")}
+    return told
 
 
 def small(data: Any, rows: Part | pd.DataFrame, **more: Any) -> pd.DataFrame:

@@ -19,6 +19,10 @@ _ONE_OF = re.compile(r"one of:\s*(.+)")
 _FROM_TO = re.compile(r"from (\d+) to (\d+)")
 
 
+#: What else a parameter takes, by the type of its default.
+_WIDER = {float: (float, int), list: (list, tuple), tuple: (list, tuple)}
+
+
 @dataclass(frozen=True)
 class Parameter:
     """A parameter of a notebook: its name, default, and the values allowed, if its comment lists them."""
@@ -87,13 +91,9 @@ def check_parameters(notebook: Path, given: Mapping[str, Any]) -> Mapping[str, A
 
 def _check_value(notebook: str, parameter: Parameter, value: object) -> None:
     default = parameter.default
-    wanted: tuple[type, ...] = (type(default),)
     if default is None:
         return
-    if isinstance(default, float):
-        wanted = (float, int)
-    if isinstance(default, list | tuple):
-        wanted = (list, tuple)
+    wanted: tuple[type, ...] = _WIDER.get(type(default), (type(default),))
     if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
         kinds = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
         kind = kinds.get(type(default), type(default).__name__)

@@ -183,23 +183,18 @@ def _names_in(path: Path) -> list[str]:
 
 def _read(file: Path) -> dict[str, Any]:
     """A manifest; {} where a first publish was killed before it wrote one."""
-    try:
-        found = read_json(file, 512 * 2**20)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError):
-        found = None
     damaged = PerfkitError(f"{file} is damaged; remove that file to publish everything again")
-    if not isinstance(found, dict) or not isinstance(found.get("schema"), int):
-        raise damaged
-    if found["schema"] > SCHEMA:
-        raise BadInput(f"{file.parent.parent} was published by a newer perfkit; upgrade this one")
     try:
+        found: dict[str, Any] = read_json(file, 512 * 2**20)
+        if isinstance(found["schema"], int) and found["schema"] > SCHEMA:
+            raise BadInput(f"{file.parent.parent} was published by a newer perfkit; upgrade this one")
         names = [*found.get("files", {}).keys(), *found.get("going", ())]
         names += [one["place"] for kind in ("runs", "comparisons") for one in found.get(kind, {}).values()]
-        if all(map(_may_be_ours, names)):
+        if isinstance(found["schema"], int) and all(map(_may_be_ours, names)):
             return found
-    except (AttributeError, KeyError, TypeError):
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
         raise damaged from None
     raise damaged
 
