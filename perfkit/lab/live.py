@@ -184,17 +184,11 @@ def told(run: Run, seen: Seen, stopping: bool) -> tuple[str, str]:
     ]
     text = f"{run.id}: {where}; " + ", ".join(f"{name} {value}" for name, value in numbers)
     share = reached / goal.total if goal.total else 0.0
-    return _page(run, where, share, numbers, seen.rates(), note, seen.failed > 0), text
+    return _page(run, seen, where, share, numbers, note), text
 
 
 def _page(
-    run: Run,
-    where: str,
-    share: float,
-    numbers: Sequence[tuple[str, str]],
-    rates: Sequence[int],
-    note: str,
-    failures: bool,
+    run: Run, seen: Seen, where: str, share: float, numbers: Sequence[tuple[str, str]], note: str
 ) -> str:
     """The view's HTML: a line, a bar, five numbers, a spark line of the rate."""
     target, load = run.meta.target_url, run.meta.load_words
@@ -203,7 +197,7 @@ def _page(
     cells = "".join(
         f'<div style="min-width:5.5rem"><div style="color:{DIM};font-size:.8em">{name}</div>'
         f'<div style="font-size:1.15em;font-variant-numeric:tabular-nums;white-space:nowrap;'
-        f'color:{_BAD if failures and name == "failed" else FG}">{for_html(value)}</div></div>'
+        f'color:{_BAD if seen.failed and name == "failed" else FG}">{for_html(value)}</div></div>'
         for name, value in numbers
     )
     return (
@@ -214,7 +208,7 @@ def _page(
         f'overflow:hidden;background:{GRID}"><div style="height:100%;width:{percent:.1f}%;'
         f'background:{_LINE}"></div></div><div>{for_html(where)}</div>'
         f'<div style="display:flex;flex-wrap:wrap;gap:.3rem 1.4rem;margin:.5rem 0">{cells}</div>'
-        f'{_spark(rates)}<div style="color:{DIM};font-size:.85em">{for_html(note)}</div></div>'
+        f'{_spark(seen.rates())}<div style="color:{DIM};font-size:.85em">{for_html(note)}</div></div>'
     )
 
 

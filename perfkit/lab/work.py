@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from perfkit.lab.listing import Runs
     from perfkit.lab.live import View
 
+#: What is given as a workload: a URL, a file, or a mapping.
+Given = str | os.PathLike[str] | Mapping[str, Any] | None
 #: The view looks at the run this often.
 LOOK_S = 0.4
 
@@ -33,7 +35,7 @@ class Work:
 
     def __init__(
         self,
-        workload: str | os.PathLike[str] | Mapping[str, Any] | None,
+        workload: Given,
         changes: Mapping[str, Any],
         data_dir: str | os.PathLike[str] | None,
         allow_targets: Iterable[str],
@@ -148,9 +150,7 @@ class Work:
             raise BadInput(f"{where}: {error}; give numbers, text, lists and mappings") from None
 
 
-def _given(
-    workload: str | os.PathLike[str] | Mapping[str, Any] | None, changes: Mapping[str, Any]
-) -> tuple[dict[str, Any], str]:
+def _given(workload: Given, changes: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The workload as a mapping, with the changes laid over it, and what to call it in messages."""
     from perfkit.drive.one_line import Load, without_load
     from perfkit.drive.workloads import merged
@@ -168,9 +168,7 @@ def _given(
     return given, where
 
 
-def _begin(
-    workload: str | os.PathLike[str] | Mapping[str, Any] | None, changes: Mapping[str, Any]
-) -> tuple[Mapping[str, Any], str]:
+def _begin(workload: Given, changes: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     """What `perfkit.run` is given first as the beginning of a workload, and what to call it in messages."""
     from perfkit.drive.one_line import is_url, of_url
     from perfkit.drive.workloads import read_yaml

@@ -98,7 +98,7 @@ def _looks(samples: pd.DataFrame) -> tuple[pd.Series, int]:
     return at_once, max(len(looks), len(at_once))
 
 
-def _behind_locks(samples: pd.DataFrame, exhausted: list[tuple[str, str]]) -> bool:
+def _behind_locks(samples: pd.DataFrame, exhausted: pools.Pools) -> bool:
     """Whether most connections of the exhausted pools were out only to wait for a lock, or to hold it."""
     held = of_probe(samples, "pool.checked_out")
     each = [only(held, source=source, label=name)["value"] for source, name in exhausted]

@@ -14,10 +14,11 @@ from perfkit.store.rows import Part
 
 #: A report may be this much earlier by one sample than by another: clocks, and when it was looked.
 _CLOCKS_S = 0.2
+Pools = list[tuple[str, str]]  #: source and name of each
 
 
-def exhausted(samples: pd.DataFrame, limits: Limits) -> list[tuple[str, str]]:
-    """Pools (source, name) that were exhausted: checkouts waited often enough, or gave up."""
+def exhausted(samples: pd.DataFrame, limits: Limits) -> Pools:
+    """Pools that were exhausted: checkouts waited often enough, or gave up."""
     given_up, waits = of_probe(samples, "pool.timeout_ms"), of_probe(samples, "pool.waiting")
     pools = pd.concat([waits, given_up])[["source", "label"]].drop_duplicates()
     found = []
@@ -28,9 +29,7 @@ def exhausted(samples: pd.DataFrame, limits: Limits) -> list[tuple[str, str]]:
     return found
 
 
-def pool_exhausted(
-    samples: pd.DataFrame, parts: pd.DataFrame, exhausted: list[tuple[str, str]]
-) -> Iterator[Finding]:
+def pool_exhausted(samples: pd.DataFrame, parts: pd.DataFrame, exhausted: Pools) -> Iterator[Finding]:
     """Checkouts were waiting: all connections were out."""
     probes = ("pool.waiting", "pool.timeout_ms", "pool.checked_out")
     for source, name in exhausted:
@@ -60,7 +59,7 @@ def _waited(parts: pd.DataFrame) -> str:
     return f"Of the {len(slow)} slowest requests {waited.sum()} waited there, {share:.0%} of their time."
 
 
-def overflow(samples: pd.DataFrame, exhausted: list[tuple[str, str]], limits: Limits) -> Iterator[Finding]:
+def overflow(samples: pd.DataFrame, exhausted: Pools, limits: Limits) -> Iterator[Finding]:
     """A pool lived on its overflow; one that was exhausted has its own finding."""
     over = of_probe(samples, "pool.overflow")
     sizes = of_probe(samples, "pool.size").groupby(["source", "label"], observed=True)["value"].max()

@@ -47,6 +47,7 @@ class Kernel:
         except ModuleNotFoundError as error:
             raise with_extra(error) from None
 
+        self._wait_for = run_sync
         own = notebook.parent == notebook_path("run_report").parent
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="perfkit-")
@@ -54,7 +55,7 @@ class Kernel:
             wait, self._tell = os.pipe()
             # what it writes past the notebook, at its end most often, is kept off the terminal
             with open(wait, "rb") as stdin, open(self._log, "w") as log:
-                run_sync(self.manager.start_kernel)(
+                self._wait_for(self.manager.start_kernel)(
                     cwd=self._folder.name,
                     extra_arguments=["--HistoryManager.hist_file=:memory:"],
                     **{"stdin": stdin, "stdout": log, "stderr": log},
@@ -83,27 +84,23 @@ class Kernel:
 
     def ask_to_end(self) -> None:
         """No cell is left: it may end while its caller goes on."""
-        from jupyter_core.utils import run_sync
-
-        run_sync(self.manager.request_shutdown)()
+        self._wait_for(self.manager.request_shutdown)()
         self._asked = True
 
     def __enter__(self) -> Kernel:
         return self
 
     def __exit__(self, *_: object) -> None:
-        from jupyter_core.utils import run_sync
-
         if not self._told:
             os.close(self._tell)
         if self.manager.last_client is not None:
             self.manager.last_client.stop_channels()
-        if run_sync(self.manager.is_alive)():
+        if self._wait_for(self.manager.is_alive)():
             if self._asked:
-                run_sync(self.manager.finish_shutdown)()
+                self._wait_for(self.manager.finish_shutdown)()
             else:
-                run_sync(self.manager.shutdown_kernel)(now=not self._told)
-        run_sync(self.manager.cleanup_resources)()
+                self._wait_for(self.manager.shutdown_kernel)(now=not self._told)
+        self._wait_for(self.manager.cleanup_resources)()
         self._folder.cleanup()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from perfkit.compare import noise
 from perfkit.site import pages, trends
-from perfkit.site.facts import TRENDS, href, slug
+from perfkit.site.facts import TRENDS, Facts, href, slug
 from perfkit.site.gather import Gathered
 
 INDEX_SCHEMA = 1  #: of index.json
@@ -56,7 +56,7 @@ def _groups(newest: Sequence[dict[str, Any]]) -> Groups:
     return found
 
 
-def _run_page(title: str, entry: Mapping[str, Any], groups: Groups, compared: Iterable[Any]) -> bytes:
+def _run_page(title: str, entry: Facts, groups: Groups, compared: Iterable[Any]) -> bytes:
     about, runs = groups.get(entry["key"], ({}, ()))
     trend = {"href": f"../../{about['href']}", "count": about["counted"]} if runs else None
     name = entry["shown"]["id"]
@@ -64,7 +64,7 @@ def _run_page(title: str, entry: Mapping[str, Any], groups: Groups, compared: It
     return pages.run(title, entry, trend, [one | {"href": f"../../{one['href']}"} for one in mine])
 
 
-def _comparison_page(title: str, entry: Mapping[str, Any], runs: Iterable[Mapping[str, Any]]) -> bytes:
+def _comparison_page(title: str, entry: Facts, runs: Iterable[Facts]) -> bytes:
     shown = entry["shown"]
     ids = {*shown["runs_a"], *shown["runs_b"]}
     shown_runs = [one["shown"] for one in runs if one["shown"]["id"] in ids]
@@ -109,9 +109,9 @@ def _index_json(title: str, runs: Iterable[Any], compared: Iterable[Any], trends
     return (json.dumps(told, indent=1, allow_nan=False) + "\n").encode()
 
 
-def _hrefs(entry: Mapping[str, Any]) -> dict[str, str]:
+def _hrefs(entry: Facts) -> dict[str, str]:
     return {file: href([entry["place"], file]) for file in entry["sizes"]}
 
 
-def _age(entry: Mapping[str, Any]) -> tuple[str, str]:
+def _age(entry: Facts) -> tuple[str, str]:
     return pages.age(entry["shown"]), entry["shown"]["id"]

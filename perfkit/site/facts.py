@@ -26,6 +26,8 @@ from perfkit.text import plain
 #: Metrics of a trend page, in its order.
 TRENDS = ("p50", "p95", "p99", "throughput", "error_rate")
 QUANTILES = ("p50", "p95", "p99")
+#: Plain values that say something of a run, a comparison or a trend, as JSON keeps them.
+Facts = Mapping[str, Any]
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}").fullmatch
 _MOST_TAGS = 20
 
@@ -130,7 +132,7 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _point(one: Mapping[str, Any]) -> dict[str, Any]:
+def _point(one: Facts) -> dict[str, Any]:
     """A point of a trend as JSON can keep it: no NaN, texts bounded."""
     kept: dict[str, Any] = {name: _number(one[name]) for name in ("level", "low", "high")}
     texts = {name: plain(one[name] or "", most=300) for name in ("run", "created", "git", "why")}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from perfkit.compare.experiment import Kept, open_comparison
 from perfkit.errors import PerfkitError
 from perfkit.site import pages
-from perfkit.site.facts import comparison_files, fingerprint, run_files, slug
+from perfkit.site.facts import Facts, comparison_files, fingerprint, run_files, slug
 from perfkit.site.folder import Content, SiteFolder, name_of
 from perfkit.site.leaks import Leak, Scanner
+from perfkit.site.reports import Tell
 from perfkit.site.sources import Problem, comparisons_of, take_comparison, take_run, told_of
 from perfkit.store import Run
 
@@ -25,13 +26,7 @@ class Gathered:
     """
 
     def __init__(
-        self,
-        folder: SiteFolder,
-        data_dir: Path,
-        *,
-        reports: bool,
-        scanner: Scanner,
-        tell: Callable[[str], None],
+        self, folder: SiteFolder, data_dir: Path, *, reports: bool, scanner: Scanner, tell: Tell
     ) -> None:
         self.data_dir, self.tell = data_dir, tell
         self.old = folder.manifest
@@ -141,14 +136,14 @@ class Gathered:
             return True
         return False
 
-    def _may_stay(self, old: Mapping[str, Any]) -> bool:
+    def _may_stay(self, old: Facts) -> bool:
         report, place = old["shown"]["report"], old["place"]
         missing = report == "failed" or (report in ("none", "old") and place.startswith("runs/"))
         if not self.same_look or (self._reports and missing):
             return False
         return not self._lost(old) and all(f"{place}/{name}" in self.old["files"] for name in old["sizes"])
 
-    def _lost(self, old: Mapping[str, Any]) -> list[str]:
+    def _lost(self, old: Facts) -> list[str]:
         """Files of it that somebody has taken from the site."""
         return [name for name in old["sizes"] if not self._folder.holds(f"{old['place']}/{name}")]
 

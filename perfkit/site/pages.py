@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import perfkit
 from perfkit.figures.markup import environment, ours
 from perfkit.page import TEMPLATES, head, script
+from perfkit.site.facts import Facts
 
 _SORTS = (
     ("0-", "newest first"), ("0+", "oldest first"), ("1+", "scenario"), ("2+", "verdict"),
@@ -34,9 +35,7 @@ _REPORTS = {
 }
 
 
-def index(
-    title: str, runs: Sequence[Mapping[str, Any]], comparisons: Sequence[Any], trends: Sequence[Any]
-) -> bytes:
+def index(title: str, runs: Sequence[Facts], comparisons: Sequence[Any], trends: Sequence[Any]) -> bytes:
     """The first page: all runs, newest first, comparisons, trends; each with its `href`."""
     return _page(
         "index.html.j2",
@@ -52,20 +51,18 @@ def index(
     )
 
 
-def run(
-    title: str, entry: Mapping[str, Any], trend: Mapping[str, Any] | None, compared: Sequence[Any]
-) -> bytes:
+def run(title: str, entry: Facts, trend: Facts | None, compared: Sequence[Any]) -> bytes:
     """The permanent page of a run; trend: `href`, `count`."""
     others = [_dated(one) for one in compared]
     return _entry_page("run.html.j2", title, entry, run=_dated(entry["shown"]), trend=trend, compared=others)
 
 
-def comparison(title: str, entry: Mapping[str, Any], sides: Sequence[tuple[str, Sequence[Any]]]) -> bytes:
+def comparison(title: str, entry: Facts, sides: Sequence[tuple[str, Sequence[Any]]]) -> bytes:
     """The permanent page of a comparison; sides: name, and runs with `href` where they are on the site."""
     return _entry_page("comparison.html.j2", title, entry, one=_dated(entry["shown"]), sides=sides)
 
 
-def trend(title: str, about: Mapping[str, Any], parts: Sequence[Any], runs: Sequence[Any]) -> bytes:
+def trend(title: str, about: Facts, parts: Sequence[Any], runs: Sequence[Any]) -> bytes:
     """The trend of a configuration; parts: `metric`, `name`, `short`, `verdict`, `figure`."""
     dated = [_dated(one) for one in runs]
     return _page("trend.html.j2", title, "../", one=about, parts=parts, runs=dated)
@@ -84,7 +81,7 @@ def _page(template: str, title: str, root: str, here: str = "", **more: Any) -> 
     return page.render(site=_look() | {"title": title}, root=root, here=here, **more).encode()
 
 
-def _entry_page(template: str, title: str, entry: Mapping[str, Any], **more: Any) -> bytes:
+def _entry_page(template: str, title: str, entry: Facts, **more: Any) -> bytes:
     """The page of a run or a comparison: with pieces that were made when it was read, reports and files."""
     html = {name: ours(made) for name, made in entry["html"].items()}
     reports = [{"name": what, "href": name} for name, what in _REPORTS.items() if name in entry["sizes"]]
@@ -111,7 +108,7 @@ def look() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _dated(one: Mapping[str, Any]) -> dict[str, Any]:
+def _dated(one: Facts) -> dict[str, Any]:
     """With `when`, its time in UTC to the second, and `age`, to sort by; both say it when there is none."""
     when = utc(one["created"])
     return dict(one) | {"when": f"{when:%Y-%m-%d %H:%M:%S}" if when else "unknown time", "age": age(one)}
@@ -126,13 +123,13 @@ def utc(text: str) -> datetime | None:
         return None
 
 
-def age(one: Mapping[str, Any]) -> str:
+def age(one: Facts) -> str:
     """Sorts by time; what has none is the oldest."""
     when = utc(one["created"])
     return when.isoformat() if when else ""
 
 
-def _words(one: Mapping[str, Any]) -> str:
+def _words(one: Facts) -> str:
     """What the filter looks through."""
     told = [one["id"], one["scenario"], one["target"], one["git"]["sha"], *one["tags"], one["note"][:300]]
     return " ".join([*told, one["load"], one["verdict"]["word"], *one["verdict"]["reasons"]])

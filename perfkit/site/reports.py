@@ -24,6 +24,10 @@ _LINK = '<nav class="pk-site" aria-label="Site"><a href="../../index.html">← s
 _PUT = (SITE_LINK.encode(), _LINK.encode())
 
 
+Tell = Callable[[str], None]  #: is called with a line on what is being done
+Make = Callable[[], Path]
+
+
 @dataclass(frozen=True)
 class Report:
     """state: `made`, `old` (what it shows has changed), `broken`, `failed` or `none`; wrong: in a line."""
@@ -33,7 +37,7 @@ class Report:
     wrong: str = ""
 
 
-def run_report(run: Run, make: bool, tell: Callable[[str], None]) -> Report:
+def run_report(run: Run, make: bool, tell: Tell) -> Report:
     """The report of a run with the page on its server, made first where that is needed and `make`."""
     pages = [run.path / "report" / f"{name}.html" for name in ("run_report", "server_health")]
     inputs = [run.path / "run.json", *(file for file in run.files() if isinstance(file, Path))]
@@ -41,7 +45,7 @@ def run_report(run: Run, make: bool, tell: Callable[[str], None]) -> Report:
     return _report(pages, inputs, run.id, run.id, how, tell)
 
 
-def comparison_report(kept: Kept, make: bool, tell: Callable[[str], None]) -> Report:
+def comparison_report(kept: Kept, make: bool, tell: Tell) -> Report:
     """The same for a comparison; without its runs none can be made."""
     pages, inputs = [kept.path / "report" / "comparison.html"], [kept.path / "comparison.json"]
     make = make and all((run.path / "run.json").exists() for run in (*kept.a, *kept.b))
@@ -50,12 +54,7 @@ def comparison_report(kept: Kept, make: bool, tell: Callable[[str], None]) -> Re
 
 
 def _report(
-    pages: Sequence[Path],
-    inputs: Sequence[Path],
-    subtitle: str,
-    name: str,
-    how: Callable[[], Path] | None,
-    tell: Callable[[str], None],
+    pages: Sequence[Path], inputs: Sequence[Path], subtitle: str, name: str, how: Make | None, tell: Tell
 ) -> Report:
     """pages: the first is the report itself; how: makes them, where that is wanted."""
     wrong, taken, old = "", _take(pages, subtitle), _is_older(pages[0], inputs)

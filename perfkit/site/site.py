@@ -6,7 +6,7 @@ runs whose files have changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from perfkit.site.compose import compose
 from perfkit.site.folder import SCHEMA, SiteFolder
 from perfkit.site.gather import Gathered
 from perfkit.site.leaks import Leak, Scanner
+from perfkit.site.reports import Tell
 from perfkit.store import Run, list_runs
 from perfkit.text import plain
 
@@ -50,9 +51,7 @@ class Published:
     skipped: tuple[str, ...]
 
 
-def publish(
-    path: Path, data_dir: Path, wishes: Wishes, tell: Callable[[str], None] = lambda _: None
-) -> Published:
+def publish(path: Path, data_dir: Path, wishes: Wishes, tell: Tell = lambda _: None) -> Published:
     """Bring the site at `path` up to date with the runs and comparisons of `data_dir`.
 
     BadInput for a folder of something else, an empty selection, or a secret in what would be published (then

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import Workload
 from perfkit.site.facts import comparison_facts, comparison_files, fingerprint, run_facts, run_files
 from perfkit.site.folder import Content, Source
-from perfkit.site.reports import Report, comparison_report, run_report
+from perfkit.site.reports import Report, Tell, comparison_report, run_report
 from perfkit.store import Run, read_json, read_probes
 
 #: What goes wrong with files that perfkit did not write.
@@ -38,7 +38,7 @@ class Taken:
     wrong: str
 
 
-def take_run(run: Run, make: bool, tell: Callable[[str], None]) -> Taken:
+def take_run(run: Run, make: bool, tell: Tell) -> Taken:
     """A run as it is now, its report made if it is missing and `make`. Problem where the run is damaged."""
     with told_of(run.id):
         inputs = [file for file in run_files(run) if file.parent.name != "report"]
@@ -50,7 +50,7 @@ def take_run(run: Run, make: bool, tell: Callable[[str], None]) -> Taken:
         return _taken(seen, facts, _run_contents(run), report)
 
 
-def take_comparison(kept: Kept, make: bool, tell: Callable[[str], None]) -> Taken:
+def take_comparison(kept: Kept, make: bool, tell: Tell) -> Taken:
     """The same for a comparison."""
     with told_of(f"comparison {kept.id}"):
         told = read_json(kept.path / "comparison.json")

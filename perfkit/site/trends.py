@@ -12,7 +12,7 @@ from perfkit.compare import frames as compare_frames
 from perfkit.compare import series
 from perfkit.figures import show
 from perfkit.site import pages
-from perfkit.site.facts import TRENDS
+from perfkit.site.facts import TRENDS, Facts
 
 _NAMES = {
     "p50": "p50: the typical response time",
@@ -23,15 +23,13 @@ _NAMES = {
 }
 
 
-def name(about: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], floors: Mapping[str, float]) -> str:
+def name(about: Facts, runs: Sequence[Facts], floors: Mapping[str, float]) -> str:
     """Names what a trend page shows, to know whether it must be drawn again."""
     told = [about, [[one["trend"], one["shown"]] for one in runs], dict(floors)]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def page(
-    title: str, about: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], floors: Mapping[str, float]
-) -> bytes:
+def page(title: str, about: Facts, runs: Sequence[Facts], floors: Mapping[str, float]) -> bytes:
     """The page. runs: entries of the manifest, oldest first; floors: noise, sd on the log scale."""
     parts = []
     for metric in TRENDS:
@@ -45,6 +43,6 @@ def page(
     return pages.trend(title, about, parts, shown[::-1])
 
 
-def _point(kept: Mapping[str, Any]) -> dict[str, Any]:
+def _point(kept: Facts) -> dict[str, Any]:
     """A point as it was before JSON: NaN for null."""
     return {n: math.nan if v is None else v for n, v in kept.items()}
