@@ -87,7 +87,8 @@ def run_batch(
     given = {str(file): read_yaml(file) for file in files}
     allowed = as_list(allow_targets)
     works = {file: checked(one, file, allowed) for file, one in given.items()}
-    plan = [item for file in files for item in _items(str(file), works[str(file)])]
+    repeats = {file: work.workload.repeats for file, work in works.items()}
+    plan = [Item(file, k + 1, repeats[file]) for file in map(str, files) for k in range(repeats[file])]
     path = data_dir / "batches" / f"{_key(files, given)}.json"
     with _held(path):
         before = None if fresh else _unfinished(path, plan, report, data_dir)
@@ -107,11 +108,6 @@ def run_batch(
                 _keep(batch)
         _keep(batch)
     return batch
-
-
-def _items(file: str, work: Checked) -> list[Item]:
-    repeats = work.workload.repeats
-    return [Item(file, repeat + 1, repeats) for repeat in range(repeats)]
 
 
 def _carry_out(item: Item, work: Checked, data_dir: Path, show_progress: bool) -> bool:

@@ -64,8 +64,7 @@ def findings(
     found = [*database.findings(rows, samples, parts, limits)]
     found += process.findings(rows, samples, parts, limits)
     found += service_limits.findings(samples, limits)
-    for rule in (_slow_model, _cache):
-        found += rule(samples, parts, limits)
+    found += [*_slow_model(samples, limits), *_cache(samples, limits)]
     of_rows = client.findings(rows, limits)
     first = [one for one in of_rows if one.kind in client.FIRST]
     return [*first, *found, *(one for one in of_rows if one not in first)]
@@ -74,7 +73,7 @@ def findings(
 # -- of the server's probes ------------------------------------------------------------------------
 
 
-def _slow_model(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
+def _slow_model(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     ttft = of_probe(samples, "model.ttft_ms")
     if len(ttft) >= 5 and (middle := float(ttft["value"].median())) >= limits.model_ttft_ms:
         text = f"The model was slow: half of its {len(ttft):,} answers took more than {middle:.0f} ms to the "
@@ -82,7 +81,7 @@ def _slow_model(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> I
         yield Finding("slow_model", text, *span(ttft))
 
 
-def _cache(samples: pd.DataFrame, parts: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
+def _cache(samples: pd.DataFrame, limits: Limits) -> Iterator[Finding]:
     lookups = of_probe(samples, "cache.hits", "cache.misses")
     for name, part in lookups.groupby("label"):
         total = float(part["value"].sum())
