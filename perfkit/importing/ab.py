@@ -64,7 +64,6 @@ def read_plot(source: Source, rows: Rows, asked: Asked) -> Facts:
 
 def read_quantiles(source: Source, rows: Rows, asked: Asked) -> Facts:
     """Quantiles, and no count."""
-    rows.absolute = False
     points: dict[int, float] = {}
 
     def add(told: dict[str, str]) -> None:
@@ -81,7 +80,6 @@ def read_quantiles(source: Source, rows: Rows, asked: Asked) -> Facts:
 
 def read_text(source: Source, rows: Rows, asked: Asked) -> Facts:
     """The summary that ab prints."""
-    rows.absolute = False
     begin = (
         r"^This is ApacheBench" if "This is ApacheBench" in source.head.decode(errors="replace") else _BEGIN
     )

@@ -27,7 +27,6 @@ def is_json(head: Head) -> bool:
 
 def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     """The summary: all requests, and those of each endpoint where the file separates them."""
-    rows.absolute = False
     told = Told(source, "Artillery's report", _HINT).at("aggregate")
     if told.at("requestsCompleted").value is not None:
         codes, errors, count = (

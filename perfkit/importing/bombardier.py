@@ -50,7 +50,6 @@ def is_text(head: Head) -> bool:
 
 def read_json(source: Source, rows: Rows, asked: Asked) -> Facts:
     """The summary as JSON."""
-    rows.absolute = False
     raw = bytes(source.document(LARGEST_DOCUMENT, "bombardier's JSON has a few kB, however long the run was"))
     found = _JSON.search(raw)
     try:
@@ -80,7 +79,6 @@ def read_json(source: Source, rows: Rows, asked: Asked) -> Facts:
 
 def read_text(source: Source, rows: Rows, asked: Asked) -> Facts:
     """The summary as it is printed."""
-    rows.absolute = False
     text, parts = printed(source, _BEGIN, asked.part)
     told, latency = re.search(_BEGIN, text, re.M), _LATENCY.search(text)
     mean, std, high = map(go_ms, latency.groups()) if latency else (None, None, None)

@@ -23,7 +23,6 @@ from perfkit.importing import (
     mapped,
     oha,
     vegeta,
-    vegeta_report,
     wrk,
 )
 from perfkit.importing.elsewhere import advice
@@ -58,8 +57,8 @@ FORMATS: dict[str, Format] = {
     "jmeter-xml": Format("JMeter's JTL as XML", jmeter_xml.is_xml, jmeter_xml.read_xml),
     "vegeta-json": Format("vegeta encode --to json", vegeta.is_json, vegeta.read_json),
     "vegeta-csv": Format("vegeta encode --to csv", vegeta.is_csv, vegeta.read_csv),
-    "vegeta-report": Format("vegeta report -type json", vegeta_report.is_json, vegeta_report.read_json),
-    "vegeta-text": Format("what vegeta report prints", vegeta_report.is_text, vegeta_report.read_text),
+    "vegeta-report": Format("vegeta report -type json", vegeta.is_report, vegeta.read_report),
+    "vegeta-text": Format("what vegeta report prints", vegeta.is_text, vegeta.read_text),
     "oha-sqlite": Format("oha --db-url FILE", oha.is_sqlite, oha.read_sqlite, binary=True),
     "oha-csv": Format("oha --output-format csv", oha.is_csv, oha.read_csv),
     "oha-json": Format("oha --output-format json", oha.is_json, oha.read_json),

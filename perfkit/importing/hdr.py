@@ -118,7 +118,6 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
         names = operations(rows, [(tag or "requests", "") for tag in counts])
         told = [_carried(name, one, unit_ns) for name, one in zip(names, counts.values(), strict=True)]
         length_s = (span[1] - span[0]) / UNITS["s"]
-        rows.absolute = False
         return summary_of("HdrHistogram", told, span_s=length_s, notes=notes)
     rows.absolute = bool(span) and span[0] > 30 * _YEAR_S * UNITS["s"]
     rows.times.in_order = False
@@ -159,7 +158,6 @@ _FOOT = re.compile(r"#\[(Mean|Max)\s*=\s*([\d.]+),\s*(?:StdDeviation|Total count
 
 def read_table(source: Source, rows: Rows, asked: Asked) -> Facts:
     """A table of percentiles: a summary with many of them."""
-    rows.absolute = False
     unit = asked.unit or "ms"
     points: list[tuple[float, float]] = []
     total, foot = 0, {}

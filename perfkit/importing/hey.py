@@ -58,7 +58,6 @@ def read_csv(source: Source, rows: Rows, asked: Asked) -> Facts:
 
 def read_text(source: Source, rows: Rows, asked: Asked) -> Facts:
     """The summary that hey prints."""
-    rows.absolute = False
     text, parts = printed(source, _BEGIN, asked.part)
     body, _, lost = text.partition("Error distribution:")
     codes = {code: int(n) for code, n in re.findall(r"^\s*\[(\d+)\]\s+(\d+) responses", body, re.M)}

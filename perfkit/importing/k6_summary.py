@@ -43,7 +43,6 @@ def is_text(head: Head) -> bool:
 
 def read_json(source: Source, rows: Rows, asked: Asked) -> Facts:
     """The summary as JSON, in each of its three kinds."""
-    rows.absolute = False
     told = Told(source, "summary of k6's")
     results = told.at("results").at("metrics")
     metrics = {}
@@ -60,7 +59,6 @@ def read_json(source: Source, rows: Rows, asked: Asked) -> Facts:
 
 def read_text(source: Source, rows: Rows, asked: Asked) -> Facts:
     """The summary as k6 prints it: from 1.0 on under its own heading, before that without."""
-    rows.absolute = False
     is_new = "TOTAL RESULTS" in source.head.decode(errors="replace")
     text, parts = printed(source, "TOTAL RESULTS" if is_new else r"^[ \t✓✗]*data_received\.+:", asked.part)
     text = re.split(r"█ (?:GROUP|SCENARIO)", text)[0]

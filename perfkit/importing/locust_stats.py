@@ -33,7 +33,6 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     """Every row, the one of all together without a name."""
     if not is_csv(Head(source.head)):
         raise BadInput(f"{source.path} lacks the columns of Locust's statistics; it has another format")
-    rows.absolute = False
     found: list[tuple[str, str, Carried]] = []
     seen: set[tuple[str, str]] = set()
 

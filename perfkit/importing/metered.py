@@ -39,19 +39,16 @@ class Meter:
         """Count bytes that were read or unpacked."""
         self.spent += size
         if self.spent > UNPACKED_FREELY and self.spent > MOST_RATIO * os.stat(self._path).st_size:
-            raise BadInput(
-                f"{self._path} unpacks to more than {MOST_RATIO} times its size "
-                f"({self.spent / MB:,.0f} MB so far), as a compression bomb does; unpack it "
-                "first to import it anyway"
-            )
+            much = f"{MOST_RATIO} times its size ({self.spent / MB:,.0f} MB so far)"
+            raise BadInput(f"{self._path} unpacks to more than {much}, as a compression bomb does; "
+                           "unpack it first to import it anyway")  # fmt: skip
         rows = self.rows_so_far()
         if rows != self._rows:
             self._rows, self._at_last_row = rows, self.spent
         if self.spent - self._at_last_row > WITHOUT_A_REQUEST:
             after = f"after its first {rows:,}" if rows else "at its beginning"
-            raise BadInput(
-                f"{self._path}: no request in {WITHOUT_A_REQUEST // MB} MB {after}; nothing was imported"
-            )
+            much = f"{WITHOUT_A_REQUEST // MB} MB {after}"
+            raise BadInput(f"{self._path}: no request in {much}; nothing was imported")
 
 
 class Lines:
@@ -86,21 +83,15 @@ class Lines:
         self._held.seek(size)
 
 
-class _Counted(io.RawIOBase):
-    """A file that says how much was read of it."""
+class _Wrapped(io.RawIOBase):
+    """A file that is read through another one, which is closed with it."""
 
-    def __init__(self, file: Any, spend: Callable[[int], None]) -> None:
-        self._file, self._spend = file, spend
+    def __init__(self, file: Any) -> None:
+        self._file = file
 
     def readable(self) -> bool:
         """It is."""
         return True
-
-    def readinto(self, buffer: Any) -> int:
-        """See io."""
-        size = int(self._file.readinto(memoryview(buffer)[:BLOCK]))  # gzip would make all of it at once
-        self._spend(size)
-        return size
 
     def close(self) -> None:
         """Close the file too."""
@@ -108,18 +99,29 @@ class _Counted(io.RawIOBase):
         super().close()
 
 
-class _Recoded(io.RawIOBase):
+class _Counted(_Wrapped):
+    """A file that says how much was read of it."""
+
+    def __init__(self, file: Any, spend: Callable[[int], None]) -> None:
+        super().__init__(file)
+        self._spend = spend
+
+    def readinto(self, buffer: Any) -> int:
+        """See io."""
+        size = int(self._file.readinto(memoryview(buffer)[:BLOCK]))  # gzip would make all of it at once
+        self._spend(size)
+        return size
+
+
+class _Recoded(_Wrapped):
     """A file of text in another encoding, read as UTF-8."""
 
     def __init__(self, file: IO[bytes], encoding: str) -> None:
-        self._file, self._rest, self._ended = file, b"", False
+        super().__init__(file)
+        self._rest, self._ended = b"", False
         self._cr = encoding.endswith("-cr")  # old Macs end a line so
         self._errors = "surrogateescape" if self._cr else "replace"
         self._decoder = codecs.getincrementaldecoder(encoding.removesuffix("-cr"))(errors=self._errors)
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
 
     def readinto(self, buffer: Any) -> int:
         """See io."""
@@ -131,8 +133,3 @@ class _Recoded(io.RawIOBase):
         size = min(len(buffer), len(self._rest))
         buffer[:size], self._rest = self._rest[:size], self._rest[size:]
         return size
-
-    def close(self) -> None:
-        """Close the file too."""
-        self._file.close()
-        super().close()

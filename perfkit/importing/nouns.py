@@ -78,10 +78,9 @@ def coarsest(divisor: int) -> int:
 def _rounding(step_ns: int) -> str:
     if step_ns <= EXACT_NS:
         return "exact"
-    for size, unit in ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "µs")):
-        if step_ns >= size:
-            return f"rounded to {step_ns / size:g} {unit}"
-    return "exact"
+    units = ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "µs"))
+    size, unit = next(one for one in units if step_ns >= one[0])
+    return f"rounded to {step_ns / size:g} {unit}"
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,9 @@ def records(
 ) -> Iterator[dict[str, str]]:
     """Every record as column -> text.
 
-    names: of the columns of a file without a header. needed: columns without which it is of another format
-    (BadInput), as it is where one of them stands there twice. fewest: records may lack columns beyond these.
+    names: of the columns of a file without a header. needed: columns without which one with a header is of
+    another format (BadInput), as it is where one of them stands there twice. fewest: records may lack columns
+    beyond these.
     """
     table = _Table(source, needed, names, fewest, delimiter)
     for row in table.rows():
@@ -73,14 +74,12 @@ class Batch:
 
     def column(self, name: str) -> pa.Array:
         """A column's texts; empty ones where there is no such column."""
-        if name not in self._columns:
-            self._columns[name] = self._made(name)
-        return self._columns[name]
-
-    def _made(self, name: str) -> pa.Array:
         if name not in self.names:
             return pa.repeat("", len(self))
-        return pa.array(list(map(itemgetter(self.names.index(name)), self.rows)), pa.string())
+        if name not in self._columns:
+            texts = map(itemgetter(self.names.index(name)), self.rows)
+            self._columns[name] = pa.array(list(texts), pa.string())
+        return self._columns[name]
 
     def cast(self, name: str) -> pa.Array | None:
         """A column's whole numbers (int64), null where it is empty; None where Arrow cannot read them all."""
@@ -113,9 +112,8 @@ class Batch:
     def refuse(self, where: pa.Array, error: Callable[[int], ValueError]) -> None:
         """WrongRows for the records where it is true, each with an error of its own."""
         if pc.any(where).as_py():
-            raise WrongRows(
-                {i: error(i) for i in np.flatnonzero(where.to_numpy(zero_copy_only=False)).tolist()}
-            )
+            wrong = np.flatnonzero(where.to_numpy(zero_copy_only=False)).tolist()
+            raise WrongRows({i: error(i) for i in wrong})
 
     def take(self, source: Source, read: Callable[[Batch], None], expected: str) -> None:
         """Have it read, and blame the records that cannot be; where one cannot, `read` leaves nothing."""
@@ -209,8 +207,8 @@ class _Table:
     def __init__(
         self, source: Source, needed: Iterable[str], names: Sequence[str], fewest: int | None, delimiter: str
     ) -> None:
-        self._source, self._needed, self._fewest = source, tuple(needed), fewest
-        delimiter = delimiter or Head(source.head).delimiter(self._needed or tuple(names))
+        self._source, self._needed, self._fewest = source, () if names else tuple(needed), fewest
+        delimiter = delimiter or Head(source.head).delimiter(names or self._needed)
         self._delimiter, self._commas = delimiter, delimiter != ","
         self._rows = _rows(source, delimiter)
         self.columns = list(names) or _header(source, next(self._rows, []), self._needed)

@@ -18,7 +18,7 @@ from perfkit.importing.steps import Steps
 from perfkit.importing.times_seen import Times
 from perfkit.importing.words import Names, clean
 from perfkit.store import write_segment
-from perfkit.store.columns import TEXT
+from perfkit.store.columns import TEXT, TYPES
 from perfkit.store.reading import SCHEMA
 
 #: So many rows are held in memory before they become a segment.
@@ -30,8 +30,8 @@ _UNIX = (631_152_000 * 1_000_000_000, 7_258_118_400 * 1_000_000_000)  # 1990 to 
 INSTANTS = ("planned", "started", "sent", "first_byte", "done")
 _NAMES = (*INSTANTS, "operation", "status", "error", "error_text", "bytes_sent",
           "bytes_received", "user", "phase")  # fmt: skip
-_TYPES = dict.fromkeys(_NAMES, pa.int64()) | {"operation": TEXT, "error": TEXT, "error_text": pa.string()}
-_TYPES |= {"status": pa.int16(), "user": pa.int64(), "phase": TEXT}
+#: A user's number may be any until `settle`.
+_TYPES = {name: TYPES[name] for name in _NAMES} | {"user": pa.int64()}
 _MOST_USERS = 2**31
 Span = tuple[int, int]
 Headers = tuple[tuple[str, str], ...]
@@ -53,14 +53,13 @@ class Rows:
         self.unnamed = 0  #: requests of users whose names came after MOST_USERS others
         self._all: Span | None = None
         self._measured: Span | None = None
-        self.window: Span | None = (
-            None  #: only requests that begin in it are kept, from the first to before the last
-        )
+        #: Only requests that begin in it are kept, from the first to before the last.
+        self.window: Span | None = None
         self.times = Times()
         self.steps = Steps()  #: a reader tells it in which units the file has its times
         self.names = Names()
         self.absolute = True  #: instants are Unix time; a reader sets it before the first row
-        self.count = self.failed = 0
+        self.count = 0
 
     def request(
         self, label: str, method: str, headers: Headers = (), body: bytes = b"", *, url: str = ""
@@ -87,19 +86,20 @@ class Rows:
     ) -> None:
         """One request, instants in ns; without `planned` it is taken to have been due when it started.
 
+        words: of an error; by default its status.
+
         Wrong when its instants are out of order or out of any calendar, or its status is no HTTP status.
         """
         begin = planned if planned is not None else started
         if begin is None:
             raise Wrong("no instant to begin with", "planned or started")
         self._check(begin, started, sent, first_byte, done)
-        if status is not None:
-            _refuse_status(status)
+        _refuse_status(status)
         if done is None and error is None:
             raise Wrong("no end", "one for a request that succeeded")
         self._rows.append((
             begin, started, sent, first_byte, done, operation, status, error,
-            clean(words) if words and error else None,
+            clean(words or f"status {status}") if error else None,
             _size(bytes_sent), _size(bytes_received), self.user(user), phase,
         ))  # fmt: skip
         if len(self._rows) >= SEGMENT:
@@ -125,20 +125,15 @@ class Rows:
 
     def _check(self, begin: int, *later: int | None) -> None:
         low, high = _UNIX if self.absolute else (-_YEAR_NS, _YEAR_NS)
-        before = begin
         if not low <= begin <= high:
             what = "between 1990 and 2200" if self.absolute else "within a year"
             raise Wrong(f"an instant of {begin / 1e9:.6g} s", f"one {what}")
-        for one in later:
-            if one is None:
-                continue
-            if one < before:
-                raise Wrong(
-                    "an instant before the one it follows", "planned ≤ started ≤ sent ≤ first byte ≤ done"
-                )
-            before = one
-        if before - begin > _YEAR_NS:
-            raise Wrong(f"a request that took {(before - begin) / 1e9:.6g} s", "less than a year")
+        known = [begin, *(one for one in later if one is not None)]
+        if known != sorted(known):
+            order = "planned ≤ started ≤ sent ≤ first byte ≤ done"
+            raise Wrong("an instant before the one it follows", order)
+        if (took := known[-1] - begin) > _YEAR_NS:
+            raise Wrong(f"a request that took {took / 1e9:.6g} s", "less than a year")
 
     def user(self, user: object) -> int | None:
         """A user's number; one with a name gets -1, -2, … until `settle` knows which numbers are free."""
@@ -173,17 +168,16 @@ class Rows:
                 end = None if done is None else int(done[at])
                 self.add(operation, started=begin, done=end, status=status, error=error, words=words)
             return
-        extreme = {int(started.argmin()), int(started.argmax())}
-        extreme |= set() if done is None else {int((done - started).argmin()), int((done - started).argmax())}
-        for at in extreme:
+        took = started if done is None else done - started
+        for at in {int(one) for times in (started, took) for one in (times.argmin(), times.argmax())}:
             self._check(int(started[at]), int(started[at]), None if done is None else int(done[at]))
         _refuse_status(status)
         self._to_table()
-        told = {"operation": operation, "status": status, "error": error}
-        told["error_text"] = clean(words) if words and error else None
         columns: dict[str, Any] = {"planned": started, "started": started}
-        columns |= {name: pa.repeat(one, len(started)) for name, one in told.items() if one is not None}
-        self.add_columns(columns | ({} if done is None else {"done": done}))
+        columns |= {} if done is None else {"done": done}
+        same = {"operation": operation, "status": status, "error": error}
+        same["error_text"] = clean(words) if words and error else None
+        self.add_columns(columns | {name: pa.repeat(one, len(started)) for name, one in same.items() if one})
 
     def refuse_more(self, n: int) -> None:
         """BadInput when n more requests would be more than a run has at most."""
@@ -195,32 +189,26 @@ class Rows:
             return
         columns = dict(zip(_NAMES, zip(*self._rows, strict=True), strict=True))
         self._rows = []
+        plain = {name: pa.string() if kind == TEXT else kind for name, kind in _TYPES.items()}
         self._add_table({
-            name: pa.array(values, _plain(_TYPES[name])).cast(_TYPES[name])
-            for name, values in columns.items()
+            name: pa.array(values, plain[name]).cast(_TYPES[name]) for name, values in columns.items()
         })  # fmt: skip
 
     def _add_table(self, columns: dict[str, pa.Array], kept: np.ndarray | None = None) -> None:
-        n = len(columns["planned"])
-        self.refuse_more(n)
-        table = pa.table(
-            columns
-            | {
-                "seq": np.arange(self.count, self.count + n),
-                "worker": pa.array(np.zeros(n, np.int32)),
-                "attempt": pa.array(np.ones(n, np.uint8)),
-            }
-        )
+        table = pa.table(columns)
+        self.refuse_more(len(table))
         if kept is not None and not kept.all():
             table = table.filter(pa.array(kept))
         if self.window is not None:
             table = table.filter(pc.and_(pc.greater_equal(table["planned"], self.window[0]),
                                          pc.less(table["planned"], self.window[1])))  # fmt: skip
-        seq = pa.array(np.arange(self.count, self.count + len(table)))
-        table = table.set_column(table.schema.get_field_index("seq"), "seq", seq)
+        n = len(table)
+        table = table.append_column("seq", pa.array(np.arange(self.count, self.count + n)))
+        table = table.append_column("worker", pa.array(np.zeros(n, np.int32)))
+        table = table.append_column("attempt", pa.array(np.ones(n, np.uint8)))
         self._look(table)
         self._tables.append(table)
-        self.count += len(table)
+        self.count += n
         if sum(map(len, self._tables)) >= SEGMENT:
             self._write()
 
@@ -233,7 +221,6 @@ class Rows:
 
     def _look(self, table: pa.Table) -> None:
         """Remember what the run as a whole needs to know of its rows."""
-        self.failed += n_valid(table["error"])
         self.steps.look(table)
         self.times.look(table)
         self._all = _wider(self._all, table)
@@ -270,22 +257,18 @@ class Rows:
             return
         for file in sorted((self._folder / "segments").glob("*.parquet")):
             table = pq.read_table(file)
-            for name in INSTANTS:
-                table = _replaced(table, name, pc.subtract(table[name], origin))
+            columns = dict(zip(table.column_names, table.columns, strict=True))
+            columns |= {name: pc.subtract(columns[name], origin) for name in INSTANTS}
             named = pc.subtract(self._numbered - 1, table["user"])
             user = pc.if_else(pc.less(table["user"], 0), named, table["user"])
-            user = pc.if_else(pc.less(user, _MOST_USERS), user, None)
-            table = _replaced(table, "user", user.cast(pa.int32()))
+            columns["user"] = pc.if_else(pc.less(user, _MOST_USERS), user, None).cast(pa.int32())
             names = table["operation"].combine_chunks()
             settled = pa.array([self.names.settled(one) for one in names.dictionary.to_pylist()], pa.string())
-            table = _replaced(table, "operation", settled.take(names.indices).dictionary_encode())
-            words = pa.array([scenario], pa.string()).dictionary_encode().take([0] * len(table))
-            table = table.append_column("scenario", words)
-            write_segment(self._folder, file.stem, table.take(pc.sort_indices(table["planned"])))
-
-
-def _replaced(table: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
-    return table.set_column(table.schema.get_field_index(name), name, column)
+            columns["operation"] = settled.take(names.indices).dictionary_encode()
+            words = pa.array([scenario], pa.string()).dictionary_encode()
+            columns["scenario"] = words.take([0] * len(table))
+            whole = pa.table(columns)
+            write_segment(self._folder, file.stem, whole.take(pc.sort_indices(whole["planned"])))
 
 
 def _wider(span: Span | None, table: pa.Table) -> Span | None:
@@ -295,14 +278,6 @@ def _wider(span: Span | None, table: pa.Table) -> Span | None:
     begin, end = (pc.min_max(table[name]).as_py() for name in ("planned", "done"))
     last = begin["max"] if end["max"] is None else max(begin["max"], end["max"])
     return (begin["min"], last) if span is None else (min(span[0], begin["min"]), max(span[1], last))
-
-
-def n_valid(column: pa.ChunkedArray) -> int:
-    return len(column) - int(column.null_count)
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return pa.string() if kind == TEXT else kind
 
 
 def _refuse_status(status: int | None) -> None:

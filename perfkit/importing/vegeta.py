@@ -1,10 +1,13 @@
-"""Vegeta: `vegeta encode --to json` and `--to csv`, a line for each request.
+"""Vegeta: `vegeta encode --to json` and `--to csv`, a line for each request; and its reports, summaries.
 
-The timestamp is when a request started, the latency how long it took. When it was due is not written.
+The timestamp of a line is when a request started, the latency how long it took. When it was due is not
+written. Reports are those of `vegeta report -type json` (times in ns) and of `vegeta report`, as printed.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -15,8 +18,10 @@ from perfkit.importing.nouns import Asked, Facts, Wrong
 from perfkit.importing.records import records
 from perfkit.importing.rows import Rows
 from perfkit.importing.source import Source
-from perfkit.importing.times import unix_ns, whole
-from perfkit.importing.words import error_class
+from perfkit.importing.summaries import Told, carried, go_ms, printed, status_kinds, summary_of
+from perfkit.importing.times import UNITS, unix_ns, whole
+from perfkit.importing.words import clean, error_class
+from perfkit.store.metadata import FailureKind
 
 #: Columns of its CSV, which has no header; older versions end with seq.
 COLUMNS = (
@@ -25,6 +30,8 @@ COLUMNS = (
 )
 _FEWEST = 9
 _NUMBERS = ("latency", "code", "bytes_out", "bytes_in")
+_BEGIN = r"^Requests\s+\[total, rate"
+_ROW = re.compile(r"^(\w[\w ]*\w) +\[([^\]\n]*)\] +(.*)$", re.M)
 
 
 class _Result(msgspec.Struct):
@@ -60,8 +67,8 @@ class _Reader:
     """What JSON and CSV have in common."""
 
     def __init__(self, rows: Rows) -> None:
-        self.rows = rows
-        self.attacks: set[str] = set()
+        self._rows = rows
+        self._attacks: set[str] = set()
 
     def add(self, at: int, result: _Result) -> None:
         """One result; `at` is its timestamp, ns."""
@@ -70,18 +77,17 @@ class _Reader:
         status = result.code or None
         failed = bool(result.error) or status is None
         error = error_class(status, result.error, failed=failed, of_transport=True)
-        if result.attack and len(self.attacks) < 2:
-            self.attacks.add(result.attack[:LONGEST_NAME])
-        label = result.url or "request"
-        self.rows.add(
-            self.rows.names.of(label, result.method), started=at, done=at + result.latency, status=status,
-            error=error, words=result.error or (f"status {status}" if error else None),
+        if result.attack and len(self._attacks) < 2:
+            self._attacks.add(result.attack[:LONGEST_NAME])
+        self._rows.add(
+            self._rows.names.of(result.url or "request", result.method), started=at, done=at + result.latency,
+            status=status, error=error, words=result.error,
             bytes_sent=result.bytes_out, bytes_received=result.bytes_in,
         )  # fmt: skip
 
     def facts(self) -> Facts:
         """What there is to say when the file has ended."""
-        names = list(self.attacks)
+        names = list(self._attacks)
         notes = ("Vegeta records when a request started, not when it was planned",)
         return Facts("Vegeta", scenario=names[0] if len(names) == 1 else None, notes=notes)
 
@@ -110,3 +116,63 @@ def read_csv(source: Source, rows: Rows, asked: Asked) -> Facts:
     lines = records(source, names=COLUMNS, fewest=_FEWEST, delimiter=",")
     source.each(lines, add, "whole numbers in the first five columns")
     return reader.facts()
+
+
+# -- reports ---------------------------------------------------------------------------------------
+
+
+def is_report(head: Head) -> bool:
+    """The report's parts."""
+    return {"latencies", "bytes_in", "status_codes", "requests"} <= head.keys
+
+
+def is_text(head: Head) -> bool:
+    """The report's first line."""
+    return re.search(_BEGIN, head.text, re.M) is not None
+
+
+def read_report(source: Source, rows: Rows, asked: Asked) -> Facts:
+    """The report as JSON."""
+    told = Told(source, "report of Vegeta's")
+    latencies, n = told.at("latencies"), told.count("requests") or 0
+    times = {name.removesuffix("th"): latencies.number(name) for name in latencies.names()}
+    known = {name: ns / UNITS["ms"] for name, ns in times.items() if ns}  # a library's report has zeros
+    if "mean" not in known and n and "total" in known:
+        known["mean"] = known["total"] / n
+    spans = told.number("duration"), told.number("wait")
+    span = ((spans[0] or 0) + (spans[1] or 0)) / UNITS["s"] if spans[0] else None
+    errors = [one.value for _, one in told.at("errors").items() if isinstance(one.value, str)]
+    return _report(n, told.at("status_codes").counts(), errors, known, span)
+
+
+def read_text(source: Source, rows: Rows, asked: Asked) -> Facts:
+    """The report as it is printed."""
+    text, parts = printed(source, _BEGIN, asked.part)
+    told = {name: dict(zip(re.split(", *", labels), re.split(", *", values.strip()), strict=False))
+            for name, labels, values in _ROW.findall(text)}  # fmt: skip
+    codes = re.search(r"^Status Codes\s+\[code:count\]\s+(.*)$", text, re.M)
+    counts = {code: int(count) for code, count in re.findall(r"(\d+):(\d+)", codes[1])} if codes else {}
+    errors = [line.strip() for line in text.partition("Error Set:")[2].splitlines() if line.strip()]
+    times = {name: go_ms(at) for name, at in told.get("Latencies", {}).items()}
+    requests, total = told.get("Requests", {}), told.get("Duration", {}).get("total")
+    span = go_ms(total) / 1e3 if total else None
+    return _report(int(requests.get("total", 0)), counts, errors, times, span, parts)
+
+
+def _report(n: int, codes: Mapping[str, int], errors: Iterable[str], times: Mapping[str, float],
+           span: float | None, parts: int = 1) -> Facts:  # fmt: skip
+    """The facts of either; times (ms) by their labels, of which 50 is the median."""
+    lost, kinds = codes.get("0", 0), list(status_kinds(codes))
+    words = [one for one in errors if not re.match(r"\d{3}\b", one)]
+    classes = {error_class(None, one, failed=True, of_transport=True) or "" for one in words[:200]}
+    notes = []
+    if lost:
+        error = classes.pop() if len(classes) == 1 else "protocol"
+        why = clean(words[0]) or "" if len(words) == 1 else f"{len(words)} different errors"
+        kinds.append(FailureKind(error, "", lost, why))
+        notes = ["Vegeta's report does not count errors by type"]
+    points = [(float(name) / 100, ms) for name, ms in times.items() if name[:1].isdigit()]
+    rate = n / span if span else None
+    told = carried(n=n, kinds=kinds, rate_per_s=rate, mean=times.get("mean"), low=times.get("min"),
+                   high=times.get("max"), points=points)  # fmt: skip
+    return summary_of("Vegeta", [told], span_s=span, parts=parts, notes=notes)

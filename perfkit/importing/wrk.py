@@ -38,7 +38,6 @@ def is_text(head: Head) -> bool:
 
 def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     """The summary of one of the runs in the file."""
-    rows.absolute = False
     every = list(_runs(source.texts()))
     runs = [one for one in every if (total := _TOTAL.search(one)) and int(total[1])] or every
     if len(runs) > _MOST_RUNS:
