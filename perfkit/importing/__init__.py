@@ -13,6 +13,7 @@ import itertools
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ from perfkit.importing.times import UNITS, iso
 from perfkit.importing.words import clean
 from perfkit.model import SCHEMA_VERSION, refuse_bad_tag, refuse_long_note
 from perfkit.store import Run, RunFolder, as_path, new_folder, remove_if_empty, results
+from perfkit.text import plural
 
 __all__ = ["FIELDS", "FORMATS", "UNITS", "Asked", "Fidelity", "import_runs"]
 
@@ -160,7 +162,7 @@ def _refuse_broken(source: Source, rows: Rows, skip_broken: bool, is_summary: bo
     """BadInput for broken lines nobody allowed, for no row at all, and for a run longer than any."""
     whole = bool(rows.count) or is_summary
     if source.broken_count and not skip_broken and whole:
-        places = f"{source.broken_count:,} broken place{'s' if source.broken_count > 1 else ''}"
+        places = plural(source.broken_count, "broken place")
         raise BadInput(f"{source.path}: {places}, nothing was imported: {source.told()}; "
                        "repair them, or skip them with --skip-broken")  # fmt: skip
     if not whole:
@@ -191,7 +193,7 @@ def _put_in_place(folder: RunFolder, data_dir: Path, meta: dict[str, Any], rows:
         folder.write_meta(document)
         made = Run(folder.path)
         folder.write_meta(document | {"results": results.stamped(made.results, *made.files())})
-        folder.path.chmod(0o777 & ~_umask())  # a temporary folder is its maker's alone
+        folder.path.chmod(stat.S_IMODE(path.stat().st_mode))  # a temporary folder is its maker's alone
         os.rename(folder.path, path)  # which is empty
     finally:
         remove_if_empty(path)
@@ -203,12 +205,6 @@ def _new_place(data_dir: Path, began: int | None, scenario: str) -> Path:
     seconds = began // 1_000_000_000 if began is not None else time.time()
     slug = re.sub(r"[^A-Za-z0-9]+", "_", scenario).strip("_")[:40] or "imported"
     return new_folder(data_dir / "runs", f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(seconds))}-{slug}")
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _meta(source: Source, name: str, rows: Rows, facts: Facts, scenario: str | None) -> dict[str, Any]:

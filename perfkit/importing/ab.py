@@ -47,10 +47,8 @@ def read_plot(source: Source, rows: Rows, asked: Asked) -> Facts:
     """A row for each line."""
 
     def add(told: dict[str, str]) -> None:
-        started, (connect, took, wait) = (
-            ns(told["seconds"], "s"),
-            (ns(told[one], "ms") for one in ("ctime", "ttime", "wait")),
-        )
+        started = ns(told["seconds"], "s")
+        connect, took, wait = (ns(told[name], "ms") for name in ("ctime", "ttime", "wait"))
         if min(connect, took, wait) < 0:
             raise Wrong("a negative time", "0 ms or more")
         rows.add("request", started=started, done=started + took,
@@ -80,19 +78,15 @@ def read_quantiles(source: Source, rows: Rows, asked: Asked) -> Facts:
 
 def read_text(source: Source, rows: Rows, asked: Asked) -> Facts:
     """The summary that ab prints."""
-    begin = (
-        r"^This is ApacheBench" if "This is ApacheBench" in source.head.decode(errors="replace") else _BEGIN
-    )
+    begin = r"^This is ApacheBench" if b"This is ApacheBench" in source.head else _BEGIN
     text, parts = printed(source, begin, asked.part)
     n = number_in(text, r"^Complete requests:\s+(\d+)")
     if n is None:
-        raise BadInput(
-            f"{source.path} has a run of ab without `Complete requests`; give the full output of ab"
-        )
+        words = "a run of ab without `Complete requests`; give the full output of ab"
+        raise BadInput(f"{source.path} has {words}")
     table, (kinds, notes) = _TOTAL.search(text), _failures(text)
-    low, mean, std, high = (
-        None if one is None else float(one) for one in (table.groups() if table else [None] * 4)
-    )
+    times = table.groups() if table else [None] * 4
+    low, mean, std, high = (None if ms is None else float(ms) for ms in times)
     shares = re.findall(r"^\s*(\d+)%\s+(\d+)(?:\s+\(longest request\))?\s*$", text, re.M)
     told = carried(
         _name(rows, text), n=int(n), kinds=kinds, mean=mean, std=std, low=low, high=high,
@@ -108,28 +102,24 @@ def read_text(source: Source, rows: Rows, asked: Asked) -> Facts:
 
 def _failures(text: str) -> tuple[list[FailureKind], list[str]]:
     """Failures by kind, and what to say of answers that ab calls failed for their length alone."""
-    failed, answers = (
-        int(number_in(text, rf"^{name}:\s+(\d+)") or 0) for name in ("Failed requests", "Non-2xx responses")
-    )
-    kinds = [FailureKind("check", "", answers, "not 2xx")] if answers else []
+    counted = (number_in(text, rf"^{name}:\s+(\d+)") for name in ("Failed requests", "Non-2xx responses"))
+    failed, answers = (int(n or 0) for n in counted)
+    kinds = [FailureKind("check", "", answers, "not 2xx")]
     told = re.search(r"^Failed requests:.*\n\s*\(([^)\n]*)\)", text, re.M)
     if told is None:
-        return [*kinds, *([FailureKind("check", "", failed, "ab does not say why")] if failed else [])], []
+        return [*kinds, FailureKind("check", "", failed, "ab does not say why")], []
     counts = {name.lower(): int(count) for name, count in re.findall(r"(\w+): (\d+)", told[1])}
     kinds += [FailureKind(error, "", counts.get(name, 0), words) for name, (error, words) in _FAILED.items()]
-    length = counts.get("length", 0)
-    notes = [
-        f"{length:,} responses differ in length from the first: ab counts them as failed, perfkit does not"
-    ]
-    return kinds, notes if length else []
+    if not (length := counts.get("length", 0)):
+        return kinds, []
+    words = "responses differ in length from the first: ab counts them as failed, perfkit does not"
+    return kinds, [f"{length:,} {words}"]
 
 
 def _name(rows: Rows, text: str) -> str:
     """The operation: the path of the document, which leads to the host too."""
-    host, port, path = (
-        re.search(rf"^{name}:\s+(\S+)", text, re.M)
-        for name in ("Server Hostname", "Server Port", "Document Path")
-    )
+    names = ("Server Hostname", "Server Port", "Document Path")
+    host, port, path = (re.search(rf"^{name}:\s+(\S+)", text, re.M) for name in names)
     scheme = "https" if re.search(r"^(?:SSL|TLS)", text, re.M) else "http"
     place = f"{scheme}://{host[1]}:{port[1]}" if host and port else ""
     (name,) = operations(rows, [(f"{place}{path[1]}" if path else "requests", "")])

@@ -54,10 +54,9 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
         rows.add(rows.names.of(parts[1], parts[0]), started=at, done=at)
 
     source.each(source.texts(), take, EXPECTED)
-    notes: tuple[str, ...] = ("its instants are those at which requests ended, as the log has no others",)
-    if none:
-        notes = (*notes, f"left out: {none:,} lines without a request, such as scans")
-    return Facts("access log", notes=notes, timed=False)
+    notes = ["its instants are those at which requests ended, as the log has no others"]
+    notes += [f"left out: {none:,} lines without a request, such as scans"] if none else []
+    return Facts("access log", notes=tuple(notes), timed=False)
 
 
 def _unix_ns(clock: str, zone: str) -> int:

@@ -29,21 +29,16 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     """The summary: all requests, and those of each endpoint where the file separates them."""
     told = Told(source, "Artillery's report", _HINT).at("aggregate")
     if told.at("requestsCompleted").value is not None:
-        codes, errors, count = (
-            told.at("codes").counts(),
-            told.at("errors").counts(),
-            told.count("requestsCompleted"),
-        )
-        whole = _carried("", told.at("latency"), codes, errors, (count or 0) + sum(errors.values()))
+        codes, errors = told.at("codes").counts(), told.at("errors").counts()
+        answered = told.count("requestsCompleted") or 0
+        whole = _carried("", told.at("latency"), codes, errors, answered + sum(errors.values()))
         return summary_of("Artillery", [whole], span_s=None)
     counters = told.at("counters")
     summaries = told.at("summaries" if told.at("summaries").value else "histograms")
-    ends = [told.number(name) for name in ("firstMetricAt", "lastMetricAt")]
-    span = (
-        (ends[1] - ends[0]) / 1e3
-        if ends[0] is not None and ends[1] is not None and ends[0] < ends[1]
-        else None
-    )
+    first, last = (told.number(name) for name in ("firstMetricAt", "lastMetricAt"))
+    span = None
+    if first is not None and last is not None and first < last:
+        span = (last - first) / 1e3
     sent = counters.count("http.requests")
     codes, errors = _below(counters, "http.codes."), _below(counters, "errors.")
     wholes = [_carried("", summaries.at("http.response_time"), codes, errors, sent, span)]
@@ -64,11 +59,9 @@ def _carried(operation: str, times: Told, codes: Mapping[str, int], errors: Mapp
     """The numbers of one operation; n: of its requests, where the file has them, else answers and errors."""
     if n is None:
         n = (times.count("count") or sum(codes.values())) + sum(errors.values())
-    names = {"median": 0.5} | {
-        name: float(f"0.{name[1:]}") for name in times.names("p") if name[1:].isdecimal()
-    }
     kinds = [*status_kinds(codes, operation), *lost_kinds(errors, operation)]
     mean, low, high = (times.number(name) for name in ("mean", "min", "max"))
-    points = [(share, times.number(name)) for name, share in names.items()]
+    shares = {name: float(f"0.{name[1:]}") for name in times.names("p") if name[1:].isdecimal()}
+    points = [(share, times.number(name)) for name, share in {"median": 0.5, **shares}.items()]
     return carried(operation, n=n, kinds=kinds, rate_per_s=n / span if span else None, mean=mean, low=low,
                    high=high, points=points)  # fmt: skip

@@ -6,7 +6,8 @@ Latencies of the JSON are µs. Its percentiles are there with -l alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 
 import msgspec
 
@@ -28,7 +29,6 @@ from perfkit.importing.summaries import (
 )
 from perfkit.store.metadata import FailureKind
 
-_TOOL = "bombardier"
 _BEGIN = r"^Bombarding \S+"
 _JSON = re.compile(rb'\{\s*"spec"\s*:')
 #: Go quotes bytes in a way that is no JSON.
@@ -60,10 +60,9 @@ def read_json(source: Source, rows: Rows, asked: Asked) -> Facts:
     spec, result = told.at("spec"), told.at("result")
     latency, shares = result.at("latency"), result.at("latency").at("percentiles")
     codes = {code: result.count(f"req{code}xx") or 0 for code in range(1, 6)}
-    lost: dict[str, int] = {}
+    lost: Counter[str] = Counter()
     for _, one in result.at("errors").items():
-        words = one.text("description")
-        lost[words] = lost.get(words, 0) + (one.count("count") or 0)
+        lost[one.text("description")] += one.count("count") or 0
     n, kinds = _counts(codes, result.count("others") or 0, lost)
     mean, std, high = (_ms(latency.number(name)) for name in ("mean", "stddev", "max"))
     span = result.number("timeTakenSeconds")
@@ -71,10 +70,9 @@ def read_json(source: Source, rows: Rows, asked: Asked) -> Facts:
     points = [(float(one) / 100, _ms(shares.number(one))) for one in shares.names()]
     whole = carried(name, n=n, kinds=kinds, rate_per_s=n / span if span else None, mean=mean, std=std,
                     high=high, points=points)  # fmt: skip
-    load = {
-        name: spec.number(name) for name in ("numberOfConnections", "rate") if spec.number(name) is not None
-    }
-    return summary_of(_TOOL, [whole], span_s=span, load=load)
+    given = {name: spec.number(name) for name in ("numberOfConnections", "rate")}
+    load = {name: value for name, value in given.items() if value is not None}
+    return summary_of("bombardier", [whole], span_s=span, load=load)
 
 
 def read_text(source: Source, rows: Rows, asked: Asked) -> Facts:
@@ -86,9 +84,8 @@ def read_text(source: Source, rows: Rows, asked: Asked) -> Facts:
     if not codes:
         raise BadInput(f"{source.path} has a run without `HTTP codes`; give the full output of bombardier")
     errors = re.search(r"^\s*Errors:\n(.*?)(?:^\s*Throughput:|\Z)", text, re.M | re.S)
-    lost = (
-        {words: int(n) for words, n in re.findall(r"^\s*(\S.*) - (\d+)$", errors[1], re.M)} if errors else {}
-    )
+    lines = re.findall(r"^\s*(\S.*) - (\d+)$", errors[1], re.M) if errors else []
+    lost = {words: int(n) for words, n in lines}
     n, kinds = _counts(codes, int(number_in(text, r"\bothers - (\d+)") or 0), lost)
     shares = re.findall(rf"^\s*([\d.]+)%\s+{_TIME}\s*$", text, re.M)
     span = re.search(rf"^Bombarding \S+ .*?\bfor {_TIME} using", text, re.M)
@@ -98,22 +95,16 @@ def read_text(source: Source, rows: Rows, asked: Asked) -> Facts:
     rate = n / span_s if span_s else number_in(text, r"^\s*Reqs/sec\s+([\d.]+)")
     points = [(float(share) / 100, go_ms(at)) for share, at in shares]
     whole = carried(name, n=n, kinds=kinds, rate_per_s=rate, mean=mean, std=std, high=high, points=points)
-    return summary_of(_TOOL, [whole], span_s=span_s, parts=parts,
-                      load={"numberOfConnections": int(connections)} if connections else {})  # fmt: skip
+    load = {"numberOfConnections": int(connections)} if connections else {}
+    return summary_of("bombardier", [whole], span_s=span_s, parts=parts, load=load)
 
 
-def _counts(
-    codes: Mapping[int, int], others: int, lost: Mapping[str, int]
-) -> tuple[int, Iterable[FailureKind]]:
+def _counts(codes: Mapping[int, int], others: int, lost: Mapping[str, int]) -> tuple[int, list[FailureKind]]:
     """All requests, and failures by kind; others: requests without an answer, which `lost` may explain."""
-    kinds = [
-        FailureKind(f"http_{code}xx", "", codes[code], f"status {code}xx")
-        for code in (4, 5)
-        if codes.get(code)
-    ]
-    unknown = others - sum(lost.values())
-    kinds += [FailureKind("protocol", "", unknown, "bombardier does not say why")] if unknown > 0 else []
-    return sum(codes.values()) + max(others, sum(lost.values())), [*kinds, *lost_kinds(lost)]
+    kinds = [FailureKind(f"http_{code}xx", "", codes.get(code, 0), f"status {code}xx") for code in (4, 5)]
+    explained = sum(lost.values())
+    kinds.append(FailureKind("protocol", "", others - explained, "bombardier does not say why"))
+    return sum(codes.values()) + max(others, explained), [*kinds, *lost_kinds(lost)]
 
 
 def _ms(us: float | None) -> float | None:

@@ -38,11 +38,7 @@ def by_rank(points: Sequence[tuple[float, int]], n: int) -> np.ndarray:
 
 
 def add_bucket(
-    rows: Rows,
-    operation: str,
-    span: tuple[int, int],
-    latencies: np.ndarray,
-    outcomes: Iterable[Outcome] = (),
+    rows: Rows, operation: str, span: tuple[int, int], latencies: np.ndarray, outcomes: Iterable[Outcome] = ()
 ) -> None:
     """Rows of one bucket of time, ns: their ends spread evenly over it, in no order of latency (int64).
 

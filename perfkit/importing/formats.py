@@ -17,9 +17,7 @@ from perfkit.importing import (
     jmeter,
     jmeter_xml,
     k6,
-    k6_summary,
     locust,
-    locust_stats,
     mapped,
     oha,
     vegeta,
@@ -45,13 +43,11 @@ class Format:
 FORMATS: dict[str, Format] = {
     "k6-json": Format("k6 run --out json=FILE", k6.is_json, k6.read_json),
     "k6-csv": Format("k6 run --out csv=FILE", k6.is_csv, k6.read_csv),
-    "k6-summary": Format(
-        "k6 run --summary-export=FILE, handleSummary", k6_summary.is_json, k6_summary.read_json
-    ),
-    "k6-text": Format("what k6 prints at the end", k6_summary.is_text, k6_summary.read_text),
+    "k6-summary": Format("k6 run --summary-export=FILE, handleSummary", k6.is_summary, k6.read_summary),
+    "k6-text": Format("what k6 prints at the end", k6.is_text, k6.read_text),
     "locust-log": Format("locust.contrib.csv_request_logger", locust.is_log, locust.read_log),
     "locust-history": Format("locust --csv: NAME_stats_history.csv", locust.is_history, locust.read_history),
-    "locust-stats": Format("locust --csv: NAME_stats.csv", locust_stats.is_csv, locust_stats.read),
+    "locust-stats": Format("locust --csv: NAME_stats.csv", locust.is_stats, locust.read_stats),
     "gatling-log": Format("Gatling's simulation.log (to 3.9)", gatling.is_log, gatling.read),
     "jmeter-csv": Format("JMeter's JTL", jmeter.is_csv, jmeter.read_csv),
     "jmeter-xml": Format("JMeter's JTL as XML", jmeter_xml.is_xml, jmeter_xml.read_xml),

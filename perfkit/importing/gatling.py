@@ -66,17 +66,17 @@ def _add(rows: Rows, cells: list[str]) -> None:
         raise Wrong("a request without OK or KO where a version has it", "begin, end, OK or KO")
     begin = at - (4 if is_old else 2)
     words = " ".join(cells[at + 1 : at + 2])[:LONGEST_TEXT].strip()
-    found = _STATUS.search(words)
-    status = int(found[1]) if found else None
-    error = None
+    error = status = None
     if cells[at] == "KO":
+        found = _STATUS.search(words)
+        status = int(found[1]) if found else None
         is_check = not words or _CHECK.search(words) is not None
         error = "check" if is_check and status is None else error_class(status, words, failed=True)
     groups = [group for group in cells[begin - 2].split(",") if group.strip()]
     user = "" if at == 5 else cells[1 if is_old or at == 6 else 2]
     rows.add(
         rows.names.of(" / ".join([*groups, cells[begin - 1]])),
-        started=ns(cells[begin], "ms"), done=ns(cells[at - 1], "ms"), status=status if error else None,
+        started=ns(cells[begin], "ms"), done=ns(cells[at - 1], "ms"), status=status,
         error=error, words=words or "Gatling does not say why",
         user=int(user) if user.isdecimal() else user or None,
     )  # fmt: skip

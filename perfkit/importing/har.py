@@ -164,28 +164,28 @@ def _add(rows: Rows, entry: _Entry, told_of: Counter[str]) -> bool:
     response = msgspec.json.decode(entry.response, type=_Response | None) or _Response()
     timings = msgspec.json.decode(entry.timings, type=_Timings | None) or _Timings()
     started, told = unix_ns(_leaf(entry.started, str)), _leaf(entry.time, int | float | str | None)
-    took = {name: max(0, ns(getattr(timings, name) or 0, "ms")) for name in _Timings.__struct_fields__}
-    if told is None and not sum(took.values()):
-        return False
-    total = sum(took.values()) if told is None else ns(told, "ms")
+    took = {name: max(0, ns(part or 0, "ms")) for name, part in msgspec.structs.asdict(timings).items()}
     parts = sum(took.values())
+    if told is None and not parts:
+        return False
+    total = parts if told is None else ns(told, "ms")
     told_of["time blocked for a connection is part of its latency"] += took["blocked"] > UNITS["ms"]
     apart = total >= 0 and abs(total - parts) > _APART
     told_of["the total and the sum of its parts disagree; the larger one is used"] += apart
     if total < 0 and total != -UNITS["ms"]:
         raise Wrong(f"a time of {total / UNITS['ms']:g} ms", "0 ms or more")
     status = response.status if isinstance(response.status, int) and response.status > 0 else None
-    words = next((words for raw in (response.failure, response.error, entry.error)
-                  if (words := _leaf(raw, str | None))), None)  # fmt: skip
+    whys = (_leaf(raw, str | None) for raw in (response.failure, response.error, entry.error))
+    words = next(filter(None, whys), None)
     error = error_class(status, words, failed=status is None)
     sent = started + sum(took[name] for name in _BEFORE_SENT)
-    done = started + max(total, sum(took.values()))
     answered = status is not None and timings.wait is not None and ns(timings.wait, "ms") >= 0
     rows.add(
         rows.request(_leaf(request.url, str), _leaf(request.method, str),
                      *(_content(request) if rows.keeps_requests else ())), started=started,
         sent=sent if answered else None, first_byte=sent + took["wait"] if answered else None,
-        done=done if status is not None or total >= 0 else None, status=status, error=error,
+        done=started + max(total, parts) if status is not None or total >= 0 else None,
+        status=status, error=error,
         words=words or (f"status {status}" if status else "no answer"), bytes_sent=_whole(request.body_size),
         bytes_received=_whole(response.body_size),
     )  # fmt: skip

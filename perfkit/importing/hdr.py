@@ -40,9 +40,7 @@ _WORDS = {2: ">i2", 4: ">i4", 8: ">i8"}
 #: So many counted values become rows.
 MOST_COUNTED = 200_000
 _TIME = re.compile(r"#\[(Start|Base)Time: *(\d+(?:\.\d+)?) ")
-_LINE = re.compile(
-    r'(?:Tag=(?P<tag>[^,]*),)?"?(?P<at>[\d.eE+-]+)"?,(?P<length>[\d.eE+-]+),(?P<max>[^,]*),(?P<coded>\S+)'
-)
+_LINE = re.compile(r'(?:Tag=([^,]*),)?"?([\d.eE+-]+)"?,([\d.eE+-]+),[^,]*,(\S+)')  # tag, at, length, counts
 _YEAR_S = 365 * 86_400
 
 
@@ -125,17 +123,15 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     def add(one: _Interval) -> None:
         values = np.repeat(one.values * unit_ns, one.counts)
         if len(values):
-            add_bucket(
-                rows, rows.names.of(one.tag or "requests"), (one.at_ns, one.at_ns + one.length_ns), values
-            )
+            span = one.at_ns, one.at_ns + one.length_ns
+            add_bucket(rows, rows.names.of(one.tag or "requests"), span, values)
 
     again = Source(source.path)
     again.meter.rows_so_far = as_before
     _Log(again, add)
     source.broken, source.broken_count = again.broken, again.broken_count  # rows are held to more
-    return Facts(
-        "HdrHistogram", bucketed=True, span_ns=(span[0], span[1]) if span else None, notes=tuple(notes)
-    )
+    whole_span = (span[0], span[1]) if span else None
+    return Facts("HdrHistogram", bucketed=True, span_ns=whole_span, notes=tuple(notes))
 
 
 def _carried(name: str, counts: Counter[int], unit_ns: int) -> Carried:
@@ -143,13 +139,14 @@ def _carried(name: str, counts: Counter[int], unit_ns: int) -> Carried:
     values = np.array(sorted(counts), np.int64)
     n = np.array([counts[value] for value in values.tolist()], np.int64)
     total, ms = int(n.sum()), values * unit_ns / UNITS["ms"]
+    if not total:
+        return carried(name, n=0)
     shares = np.unique([0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0, *(1 - 0.5 ** (k / 4) for k in range(1, 60))])
     at = np.searchsorted(np.cumsum(n), np.maximum(np.ceil(shares * total), 1))
-    mean = float((ms * n).sum() / total) if total else None
-    std = float(np.sqrt(((ms - (mean or 0.0)) ** 2 * n).sum() / total)) if total else None
-    points = zip(shares.tolist(), ms[at].tolist(), strict=True) if total else ()
-    ends = (float(ms[0]), float(ms[-1])) if total else (None, None)
-    return carried(name, n=total, mean=mean, std=std, low=ends[0], high=ends[1], points=points)
+    mean = float((ms * n).sum() / total)
+    std = float(np.sqrt(((ms - mean) ** 2 * n).sum() / total))
+    points = zip(shares.tolist(), ms[at].tolist(), strict=True)
+    return carried(name, n=total, mean=mean, std=std, low=float(ms[0]), high=float(ms[-1]), points=points)
 
 
 _ROW = re.compile(r'"?([\d.,]+)"?[\s,;]+"?([01][.,]\d+)"?[\s,;]+"?(\d+)"?(?:[\s,;]+\S+)?')
@@ -196,12 +193,13 @@ def _interval(source: Source, text: str) -> _Interval:
     found = _LINE.fullmatch(text)
     if found is None:
         raise ValueError(text)
-    at, length = ns(found["at"], "s"), ns(found["length"], "s")
-    if at < 0 or length < 0:
-        raise Wrong(f"an interval at {found['at']} s of {found['length']} s", "no negative value")
-    payload = unpack(found["coded"])
+    tag, at, length, coded = found.groups()
+    at_ns, length_ns = ns(at, "s"), ns(length, "s")
+    if at_ns < 0 or length_ns < 0:
+        raise Wrong(f"an interval at {at} s of {length} s", "no negative value")
+    payload = unpack(coded)
     source.meter.spend(len(payload))
-    return _Interval(found["tag"] or "", at, length, *decode(payload))
+    return _Interval(tag or "", at_ns, length_ns, *decode(payload))
 
 
 # -- decoding --------------------------------------------------------------------------------------
@@ -238,9 +236,8 @@ def decode(payload: bytes) -> tuple[np.ndarray, np.ndarray]:
     else:
         digits = -1
     if not 0 <= digits <= 5 or lowest < 1 or offset:
-        raise Wrong(
-            "a histogram with an unreadable header", "cookie, digits 0 to 5, lowest from 1, no offset"
-        )
+        fine = "cookie, digits 0 to 5, lowest from 1, no offset"
+        raise Wrong("a histogram with an unreadable header", fine)
     body = payload[header.size :][: max(size, 0)]
     numbers = _zigzag(np.frombuffer(body, np.uint8)) if version == 2 else _plain(body, (cookie & 0xF0) >> 4)
     steps = np.where(numbers < 0, -numbers, 1)  # a negative number skips so many buckets

@@ -39,18 +39,16 @@ def read_csv(source: Source, rows: Rows, asked: Asked) -> Facts:
     rows.absolute = False
 
     def add(told: dict[str, str]) -> None:
-        took, waited, reading = (
-            ns(told[name], "s") for name in ("response-time", "Response-delay", "Response-read")
-        )
+        times = ("response-time", "Response-delay", "Response-read", "offset")
+        took, waited, reading, started = (ns(told[name], "s") for name in times)
         if took < 0:
             raise Wrong(f"a response time of {told['response-time']}", "0 s or more")
-        started, status = ns(told["offset"], "s"), whole(told["status-code"])
-        error = error_class(status, None, failed=False)
+        status = whole(told["status-code"])
         first = started + took - reading if waited > 0 and 0 <= reading <= took else None
         rows.add("request", started=started, done=started + took, first_byte=first, status=status,
-                 error=error, words=f"status {status}")  # fmt: skip
+                 error=error_class(status, None, failed=False))  # fmt: skip
 
-    source.each(records(source, () if asked.names else _CSV, asked.names), add, ",".join(_CSV))
+    source.each(records(source, _CSV, asked.names), add, ",".join(_CSV))
     notes = ("hey wrote only the requests that got a response: failures without one are missing",
              "the file has no planned times")  # fmt: skip
     return Facts("hey", rounded_ns=(UNITS["ms"] // 10, UNITS["ms"] // 10), notes=notes)
@@ -64,21 +62,16 @@ def read_text(source: Source, rows: Rows, asked: Asked) -> Facts:
     errors = {words: int(n) for n, words in re.findall(r"^\s*\[(\d+)\]\s+(\S.*)", lost, re.M)}
     shares = re.findall(r"^\s*(\d+)%+ in ([\d.]+) secs", body, re.M)
     answered, n = sum(codes.values()), sum(codes.values()) + sum(errors.values())
-    times = {
-        name: number_in(body, rf"^\s*{name}:\s+([\d.]+) secs") for name in ("Average", "Fastest", "Slowest")
-    }
-    mean, low, high = (None if ms is None or not answered else 1e3 * ms for ms in times.values())
+    times = (number_in(body, rf"^\s*{name}:\s+([\d.]+) secs") for name in ("Average", "Fastest", "Slowest"))
+    mean, low, high = (None if s is None or not answered else 1e3 * s for s in times)
     notes = []
     if answered > _MOST:  # it divides the sum of all by the number of those it kept
-        mean, notes = (
-            None,
-            [f"hey's quantiles are of its first {_MOST:,} answers, its mean is wrong for more"],
-        )
+        mean = None
+        notes = [f"hey's quantiles are of its first {_MOST:,} answers, its mean is wrong for more"]
     told = carried(
         n=n, kinds=[*status_kinds(codes), *lost_kinds(errors)], mean=mean, low=low, high=high,
         rate_per_s=number_in(body, r"Requests/sec:\s+([\d.]+)"),
         points=[(int(share) / 100, 1e3 * float(at)) for share, at in shares if int(share) and answered],
     )  # fmt: skip
-    return summary_of(
-        "hey", [told], span_s=number_in(body, r"Total:\s+([\d.]+) secs"), parts=parts, notes=notes
-    )
+    span_s = number_in(body, r"Total:\s+([\d.]+) secs")
+    return summary_of("hey", [told], span_s=span_s, parts=parts, notes=notes)

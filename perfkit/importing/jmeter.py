@@ -17,10 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from perfkit.importing.head import Head
-from perfkit.importing.limits import (
-    LONGEST_TEXT,
-    MOST_USERS,
-)
+from perfkit.importing.limits import LONGEST_TEXT, MOST_USERS
 from perfkit.importing.nouns import Asked, Facts, Wrong
 from perfkit.importing.records import Batch, batches, mapped
 from perfkit.importing.rows import Rows
@@ -33,10 +30,8 @@ _NONE = repeat(None)
 _AND = "\x1e"  # between a label and the origin of its URL
 _ORIGIN = r"^([^/]*//[^/]*).*$"  # scheme and host of a URL: of a million URLs the same
 #: What JMeter writes without a header: its default columns up to 2.13, and since 3.0.
-_SHARED = (
-    *("timeStamp", "elapsed", "label", "responseCode", "responseMessage", "threadName", "dataType"),
-    "success",
-)
+_SHARED = ("timeStamp", "elapsed", "label", "responseCode", "responseMessage", "threadName", "dataType",
+           "success")  # fmt: skip
 _DEFAULTS = (
     (*_SHARED, "bytes", "grpThreads", "allThreads", "Latency"),
     (*_SHARED, "failureMessage", "bytes", "sentBytes", "grpThreads", "allThreads", "URL", "Latency",
@@ -46,13 +41,20 @@ _DEFAULTS = (
 _TOLD = ("responseCode", "success", "responseMessage", "failureMessage")
 NEEDED = ("timeStamp", "elapsed")
 _NON_HTTP = "Non HTTP response "
-#: Times of a sample and of its parts were rounded to ms, each on its own.
-_MS = _ROUNDED = UNITS["ms"]
+#: A sample's times; those of its parts are rounded to it too, each on its own.
+_MS = UNITS["ms"]
 #: How a Transaction Controller words its sample.
 _TRANSACTION = re.compile(r"Number of samples in transaction : (\d+)")
 EXPECTED = "a JMeter sample with timeStamp and elapsed in ms"
 _DATES = "ms since 1970, or a date such as 2026-01-31 12:00:00.000"
 _NOTES = ("JMeter starts a sample when its thread is free; the file has no planned times",)
+#: What is said of samples that were skipped, or are rows though they are no requests.
+_COUNTED = (
+    "samples of Transaction Controllers are skipped; their requests are in the file",
+    "rows are transactions of one or more requests each",
+    "transactions; it has no threadName: transactions are rows, and so are their requests, if they are in it",
+    "samples are parts of other samples and were skipped",
+)
 
 
 def is_csv(head: Head) -> bool:
@@ -76,12 +78,12 @@ _Sample = tuple[str, int, int, bool]
 def _holds(sample: _Sample, label: str, started: int, ended: int) -> bool:
     """Whether a sample is a part of the one before it in its thread; each was rounded on its own."""
     name, begin, end, is_transaction = sample
-    if started < begin - _ROUNDED or started >= end or ended > end + _ROUNDED:
+    if started < begin - _MS or started >= end or ended > end + _MS:
         return False  # one that begins when it is over is the next one
     stem, _, number = label.rpartition("-")
     if number.isdigit() and (stem == name or stem.startswith(f"{name}-")):
         return True
-    return started + _ROUNDED < end and (is_transaction or ("://" in label and label != name))
+    return started + _MS < end and (is_transaction or ("://" in label and label != name))
 
 
 class Reader:
@@ -114,11 +116,10 @@ class Reader:
             if url not in _NO_URL:
                 names.saw(url)
         labels = batch.column("label")
-        of_url = pc.and_(pc.starts_with(labels, "/"), pc.match_substring(origins, "://"))
-        places = origins
-        if self.rows.keeps_requests:
-            places = batch.column("URL")
-            of_url = pc.match_substring(places, "://")
+        places = batch.column("URL") if self.rows.keeps_requests else origins
+        of_url = pc.match_substring(places, "://")
+        if not self.rows.keeps_requests:
+            of_url = pc.and_(pc.starts_with(labels, "/"), of_url)
         labels = pc.if_else(of_url, pc.binary_join_element_wise(labels, places, _AND), labels)
         unanswered = outcomes["status"].is_null().to_numpy(zero_copy_only=False) | (waited <= 0)
         columns = sizes | outcomes | {
@@ -168,7 +169,7 @@ class Reader:
         samples = zip(threads, labels, started.tolist(), done.tolist(), transactions)  # noqa: B905 - endless
         for at, (thread, label, begin, end, transaction) in enumerate(samples):
             before = latest.get(thread)
-            if before is not None and transaction is None and begin >= before[2] + _ROUNDED:
+            if before is not None and transaction is None and begin >= before[2] + _MS:
                 latest[thread] = label, begin, end, False  # as nearly all are
             else:
                 kept[at] = not self._is_part(thread, label, begin, end, transaction)
@@ -199,18 +200,9 @@ class Reader:
         """What there is to say when the file has ended."""
         if self.zone_unknown:
             notes = (*notes, "its times have no zone and were taken as UTC")
-        if self.transactions:
-            told = "samples of Transaction Controllers are skipped; their requests are in the file"
-            notes = (*notes, f"{self.transactions:,} {told}")
-        if self.standing:
-            notes = (*notes, f"{self.standing:,} rows are transactions of one or more requests each")
-        if self.unthreaded:
-            told = "it has no threadName: transactions are rows, and so are their requests, if they are in it"
-            notes = (*notes, f"{self.unthreaded:,} transactions; {told}")
-        if self.parts:
-            notes = (*notes, f"{self.parts:,} samples are parts of other samples and were skipped")
-        step = UNITS["ms"]
-        return Facts("JMeter", rounded_ns=(step, step), notes=(*_NOTES, *notes))
+        counted = zip((self.transactions, self.standing, self.unthreaded, self.parts), _COUNTED, strict=True)
+        notes = (*_NOTES, *notes, *(f"{n:,} {words}" for n, words in counted if n))
+        return Facts("JMeter", rounded_ns=(_MS, _MS), notes=notes)
 
 
 def _outcomes(batch: Batch) -> dict[str, pa.Array]:
@@ -268,6 +260,6 @@ def read_csv(source: Source, rows: Rows, asked: Asked) -> Facts:
     notes = ["the given columns were used"] if columns else []
     if not columns and (columns := _headless(Head(source.head)) or ()):
         notes = ["it has no header; JMeter's default columns were assumed"]
-    for batch in batches(source, () if columns else NEEDED, columns):
+    for batch in batches(source, NEEDED, columns):
         batch.take(source, reader.read, EXPECTED)
     return reader.facts(*notes)

@@ -34,7 +34,7 @@ class _Xml:
     """A parser that knows samples by their depth; a document type, and so any entity, is refused."""
 
     def __init__(self, reader: Reader) -> None:
-        self.reader = reader
+        self._reader, self._source = reader, reader.source
         self._depth = 0
         self._sample: dict[str, str] | None = None
         self._failure: str | None = None
@@ -43,7 +43,7 @@ class _Xml:
         self._places: list[tuple[int, int]] = []
         self._fed = self._elements = self._size = 0
         self._names: dict[str, str] = {}  # of elements and attributes: the parser keeps each for ever
-        encoding = "utf-8" if reader.source.encoding else None
+        encoding = "utf-8" if self._source.encoding else None
         self.parser = expat.ParserCreate(encoding, intern=self._names)
         self.parser.StartElementHandler = self._start
         self.parser.EndElementHandler = self._end
@@ -53,41 +53,36 @@ class _Xml:
         """Parse the next bytes; BadInput for what would make the parser's memory grow with the file."""
         self.parser.Parse(block, False)
         self._fed += len(block)
-        path = self.reader.source.path
+        path = self._source.path
         if self._fed - max(self.parser.CurrentByteIndex, 0) > LONGEST_TAG + len(block):
             line = f"line {self.parser.CurrentLineNumber:,}"
             raise BadInput(f"{path}: {line} begins a tag or comment of more than {LONGEST_TAG // MB} MB")
         if len(self._names) > MOST_COLUMNS:
-            raise BadInput(
-                f"{path} has more than {MOST_COLUMNS:,} names of elements and attributes; a JTL has 50"
-            )
+            many = f"more than {MOST_COLUMNS:,} names of elements and attributes"
+            raise BadInput(f"{path} has {many}; a JTL has 50")
 
     def flush(self) -> None:
         """Have the samples read that there are."""
         batch = Batch(_COLUMNS, self._rows, self._places)
         self._rows, self._places, self._size = [], [], 0
-        batch.take(self.reader.source, self.reader.read, EXPECTED)
+        batch.take(self._source, self._reader.read, EXPECTED)
 
     def _doctype(self, *_: Any) -> None:
-        raise BadInput(
-            f"{self.reader.source.path} declares a document type, which no JTL has; it was not read"
-        )
+        raise BadInput(f"{self._source.path} declares a document type, which no JTL has; it was not read")
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._depth += 1
         if self._depth > DEEPEST:
-            raise BadInput(f"{self.reader.source.path} has elements more than {DEEPEST} deep in others")
+            raise BadInput(f"{self._source.path} has elements more than {DEEPEST} deep in others")
         self._elements += 1
         if self._elements > MOST_BROKEN:
-            raise BadInput(f"{self.reader.source.path}: {MOST_BROKEN:,} elements and no sample among them")
+            raise BadInput(f"{self._source.path}: {MOST_BROKEN:,} elements and no sample among them")
         is_sample = name in ("httpSample", "sample")
         if self._depth == 2 and is_sample:
-            self._sample = {
-                _ATTRIBUTES[key]: value for key, value in attributes.items() if key in _ATTRIBUTES
-            }
+            self._sample = {name: attributes[key] for key, name in _ATTRIBUTES.items() if key in attributes}
             self._failure = None
         elif is_sample:
-            self.reader.parts += 1
+            self._reader.parts += 1
         self._text = [] if name == "failureMessage" else None
         self.parser.CharacterDataHandler = None if self._text is None else self._data
 
@@ -98,20 +93,20 @@ class _Xml:
                 self.parser.CharacterDataHandler = None
 
     def _end(self, name: str) -> None:
-        self.reader.source.line = self.parser.CurrentLineNumber
+        self._source.line = self.parser.CurrentLineNumber
         if name == "failureMessage" and self._text:
             self._failure = self._failure or "".join(self._text)
         self._text = None
         if self._depth == 2 and self._sample is not None:
             if set(NEEDED) <= self._sample.keys():
-                told = self._sample | ({"failureMessage": self._failure} if self._failure else {})
-                self._rows.append([told.get(name, "") for name in _COLUMNS])
-                self._places.append((self.reader.source.line, 0))
+                self._sample["failureMessage"] = self._failure or ""
+                self._rows.append([self._sample.get(name, "") for name in _COLUMNS])
+                self._places.append((self._source.line, 0))
                 self._size += sum(map(len, self._rows[-1]))
                 if len(self._rows) >= BATCH or self._size > LONGEST_TAG:
                     self.flush()
             else:
-                self.reader.source.bad("a sample without ts or t", "both")
+                self._source.bad("a sample without ts or t", "both")
             self._sample, self._elements = None, 0
         self._depth -= 1
 
@@ -139,6 +134,13 @@ def read_xml(source: Source, rows: Rows, asked: Asked) -> Facts:
 #: Control characters, which JMeter writes as they come and XML does not have.
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|&#(?:x[0-9a-fA-F]{1,8}|[0-9]{1,8});")
 _LONGEST_REFERENCE = 12
+_CHARACTERS = (
+    range(9, 11),
+    range(13, 14),
+    range(32, 0xD800),
+    range(0xE000, 0xFFFE),
+    range(1 << 16, 17 << 16),
+)
 
 
 def _allowed(blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -159,10 +161,4 @@ def _character(found: re.Match[bytes]) -> bytes:
     if text[:1] != b"&":
         return b"?"
     number = int(text[3:-1], 16) if text[2:3] == b"x" else int(text[2:-1])
-    fine = (
-        number in (9, 10, 13)
-        or 32 <= number < 0xD800
-        or 0xE000 <= number < 0xFFFE
-        or 1 << 16 <= number < 17 << 16
-    )
-    return text if fine else b"?"
+    return text if any(number in one for one in _CHARACTERS) else b"?"

@@ -1,18 +1,22 @@
-"""Locust: the request log of `locust.contrib.csv_request_logger`, and the stats history of `--csv`.
+"""Locust: the log of `locust.contrib.csv_request_logger`, and the stats history and statistics of `--csv`.
 
 The log has a line for each request: when it was sent (s since 1970) and its response time, rounded to
 0.01 ms. The history has, about every second, how many requests each name has had so far, and quantiles in
 whole ms: counts become rows spread over their interval, with latencies by rank from the quantiles. Those are
 of the last ten seconds in a full history (`--csv-full-history`), which has lines of every name; in one of all
 names together they are of all requests so far, and then the last line's are taken for the whole run.
+
+The statistics (NAME_stats.csv, until 0.11 NAME_requests.csv) are a summary: a row for each operation and one
+for all together. Response times are ms, and those of failures are in them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -25,8 +29,10 @@ from perfkit.importing.nouns import Asked, Facts, Wrong
 from perfkit.importing.records import records
 from perfkit.importing.rows import Rows
 from perfkit.importing.source import Source
+from perfkit.importing.summaries import carried, operations, summary_of
 from perfkit.importing.times import UNITS, ns, whole
 from perfkit.importing.words import error_class
+from perfkit.store.metadata import Carried, FailureKind
 
 _LOG = ("timestamp", "request_type", "name", "response_time_ms")
 _HISTORY = ("Timestamp", "User Count", "Type", "Name")
@@ -49,26 +55,20 @@ def read_log(source: Source, rows: Rows, asked: Asked) -> Facts:
     """A row for each line."""
 
     def add(told: dict[str, str]) -> None:
-        _add_logged(rows, told)
+        started, took = ns(told["timestamp"], "s"), ns(told["response_time_ms"], "ms")
+        if took < 0:
+            raise Wrong(f"a response time of {told['response_time_ms']}", "0 ms or more")
+        status, words = whole(told.get("status_code") or 0) or None, told.get("exception")
+        rows.add(
+            rows.names.of(told["name"], told["request_type"]), started=started, done=started + took,
+            status=status, error=error_class(status, words, failed=bool(words)), words=words,
+            bytes_received=whole(told["response_length"]) if told.get("response_length") else None,
+        )  # fmt: skip
 
     expected = "a time in s, a type, a name, a response time in ms"
-    source.each(records(source, () if asked.names else _LOG, asked.names), add, expected)
+    source.each(records(source, _LOG, asked.names), add, expected)
     notes = ("Locust does not record planned times",)
     return Facts("Locust", rounded_ns=(1, UNITS["ms"] // 100), notes=notes)
-
-
-def _add_logged(rows: Rows, told: dict[str, str]) -> None:
-    started, took = ns(told["timestamp"], "s"), ns(told["response_time_ms"], "ms")
-    if took < 0:
-        raise Wrong(f"a response time of {told['response_time_ms']}", "0 ms or more")
-    status, words = whole(told.get("status_code") or 0) or None, told.get("exception") or None
-    error = error_class(status, words, failed=bool(words))
-    rows.add(
-        rows.names.of(told["name"], told["request_type"]),
-        started=started, done=started + took, status=status, error=error,
-        words=words or (f"status {status}" if error else None),
-        bytes_received=whole(told["response_length"]) if told.get("response_length") else None,
-    )  # fmt: skip
 
 
 # -- stats history ---------------------------------------------------------------------------------
@@ -142,20 +142,16 @@ def _span(series: Iterable[list[_Moment]]) -> tuple[int, int] | None:
 
 
 def _moment(told: dict[str, str]) -> _Moment:
-    points = []
-    for name, value in told.items():
-        if name.endswith("%") and value not in ("N/A", ""):
-            points.append((float(name[:-1]) / 100, ns(value, "ms")))
+    points = [(float(name[:-1]) / 100, ns(value, "ms")) for name, value in told.items()
+              if name.endswith("%") and value not in ("N/A", "")]  # fmt: skip
     if any(value < 0 for _, value in points):
         raise Wrong("a negative quantile", "0 ms or more")
     if not any(value for _, value in points) and not float(told.get("Requests/s") or 0):
         points = []  # its zeros are of a window without a request; in one with any, they are below 0.5 ms
     count, failed = (whole(told[name]) for name in _COUNTS)
     points.sort()
-    shares = _shared(tuple(share for share, _ in points))
-    return _Moment(
-        ns(told["Timestamp"], "s"), count, failed, shares, values=array("q", [value for _, value in points])
-    )
+    shares, values = _shared(tuple(share for share, _ in points)), array("q", [value for _, value in points])
+    return _Moment(ns(told["Timestamp"], "s"), count, failed, shares, values=values)
 
 
 @lru_cache(maxsize=64)
@@ -242,3 +238,72 @@ def _informed(moments: list[_Moment]) -> list[_Moment | None]:
         informed = one if one.values else informed
         found.append(informed)
     return found[::-1]
+
+
+# -- statistics ------------------------------------------------------------------------------------
+
+_MOST = 10_000
+_NAMES = {"# requests": "request count", "# failures": "failure count", "method": "type"}
+_NEEDED = {"type", "name", "request count", "failure count", "average response time", "requests/s"}
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)%?")
+
+
+def is_stats(head: Head) -> bool:
+    """The header, in the words of any version."""
+    return {_NAMES.get(name.lower(), name.lower()) for name in head.columns()} >= _NEEDED
+
+
+def read_stats(source: Source, rows: Rows, asked: Asked) -> Facts:
+    """Every row, the one of all together without a name."""
+    if not is_stats(Head(source.head)):
+        raise BadInput(f"{source.path} lacks the columns of Locust's statistics; it has another format")
+    found: dict[tuple[str, str], Carried] = {}  # by name and method
+    seen: set[tuple[str, str]] = set()
+
+    def add(record: dict[str, str]) -> None:
+        told = {_NAMES.get(name.lower(), name.lower()): text.strip() for name, text in record.items()}
+        key = told["name"], told["type"]
+        if len(found) >= _MOST:
+            words = f"more than {_MOST:,} operations; give requests a name without ids"
+            raise BadInput(f"{source.path} has {words}")
+        if key in seen:
+            raise BadInput(f"{source.path} has {key[0][:80]!r} twice: files were joined; split it")
+        seen.add(key)
+        found[key] = _carried(told)
+
+    source.each(records(source, ("Name",)), add, "counts and ms in the columns that Locust has")
+    totals = {key for key in found if key[0] in ("Aggregated", "Total") and key[1] in ("", "None")}
+    others = [key for key in found if key not in totals]
+    names = dict(zip(others, operations(rows, others), strict=True))
+    told = [_named(one, names.get(key, "")) for key, one in found.items()]
+    total = next((one for one in told if not one.operation), None)
+    span = total.n / total.rate_per_s if total and total.n and total.rate_per_s else None
+    return summary_of("Locust", told, span_s=span, notes=["response times include failures"])
+
+
+def _named(one: Carried, name: str) -> Carried:
+    """The same of an operation."""
+    failures = tuple(replace(kind, operation=name) for kind in one.failures)
+    return replace(one, operation=name, failures=failures)
+
+
+def _carried(told: dict[str, str]) -> Carried:
+    """What one row tells."""
+    n, failed = whole(told["request count"]), whole(told["failure count"])
+    if not 0 <= failed <= n:
+        raise Wrong(f"{failed} failures of {n} requests", "no more failures than requests")
+    times = (f"{name} response time" for name in ("average", "min", "max", "median"))
+    mean, low, high, median = (_ms(told, name) if n else None for name in times)
+    shares = {name: float(share[1]) / 100 for name in told if (share := _SHARE.fullmatch(name))}
+    points = [(0.5, median), *((share, _ms(told, name) if n else None) for name, share in shares.items())]
+    kinds = [FailureKind("check", "", failed, "Locust's statistics do not say why")] if failed else []
+    rate = float(told["requests/s"]) if n else None
+    return carried(
+        n=n, failed=failed, kinds=kinds, rate_per_s=rate, mean=mean, low=low, high=high, points=points
+    )
+
+
+def _ms(told: dict[str, str], name: str) -> float | None:
+    """A time in ms, None where it is not told."""
+    text = told.get(name, "")
+    return None if text in ("", "N/A", "None") else ns(text, "ms") / UNITS["ms"]

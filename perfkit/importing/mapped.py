@@ -39,9 +39,8 @@ class _Map:
         self.duration: tuple[str, Read] | None = None
         self.others: dict[str, str] = {}
         self.zone_unknown = False
-        self.units: dict[
-            str, int
-        ] = {}  #: in what (ns) a time is written: as named, or by an ISO time's digits
+        #: In what (ns) a time is written: as named, or by an ISO time's digits.
+        self.units: dict[str, int] = {}
         kinds: set[bool] = set()
         for field, name in columns.items():
             if field not in FIELDS:
@@ -58,15 +57,13 @@ class _Map:
                 raise BadInput(f"--column {field}: {instant} is given twice; give one")
             self.instants[instant] = name, self._reading(instant, unit.removeprefix("unix_"))
             kinds.add(not unit or unit.startswith("unix_"))
-        begin = {"planned", "started"} & self.instants.keys()
-        both = (bool(begin), "done" in self.instants, self.duration is not None)
-        if sum(both) != 2:
+        has_begin = bool({"planned", "started"} & self.instants.keys())
+        if has_begin + ("done" in self.instants) + (self.duration is not None) != 2:
             raise BadInput(f"{path}: a column map needs two of: planned or started, done, duration (such as "
                            "--column started=begin --column duration_ms=took)")  # fmt: skip
         if len(kinds) > 1:
-            raise BadInput(
-                f"{path}: --column mixes instants since 1970 with instants since a start; give one kind"
-            )
+            mixed = "instants since 1970 with instants since a start"
+            raise BadInput(f"{path}: --column mixes {mixed}; give one kind")
         self.absolute = kinds.pop()
 
     def _reading(self, instant: str, unit: str) -> Read:
@@ -113,11 +110,8 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
             raise unknown(f"column of {source.path.name}:", name, names)
     refuse_twice(source, names, wanted)
 
-    def add(told: dict[str, str]) -> None:
-        _add(rows, given, told)
-
     expected = "a value that fits its --column (ISO 8601, or a number of its unit)"
-    source.each(records(source, () if asked.names else wanted, asked.names), add, expected)
+    source.each(records(source, wanted, asked.names), lambda told: _add(rows, given, told), expected)
     rows.steps.between = given.between
     rows.steps.units = given.units
     if given.duration is None:  # as fine as the finer of the two that it is the difference of
@@ -129,31 +123,31 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
 
 
 def _add(rows: Rows, given: _Map, told: Mapping[str, str]) -> None:
-    at = {
-        instant: value(told[name]) if told[name].strip() else None
-        for instant, (name, value) in given.instants.items()
-    }
-    begin = at.get("started") if at.get("started") is not None else at.get("planned")
-    if given.duration is not None:
+    at: dict[str, int | None] = dict.fromkeys(INSTANTS)
+    for instant, (name, value) in given.instants.items():
+        if told[name].strip():
+            at[instant] = value(told[name])
+    if given.duration is not None and told[given.duration[0]].strip():
         name, value = given.duration
-        took = value(told[name]) if told[name].strip() else None
-        if took is not None and took < 0:
+        if (took := value(told[name])) < 0:
             raise Wrong(f"a duration of {told[name]}", "0 or more")
-        if took is not None and begin is not None:
+        begin = at["started"] if at["started"] is not None else at["planned"]
+        if begin is not None:
             at["done"] = begin + took
-        elif took is not None and at.get("done") is not None:
-            at["started"] = at["done"] - took  # type: ignore[operator]
-    other = {field: told[name].strip() for field, name in given.others.items()}
-    status = whole(other["status"]) or None if other.get("status") else None
-    error, words = _error(status, other.get("error", ""), other.get("error_text", ""))
-    user = other.get("user", "")
+        elif at["done"] is not None:
+            at["started"] = at["done"] - took
+    other = dict.fromkeys(_OTHERS, "") | {field: told[name].strip() for field, name in given.others.items()}
+    status, sent, received = (
+        whole(other[name]) if other[name] else None for name in ("status", "bytes_sent", "bytes_received")
+    )
+    status = status or None
+    error, words = _error(status, other["error"], other["error_text"])
+    user = other["user"]
     rows.add(
-        rows.names.of(other.get("operation") or "request"),
-        started=at.get("started"), planned=at.get("planned"), sent=at.get("sent"),
-        first_byte=at.get("first_byte"), done=at.get("done"), status=status, error=error, words=words,
+        rows.names.of(other["operation"] or "request"),
+        started=at["started"], planned=at["planned"], sent=at["sent"], first_byte=at["first_byte"],
+        done=at["done"], status=status, error=error, words=words, bytes_sent=sent, bytes_received=received,
         user=int(user) if user.isdecimal() and str(int(user)) == user else user,
-        bytes_sent=whole(other["bytes_sent"]) if other.get("bytes_sent") else None,
-        bytes_received=whole(other["bytes_received"]) if other.get("bytes_received") else None,
     )  # fmt: skip
 
 

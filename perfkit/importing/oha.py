@@ -65,11 +65,8 @@ def read_sqlite(source: Source, rows: Rows, asked: Asked) -> Facts:
     except sqlite3.Error as error:
         raise BadInput(f"{source.path} is not an oha database ({error}); nothing was imported") from None
     known = 0 < corrected == rows.added
-    notes = (
-        _ANSWERED,
-        *(() if known else ("recorded without --latency-correction, so it has no planned times",)),
-    )
-    return Facts("oha", intended_time=known, notes=notes)
+    more = () if known else ("recorded without --latency-correction, so it has no planned times",)
+    return Facts("oha", intended_time=known, notes=(_ANSWERED, *more))
 
 
 def _only_rows(
@@ -85,9 +82,8 @@ def _add_record(rows: Rows, url: Any, start: Any, due: Any, end: Any, status: An
     started, done = ns(start, "s"), ns(end, "s")
     planned = None if due is None else min(ns(due, "s"), started)
     code = whole(status)
-    error = error_class(code, None, failed=False)
-    rows.add(rows.names.of(str(url)), planned=planned, started=started, done=done, status=code, error=error,
-             words=f"status {code}" if error else None, bytes_received=whole(size))  # fmt: skip
+    rows.add(rows.names.of(str(url)), planned=planned, started=started, done=done, status=code,
+             error=error_class(code, None, failed=False), bytes_received=whole(size))  # fmt: skip
     return planned is not None
 
 
@@ -96,17 +92,14 @@ def read_csv(source: Source, rows: Rows, asked: Asked) -> Facts:
     rows.absolute = False
 
     def add(told: dict[str, str]) -> None:
-        started, first, code = (
-            ns(told["request-start"], "s"),
-            ns(told["Response-delay"], "s"),
-            whole(told["status"]),
-        )
-        done, error = started + ns(told["request-duration"], "s"), error_class(code, None, failed=False)
-        rows.add("request", started=started, done=done, status=code, error=error,
-                 first_byte=min(started + first, done) if first > 0 else None,
-                 words=f"status {code}" if error else None, bytes_received=whole(told["bytes"]))  # fmt: skip
+        times = ("request-start", "Response-delay", "request-duration")
+        started, first, took = (ns(told[name], "s") for name in times)
+        code = whole(told["status"])
+        rows.add("request", started=started, done=started + took, status=code,
+                 error=error_class(code, None, failed=False), bytes_received=whole(told["bytes"]),
+                 first_byte=started + min(first, took) if first > 0 else None)  # fmt: skip
 
-    source.each(records(source, () if asked.names else _CSV, asked.names), add, ",".join(_CSV))
+    source.each(records(source, _CSV, asked.names), add, ",".join(_CSV))
     return Facts("oha", notes=(_ANSWERED, "the file has no planned times"))
 
 

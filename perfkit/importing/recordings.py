@@ -9,7 +9,7 @@ from __future__ import annotations
 import array
 import functools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -120,7 +120,11 @@ class _Requests(Rows):
         """Keep many."""
         numbers = pa.array(columns["operation"]).cast(pa.int32()).to_numpy(zero_copy_only=False)
         begins = np.asarray(columns["planned"])
-        self._keep(*((begins, numbers) if kept is None else (begins[kept], numbers[kept])))
+        if kept is not None:
+            begins, numbers = begins[kept], numbers[kept]
+        self._count(len(begins))
+        self.begins.frombytes(begins.astype(np.int64).tobytes())
+        self.numbers.frombytes(numbers.astype(np.int32).tobytes())
 
     def add_counted(self, *_: Any, **__: Any) -> None:
         """BadInput: a count of requests does not say what they were."""
@@ -130,11 +134,6 @@ class _Requests(Rows):
         self.count += n
         if self.count > _MOST:
             raise BadInput(f"more than {_MOST:,} requests cannot be replayed at once; split the file")
-
-    def _keep(self, begins: np.ndarray, numbers: np.ndarray) -> None:
-        self._count(len(begins))
-        self.begins.frombytes(begins.astype(np.int64).tobytes())
-        self.numbers.frombytes(numbers.astype(np.int32).tobytes())
 
 
 def read_recording(path: Path, wanted: Wanted, speed: float = 1.0) -> Recording:
@@ -148,18 +147,26 @@ def read_recording(path: Path, wanted: Wanted, speed: float = 1.0) -> Recording:
     if facts.carried or facts.bucketed or not len(begins):
         raise BadInput(f"{path} ({name}) lists no requests: it cannot be replayed")
     operations, why, secrets = _chosen(requests.names.requests, wanted, imported=name in FORMATS)
-    reasons = Counter({text: int(n) for text, n in _counted(why, numbers)})
+    reasons: Counter[str] = Counter()
+    for text, n in zip(why, np.bincount(numbers, minlength=len(why)).tolist(), strict=True):
+        reasons[text or ""] += n
     reasons["requests of setup and teardown"] = requests.around
     reasons["broken places"] = source.broken_count
-    left_out = {text: n for text, n in reasons.items() if n}
-    sent = np.array([one is None for one in why])[numbers]
+    left_out = {text: n for text, n in reasons.items() if text and n}
+    is_sent = np.array([one is None for one in why])
+    sent = is_sent[numbers]
     if not sent.any():
         told = "; ".join(f"{n:,} {text}" for text, n in left_out.items())
         raise BadInput(f"{path}: no request of it can be sent: {told}")
     order = np.argsort(begins[sent], kind="stable")
-    at, which = begins[sent][order], (np.cumsum([one is None for one in why]) - 1)[numbers[sent][order]]
-    notes = [*facts.notes, *source.all_notes(), *_method_notes(requests.names.requests)]
-    notes += _body_notes(operations[i] for i in which.tolist())
+    at, which = begins[sent][order], (np.cumsum(is_sent) - 1)[numbers[sent][order]]
+    notes = [*facts.notes, *source.all_notes()]
+    if not any(_method_and_target(one)[0] for one in requests.names.requests):
+        notes.append("the file does not say which methods were used: each request is taken as a GET")
+    bare = np.array([one.method in _WITH_BODY and not one.body for one in operations])
+    if n := int(bare[which].sum()):
+        what = "POST, PUT or PATCH requests are sent without a body: the file has none for them"
+        notes.append(f"{n:,} {what}")
     whole = not (at % UNITS["s"]).any() and len(at) > 1
     if whole:
         at = _spread(at) if wanted.spread else at
@@ -174,37 +181,16 @@ def _read(source: Source, requests: _Requests) -> tuple[str, Facts]:
     """The format's name, and what its reader says besides the requests."""
     head = Head(source.head)
     name = next((name for name, one in _REPLAYED_ONLY.items() if one.recognise(head)), None)
-    asked = Asked()
     if name is not None:
         source.refuse_binary()
     else:
-        name = format_of(source, None, asked)
-    reader = (_REPLAYED_ONLY.get(name) or FORMATS[name]).read
+        name = format_of(source, None, Asked())
     try:
-        return name, reader(source, requests, asked)
+        return name, {**FORMATS, **_REPLAYED_ONLY}[name].read(source, requests, Asked())
     except BadInput:
         raise
     except (ValueError, OverflowError, RecursionError) as error:
         raise BadInput(f"{source.path} cannot be read as {name} ({type(error).__name__})") from None
-
-
-def _counted(why: list[str | None], numbers: np.ndarray) -> Iterator[tuple[str, int]]:
-    """How many requests are left out for each reason."""
-    found: Counter[str] = Counter()
-    for text, n in zip(why, np.bincount(numbers, minlength=len(why)), strict=True):
-        if text is not None:
-            found[text] += int(n)
-    yield from found.items()
-
-
-def _method_notes(requests: Iterable[_Request]) -> Iterator[str]:
-    if not any(_method_and_target(one)[0] for one in requests):
-        yield "the file does not say which methods were used: each request is taken as a GET"
-
-
-def _body_notes(sent: Iterable[Operation]) -> Iterator[str]:
-    if n := sum(one.method in _WITH_BODY and not one.body for one in sent):
-        yield f"{n:,} POST, PUT or PATCH requests are sent without a body: the file has none for them"
 
 
 def _spread(at: np.ndarray) -> np.ndarray:
@@ -226,7 +212,10 @@ def _chosen(
     """
     names = Names()
     told = [_name(one, names) if imported else "" for one in requests]
-    host = wanted.host if wanted.host is not None else _first_host(requests, names)
+    host = wanted.host
+    if host is None:  # that of the first request whose file names one
+        hosts = (_path(_method_and_target(one)[1], names)[1] for one in requests)
+        host = next(filter(None, hosts), None)
     operations: list[Operation] = []
     why: list[str | None] = []
     secrets: dict[str, None] = {}
@@ -239,12 +228,6 @@ def _chosen(
         raise BadInput(f"the recording has more than {_MOST_SECRETS:,} secrets, too many to be kept out of "
                        "files; leave params.send_secrets out")  # fmt: skip
     return operations, why, tuple(one for one in secrets if len(one) >= SHORTEST)
-
-
-def _first_host(requests: list[_Request], names: Names) -> str | None:
-    """The host of the first request whose file names one."""
-    hosts = (_path(_method_and_target(one)[1], names)[1] for one in requests)
-    return next((host for host in hosts if host), None)
 
 
 def _name(request: _Request, names: Names) -> str:

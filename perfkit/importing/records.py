@@ -323,54 +323,37 @@ def _rows(source: Source, delimiter: str) -> Iterator[list[str]]:
     A quote that is not closed is a broken place, and takes the lines after it along: they are counted.
     """
     csv.field_size_limit(LONGEST_LINE)
-    record = _Record()
-    reader = csv.reader(_lines(source, record), delimiter=delimiter, strict=True)
-    quoted = 0
+    first = count = size = quoted = 0  # where a record begins; its lines and characters so far
+
+    def lines() -> Iterator[str]:
+        nonlocal first, count, size
+        for text in source.texts():
+            if source.line == 1 and SEPARATOR.fullmatch(text):
+                continue
+            first = first or source.line
+            count += 1
+            size += len(text) + 1
+            if size > LONGEST_LINE + 1:
+                raise csv.Error(f"more than {LONGEST_LINE // MB} MB in quotes")
+            yield text + "\n"
+
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
     while True:
-        record.first = record.count = record.size = 0
-        problem = ""
+        first = count = size = 0
         try:
             row = next(reader)
         except StopIteration:
             break
         except csv.Error as error:
-            row = []
+            source.line, source.more = first, count - 1
             problem = str(error).replace("unexpected end of data", "a quote that is never closed")
-        source.line, source.more = record.first, record.count - 1
-        if problem:
             source.bad(problem, "a line of CSV")
             continue
-        if record.count < 2:
-            yield row
-            continue
+        source.line, source.more = first, count - 1
         broken = source.broken_count
         yield row
         if broken == source.broken_count:
-            quoted += record.count - 1
+            quoted += count - 1
     if quoted:
         words = "lines are inside quotes opened by an earlier line, as part of its text"
         source.notes.append(f"{quoted:,} {words}")
-
-
-class _Record:
-    """Where a record begins, and how many lines and characters it has so far."""
-
-    __slots__ = ("count", "first", "size")
-
-    def __init__(self) -> None:
-        self.first = self.count = self.size = 0
-
-
-def _lines(source: Source, record: _Record) -> Iterator[str]:
-    """The lines of a file for `csv.reader`; no record is too long."""
-    texts = source.texts()
-    for text in texts:
-        if source.line == 1 and SEPARATOR.fullmatch(text):
-            continue
-        if not record.count:
-            record.first = source.line
-        record.count += 1
-        record.size += len(text) + 1
-        if record.size > LONGEST_LINE + 1:
-            raise csv.Error(f"more than {LONGEST_LINE // MB} MB in quotes")
-        yield text + "\n"

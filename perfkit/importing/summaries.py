@@ -45,9 +45,8 @@ class Told:
     def at(self, name: str) -> Told:
         """The value of that name; null where there is none."""
         inner = self.value.get(name) if isinstance(self.value, Mapping) else None
-        return Told(
-            self._source, self._what, value=inner, place=f"{self.place}.{name}" if self.place else name
-        )
+        place = f"{self.place}.{name}" if self.place else name
+        return Told(self._source, self._what, value=inner, place=place)
 
     def items(self) -> Iterator[tuple[str, Told]]:
         """Names and values of an object, places and values of an array; nothing of anything else."""
@@ -71,11 +70,11 @@ class Told:
         one = self.at(name)
         if one.value is None:
             return None
-        if isinstance(one.value, bool | Mapping | list) or not str(one.value).strip():
+        if isinstance(one.value, bool):
             raise one.wrong("a number")
         try:
             value = float(one.value)
-        except (ValueError, OverflowError):
+        except (ValueError, TypeError, OverflowError):
             raise one.wrong("a number") from None
         if math.isnan(value):
             return None
@@ -108,33 +107,23 @@ class Told:
 def status_kinds(codes: Mapping[str, int], operation: str = "") -> Kinds:
     """The failures among answers counted by status: 400 and more."""
     for code, count in codes.items():
-        if code.isdecimal() and (error := error_class(int(code), None, failed=False)) and count:
+        if code.isdecimal() and (error := error_class(int(code), None, failed=False)):
             yield FailureKind(error, operation, count, f"status {int(code)}")
 
 
 def lost_kinds(lost: Mapping[str, int], operation: str = "") -> Kinds:
     """Failures counted by the words of them."""
     for words, count in lost.items():
-        if count:
-            told = clean(words) or ""
-            yield FailureKind(
-                error_class(None, told, failed=True, of_transport=True) or "protocol", operation, count, told
-            )
+        told = clean(words) or ""
+        error = error_class(None, told, failed=True, of_transport=True) or "protocol"
+        yield FailureKind(error, operation, count, told)
 
 
 def carried(
-    operation: str = "",
-    *,
-    n: int | None = None,
-    failed: int | None = None,
-    kinds: Kinds | None = None,
-    rate_per_s: float | None = None,
-    mean: float | None = None,
-    std: float | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    points: Iterable[tuple[float, float | None]] = (),
-) -> Carried:
+    operation: str = "", *, n: int | None = None, failed: int | None = None, kinds: Kinds | None = None,
+    rate_per_s: float | None = None, mean: float | None = None, std: float | None = None,
+    low: float | None = None, high: float | None = None, points: Iterable[tuple[float, float | None]] = (),
+) -> Carried:  # fmt: skip
     """What a summary tells of an operation, latencies in ms; points: (share, ms) in any order.
 
     kinds: of its failures, which without `failed` are all there were.
@@ -163,16 +152,9 @@ def carried(
 
 
 def summary_of(
-    tool: str,
-    told: Sequence[Carried],
-    *,
-    span_s: float | None,
-    version: str | None = None,
-    intended_time: bool = False,
-    notes: Iterable[str] = (),
-    load: Mapping[str, Any] | None = None,
-    parts: int = 1,
-) -> Facts:
+    tool: str, told: Sequence[Carried], *, span_s: float | None, version: str | None = None, parts: int = 1,
+    intended_time: bool = False, notes: Iterable[str] = (), load: Mapping[str, Any] | None = None,
+) -> Facts:  # fmt: skip
     """The facts of a summary. BadInput where it tells nothing of any request."""
     if not any(one.n or one.quantiles or one.mean_ms is not None for one in told):
         raise BadInput(f"the summary of {tool} counts no HTTP request; nothing to import")

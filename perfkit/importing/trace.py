@@ -9,12 +9,12 @@ from perfkit.importing.nouns import Asked, Facts, Wrong
 from perfkit.importing.records import records
 from perfkit.importing.rows import Rows
 from perfkit.importing.source import Source, short
-from perfkit.importing.times import has_zone, ns, unix_ns
+from perfkit.importing.times import UNITS, has_zone, ns, unix_ns
 
 _COLUMNS = ("time", "method", "path")
 _NUMBER = re.compile(r"\d+(\.\d*)?(e[+-]?\d+)?", re.I | re.A)
-#: Seconds from here on are since 1970.
-_UNIX_S = 10**8
+#: Instants from here on are since 1970.
+_UNIX_NS = 10**8 * UNITS["s"]
 EXPECTED = "time (seconds, or ISO 8601), method, path"
 
 
@@ -30,13 +30,14 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
 
     def take(told: dict[str, str]) -> None:
         text = told["time"].strip()
-        at = ns(text, "s") if _NUMBER.fullmatch(text) else unix_ns(text)
-        if not _NUMBER.fullmatch(text) and not has_zone(text):
+        is_number = _NUMBER.fullmatch(text) is not None
+        at = ns(text, "s") if is_number else unix_ns(text)
+        if not is_number and not has_zone(text):
             notes["its times have no zone and were taken as UTC"] = None
-        kinds.add(at >= ns(_UNIX_S, "s"))
+        rows.absolute = at >= _UNIX_NS
+        kinds.add(rows.absolute)
         if len(kinds) > 1:
             raise Wrong(f"time {short(text)}", "times since 1970 alone, or since a start alone")
-        rows.absolute = at >= ns(_UNIX_S, "s")
         body = told.get("body", "")
         kind = "application/json" if body.lstrip()[:1] in ("{", "[") else "text/plain; charset=utf-8"
         headers = (("content-type", kind),) if body else ()
