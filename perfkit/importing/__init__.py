@@ -7,7 +7,6 @@ taken to have been due when it started.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import os
@@ -23,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from perfkit.drive.describe import versions
-from perfkit.errors import BadInput, PerfkitError
+from perfkit.errors import BadInput
 from perfkit.importing.aside import aside
 from perfkit.importing.formats import FORMATS, format_of
 from perfkit.importing.limits import MOST_USERS
@@ -76,10 +75,9 @@ def import_runs(
     asked = Asked(dict(columns or {}), unit, tuple(names))
     said = {"tags": list(tags), "note": (note or "").strip() or None}
     first = _Import(path, data_dir, format, asked)
-    with first.folder() as folder:
+    with aside(data_dir) as folder:
         first.read(folder, skip_broken)
-        gap_ns = None if split_s is None else int(split_s * 1e9)
-        windows = first.windows(gap_ns) if gap_ns is not None else [None]
+        windows = [None] if split_s is None else first.windows(int(split_s * 1e9))
         if len(windows) == 1 and first.facts.parts == 1:
             return [first.finish(folder, scenario, said)]
     asks = [dataclasses.replace(asked, part=part) for part in range(first.facts.parts)]
@@ -88,7 +86,7 @@ def import_runs(
     try:
         for number, (ask, window) in enumerate(itertools.product(asks, windows), 1):
             one = _Import(path, data_dir, format, ask, window)
-            with one.folder() as folder:
+            with aside(data_dir) as folder:
                 if one.read(folder, skip_broken):
                     runs.append(one.finish(folder, scenario, said, f"{number} of {total}"))
     except BaseException:  # all of them or none
@@ -108,17 +106,6 @@ class _Import:
         self._source = Source(path)
         self._name = format_of(self._source, format, asked)
         self.facts = Facts("")
-
-    @contextlib.contextmanager
-    def folder(self) -> Iterator[RunFolder]:
-        """The folder aside; PerfkitError where it cannot be written."""
-        with aside(self._data_dir) as folder:
-            try:
-                yield folder
-            except OSError as error:
-                why = error.strerror or error
-                words = f"cannot write to {self._data_dir}: {why}; choose another place (--data-dir)"
-                raise PerfkitError(words) from None
 
     def read(self, folder: RunFolder, skip_broken: bool) -> bool:
         """Read the file; BadInput where nothing can be made of it.
@@ -240,7 +227,7 @@ def _meta(source: Source, name: str, rows: Rows, facts: Facts, scenario: str | N
             "fidelity": _fidelity(rows, facts).to_mapping(),
             "load": dict(facts.load),
             "skipped": source.broken_count,
-            "skipped_first": [str(one) for one in source.broken],
+            "skipped_first": source.broken,
             "notes": [*facts.notes, *_notes(source, rows)],
             "carried": [dataclasses.asdict(one) for one in facts.carried],
         },

@@ -6,6 +6,7 @@ imported.
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import datetime, timedelta, timezone
 
@@ -31,7 +32,6 @@ def is_log(head: Head) -> bool:
 
 def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     """A request for each line that has one."""
-    seconds: dict[tuple[str, str], int] = {}
     none = 0
 
     def take(line: str) -> None:
@@ -40,17 +40,14 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
         if found is None:
             raise Wrong("another line", EXPECTED)
         clock, fraction, zone, request = found.groups()
-        if (clock, zone) not in seconds:
-            if len(seconds) > 10_000:
-                seconds.clear()
-            seconds[clock, zone] = _unix_ns(clock, zone)
+        second = _unix_ns(clock, zone)
         if "\\" in request:
             request = _ESCAPED.sub(_unescaped, request)
         parts = request.split(" ")
         if len(parts) != 3:  # a scan, a broken handshake, or nothing within the timeout
             none += 1
             return
-        at = seconds[clock, zone] + (ns(f"0.{fraction}", "s") if fraction else 0)
+        at = second + (ns(f"0.{fraction}", "s") if fraction else 0)
         rows.add(rows.names.of(parts[1], parts[0]), started=at, done=at)
 
     source.each(source.texts(), take, EXPECTED)
@@ -59,6 +56,7 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     return Facts("access log", notes=tuple(notes), timed=False)
 
 
+@functools.lru_cache(10_000)
 def _unix_ns(clock: str, zone: str) -> int:
     """`10/Oct/2026:13:55:36` in a zone as Unix ns; ValueError for what is no date."""
     day, month, rest = clock.split("/")

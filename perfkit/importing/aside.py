@@ -18,7 +18,7 @@ from perfkit.store.leftovers import remove_leftover
 def aside(data_dir: Path) -> Iterator[RunFolder]:
     """A folder on the same disk as the runs, locked, and gone afterwards unless it was moved away.
 
-    Those that imports left which were killed go first. PerfkitError where the place cannot be written.
+    Those that imports left which were killed go first. PerfkitError where it cannot be made or written.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -34,7 +34,12 @@ def aside(data_dir: Path) -> Iterator[RunFolder]:
         except OSError as error:
             words = f"cannot write runs to {data_dir}: {error.strerror}; choose another place (--data-dir)"
             raise PerfkitError(words) from None
-        yield folder
+        try:
+            yield folder
+        except OSError as error:
+            why = error.strerror or error
+            words = f"cannot write to {data_dir}: {why}; choose another place (--data-dir)"
+            raise PerfkitError(words) from None
 
 
 def _made(data_dir: Path) -> RunFolder:

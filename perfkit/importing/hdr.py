@@ -65,25 +65,24 @@ def is_table(head: Head) -> bool:
     return words[:1] in (["Value"], ["Value(ms)"]) and words[1:3] == ["Percentile", "TotalCount"]
 
 
-class _Log:
-    """The lines of a log: what times count from, and what is done with each interval."""
+def _each_interval(source: Source, take: Callable[[_Interval], None]) -> None:
+    """Hand every interval of a log to `take`, at the instant that its times count from."""
+    base = {"Start": 0, "Base": 0}
+    begun = False
 
-    def __init__(self, source: Source, take: Callable[[_Interval], None]) -> None:
-        self._source, self._take = source, take
-        self._base = {"Start": 0, "Base": 0}
-        self._first: int | None = None
-        source.each(map(str.strip, source.texts()), self._line, "[Tag=NAME,]start,length,max,HISTF… in s")
-
-    def _line(self, text: str) -> None:
+    def line(text: str) -> None:
+        nonlocal begun
         if told := _TIME.match(text):
-            self._base[told[1]] = ns(told[2], "s")
+            base[told[1]] = ns(told[2], "s")
         if text.startswith(("#", '"Start', "Start")):
             return
-        one = _interval(self._source, text)
-        if self._first is None:
-            self._first = one.at_ns
-            self._base["Base"] = self._base["Base"] or _base(one.at_ns, self._base["Start"])
-        self._take(dataclasses.replace(one, at_ns=one.at_ns + self._base["Base"]))
+        one = _interval(source, text)
+        if not begun and not base["Base"] and one.at_ns < base["Start"] - _YEAR_S * UNITS["s"]:
+            base["Base"] = base["Start"]  # without a BaseTime, times long before StartTime count from it
+        begun = True
+        take(dataclasses.replace(one, at_ns=one.at_ns + base["Base"]))
+
+    source.each(map(str.strip, source.texts()), line, "[Tag=NAME,]start,length,max,HISTF… in s")
 
 
 def read(source: Source, rows: Rows, asked: Asked) -> Facts:
@@ -106,7 +105,7 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
         span[:] = [min([*span, one.at_ns]), max([*span, one.at_ns + one.length_ns])]
 
     as_before, source.meter.rows_so_far = source.meter.rows_so_far, lambda: seen
-    _Log(source, count)
+    _each_interval(source, count)
     source.meter.rows_so_far = as_before
     notes = ["such a log has no failures",
              "whether latencies count from the planned time is unknown"]  # fmt: skip
@@ -128,7 +127,7 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
 
     again = Source(source.path)
     again.meter.rows_so_far = as_before
-    _Log(again, add)
+    _each_interval(again, add)
     source.broken, source.broken_count = again.broken, again.broken_count  # rows are held to more
     whole_span = (span[0], span[1]) if span else None
     return Facts("HdrHistogram", bucketed=True, span_ns=whole_span, notes=tuple(notes))
@@ -182,11 +181,6 @@ def read_table(source: Source, rows: Rows, asked: Asked) -> Facts:
     elif asked.unit is None:
         notes.append("values were taken as ms; --unit says otherwise")
     return summary_of("HdrHistogram", [told], span_s=None, notes=notes)
-
-
-def _base(first: int, start: int) -> int:
-    """What interval times count from, where no BaseTime says: times long before StartTime count from it."""
-    return start if first < start - _YEAR_S * UNITS["s"] else 0
 
 
 def _interval(source: Source, text: str) -> _Interval:

@@ -12,7 +12,6 @@ for all together. Response times are ms, and those of failures are in them.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from array import array
 from collections.abc import Iterable, Iterator
@@ -168,7 +167,7 @@ def _follow(moments: list[_Moment], one: _Moment) -> None:
     if one.failed > one.count:
         raise Wrong(f"{one.failed} failures of {one.count} requests", "no more failures than requests")
     if one.count < before.count or one.failed < before.failed:
-        one = dataclasses.replace(one, begins=True)
+        one = replace(one, begins=True)
     refuse_too_many(one.count - _since(before, one)[0])
     moments.append(one)
 

@@ -51,7 +51,12 @@ def read_sqlite(source: Source, rows: Rows, asked: Asked) -> Facts:
 
     def add(record: tuple[Any, ...]) -> None:
         nonlocal corrected
-        corrected += _add_record(rows, *record)
+        url, start, due, end, status, size = record
+        started, done, code = ns(start, "s"), ns(end, "s"), whole(status)
+        planned = None if due is None else min(ns(due, "s"), started)
+        rows.add(rows.names.of(str(url)), planned=planned, started=started, done=done, status=code,
+                 error=error_class(code, None, failed=False), bytes_received=whole(size))  # fmt: skip
+        corrected += planned is not None
 
     place = source.path.resolve().as_uri() + "?mode=ro&immutable=1"
     query = "SELECT url, start, start_latency_correction, end, status, len_bytes FROM oha ORDER BY rowid"
@@ -75,16 +80,6 @@ def _only_rows(
     """Let a query read rows of tables: views, functions and recursion can make a few kB endless."""
     is_row = action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ) and view is None
     return sqlite3.SQLITE_OK if is_row else sqlite3.SQLITE_DENY
-
-
-def _add_record(rows: Rows, url: Any, start: Any, due: Any, end: Any, status: Any, size: Any) -> bool:
-    """One record; whether it says when it was due."""
-    started, done = ns(start, "s"), ns(end, "s")
-    planned = None if due is None else min(ns(due, "s"), started)
-    code = whole(status)
-    rows.add(rows.names.of(str(url)), planned=planned, started=started, done=done, status=code,
-             error=error_class(code, None, failed=False), bytes_received=whole(size))  # fmt: skip
-    return planned is not None
 
 
 def read_csv(source: Source, rows: Rows, asked: Asked) -> Facts:

@@ -6,7 +6,6 @@ import codecs
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -26,24 +25,12 @@ _UTF_16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Broken:
-    """A place of the file that could not be read: what stands there, what would be right."""
-
-    place: str
-    found: str
-    expected: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.found}, expected {self.expected}"
-
-
 class Source:
     """A file opened for reading. BadInput, from the constructor on, for what cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.broken: list[Broken] = []
+        self.broken: list[str] = []  #: the first places that could not be read, in words
         self.broken_count = 0
         self.notes: list[str] = []  #: what a reader of the run must know of how the file was read
         self.line = 0  #: of the line read last, from 1; of a CSV's record its first
@@ -258,7 +245,7 @@ class Source:
             found, self.more = f"{found} (and {self.more:,} more lines in its quotes)", 0
         if len(self.broken) < _TOLD:
             found = clean(found) or "nothing"  # it is kept in the run, and may hold a secret
-            self.broken.append(Broken(place or f"line {self.line:,}", found, expected))
+            self.broken.append(f"{place or f'line {self.line:,}'}: {found}, expected {expected}")
         if self.broken_count > MOST_BROKEN:
             raise BadInput(f"{self.path}: more than {MOST_BROKEN:,} broken places, nothing was imported: "
                            f"{self.told()}")  # fmt: skip
@@ -266,7 +253,7 @@ class Source:
     def told(self) -> str:
         """The first broken places in words."""
         more = self.broken_count - len(self.broken)
-        return "; ".join(map(str, self.broken)) + (f"; and {more:,} more" if more else "")
+        return "; ".join(self.broken) + (f"; and {more:,} more" if more else "")
 
     def all_notes(self) -> Iterator[str]:
         """What a reader of the run must know of how the file was read."""

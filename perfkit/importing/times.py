@@ -20,7 +20,6 @@ _RFC3339 = re.compile(
 _ZONES = {"UT": 0, "UTC": 0, "GMT": 0, "WET": 0, "WEST": 1, "BST": 1, "CET": 1, "CEST": 2, "EET": 2,
           "EEST": 3, "EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8,
           "PDT": -7}  # fmt: skip
-_SECONDS: dict[tuple[str | None, ...], int] = {}
 
 
 def ns(value: object, unit: str) -> int:
@@ -54,17 +53,17 @@ def unix_ns(text: str) -> int:
     found = _RFC3339.fullmatch(text.strip())
     if found is None:
         raise ValueError(text)
-    *key, fraction, zone, place = found.groups()
-    second = _SECONDS.get((*key, zone, place))
-    if second is None:
-        year, month, day, clock = key
-        offset = _offset(zone) if zone else ""
-        given = datetime.fromisoformat(f"{year}-{month}-{day}T{clock}{offset}")
-        second = int((given if offset else given.replace(tzinfo=_zone(place))).timestamp())
-        if len(_SECONDS) > 10_000:
-            _SECONDS.clear()
-        _SECONDS[(*key, zone, place)] = second
+    year, month, day, clock, fraction, zone, place = found.groups()
+    second = _second(f"{year}-{month}-{day}T{clock}", zone, place)
     return second * 1_000_000_000 + (int(fraction.ljust(9, "0")[:9]) if fraction else 0)
+
+
+@functools.lru_cache(10_000)
+def _second(clock: str, zone: str | None, place: str | None) -> int:
+    """A date and time in Unix seconds."""
+    offset = _offset(zone) if zone else ""
+    given = datetime.fromisoformat(f"{clock}{offset}")
+    return int((given if offset else given.replace(tzinfo=_zone(place))).timestamp())
 
 
 def _offset(zone: str) -> str:

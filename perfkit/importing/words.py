@@ -17,8 +17,7 @@ _IDS = (
     (re.compile(r"/\([A-Z]\([0-9a-z]{20,}\)\)", re.I), ""),  # ASP.NET without cookies
     (re.compile(r"[\w.+%'-]{1,64}(?:@|%40)[\w%-]{1,63}(?:\.[\w%-]{1,63}){1,8}"), "{email}"),
     (re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.I), "{uuid}"),
-    (re.compile(r"(?<![0-9a-z])(?:0x)?[0-9a-f]{16,}(?![0-9a-z])", re.I),
-     "{hex}"),
+    (re.compile(r"(?<![0-9a-z])(?:0x)?[0-9a-f]{16,}(?![0-9a-z])", re.I), "{hex}"),
     (re.compile(r"(?<=/)(?=(?:[A-Za-z]*\d){3})(?=\d*[A-Za-z])[0-9A-Za-z]{20,}={0,2}(?=[/?#.;\s]|$)", re.A),
      "{token}"),
     # as a random one has digits, or capitals here and there
@@ -44,18 +43,17 @@ _MANY = 200
 
 
 def clean(text: object) -> str | None:
-    """At most 300 characters on one line, without queries, user names, secrets; None: empty."""
+    """At most 300 characters on one line; None: empty.
+
+    Without queries, user names, secrets, session ids, e-mail addresses and long random numbers.
+    """
     words = " ".join(str(text)[: 4 * LONGEST_TEXT].split())
     if not words:
         return None
-    return without_ids(_QUERY.sub(r"\1", masked_text(words[: 4 * _LONGEST])))[:_LONGEST]
-
-
-def without_ids(text: str) -> str:
-    """The text without session ids, e-mail addresses and long random numbers."""
+    words = _QUERY.sub(r"\1", masked_text(words[: 4 * _LONGEST]))
     for pattern, word in _IDS:
-        text = pattern.sub(word, text)
-    return text
+        words = pattern.sub(word, words)
+    return words[:_LONGEST]
 
 
 def error_class(
@@ -175,7 +173,7 @@ def _host(url: str) -> tuple[str, str]:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        return "", ""
+        host = ""
     if not host:
         return "", ""
     host = f"[{host}]" if ":" in host else host

@@ -15,16 +15,14 @@ from perfkit.importing.head import Head
 from perfkit.importing.nouns import Asked, Facts
 from perfkit.importing.rows import Rows
 from perfkit.importing.source import Source
-from perfkit.importing.summaries import carried, go_ms, summary_of
+from perfkit.importing.summaries import carried, go_ms, number_in, summary_of
 from perfkit.store.metadata import FailureKind
 
 _BEGIN = re.compile(r"^\s*Running (\S+) test @ (\S+)", re.M)
 _CLIENTS = re.compile(r"(\d+) threads? and (\d+) connections?")
 _TOTAL = re.compile(r"(\d+) requests in ([\d.]+\s?(?:us|ms|s|m|h)),")
-_RATE = re.compile(r"Requests/sec:\s+([\d.]+)")
 _LATENCY = re.compile(r"^\s*Latency\s+(\S+)\s+(\S+)\s+(\S+)", re.M)
 _SOCKET = re.compile(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)")
-_ANSWERS = re.compile(r"Non-2xx or 3xx responses: (\d+)")
 _SHARE = re.compile(r"^\s*([\d.]+)%\s+([\d.]+\s?(?:us|ms|s|m|h))\s*$", re.M)
 _SPECTRUM = re.compile(r"^\s*([\d.]+)\s+([01]\.\d+)\s+(\d+)\s+(?:[\d.]+|inf)\s*$", re.M)
 _UNCORRECTED = re.compile(r"\(HdrHistogram - Uncorrected")
@@ -67,12 +65,14 @@ def _facts(source: Source, rows: Rows, text: str, parts: int) -> Facts:
     if begin is None or total is None or not int(total[1]):
         words = "no line 'N requests in T' with a request; give the full output of wrk"
         raise BadInput(f"{source.path} has {words}")
-    latency, rate, clients = _LATENCY.search(text), _RATE.search(text), _CLIENTS.search(text)
+    latency, clients = _LATENCY.search(text), _CLIENTS.search(text)
+    rate = number_in(text, r"Requests/sec:\s+([\d.]+)")
+    bad = number_in(text, r"Non-2xx or 3xx responses: (\d+)")
     corrected = _UNCORRECTED.split(text)[0]
     spectrum = [(float(share), float(value)) for value, share, _ in _SPECTRUM.findall(corrected)]
     points = spectrum or [(float(share) / 100, go_ms(value)) for share, value in _SHARE.findall(corrected)]
-    bad, notes, lost = _ANSWERS.search(text), [], 0
-    kinds = [FailureKind("check", "", int(bad[1]), "neither 2xx nor 3xx")] if bad else []
+    notes, lost = [], 0
+    kinds = [FailureKind("check", "", int(bad or 0), "neither 2xx nor 3xx")]
     if socket := _SOCKET.search(text):
         connect, read_, write, timeout = map(int, socket.groups())
         lost = connect + read_ + write
@@ -80,17 +80,17 @@ def _facts(source: Source, rows: Rows, text: str, parts: int) -> Facts:
                   FailureKind("reset", "", read_ + write, "wrk counted read and write errors")]  # fmt: skip
         notes += [f"wrk counted {timeout:,} timeouts; they are not separate failures"] if timeout else []
     is_wrk2 = bool(spectrum) or "Thread calibration" in text or "HdrHistogram" in text
+    mean, std, high = map(_ms, latency.groups()) if latency else (None, None, None)
     told = carried(
         rows.names.settled(rows.names.of(begin[2])), n=int(total[1]) + lost, kinds=kinds,
-        rate_per_s=float(rate[1]) * (1 + lost / int(total[1])) if rate else None,
-        mean=_maybe(latency and latency[1]), std=_maybe(latency and latency[2]),
-        high=_maybe(latency and latency[3]), points=points,
+        rate_per_s=None if rate is None else rate * (1 + lost / int(total[1])),
+        mean=mean, std=std, high=high, points=points,
     )  # fmt: skip
     load = {"threads": int(clients[1]), "connections": int(clients[2])} if clients else {}
     return summary_of("wrk2" if is_wrk2 else "wrk", [told], span_s=go_ms(total[2]) / 1e3, parts=parts,
                       load=load, intended_time=is_wrk2, notes=notes)  # fmt: skip
 
 
-def _maybe(text: str | None) -> float | None:
+def _ms(text: str) -> float | None:
     """A time, None where wrk prints nan."""
-    return None if not text or "nan" in text else go_ms(text)
+    return None if "nan" in text else go_ms(text)
