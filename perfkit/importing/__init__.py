@@ -25,7 +25,7 @@ from perfkit.drive.describe import versions
 from perfkit.errors import BadInput
 from perfkit.importing.aside import aside
 from perfkit.importing.formats import FORMATS, format_of
-from perfkit.importing.limits import MOST_USERS
+from perfkit.importing.limits import MOST_RUNS, MOST_USERS
 from perfkit.importing.mapped import FIELDS
 from perfkit.importing.nouns import EXACT_NS, Asked, Facts, Fidelity
 from perfkit.importing.rows import Rows, Span
@@ -41,7 +41,6 @@ __all__ = ["FIELDS", "FORMATS", "UNITS", "Asked", "Fidelity", "import_runs"]
 #: No run lasts so long; a file that says so has a broken time in it.
 _LONGEST_NS = 92 * 86_400 * 1_000_000_000
 _HOUR_NS = 3600 * 10**9
-_MOST_RUNS = 100  #: that are made of one file
 _SPLITS = ("1h", "10m")
 _BACK = "was the clock set back, or were files joined? Latencies are right; figures over time are not"
 
@@ -132,8 +131,8 @@ class _Import:
     def windows(self, gap_ns: int) -> list[Span | None]:
         """The spans between gaps of at least so long; instants as in the file."""
         gaps = self._rows.times.gaps(gap_ns)
-        if len(gaps) >= _MOST_RUNS:
-            words = f"{len(gaps):,} such gaps; one file can become at most {_MOST_RUNS} runs"
+        if len(gaps) >= MOST_RUNS:
+            words = f"{len(gaps):,} such gaps; one file can become at most {MOST_RUNS} runs"
             raise BadInput(f"{self._source.path} has {words}")
         edges = [-(2**62), *((low + high) // 2 for low, high in gaps), 2**62]
         return list(itertools.pairwise(edges))

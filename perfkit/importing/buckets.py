@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from perfkit.errors import BadInput
 from perfkit.importing.limits import MOST_ROWS
 from perfkit.importing.rows import SEGMENT, Rows
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How some requests ended: how many, with which status, class of error and words."""
-
-    count: int
-    status: int | None = None
-    error: str | None = None
-    words: str | None = None
 
 
 def by_rank(points: Sequence[tuple[float, int]], n: int) -> np.ndarray:
@@ -38,32 +27,28 @@ def by_rank(points: Sequence[tuple[float, int]], n: int) -> np.ndarray:
 
 
 def add_bucket(
-    rows: Rows, operation: str, span: tuple[int, int], latencies: np.ndarray, outcomes: Iterable[Outcome] = ()
+    rows: Rows, operation: str, span: tuple[int, int], latencies: np.ndarray, failed: int = 0, why: str = ""
 ) -> None:
     """Rows of one bucket of time, ns: their ends spread evenly over it, in no order of latency (int64).
 
-    The order within a bucket is not known; a fixed shuffle keeps it from looking like a trend. Outcomes are
-    dealt out as they come; rows beyond them succeeded.
+    The order within a bucket is not known; a fixed shuffle keeps it from looking like a trend. The first ones
+    are those that failed.
     """
     n = len(latencies)
     rows.refuse_more(n)
     np.random.default_rng(n).shuffle(latencies)
-    place = 0
-    for one in (*outcomes, Outcome(n)):
-        for part in _parts(place, min(place + one.count, n)):
+    failed = min(failed, n)
+    for begin, end, failure in ((0, failed, why), (failed, n, None)):
+        for part in _parts(begin, end):
             done = _spread(*span, n, part)
-            rows.add_counted(operation, done - latencies[part], done,
-                             status=one.status, error=one.error, words=one.words)  # fmt: skip
-        place += one.count
+            rows.add_counted(operation, done - latencies[part], done, failure)
 
 
-def add_lost(rows: Rows, operation: str, span: tuple[int, int], lost: Iterable[Outcome]) -> None:
+def add_lost(rows: Rows, operation: str, span: tuple[int, int], n: int, why: str) -> None:
     """Failures of which nothing but their number is known; they have no end."""
-    for one in lost:
-        rows.refuse_more(one.count)
-        for part in _parts(0, one.count):
-            rows.add_counted(operation, _spread(*span, one.count, part), None,
-                             status=one.status, error=one.error, words=one.words)  # fmt: skip
+    rows.refuse_more(n)
+    for part in _parts(0, n):
+        rows.add_counted(operation, _spread(*span, n, part), None, why)
 
 
 def refuse_too_many(n: int) -> None:

@@ -21,6 +21,7 @@ MOST_RATIO = 200
 LARGEST_HISTOGRAM = 4 * MB
 
 MOST_ROWS = 20_000_000
+MOST_RUNS = 100  # that are made of one file
 MOST_BROKEN = 1_000_000
 MOST_BLANK = 1_000_000  # lines, one after the other
 MOST_COLUMNS = 1_000

@@ -21,7 +21,7 @@ from functools import lru_cache
 import numpy as np
 
 from perfkit.errors import BadInput
-from perfkit.importing.buckets import Outcome, add_bucket, add_lost, by_rank, refuse_too_many
+from perfkit.importing.buckets import add_bucket, add_lost, by_rank, refuse_too_many
 from perfkit.importing.head import Head
 from perfkit.importing.limits import MOST_LINES_OF_COUNTS
 from perfkit.importing.nouns import Asked, Facts, Wrong
@@ -188,11 +188,10 @@ def _add_series(rows: Rows, name: str, moments: list[_Moment]) -> int:
         if n <= 0:
             continue
         if informed:
-            failures = [Outcome(min(failed, n), error="check", words=_WHY)]
-            add_bucket(rows, name, (begin, one.at), by_rank(informed.points, n), failures)
+            add_bucket(rows, name, (begin, one.at), by_rank(informed.points, n), failed, _WHY)
         else:
             failed = min(failed, n)
-            add_lost(rows, name, (begin, one.at), [Outcome(failed, error="check", words=_NO_LATENCY)])
+            add_lost(rows, name, (begin, one.at), failed, _NO_LATENCY)
             left_out += n - failed
     return left_out
 
@@ -210,10 +209,9 @@ def _add_cumulative(rows: Rows, name: str, moments: list[_Moment]) -> int:
         before = _Moment(part[0].at - UNITS["s"], 0, 0)
         for one in part:
             mine = latencies[before.count : one.count]
-            failures = [Outcome(min(one.failed - before.failed, len(mine)), error="check", words=_WHY)]
             if len(mine):
                 begin = before.at if before.at < one.at else one.at - UNITS["s"]
-                add_bucket(rows, name, (begin, one.at), mine, failures)
+                add_bucket(rows, name, (begin, one.at), mine, one.failed - before.failed, _WHY)
             before = one
     return left_out
 

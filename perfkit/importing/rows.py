@@ -94,7 +94,8 @@ class Rows:
         if begin is None:
             raise Wrong("no instant to begin with", "planned or started")
         self._check(begin, started, sent, first_byte, done)
-        _refuse_status(status)
+        if status is not None and not 100 <= status <= 599:
+            raise Wrong(f"status {status}", "100 to 599")
         if done is None and error is None:
             raise Wrong("no end", "one for a request that succeeded")
         self._rows.append((
@@ -150,33 +151,24 @@ class Rows:
         return -1 - (self._users.setdefault(name, len(self._users)) if number is None else number)
 
     def add_counted(
-        self,
-        operation: str,
-        started: np.ndarray,
-        done: np.ndarray | None,
-        *,
-        status: int | None = None,
-        error: str | None = None,
-        words: str | None = None,
+        self, operation: str, started: np.ndarray, done: np.ndarray | None, failure: str | None
     ) -> None:
         """Up to SEGMENT requests a file only counts, as int64 instants in ns; done None: they have no end.
 
-        Wrong as `add`.
+        failure: the words of theirs, None where they succeeded. Wrong as `add`.
         """
+        error = "check" if failure else None
         if len(started) < _FEW:
             for at, begin in enumerate(started.tolist()):
                 end = None if done is None else int(done[at])
-                self.add(operation, started=begin, done=end, status=status, error=error, words=words)
+                self.add(operation, started=begin, done=end, error=error, words=failure)
             return
         took = started if done is None else done - started
         for at in {int(one) for times in (started, took) for one in (times.argmin(), times.argmax())}:
             self._check(int(started[at]), int(started[at]), None if done is None else int(done[at]))
-        _refuse_status(status)
-        self._to_table()
         columns: dict[str, Any] = {"planned": started, "started": started}
         columns |= {} if done is None else {"done": done}
-        same = {"operation": operation, "status": status, "error": error}
-        same["error_text"] = clean(words) if words and error else None
+        same = {"operation": operation, "error": error, "error_text": clean(failure) if failure else None}
         self.add_columns(columns | {name: pa.repeat(one, len(started)) for name, one in same.items() if one})
 
     def refuse_more(self, n: int) -> None:
@@ -278,11 +270,6 @@ def _wider(span: Span | None, table: pa.Table) -> Span | None:
     begin, end = (pc.min_max(table[name]).as_py() for name in ("planned", "done"))
     last = begin["max"] if end["max"] is None else max(begin["max"], end["max"])
     return (begin["min"], last) if span is None else (min(span[0], begin["min"]), max(span[1], last))
-
-
-def _refuse_status(status: int | None) -> None:
-    if status is not None and not 100 <= status <= 599:
-        raise Wrong(f"status {status}", "100 to 599")
 
 
 def _size(value: int | None) -> int | None:

@@ -16,7 +16,7 @@ from typing import Any
 from perfkit.durations import duration_ns
 from perfkit.errors import BadInput
 from perfkit.importing.head import COLOURS
-from perfkit.importing.limits import LARGEST_DOCUMENT, LONGEST_NAME
+from perfkit.importing.limits import LARGEST_DOCUMENT, LONGEST_NAME, MOST_RUNS
 from perfkit.importing.nouns import Facts
 from perfkit.importing.rows import Rows
 from perfkit.importing.source import Source, short
@@ -27,8 +27,8 @@ from perfkit.store.metadata import Carried, FailureKind
 #: Failures by words, operations and quantiles that are kept of a summary.
 _KINDS, _OPERATIONS, _POINTS = 50, 200, 500
 _MOST = 2.0**62
-#: Lines that a tool prints, the characters of each, and runs of it in a file.
-_LINES, _WIDTH, _RUNS = 100_000, 500, 100
+#: Lines that a tool prints, and the characters of each.
+_LINES, _WIDTH = 100_000, 500
 Kinds = Iterable[FailureKind]
 
 
@@ -176,9 +176,9 @@ def printed(source: Source, begin: str, part: int) -> tuple[str, int]:
     lines = [COLOURS.sub("", text[:_WIDTH]) for text in itertools.islice(source.texts(), _LINES + 1)]
     text = "\n".join(line for line in lines if line.strip())
     marks = [one.start() for one in re.finditer(begin, text, re.M)]
-    if len(lines) > _LINES or not 0 < len(marks) <= _RUNS:
+    if len(lines) > _LINES or not 0 < len(marks) <= MOST_RUNS:
         what = f"{len(lines) - 1:,} lines or more" if len(lines) > _LINES else f"{len(marks):,} runs in it"
-        raise BadInput(f"{source.path} has {what}; give what the tool printed, of up to {_RUNS} runs")
+        raise BadInput(f"{source.path} has {what}; give what the tool printed, of up to {MOST_RUNS} runs")
     return text[marks[part] : [*marks, len(text)][part + 1]], len(marks)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from perfkit.errors import BadInput
 from perfkit.importing.head import Head
+from perfkit.importing.limits import MOST_RUNS
 from perfkit.importing.nouns import Asked, Facts
 from perfkit.importing.rows import Rows
 from perfkit.importing.source import Source
@@ -26,7 +27,7 @@ _SOCKET = re.compile(r"Socket errors: connect (\d+), read (\d+), write (\d+), ti
 _SHARE = re.compile(r"^\s*([\d.]+)%\s+([\d.]+\s?(?:us|ms|s|m|h))\s*$", re.M)
 _SPECTRUM = re.compile(r"^\s*([\d.]+)\s+([01]\.\d+)\s+(\d+)\s+(?:[\d.]+|inf)\s*$", re.M)
 _UNCORRECTED = re.compile(r"\(HdrHistogram - Uncorrected")
-_MOST_RUNS, _MOST_LINES = 100, 20_000
+_MOST_LINES = 20_000  # of a run
 
 
 def is_text(head: Head) -> bool:
@@ -38,8 +39,8 @@ def read(source: Source, rows: Rows, asked: Asked) -> Facts:
     """The summary of one of the runs in the file."""
     every = list(_runs(source.texts()))
     runs = [one for one in every if (total := _TOTAL.search(one)) and int(total[1])] or every
-    if len(runs) > _MOST_RUNS:
-        raise BadInput(f"{source.path} has {len(runs):,} runs in it; up to {_MOST_RUNS} are read, split it")
+    if len(runs) > MOST_RUNS:
+        raise BadInput(f"{source.path} has {len(runs):,} runs in it; up to {MOST_RUNS} are read, split it")
     facts = _facts(source, rows, runs[asked.part], len(runs))
     left = len(every) - len(runs)
     more = (f"{left} of {len(every)} runs in the file have no request",) if left else ()
