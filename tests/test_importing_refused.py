@@ -256,3 +256,14 @@ def test_a_quote_that_opens_a_field_loses_no_line(name: str, tmp_path: Path) -> 
         run = import_file(made, data_dir=tmp_path / "data", format=EXPECTED[name][0], skip_broken=True,
                           columns=HEY if name == "hey.csv" else None)  # fmt: skip
         assert accounted_for(run) == expected
+
+
+@pytest.mark.parametrize(("name", "form"), [("hey.csv", "hey-csv"), ("ab_plot.tsv", "ab-plot")])
+def test_given_columns_that_lack_what_a_format_needs(name: str, form: str, tmp_path: Path) -> None:
+    """Every line is broken then, and says what it should be."""
+    made = tmp_path / name
+    made.write_bytes((FILES / name).read_bytes())
+    first = made.read_text().splitlines()[0]
+    names = tuple("abcdefgh"[: len(re.split("[,\t]", first))])
+    words = refused(made, format=form, names=names)
+    assert f"has no request in it: line 1: '{first[:9]}" in words

@@ -221,13 +221,15 @@ class Source:
     def each(self, items: Iterable[T], take: Callable[[T], None], expected: str, place: str = "") -> None:
         """Hand every item to `take`; what it cannot take, a ValueError, is a broken place.
 
+        So is a record without a column: where names of columns are given, any may be missing.
+
         expected: what would be right where a value alone is wrong. place: what an item is, `entry`, where it
         is not a line.
         """
         for number, item in enumerate(items, 1):
             try:
                 take(item)
-            except (ValueError, TypeError, OverflowError, RecursionError) as error:  # a DecodeError is one
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
                 self.blame(error, item, expected, f"{place} {number:,}" if place else None)
 
     def blame(self, error: Exception, item: object, expected: str, place: str | None = None) -> None:
