@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perfkit import interrupts
-from perfkit.errors import PerfkitError
+from perfkit.errors import PerfkitError, no_place
 from perfkit.store import IMPORTING, RunFolder
 from perfkit.store.leftovers import remove_leftover
 
@@ -32,14 +32,11 @@ def aside(data_dir: Path) -> Iterator[RunFolder]:
                 stack.callback(folder.close)
             (folder.path / "segments").mkdir()
         except OSError as error:
-            words = f"cannot write runs to {data_dir}: {error.strerror}; choose another place (--data-dir)"
-            raise PerfkitError(words) from None
+            raise PerfkitError(no_place(f"write runs to {data_dir}", error)) from None
         try:
             yield folder
         except OSError as error:
-            why = error.strerror or error
-            words = f"cannot write to {data_dir}: {why}; choose another place (--data-dir)"
-            raise PerfkitError(words) from None
+            raise PerfkitError(no_place(f"write to {data_dir}", error)) from None
 
 
 def _made(data_dir: Path) -> RunFolder:
