@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from perfkit import figures, frames
 from perfkit.compare import frames as compare_frames
 from perfkit.compare import series
 from perfkit.drive.running import describe_run, details
+from perfkit.figures.drawing import theme
 from perfkit.site.facts import run_facts
 from perfkit.store import Run
 from perfkit.store.rows import Part
@@ -98,6 +100,29 @@ def test_dollars_are_no_mathematics(tmp_path: Any) -> None:
     points = compare_frames.trend(runs, "p50")
     trend = figures.show(series.trend(points, compare_frames.changes(points))).html
     assert r"$\x$" in trend
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_the_ticks_of_an_axis_differ_and_are_shown_as_they_are(run: Run, name: str) -> None:
+    """No two ticks of an axis bear the same number, and none loses digits on its way to the page."""
+    ax = DRAWN[name](frames.measured(run))
+    figure: Any = ax.get_figure(root=True)
+    drawn = io.StringIO()
+    with theme():
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    for axis in (axis for one in figure.axes for axis in (one.xaxis, one.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        places = [at for at in axis.get_majorticklocs() if low <= at <= high]
+        numbers = [
+            one for one in axis.get_major_formatter().format_ticks(places) if one and " · n=" not in one
+        ]
+        assert len(numbers) == len(set(numbers)), numbers
+    if "<svg" in (page := figures.show(ax).html):  # else a sentence says why there is nothing to draw
+        assert _texts(page) == _texts(drawn.getvalue())
+
+
+def _texts(svg: str) -> list[str]:
+    return re.findall(r"<text[^>]*>(.*?)</text>", svg.partition("</svg>")[0])
 
 
 def test_two_figures_share_no_id(run: Run) -> None:

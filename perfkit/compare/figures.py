@@ -277,7 +277,7 @@ def run_dots(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
                 one.axhline(np.exp(np.log(part["level"]).mean()), lw=1, **line(i))
             one.set_ylabel(f"{metric}\n{frame[(frame['metric'] == metric).to_numpy()]['unit'].iloc[0]}")
             one.yaxis.set_major_locator(MaxNLocator(4))
-            one.xaxis.set_major_locator(MaxNLocator(integer=True))
+            one.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes[-1].set_xlabel("runs in the order they ran")
         legend(axes[0])
         runs = frame["run"].nunique()

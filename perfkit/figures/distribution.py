@@ -92,7 +92,7 @@ def bars(ax: Axes, frame: pd.DataFrame, log: bool, words: _Words = ms) -> None:
     ax.stairs(frame["count"], grid, color=colour(0), lw=0.8)
     latency_axis(ax.xaxis, float(grid[0]) if log else 0.0, float(grid[-1]), log)
     ax.set_ylabel("requests per bin")
-    ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.grid(axis="x", visible=False)
     ax.set_xlim(grid[0], grid[-1])

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
+from matplotlib.ticker import MaxNLocator
 
 from perfkit.figures.axes import latency_axis, legend, time_axis
 from perfkit.figures.drawing import BAD, FILL, axes_for, colour, drawn_from, nothing, stacked
@@ -70,6 +71,7 @@ def _lines(frame: pd.DataFrame, ax: Axes | None) -> Axes:
         ax.plot(done[bad], y[bad], "x", color=BAD, ms=size, mew=1, zorder=5, label="failed")
     ax.set_ylim(n + 0.5 + 0.01 * n, 0.5 - 0.01 * n)
     ax.set_ylabel("request, in order of kick-off")
+    ax.yaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.grid(axis="y", visible=False)
     time_axis(ax, frame, float(done.max()))

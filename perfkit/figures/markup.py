@@ -133,6 +133,14 @@ def show(ax: Axes, *, alt: str | None = None, caption: str | None = None) -> Sho
     return shown(f"{alt}\n{caption}", part("figure", name, drawings, caption, values))
 
 
+def _own(tag: str, prefix: str) -> str:
+    """An element's tag with ids of its own, without digits of less than a hundredth of a point."""
+    tag = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}\1"', tag)
+    tag = re.sub(r'(xlink:href|href)="#([^"]+)"', rf'href="#{prefix}\2"', tag)
+    tag = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}\1)", tag)
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
+
+
 def svg(figure: Figure, alt: str, *, narrow: bool = False) -> Markup:
     """An SVG element for a page: own ids, alt text, CSS variables for colours, no date, no reference."""
     buffer = io.StringIO()
@@ -142,10 +150,7 @@ def svg(figure: Figure, alt: str, *, narrow: bool = False) -> Markup:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", text, flags=re.DOTALL)
     prefix = f"pk{next(_numbers)}-"
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}\1"', text)
-    text = re.sub(r'(xlink:href|href)="#([^"]+)"', rf'href="#{prefix}\2"', text)
-    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}\1)", text)
-    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)  # a hundredth of a point is not seen
+    text = re.sub("<[^>]+>", lambda tag: _own(tag[0], prefix), text)  # what it says stays as it is
     text, colours = in_css(text.replace("'DejaVu Sans'", "system-ui, 'Segoe UI', 'DejaVu Sans'"))
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
     assert size is not None

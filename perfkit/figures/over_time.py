@@ -126,7 +126,7 @@ def concurrency(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     if frame["waiting"].max() > 0.02 * max(frame["mean"].max(), 1e-9):
         ax.stairs(frame["waiting"], t, baseline=None, label="due but not yet sent, mean", lw=1.4, **line(1))
     ax.set_ylabel("requests")
-    ax.yaxis.set_major_locator(MaxNLocator(7, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
     ax.set_ylim(bottom=0)
     time_axis(ax, frame, float(t[-1]))
     legend(ax)

@@ -71,6 +71,8 @@ def bin_edges(binned: Binned, bins: int, floor: float | None = None) -> tuple[st
     low, high = binned.quantiles([(None, 0.0), (None, 1.0)]) if n else (0.0, 1.0)
     if floor is not None:
         low, high = max(low, floor), max(high, floor)
+    if high <= 1.001 * low:  # of one value, or nearly: ticks that differ
+        low, high = 0.995 * low, 1.005 * high
     log = low > 0 and high > 20 * low
     grid = np.geomspace(low, high, bins + 1) if log else stats.edges(low, high, bins)
     grid[0], grid[-1] = min(grid[0], low), max(grid[-1], high)
