@@ -19,7 +19,7 @@ import msgspec
 
 from perfkit import interrupts
 from perfkit.drive.running import Checked, checked, run_repeats, worst
-from perfkit.drive.workloads import read_yaml
+from perfkit.drive.workload_files import read_workload
 from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR, INTERRUPTIONS, BadInput, PerfkitError, no_place
 from perfkit.hosts import as_list
 from perfkit.observe.recording import record
@@ -84,7 +84,7 @@ def run_batch(
     that fails is told and hinders no other. `tell` is called with a line before each run. An unfinished batch
     of the same files is taken up unless `fresh`; the run that was under way is made again.
     """
-    given = {str(file): read_yaml(file) for file in files}
+    given = {str(file): read_workload(file) for file in files}
     allowed = as_list(allow_targets)
     works = {file: checked(one, file, allowed) for file, one in given.items()}
     repeats = {file: work.workload.repeats for file, work in works.items()}

@@ -208,9 +208,9 @@ def _carried_out(a: str, b: str, names: tuple[str, str], options: Any, data_dir:
     """Carry out two workload files: a number of pairs, or until the comparison is clear."""
     from perfkit.compare.turns import refuse_differences, repeats_of, run_pairs
     from perfkit.compare.until_clear import run_until_clear, stopping_of
-    from perfkit.drive.workloads import read_yaml
+    from perfkit.drive.workload_files import read_workload
 
-    given = read_yaml(Path(a)), read_yaml(Path(b))
+    given = read_workload(Path(a)), read_workload(Path(b))
     refuse_differences(*given, options)
     duet = duet or any(one.get("duet") is True for one in given)
     stopping = stopping_of(given[0], early["--until-clear"], early["--max-repeats"], early["--budget"])

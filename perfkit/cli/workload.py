@@ -11,7 +11,8 @@ from typing import Any
 from perfkit.drive.one_line import Load, Request, is_url, of_url
 from perfkit.drive.scenario import names
 from perfkit.drive.variables import expanded, put_back
-from perfkit.drive.workloads import merged, parse_assignments, parse_headers, read_yaml
+from perfkit.drive.workload_files import read_workload
+from perfkit.drive.workloads import merged, parse_assignments, parse_headers
 from perfkit.errors import BadInput
 from perfkit.redaction import STARS, masked, masked_text
 from perfkit.store import shipped
@@ -26,13 +27,13 @@ def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str,
     one_line = what is not None and is_url(what) and options["scenario"] is None
     headers = parse_headers(options["headers"])
     request = Request(options["method"], options["body_json"], options["data"], headers)
-    given, where = _begin(what, options["scenario"], options["target"], request)
-    given = merged(given, parse_assignments(options["changes"], "--set"))
-    given = merged(
-        given, {"params": parse_assignments(options["params"], "--param")} if options["params"] else {}
-    )
-    given |= {"scenario": options["scenario"]} if options["scenario"] else {}
-    given = merged(given, {"target": {"url": options["target"]}} if options["target"] else {})
+    changes = parse_assignments(options["changes"], "--set")
+    params = {"params": parse_assignments(options["params"], "--param")} if options["params"] else {}
+    changes = merged(changes, params)
+    changes |= {"scenario": options["scenario"]} if options["scenario"] else {}
+    changes = merged(changes, {"target": {"url": options["target"]}} if options["target"] else {})
+    given, where = _begin(what, options["scenario"], options["target"], request, changes)
+    given = merged(given, changes)
     if one_line:  # the type of the body is the request's
         headers.pop("content-type", None)
     given = merged(given, {"target": {"headers": headers}} if headers else {})
@@ -74,7 +75,11 @@ def users_without_work(given: Mapping[str, Any]) -> str:
 
 
 def _begin(
-    what: str | None, scenario: str | None, target: str | None, request: Request
+    what: str | None,
+    scenario: str | None,
+    target: str | None,
+    request: Request,
+    changes: Mapping[str, Any],
 ) -> tuple[dict[str, Any], str]:
     """What stands behind `run` as the beginning of a workload, and what messages call it."""
     if what is not None and is_url(what):
@@ -90,17 +95,17 @@ def _begin(
             raise BadInput(f"{what} and --scenario are two scenarios; keep one of them")
         given = {"scenario": what}
     else:
-        given = _from_yaml(what)
+        given = _from_yaml(what, changes)
     if extra := request.options():
         raise BadInput(f"{extra[0]} is for a URL; a scenario says in its file what it sends")
     return given, "options" if what is None or is_url(what) else what
 
 
-def _from_yaml(text: str) -> dict[str, Any]:
+def _from_yaml(text: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     file = Path(text)
     _refuse_other_kinds(file)
     try:
-        given = read_yaml(file)
+        given = read_workload(file, changes)
     except BadInput:
         near = None if os.path.exists(file) else _meant(text)  # of any name, also of what can be none
         if near is None:

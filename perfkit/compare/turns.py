@@ -26,7 +26,8 @@ from perfkit.drive.operations import most_requests
 from perfkit.drive.running import Checked, checked, run_repeats
 from perfkit.drive.scenario import Mix
 from perfkit.drive.schedule import plan
-from perfkit.drive.workloads import complete, read_yaml, redactor_for
+from perfkit.drive.workload_files import read_workload
+from perfkit.drive.workloads import complete, redactor_for
 from perfkit.errors import BadInput, Interrupted, NothingToJudge
 from perfkit.hosts import as_list
 from perfkit.model import Workload
@@ -253,7 +254,7 @@ def measure_noise(
 
     NothingToJudge when fewer than three pairs can be compared.
     """
-    given = read_yaml(file)
+    given = read_workload(file)
     duet = duet or given.get("duet") is True
     names = (f"{file.stem}", f"{file.stem} again")
     kept = run_pairs(

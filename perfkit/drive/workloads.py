@@ -52,14 +52,17 @@ def _shown_problem(problem: str, source: str) -> str:
     return problem if masked_text(source) == source else re.sub(r"'.*'|(?<=\*)\S+", "***", problem)
 
 
+def on_disk(path: Path) -> Path:
+    """Return where a file is: `params/` is perfkit's own where the current folder has no such file."""
+    if path.parts[:1] != ("params",) or ".." in path.parts:
+        return path
+    ours = shipped("params").joinpath(*path.parts[1:])
+    return ours if ours.exists() and not path.exists() else path
+
+
 def _read_text(path: Path) -> str:
-    ours = (
-        shipped("params").joinpath(*path.parts[1:])
-        if path.parts[:1] == ("params",) and ".." not in path.parts
-        else path
-    )
     try:
-        raw = read_regular(ours if ours.exists() and not path.exists() else path, LONGEST)
+        raw = read_regular(on_disk(path), LONGEST)
     except OSError as error:
         near = did_you_mean(path, (".yaml", ".yml"))
         words = "no such file" if near else error.strerror

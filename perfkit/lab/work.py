@@ -171,7 +171,7 @@ def _given(workload: Given, changes: Mapping[str, Any]) -> tuple[dict[str, Any],
 def _begin(workload: Given, changes: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     """What `perfkit.run` is given first as the beginning of a workload, and what to call it in messages."""
     from perfkit.drive.one_line import is_url, of_url
-    from perfkit.drive.workloads import read_yaml
+    from perfkit.drive.workload_files import read_workload
     from perfkit.model import spelled_out
 
     for one in (workload, changes.get("scenario")):
@@ -200,7 +200,7 @@ def _begin(workload: Given, changes: Mapping[str, Any]) -> tuple[Mapping[str, An
         return {"scenario": str(file)}, str(file)
     if file.suffix not in (".yaml", ".yml"):
         raise BadInput(f"{takes}; name a scenario with scenario=…")
-    return read_yaml(file), str(file)
+    return read_workload(file, changes), str(file)
 
 
 def _found(file: Path) -> Path:

@@ -45,7 +45,7 @@ def write_scenario(name: str, source: Path | None = None, target: str | None = N
     for file in (scenario, workload):
         if file.exists() or file.is_symlink():
             raise BadInput(f"{file} exists already: choose another name, or move it away")
-    names, stem = (str(workload), str(scenario)), identifier(base.name)
+    names, stem = (str(workload), scenario.name), identifier(base.name)
     if source is None:
         text = EMPTY.format(path='"/"' if target else '"/v1/health/"')
         texts, written = (text, yaml_of(*names, target, "read", None)), Written(scenario, workload, 1, (), ())
