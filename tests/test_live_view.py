@@ -199,6 +199,16 @@ def test_a_line_of_a_log(tmp_path: Path) -> None:
     assert "12,345 requests, 3 failed (0.0243 %), 3 × http_5xx: " in line
 
 
+def test_a_rate_on_the_terminal_is_of_successes(tmp_path: Path) -> None:
+    """/s means successes in the view, in a log, in the summary and in thresholds."""
+    run, seen = folder_with(tmp_path), Seen()
+    tell(run, "w0", 10, 600, failed=210)
+    seen.look(run)
+    state = State("x", Goal(60.0, False), Budget(), seen, 10.0)
+    assert ", 39/s, p50 " in line_of(state)
+    assert all("39/s" in line.parts for line in lines_of(state)[1:3])
+
+
 @pytest.mark.parametrize(
     ("goal", "now_s", "words"),
     [
@@ -306,7 +316,7 @@ def test_windows_add_up() -> None:
     counts = np.zeros(BINS, np.int64)
     counts[320] = 8
     one = Window(2.0, 10, 2, 0, counts).numbers()
-    assert one.rate_per_s == 5.0
+    assert (one.rate_per_s, one.ok_per_s) == (5.0, 4.0)
     assert one.p50_ms == one.p99_ms == pytest.approx(1.0244 * 1.024, rel=0.02)
 
 

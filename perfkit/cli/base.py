@@ -114,8 +114,8 @@ def print_json(value: Any) -> None:
     print_lines(*json.dumps(value, indent=1, default=str).replace("\x7f", "\\u007f").split("\n"))
 
 
-def print_run(run: Any, as_json: bool, *, summary: bool = True) -> None:
-    """One run, by default with its summary, for programs or for a person."""
+def print_run(run: Any, as_json: bool, *, summary: bool = True, **shown: int) -> None:
+    """One run, by default with its summary, for programs or for a person; shown: see `describe_run`."""
     from perfkit.drive.running import describe_run
     from perfkit.observe.recording import results_with_findings
 
@@ -123,7 +123,7 @@ def print_run(run: Any, as_json: bool, *, summary: bool = True) -> None:
         print_json(details_of(run, summary=summary))
     else:
         results = results_with_findings(run) if summary else None
-        print_lines(*describe_run(run, summary=summary, results=results).split("\n"))
+        print_lines(*describe_run(run, summary=summary, results=results, **shown).split("\n"))
 
 
 def details_of(run: Any, *, summary: bool = True) -> dict[str, Any]:

@@ -191,8 +191,9 @@ def _bar(state: State) -> str:
 
 
 def _numbers(one: Recent) -> list[str]:
+    """The rate, of successes as in the summary and in thresholds, and percentiles."""
     quantiles = (("p50", one.p50_ms), ("p95", one.p95_ms), ("p99", one.p99_ms))
-    return [f"{number(one.rate_per_s)}/s", *(f"{name} {milliseconds(value)}" for name, value in quantiles)]
+    return [f"{number(one.ok_per_s)}/s", *(f"{name} {milliseconds(value)}" for name, value in quantiles)]
 
 
 def number(value: float) -> str:

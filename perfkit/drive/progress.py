@@ -41,12 +41,14 @@ class Goal(NamedTuple):
 
 
 class Recent(NamedTuple):
-    """Of some seconds, or of all: requests ended a second; response time of successes in ms, or NaN."""
+    """Of some seconds, or of all: requests ended a second, and those of them that succeeded; response time
+    of successes in ms, or NaN."""
 
     rate_per_s: float
     p50_ms: float
     p95_ms: float
     p99_ms: float
+    ok_per_s: float
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,12 @@ class Window:
         )
 
     def numbers(self) -> Recent:
-        """Rate and quantiles."""
-        quantiles = (quantile_ms(self.counts, p) for p in (0.5, 0.95, 0.99))
-        return Recent(self.rows / self.span_s if self.span_s > 0 else 0.0, *quantiles)
+        """Rates and quantiles."""
+        p50, p95, p99 = (quantile_ms(self.counts, p) for p in (0.5, 0.95, 0.99))
+        ended, succeeded = (
+            count / self.span_s if self.span_s > 0 else 0.0 for count in (self.rows, self.rows - self.failed)
+        )
+        return Recent(ended, p50, p95, p99, succeeded)
 
 
 _NOTHING = Window(0.0, 0, 0, 0, np.zeros(BINS, np.int64))

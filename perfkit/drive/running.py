@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.util import find_spec
@@ -38,7 +39,7 @@ from perfkit.store import Run, left_on_target, slo, thresholds, update_run_json
 from perfkit.store.metadata import ProbeSource, Results
 from perfkit.store.metrics import Metric
 from perfkit.store.rows import Part
-from perfkit.store.summary import NAMES, firm, no_goodput, summarize, warnings
+from perfkit.store.summary import NAMES, TOTAL, firm, no_goodput, summarize, warnings
 from perfkit.text import for_terminal, print_lines
 
 #: Called with a run that is complete, to look for findings in it.
@@ -46,6 +47,8 @@ Look = Callable[[Run], None]
 #: Operations, and notes on them, that are shown for a person; the most frequent first.
 _SHOWN = 30
 _FINDINGS = 5
+#: Share of the successes that may end after the measured part without a word.
+_LATE = 0.05
 
 
 class Checked(NamedTuple):
@@ -274,8 +277,13 @@ def details(run: Run, *, summary: bool = True, results: Results | None = None) -
     }
 
 
-def describe_run(run: Run, *, summary: bool = True, results: Results | None = None) -> str:
-    """The same for a person: verdict, thresholds and findings first, then numbers and the next command."""
+def describe_run(
+    run: Run, *, summary: bool = True, results: Results | None = None, notes: int = _SHOWN
+) -> str:
+    """The same for a person: verdict, thresholds and findings first, then numbers and the next command.
+
+    notes: at most so many on the summary, the most important first.
+    """
     meta = run.meta
     lines = [f"run {run.id}: {run.headline}"]
     for threshold in sorted(meta.thresholds, key=lambda one: one.ok):
@@ -292,7 +300,7 @@ def describe_run(run: Run, *, summary: bool = True, results: Results | None = No
     lines += [f"  {words}" for words in (meta.replay.words if meta.replay else ())]
     lines += [f"  scenario error, {error.count} times: {error.text}" for error in meta.step_errors]
     unread = [f"{run.row_count():,} requests; `perfkit show {run.id}` summarizes them"]
-    lines += ["  " + line for line in (_summary_lines(run) if summary else unread)]
+    lines += ["  " + line for line in (_summary_lines(run, notes) if summary else unread)]
     lines += [f"  server {words}" for words in _probe_words(meta.probes)]
     lines.append(f"  {run.path}")
     if run.state != "running" and run.results.n:
@@ -320,7 +328,7 @@ def _left_words(run: Run) -> Iterator[str]:
         yield f"up to {left:,} things it created are still on the target; run `perfkit cleanup {run.id}`"
 
 
-def _summary_lines(run: Run) -> list[str]:
+def _summary_lines(run: Run, notes: int) -> list[str]:
     """n, errors, rate and quantiles with their 95 % within-run intervals, a line per operation."""
     part = Part(run)
     rows = summarize(part)
@@ -334,6 +342,7 @@ def _summary_lines(run: Run) -> list[str]:
     ends = "; ≥: upper end unknown" if is_open else ""
     told = f" with 95 % intervals ({unit}); — where there is none{ends}" if unit else ""
     told = told or "; — where too few requests"
+    told += "; /s: successes that ended in it"
     told = "; numbers from a summary, — where it has none" if run.meta.carried else told
     lines = [f"{part.label}: response time in ms{told}"]
     *operations, total = rows
@@ -352,7 +361,32 @@ def _summary_lines(run: Run) -> list[str]:
     if len(operations) > _SHOWN:
         more = f"{len(operations) - _SHOWN:,} less frequent operations"
         lines.insert(-1, f"{more} are not shown: `perfkit show {run.id} --json`")
-    return lines + [f"note: {text}" for text in warnings(part)[:_SHOWN]]
+    return lines + _notes(part, total, notes)
+
+
+def _notes(part: Part, total: Mapping[str, Any], most: int) -> list[str]:
+    """Notes on a summary, the most important first: percentiles on few requests say so by their —, too."""
+    late = () if part.run.meta.carried else _late_words(total, part.span_s)
+    found = sorted(
+        (*late, *warnings(part)),
+        key=lambda text: (bool(_THIN(text)), ": " in text and not text.startswith(TOTAL)),
+    )
+    more = len(found) - most
+    lines = [f"note: {text}" for text in found[:most]]
+    return lines + ([f"{more:,} more notes: perfkit show {_reference(part.run)}"] if more > 0 else [])
+
+
+_THIN = re.compile(r"rests on|not shown \(too few").search
+
+
+def _late_words(total: Mapping[str, Any], span_s: float) -> Iterator[str]:
+    """How many successes the rate is without, where these are more than a few."""
+    late = total["ok"] - total["rate_per_s"] * span_s
+    if late > _LATE * total["ok"]:
+        yield (
+            f"{late:,.0f} of {total['ok']:,.0f} successes ended after the measured part of {span_s:.3g} s:"
+            f" the rate per second (/s) does not count them"
+        )
 
 
 def _finding_words(run: Run, results: Results) -> Iterator[str]:
