@@ -26,7 +26,6 @@ from perfkit.cli.writing import refuse_unwritable, write
 from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR
 from perfkit.text import print_lines
 
-
 #: Notes on a run's summary that `run` prints; `show` prints all.
 _NOTES = 3
 
