@@ -414,6 +414,8 @@ def refuse_unknown_names(cls: type, given: Mapping[str, Any], where: str) -> Non
 def _unknown_key(cls: type, key: str, fields: Iterable[str], where: str) -> BadInput:
     """A BadInput for a key nobody knows; of a workload, its sections may have it."""
     error = unknown(f"parameter in {where}:", key, fields)
+    if cls is Workload and key in _STAGES:
+        return BadInput(f"{error} {_IN_STAGES}")
     if cls is not Workload or nearest(key, fields):
         return error
     sections = {name: section for name, hint in _hints_of(cls).items() if (section := _section_of(hint))}
@@ -427,6 +429,11 @@ def _unknown_key(cls: type, key: str, fields: Iterable[str], where: str) -> BadI
     return BadInput(f"{error}; a scenario's own parameters stand below params (-p {key[:80]}=…)")
 
 
+_STAGES = ("stages", "stage", "steps")
+_IN_STAGES = (
+    "such as arrivals: {shape: steps, step_rates_per_s: [10, 50, 100], duration_s: 3m};"
+    " users rise over users.ramp_s"
+)
 #: Names of times, and nanoseconds of the unit they end with; rates end with `per_s`.
 _TIME = re.compile(r"(?:.*[a-z0-9])?(?<!per)_(ms|s)").fullmatch
 _TIME_UNIT = {"s": 1e9, "ms": 1e6}

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from perfkit.drive import running
+from perfkit.errors import BadInput
+from perfkit.model import Workload
 from perfkit.store import list_runs
 from tests.command import started
 
@@ -44,6 +47,7 @@ COMMANDS = {
     "run mien.py": "did you mean mine.py?",
     "run mine.py": "no target; add --target URL",
     "run mine.py -H 'a: b'": "no target; add --target URL",
+    "run mine.py --once": "-s server={} starts perfkit's reference server",
     "run --scenario ./mine": "did you mean mine.py?",
     "run --scenario mine": "did you mean mine.py?",
     "run script.js": "`perfkit new NAME`",
@@ -67,6 +71,26 @@ COMMANDS = {
     "run URL --rps 10": "did you mean --rate?",
     "run URL --spawn-rate 3": "did you mean --ramp?",
     "run URL --treshold 'p95 < 3 ms'": "did you mean --threshold?",
+    "run URL --timeout 5s": "write -s target.timeout_s=1s",
+    "run URL --connect-timeout 5s": "write -s target.connect_timeout_s=1s",
+    "run URL --think-time 1s": "write -s users.think_time_s=1s",
+    "run URL -L": "write -s target.follow_redirects=true",
+    "run URL --follow-redirects": "write -s target.follow_redirects=true",
+    "run URL --location": "write -s target.follow_redirects=true",
+    "run URL -k": "write -s target.verify_tls=false",
+    "run URL --insecure": "write -s target.verify_tls=false",
+    "run URL --proxy http://localhost:1": "write -s target.proxy=…",
+    "run URL --http2": "write -s target.http2=true",
+    "run URL --retries 3": "write -s target.retries=…",
+    "run URL --warmup 3s": "write -s warmup_s=1s",
+    "run URL --seed 3": "write -s seed=…",
+    "run URL --cookie a=b": "write -H 'Cookie: NAME=VALUE'",
+    "run URL -A me": "write -H 'User-Agent: TEXT'",
+    "run URL -F a=b": "session.post(…, files=…)",
+    "run URL --stages 10s:5": "'arrivals.step_rates_per_s=[10, 50]', or --ramp TIME",
+    "run URL --env A=b": "a parameter is -p NAME=VALUE",
+    "run URL --iterations 5": "did you mean --requests?",
+    "run URL -m POST": "did you mean --method?",
     "run URL --users": "--users needs a value",
     "run URL --quiet=yes": "does not take a value",
     "import": "perfkit import needs FILE",
@@ -166,6 +190,8 @@ FILES = {
     "scenario: http_get;arrivals: {rate_per_s: 10/s}": "expected a number, got a text",
     "scenario: http_get;arrivals: {shape: poison}": "did you mean 'poisson'?",
     "scenario: http_get;stages: [1]": "did you mean 'arrivals'?",
+    "scenario: http_get;stages: []": "shape: steps, step_rates_per_s: [10, 50, 100]",
+    "scenario: http_get;steps: []": "users rise over users.ramp_s",
     "scenario: http_get;target: localhost:8000": "give http://host:port",
     "scenario: http_get;target: {host: http://localhost}": "did you mean 'url'?",
     "scenario: http_get;target: {timeout: 5s}": "did you mean 'timeout_s'?",
@@ -206,3 +232,14 @@ def test_a_slip_is_one_line_with_the_way_out(
     assert says in words
     assert "Traceback" not in words
     assert list_runs(tmp_path) == []
+
+
+@pytest.mark.parametrize("scenario", ["http_get", "mine.py"])
+def test_a_forgotten_target(scenario: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bad input where the reference server is not installed: how to give a target, and what starts else."""
+    monkeypatch.setattr(running, "find_spec", lambda name: None)
+    with (
+        pytest.raises(BadInput, match=r"add --target URL, or .*pip install 'perfkit\[server\]'"),
+        running.target_of(Workload(scenario=scenario), False),
+    ):
+        pass

@@ -36,6 +36,54 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
 
+_REDIRECTS = "write -s target.follow_redirects=true"
+_ANY_CERTIFICATE = "write -s target.verify_tls=false"
+_COOKIE = "write -H 'Cookie: NAME=VALUE'; -s target.cookies=true keeps those that the server sets"
+#: Options of curl, k6, hey and others that no setting is named like, and what does it here.
+_ELSEWHERE = {
+    **dict.fromkeys(("-L", "--location"), _REDIRECTS),
+    **dict.fromkeys(("-k", "--insecure", "--insecure-skip-tls-verify"), _ANY_CERTIFICATE),
+    **dict.fromkeys(("-b", "--cookie", "--cookies"), _COOKIE),
+    **dict.fromkeys(("-A", "--user-agent"), "write -H 'User-Agent: TEXT'"),
+    **dict.fromkeys(
+        ("-F", "--form"), "a scenario sends forms and files: session.post(…, files=…), see docs/scenarios.md"
+    ),
+    **dict.fromkeys(
+        ("--stage", "--stages"),
+        "write -s arrivals.shape=steps -s 'arrivals.step_rates_per_s=[10, 50]', or --ramp TIME",
+    ),
+    **dict.fromkeys(
+        ("-e", "--env"), "a workload reads the environment: ${NAME}; a parameter is -p NAME=VALUE"
+    ),
+    "--disable-keepalive": "write -s target.keepalive_s=0",
+}
+
+
+def setting_of(name: str) -> str | None:
+    """Return the setting that an option was meant for, as `-s` takes it; None where none is near."""
+    import dataclasses
+
+    from perfkit.model import Arrivals, Target, Users, Workload
+
+    types = {
+        f"{before}{field.name}": str(field.type)
+        for before, section in (
+            ("target.", Target),
+            ("users.", Users),
+            ("arrivals.", Arrivals),
+            ("", Workload),
+        )
+        for field in dataclasses.fields(section)
+        if field.name != "variables"
+    }
+    plain = name.lower().replace("-", "_")
+    found = next((one for one in types if one.rpartition(".")[2] in (plain, f"{plain}_s")), None)
+    found = found or next((one for one in types if nearest(name, [one.rpartition(".")[2]])), None)
+    if found is None:
+        return None
+    return f"{found}={'true' if types[found] == 'bool' else '1s' if found.endswith('_s') else '…'}"
+
+
 def no_such_option(error: click.NoSuchOption) -> str:
     """Return what is said of an option that a verb does not have: the one that was meant, or which has it."""
     context = error.ctx
@@ -46,8 +94,12 @@ def no_such_option(error: click.NoSuchOption) -> str:
     words = f"{context.command_path} has no option {given}"
     if given == "-V" and "--version" in options:
         return f"{words}; did you mean --version?"
+    if "--set" in options and (here := _ELSEWHERE.get(given)):
+        return f"{words}; {here}"
     if close := nearest(given, [name for name in options if name.startswith("--")]):
         return f"{words}; did you mean {close}?"
+    if "--set" in options and (setting := setting_of(given.lstrip("-"))):
+        return f"{words}; write -s {setting}"
     verbs = context.command.commands if isinstance(context.command, click.Group) else {}
     owner = next(
         (name for name, verb in verbs.items() if any(given in one.opts for one in verb.params)), None

@@ -59,8 +59,8 @@ def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str,
 def require_target(own: str, given: Mapping[str, Any], url: str | None) -> None:
     """BadInput where a person's own scenario is run and no server is named: perfkit's knows other paths."""
     if own.endswith(".py") and url is None and "server" not in given:
-        words = "no target; add --target URL, or -s server.probes=true for perfkit's own server"
-        raise BadInput(f"{own}: {words}")
+        own_server = "-s server={} starts perfkit's reference server, to be loaded instead"
+        raise BadInput(f"{own}: no target; add --target URL; {own_server}")
 
 
 def users_without_work(given: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from perfkit.drive import abort, describe
 from perfkit.drive.live_view import live_view
 from perfkit.drive.local_server import reference_server
 from perfkit.drive.operations import operations_of, require_awaits
-from perfkit.drive.scenario import Mix, Scenario, members_of
+from perfkit.drive.scenario import Mix, Scenario, is_file, members_of
 from perfkit.drive.session.sending import HOP
 from perfkit.drive.spread import Progress, execute, soon
 from perfkit.drive.workloads import complete, tokens_of, with_server
@@ -47,6 +47,8 @@ Look = Callable[[Run], None]
 #: Operations, and notes on them, that are shown for a person; the most frequent first.
 _SHOWN = 30
 _FINDINGS = 5
+#: Scenarios of perfkit's that ask nothing of the server they load.
+_ANY_SERVER = ("http_get", "http_request", "openai_chat", "replay")
 #: Share of the successes that may end after the measured part without a word.
 _LATE = 0.05
 
@@ -193,12 +195,23 @@ def target_of(workload: Workload, tell: bool) -> Iterator[Workload]:
     if workload.target.url is not None:
         yield workload
         return
+    if find_spec("agent_server") is None and _may_be_forgotten(workload):
+        raise BadInput(
+            "no target.url is given: add --target URL, or `target: URL` in the workload; without one perfkit"
+            " starts its reference server, which is not installed: pip install 'perfkit[server]'"
+        )
     if tell:
         print_lines("no target: starting perfkit's reference server (yours: --target URL)", err=True)
     with reference_server(workload.server) as served:
         yield with_server(
             workload, served.url, served.instances if workload.server.get("probes", True) else ()
         )
+
+
+def _may_be_forgotten(workload: Workload) -> bool:
+    """Whether a workload without a target is as well for another server than perfkit's own."""
+    refs = [one.scenario for one in workload.mix] or [workload.scenario]
+    return not workload.server and all(is_file(ref) or ref in _ANY_SERVER for ref in refs)
 
 
 def _judged(run: Run, workload: Workload, redact: Redactor) -> Run:

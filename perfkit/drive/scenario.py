@@ -197,12 +197,12 @@ def names() -> list[str]:
 
 def load_scenario(ref: str) -> Scenario:
     """Load a scenario by name or by the path of its file; BadInput says what is wrong with it."""
-    if not _is_file(ref) and ref not in names():
+    if not is_file(ref) and ref not in names():
         if os.path.isfile(f"{ref}.py"):  # False, too, of what can be no name
             raise BadInput(f"unknown scenario {ref!r:.80}; did you mean {ref}.py?")
         raise unknown("scenario", ref, names())
     with _guard(ref):
-        if _is_file(ref):
+        if is_file(ref):
             path = Path(os.path.realpath(ref))
             scenario = Scenario(path.stem, str(path), _import_file(path))
         else:
@@ -215,12 +215,13 @@ def load_scenario(ref: str) -> Scenario:
     return scenario
 
 
-def _is_file(ref: str) -> bool:
+def is_file(ref: str) -> bool:
+    """Return whether a scenario is named by the path of its file."""
     return ref.endswith(".py") or "/" in ref
 
 
 def _label(ref: str) -> str:
-    return f"scenario file {ref.rpartition('/')[2]}" if _is_file(ref) else f"scenario {ref}"
+    return f"scenario file {ref.rpartition('/')[2]}" if is_file(ref) else f"scenario {ref}"
 
 
 def _refuse_uncallable(scenario: Scenario, name: str, call: str) -> None:
@@ -298,7 +299,7 @@ def _line(ref: str, error: BaseException) -> str:
     places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
         places.append((str(error.filename), error.lineno))
-    lines = [line for file, line in places if _is_file(ref) and Path(file).name == Path(ref).name]
+    lines = [line for file, line in places if is_file(ref) and Path(file).name == Path(ref).name]
     return f", line {lines[-1]}" if lines else ""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from perfkit.drive.scenario import names
+from perfkit.drive.scenario import is_file, names
 from perfkit.drive.variables import expanded
 from perfkit.drive.workloads import on_disk, read_yaml
 from perfkit.errors import BadInput
@@ -92,7 +92,7 @@ def _found(name: Any, what: str, folder: Path, where: str) -> Any:
         meant = str(expanded({"name": name}, where)[0]["name"])
     except BadInput:  # said where the whole workload is checked
         return name
-    if is_scenario and not (meant.endswith(".py") or "/" in meant):
+    if is_scenario and not is_file(meant):
         if meant not in names() and os.path.isfile(folder / f"{meant}.py"):
             raise BadInput(f"{where}: unknown scenario {meant!r:.80}; did you mean {meant}.py?")
         return name
