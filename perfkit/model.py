@@ -391,6 +391,8 @@ def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:
             words = f"expected names with values, such as {example}{_value_at(given, name)}"
             raise BadInput(f"{where}: {name}: {words}") from None
         words = _TYPES(_types_in_words, _BOUND(_in_words, what)) + _value_at(given, name)
+        if _TEXT_FOR_LIST(what) and name in given and not is_secret_name(name):
+            words += f"; write {name}: [{_in_list(given[name])}]"
         raise BadInput(f"{where}: {name + ': ' if name else ''}{words}") from None
 
 
@@ -400,6 +402,8 @@ def refuse_unknown_names(cls: type, given: Mapping[str, Any], where: str) -> Non
     for key, value in given.items():
         if key not in fields:
             raise _unknown_key(cls, str(key), fields, where)
+        if cls is Workload and key == "mix" and isinstance(value, Mapping):
+            raise BadInput(f"{where}: mix is a list, an entry for each scenario: {_MIX}")
         section = _section_of(_hints_of(cls)[key]) if cls in (Workload, Member) else None
         if section is None:
             continue
@@ -429,6 +433,7 @@ def _unknown_key(cls: type, key: str, fields: Iterable[str], where: str) -> BadI
     return BadInput(f"{error}; a scenario's own parameters stand below params (-p {key[:80]}=…)")
 
 
+_MIX = "mix: [{scenario: read.py, users: {count: 5, duration_s: 30s}}, …]"
 _STAGES = ("stages", "stage", "steps")
 _IN_STAGES = (
     "such as arrivals: {shape: steps, step_rates_per_s: [10, 50, 100], duration_s: 3m};"
@@ -459,6 +464,8 @@ def _with_times(cls: type, given: Mapping[str, Any], where: str, path: str = "")
         elif cls is Workload and name == "server" and isinstance(value, Mapping):
             found[name] = {key: _timed(str(key), one, f"{where}: server.{key}") for key, one in value.items()}
         elif "str" not in str(hint):
+            if "tuple" in str(hint):
+                _refuse_range(value, f"{where}: {path}{name}")
             found[name] = _timed(name, value, f"{where}: {path}{name}")
     return found
 
@@ -478,6 +485,17 @@ def _timed(name: str, value: Any, where: str) -> Any:
     if isinstance(value, list | tuple):
         return [_time(one, unit[1], where) for one in value]
     return _time(value, unit[1], where)
+
+
+def _refuse_range(value: Any, where: str) -> None:
+    """BadInput for `100ms-200ms` where two times are written as a list."""
+    if isinstance(value, str) and (ends := _RANGE(value)):
+        raise BadInput(f"{where}: {value!r:.80} is not a time: write [{ends[1].strip()}, {ends[2]}]")
+
+
+_RANGE = re.compile(
+    r"\s*([\d.]+\s*(?:ms|s|m|h)?)\s*(?:-|–|,|to|\.\.)\s*([\d.]+\s*(?:ms|s|m|h)?)\s*", re.ASCII
+).fullmatch
 
 
 def _time(value: Any, unit: str, where: str) -> Any:
@@ -520,6 +538,15 @@ def _types_in_words(found: re.Match[str]) -> str:
     )
     example = ", such as [a, b]" if wanted == "a list" else ""
     return f"expected {wanted}{example}, got {got}"
+
+
+_TEXT_FOR_LIST = re.compile(r"Expected `array( \| null)?`, got `str`").fullmatch
+
+
+def _in_list(text: str) -> str:
+    """A text as an entry of a list in YAML, quoted where it needs it."""
+    shown = masked_text(text)[:80]
+    return repr(shown) if re.search(r"""[][{},#'"]|: |^[%&*!|>@`-]""", shown) else shown
 
 
 _TYPES = re.compile(r"Expected `([^`]+)`, got `([^`]+)`").sub

@@ -108,6 +108,15 @@ def test_what_fails_is_said_and_exit_1(
     assert "> DELETE /things/1" in done.stdout
 
 
+def test_one_step_needs_no_end(server: SmallServer, tmp_path: Path) -> None:
+    """Users without iterations or duration_s: refused as a run that never ends, and one step does end."""
+    file = tmp_path / "y.yaml"
+    file.write_text(f"scenario: http_get\ntarget: {server.url}\nusers: {{count: 5}}\n")
+    done = once(str(file), data=tmp_path)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "ok: 1 request, none failed")
+    assert "needs iterations or duration_s" in started("run", str(file)).stderr
+
+
 def test_nobody_listens(tmp_path: Path) -> None:
     """A connection that is refused is shown as such, exit code 1; a step without a request too."""
     done = once("http://127.0.0.1:9/x", data=tmp_path)

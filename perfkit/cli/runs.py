@@ -118,7 +118,7 @@ def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, on
     from perfkit.drive.running import checked, naming, run_repeats, worst
     from perfkit.observe.recording import record
 
-    given, where = workload_of(what, options)
+    given, where = workload_of(what, options, once=once)
     work = checked(given, where, allow_target)
     own = what if what and what.endswith(".py") else options["scenario"]
     require_target(own or "", given, work.workload.target.url)

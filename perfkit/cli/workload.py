@@ -14,14 +14,18 @@ from perfkit.drive.variables import expanded, put_back
 from perfkit.drive.workload_files import read_workload
 from perfkit.drive.workloads import merged, parse_assignments, parse_headers
 from perfkit.errors import BadInput
+from perfkit.model import Workload, refuse_unknown_names
 from perfkit.redaction import STARS, masked, masked_text
 from perfkit.store import shipped
 from perfkit.suggestions import nearest, nearest_file
 
 
-def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def workload_of(
+    what: str | None, options: Mapping[str, Any], *, once: bool = False
+) -> tuple[dict[str, Any], str]:
     """Return the workload that `run` is asked for by a URL, a file or nothing and its options, and its name.
 
+    once: it is for one step, which needs no end of its own.
     BadInput for what does not go together. The workload itself is not checked yet.
     """
     one_line = what is not None and is_url(what) and options["scenario"] is None
@@ -33,6 +37,7 @@ def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str,
     changes |= {"scenario": options["scenario"]} if options["scenario"] else {}
     changes = merged(changes, {"target": {"url": options["target"]}} if options["target"] else {})
     given, where = _begin(what, options["scenario"], options["target"], request, changes)
+    refuse_unknown_names(Workload, changes, "-s")
     given = merged(given, changes)
     if one_line:  # the type of the body is the request's
         headers.pop("content-type", None)
@@ -46,6 +51,9 @@ def workload_of(what: str | None, options: Mapping[str, Any]) -> tuple[dict[str,
     given = merged(given, {"spread": {"on": options["on"]}} if options["on"] else {})
     load = Load(*(options[name] for name in ("users", "rate", "duration", "ramp", "requests")))
     given = load.over(given, always=one_line)
+    users = given.get("users")
+    if once and isinstance(users, Mapping) and not users.keys() & {"iterations", "duration_s"}:
+        given["users"] = {**users, "iterations": 1}
     if not given.keys() & {"scenario", "mix"} and what and not is_url(what):
         for name in given:
             if meant := nearest(str(name), ("scenario", "mix")):

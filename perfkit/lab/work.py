@@ -154,17 +154,24 @@ def _given(workload: Given, changes: Mapping[str, Any]) -> tuple[dict[str, Any],
     """The workload as a mapping, with the changes laid over it, and what to call it in messages."""
     from perfkit.drive.one_line import Load, without_load
     from perfkit.drive.workloads import merged
+    from perfkit.model import Workload, refuse_unknown_names, spelled_out
     from perfkit.plain_data import require_plain
 
     given, where = _begin(workload, changes)
     for more in (given, changes):
         require_plain(more, where)
+    if "url" in changes:
+        raise BadInput(
+            "perfkit.run(url=…): a URL is the first argument: perfkit.run('http://127.0.0.1:8000/')"
+        )
+    refuse_unknown_names(Workload, spelled_out(changes), "perfkit.run")
     begun = without_load(given, changes)
     whole = merged(begun, changes)
     # as on the command line, a URL and a load in place of another need not say how long
     given = Load().over(whole, always=where == "URL" or len(begun) < len(given))
     if not given.keys() & {"scenario", "mix"}:
-        raise BadInput("nothing to run: give perfkit.run a file from params/ or scenario=NAME")
+        words = "nothing to run: give perfkit.run a file from params/ or scenario=NAME"
+        raise BadInput(f"{words}, or a URL first: perfkit.run('http://127.0.0.1:8000/')")
     return given, where
 
 
