@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +107,28 @@ def test_what_fails_is_said_and_exit_1(
     assert line.startswith(says)
     assert ("(line 10 of made.py)" in line) == ("raised" in line)
     assert "> DELETE /things/1" in done.stdout
+
+
+def test_one_step_for_programs(server: SmallServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--json: one object with each request and its answer as they are shown, without secrets."""
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    file = tmp_path / "made.py"
+    file.write_text(STEPS.replace("CHECK", "'no id in it'").replace("BODY", "print('loud')"))
+    token = ("-s", "target.token_env=MY_TOKEN")
+    done = once(str(file), "--target", server.url, "--json", *token, data=tmp_path)
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert not found["ok"]
+    assert found["problems"] == ["read: check (status 200): no id in it"]
+    asked = [(one["part"], one["method"], one["path"], one["answer"]["status"]) for one in found["requests"]]
+    assert asked[:2] == [("setup", "POST", "/things", 200), ("step", "GET", "/things/1", 200)]
+    assert ["authorization", "***"] in found["requests"][0]["headers"]
+    assert {one["scenario"] for one in found["requests"]} == {"made"}
+    assert SECRET not in done.stdout
+    assert "hunter2" not in done.stdout
+    done = once("http://127.0.0.1:9/x", "--json", data=tmp_path)
+    (one,) = json.loads(done.stdout)["requests"]
+    assert (one["answer"]["status"], "ConnectionRefused" in one["answer"]["error"]) == (None, True)
 
 
 def test_one_step_needs_no_end(server: SmallServer, tmp_path: Path) -> None:

@@ -128,9 +128,7 @@ def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, on
         print_lines(*as_yaml(given))
         return
     if once:
-        from perfkit.drive.once import run_once
-
-        sys.exit(EXIT_OK if run_once(work, sys.stdout) else EXIT_TOOL_ERROR)
+        sys.exit(EXIT_OK if _one_step(work, as_json) else EXIT_TOOL_ERROR)
     if (note := users_without_work(given)) and not quiet:
         print_lines(note, err=True)
     runs = run_repeats(work, data_dir, show_progress=not quiet, look=record)
@@ -280,6 +278,18 @@ def doctor_command(calibrate: bool, data_dir: Path, as_json: bool) -> None:
             print_lines(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['found']}")
     if not all(check["ok"] for check in checks):
         sys.exit(EXIT_TOOL_ERROR)
+
+
+def _one_step(work: Any, as_json: bool) -> bool:
+    """Carry out and show one step, for programs or for a person; return whether all went well."""
+    from perfkit.drive.once import Kept, run_once
+
+    if not as_json:
+        return run_once(work, sys.stdout)
+    kept = Kept()
+    went_well = run_once(work, sys.stdout, kept)
+    print_json({"ok": went_well, "requests": kept.requests, "problems": kept.problems})
+    return went_well
 
 
 def _print_runs(runs: Iterable[Any], as_json: bool) -> None:

@@ -12,6 +12,7 @@ import os
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,7 +30,7 @@ from perfkit.drive.worker import RunContext, RunPart, make_recorder, run_on_loop
 from perfkit.drive.workloads import tokens_of
 from perfkit.errors import RequestFailed
 from perfkit.redaction import STARS, Redactor, is_secret_name, masked, masked_text, secrets_in
-from perfkit.text import harmless_prints, plural, print_lines
+from perfkit.text import harmless_prints, plain, plural, print_lines
 
 Print = Callable[[str], None]
 _BODY = 2_000  #: characters of a body that are shown
@@ -38,18 +39,29 @@ _LOOKED_AT = 65_536  #: bytes of an answer's body that are decoded for it
 _NOT_SET_UP = object()
 
 
-def run_once(work: Checked, stream: TextIO) -> bool:
+@dataclass
+class Kept:
+    """What one step showed, for programs: requests with their answers, and what went wrong."""
+
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def run_once(work: Checked, stream: TextIO, kept: Kept | None = None) -> bool:
     """Carry out one step, with setup and teardown, and print each request; return whether all went well.
 
     Of a mix, one step of each of its scenarios, one after the other.
 
     It has not where a request failed, the scenario raised an exception, nothing was sent, or something it
     made was not removed. PerfkitError and KeyboardInterrupt are raised as in a run.
+    kept: gets what is shown, and nothing is printed.
     """
+    log = Kept() if kept is None else kept
 
     def show(line: str) -> None:  # what the scenario prints goes to standard error
-        with contextlib.redirect_stdout(stream):
-            print_lines(line)
+        if kept is None:
+            with contextlib.redirect_stdout(stream):
+                print_lines(line)
 
     with target_of(work.workload, True) as aimed:
         tokens = tokens_of(aimed)
@@ -70,14 +82,15 @@ def run_once(work: Checked, stream: TextIO) -> bool:
             for member in members:
                 if isinstance(work.scenario, Mix):
                     show(f"== {member.name}")
-                went_well &= run_on_loop(_Once(member, context, show).carry_out())
+                went_well &= run_on_loop(_Once(member, context, show, log).carry_out())
             return went_well
 
 
 class _Once:
     """The parts of one step and what went wrong in them."""
 
-    def __init__(self, member: Member, context: RunContext, show: Print) -> None:
+    def __init__(self, member: Member, context: RunContext, show: Print, log: Kept) -> None:
+        self._name, self._log = member.name, log
         self._scenario, self._params, self._context, self._show = (
             member.scenario, member.params, context, show,
         )  # fmt: skip
@@ -88,7 +101,9 @@ class _Once:
     async def carry_out(self) -> bool:
         recorder = self._recorder = make_recorder(self._context, "once", first_seq=0)
         recorder.data = DataFiles(self._scenario.folder, recorder.seed, 0, 1)
-        shown = self._shown = _Shown(recorder.transport, recorder.clock, recorder.redact, self._show)
+        shown = self._shown = _Shown(
+            recorder.transport, recorder.clock, recorder.redact, self._show, self._name, self._log
+        )
         recorder.transport = shown
         state: Any = _NOT_SET_UP
         try:
@@ -111,6 +126,7 @@ class _Once:
             await recorder.transport.close()
         for problem in self._problems:
             self._show(f"FAILED: {problem}")
+            self._log.problems.append(plain(problem))
         if not self._problems:
             self._show(f"ok: {plural(shown.requests, 'request')}, none failed")
         return not self._problems
@@ -145,8 +161,11 @@ class _Once:
 class _Shown:
     """A transport that shows what it sends and what comes back."""
 
-    def __init__(self, transport: Transport, clock: Clock, redact: Redactor, show: Print) -> None:
+    def __init__(
+        self, transport: Transport, clock: Clock, redact: Redactor, show: Print, scenario: str, log: Kept
+    ) -> None:
         self._transport, self._clock, self._redact, self._show = transport, clock, redact, show
+        self._scenario, self._log = scenario, log
         self.step = Step()  #: the one under way, which knows the secrets it was given
         self.part = self._told = ""  #: of the scenario: what is sent next belongs to it
         self.requests = 0
@@ -165,24 +184,42 @@ class _Shown:
         if self.part != self._told:
             self._told = self.part
             self._show(f"-- {self.part}")
-        self._show(f"> {method} {hidden(quote_path(path))}")
-        self._tell(">", fields.items(), body, hidden)
+        where = hidden(quote_path(path))
+        self._show(f"> {method} {where}")
+        asked = self._tell(">", fields.items(), body, hidden)
         begun = self._clock()
         exchange = await self._transport.send(method, path, headers, body, timeout_s, fresh=fresh)
-        status = f"{exchange.status}" if exchange.status else f"{exchange.error}: {exchange.error_text}"
-        self._show(f"< {hidden(status)}  {_times(exchange, begun)}")
+        status = hidden(
+            f"{exchange.status}" if exchange.status else f"{exchange.error}: {exchange.error_text}"
+        )
+        self._show(f"< {status}  {_times(exchange, begun)}")
         answer = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in exchange.headers]
-        self._tell("<", answer, decoded(exchange, _LOOKED_AT), hidden)
+        answered = self._tell("<", answer, decoded(exchange, _LOOKED_AT), hidden)
+        self._log.requests.append(
+            {
+                **{"scenario": self._scenario, "part": self.part, "method": method, "path": where, **asked},
+                "answer": {
+                    "status": exchange.status or None,
+                    "error": None if exchange.status else status,
+                    "total_ms": (exchange.done - begun) / 1e6,
+                    **answered,
+                },
+            }
+        )
         return exchange
 
     def _tell(
         self, sign: str, fields: Iterable[tuple[str, str]], body: bytes, hidden: Callable[[str], str]
-    ) -> None:
-        for name, value in fields:
-            shown = STARS if is_secret_name(name) else hidden(value)
-            self._show(f"{sign} {name}: {shown[:_HEADER]}{'…' * (len(shown) > _HEADER)}")
-        for line in _lines(body, hidden):
+    ) -> dict[str, Any]:
+        """Show headers and body; return them as they are shown."""
+        shown = [(name, STARS if is_secret_name(name) else hidden(value)) for name, value in fields]
+        shown = [(name, f"{value[:_HEADER]}{'…' * (len(value) > _HEADER)}") for name, value in shown]
+        lines = list(_lines(body, hidden))
+        for name, value in shown:
+            self._show(f"{sign} {name}: {value}")
+        for line in lines:
             self._show(f"{sign}   {line}")
+        return {"headers": shown, "body": "\n".join(lines)}
 
     async def close(self) -> None:
         """See `Transport`."""
