@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,14 @@ def data_dir_option(command: Any) -> Any:
 allow_target_option = click.option(
     "--allow-target", multiple=True, metavar="HOST", help="Permit a target that is not this machine."
 )
+
+
+def refuse_url(file: Path) -> None:
+    """Raise BadInput for a URL where a file is read; a path has one slash of its two."""
+    if scheme := re.match(r"https?:/+", str(file), re.IGNORECASE):
+        url = masked_text(f"{scheme[0].rstrip('/')}//{str(file)[scheme.end() :]}")
+        name = Path(url.partition("?")[0]).name
+        raise BadInput(f"{url:.200} is not a file; download it first: curl -o {name:.80} {url:.200}")
 
 
 def print_json(value: Any) -> None:

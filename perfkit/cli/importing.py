@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from perfkit.cli.base import cli, data_dir_option, details_of, json_option, print_json, print_run
+from perfkit.cli.base import cli, data_dir_option, details_of, json_option, print_json, print_run, refuse_url
 from perfkit.durations import duration_ns
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.text import print_lines
@@ -72,6 +72,7 @@ def import_command(file: Path, format_name: str | None, columns: tuple[str, ...]
     from perfkit.importing import import_runs
     from perfkit.store import list_runs
 
+    refuse_url(file)
     before = list_runs(data_dir)
     runs = import_runs(
         file, data_dir=data_dir, format=format_name, columns=_column_map(columns), names=_names(names),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from perfkit.cli.base import cli, json_option, print_json
+from perfkit.cli.base import cli, json_option, print_json, refuse_url
 from perfkit.text import print_lines
 
 
@@ -28,6 +28,8 @@ def new_command(name: str, source: Path | None, target: str | None, as_json: boo
     """
     from perfkit.scaffold import write_scenario
 
+    if source is not None:
+        refuse_url(source)
     done = write_scenario(name, source, target)
     if as_json:
         print_json({**done._asdict(), "scenario": str(done.scenario), "workload": str(done.workload)})

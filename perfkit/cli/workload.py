@@ -28,6 +28,8 @@ def workload_of(
     once: it is for one step, which needs no end of its own.
     BadInput for what does not go together. The workload itself is not checked yet.
     """
+    if what is not None and not what.strip():
+        raise BadInput("what to run is empty: give a URL, a FILE from params/, or --scenario NAME")
     one_line = what is not None and is_url(what) and options["scenario"] is None
     headers = parse_headers(options["headers"])
     request = Request(options["method"], options["body_json"], options["data"], headers)

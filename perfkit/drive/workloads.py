@@ -151,7 +151,7 @@ def _complete(given: Mapping[str, Any], where: str) -> tuple[Workload, Scenario 
     _require_server_options(workload, where)
     if workload.spread is None or workload.spread.on.startswith("local"):
         _require_cores(workload.processes, where)
-    _try_target(workload.target)
+    try_target(workload.target)
     if workload.spread is not None and workload.spread.folder:
         folder_url(workload.spread.folder, "")
     if workload.spread is not None and workload.spread.on.startswith("ssh:") and not workload.target.url:
@@ -249,8 +249,8 @@ def _require_cores(processes: int, where: str) -> None:
         raise BadInput(f"{words}; give at most {most}")
 
 
-def _try_target(target: Target) -> None:
-    """BadInput when no transport can be made for a target: a wrong url, proxy, certificate file, …"""
+def try_target(target: Target) -> None:
+    """Raise BadInput when no transport can be made for a target: a wrong url, proxy, certificate file, …"""
     for field, urls in addresses_of(target):
         for url in urls if field != "target" else ():
             parts = split_address(url, field)

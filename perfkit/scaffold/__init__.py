@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from perfkit import safe_yaml
+from perfkit.drive.workloads import try_target
 from perfkit.errors import BadInput
+from perfkit.model import Target
 from perfkit.scaffold import har, openapi
 from perfkit.scaffold.api import READING, Api, identifier
 from perfkit.scaffold.source import EMPTY, header_variables, scenario_of, token_variable, yaml_of
@@ -45,6 +47,8 @@ def write_scenario(name: str, source: Path | None = None, target: str | None = N
     for file in (scenario, workload):
         if file.exists() or file.is_symlink():
             raise BadInput(f"{file} exists already: choose another name, or move it away")
+    if target is not None:
+        try_target(Target(url=target))
     names, stem = (str(workload), scenario.name), identifier(base.name)
     if source is None:
         text = EMPTY.format(path='"/"' if target else '"/v1/health/"')

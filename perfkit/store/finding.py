@@ -83,6 +83,8 @@ def find_run(name: str, data_dir: Path, *, whole: bool = False) -> Run:
     if found:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise BadInput(f"{name!r} could be {', '.join(found[-_SHOWN:])}{more}; type more of the id")
+    if name == "latest" and not runs:
+        raise BadInput(f"no runs in {data_dir / 'runs'}; `perfkit run` makes one")
     close = nearest(name, runs)
     hint = f"did you mean {close}?" if close else "`perfkit ls` lists runs"
     raise BadInput(f"no run {name!r} in {data_dir / 'runs'}; {hint}")
