@@ -49,6 +49,8 @@ def test_a_handle_says_what_the_frames_say(run: perfkit.Run) -> None:
     part = frames.measured(run)
     pd.testing.assert_frame_equal(run.summary(), frames.summary(part))
     pd.testing.assert_frame_equal(run.rows(), frames.timeline(run))
+    statuses = run.sql("SELECT coalesce(status, 0)::INTEGER AS status FROM requests")["status"]
+    assert sorted(run.rows()["status"]) == sorted(statuses)
     assert run.sql("SELECT count(*) AS n FROM requests")["n"][0] == part.counts["n"] == 400
     assert run.sql("SELECT count(*) AS n FROM all_requests")["n"][0] == run.row_count()
     assert all(repr(run.figure(name)) for name in handle.FIGURES)
@@ -263,6 +265,7 @@ def test_a_wrong_argument_is_told_what_was_expected(run: perfkit.Run) -> None:
         (lambda run: frames.measured("latest"), "perfkit.open_run('latest') opens one"),
         (lambda run: perfkit.make_report("latest"), "perfkit.make_report takes a run, not 'latest'"),
         (lambda run: run.report(notebook="capacit"), "unknown notebook 'capacit'; did you mean 'capacity'?"),
+        (lambda run: run.report("capacit"), "unknown notebook 'capacit'; did you mean 'capacity'?"),
         (lambda run: run.report(notebook=5), "notebook: expected a path, got 5"),
         (lambda run: run.report(parameters=5), "parameters: expected names with values"),
         (lambda run: run.figure("histogram", latency=None), "unknown latency 'None'"),

@@ -128,6 +128,16 @@ def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) 
         assert row.get("username") is None
 
 
+def test_a_file_with_other_delimiters(tmp_path: Path) -> None:
+    """A CSV with semicolons or tabs has one column: what is asked of it says what separates columns here."""
+    for delimiter in (";", "\t", "|"):
+        (tmp_path / "u.csv").write_text(f"user{delimiter}password\na{delimiter}b\n")
+        (row,) = read_rows(tmp_path / "u.csv")
+        with pytest.raises(KeyError) as caught:
+            row["user"]
+        assert f"columns are separated by commas, not {delimiter!r}" in str(caught.value)
+
+
 def test_files_hold_what_csv_and_json_can(tmp_path: Path) -> None:
     """Quotes, line breaks, a byte order mark and values of every type are read as they are."""
     (tmp_path / "a.csv").write_bytes(b'\xef\xbb\xbfn,m\r\n"a ""b""\nc",2\r\n\r\n')

@@ -54,3 +54,13 @@ def test_answers_after_the_measured_part(server: SmallServer, tmp_path: Path) ->
     assert "; /s: successes that ended in it" in done.stdout or "none of" in done.stdout
     done = run(tmp_path, f"{server.url}/", "--users", "1", "--requests", "50")
     assert "ended after" not in done.stdout
+
+
+def test_what_failed_is_said_once(tmp_path: Path) -> None:
+    """Every request of one operation failed: the verdict says so, `show` has the finding as well."""
+    done = run(tmp_path, "http://127.0.0.1:9/x", "--users", "1", "--requests", "5")
+    assert done.returncode == 3
+    assert "every request failed (5 of 5), most often connect of GET /x" in done.stdout
+    assert "finding: " not in done.stdout
+    shown = started("show", PERFKIT_DATA_DIR=str(tmp_path)).stdout
+    assert "finding: Every request of GET /x failed (5 of 5)" in shown

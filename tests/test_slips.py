@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from perfkit.compare.configuration import refuse_unknown
 from perfkit.drive import running
 from perfkit.errors import BadInput
 from perfkit.model import Workload
@@ -248,6 +249,21 @@ def test_a_slip_is_one_line_with_the_way_out(
     assert says in words
     assert "Traceback" not in words
     assert list_runs(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("url", "target.url"),
+        ("count", "users.count"),
+        ("duration_s", "arrivals.duration_s or users.duration_s"),
+        ("scenari", "'scenario'"),
+    ],
+)
+def test_what_may_vary_has_its_section(name: str, meant: str) -> None:
+    """`--vary url` is answered with the whole name."""
+    with pytest.raises(BadInput, match=rf"unknown name in --vary: '{name}'; did you mean {meant}\?"):
+        refuse_unknown([name])
 
 
 @pytest.mark.parametrize("scenario", ["http_get", "mine.py"])

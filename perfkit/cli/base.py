@@ -175,8 +175,8 @@ def print_json(value: Any) -> None:
     print_lines(*json.dumps(value, indent=1, default=str).replace("\x7f", "\\u007f").split("\n"))
 
 
-def print_run(run: Any, as_json: bool, *, summary: bool = True, **shown: int) -> None:
-    """One run, by default with its summary, for programs or for a person; shown: see `describe_run`."""
+def print_run(run: Any, as_json: bool, *, summary: bool = True, brief: bool = False) -> None:
+    """One run, by default with its summary, for programs or for a person; brief: see `describe_run`."""
     from perfkit.drive.running import describe_run
     from perfkit.observe.recording import results_with_findings
 
@@ -184,7 +184,7 @@ def print_run(run: Any, as_json: bool, *, summary: bool = True, **shown: int) ->
         print_json(details_of(run, summary=summary))
     else:
         results = results_with_findings(run) if summary else None
-        print_lines(*describe_run(run, summary=summary, results=results, **shown).split("\n"))
+        print_lines(*describe_run(run, summary=summary, results=results, brief=brief).split("\n"))
 
 
 def details_of(run: Any, *, summary: bool = True) -> dict[str, Any]:

@@ -26,9 +26,6 @@ from perfkit.cli.writing import refuse_unwritable, write
 from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR
 from perfkit.text import print_lines
 
-#: Notes on a run's summary that `run` prints; `show` prints all.
-_NOTES = 3
-
 
 class RunCommand(click.Command):
     """`run`, whose `--json` is curl's when a JSON object or list follows: the body to send."""
@@ -297,7 +294,7 @@ def _print_runs(runs: Iterable[Any], as_json: bool) -> None:
         print_json([details_of(run) for run in runs])
         return
     for run in runs:
-        print_run(run, as_json, notes=_NOTES)
+        print_run(run, as_json, brief=True)
 
 
 def _as_junit(runs: Iterable[Any]) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from perfkit.errors import unknown
+from perfkit.errors import BadInput, unknown
 from perfkit.model import Arrivals, Spread, Target, Users
 from perfkit.store import Metadata, Run, fidelity
 
@@ -89,6 +89,8 @@ def refuse_unknown(vary: Iterable[str]) -> None:
         f"{s}.{f.name}" for s in ("users", "arrivals", "spread") for f in dataclasses.fields(sections[s])
     }
     for name in vary:
+        if name not in known and (inner := sorted(one for one in known if one.endswith(f".{name}"))):
+            raise BadInput(f"unknown name in --vary: {name!r:.80}; did you mean {' or '.join(inner)}?")
         if name not in known and not _NAMED(name):
             raise unknown("name in --vary:", name, {*known, "params.NAME"})
 

@@ -47,6 +47,7 @@ Look = Callable[[Run], None]
 #: Operations, and notes on them, that are shown for a person; the most frequent first.
 _SHOWN = 30
 _FINDINGS = 5
+_NOTES = 3  #: on the summary of a run that has just ended
 #: Scenarios of perfkit's that ask nothing of the server they load.
 _ANY_SERVER = ("http_get", "http_request", "openai_chat", "replay")
 #: Share of the successes that may end after the measured part without a word.
@@ -291,18 +292,18 @@ def details(run: Run, *, summary: bool = True, results: Results | None = None) -
 
 
 def describe_run(
-    run: Run, *, summary: bool = True, results: Results | None = None, notes: int = _SHOWN
+    run: Run, *, summary: bool = True, results: Results | None = None, brief: bool = False
 ) -> str:
     """The same for a person: verdict, thresholds and findings first, then numbers and the next command.
 
-    notes: at most so many on the summary, the most important first.
+    brief: few notes, and no finding that repeats the verdict.
     """
     meta = run.meta
     lines = [f"run {run.id}: {run.headline}"]
     for threshold in sorted(meta.thresholds, key=lambda one: one.ok):
         met = "ok" if threshold.ok else "MISSED"
         lines.append(f"  threshold {threshold.text}: {met}, measured {threshold.measured}")
-    lines += [f"  {words}" for words in _finding_words(run, results or meta.results)]
+    lines += [f"  {words}" for words in _finding_words(run, results or meta.results, brief)]
     lines += [f"  {words}" for words in _left_words(run)]
     where = meta.target_url or "a target not named in the file"
     if meta.imported:
@@ -313,7 +314,9 @@ def describe_run(
     lines += [f"  {words}" for words in (meta.replay.words if meta.replay else ())]
     lines += [f"  scenario error, {error.count} times: {error.text}" for error in meta.step_errors]
     unread = [f"{run.row_count():,} requests; `perfkit show {run.id}` summarizes them"]
-    lines += ["  " + line for line in (_summary_lines(run, notes) if summary else unread)]
+    lines += [
+        "  " + line for line in (_summary_lines(run, _NOTES if brief else _SHOWN) if summary else unread)
+    ]
     lines += [f"  server {words}" for words in _probe_words(meta.probes)]
     lines.append(f"  {run.path}")
     if run.state != "running" and run.results.n:
@@ -402,9 +405,11 @@ def _late_words(total: Mapping[str, Any], span_s: float) -> Iterator[str]:
         )
 
 
-def _finding_words(run: Run, results: Results) -> Iterator[str]:
+def _finding_words(run: Run, results: Results, brief: bool) -> Iterator[str]:
     """The first findings, a line each, and what was not looked for."""
     found = results.findings or ()
+    if brief and run.verdict.word == "FAILED" and [one.kind for one in found] == ["failing"]:
+        return  # the verdict says which requests failed, and why
     for one in found[:_FINDINGS]:
         yield f"finding: {one}"
     if len(found) > _FINDINGS:

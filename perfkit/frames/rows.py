@@ -46,12 +46,12 @@ def timeline(run: Run, phase: str = "measure", latency: str = "response") -> pd.
     planned, service_ms = done - sent, kickoff_ms = started - planned (NaN for a retry, which waited for the
     server), queue_ms = sending - started, ttft_ms = first_token - sent, of streams (in a run of
     schema 1: first_byte - sent); latency_ms: the one of `latency`.
-    operation, error, group: categories. user, worker, attempt
+    operation, error, group: categories. status (0: no answer), user, worker, attempt
     """
     part = Part(require_run(run, "frames.timeline"), latency=latency, phase=phase)
     times = ("t_s", "sent_s", "done_s", "response_ms", "service_ms", "kickoff_ms", "queue_ms", "ttft_ms",
              "latency_ms")  # fmt: skip
-    whole = ("user", "worker", "attempt")
+    whole = ("status", "user", "worker", "attempt")
     table = part.query(
         f'SELECT {", ".join(times)}, operation, error, "group", '
         f"{', '.join(f'coalesce({name}, 0)::INTEGER AS {name}' for name in whole)} FROM part"

@@ -121,14 +121,15 @@ class Run(store.Run):
 
     def report(
         self,
-        *,
         notebook: str | os.PathLike[str] | None = None,
+        *,
         parameters: Mapping[str, Any] | None = None,
         progress: bool = False,
     ) -> Path:
         """Execute the report notebook on this run and return the path of the HTML, shown as a link.
 
-        `run.report()` is `perfkit report RUN`; see `perfkit.make_report` for the parameters and the errors.
+        `run.report()` is `perfkit report RUN`. notebook: another one than run_report, its path or name, such
+        as "server_health". See `perfkit.make_report` for the parameters and the errors.
         """
         from perfkit.report import make_report
 

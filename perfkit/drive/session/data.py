@@ -28,10 +28,15 @@ class DataRow(dict[str, Any]):
     def __missing__(self, name: object) -> Any:
         columns = [str(one) for one in self]
         shown = f"known: {', '.join(columns[:20])}" + f", … ({len(columns):,})" * (len(columns) > 20)
+        if len(columns) == 1 and (others := [one for one in _DELIMITERS if one in columns[0]]):
+            commas = f"columns are separated by commas, not {others[0]!r}"
+            raise UnknownColumn(f"no column {name!r:.60}; the only one is {columns[0]!r:.80}: {commas}")
         close = nearest(str(name), columns)
         raise UnknownColumn(f"no column {name!r:.60}; {f'did you mean {close!r}? ' * bool(close)}{shown}")
 
 
+#: What separates columns in files that are no CSV as it is read here.
+_DELIMITERS = (";", "\t", "|")
 Per = Literal["user", "step"]
 AtEnd = Literal["error", "cycle"]
 _MOST_BYTES = 64 * 2**20
