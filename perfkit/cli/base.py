@@ -56,6 +56,8 @@ _ELSEWHERE = {
     **dict.fromkeys(
         ("-e", "--env"), "a workload reads the environment: ${NAME}; a parameter is -p NAME=VALUE"
     ),
+    **dict.fromkeys(("-x", "--proxy"), "write -s target.transport=httpx -s target.proxy=URL"),
+    "--http2": "write -s target.transport=httpx -s target.http2=true",
     "--disable-keepalive": "write -s target.keepalive_s=0",
 }
 
