@@ -160,6 +160,27 @@ def test_a_headline_gives_every_primary_metric_its_word(runs: list[Run], slower:
     )
 
 
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "words"),
+    [
+        (31.02, 17.03, 56.5, "after is 31 times slower (17 to 56) than before (p50)."),
+        (1 / 31.02, 1 / 56.5, 1 / 17.03, "after is 31 times faster (17 to 56) than before (p50)."),
+        (1.5, 1.04, 2.31, "after is 1.50 times slower (1.04 to 2.31) than before (p50)."),
+        (1.2, 1.19, 1.28, "after is 1.20 times slower (1.19 to 1.28) than before (p50)."),
+        (1.2, 1.1, 1.31, "after is 1.20 ± 0.11 times slower than before (p50)."),
+        (31.02, 29.5, 32.6, "after is 31.0 ± 1.6 times slower than before (p50)."),
+        (5213.0, 4100.0, 6628.0, "after is 5,213 times slower (4,100 to 6,628) than before (p50)."),
+    ],
+)
+def test_a_factor_has_the_ends_of_its_interval(
+    runs: list[Run], ratio: float, low: float, high: float, words: str
+) -> None:
+    """± stands only where it names the interval's own ends; else they are given."""
+    one = dataclasses.replace(compare(runs[:5], runs[5:]).result("p50"), ratio=ratio, low=low, high=high)
+    one = dataclasses.replace(one, verdict="regressed" if ratio > 1 else "improved")
+    assert headline(one.verdict, [one], ("before", "after"), Options()).endswith(words)
+
+
 #: Metric, B ÷ A, how much runs differ (log scale): verdict, words, exit codes of `gate` and `gate --strict`.
 VERDICTS = [
     ("p50", 1.2, 0.01, "regressed", "+20.0% [", "B is 1.20 ± 0.01 times slower than A (p50).", 4, 4),

@@ -73,7 +73,8 @@ def _small_print(comparison: Comparison) -> str:
         f"{family} primary metrics (★); the others are exploratory "
         f"(Benjamini–Hochberg). Margin ±{comparison.options.margin:.0%}. Detectable: the change that would "
         "be detected with 80 % power if only this metric changed; below it, the runs per side needed "
-        "to bring that to the margin, if that takes at most 30."
+        "to bring that to the margin, if that takes at most 30. A dash: a "
+        "change was found, or nothing is known."
     )
 
 
@@ -153,6 +154,8 @@ def _verdict(one: Result) -> str:
 
 
 def _detectable(one: Result) -> str:
+    if one.verdict in ("regressed", "improved"):  # found: "any size" would read as its opposite
+        return "—"
     return cell(detectable_words(one.detectable), *filter(None, [needed_words(one)]))
 
 
