@@ -111,6 +111,15 @@ def test_list(data: Path) -> None:
     assert (one["rows"], one["errors"]) == (1095, 78)
 
 
+def test_a_list_counts_as_every_summary_does(data: Path) -> None:
+    """For a person the requests of the measured part, as `show` and reports say; JSON has both."""
+    (one,) = [run for run in perfkit("ls", "--json", data=data).json if run["id"] == A[0]]
+    assert (one["n"], one["failed"]) == (1000, 30)
+    head, *lines = (line.split() for line in perfkit("ls", data=data).out.splitlines())
+    assert head == ["id", "state", "verdict", "requests", "failed", "tags"]
+    assert next(line for line in lines if line[0] == A[0])[3:5] == ["1000", "30"]
+
+
 #: Thresholds: value in the unit written, and whether it is met. Quantiles rank the ten timeouts last: of 980.
 THRESHOLDS = {
     "p50 < 64.008 ms": (64.0075, True),  # rank 489.5 of 980, between the eighth and ninth of 64

@@ -183,7 +183,10 @@ def report_command(run: str, file: Path | None, params: tuple[str, ...], noteboo
 @data_dir_option
 @json_option
 def ls_command(comparisons: bool, data_dir: Path, as_json: bool) -> None:
-    """List the runs, oldest first."""
+    """List the runs, oldest first, with the requests of their measured parts, as every summary counts them.
+
+    In --json `n` and `failed` are those, `rows` and `errors` count the warm-up, too.
+    """
     from perfkit.store import list_runs, listed
 
     if comparisons:
@@ -197,7 +200,8 @@ def ls_command(comparisons: bool, data_dir: Path, as_json: bool) -> None:
     else:
         for one in found:  # what an imported run has instead of a generator that was checked
             one["verdict"] = one.get("fidelity") or one["verdict"]
-        print_table(found, ("id", "state", "verdict", "rows", "errors", "tags"))
+            one["requests"] = one["n"]
+        print_table(found, ("id", "state", "verdict", "requests", "failed", "tags"))
 
 
 def _list_comparisons(data_dir: Path, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from perfkit.store.reading import Run
 
 
 def brief(run: Run) -> dict[str, Any]:
-    """A run in one line: id, state, verdict, rows, errors, tags."""
+    """A run in one line; rows, errors: of all phases; n, failed: of the measured part."""
     meta, results = run.meta, run.results
     return {
         "id": run.id,
@@ -19,6 +19,8 @@ def brief(run: Run) -> dict[str, Any]:
         "verdict": run.verdict.brief,
         "rows": results.rows,
         "errors": results.errors,
+        "n": results.n,
+        "failed": results.failed,
         "fidelity": fidelity.fidelity(run.meta).label or None,
         "scenario": meta.scenario.name,
         "created": meta.created or None,
@@ -34,6 +36,6 @@ def listed(runs: Iterable[Run]) -> list[dict[str, Any]]:
             found.append(brief(run))
         except PerfkitError as error:
             damaged = dict.fromkeys(("state", "verdict"), "damaged")
-            unknown = dict.fromkeys(("rows", "errors", "scenario", "created"))
+            unknown = dict.fromkeys(("rows", "errors", "n", "failed", "scenario", "created"))
             found.append({"id": run.id, **damaged, **unknown, "tags": str(error)})
     return found
