@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import re
@@ -18,6 +19,7 @@ import pytest
 from benchmarks.make_timeline import make_timeline
 from perfkit.compare import Options, experiment, turns
 from perfkit.compare import frames as compare_frames
+from perfkit.compare.figures import comparison_table
 from perfkit.errors import BadInput, NothingToJudge
 from perfkit.report import execute, make_comparison_report, notebook_path
 from perfkit.store import Run, list_runs
@@ -62,6 +64,50 @@ def test_the_comparison_page_says_its_verdict_first(kept: experiment.Kept) -> No
     assert "3 pairs in turns" in page
     assert HOSTILE not in page
     assert not re.search(r'(?:src|href)="(?!#|data:)', page)
+
+
+def test_a_change_that_was_found_has_no_detectable_size(kept: experiment.Kept) -> None:
+    """`any size` beside `regressed` would read as its opposite; undecided metrics keep theirs."""
+    p50 = dataclasses.replace(kept.comparison.result("p50"), detectable=9.0, repeats=500)
+    undecided = dataclasses.replace(p50, metric="p90", verdict="inconclusive")
+    found = dataclasses.replace(kept.comparison, results=(p50, undecided))
+    rows = re.findall(r"<tr role=\"row\">.*?</tr>", comparison_table(found).html)
+    cells = {row[: row.index("</th>")].rpartition(">")[2].split()[0]: row for row in rows[1:]}
+    assert p50.verdict == "regressed"
+    assert cells["p50"].endswith(">—</td></tr>")
+    assert cells["p90"].endswith(">any size</td></tr>")
+
+
+def test_the_page_of_a_comparison_is_made_by_its_name(kept: experiment.Kept) -> None:
+    """`gate` names the command; `report comparison:ID` and comparison:latest print the page's path."""
+    data = kept.path.parent.parent
+    done = perfkit("gate", kept.id, "--data-dir", str(data))
+    path, following = done.stdout.splitlines()[-2:]
+    assert (path, following) == (str(kept.path), f"  next: perfkit report comparison:{kept.path}")
+    for name in (following.split()[-1], f"comparison:{kept.id}", "comparison:latest"):
+        page = perfkit("report", name, "-q", "--data-dir", str(data), "-p", "title=Mine")
+        assert (page.returncode, page.stderr) == (0, "")
+        assert page.stdout == f"{kept.path / 'report' / 'comparison.html'}\n"
+    assert "<h1>Mine</h1>" in (kept.path / "report" / "comparison.html").read_text()
+    for options, words in (
+        (("comparison:none",), "no comparison 'none'"),
+        (("comparison:latest", "-p", "data_dir=x"), "'data_dir' is set by perfkit to the comparison"),
+        (("comparison:latest", "-p", "bins=3"), "comparison.ipynb"),
+    ):
+        refused = perfkit("report", *options, "--data-dir", str(data))
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+        assert words in refused.stderr
+
+
+def test_a_gate_of_a_file_with_itself_is_refused(tmp_path: Path) -> None:
+    """A typo in CI would pass for ever; a link is the same file, before any run is made."""
+    file, link = tmp_path / "before.yaml", tmp_path / "link.yaml"
+    file.write_text("scenario: http_get\ntarget: {url: 'http://127.0.0.1:9'}\nusers: {count: 1}\n")
+    link.symlink_to(file)
+    for b in (file, link):
+        done = perfkit("gate", str(file), str(b), "--data-dir", str(tmp_path / "data"))
+        words = f"both sides are {file}, so nothing can regress; `perfkit aa {file}` measures the noise"
+        assert (done.returncode, done.stderr, done.stdout) == (2, f"perfkit: {words}\n", "")
 
 
 def test_a_comparison_is_found_again(kept: experiment.Kept) -> None:

@@ -120,6 +120,18 @@ def _duet(data: Path, **options: Any) -> Kept:
     )
 
 
+@pytest.mark.parametrize("other", ["http://127.0.0.1:9", "http://127.0.0.1:10"])
+def test_a_null_pair_is_said_to_be_one(made_pairs: Any, tmp_path: Path, other: str) -> None:
+    """Two files that say the same compare only noise, and every page of it says so; others do not."""
+    made_pairs(1.0)
+    a, b = _workload("http://127.0.0.1:9"), _workload(other)
+    asked = Options(vary=("target.url",))
+    kept = turns.run_pairs(a, b, ("old", "new"), 3, tmp_path, (), options=asked, show_progress=False)
+    same = "both sides are the same workload, so only noise is compared"
+    assert (kept.comparison.notes[:1] == (same,)) == (a == b)
+    assert (f"  note: {same}\n" in perfkit("show", "comparison:latest", data=tmp_path).stdout) == (a == b)
+
+
 def test_sides_that_hardly_disturb_each_other_are_compared(made_pairs: Any, tmp_path: Path) -> None:
     """A is measured alone and beside the other first; the pairs are compared, and the page says how."""
     made_pairs(1.1)

@@ -57,6 +57,29 @@ def page(run: Run) -> Path:
         return report.make_report(run, parameters={"bins": 60, "title": f"Agents {HOSTILE}"}, progress=False)
 
 
+def test_the_head_says_what_was_run(run: Run, tmp_path: Path) -> None:
+    """Scenario, target, load and time in a line, then the id; what is not known is left out, no secret told.
+
+    A page that is made again from its notebook says the same.
+    """
+    load = {"workload": {"users": {"count": 20, "duration_s": 30}}, "created": "2026-11-30T19:35:07+01:00"}
+    target = {"target": {"url": "http://127.0.0.1:8123"}}
+    scenario = {"scenario": {"name": "http_get <b>"}}
+    full = make_timeline(tmp_path, 500, meta=load | target | scenario)
+    page = report.make_report(full, parameters={"bins": 20}, progress=False)
+    words = (
+        "http_get &lt;b&gt; on http://127.0.0.1:8123 · closed model: 20 users, 30 s · 2026-11-30 18:35 UTC"
+    )
+    head = f'<p class="pk-sub">{words}<br/>{full.id}</p>'
+    assert head in page.read_text()
+    assert head in report.render_again(page.with_suffix(".ipynb"), full.id)
+    bare = make_timeline(tmp_path, 500, seed=2, meta=scenario | {"created": "0001-01-01T00:00:00+01:00"})
+    told = report.make_report(bare, parameters={"bins": 20}, progress=False).read_text()
+    first = told.partition('<p class="pk-sub">')[2].partition("<br/>")[0]
+    assert first.startswith("http_get &lt;b&gt;")
+    assert "UTC" not in first
+
+
 def test_files_lie_in_the_run(run: Run, page: Path) -> None:
     """Executed notebook and HTML are in <run>/report; a broken kernelspec of the user's did no harm."""
     assert page == run.path / "report" / "run_report.html"

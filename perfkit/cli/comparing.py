@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,8 +89,10 @@ def compare_command(a: str, b: str, report: bool, data_dir: Path, as_json: bool,
     if as_json:
         told = {"id": kept.id, "path": str(kept.path), "html": str(page) if page else None}
         print_json(told | kept.comparison.to_mapping())
+    elif page:
+        print_lines(page)
     else:
-        print_lines(page or kept.path)
+        _print_place(kept)
     if kept.comparison.verdict == "refused":
         sys.exit(EXIT_RUN_INVALID)
 
@@ -119,6 +123,8 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
 
     if b is None and is_workload(a):
         raise BadInput(f"perfkit gate needs B: give the workload file that {a} is compared with")
+    if b is not None and is_workload(a) and _same_file(a, b):
+        raise BadInput(f"both sides are {a}, so nothing can regress; `perfkit aa {a}` measures the noise")
     for file in (junit, markdown):
         if file is not None:
             refuse_unwritable(file)
@@ -131,7 +137,7 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
         print_json({"id": kept.id, "exit_code": code, **found.to_mapping()})
     else:
         print_comparison(kept)
-        print_lines(kept.path)
+        _print_place(kept)
     for file, text in ((junit, gate.junit(found, strict=strict)), (markdown, gate.markdown(found))):
         if file is not None:
             write(file, text)
@@ -164,6 +170,11 @@ def aa_command(
         return
     print_comparison(kept)
     print_lines(*noise.words(found, file.stem).split("\n"))
+
+
+def _same_file(a: str, b: str) -> bool:
+    """Whether two paths lead to one file; of a missing one others tell."""
+    return os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b)
 
 
 def _refuse_options() -> None:
@@ -234,6 +245,15 @@ def _name(side: str, letter: str) -> str:
     if is_workload(side):
         return Path(side).stem[:40]
     return side[4:44] if side.startswith("tag:") else letter
+
+
+def _print_place(kept: Any) -> None:
+    """The comparison's folder, and the command that makes its page."""
+    from perfkit.drive.running import needs_extra
+
+    looked_for = Path(os.environ.get("PERFKIT_DATA_DIR", "data")) / "comparisons"
+    name = kept.id if kept.path.parent == looked_for else kept.path
+    print_lines(kept.path, f"  next: perfkit report {shlex.quote(f'comparison:{name}')}{needs_extra()}")
 
 
 def _page(kept: Any, *, quiet: bool) -> Path | None:

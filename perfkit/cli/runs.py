@@ -148,12 +148,14 @@ def report_command(run: str, file: Path | None, params: tuple[str, ...], noteboo
                    data_dir: Path, as_json: bool) -> None:  # fmt: skip
     """Execute the report notebook on RUN and print the HTML's path.
 
-    RUN is an id, its start or end, a path, or `latest`. With `-p runs=...` the page is of those runs, in
-    data/reports; with `--notebook comparison` RUN is a comparison.
+    RUN is an id, its start or end, a path, or `latest`; comparison:ID or comparison:latest is a comparison.
+    With `-p runs=...` the page is of those runs, in data/reports.
 
     \b
+    perfkit report comparison:latest
     perfkit report --notebook capacity -p runs=tag:scale
     """
+    from perfkit.compare import keeping
     from perfkit.drive.workloads import parse_assignments, read_yaml
     from perfkit.report import make_comparison_report, make_report, make_report_of_several, notebook_path
     from perfkit.store import find_run
@@ -162,11 +164,11 @@ def report_command(run: str, file: Path | None, params: tuple[str, ...], noteboo
         notebook = notebook_path(str(notebook))
     given = (read_yaml(file) if file else {}) | parse_assignments(params, "--param")
     show = not (quiet or as_json)
-    if notebook == notebook_path("comparison") and set(given) <= {"comparison"}:
-        from perfkit.compare.experiment import open_comparison  # which loads the whole analysis
-
-        kept = open_comparison(str(given.get("comparison", run)), data_dir)
-        of, html = kept.id, make_comparison_report(kept.path, progress=show)
+    named = keeping.is_comparison(run)
+    if notebook == notebook_path("comparison") or (notebook is None and named):
+        name = run if named else str(given.pop("comparison", run))
+        kept = keeping.comparison_named(name, data_dir)
+        of, html = kept.id, make_comparison_report(kept.path, given, progress=show)
     elif notebook is not None and given.get("runs"):
         of, html = str(given["runs"]), make_report_of_several(data_dir, notebook, given, progress=show)
     else:

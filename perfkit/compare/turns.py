@@ -7,6 +7,7 @@ server, each run has a fresh one.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,6 +38,8 @@ from perfkit.store import Metadata, Run, update_run_json
 from perfkit.text import print_lines
 
 DEFAULT_REPEATS = 5
+#: What a reader must know of a null pair, meant or not.
+SAME_SIDES = "both sides are the same workload, so only noise is compared"
 
 
 class Turns:
@@ -104,6 +107,8 @@ class Turns:
         a, b = self.found["A"], self.found["B"]
         history = noise.load(self._data_dir, a[0])
         found = compare(a, b, options, names=self._names, history=history, known=self._known)
+        if self._given["A"] == self._given["B"]:
+            found = dataclasses.replace(found, notes=(SAME_SIDES, *found.notes))
         return found if self._isolation is None else self._isolation.told(found)
 
     def kept(self, found: Comparison) -> Kept:

@@ -320,7 +320,7 @@ def describe_run(
     lines += [f"  server {words}" for words in _probe_words(meta.probes)]
     lines.append(f"  {run.path}")
     if run.state != "running" and run.results.n:
-        lines.append(f"  next: perfkit report {_reference(run)}{_needs_extra()}")
+        lines.append(f"  next: perfkit report {_reference(run)}{needs_extra()}")
     return "\n".join(map(for_terminal, lines))
 
 
@@ -330,7 +330,7 @@ def _reference(run: Run) -> str:
     return run.id if run.path.parent == looked_for else shlex.quote(str(run.path))
 
 
-def _needs_extra() -> str:
+def needs_extra() -> str:
     """What is to be installed before a report can be made."""
     return "" if find_spec("papermill") else " (first: pip install 'perfkit[report]')"
 

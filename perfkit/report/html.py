@@ -16,6 +16,7 @@ from perfkit.text import for_html, plain
 
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', re.DOTALL)
 _EMPTY = re.compile(r'<div[^<]*<p class="pk-nothing">[^<]*</p></div>')
+_LINE = 600  #: characters of a line below the title
 _HEAD_MARK = "<!--pk-head-->"
 _COLOUR = re.compile(r"(\x1b\[[\d;]*m)")
 
@@ -55,7 +56,7 @@ def _html(nb: Any, notebook: Path, title: str, subtitle: str, broken: str | None
     _drop_empty(nb)
     page = {
         "title": plain(title or heading or notebook.stem.replace("_", " ").capitalize()),
-        "subtitle": plain(subtitle),
+        "subtitle": [plain(line, most=_LINE) for line in (_about(nb), subtitle) if line],
         "broken": broken and plain(broken),
         "notebook": plain(notebook.name),
         "made": str(nb.metadata.get("papermill", {}).get("end_time") or "")[:19].replace("T", " ") + " UTC",
@@ -90,6 +91,12 @@ def _printed(text: str) -> str:
     parts = _COLOUR.split(text)
     parts[::2] = (plain(part, lines=True) for part in parts[::2])
     return str(ansi2html("".join(parts)))  # type: ignore[no-untyped-call]
+
+
+def _about(nb: Any) -> str:
+    """What `run_cells` has kept of what a notebook is of; empty in another's."""
+    kept = nb.metadata.get("perfkit")
+    return str(kept.get("about") or "") if isinstance(kept, dict) else ""
 
 
 def _take_title(nb: Any) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +50,10 @@ def make_report(
                 make_report(run, notebook=notebook_path("server_health"), out_dir=out_dir, progress=progress)
             except PerfkitError as failed:  # it is written all the same; so must be the report
                 broken = failed
-        for name in own.keys() & given.keys():
-            raise BadInput(f"parameter {name!r} is set by perfkit to the run being reported; omit it")
+        _refuse_set(own, given, "the run")
         there, name = {p.name for p in parameters_of(chosen)}, chosen.stem if notebook else "run_report"
         given |= {name: value for name, value in own.items() if name in there}
-        page = _execute(kernel, chosen, given, folder / f"{name}.ipynb", run.id, progress)
+        page = _execute(kernel, chosen, given, folder / f"{name}.ipynb", run.id, progress, _about(run))
     if broken is not None:
         raise broken
     return page
@@ -74,11 +75,33 @@ def make_report_of_several(data_dir: Path, notebook: Path, parameters: Mapping[s
     return execute(notebook, given, output, subtitle=str(parameters["runs"]), progress=progress)
 
 
-def make_comparison_report(folder: Path, *, progress: bool = True) -> Path:
+def make_comparison_report(
+    folder: Path, parameters: Mapping[str, Any] | None = None, *, progress: bool = True
+) -> Path:
     """Execute the comparison notebook on a comparison's folder; the HTML. Errors: see `make_report`."""
-    output = folder / "report" / "comparison.ipynb"
-    given = {"comparison": "..", "data_dir": os.path.relpath(folder.parent.parent, output.parent)}
-    return execute(notebook_path("comparison"), given, output, subtitle=folder.name, progress=progress)
+    output, given = folder / "report" / "comparison.ipynb", dict(parameters or {})
+    own = {"comparison": "..", "data_dir": os.path.relpath(folder.parent.parent, output.parent)}
+    _refuse_set(own, given, "the comparison")
+    notebook = notebook_path("comparison")
+    return execute(notebook, own | given, output, subtitle=folder.name, progress=progress)
+
+
+def _about(run: Run) -> str:
+    """What was run, where, under which load and when, as far as that is known."""
+    meta = run.meta
+    where = f" on {meta.target_url}" if meta.target_url else ""
+    when = ""
+    with contextlib.suppress(ValueError, OverflowError):  # none, or one that no calendar has in UTC
+        created = datetime.fromisoformat(meta.created)
+        created = created.replace(tzinfo=UTC) if created.tzinfo is None else created.astimezone(UTC)
+        when = f"{created:%Y-%m-%d %H:%M} UTC"
+    return " · ".join(filter(None, (f"{meta.scenario.name}{where}".strip(), meta.load_words, when)))
+
+
+def _refuse_set(own: Mapping[str, Any], given: Mapping[str, Any], what: str) -> None:
+    """BadInput for a parameter that says what the page is of, which perfkit sets."""
+    for name in own.keys() & given.keys():
+        raise BadInput(f"parameter {name!r} is set by perfkit to {what} being reported; omit it")
 
 
 def _parameters_for(run: Run, folder: Path) -> dict[str, str]:
@@ -105,8 +128,9 @@ def execute(
 
 
 def _execute(
-    kernel: Kernel, notebook: Path, parameters: Mapping[str, Any], output: Path, subtitle: str, progress: bool
-) -> Path:
+    kernel: Kernel, notebook: Path, parameters: Mapping[str, Any], output: Path, subtitle: str,
+    progress: bool, about: str = "",
+) -> Path:  # fmt: skip
     check_parameters(notebook, parameters)
     if output.exists() and output.samefile(notebook):
         raise BadInput(f"{notebook} would be overwritten by its own report; move the notebook elsewhere")
@@ -115,7 +139,7 @@ def _execute(
         kernel.run_in(output.parent)
         load()  # beside the kernel, which is still starting
         with replacing(output, ".part.ipynb") as trial:
-            broken = run_cells(notebook, dict(parameters), trial, progress, output, kernel)
+            broken = run_cells(notebook, dict(parameters), trial, progress, output, kernel, about)
         page = render(output, title=str(parameters.get("title") or ""), subtitle=subtitle, broken=broken)
     except OSError as error:
         raise PerfkitError(os_error_words(error)) from None

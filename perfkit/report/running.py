@@ -16,9 +16,13 @@ from perfkit.text import for_terminal
 
 
 def run_cells(
-    notebook: Path, parameters: dict[str, Any], output: Path, progress: bool, final: Path, kernel: Kernel
-) -> str | None:
-    """Execute into `output`, which will be `final`; what broke in one line, or None."""
+    notebook: Path, parameters: dict[str, Any], output: Path, progress: bool, final: Path, kernel: Kernel,
+    about: str = "",
+) -> str | None:  # fmt: skip
+    """Execute into `output`, which will be `final`; what broke in one line, or None.
+
+    about: what the notebook is of, kept in it for the head of its page.
+    """
     from jupyter_core.utils import ensure_event_loop
 
     papermill = jupyter("papermill")
@@ -48,7 +52,7 @@ def run_cells(
             raise PerfkitError(f"cannot execute {notebook.name}: {what:.300}") from error
         broken = what[:300]
     kernel.ask_to_end()
-    forget_machine(output, notebook, final)
+    forget_machine(output, notebook, final, about)
     return broken
 
 
@@ -72,10 +76,11 @@ def _engine() -> str:
     return "perfkit"
 
 
-def forget_machine(output: Path, notebook: Path, final: Path) -> None:
+def forget_machine(output: Path, notebook: Path, final: Path, about: str = "") -> None:
     """Take the working and the home directory out of an executed notebook: they are nobody's business."""
     nbformat = jupyter("nbformat")
     nb = nbformat.read(str(output), as_version=4)
+    nb.metadata["perfkit"] = {"about": about}
     told = nb.metadata.get("papermill", {})
     told["input_path"], told["output_path"] = notebook.name, final.name
     # the inner one first; text by text, because in the file's JSON a newline before a path is a letter n
