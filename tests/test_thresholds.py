@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from perfkit.errors import BadInput
+from perfkit.store.metadata import ThresholdResult
 from perfkit.store.rows import Part
 from perfkit.store.thresholds import parse
 from tests.hand_made import MS, S, row, write_run
@@ -28,6 +29,26 @@ def request(i: int, took_ms: float, **more: Any) -> dict[str, Any]:
     half = planned + int(took_ms * MS / 2)
     stream = {"first_token": half, "chunks": [int(took_ms * 500)]}
     return row(planned, int(took_ms * MS), late=0, sent=planned, first_byte=half, **stream) | more
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "said"),
+    [
+        ("p95(a/read) < 1 s", 0.0002174, "0.2174 ms"),
+        ("p95 < 1 s", 0.9123, "0.9123 s"),
+        ("p95 < 300 ms", 0.061824, "61.82 µs"),
+        ("p95 < 300 ms", 12345.0, "12.35 s"),
+        ("p95 < 300 ms", 217.4, "217.4 ms"),
+        ("p50 < 900 us", 47.1, "47.1 us"),
+        ("p50 < 900 us", 5_200_000.0, "5200 ms"),
+        ("p50 < 1 s", 0.0, "0 s"),
+        ("error_rate < 1 %", 0.01, "0.01 %"),
+        ("rate > 5 /s", 0.01, "0.01 /s"),
+    ],
+)
+def test_a_measured_time_has_a_unit_of_its_size(text: str, value: float, said: str) -> None:
+    """The unit it was written in while the number is 0.1 to 10,000 there; nothing but a time changes it."""
+    assert ThresholdResult(text=text, value=value).measured == said
 
 
 @pytest.fixture

@@ -92,9 +92,10 @@ class ThresholdResult:
 
     @property
     def measured(self) -> str:
-        """The value, in the unit the threshold is written in, and the note."""
-        unit = re.search(r"[\d.]\s*([^\d\s.]+)\s*$", self.text)
-        value = "no value" if self.value is None else f"{self.value:.4g}{f' {unit[1]}' if unit else ''}"
+        """The value, in the unit the threshold is written in (a time that is no size in it in another), and
+        the note."""
+        found = re.search(r"[\d.]\s*([^\d\s.]+)\s*$", self.text)
+        value = "no value" if self.value is None else _quantity(self.value, found[1] if found else "")
         return f"{value}; {self.note}" if self.note else value
 
 
@@ -430,6 +431,22 @@ class Metadata:
             raise PerfkitError("run.json is damaged: it is nested too deeply") from None
         except ValueError as error:
             raise PerfkitError(f"run.json is damaged: it is not JSON ({error})") from None
+
+
+_TIMES = ("µs", "ms", "s")  #: each 1,000 of the one before
+
+
+def _quantity(value: float, unit: str) -> str:
+    """A value with its unit, four digits; a time changes its unit until the value is 0.1 to 10,000."""
+    name = "µs" if unit == "us" else unit
+    if value and name in _TIMES:
+        place = written = _TIMES.index(name)
+        while abs(value) < 0.1 and place > 0:
+            value, place = 1000 * value, place - 1
+        while abs(value) >= 10_000 and place < len(_TIMES) - 1:
+            value, place = value / 1000, place + 1
+        unit = unit if place == written else _TIMES[place]
+    return f"{value:.4g}{f' {unit}' if unit else ''}"
 
 
 def _load_words(load: Users | Arrivals | None) -> str:
