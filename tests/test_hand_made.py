@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from perfkit.compare import compare
 from perfkit.compare import frames as compare_frames
 from perfkit.compare.reduce import reduce_run
 from perfkit.report import make_report
@@ -188,6 +189,18 @@ def test_a_longer_warm_up_is_found_and_cut_off(tmp_path: Path) -> None:
     assert (one.cut, one.n, one.reasons) == (0.3, 700, ())
     assert value.level == pytest.approx(59.006, abs=1e-9)
     assert "its warm-up took 30% of the measured part" in one.notes
+
+
+def test_a_warm_up_is_explained_where_runs_are_compared(tmp_path: Path) -> None:
+    """In plain words, once, before the runs that had a long one: what it is, what is left out, what helps."""
+    runs = [hand_made(tmp_path, name, slower=i, warm=3) for i, name in enumerate((*A[:2], *B[:2]))]
+    explained, *others = compare(runs[:2], runs[2:]).notes
+    assert explained.startswith("a warm-up is the start of a run, as far as it differs from the rest; ")
+    assert "the first 30% of every measured part" in explained
+    assert "longer runs, or warmup_s in the workload" in explained
+    assert f"{A[0]}: its warm-up took 30% of the measured part" in others
+    short = [hand_made(tmp_path / "short", name, slower=i) for i, name in enumerate((*A[:2], *B[:2]))]
+    assert not any("warm-up" in note for note in compare(short[:2], short[2:]).notes)
 
 
 def test_the_same_part_has_the_same_numbers(data: Path) -> None:

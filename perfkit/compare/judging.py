@@ -17,6 +17,7 @@ from perfkit.compare.family import Case, compare_metrics, unjudged
 from perfkit.compare.nouns import Comparison, Options, Result, Side, Verdict, headline
 from perfkit.compare.reduce import (
     MOST_OPERATIONS,
+    WARMED_UP,
     Reduced,
     most_frequent,
     operations_of,
@@ -307,7 +308,15 @@ def _version_notes(case: Case) -> Iterator[str]:
 
 def _notes(case: Case, found: Sequence[Result], names: tuple[str, str]) -> Iterator[str]:
     """What a reader must know of the runs and the design."""
-    yield from (f"{one.run.id}: {note}" for one in (*case.a, *case.b) for note in one.notes)
+    every = [(one, note) for one in (*case.a, *case.b) for note in one.notes]
+    if any(note.startswith(WARMED_UP) for _, note in every):
+        cut = max(one.cut for one in (*case.a, *case.b))
+        yield (
+            "a warm-up is the start of a run, as far as it differs from the rest; the first "
+            f"{cut:.0%} of every measured part, as long as most of them took, are left out; longer runs, or "
+            "warmup_s in the workload, leave more to compare"
+        )
+    yield from (f"{one.run.id}: {note}" for one, note in every)
     for side in (case.a, case.b):
         commits = {one.run.meta.git.sha for one in side}
         if len(commits) > 1:

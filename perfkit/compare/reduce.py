@@ -36,6 +36,8 @@ OF_LATENCIES = {
 MOST_OPERATIONS = 8
 #: What a client takes between an answer and the next request is nobody's waiting, up to this a request.
 _OWN_S = 1e-4
+#: How the note of a long warm-up begins.
+WARMED_UP = "its warm-up took"
 #: A run needs so many requests in its steady part.
 FEWEST = 100
 
@@ -130,7 +132,7 @@ def _warmup(whole: Loaded) -> Warmup:
         return Warmup(stats.LEAST_CUT, counts)
     share = warmup_share(whole)
     if share < stats.MOST_CUT:
-        told = f"its warm-up took {share:.0%} of the measured part"
+        told = f"{WARMED_UP} {share:.0%} of the measured part"
         return Warmup(share, counts, (told,) if share >= stats.WARN_CUT else ())
     # MSER's least error at its limit says that it found no end: whether there is a level, drift decides
     return Warmup(
