@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.make_timeline import make_timeline
 from benchmarks.simulated import stored
-from perfkit.compare import Comparison, Options, compare, gate, judge, noise
+from perfkit.compare import Comparison, Options, compare, gate, judge, judging, noise, steady
 from perfkit.compare.nouns import Result, headline
 from perfkit.compare.reduce import FEWEST, Reduced, Value, reduce_run
 from perfkit.errors import BadInput, PerfkitError
@@ -167,7 +167,7 @@ def test_a_headline_gives_every_primary_metric_its_word(runs: list[Run], slower:
         (1 / 31.02, 1 / 56.5, 1 / 17.03, "after is 31 times faster (17 to 56) than before (p50)."),
         (1.5, 1.04, 2.31, "after is 1.50 times slower (1.04 to 2.31) than before (p50)."),
         (1.2, 1.19, 1.28, "after is 1.20 times slower (1.19 to 1.28) than before (p50)."),
-        (1.2, 1.1, 1.31, "after is 1.20 ± 0.11 times slower than before (p50)."),
+        (1.2, 1.1, 1.312, "after is 1.20 ± 0.11 times slower than before (p50)."),
         (31.02, 29.5, 32.6, "after is 31.0 ± 1.6 times slower than before (p50)."),
         (5213.0, 4100.0, 6628.0, "after is 5,213 times slower (4,100 to 6,628) than before (p50)."),
     ],
@@ -285,6 +285,30 @@ def test_the_same_server_is_not_a_regression(runs: list[Run]) -> None:
     p50 = found.result("p50")
     assert p50.detectable > 0
     assert p50.repeats is None or p50.repeats >= 2
+
+
+def test_small_tables_stay_while_runs_are_compared(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are decoded once for warm-up and numbers, where there is room; that changes no number, and nothing
+    stays behind."""
+    made: list[str] = []
+    query = Part.query
+    monkeypatch.setattr(
+        Part, "query", lambda part, sql, **named: made.append(sql) or query(part, sql, **named)
+    )
+
+    def compared() -> tuple[Comparison, int]:
+        made.clear()
+        found = compare(runs[:2], runs[2:4])
+        return found, sum(" measured AS SELECT" in sql for sql in made)
+
+    kept, once = compared()
+    assert not steady._loaded
+    monkeypatch.setattr(judging, "_FEW_ROWS", 0)
+    anew, twice = compared()
+    assert (once, twice) == (4, 8)
+    assert [(one.operation, one.metric, one.a, one.b) for one in kept.results] == [
+        (one.operation, one.metric, pytest.approx(one.a), pytest.approx(one.b)) for one in anew.results
+    ]
 
 
 def test_equal_runs_are_equivalent(tmp_path: Path) -> None:

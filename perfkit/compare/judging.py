@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -20,16 +21,18 @@ from perfkit.compare.reduce import (
     WARMED_UP,
     Reduced,
     most_frequent,
-    operations_of,
     reduce_part,
     warmup_of,
 )
 from perfkit.compare.replayed import recording_and_replay
+from perfkit.compare.steady import loaded
 from perfkit.errors import BadInput
 from perfkit.store import Run
 from perfkit.store.results import digest
 from perfkit.store.rows import Part
 
+#: Tables of so many rows have room in memory together: 80 bytes a row.
+_FEW_ROWS = 500_000
 _SURELY = 8  #: so many requests are not missing by chance
 #: Worst first: the overall verdict is that of the worst primary metric.
 _WORST: tuple[Verdict, ...] = ("regressed", "inconclusive", "improved", "equivalent")
@@ -72,7 +75,15 @@ def _refuse_twice(runs: Sequence[Run]) -> None:
 
 def _reduced(runs: Sequence[Run], known: dict[tuple[Any, ...], Any]) -> list[Reduced]:
     """Each run from the same share of its time on, and in the same operations."""
-    opened = functools.cache(Part)
+    tables = contextlib.ExitStack()
+    few = sum(run.row_count() for run in runs) <= _FEW_ROWS
+
+    @functools.cache
+    def opened(run: Run) -> Part:
+        part = Part(run)
+        if few:  # both passes over a run share one table
+            tables.enter_context(loaded(part))
+        return part
 
     def once(run: Run, make: Callable[..., Any], *how: Any) -> Any:
         key = (run.path, make, *how)
@@ -80,11 +91,11 @@ def _reduced(runs: Sequence[Run], known: dict[tuple[Any, ...], Any]) -> list[Red
             known[key] = make(opened(run), *how)
         return known[key]
 
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as threads:  # numpy and pyarrow let others run
+    # numpy and pyarrow let others run
+    with tables, ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as threads:
         cuts = list(threads.map(lambda run: once(run, warmup_of), runs))
         common = _common_cut([cut.share for cut in cuts if cut.counts])
-        counts = list(threads.map(lambda run: once(run, operations_of), runs))
-        asked = most_frequent(counts)
+        asked = most_frequent(cut.operations for cut in cuts)
         alone = threads.map(lambda run: once(run, reduce_part, common, asked), runs)
         return [
             dataclasses.replace(one, notes=(*cut.notes, *one.notes))

@@ -7,6 +7,7 @@ that fails one is told with the reason, and left out by whoever compares.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -112,17 +113,21 @@ class Reduced:
 
 @dataclass(frozen=True)
 class Warmup:
-    """The share of a run's time its warm-up took; counts: whether the run may be compared, by run.json."""
+    """The share of a run's time its warm-up took; counts: whether the run may be compared, by run.json.
+
+    operations: requests of each in the whole measured part.
+    """
 
     share: float
     counts: bool
     notes: tuple[str, ...] = ()
+    operations: Mapping[str, int] = field(default_factory=dict)
 
 
 def warmup_of(part: Part) -> Warmup:
-    """The warm-up of a run by itself."""
+    """The warm-up of a run by itself, and its operations."""
     with loaded(part) as whole:
-        return _warmup(whole)
+        return dataclasses.replace(_warmup(whole), operations=_operations(part, "measured", -math.inf))
 
 
 def _warmup(whole: Loaded) -> Warmup:

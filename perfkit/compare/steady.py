@@ -36,9 +36,18 @@ class Loaded(NamedTuple):
     until_s: float | None  #: when the last request was planned
 
 
+_loaded: dict[Part, Loaded] = {}  #: those that somebody is within
+
+
 @contextlib.contextmanager
 def loaded(part: Part) -> Iterator[Loaded]:
-    """Yield a part whose rows are in `measured`: a table, or a view where they are many."""
+    """Yield a part whose rows are in `measured`: a table, or a view where they are many.
+
+    Within it, others who ask for the same part share that: decoding rows costs more than counting them.
+    """
+    if (shared := _loaded.get(part)) is not None:
+        yield shared
+        return
     kind = "TABLE" if part.run.row_count() <= _FEW else "VIEW"
     part.query(
         f"CREATE OR REPLACE TEMP {kind} measured AS SELECT * EXCLUDE (x), {BIN} AS of_bin FROM (SELECT t_s,"
@@ -49,8 +58,10 @@ def loaded(part: Part) -> Iterator[Loaded]:
             "SELECT count(*) AS n, count(*) FILTER (ok) AS good, min(t_s) FILTER (ok) AS first_s,"
             " max(t_s) FILTER (ok) AS last_s, max(t_s) AS until_s FROM measured"
         )
-        yield Loaded(part, **heads)
+        _loaded[part] = Loaded(part, **heads)
+        yield _loaded[part]
     finally:
+        _loaded.pop(part, None)
         part.query(f"DROP {kind} measured")
         part.query("DROP TABLE IF EXISTS spread")
 
@@ -124,9 +135,8 @@ class Steady:
         """`stats.growth` of all requests."""
         grid = stats.growth_grid(self.low, self.high)
         # a request that was never seen to end is still under way
-        area = _area(self.part, "t_s", grid) - _area(
-            self.part, f"coalesce(done_s, {_double(self.high)})", grid
-        )
+        began, ended = _areas(self.part, ("t_s", f"coalesce(done_s, {_double(self.high)})"), grid)
+        area = began - ended
         return stats.growth_of_levels(np.diff(area) / np.diff(grid))
 
     def in_flight(self) -> float:
@@ -255,16 +265,24 @@ def _medians(part: Part, low: float, span: tuple[float, float], count: int) -> n
     return np.array(binned.quantiles([(g, 0.5) for g in range(count)]))
 
 
-def _area(part: Part, instant: str, grid: np.ndarray) -> np.ndarray:
-    """The time since each instant, summed up, at each place of an even grid."""
+def _areas(part: Part, instants: Sequence[str], grid: np.ndarray) -> list[np.ndarray]:
+    """Of each of these instants: the time since each one, summed up, at each place of an even grid."""
     low, high, bins = float(grid[0]), float(grid[-1]), len(grid) - 1
-    cell = f"floor(({instant} - {_double(low)}) * {_double(bins / (high - low))}) + 1"
+    cell = f"floor((x - {_double(low)}) * {_double(bins / (high - low))}) + 1"
+    values = " UNION ALL ".join(f"SELECT {i} AS of, {x} AS x FROM measured" for i, x in enumerate(instants))
     found = part.arrays(
-        f"SELECT least(greatest({cell}, 0), {bins + 1})::INTEGER AS cell, count(*) AS n,"
-        f" sum({instant}) AS total FROM measured GROUP BY 1"
+        f"SELECT of, least(greatest({cell}, 0), {bins + 1})::INTEGER AS cell, count(*) AS n,"
+        f" sum(x) AS total FROM ({values}) GROUP BY 1, 2"
     )
-    counts, sums = (np.bincount(found["cell"], found[name], bins + 2)[: bins + 1] for name in ("n", "total"))
-    return np.asarray(grid * np.cumsum(counts) - np.cumsum(sums))
+    areas = []
+    for i in range(len(instants)):
+        mine = found["of"] == i
+        counts, sums = (
+            np.bincount(found["cell"][mine], found[name][mine], bins + 2)[: bins + 1]
+            for name in ("n", "total")
+        )
+        areas.append(np.asarray(grid * np.cumsum(counts) - np.cumsum(sums)))
+    return areas
 
 
 def span_of(whole: Loaded) -> float:

@@ -174,12 +174,13 @@ class Binned:
         single = {(group, place) for group, place in missing if group is not None and place not in whole}
         wanted = [(None, place) for place in whole] + list(single)
         groups, bins = zip(*wanted, strict=True)
-        self._part.use("wanted", of=("INTEGER", groups), bin=("INTEGER", bins))
         found = self._part.arrays(
             "SELECT bin, g, s, x, count(*)::INTEGER AS n"
             f" FROM (SELECT g, s, x, {self._bin_sql} AS bin FROM ({self._values}))"
-            " JOIN (SELECT DISTINCT * FROM wanted) USING (bin)"
+            " JOIN (SELECT unnest($groups::INTEGER[]) AS of, unnest($bins::INTEGER[]) AS bin) USING (bin)"
             " WHERE of IS NULL OR of = g GROUP BY ALL ORDER BY bin, g",
+            groups=list(groups),
+            bins=list(bins),
             **self._parameters,
         )
         place_of = found.pop("bin")
