@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from perfkit.report.kernel import Kernel
 from perfkit.report.parameters import check_parameters, notebook_given, notebook_path, parameters_of
 from perfkit.report.running import run_cells
 from perfkit.store import Run, as_path, replacing, require_run
+from perfkit.store.metadata import utc
 
 
 def make_report(
@@ -90,11 +89,8 @@ def _about(run: Run) -> str:
     """What was run, where, under which load and when, as far as that is known."""
     meta = run.meta
     where = f" on {meta.target_url}" if meta.target_url else ""
-    when = ""
-    with contextlib.suppress(ValueError, OverflowError):  # none, or one that no calendar has in UTC
-        created = datetime.fromisoformat(meta.created)
-        created = created.replace(tzinfo=UTC) if created.tzinfo is None else created.astimezone(UTC)
-        when = f"{created:%Y-%m-%d %H:%M} UTC"
+    created = utc(meta.created)
+    when = f"{created:%Y-%m-%d %H:%M} UTC" if created else ""
     return " · ".join(filter(None, (f"{meta.scenario.name}{where}".strip(), meta.load_words, when)))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -12,6 +11,7 @@ import perfkit
 from perfkit.figures.markup import environment, ours
 from perfkit.page import TEMPLATES, head, script
 from perfkit.site.facts import Facts
+from perfkit.store.metadata import utc
 
 _SORTS = (
     ("0-", "newest first"), ("0+", "oldest first"), ("1+", "scenario"), ("2+", "verdict"),
@@ -112,15 +112,6 @@ def _dated(one: Facts) -> dict[str, Any]:
     """With `when`, its time in UTC to the second, and `age`, to sort by; both say it when there is none."""
     when = utc(one["created"])
     return dict(one) | {"when": f"{when:%Y-%m-%d %H:%M:%S}" if when else "unknown time", "age": age(one)}
-
-
-def utc(text: str) -> datetime | None:
-    """A time as run.json has it; None for anything else."""
-    try:
-        when = datetime.fromisoformat(text)
-        return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
 
 
 def age(one: Facts) -> str:
