@@ -159,6 +159,33 @@ def test_nothing_succeeds(tmp_path: Path, conditions: list[str] | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("failed", "words"),
+    [(0, "no request ended and 60 steps raised"), (2, "none of 2 requests succeeded and")],
+)
+def test_every_step_raises(tmp_path: Path, failed: int, words: str) -> None:
+    """Steps that raise have ended without success, too: by default a run ends 10 s after they began to."""
+    run, watch = folder_with(tmp_path), watched()
+    for second in range(1, 11):
+        tell(run, "w0", second, failed, failed=failed, raised=5 * second)
+        assert watch.look(run) is None, second
+    tell(run, "w0", 11, failed, failed=failed, raised=60)
+    found = watch.look(run)
+    assert found is not None
+    assert found.reason.startswith(f"ended early: {words}")
+    assert found.reason.endswith("in 11 s")
+
+
+def test_a_few_steps_that_raise_end_no_run(tmp_path: Path) -> None:
+    """Beside more requests that still wait for slow answers, or after one that succeeded, it goes on."""
+    (tmp_path / "b").mkdir()
+    for run, more in ((folder_with(tmp_path), {"in_flight": 9}), (folder_with(tmp_path / "b"), {"rows": 1})):
+        watch = watched()
+        for second in range(1, 60):
+            tell(run, "w0", second, **{"rows": 0, "raised": 8, **more})
+            assert watch.look(run) is None
+
+
+@pytest.mark.parametrize(
     ("rows", "failed", "more"),
     [(0, 0, {}), (20, 19, {}), (1000, 999, {}), (1000, 1000, {"abort": []})],
 )
@@ -248,6 +275,30 @@ def test_nothing_succeeds_for_real(
     first = describe_run(run).splitlines()[0]
     words = r": aborted, FAILED: ended early: none of [\d,]+ requests succeeded in \d+ s; no request was"
     assert re.search(words, first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("warmup_s", [0, 300])
+def test_every_step_raises_for_real(
+    server: SmallServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warmup_s: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A step that needs a file which is not there: the run ends soon, BROKEN, exit code 1, as one that ran to
+    its end; a log says at once how many steps raised and why, and the users did not fill a core with it."""
+    monkeypatch.setattr(abort, "NOTHING_SUCCEEDS_S", 2.0)
+    (tmp_path / "mine.py").write_text(
+        "async def step(session, state, rng):\n    session.data('nope.csv')\n    await session.get('/')\n"
+    )
+    given = {"scenario": str(tmp_path / "mine.py"), "target": {"url": server.url}, "warmup_s": warmup_s,
+             "budget": WIDE, "users": {"count": 2, "duration_s": 600}}  # fmt: skip
+    (run,) = run_repeats(checked(given, "test", ()), tmp_path, show_progress=True)
+    assert (run.verdict.word, run.verdict.exit_code) == ("BROKEN", 1)
+    first = describe_run(run).splitlines()[0]
+    assert ": aborted, BROKEN: ended early: no request ended and " in first
+    assert "every step raised an exception" in first
+    said = capsys.readouterr().err.splitlines()[0]
+    assert re.search(r"0 requests, 0 failed, \d+ steps raised: BadInput: .*nope\.csv.* \(mine\.py:2\),", said)
+    assert run.meta.steps_ended < 200
 
 
 @pytest.mark.drill

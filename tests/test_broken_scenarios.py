@@ -131,10 +131,12 @@ def test_a_second_ctrl_c_ends_what_will_not_stop(server: SmallServer, tmp_path: 
     assert (process.returncode, run.state) == (130, "aborted")
 
 
-def test_a_run_that_measured_nothing_is_invalid(server: SmallServer, tmp_path: Path) -> None:
-    """Steps that stumble before their first request: exit code 3, and the reason and the error are told."""
+def test_a_scenario_that_never_sends_is_broken(server: SmallServer, tmp_path: Path) -> None:
+    """Steps that stumble before their first request: exit code 1, as for those that stumble after it; the
+    reason and the error are told."""
     done, run = play(server, tmp_path, "async def step(session, state, rng):\n    nonsense\n")
-    assert done.returncode == 3
+    assert done.returncode == 1
+    assert ": complete, BROKEN: every step raised an exception (5 of 5): NameError: " in done.stdout
     assert "no request was measured" in done.stdout
     assert "NameError" in done.stdout
     assert run.meta.health.valid is False

@@ -197,6 +197,23 @@ def test_a_line_of_a_log(tmp_path: Path) -> None:
     assert not FORBIDDEN.search(line)
     assert line.startswith("http_get 1/3: stopping: interrupted; 10 s of 1:00, 1,234/s, p50 ")
     assert "12,345 requests, 3 failed (0.0243 %), 3 × http_5xx: " in line
+    assert line.endswith("generator ok: 30% of a core, woke up 0.0 ms late")
+
+
+def test_steps_that_raise_are_shown(tmp_path: Path) -> None:
+    """How many of all workers, and the first words of the worker with most of them, in line and block."""
+    run, seen = folder_with(tmp_path), Seen()
+    tell(run, "w0", 1, 0, raised=1, mistake="KeyError: 'x' (mine.py:2)")
+    tell(run, "w1", 1, 0, raised=1_200, mistake=f"ValueError: {EVERYTHING} (mine.py:3)")
+    seen.look(run)
+    state = State("x", Goal(60, False), Budget(), seen, 1.0)
+    assert "0 requests, 0 failed, 1,201 steps raised: ValueError: " in line_of(state)
+    (words,) = [line.parts[0] for line in lines_of(state) if "raised" in line.parts[0]]
+    assert words.startswith("  1,201 steps raised: ValueError: ")
+    assert not FORBIDDEN.search(words)
+    tell(run, "w1", 2, 0, raised=1_200, mistake="a step made no request through session")
+    seen.look(run)
+    assert "1,201 steps broke: a step made no request through session" in line_of(state)
 
 
 def test_a_rate_on_the_terminal_is_of_successes(tmp_path: Path) -> None:

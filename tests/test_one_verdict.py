@@ -37,6 +37,11 @@ async def step(session, state, rng):
     await session.get('/fine')
     raise KeyError('total')
 """
+RAISING_AT_ONCE = """
+async def step(session, state, rng):
+    raise KeyError('total')
+    await session.get('/fine')
+"""
 WIDE = ("-s", "budget.delay_ms=100000", "-s", "budget.cpu_share=100", "-s", "budget.gc_pause_ms=60000")
 LOAD = ("-s", "users.count=4", "-s", "users.iterations=300", "-p", "path=/slow/2")
 
@@ -56,6 +61,9 @@ KINDS = {
     "good": Kind("VALID", "valid", 0, compared="within-run only"),
     "thresholds missed": Kind("VALID", "missed", 4, compared="within-run only"),
     "every step raises": Kind(
+        "BROKEN", "broken", 1, r"every step raised an exception \(300 of 300\): KeyError: 'total'"
+    ),
+    "every step raises at once": Kind(
         "BROKEN", "broken", 1, r"every step raised an exception \(300 of 300\): KeyError: 'total'"
     ),
     "server down": Kind(
@@ -106,8 +114,8 @@ def damaged(data: Path, url: str) -> int:
     return Run(one.path).verdict.exit_code
 
 
-def broken(data: Path, url: str) -> int:
-    (data / "raising.py").write_text(RAISING)
+def broken(data: Path, url: str, scenario: str = RAISING) -> int:
+    (data / "raising.py").write_text(scenario)
     given = ("--scenario", str(data / "raising.py"), "-s", "params={}")
     load = command("run", "-q", "--target", url, *given, *WIDE, *LOAD[:4], "--data-dir", str(data))
     return subprocess.run(load, capture_output=True, check=False).returncode
@@ -121,6 +129,7 @@ MAKE: dict[str, Callable[[Path, str], int]] = {
     "good": run,
     "thresholds missed": lambda data, url: run(data, url, "--threshold", "p50 < 1 us"),
     "every step raises": broken,
+    "every step raises at once": lambda data, url: broken(data, url, RAISING_AT_ONCE),
     "server down": lambda data, url: run(data, "http://127.0.0.1:9"),
     "404 everywhere": lambda data, url: run(data, url, "-p", "path=/status/404"),
     "interrupted": lambda data, url: stopped(data, url, signal.SIGINT),

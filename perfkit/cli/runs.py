@@ -80,7 +80,8 @@ class RunCommand(click.Command):
                    "missed: exit code 4.")  # fmt: skip
 @click.option("--abort", multiple=True, metavar="TEXT",
               help="End the run early: 'error_rate > 50 % for 10s', 'p99 > 5 s for 30s'; exit code 4. "
-                   "By default a run ends when nothing has succeeded for 10 s; "
+                   "By default a run ends when nothing has succeeded 10 s after the first request "
+                   "ended or steps began to raise (not where no answer ever comes); "
                    "-s abort=[] turns that off.")  # fmt: skip
 @allow_target_option
 @click.option(

@@ -3,7 +3,8 @@
 A condition is a threshold and for how long: `error_rate > 50 % for 10s`. It is over all requests that ended
 in the last so many seconds, taken together, all of them in the measured part; at least `LEAST` requests,
 except for `rate`, where it matters that nothing ends. Quantiles are within 1.1 % (`drive.tally`). A run
-without conditions of its own ends early, too: when nothing has succeeded since it began.
+without conditions of its own ends early, too: when nothing has succeeded since it began, and requests have
+failed or steps have raised without one.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from perfkit.model import Workload
 from perfkit.store import Run, thresholds
 from perfkit.store.metrics import MULTIPLES, Metric
 from perfkit.store.thresholds import Threshold
+from perfkit.text import plural
 
 #: Fewer requests in a window say nothing.
 LEAST = 20
-#: A run ends when so many seconds after its first request ended none has succeeded.
+#: A run ends when so many seconds after its first request ended, or steps began to raise, none has succeeded.
 NOTHING_SUCCEEDS_S = 10.0
 EXAMPLES = "error_rate > 50 % for 10s, p99 > 5 s for 30s, rate < 1 /s for 1m"
 _SHAPE = re.compile(r"(?P<what>.*\S)\s+for\s+(?P<span>\S.*)")
@@ -105,7 +107,7 @@ class Watch:
         self._conditions: Sequence[Condition] = [parse(text) for text in workload.abort or ()]
         self._warmup_s = workload.warmup_s
         self._seen = Seen(max((one.span_s for one in self._conditions), default=0.0))
-        self._first_end_s: float | None = None  #: when the first request had ended
+        self._first_end_s: float | None = None  #: when the first request had ended, or steps had raised
 
     def look(self, run: Run) -> Met | None:
         """The first condition that is met now; None: the run goes on."""
@@ -122,11 +124,14 @@ class Watch:
 
     def _nothing_succeeds(self) -> Met | None:
         seen = self._seen
-        if self._first_end_s is None and seen.rows:
+        # a few that raise say nothing of the others, who may wait for slow answers
+        if self._first_end_s is None and (seen.rows or seen.raised > seen.in_flight):
             self._first_end_s = seen.at_s
         if seen.failed < seen.rows or self._first_end_s is None:
             return None
         if seen.at_s - self._first_end_s < NOTHING_SUCCEEDS_S:
             return None
         condition = f"nothing succeeds for {NOTHING_SUCCEEDS_S:g}s"
-        return Met(condition, f"ended early: none of {seen.rows:,} requests succeeded in {seen.at_s:.0f} s")
+        words = f"none of {seen.rows:,} requests succeeded" if seen.rows else "no request ended"
+        words += f" and {plural(seen.raised, 'step')} raised" if seen.raised else ""
+        return Met(condition, f"ended early: {words} in {seen.at_s:.0f} s")

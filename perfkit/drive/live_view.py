@@ -19,7 +19,7 @@ from perfkit.drive.progress import STOP, Goal, Recent, Seen, elapsed_s
 from perfkit.errors import PerfkitError
 from perfkit.model import Budget
 from perfkit.store import Run
-from perfkit.text import cells, clipped, for_terminal, print_lines
+from perfkit.text import cells, clipped, for_terminal, plural, print_lines
 
 #: So often a block is drawn, and a line is printed where there is none.
 DRAWN_S, PRINTED_S = 0.5, 10.0
@@ -73,12 +73,13 @@ class _View:
         self._shown_at_s = -math.inf if block else time.monotonic()
         self._run: Run | None = None
         self._stopping = ""
+        self._raised = False  #: whether it was shown that steps raise
 
     def look(self, run: Run) -> None:
         """See `live_view`."""
         stopping = _stopping(run)
         due = time.monotonic() - self._shown_at_s >= self._every_s
-        if not due and (stopping == self._stopping or self._every_s == math.inf):
+        if not due and (self._every_s == math.inf or not (stopping != self._stopping or self._news(run))):
             return
         self._stopping, self._shown_at_s = stopping, time.monotonic()
         try:
@@ -89,8 +90,17 @@ class _View:
             self._every_s = math.inf
             say_broken(error)
 
+    def _news(self, run: Run) -> bool:
+        """Whether steps have begun to raise, which a log says at once."""
+        if self._block or self._raised:
+            return False
+        with contextlib.suppress(OSError, PerfkitError):
+            self._seen.look(run)
+        return self._seen.raised > 0
+
     def _show(self, run: Run) -> None:
         self._seen.look(run)
+        self._raised = self._seen.raised > 0
         if self._run is None or self._run.meta.load_started_ns is None:
             self._run = run  # what it was asked to do is read until its load has begun
         meta, now_s = self._run.meta, elapsed_s(self._run)
@@ -134,7 +144,7 @@ def lines_of(state: State) -> list[Line]:
     lines = [Line((state.label, *where.split(", "), _bar(state)), _BOLD)]
     lines += [Line((f"  {name.ljust(11)}", *_numbers(one))) for name, one in rows]
     lines.append(Line((f"  {seen.in_flight:,} in flight", f"{seen.rows:,} requests", _failed(seen))))
-    lines += [Line(("  " + words,), _BAD) for words in _failures(seen)]
+    lines += [Line(("  " + words,), _BAD) for words in _went_wrong(seen)]
     over = _over_budget(state)
     lines.append(Line(("  generator", *_generator(state)), _BAD if over else _PLAIN))
     hint = "Ctrl-C ends the run and removes what it created"
@@ -152,8 +162,9 @@ def line_of(state: State) -> str:
     if not state.now_s:
         return f"{state.label}: {_where(state)}"
     parts = [_where(state), *_numbers(seen.recent(PRINTED_S)), f"{seen.in_flight:,} in flight"]
-    parts += [f"{seen.rows:,} requests", _failed(seen), *_failures(seen)]
-    parts += [f"generator {' '.join(_generator(state))}"]
+    parts += [f"{seen.rows:,} requests", _failed(seen), *_went_wrong(seen)]
+    word, *numbers = _generator(state)
+    parts += [f"generator {word} {', '.join(numbers)}"]
     parts += [f"removed so far: {seen.removed:,}"] if seen.removed else []
     stopping = f"stopping: {state.stopping}; " if state.stopping else ""
     return f"{state.label}: {stopping}{', '.join(parts)}"
@@ -211,6 +222,18 @@ def milliseconds(value: float) -> str:
 def _failed(seen: Seen) -> str:
     share = f" ({100 * seen.failed / seen.rows:.3g} %)" if seen.failed else ""
     return f"{seen.failed:,} failed{share}"
+
+
+def _went_wrong(seen: Seen) -> list[str]:
+    """The steps that raised, and each class of failures, with the first words heard."""
+    return [*_raised(seen), *_failures(seen)]
+
+
+def _raised(seen: Seen) -> list[str]:
+    if not seen.raised:
+        return []
+    words = for_terminal(seen.mistake, most=200)
+    return [f"{plural(seen.raised, 'step')} {'broke' if words.startswith('a step ') else 'raised'}: {words}"]
 
 
 def _failures(seen: Seen) -> list[str]:

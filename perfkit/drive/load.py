@@ -61,6 +61,11 @@ class Drive:
         """Those of them that raised, unless a request of theirs had failed, and those that did not end."""
         return self._never_ended + sum(part.raised for part in self._parts)
 
+    @property
+    def gone_wrong(self) -> list[Callable[[], tuple[int, str]]]:
+        """What tells of the steps that raised, of each scenario (`Steps.gone_wrong`)."""
+        return [part.gone_wrong for part in self._parts]
+
     async def run(self) -> None:
         """Carry the workload out; returns when the last request has ended or was cut off."""
         self._loop = asyncio.get_running_loop()

@@ -86,6 +86,10 @@ class Mistakes:
         for kind, count in other.counts.items():
             self.add(kind, other.words[kind], count)
 
+    def worst(self) -> str:
+        """The most frequent one in words; empty without any."""
+        return next((kind.text(self.words[kind]) for kind, _ in self.counts.most_common(1)), "")
+
     def told(self) -> list[dict[str, Any]]:
         """For run.json, the most frequent first."""
         return [

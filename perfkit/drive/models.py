@@ -21,6 +21,9 @@ from perfkit.drive.steps import Steps
 from perfkit.model import Arrivals, Users
 
 FOREVER = 2**63 - 1
+#: So long at most pauses a user whose steps, one after the other, send nothing; from 1 ms on, twice as long
+#: each time. Such steps would fill a core, at the cost of the users who do send something.
+_MOST_IDLE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class _ClosedModel:
         users, stopping, measured = self._users, self._worker.stopping, self._measured
         session = Session(self._recorder, user)
         think_random = random.Random(f"{self._steps.workload.seed}:think:{user}")
-        think = users.think_time_s
+        think, idle_s = users.think_time_s, 0.0
         ends = self._recorder.measure_ends
         ends -= int(users.ramp_down_s * 1e9 * (users.count - 1 - user) / users.count)  # it began first
         while not stopping.is_set():
@@ -110,9 +113,11 @@ class _ClosedModel:
             step = next(self._warmups) if warming else next(measured, None)
             if step is None:
                 break
-            await self._steps.carry_out(session, step, ready)
-            if think:
+            sent = await self._steps.carry_out(session, step, ready)
+            idle_s = 0.0 if sent else min(2 * idle_s or 0.001, _MOST_IDLE_S)
+            if think or idle_s:
                 pause_s = think_random.uniform(*think) if isinstance(think, tuple) else think
+                pause_s = max(pause_s, idle_s)
                 if self._clock() + pause_s * 1e9 >= ends or not operator.length_hint(measured, 1):
                     break  # nobody waits for a thought that leads to nothing
                 await asyncio.sleep(pause_s)

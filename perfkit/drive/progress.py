@@ -89,12 +89,14 @@ class Seen:
 
     rows, failed: of the load, its warm-up included. removed: requests of the teardown. in_flight: requests
     under way when each worker last reported. seconds: since the load began, by the last request started;
-    at_s: by the last report. failures: class, count and first words, the most frequent first. cpu_share,
-    lag_ms: of the worker that was worst since its report before.
+    at_s: by the last report. failures: class, count and first words, the most frequent first. raised,
+    mistake: steps that raised, unless a request of theirs had failed, and the words of the worker with most
+    of them. cpu_share, lag_ms: of the worker that was worst since its report before.
     """
 
     def __init__(self, kept_s: float = KEPT_S) -> None:
-        self.rows = self.failed = self.steps = self.removed = self.in_flight = 0
+        self.rows = self.failed = self.steps = self.removed = self.in_flight = self.raised = 0
+        self.mistake = ""
         self.seconds = self.at_s = self.last_done_s = self.cpu_share = self.lag_ms = 0.0
         self.failures: list[tuple[str, int, str]] = []
         self._kept_s, self._start_ns = kept_s, 0
@@ -137,6 +139,8 @@ class Seen:
         self.rows, self.failed = sum(one.rows for one in workers), sum(one.failed for one in workers)
         self.in_flight = sum(one.in_flight for one in workers)
         self.steps = max(one.steps for one in workers)
+        self.raised = sum(one.raised for one in workers)
+        self.mistake = max(workers, key=lambda one: one.raised).mistake
         self.cpu_share = max(one.cpu_share for one in workers)
         self.lag_ms = max(one.lag_ms for one in workers)
         self.seconds = max(self.seconds, self._since(max(one.started_ns for one in workers)))

@@ -35,8 +35,14 @@ class Steps:
         self._scenario, self._seed = scenario, workload.seed
         self._mistakes = mistakes
 
-    async def carry_out(self, session: Session, number: int, planned: int) -> None:
-        """One step from its beginning to its end, whatever it raises; a mistake is counted."""
+    def gone_wrong(self) -> tuple[int, str]:
+        """How many steps have raised, and the most frequent mistake; the other scenarios of a mix may have
+        made it."""
+        return self.raised, self._mistakes.worst() if self.raised else ""
+
+    async def carry_out(self, session: Session, number: int, planned: int) -> bool:
+        """One step from its beginning to its end, whatever it raises; a mistake is counted. Return whether it
+        has sent a request."""
         step, raised = session.begin_step(number, planned), False
         try:
             await self._scenario.step(session, self.state, StepRandom(self._seed, number))
@@ -59,6 +65,7 @@ class Steps:
             await asyncio.sleep(0.001)
         self.done += 1
         self.raised += raised
+        return bool(step.requests)
 
 
 class StepRandom(msgspec.Struct, eq=False):

@@ -33,12 +33,15 @@ Counts = npt.NDArray[np.int64]
 
 class Status(NamedTuple):
     """A worker when it hands rows over: requests under way; of the time since it did so before, the share of
-    a core it used, and by how many ms its event loop woke up late at most."""
+    a core it used, and by how many ms its event loop woke up late at most; steps that have raised, and the
+    words of the most frequent mistake."""
 
     at_ns: int = 0
     in_flight: int = 0
     cpu_share: float = 0.0
     lag_ms: float = 0.0
+    raised: int = 0
+    mistake: str = ""
 
 
 class Failures(msgspec.Struct):
@@ -59,6 +62,8 @@ class Snapshot(msgspec.Struct):
     in_flight: int = 0
     cpu_share: float = 0.0
     lag_ms: float = 0.0
+    raised: int = 0  #: steps, unless a request of theirs had failed
+    mistake: str = ""  #: the most frequent of theirs, without secrets
     rows: int = 0
     failed: int = 0
     censored: int = 0
@@ -125,7 +130,7 @@ class Tally:
         """Put the counts where others find them; a reader never meets half of them."""
         found = self._snapshot
         found.at_ns = status.at_ns - self._origin_ns
-        found.in_flight, found.cpu_share, found.lag_ms = status[1:]
+        found.in_flight, found.cpu_share, found.lag_ms, found.raised, found.mistake = status[1:]
         used = np.flatnonzero(self._histogram)
         found.first_bin = int(used[0]) if len(used) else 0
         found.counts = self._histogram[used[0] : used[-1] + 1].tolist() if len(used) else []

@@ -188,7 +188,7 @@ async def _run_shard(shard: Shard, leash: Leash) -> Outcome:
         loop.call_soon_threadsafe(drive.stop)
 
     health = HealthWatch(shard.index, recorders[0].clock)
-    rows = _Rows(shard, recorders, stop, health.lately)
+    rows = _Rows(shard, recorders, stop, health.lately, drive.gone_wrong)
     health.start()
 
     def stop_now() -> None:  # the rows first: who interrupts twice does not wait for what is cut off
@@ -238,8 +238,9 @@ class _Rows:
         recorders: Sequence[Recorder],
         on_error: Callable[[], None],
         health: Callable[[], tuple[float, float]],
+        gone_wrong: Sequence[Callable[[], tuple[int, str]]],
     ) -> None:
-        """on_error: called from a writer's thread; health: as for `Flusher`."""
+        """on_error: called from a writer's thread; health: as for `Flusher`; gone_wrong: of each part."""
         context, of = shard.context, len(recorders)
         self._writers = [
             SegmentWriter(
@@ -255,8 +256,8 @@ class _Rows:
             )
             for number, part in enumerate(context.parts)
         ]
-        both = zip(recorders, self._writers, strict=True)
-        self._flushers = [Flusher(recorder, writer, health) for recorder, writer in both]
+        each = zip(recorders, self._writers, gone_wrong, strict=True)
+        self._flushers = [Flusher(recorder, writer, health, wrong) for recorder, writer, wrong in each]
 
     def hand_over(self) -> None:
         """Hand over what there is."""
@@ -301,9 +302,11 @@ class Flusher:
         recorder: Recorder,
         writer: SegmentWriter,
         health: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
+        gone_wrong: Callable[[], tuple[int, str]] = lambda: (0, ""),
     ) -> None:
-        """health: called at each hand-over (`HealthWatch.lately`)."""
-        self._recorder, self._writer, self._health = recorder, writer, health
+        """Both are called at each hand-over: `HealthWatch.lately`, `Steps.gone_wrong`."""
+        self._recorder, self._writer = recorder, writer
+        self._health, self._gone_wrong = health, gone_wrong
         self._loop = asyncio.get_running_loop()
         self._handle = self._loop.call_later(FLUSH_S, self._flush)
 
@@ -317,6 +320,7 @@ class Flusher:
         self.hand_over()
 
     def hand_over(self) -> None:
-        """Hand over the rows there are, how many requests are under way, and how the loop is."""
-        status = Status(self._recorder.clock(), self._recorder.in_flight(), *self._health())
+        """Hand over the rows there are, how many requests are under way, how loop and steps are."""
+        recorder = self._recorder
+        status = Status(recorder.clock(), recorder.in_flight(), *self._health(), *self._gone_wrong())
         self._writer.put(self._recorder.buffer.take(), status)

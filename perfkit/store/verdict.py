@@ -38,9 +38,10 @@ class Verdict:
 
     VALID: the measurement was sound. IMPORTED: another tool measured. FAILED: every request failed. BROKEN:
     most steps of the scenario raised an exception, sent nothing or never ended. INVALID: the generator was
-    over its budget, or nothing was measured. UNCHECKED: its health is not known. DAMAGED: run.json is.
-    ABORTED: it was interrupted, or a condition of its own ended it early; one that a condition ended and that
-    is FAILED, BROKEN, INVALID or DAMAGED besides is called that. RUNNING: it has not ended.
+    over its budget, or nothing was measured though steps did not break. UNCHECKED: its health is not known.
+    DAMAGED: run.json is. ABORTED: it was interrupted, or a condition of its own ended it early; one that a
+    condition ended and that is FAILED, BROKEN, INVALID or DAMAGED besides is called that. RUNNING: it has not
+    ended.
     """
 
     word: Word
@@ -98,7 +99,9 @@ def verdict_of(run: Run) -> Verdict:
 def _ended_early(meta: Metadata, results: Results, reason: str) -> Verdict:
     """The verdict of a run that a condition has ended: why it ended, then what else is to be said of it."""
     word, reasons = ("DAMAGED", (meta.damage_reason,)) if meta.damage else _ended(meta, results)
-    if not results.n and results.errors and not meta.damage:  # nothing had succeeded in its warm-up
+    if (
+        not results.n and results.errors and word not in ("DAMAGED", "BROKEN")
+    ):  # nothing had succeeded in its warm-up
         word, reasons = "FAILED", ("no request was measured",)
     if _EXIT_CODES.get(word) is None:
         return Verdict("ABORTED", (reason,), meta.thresholds, EXIT_THRESHOLDS_MISSED)
@@ -111,10 +114,10 @@ def _ended(meta: Metadata, results: Results) -> tuple[Word, tuple[str, ...]]:
     if results.n and results.failed == results.n:
         return "FAILED", (_everything_failed(results), *health)
     raised = (_most_steps_raised(meta),) if meta.steps_broken else ()
-    if raised and results.n:
+    if raised:
         return "BROKEN", (*raised, *health)
     if meta.health.valid is False:
-        return "INVALID", (*(health or ("the generator was over its budget",)), *raised)
+        return "INVALID", health or ("the generator was over its budget",)
     if meta.imported:
         return "IMPORTED", _all(fidelity.words(meta), *fidelity.lacks(meta))
     if meta.health.valid is None:
