@@ -21,9 +21,9 @@ from perfkit.drive.steps import Steps
 from perfkit.model import Arrivals, Users
 
 FOREVER = 2**63 - 1
-#: So long at most pauses a user whose steps, one after the other, send nothing; from 1 ms on, twice as long
-#: each time. Such steps would fill a core, at the cost of the users who do send something.
-_MOST_IDLE_S = 0.1
+#: A user whose steps have sent nothing for so long, and how long that one pauses after each of them: they
+#: would fill a core, at the cost of the users who do send something.
+_IDLE_NS, _IDLE_PAUSE_S = 1_000_000_000, 0.1
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class _ClosedModel:
         users, stopping, measured = self._users, self._worker.stopping, self._measured
         session = Session(self._recorder, user)
         think_random = random.Random(f"{self._steps.workload.seed}:think:{user}")
-        think, idle_s = users.think_time_s, 0.0
+        think, sent, sent_ns = users.think_time_s, True, 0
         ends = self._recorder.measure_ends
         ends -= int(users.ramp_down_s * 1e9 * (users.count - 1 - user) / users.count)  # it began first
         while not stopping.is_set():
@@ -113,11 +113,12 @@ class _ClosedModel:
             step = next(self._warmups) if warming else next(measured, None)
             if step is None:
                 break
+            sent_ns = ready if sent else sent_ns  # of the latest step that sent something, its end
             sent = await self._steps.carry_out(session, step, ready)
-            idle_s = 0.0 if sent else min(2 * idle_s or 0.001, _MOST_IDLE_S)
-            if think or idle_s:
+            idle = not sent and ready - sent_ns > _IDLE_NS
+            if think or idle:
                 pause_s = think_random.uniform(*think) if isinstance(think, tuple) else think
-                pause_s = max(pause_s, idle_s)
+                pause_s = max(pause_s, _IDLE_PAUSE_S) if idle else pause_s
                 if self._clock() + pause_s * 1e9 >= ends or not operator.length_hint(measured, 1):
                     break  # nobody waits for a thought that leads to nothing
                 await asyncio.sleep(pause_s)
