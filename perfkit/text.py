@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 #: A server can answer with a megabyte of nonsense; this many characters of it are shown on a page.
 MOST = 2_000
+_FORGOTTEN = re.compile(r"coroutine '(.+)' was never awaited").match
 _SPACE = re.compile(r"\s+")
 #: What starts markup in Markdown, and what GitHub adds: anywhere in a line, or only where it begins.
 _MARKUP = re.compile(
@@ -138,9 +139,19 @@ class HarmlessStream:
 
 
 def harmless_libraries() -> None:
-    """Make harmless what libraries say by `warnings` and `logging`: it quotes files' names and errors."""
+    """Make harmless what libraries say by `warnings` and `logging`: it quotes files' names and errors. What
+    Python says of a coroutine that a scenario has not awaited names a line of ours: it is said in our words.
+    """
     as_before = warnings.formatwarning
-    warnings.formatwarning = lambda *told, **more: plain(as_before(*told, **more), lines=True)
+
+    def in_words(message: Any, *told: Any, **more: Any) -> str:
+        forgotten = _FORGOTTEN(str(message))
+        if forgotten is None:
+            return plain(as_before(message, *told, **more), lines=True)
+        name = "session.request" if forgotten[1] == "Session.request" else plain(forgotten[1])
+        return f"perfkit: {name}(…) was not awaited, so it did nothing; write await before it\n"
+
+    warnings.formatwarning = in_words
     if logging.lastResort is not None:  # it prints where nobody has set another handler up
         logging.lastResort.setFormatter(_Formatter())
 

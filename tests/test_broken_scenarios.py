@@ -142,6 +142,29 @@ def test_a_scenario_that_never_sends_is_broken(server: SmallServer, tmp_path: Pa
     assert run.meta.health.valid is False
 
 
+FORGOTTEN = {
+    "in a step": "async def step(session, state, rng):\n    get = session.get\n    get('/').json()\n",
+    "in setup": "async def setup(session, params):\n    get = session.get\n    get('/').json()\n" + STEP,
+    "a function": "async def more(session):\n    await session.get('/')\n" + STEP + "    more(session)\n",
+}
+
+
+@pytest.mark.parametrize("once", [False, True], ids=["run", "once"])
+@pytest.mark.parametrize("scenario", FORGOTTEN.values(), ids=FORGOTTEN)
+def test_what_is_not_awaited_is_said_in_our_words(
+    server: SmallServer, tmp_path: Path, scenario: str, once: bool
+) -> None:
+    """Where the source alone does not tell: nothing of Python's warning, which names a line of perfkit's."""
+    load = ("-s", "users.iterations=2", *(("--once",) if once else ()))
+    done = subprocess.run(
+        command(server, tmp_path, scenario, *load), capture_output=True, text=True, timeout=60, check=False
+    )
+    said = done.stdout + done.stderr
+    for word in ("RuntimeWarning", "tracemalloc", "steps.py", "once.py"):
+        assert word not in said
+    assert "(…) was not awaited, so it did nothing; write await before it\n" in done.stderr
+
+
 def test_a_run_that_ends_early_is_measured_until_its_end(server: SmallServer, tmp_path: Path) -> None:
     """10 iterations within 60 s take a moment, and rates are per second of that moment."""
     load = ("-s", "users.iterations=10", "-s", "users.count=1", "-s", "users.duration_s=60")

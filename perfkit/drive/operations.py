@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ _SENDS = frozenset({"get", "post", "put", "patch", "delete", "request"})
 _OTHERS = frozenset({"on_teardown", "headers", "local", "user", "iteration", "seed", "run_tag", "redact"})
 _OTHERS |= {"cookies", "data", "group"}
 _SESSION = "session"
+#: What may be asked of a coroutine that is not awaited.
+_OF_COROUTINES = frozenset({"close", "send", "throw"})
 
 
 def operations_of(scenario: Scenario, params: Any = None) -> frozenset[str] | None:
@@ -74,19 +78,18 @@ def most_requests(scenario: Scenario) -> int | None:
 def require_awaits(scenario: Scenario) -> None:
     """BadInput for a request that a function of the scenario's file makes and surely does not await.
 
-    Nothing is sent then: it stands alone as a statement, or something is asked of it at once.
+    Nothing is sent then: it stands alone as a statement, something is asked of it at once or by the name it
+    is kept under, nobody uses that name, or it is handed to `asyncio.run`.
     """
     tree = _tree(scenario)
     for function in tree.body if tree is not None else ():
         if isinstance(function, ast.AsyncFunctionDef) and (session := _session_of(function)) is not None:
+            held = _never_awaited(function)
             for node in ast.walk(function):
-                if (call := _not_awaited(node, session)) is not None:
-                    sent = f"{session}.{call.attr}(…)"
-                    meant = f"await {sent}" if isinstance(node, ast.Expr) else f"(await {sent})[…]"
-                    if isinstance(node, ast.Attribute):
-                        meant = f"(await {sent}).{node.attr}"
-                    words = f"line {call.lineno}: {sent} is not awaited, so it sends nothing"
-                    raise BadInput(f"{scenario.label}, {words}; write {meant}")
+                if (slip := _slip(node, session, held)) is not None:
+                    call, meant = slip
+                    words = f"{session}.{call.attr}(…) is not awaited, so it sends nothing; write {meant}"
+                    raise BadInput(f"{scenario.label}, line {call.lineno}: {words}")
 
 
 def _session_of(function: ast.AsyncFunctionDef) -> str | None:
@@ -101,13 +104,47 @@ def _session_of(function: ast.AsyncFunctionDef) -> str | None:
     return name if bound == 1 and not again else None
 
 
-def _not_awaited(node: ast.AST, session: str) -> ast.Attribute | None:
-    """The `session.get` of a request that stands alone as a statement, or of which something is asked."""
-    asked = node.value if isinstance(node, ast.Expr | ast.Attribute | ast.Subscript) else None
+def _slip(node: ast.AST, session: str, held: Collection[str]) -> tuple[ast.Attribute, str] | None:
+    """The `session.get` of a request that is not awaited in this node, and what was meant; held: names under
+    which a request may be kept that is never awaited."""
+    name = ""
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+        name = node.targets[0].id
+        asked: ast.expr | None = node.value if name in held else None
+    elif isinstance(node, ast.Call):
+        asked = node.args[0] if node.args and ast.unparse(node.func) == "asyncio.run" else None
+    else:
+        asked = node.value if isinstance(node, ast.Expr | ast.Attribute | ast.Subscript) else None
     called = asked.func if isinstance(asked, ast.Call) else None
     if not (isinstance(called, ast.Attribute) and called.attr in _SENDS):
         return None
-    return called if isinstance(called.value, ast.Name) and called.value.id == session else None
+    if not (isinstance(called.value, ast.Name) and called.value.id == session):
+        return None
+    sent = f"await {session}.{called.attr}(…)"
+    if isinstance(node, ast.Attribute):
+        return called, f"({sent}).{node.attr}"
+    if isinstance(node, ast.Subscript):
+        return called, f"({sent})[…]"
+    return called, f"{name} = {sent}" if name else sent
+
+
+def _never_awaited(function: ast.AsyncFunctionDef) -> frozenset[str]:
+    """Names that mean one thing in a function and are used for nothing but an attribute or item of it."""
+    nodes = list(ast.walk(function))
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    bound = Counter(one.id for one in names if not isinstance(one.ctx, ast.Load))
+    loads = Counter(one.id for one in names if isinstance(one.ctx, ast.Load))
+    asked = Counter(
+        node.value.id
+        for node in nodes
+        if isinstance(node, ast.Attribute | ast.Subscript)
+        and isinstance(node.value, ast.Name)
+        and not (isinstance(node, ast.Attribute) and node.attr in _OF_COROUTINES)
+    )
+    elsewhere = {one.arg for one in nodes if isinstance(one, ast.arg)}
+    elsewhere |= {name for one in nodes if isinstance(one, ast.Global | ast.Nonlocal) for name in one.names}
+    once = (name for name, count in bound.items() if count == 1 and name not in elsewhere)
+    return frozenset(name for name in once if loads[name] == asked[name])
 
 
 def _tree(scenario: Scenario) -> ast.Module | None:

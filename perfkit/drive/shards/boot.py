@@ -13,7 +13,7 @@ from typing import Any, TextIO, cast
 
 from perfkit import interrupts
 from perfkit.parent import end_with_parent
-from perfkit.text import HarmlessStream
+from perfkit.text import HarmlessStream, harmless_libraries
 
 #: So long may a shard write its last rows after its coordinator has ended.
 _LAST_ROWS_S = 5.0
@@ -30,6 +30,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a step may read or print whatever it likes
     os.dup2(2, 1)
     sys.stdout = sys.stderr = cast(TextIO, HarmlessStream(sys.stderr))
+    harmless_libraries()
     prepare_process()
     from perfkit.drive.shards.channel import Channel
     from perfkit.drive.shards.shard import take_part
