@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import gzip
+import inspect
 import json
+import operator
 import pickle
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -313,6 +316,34 @@ def test_a_check_makes_the_row_an_error(server: FaultServer) -> None:
         assert found[7] == ("http_5xx", "so it is")
         assert step.failed
         assert rows.recorder.buffer.failed == 5
+
+    play(server.url, work)
+
+
+class Checks:
+    """A check that is no function."""
+
+    def __call__(self, response: Response) -> bool:
+        return self.nested(response)
+
+    def nested(self, response: Response) -> bool:
+        return bool(response.headers["none"])  # the innermost line of this file
+
+
+def test_a_check_that_raises_names_its_line(server: FaultServer) -> None:
+    """Its innermost line in the file it stands in, also where something it calls raised; a function without
+    lines of Python has none."""
+    line = inspect.getsourcelines(Checks.nested)[1] + 1
+
+    async def work(rows: Rows) -> None:
+        checks: list[Any] = [Checks(), lambda r: int("x"), operator.itemgetter(0)]
+        for check in checks:
+            await rows.session.get("/ok", check=check)
+        object_, lambda_, builtin = [row["error_text"] for row in rows.take()]
+        assert object_ == f"check raised KeyError: 'none' (test_session.py:{line})"
+        assert re.fullmatch(r"check raised ValueError: .*'x' \(test_session\.py:\d+\)", lambda_)
+        assert builtin.startswith("check raised TypeError: ")
+        assert ".py:" not in builtin
 
     play(server.url, work)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json as jsonlib
+import traceback
 import zlib
 from collections.abc import Callable, Collection
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -111,14 +113,21 @@ def checked(response: Response, check: Check) -> str | None:
     try:
         verdict = check(response)
     except BaseException as error:
+        verdict = f"check raised {words_of(error)}{_place(error)}"
         if not isinstance(error, Exception | SystemExit):
-            response._exchange.error_text = f"check raised {words_of(error)}"
+            response._exchange.error_text = verdict
             raise
-        verdict = f"check raised {words_of(error)}"
     if verdict is False or isinstance(verdict, str):
         response._exchange.error_text = verdict or "check failed"
         return "check"
     return None
+
+
+def _place(error: BaseException) -> str:
+    """Where a check raised: the innermost line of the file it stands in; empty where it is no Python."""
+    lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)][1:]
+    file = lines[0][0] if lines else ""
+    return next((f" ({PurePath(file).name}:{line})" for one, line in reversed(lines) if one == file), "")
 
 
 def decoded(exchange: Exchange, limit: int) -> bytes:
