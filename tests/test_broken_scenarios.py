@@ -142,6 +142,25 @@ def test_a_scenario_that_never_sends_is_broken(server: SmallServer, tmp_path: Pa
     assert run.meta.health.valid is False
 
 
+BLOCKING = {
+    "idle": ("    time.sleep(0.03)\n", "; a step blocks it at mine.py:3 (time.sleep, a synchronous client?)"),
+    "busy": ("    sum(i * i for i in range(400_000))\n", " it at mine.py:3"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("line", "says"), BLOCKING.values(), ids=BLOCKING)
+def test_a_step_that_holds_the_loop_is_named(
+    server: SmallServer, tmp_path: Path, line: str, says: str
+) -> None:
+    """A step that waits or computes without giving the loop back: invalid, and the reason names its line."""
+    scenario = f"import time\nasync def step(session, state, rng):\n{line}    await session.get('/')\n"
+    load = ("-s", "users.count=4", "-s", "users.duration_s=2", "-s", "budget.cpu_share=100")
+    done, run = play(server, tmp_path, scenario, *load)
+    assert (done.returncode, run.verdict.word) == (3, "INVALID")
+    assert says in done.stdout.splitlines()[0]
+
+
 FORGOTTEN = {
     "in a step": "async def step(session, state, rng):\n    get = session.get\n    get('/').json()\n",
     "in setup": "async def setup(session, params):\n    get = session.get\n    get('/').json()\n" + STEP,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perfkit.drive.health import delays, judge, median_response_ms
+from perfkit.drive.health import delays, judge, median_response_ms, spared
 from perfkit.drive.session import Opening
 from perfkit.errors import BadInput
 from perfkit.model import Arrivals, Budget, Users, Workload, convert
@@ -194,3 +194,53 @@ def test_health_is_judged_against_the_response() -> None:
     assert judge([worker], 500.0, Budget()) == []
     assert len(judge([worker | {"cpu_share": 0.95}], 50.0, Budget())) == 2
     assert judge([worker | {"rows": 0}], None, Budget()) == ["no request was measured"]
+
+
+def test_few_samples_are_judged_by_their_median() -> None:
+    """A p99 of fewer than 100 is that of one of them: the median is judged, and a note says so."""
+    worker = {"worker": 0, "rows": 3, "kickoff_p50_ms": 0.1, "kickoff_p99_ms": 0.2, "kickoff_n": 3,
+              "client_queue_p50_ms": 0.1, "client_queue_p99_ms": 0.2, "client_queue_n": 3,
+              "loop_lag_p50_ms": 1.0, "loop_lag_p99_ms": 13.8, "loop_lag_n": 99, "cpu_share": 0.9,
+              "gc_pause_max_ms": 0.0, "held_at": ""}  # fmt: skip
+    assert judge([worker], 50.0, Budget()) == []
+    (note,) = spared([worker], 50.0, Budget())
+    assert note.startswith(
+        "the lag of perfkit's event loop was up to 13.8 ms (budget 10.0 ms), but 99 samples"
+    )
+    assert spared([worker], 500.0, Budget()) == []
+    (reason,) = judge([worker | {"loop_lag_p50_ms": 12.0}], 50.0, Budget())
+    assert "its event loop lagged 12.0 ms at p50 of 99 samples, budget 10.0 ms (worker 0)" in reason
+    enough = worker | {"loop_lag_n": 100}
+    (reason,) = judge([enough], 50.0, Budget())
+    assert (
+        "its event loop lagged 13.8 ms at p99, budget 10.0 ms (worker 0); free some CPU, use more" in reason
+    )
+    assert spared([enough], 50.0, Budget()) == []
+    (reason,) = judge([enough], 50.0, Budget(), cores=0)
+    assert reason.endswith("; free some CPU, or raise budget.delay_ms")
+
+
+@pytest.mark.parametrize(
+    ("seen", "says"),
+    [
+        (
+            {"loop_lag_p99_ms": 700.0, "cpu_share": 0.1},
+            "; a step probably blocks it (time.sleep, a synchronous",
+        ),
+        (
+            {"loop_lag_p99_ms": 30.0, "cpu_share": 0.1, "held_at": "p.py:3"},
+            "; a step blocks it at p.py:3 (time",
+        ),
+        (
+            {"loop_lag_p99_ms": 700.0, "cpu_share": 0.8, "held_at": "p.py:3"},
+            "; steps hold it at p.py:3; free",
+        ),
+        ({"loop_lag_p99_ms": 700.0, "cpu_share": 0.8}, "; free some CPU"),
+        ({"loop_lag_p99_ms": 30.0, "cpu_share": 0.1}, "; free some CPU"),
+    ],
+)
+def test_a_loop_that_is_blocked_is_told_from_one_that_is_busy(seen: dict[str, Any], says: str) -> None:
+    """It lags far beyond what the CPU it used explains, or was seen to be held in the scenario's own code."""
+    worker = {"worker": 0, "rows": 9, "gc_pause_max_ms": 0.0, "loop_lag_n": 100, **seen}
+    (reason,) = judge([worker], 1.0, Budget())
+    assert says in reason

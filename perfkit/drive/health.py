@@ -10,7 +10,8 @@ import asyncio
 import gc
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +24,13 @@ from perfkit.store.quantiles import Binned
 from perfkit.store.rows import Part
 
 _BEAT_S = 0.05
+#: A loop whose beat is so late is looked at; where so many of the looks find it in the scenario's own code,
+#: and half of all of them, a step holds it.
+_LATE_NS, _LEAST_LOOKS = 20_000_000, 3
+#: So much later than the loop of a process that used so little CPU, no load explains.
+_BLOCKED_MS, _IDLE_SHARE = 100.0, 0.3
+#: A p99 of fewer says nothing: the median is judged.
+LEAST_FOR_P99 = 100
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,8 @@ class WorkerHealth:
     loop_lag_max_ms: float
     gc_pauses: int
     gc_pause_max_ms: float
+    loop_lag_n: int  #: how many beats there were
+    held_at: str  #: where in the scenario's file steps held the loop, `file:line`; empty where they did not
 
     def to_mapping(self) -> dict[str, Any]:
         """As plain names and numbers."""
@@ -55,6 +65,8 @@ class HealthWatch:
         self._gc_began = 0
         self._gc_pauses: list[float] = []
         self._beat: asyncio.TimerHandle | None = None
+        self._expected = 2**63 - 1  #: when the next beat is due
+        self._looks: Counter[str] = Counter()  #: at a loop that was late, by where its thread stood
         self._looked_at = 0  #: the beat up to which `lately` has told
 
     def start(self) -> None:
@@ -87,7 +99,23 @@ class HealthWatch:
             loop_lag_max_ms=float(lags_ms.max()),
             gc_pauses=len(self._gc_pauses),
             gc_pause_max_ms=max(self._gc_pauses, default=0.0),
+            loop_lag_n=len(lags_ms) - 1,
+            held_at=self._held_at(),
         )
+
+    def look(self, where: Callable[[], str]) -> None:
+        """Note where the loop's thread stands if its beat is late; another thread calls it again and again.
+
+        where: returns the place in the scenario's own code, empty where it is in other code.
+        """
+        if self._clock() - self._expected > _LATE_NS:
+            self._looks[where()] += 1
+
+    def _held_at(self) -> str:
+        own = Counter({place: n for place, n in self._looks.items() if place})
+        if own.total() < max(_LEAST_LOOKS, self._looks.total() / 2):
+            return ""
+        return own.most_common(1)[0][0]
 
     def lately(self) -> tuple[float, float]:
         """Return, of the time since the last call, the share of a core that was used, and the latest beat by
@@ -119,7 +147,12 @@ class HealthWatch:
 
 
 #: Reported for a worker without rows.
-NO_DELAYS = {"rows": 0, "kickoff_p50_ms": None, "kickoff_p99_ms": None, "client_queue_p99_ms": None}
+NO_DELAYS = {
+    "rows": 0,
+    **dict.fromkeys(("kickoff_p50_ms", "kickoff_p99_ms", "client_queue_p50_ms", "client_queue_p99_ms")),
+    "kickoff_n": 0,
+    "client_queue_n": 0,
+}
 
 
 def delays(part: Part, opening: Sequence[Opening], seq_stride: int) -> dict[int, dict[str, Any]]:
@@ -150,11 +183,17 @@ def delays(part: Part, opening: Sequence[Opening], seq_stride: int) -> dict[int,
     rows = part.query("SELECT worker, count(*) AS n FROM part GROUP BY 1").to_pylist()
     found = {}
     for worker, n in ((row["worker"], row["n"]) for row in rows):
-        numbers = (*kickoff.quantiles([(worker, 0.5), (worker, 0.99)]), *queue.quantiles([(worker, 0.99)]))
-        names = ("kickoff_p50_ms", "kickoff_p99_ms", "client_queue_p99_ms")
-        told = {name: None if math.isnan(x) else x for name, x in zip(names, numbers, strict=True)}
-        found[worker] = {"rows": n, **told}
+        told: dict[str, Any] = {"rows": n}
+        for name, binned in (("kickoff", kickoff), ("client_queue", queue)):
+            p50, p99 = binned.quantiles([(worker, 0.5), (worker, 0.99)])
+            told |= {f"{name}_p50_ms": _known(p50), f"{name}_p99_ms": _known(p99)}
+            told[f"{name}_n"] = binned.n(worker)
+        found[worker] = told
     return found
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def median_response_ms(part: Part) -> float | None:
@@ -165,34 +204,90 @@ def median_response_ms(part: Part) -> float | None:
     return None if math.isnan(found) else found
 
 
-#: What is said of the worst worker over a limit: with its value, the limit and the worker.
+#: What is said of the worst worker over a limit: with its value, of what, the limit and the worker.
 _OVER = {
-    "kickoff_p99_ms": "steps started late: kick-off delay p99 {:.1f} ms, budget {:.1f} ms (worker {})",
-    "client_queue_p99_ms": "requests queued inside perfkit: p99 {:.1f} ms, budget {:.1f} ms (worker {})",
-    "loop_lag_p99_ms": "perfkit itself was slowed down: its event loop lagged {:.1f} ms at p99, "
-    "budget {:.1f} ms (worker {}); free some CPU, use more `processes`, or raise budget.delay_ms",
+    "kickoff": "steps started late: kick-off delay {} {:.1f} ms, budget {:.1f} ms (worker {})",
+    "client_queue": "requests queued inside perfkit: {} {:.1f} ms, budget {:.1f} ms (worker {})",
+    "loop_lag": "perfkit itself was slowed down: its event loop lagged {1:.1f} ms at {0}, "
+    "budget {2:.1f} ms (worker {3}); ",
     "cpu_share": "the generator was busy: {:.2f} of a core, budget {:.2f} (worker {})",
     "gc_pause_max_ms": "garbage collection paused {:.1f} ms, budget {:.1f} ms (worker {})",
 }
 
 
 def judge(
-    workers: Sequence[Mapping[str, Any]], median_response_ms: float | None, budget: Budget
+    workers: Sequence[Mapping[str, Any]],
+    median_response_ms: float | None,
+    budget: Budget,
+    *,
+    cores: float = math.inf,
 ) -> list[str]:
-    """Why the run is invalid, one reason a line; empty when it is valid."""
+    """Why the run is invalid, one reason a line; empty when it is valid. cores: that the host has to spare.
+
+    A delay is judged by its p99, where a worker has fewer than `LEAST_FOR_P99` of them by their median.
+    """
     if not any(worker["rows"] for worker in workers):
         return ["no request was measured"]
-    allowed = max(budget.delay_ms, budget.delay_share * (median_response_ms or 0.0))
-    limits = {
-        "kickoff_p99_ms": allowed,
-        "client_queue_p99_ms": allowed,
-        "loop_lag_p99_ms": allowed,
-        "cpu_share": budget.cpu_share,
-        "gc_pause_max_ms": budget.gc_pause_ms,
-    }
+    allowed = _allowed(median_response_ms, budget)
     reasons = []
-    for key, limit in limits.items():
-        worst = max((w for w in workers if w.get(key) is not None), key=lambda w: w[key], default=None)
-        if worst is not None and worst[key] > limit:
+    for name in _DELAYS:
+        of = ((*_delay(worker, name), worker) for worker in workers)
+        value, what, worst = max(of, key=lambda one: one[0])
+        if value > allowed:
+            reasons.append(_OVER[name].format(what, value, allowed, worst["worker"]))
+            reasons[-1] += _what_to_do(value, worst, cores) if name == "loop_lag" else ""
+    for key, limit in (("cpu_share", budget.cpu_share), ("gc_pause_max_ms", budget.gc_pause_ms)):
+        worst = max(
+            (one for one in workers if one.get(key) is not None), key=lambda one: one[key], default={}
+        )
+        if worst and worst[key] > limit:
             reasons.append(_OVER[key].format(worst[key], limit, worst["worker"]))
     return reasons
+
+
+def spared(
+    workers: Sequence[Mapping[str, Any]], median_response_ms: float | None, budget: Budget
+) -> list[str]:
+    """What would be over the budget at its p99, but has too few samples for one; a line each."""
+    allowed = _allowed(median_response_ms, budget)
+    notes = []
+    for name, words in _DELAYS.items():
+        for worker in workers:
+            p99, (value, what) = worker.get(f"{name}_p99_ms") or 0.0, _delay(worker, name)
+            if what != "p99" and value <= allowed < p99:
+                notes.append(
+                    f"{words} was up to {p99:.1f} ms (budget {allowed:.1f} ms), but {worker[f'{name}_n']:,}"
+                    f" samples carry no p99: their median, {value:.1f} ms, was judged; measure for longer"
+                )
+                break
+    return notes
+
+
+_DELAYS = {
+    "kickoff": "the kick-off delay",
+    "client_queue": "the wait inside perfkit",
+    "loop_lag": "the lag of perfkit's event loop",
+}
+
+
+def _allowed(median_response_ms: float | None, budget: Budget) -> float:
+    return max(budget.delay_ms, budget.delay_share * (median_response_ms or 0.0))
+
+
+def _delay(worker: Mapping[str, Any], name: str) -> tuple[float, str]:
+    """What of a worker's delays is judged, in ms, and what that is; -inf where it has none."""
+    n = worker.get(f"{name}_n")
+    few = n is not None and n < LEAST_FOR_P99
+    value = worker.get(f"{name}_p50_ms" if few else f"{name}_p99_ms")
+    return -math.inf if value is None else value, f"p50 of {n:,} samples" if few else "p99"
+
+
+def _what_to_do(lag_ms: float, worker: Mapping[str, Any], cores: float) -> str:
+    """What to do about a loop that lagged so much."""
+    place, idle = worker.get("held_at"), (worker.get("cpu_share") or 0.0) < _IDLE_SHARE
+    if idle and (place or lag_ms >= _BLOCKED_MS):
+        blocks = f"a step blocks it at {place}" if place else "a step probably blocks it"
+        return f"{blocks} (time.sleep, a synchronous client?): use await asyncio.sleep and session"
+    held = f"steps hold it at {place}; " if place else ""
+    more = "use more `processes`, " if cores > 0 else ""
+    return f"{held}free some CPU, {more}or raise budget.delay_ms"

@@ -6,15 +6,17 @@ import asyncio
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from types import CoroutineType, FrameType
 from typing import Any, NamedTuple, cast
 
+import perfkit
 from perfkit.errors import RequestFailed, words_of
 
 #: So many kinds are told apart; a scenario that makes up types of errors would never come to an end.
 _MOST_KINDS = 200
 _LONGEST = 200
+_OURS = str(Path(perfkit.__file__).parent)
 NO_REQUEST = "a step made no request through session"
 
 
@@ -74,6 +76,17 @@ class Mistakes:
         """Where a thread that runs stands in the scenario, the same."""
         frames = [] if frame is None else [(f.f_code.co_filename, n) for f, n in traceback.walk_stack(frame)]
         return self._place(frames[::-1])
+
+    def held_at(self, frame: FrameType | None) -> str:
+        """Where the scenario holds a thread, `file:line`, by itself or in a library it calls; empty where the
+        thread is in code of perfkit's."""
+        for one, line in traceback.walk_stack(frame) if frame is not None else ():
+            name = one.f_code.co_filename
+            if name in self._files:
+                return f"{PurePath(name).name}:{line}"
+            if name.startswith(_OURS):
+                break
+        return ""
 
     def _place(self, frames: Iterable[tuple[str, int]]) -> str:
         """The innermost place in a scenario's file, else the innermost of all."""

@@ -49,18 +49,24 @@ def watched(
     leash: Leash,
     give_up: Callable[[], None],
     stop: Callable[[], None],
+    look: Callable[[Callable[[], str]], None],
 ) -> Iterator[None]:
     """Watch a drive from a thread; call it from the thread its loop runs in.
 
     `stop` is called in the loop when the coordinator wants that or has ended. When the drive should be over
     and its loop does not turn for `GRACE_S`, the step that holds it is interrupted; when that does not help,
-    `give_up` is called to save the rows, and the process ends if it is the worker's own.
+    `give_up` is called to save the rows, and the process ends if it is the worker's own. `look` is
+    `HealthWatch.look`.
     """
     over, holder = threading.Event(), threading.get_ident()
+
+    def where() -> str:
+        return drive.mistakes.held_at(sys._current_frames().get(holder))
 
     def watch() -> None:
         stopped, pulse, alone = False, _Pulse(loop), 0
         while not over.wait(_LOOK_S):
+            look(where)
             alone += leash.is_cut()
             if not stopped and (alone or leash.told_to_stop()):
                 stopped = True

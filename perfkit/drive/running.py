@@ -314,9 +314,8 @@ def describe_run(
     lines += [f"  {words}" for words in (meta.replay.words if meta.replay else ())]
     lines += [f"  scenario error, {error.count} times: {error.text}" for error in meta.step_errors]
     unread = [f"{run.row_count():,} requests; `perfkit show {run.id}` summarizes them"]
-    lines += [
-        "  " + line for line in (_summary_lines(run, _NOTES if brief else _SHOWN) if summary else unread)
-    ]
+    numbers = _summary_lines(run, _NOTES if brief else _SHOWN) if summary else unread
+    lines += [f"  {words}" for words in (*numbers, *(f"note: {text}" for text in meta.health.notes))]
     lines += [f"  server {words}" for words in _probe_words(meta.probes)]
     lines.append(f"  {run.path}")
     if run.state != "running" and run.results.n:

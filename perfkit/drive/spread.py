@@ -19,7 +19,7 @@ import pyarrow as pa
 from perfkit import interrupts
 from perfkit.drive import abort, describe
 from perfkit.drive.collect import Collector
-from perfkit.drive.health import NO_DELAYS, delays, judge, median_response_ms
+from perfkit.drive.health import NO_DELAYS, delays, judge, median_response_ms, spared
 from perfkit.drive.journal import journaled, keep_only, remove
 from perfkit.drive.load import cut_off
 from perfkit.drive.mistakes import Mistakes, words_with_await
@@ -504,7 +504,8 @@ class _Execution:
         part = Part(run)
         late = delays(part, [outcome.opening for outcome in self.outcomes], self.context.seq_stride)
         workers = [one.health | late.get(one.health["worker"], NO_DELAYS) for one in self.outcomes]
-        reasons = judge(workers, median_response_ms(part), self.workload.budget)
+        median_ms, budget = median_response_ms(part), self.workload.budget
+        reasons = judge(workers, median_ms, budget, cores=_spare_cores(self.workload.processes))
         reported = len(workers) == self.workload.processes  # one that was killed has told nothing of itself
         first = self.start_ns - self.context.origin_ns + int(self.workload.warmup_s * 1e9)
         mistakes = self._mistakes
@@ -513,7 +514,12 @@ class _Execution:
         steps = sum(outcome.steps for outcome in self.outcomes)
         self.meta.update(
             measured={"from_ns": first, "to_ns": self._measure_ends(first, part, stopped)},
-            health={"valid": not reasons, "reasons": reasons, "workers": workers}
+            health={
+                "valid": not reasons,
+                "reasons": reasons,
+                "notes": spared(workers, median_ms, budget),
+                "workers": workers,
+            }
             if reported
             else {"workers": workers},
             results=results.stamped(results.results_of(part), *run.files()),
@@ -547,6 +553,11 @@ def secret_of_run(launcher: Launcher) -> str:
             " `perfkit shard --join` is started, such as what `openssl rand -hex 16` prints"
         )
     return given
+
+
+def _spare_cores(processes: int) -> float:
+    """How many cores of this host neither the processes of a run nor the last minute's load took."""
+    return (os.cpu_count() or 1) - max(processes, os.getloadavg()[0])
 
 
 def _pickled(states: list[Any]) -> bytes:

@@ -196,7 +196,7 @@ async def _run_shard(shard: Shard, leash: Leash) -> Outcome:
         drive.stop()
 
     try:
-        with watched(drive, loop, leash, rows.give_up, stop_now):
+        with watched(drive, loop, leash, rows.give_up, stop_now, health.look):
             await drive.run()
         for task in drive.left:
             leave_behind(task)

@@ -78,6 +78,7 @@ class Health:
 
     valid: bool | None = None
     reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  #: what is not judged for want of samples
     workers: tuple[dict[str, Any], ...] = ()
 
 
