@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.make_timeline import make_timeline
 from perfkit import figures, frames
+from perfkit.drive.session.sending import _AT_THE_END as AT_THE_END
 from perfkit.observe import figures as server_figures
 from perfkit.observe import findings
 from perfkit.observe import frames as server_frames
@@ -257,17 +258,18 @@ def test_one_long_block_is_a_finding_also_when_it_never_ended(tmp_path: Path) ->
     assert found.text.endswith("the last had not ended when the run did.")
 
 
-def rows_with(folder: Path, error: list[str | None], attempt: int = 1) -> Part:
-    """Rows of a made run, all `create`, the first of them with these errors and this attempt."""
+def rows_with(folder: Path, error: list[str | None], attempt: int = 1, text: str = "") -> Part:
+    """Rows of a made run, all `create`, the first of them with these errors and attempt; text: of all."""
     run = make_timeline(folder, ROWS, error_rate=0.0, operations=["create"])
     table = run.table()
     first = table["phase"].to_pylist().index("measure")
     words: list[Any] = [None] * len(table)
     words[first : first + len(error)] = error
     attempts = [attempt if first <= i < first + len(error) else 1 for i in range(len(table))]
-    for name, values in (("error", words), ("attempt", attempts)):
+    texts = [text or None] * len(table)
+    for name, values in (("error", words), ("attempt", attempts), ("error_text", texts)):
         column = table.schema.field(name)
-        array = pa.array(values, pa.string() if name == "error" else column.type).cast(column.type)
+        array = pa.array(values, column.type if name == "attempt" else pa.string()).cast(column.type)
         table = table.set_column(table.schema.get_field_index(name), column, array)
     pq.write_table(table, run.path / "timeline.parquet")
     return frames.measured(Run(run.path))
@@ -320,6 +322,22 @@ def test_a_burst_is_half_of_a_seconds_ends(tmp_path: Path) -> None:
     inside = ends["t_s"][failed & seconds.isin(burst.index)]
     assert (found.from_s, found.to_s) == (inside.min(), inside.max())
     assert [one.kind for one in of_rows(rows_with(tmp_path, every(13, "http_5xx")))] == ["failures"]
+
+
+def test_most_of_a_run_is_no_burst(tmp_path: Path) -> None:
+    """Half of all that ended in 6 of 10 s failed: 60 % of the time, with all failures, is no burst; nor are 2.5
+    of 10 s with a third of the failures."""
+    (found,) = of_rows(rows_with(tmp_path / "long", every(2, "check")[: int(0.6 * ROWS)]))
+    assert found.kind == "failing"
+    thin = every(3, "check")[: int(0.75 * ROWS)] + every(2, "check")[int(0.75 * ROWS) :]
+    assert [one.kind for one in of_rows(rows_with(tmp_path / "thin", thin))] == ["failing"]
+
+
+def test_what_the_end_cuts_off_is_no_burst(tmp_path: Path) -> None:
+    """An interrupt cuts off what is in flight, all at once; a scenario's own time limits may be a burst."""
+    for text, kinds in ((AT_THE_END, ["timeouts"]), ("its own time limit", ["timeouts", "error_burst"])):
+        rows = rows_with(tmp_path / text[:3], ["cutoff"] * 150, text=text)
+        assert [one.kind for one in of_rows(rows)] == kinds
 
 
 def test_retries_are_told(tmp_path: Path) -> None:

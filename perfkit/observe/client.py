@@ -21,6 +21,8 @@ _OPERATIONS = 10
 _CLASSES, _LONGEST = 3, 80
 _LONGEST_MISTAKE = 300
 _CENSORED = ("timeout", "cutoff")
+#: What a request says that the end of the run has cut off (`drive.session.sending`).
+_AT_THE_END = "still in flight when the run ended"
 #: PostgreSQL's SQLSTATE for a deadlock, and its own words.
 _DEADLOCK = "40P01|deadlock( was)? detected"
 _TIME = "min(t_s) AS from_s, max(t_s) AS to_s"
@@ -151,23 +153,30 @@ def _when(kinds: Sequence[dict[str, Any]]) -> tuple[float, float]:
 
 
 def _bursts(rows: Part, limits: Limits) -> Iterator[Finding]:
-    """Seconds in which at least half of what ended had failed, in a run that mostly went well."""
+    """Seconds in which at least half of what ended had failed, in a run that mostly went well: few of its
+    seconds, with many of its failures. What the end of the run has cut off is none of them."""
     failed = rows.counts["failed"]
     if not failed or failed >= 0.5 * rows.counts["n"] or fidelity.untimed(rows.run.meta):
         return
     second = "floor(coalesce(done_s, t_s))::BIGINT"
+    broke = f"failed AND NOT (error = 'cutoff' AND coalesce(error_text = '{_AT_THE_END}', false))"
     rows.keep(
         "bursts",
         f"SELECT {second} AS second FROM part GROUP BY 1"
-        " HAVING count(*) FILTER (failed) >= $failures AND count(*) FILTER (failed) >= 0.5 * count(*)",
+        f" HAVING count(*) FILTER ({broke}) >= $failures AND count(*) FILTER ({broke}) >= 0.5 * count(*)",
         failures=limits.burst_failures,
     )
-    if seconds := rows.row("SELECT count(*) AS n FROM bursts")["n"]:
-        kinds = rows.query(
-            f"SELECT error, count(*) AS n, {_TIME} FROM part WHERE failed AND {second} IN"
-            " (SELECT second FROM bursts) GROUP BY 1 ORDER BY n DESC, error"
-        ).to_pylist()
-        text = f"Errors came in bursts: {sum(one['n'] for one in kinds):,} of the {failed:,} failures within "
+    seconds = rows.row("SELECT count(*) AS n FROM bursts")["n"]
+    if not seconds or (time_share := seconds / max(rows.span_s, 1.0)) >= limits.burst_time_share:
+        return
+    kinds = rows.query(
+        f"SELECT error, count(*) AS n, {_TIME} FROM part WHERE {broke} AND {second} IN"
+        " (SELECT second FROM bursts) GROUP BY 1 ORDER BY n DESC, error"
+    ).to_pylist()
+    n = sum(one["n"] for one in kinds)
+    every = rows.row(f"SELECT count(*) AS n FROM part WHERE {broke}")["n"]
+    if n / every >= limits.burst_excess * time_share:
+        text = f"Errors came in bursts: {n:,} of the {failed:,} failures within "
         text += f"{seconds} s ({', '.join(one['error'] for one in kinds[:3])})."
         yield Finding("error_burst", text, *_when(kinds))
 
