@@ -325,8 +325,8 @@ def test_a_burst_is_half_of_a_seconds_ends(tmp_path: Path) -> None:
 
 
 def test_most_of_a_run_is_no_burst(tmp_path: Path) -> None:
-    """Half of all that ended in 6 of 10 s failed: 60 % of the time, with all failures, is no burst; nor are 2.5
-    of 10 s with a third of the failures."""
+    """Half of all that ended in 6 of 10 s failed: 60 % of the time, with all failures, is no burst; nor are
+    2.5 of 10 s with a third of the failures."""
     (found,) = of_rows(rows_with(tmp_path / "long", every(2, "check")[: int(0.6 * ROWS)]))
     assert found.kind == "failing"
     thin = every(3, "check")[: int(0.75 * ROWS)] + every(2, "check")[int(0.75 * ROWS) :]

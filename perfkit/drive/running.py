@@ -52,6 +52,8 @@ _NOTES = 3  #: on the summary of a run that has just ended
 _ANY_SERVER = ("http_get", "http_request", "openai_chat", "replay")
 #: Share of the successes that may end after the measured part without a word.
 _LATE = 0.05
+#: The first line says how many requests failed from this share on.
+_MANY_FAILED = 0.1
 
 
 class Checked(NamedTuple):
@@ -299,7 +301,7 @@ def describe_run(
     brief: few notes, and no finding that repeats the verdict.
     """
     meta = run.meta
-    lines = [f"run {run.id}: {run.headline}"]
+    lines = [f"run {run.id}: {run.headline}{_but_failed(run)}"]
     for threshold in sorted(meta.thresholds, key=lambda one: one.ok):
         met = "ok" if threshold.ok else "MISSED"
         lines.append(f"  threshold {threshold.text}: {met}, measured {threshold.measured}")
@@ -321,6 +323,14 @@ def describe_run(
     if run.state != "running" and run.results.n:
         lines.append(f"  next: perfkit report {_reference(run)}{needs_extra()}")
     return "\n".join(map(for_terminal, lines))
+
+
+def _but_failed(run: Run) -> str:
+    """How many requests of a valid run failed, where that is more than a few: validity is the generator's."""
+    n, failed = run.results.n, run.results.failed
+    if run.verdict.word != "VALID" or not n or failed / n < _MANY_FAILED:
+        return ""
+    return f", but {100 * failed / n:.3g} % of its requests failed"
 
 
 def _reference(run: Run) -> str:

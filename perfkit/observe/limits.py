@@ -45,6 +45,4 @@ class Limits:
     failed_share: float = 0.2  #: of an operation's requests: it is failing; below it, some of them failed
     burst_failures: int = 5  #: in one second, and half of what ended in it: a burst
     burst_time_share: float = 1 / 3  #: of the run's seconds: so many, or more, are no bursts
-    burst_excess: float = (
-        3.0  #: the bursts' share of the failures, as a multiple of that of the time
-    )
+    burst_excess: float = 3.0  #: the bursts' share of the failures, as a multiple of that of the time
