@@ -228,8 +228,8 @@ def test_its_verdict(tmp_path: Path, errors: float, more: dict[str, Any], word: 
 
 @pytest.mark.parametrize("errors", [0.05, 0.7])
 def test_the_first_line_says_that_much_failed(tmp_path: Path, errors: float) -> None:
-    """A sound measurement of a server that mostly fails is VALID, exit code 0; from a tenth of failures on the
-    first line says so as well."""
+    """A sound measurement of a server that mostly fails is VALID, exit code 0; from a tenth of failures on
+    the first line says so as well."""
     run = make_timeline(tmp_path, 600, error_rate=errors, meta={"state": "complete"})
     assert (run.verdict.word, run.verdict.exit_code, run.headline) == ("VALID", 0, "complete, valid")
     first = describe_run(run).splitlines()[0]

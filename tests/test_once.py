@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from perfkit.drive.once import run_once
+from perfkit.drive.running import checked
 from perfkit.store import list_runs
 from tests.command import started
 from tests.small_server import SmallServer, small_server
@@ -147,3 +151,15 @@ def test_nobody_listens(tmp_path: Path) -> None:
     (tmp_path / "none.py").write_text("async def step(session, state, rng):\n    pass\n")
     done = once(str(tmp_path / "none.py"), "--target", "http://127.0.0.1:9", data=tmp_path)
     assert (done.returncode, done.stdout) == (1, "FAILED: a step made no request through session\n")
+
+
+def test_the_first_byte_does_not_come_before_the_server_has_sent_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Times are since the request began, as curl has them: a server that waits 200 ms before it answers has
+    its first byte after that, and not after the total."""
+    with small_server() as server:
+        given = {"scenario": "http_get", "target": {"url": server.url}, "params": {"path": "/slow/200"}}
+        assert run_once(checked(given | {"users": {"iterations": 1}}, "test", ()), sys.stdout)
+    (shown,) = re.findall(r"first byte ([\d.]+) ms, total ([\d.]+) ms", capsys.readouterr().out)
+    assert 200 <= float(shown[0]) <= float(shown[1])

@@ -18,6 +18,7 @@ import pytest
 
 from benchmarks.make_timeline import make_timeline
 from perfkit.drive.progress import Seen
+from perfkit.drive.running import naming
 from perfkit.drive.spread import execute
 from perfkit.drive.workloads import complete
 from perfkit.store import Run, list_runs
@@ -513,3 +514,14 @@ def test_an_interrupt_that_nobody_hears_comes_again() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("ended\n", "")
+
+
+def test_an_interrupt_says_what_a_run_has_left(tmp_path: Path) -> None:
+    """Wherever the second signal comes: which runs are kept, how many things they left, what removes them."""
+    clean, left = (make_timeline(tmp_path, 20, run_id=f"20260101-00000{i}-made-aaaa") for i in range(2))
+    (left.path / "undo-w0.jsonl").write_text('["DELETE", "/a", []]\n["DELETE", "/b", []]\n')
+    with pytest.raises(KeyboardInterrupt) as caught, naming([clean, left]):
+        raise KeyboardInterrupt
+    (note,) = caught.value.__notes__
+    still = f"up to 2 things it created are still on the target; run `perfkit cleanup {left.id}`"
+    assert note == f"kept: {clean.id}, {left.id}; {still}"

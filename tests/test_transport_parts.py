@@ -17,6 +17,7 @@ from perfkit.drive.transport import (
     Exchange,
     header_lines,
     is_event_stream,
+    os_words,
     quote_path,
     server_timing,
     split_url,
@@ -247,3 +248,10 @@ def test_header_lines_are_what_was_given_or_refused(headers: dict[str, str]) -> 
     assert all(re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) for name in headers)
     assert not {name.lower() for name in headers} & {"content-length", "transfer-encoding"}
     lines.encode("latin-1")
+
+
+def test_a_reset_without_words() -> None:
+    """No colon before nothing; a reset of what should be TLS asks whether it is."""
+    words = {url: os_words(ConnectionResetError(), Target(url=url)) for url in ("http://x", "https://x")}
+    assert words["http://x"] == "ConnectionResetError"
+    assert words["https://x"] == "ConnectionResetError; does this port speak https?"

@@ -130,7 +130,7 @@ def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, on
     if (note := users_without_work(given)) and not quiet:
         print_lines(note, err=True)
     runs = run_repeats(work, data_dir, show_progress=not quiet, look=record)
-    with naming([run.id for run in runs]):
+    with naming(runs):
         _print_runs(runs, as_json)
     if junit is not None:
         write(junit, _as_junit(runs))

@@ -227,10 +227,11 @@ class _Shown:
 
 
 def _times(exchange: Exchange, begun: int) -> str:
-    """The times of an exchange that began at an instant of its clock, in ms, those that it has."""
+    """The times of an exchange, in ms, those that it has: each since the instant at which it began, as curl
+    has them. The end of writing tells less: the answer may come before we hear of it."""
     parts = [f"connect {exchange.connecting / 1e6:.1f} ms"] if exchange.connecting else []
-    if exchange.sent != NEVER and exchange.first_byte != NEVER:
-        parts.append(f"first byte {(exchange.first_byte - exchange.sent) / 1e6:.1f} ms")
+    if exchange.first_byte != NEVER:
+        parts.append(f"first byte {(exchange.first_byte - begun) / 1e6:.1f} ms")
     return ", ".join([*parts, f"total {(exchange.done - begun) / 1e6:.1f} ms"])
 
 

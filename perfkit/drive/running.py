@@ -135,13 +135,13 @@ def run_repeats(
     interrupted is returned, as aborted; a KeyboardInterrupt before or after it names the runs that are kept.
     """
     redact = Redactor(describe.known_secrets(work.workload, work.params, work.tokens))
-    seen: dict[str, None] = {}
+    seen: dict[str, Run] = {}
 
     def tell(run: Run) -> None:
-        seen[run.id] = None
+        seen[run.id] = run
         on_progress(run)
 
-    with naming(seen), redacted_errors(redact):
+    with naming(seen.values()), redacted_errors(redact):
         return _run_repeats(work, data_dir, redact, show_progress, tell, look, begin)
 
 
@@ -182,13 +182,14 @@ def _run_repeats(
 
 
 @contextlib.contextmanager
-def naming(kept: Collection[str]) -> Iterator[None]:
-    """An interrupt in the block says which runs are kept, given by their ids."""
+def naming(kept: Collection[Run]) -> Iterator[None]:
+    """An interrupt in the block says which runs are kept, and what they have left on their target."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
         if kept:
-            interrupt.add_note(f"kept: {', '.join(kept)}")
+            left = [f"; {words}" for run in kept if (words := _still_there(run))]
+            interrupt.add_note(f"kept: {', '.join(run.id for run in kept)}{''.join(left)}")
         raise
 
 
@@ -348,9 +349,16 @@ def _left_words(run: Run) -> Iterator[str]:
     """What the run left on its target, and what to do about it."""
     if run.meta.not_cleaned_up:
         yield f"not cleaned up on the target: {run.meta.not_cleaned_up}"
-    left = 0 if run.state == "running" else left_on_target(run.path)
-    if left:
-        yield f"up to {left:,} things it created are still on the target; run `perfkit cleanup {run.id}`"
+    if words := "" if run.state == "running" else _still_there(run):
+        yield words
+
+
+def _still_there(run: Run) -> str:
+    """What the journals of a run say is left; empty where nothing is."""
+    left = left_on_target(run.path)
+    if not left:
+        return ""
+    return f"up to {left:,} things it created are still on the target; run `perfkit cleanup {run.id}`"
 
 
 def _summary_lines(run: Run, notes: int) -> list[str]:

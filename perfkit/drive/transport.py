@@ -97,13 +97,18 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LO
 
 def os_words(error: OSError, target: Target) -> str:
     """What the operating system said, and what to do where that is known."""
-    text = f"{type(error).__name__}: {error.strerror or error}"
+    words = str(error.strerror or error)
+    text = f"{type(error).__name__}{': ' if words else ''}{words}"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         text += f"; raise the limit (`ulimit -n`) or lower target.connections ({target.connections:,})"
     if isinstance(error, ConnectionRefusedError):
         text += "; is the server running there?"
     if getattr(error, "reason", "") in _NO_TLS:
         text += "; the server speaks no TLS on this port: try http://"
+    elif isinstance(error, ConnectionResetError | ssl.SSLEOFError) and (target.url or "").startswith(
+        "https:"
+    ):
+        text += "; does this port speak https?"
     return text
 
 
