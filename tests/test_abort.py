@@ -308,7 +308,8 @@ def test_every_step_raises_for_real(
     assert ": aborted, BROKEN: ended early: no request ended and " in first
     assert "every step raised an exception" in first
     said = capsys.readouterr().err.splitlines()[0]
-    assert re.search(r"0 requests, 0 failed, \d+ steps raised: BadInput: .*nope\.csv.* \(mine\.py:2\),", said)
+    words = r"0 requests, 0 failed, [\d,]+ steps raised: BadInput: .*nope\.csv.* \(mine\.py:2\),"
+    assert re.search(words, said)
     assert run.meta.steps_ended < 2 * (1000 + 40)
 
 

@@ -144,7 +144,7 @@ def test_a_scenario_that_never_sends_is_broken(server: SmallServer, tmp_path: Pa
 
 BLOCKING = {
     "idle": ("    time.sleep(0.03)\n", "; a step blocks it at mine.py:3 (time.sleep, a synchronous client?)"),
-    "busy": ("    sum(i * i for i in range(400_000))\n", " it at mine.py:3"),
+    "busy": ("    sum(i * i for i in range(2_000_000))\n", " it at mine.py:3"),
 }
 
 
