@@ -1,16 +1,17 @@
 """Is a second shard worth as much as the first, and how long does the final merge take?
 
-    python benchmarks/shards.py [--rate 8000] [--seconds 10] [--rows 10000000] [--times 5]
+    python benchmarks/shards.py [--rate 2000] [--seconds 10] [--rows 10000000] [--times 5]
 
-One shard sends `rate` requests a second, two send twice as many, in turns, to a server that costs next to
-nothing: rows a second, what a row costs a shard, and how late requests began. Two cores are shared by shards
-and server, so the rate is one that leaves them time. Then segments of two workers, as a run leaves them, are
-merged: wall time.
+One shard and two, in turns, against a server that costs next to nothing. Each sends `rate` requests a second:
+rows a second, and how late requests began. Then each has ten users that do not pause: what a row costs a
+shard, since two cores, which the server shares, have no room for two shards at their fastest. Last, segments
+of two workers, as a run leaves them, are merged: wall time.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
@@ -33,8 +34,11 @@ from pathlib import Path
 from perfkit.drive.spread import execute
 from perfkit.drive.workloads import complete
 scenario, url, data, shards, rate, seconds = sys.argv[1:]
-given = {"scenario": scenario, "target": {"url": url}, "spread": {"on": f"local:{shards}"},
-         "arrivals": {"rate_per_s": int(shards) * float(rate), "duration_s": float(seconds)}}
+given = {"scenario": scenario, "target": {"url": url}, "spread": {"on": f"local:{shards}"}}
+if float(rate):
+    given["arrivals"] = {"rate_per_s": int(shards) * float(rate), "duration_s": float(seconds)}
+else:
+    given["users"] = {"count": 10 * int(shards), "duration_s": float(seconds)}
 run = execute(*complete(given, "benchmark"), data_dir=Path(data))
 rows = run.table(["planned", "sent", "done", "error"]).to_pandas()
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -48,7 +52,7 @@ SEGMENT = 64_000
 
 
 def load(url: str, shards: int, rate: float, seconds: float) -> list[float]:
-    """Rows/s, µs of CPU a row, ms late (p99), and the share that succeeded."""
+    """Rows/s, µs of CPU a row, ms late (p99), share that succeeded; rate 0: users that do not pause."""
     with tempfile.TemporaryDirectory(prefix="perfkit-") as data:
         given = [str(HERE / "peers/one_request.py"), url, data, str(shards), str(rate), str(seconds)]
         command = [sys.executable, "-c", RUN, *given]
@@ -74,21 +78,24 @@ def merge_s(rows: int) -> float:
 def main() -> None:
     """Command line of the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rate", type=float, default=8000.0, help="requests a second of each shard")
+    parser.add_argument("--rate", type=float, default=2000.0, help="requests a second of each shard")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--times", type=int, default=5)
     given = parser.parse_args()
-    seen: dict[int, list[list[float]]] = {1: [], 2: []}
+    print(f"{hardware()}; medians of {given.times}, in turns.\n")
+    print("| shards | rows/s | late, p99, ms | succeeded | CPU a row without pause, µs |")
+    print("|---:|---:|---:|---:|---:|")
+    seen: dict[tuple[int, bool], list[list[float]]] = {}
     with served() as url:
         for turn in range(given.times):
-            for shards in (1, 2)[:: -1 if turn % 2 else 1]:
-                seen[shards].append(load(url, shards, given.rate, given.seconds))
-    print(f"{hardware()}; medians of {given.times}, in turns.\n")
-    print("| shards | rows/s | CPU a row, µs | late, p99, ms | succeeded |\n|---:|---:|---:|---:|---:|")
-    for shards, found in seen.items():
-        rate, cost, late, ok = (statistics.median(one) for one in zip(*found, strict=True))
-        print(f"| {shards} | {rate:,.0f} | {cost:.1f} | {late:.2f} | {100 * ok:.2f} % |")
+            for shards, paced in itertools.product((1, 2)[:: -1 if turn % 2 else 1], (True, False)):
+                found = load(url, shards, given.rate if paced else 0.0, given.seconds)
+                seen.setdefault((shards, paced), []).append(found)
+    for shards in (1, 2):
+        rate, _, late, ok = map(statistics.median, zip(*seen[shards, True], strict=True))
+        cost = statistics.median(found[1] for found in seen[shards, False])
+        print(f"| {shards} | {rate:,.0f} | {late:.2f} | {100 * ok:.2f} % | {cost:.1f} |")
     took = [merge_s(given.rows) for _ in range(min(given.times, 3))]
     spread = f"{min(took):.1f} to {max(took):.1f}"
     print(f"\nMerge of {given.rows:,} rows: {statistics.median(took):.1f} s ({spread})")
