@@ -404,7 +404,7 @@ def refuse_unknown_names(cls: type, given: Mapping[str, Any], where: str) -> Non
             raise _unknown_key(cls, str(key), fields, where)
         if cls is Workload and key == "mix" and isinstance(value, Mapping):
             raise BadInput(f"{where}: mix is a list, an entry for each scenario: {_MIX}")
-        section = _section_of(_hints_of(cls)[key]) if cls in (Workload, Member) else None
+        section = sections_of(cls).get(key) if cls in (Workload, Member) else None
         if section is None:
             continue
         if isinstance(value, Mapping):
@@ -422,10 +422,9 @@ def _unknown_key(cls: type, key: str, fields: Iterable[str], where: str) -> BadI
         return BadInput(f"{error} {_IN_STAGES}")
     if cls is not Workload or nearest(key, fields):
         return error
-    sections = {name: section for name, hint in _hints_of(cls).items() if (section := _section_of(hint))}
     inner = [
         f"{name}.{close}"
-        for name, section in sections.items()
+        for name, section in sections_of(cls).items()
         if (close := nearest(key, [field.name for field in dataclasses.fields(section)]))
     ]
     if inner:
@@ -468,6 +467,11 @@ def _with_times(cls: type, given: Mapping[str, Any], where: str, path: str = "")
                 _refuse_range(value, f"{where}: {path}{name}")
             found[name] = _timed(name, value, f"{where}: {path}{name}")
     return found
+
+
+def sections_of(cls: type) -> dict[str, type]:
+    """Return the fields of a dataclass that hold another one, or a list of it, and which."""
+    return {name: section for name, hint in _hints_of(cls).items() if (section := _section_of(hint))}
 
 
 def _section_of(hint: Any) -> type | None:
