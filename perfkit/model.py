@@ -393,6 +393,8 @@ def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:
         words = _TYPES(_types_in_words, _BOUND(_in_words, what)) + _value_at(given, name)
         if _TEXT_FOR_LIST(what) and name in given and not is_secret_name(name):
             words += f"; write {name}: [{_in_list(given[name])}]"
+        if _OTHER_FOR_TEXT(what):
+            words += "; in YAML a text that looks like one needs quotes: 'off', '010'"
         raise BadInput(f"{where}: {name + ': ' if name else ''}{words}") from None
 
 
@@ -545,6 +547,8 @@ def _types_in_words(found: re.Match[str]) -> str:
 
 
 _TEXT_FOR_LIST = re.compile(r"Expected `array( \| null)?`, got `str`").fullmatch
+
+_OTHER_FOR_TEXT = re.compile(r"Expected `str( \| null)?`, got `(bool|int|float)`").fullmatch
 
 
 def _in_list(text: str) -> str:

@@ -1,4 +1,4 @@
-"""YAML as plain data: PyYAML's safe part, within bounds, and with the numbers of YAML 1.2.
+"""YAML as plain data: PyYAML's safe part, within bounds, and with the names and numbers of YAML 1.2.
 
 Anchors, aliases and merges are allowed, and counted as often as they are repeated while the text is read:
 what would grow beyond the bounds of `plain_data` is never built.
@@ -16,11 +16,19 @@ from perfkit.plain_data import DEEPEST, MOST_VALUES
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = tuple(_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map"))
 _LONGEST_NUMBER = 40  #: characters
+#: Booleans of YAML 1.1 alone: as values they are read so, as names (`spread: {on: …}`) they are words.
+_OLD_BOOLS = r"yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF"
+_OLD_BOOL = re.compile(_OLD_BOOLS).fullmatch
 
 
 def load(text: str) -> Any:
     """The data in a YAML text; yaml.YAMLError, with `problem` and `problem_mark`, when it cannot be taken."""
     return yaml.load(text, _Loader)
+
+
+def dump(value: Any, *, unicode: bool = True, width: int = 80) -> str:
+    """Return plain data as YAML, in its own order, which `load` reads back; unicode: without escapes."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=unicode, width=width)
 
 
 class _Error(yaml.MarkedYAMLError):
@@ -43,6 +51,9 @@ class _Loader(yaml.SafeLoader):
         self._depth += 1
         node: Any = super().compose_node(parent, index)
         self._depth -= 1
+        is_name = isinstance(parent, yaml.MappingNode) and index is None
+        if is_name and isinstance(event, yaml.ScalarEvent) and event.tag is None and _OLD_BOOL(event.value):
+            node.tag = f"{_TAG}str"
         if isinstance(event, yaml.AliasEvent):
             if node not in self._sizes:
                 raise _Error(f"*{event.anchor} contains itself", event)
@@ -83,6 +94,10 @@ class _Loader(yaml.SafeLoader):
         return int(text, 0 if text[1:2] in ("x", "o") else 10)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML 1.1 or `_Loader` would not read as a text: `1e3` is none to PyYAML, a number here."""
+
+
 _Loader.yaml_constructors = {
     tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag is None or tag in _PLAIN_TAGS
 }
@@ -92,10 +107,11 @@ _Loader.add_constructor(f"{_TAG}float", _Loader.construct_number)
 _Loader.yaml_implicit_resolvers = {}
 for _name, _pattern in {
     "null": r"~|null|Null|NULL|",
-    "bool": r"true|True|TRUE|false|False|FALSE|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF",
+    "bool": rf"true|True|TRUE|false|False|FALSE|{_OLD_BOOLS}",
     "int": r"[-+]?[0-9]+|0x[0-9a-fA-F]+|0o[0-7]+",
     "float": r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
     "merge": r"<<",
 }.items():
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), None)
+    for _either in (_Loader, _Dumper):
+        _either.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), None)

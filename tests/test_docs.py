@@ -19,6 +19,9 @@ from playwright.sync_api import Browser
 from perfkit import frames
 from perfkit.cli import cli
 from perfkit.drive import scenario
+from perfkit.drive.running import checked
+from perfkit.drive.workload_files import read_workload
+from perfkit.drive.workloads import merged
 from perfkit.model import Workload
 from perfkit.observe import findings
 from perfkit.store import list_runs, read_probes
@@ -244,6 +247,43 @@ def test_the_pages_are_built_without_a_warning(tmp_path: Path, chromium: Browser
             assert tab.evaluate("document.documentElement.scrollWidth") <= 390, page.name
         tab.close()
     assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
+
+
+#: Files that blocks name, as they stand beside the workload.
+_FILES = {
+    "access.log": '127.0.0.1 - - [10/Oct/2024:13:55:36 +0000] "GET / HTTP/1.1" 200 2\n',
+    "conversations.jsonl": '{"prompt": "hello"}\n',
+    "shop.py": "async def step(session, state, rng):\n    await session.get('/', operation='read')\n",
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [text for text in blocks("yaml") if not re.search(r"^ *script:|^jobs:", text, re.M)],
+    ids=lambda text: text.split(":")[0],
+)
+def test_the_workloads_of_the_guides_are_accepted_as_written(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each YAML block that is a workload, or a part of one, passes every check of a run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "x" * 20)
+    for name, content in _FILES.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "w.yaml").write_text(text)
+    given = read_workload(tmp_path / "w.yaml")
+    url = "http://127.0.0.1:8000"
+    given = merged({"target": {"url": url, "probes_url": url}}, given)
+    if "mix" not in given:
+        given = {"scenario": "http_get", **given}
+    if not given.keys() & {"mix", "users", "arrivals"}:
+        given["users"] = {"count": 10, "iterations": 10}
+    checked(given, "w.yaml", ())
+
+
+def test_the_blocks_of_the_guides_show_a_spread() -> None:
+    """Among the workloads of the guides is one on several hosts."""
+    assert any("\nspread:" in f"\n{text}" for text in blocks("yaml"))
 
 
 def test_the_parameters_of_the_notebooks_are_in_their_guide() -> None:

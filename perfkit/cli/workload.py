@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from perfkit import safe_yaml
 from perfkit.drive.one_line import Load, Request, is_url, of_url
 from perfkit.drive.scenario import names
 from perfkit.drive.variables import expanded, put_back
@@ -168,11 +169,9 @@ def _refuse_other_kinds(file: Path) -> None:
 
 def as_yaml(given: Mapping[str, Any]) -> Iterable[str]:
     """Return a workload as the lines of a YAML file; secrets are ***, which its first line says."""
-    import yaml
-
     shown = _plain(masked(given))
     put_back(shown, expanded(given, "workload")[1])
-    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
+    text = safe_yaml.dump(shown, width=100)
     if STARS in text:
         yield f"# {STARS}: a secret, which is not kept; give it again with -H, or by target.token_env"
     yield from text.splitlines()

@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
+from perfkit import safe_yaml
 from perfkit.compare.experiment import Kept, open_comparison
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import Workload
@@ -120,7 +120,7 @@ def workload_yaml(run: Run) -> bytes | None:
     head = f"# The workload of run {run.id.encode('ascii', 'replace').decode()}: perfkit run workload.yaml\n"
     if not head.strip().isprintable():
         head = ""
-    return (head + yaml.safe_dump(told | {"target": target}, sort_keys=False)).encode()
+    return (head + safe_yaml.dump(told | {"target": target}, unicode=False)).encode()
 
 
 def comparisons_of(data_dir: Path) -> tuple[list[Kept], dict[str, str]]:
