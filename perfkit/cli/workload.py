@@ -20,6 +20,12 @@ from perfkit.redaction import STARS, masked, masked_text
 from perfkit.store import shipped
 from perfkit.suggestions import nearest, nearest_file
 
+_NOT_EMPTY = {
+    "on": "give local:N, ssh:HOST1,HOST2, dask:tcp://HOST:8786 or join:N",
+    "target": "give a URL",
+    "scenario": "give a NAME or FILE.py",
+}
+
 
 def workload_of(
     what: str | None, options: Mapping[str, Any], *, once: bool = False
@@ -31,6 +37,9 @@ def workload_of(
     """
     if what is not None and not what.strip():
         raise BadInput("what to run is empty: give a URL, a FILE from params/, or --scenario NAME")
+    for name, example in _NOT_EMPTY.items():  # of a variable that is not set, perhaps
+        if options[name] is not None and not options[name].strip():
+            raise BadInput(f"--{name} is empty: {example}, or leave it out")
     one_line = what is not None and is_url(what) and options["scenario"] is None
     headers = parse_headers(options["headers"])
     request = Request(options["method"], options["body_json"], options["data"], headers)
