@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -16,7 +18,8 @@ from perfkit.compare import compare
 from perfkit.drive.spread import execute
 from perfkit.drive.workloads import complete
 from perfkit.errors import BadInput, MissingExtra, PerfkitError
-from perfkit.store import Run, RunFolder, remote, update_run_json
+from perfkit.store import Run, RunFolder, remote, update_run_json, writing
+from perfkit.store.remote import RemoteFile
 from perfkit.store.rows import Part
 from perfkit.store.select import select
 from perfkit.store.summary import summarize
@@ -108,6 +111,162 @@ def test_a_place_that_cannot_be_written_leaves_the_rows_here(tmp_path: Path) -> 
         folder.move_rows(f"file://{tmp_path}/file/below")
     folder.close()
     assert Run(run.path).row_count() == 102
+
+
+class _Failing:
+    """A file that cannot be written beyond its first bytes, or that is not what was written."""
+
+    def __init__(self, opened: Any, broken: str) -> None:
+        self._opened, self._broken = opened, broken
+
+    def __enter__(self) -> _Failing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def write(self, chunk: bytes) -> None:
+        self._opened.write(chunk[:100])
+        if self._broken == "interrupted":
+            raise KeyboardInterrupt
+        if self._broken == "full":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("broken", ["full", "shortened", "interrupted", "no room for run.json", "removed"])
+def test_a_move_that_fails_leaves_nothing_there(
+    broken: str, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows stay here, run.json does not say that they are elsewhere, half a file there is removed."""
+    run = make_timeline(tmp_path, 100)
+    fs = fsspec.filesystem(place.partition(":")[0])
+    real, folder = fs.open, RunFolder(run.path)
+    if broken in ("full", "shortened", "interrupted"):
+        failing = lambda path, mode="rb", **more: (  # noqa: E731
+            _Failing(real(path, mode, **more), broken) if mode == "wb" else real(path, mode, **more)
+        )
+        monkeypatch.setattr(fs, "open", failing)
+    else:
+
+        def change(*_: object) -> None:
+            raise (
+                OSError(errno.ENOSPC, "no room") if broken == "no room for run.json" else BadInput("removed")
+            )
+
+        monkeypatch.setattr(writing, "update_run_json", change)
+    with pytest.raises((PerfkitError, OSError, KeyboardInterrupt)):
+        folder.move_rows(place)
+    folder.close()
+    assert Run(run.path).row_count() == 102
+    assert Run(run.path).meta.rows_at == ""
+    assert not fs.exists(f"{place}/{run.id}")
+
+
+def test_rows_are_told_of_once_they_are_there(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever run.json is read, and wherever a kill ends the move, the rows are where it says, or here."""
+    run = make_timeline(tmp_path, 100)
+    real, seen = writing.update_run_json, []
+
+    def change(path: Path, how: Any) -> None:
+        seen.append(RemoteFile(f"{place}/{run.id}/timeline.parquet").stat().st_size)
+        assert (path / "timeline.parquet").stat().st_size == seen[-1]
+        real(path, how)
+
+    monkeypatch.setattr(writing, "update_run_json", change)
+    folder = RunFolder(run.path)
+    folder.move_rows(place)
+    folder.close()
+    assert len(seen) == 1
+    assert Run(run.path).row_count() == 102
+
+
+def test_rows_of_another_run_are_not_overwritten(tmp_path: Path, place: str) -> None:
+    """Two machines may give runs the same name in one folder: who comes second keeps its rows."""
+    first = moved(tmp_path / "a", place)
+    (tmp_path / "b" / "runs").mkdir(parents=True)
+    second = make_timeline(tmp_path / "b", 100)
+    second.path.rename(second.path.with_name(first.id))
+    folder = RunFolder(second.path.with_name(first.id))
+    with pytest.raises(PerfkitError, match="rows of another run of that name are there"):
+        folder.move_rows(place)
+    folder.close()
+    assert Run(first.path).row_count() == 3060
+    assert Run(folder.path).row_count() == 102
+
+
+@pytest.mark.parametrize(
+    "folder", ["fo ld", "a:b", "it's", "%20", "ünï", "h:80/below", "a  b/c d/"], ids=lambda name: name
+)
+def test_rows_are_read_in_folders_of_any_name(tmp_path: Path, place: str, folder: str) -> None:
+    """Names that a file system has, and that are no pattern, are no reason to refuse it."""
+    there = moved(tmp_path, f"{place.partition(':')[0].upper()}://{tmp_path}/{folder}")
+    assert there.meta.rows_at.startswith(f"{place.partition(':')[0]}://{tmp_path}/{folder.rstrip('/')}/")
+    assert there.row_count() == Part(there).query("SELECT count(*) AS n FROM r")["n"][0].as_py() == 3060
+    assert perfkit("rm", there.id, data=tmp_path).code == 0
+    assert fsspec.filesystem(place.partition(":")[0]).glob(f"{tmp_path}/**/timeline.parquet") == []
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("memory://host:8020/x", "memory://host:8020/x/id"),
+        ("MEMORY://Bucket/X", "memory://Bucket/X/id"),
+        ("file:///", "file:///id"),
+        ("memory://bucket//", "memory://bucket/id"),
+    ],
+)
+def test_ports_and_capitals_are_taken(url: str, found: str) -> None:
+    """The scheme is written small, as file systems know it; all else stays."""
+    assert remote.folder_url(url, "id") == found
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://me:secret@host/x", "ftp://me:secret/x", "http://h/x?sig=abc", "memory://a::b", "memory://a/b:",
+     "memory://a\nb", "memory://a\x07", "memory://a ", "file:///tmp/a::b", "memory://"],
+)  # fmt: skip
+def test_credentials_chains_and_what_does_not_print_are_refused(url: str) -> None:
+    """Whatever else is allowed; a password is not repeated."""
+    with pytest.raises(BadInput, match="is not a URL such as s3://bucket/perfkit; user and pass") as told:
+        remote.folder_url(url, "id")
+    assert ":secret@" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("file://tmp/xyz", "file:///tmp/xyz"),
+        ("file://localhost/tmp/fold", "file:///tmp/fold"),
+        ("FILE://LOCALHOST/tmp/fold", "file:///tmp/fold"),
+        ("local://x", "file:///x"),
+    ],
+)
+def test_a_file_url_with_two_slashes_is_refused(url: str, meant: str) -> None:
+    """It would begin at the current folder, which nobody means."""
+    with pytest.raises(BadInput, match=f"current folder; write {meant}, with three slashes"):
+        remote.folder_url(url, "id")
+
+
+@pytest.mark.parametrize("url", ["foo://x/y", "simplecache://x", "reference://x", "dir://x"])
+def test_a_file_system_that_cannot_be_is_bad_input(url: str, tmp_path: Path) -> None:
+    """Before the load, as any other slip."""
+    line = ("run", "--scenario", "http_get", "--target", "http://127.0.0.1:9", "-s", f"spread.folder={url}")
+    done = perfkit(*line, data=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert f"{url} cannot be opened: " in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("url", ["memory://x", "Memory://x"])
+def test_rows_are_not_put_into_a_memory_that_ends(url: str, tmp_path: Path) -> None:
+    """They would end with the process of the run, which is not even Python's own for `perfkit.run`."""
+    line = ["--target", "http://127.0.0.1:9", "-s", f"spread.folder={url}"]
+    done = perfkit("run", "--scenario", "http_get", *line, data=tmp_path)
+    words = f"spread.folder {url!r} is the memory of the run's process, and its rows would end with it"
+    assert (done.code, done.err) == (2, f"perfkit: options: {words}; give a folder that lasts\n")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from perfkit.redaction import Redactor, redacted_errors
 from perfkit.store import Run, left_on_target, slo, thresholds, update_run_json
 from perfkit.store.metadata import ProbeSource, Results
 from perfkit.store.metrics import Metric
+from perfkit.store.remote import require_lasting
 from perfkit.store.rows import Part
 from perfkit.store.summary import NAMES, TOTAL, firm, no_goodput, summarize, warnings
 from perfkit.text import for_terminal, print_lines
@@ -75,6 +76,8 @@ def checked(given: Mapping[str, Any], where: str, allow_targets: Iterable[str]) 
     The one way to a run, so BadInput comes before a folder is made and before a host is asked for anything.
     """
     workload, scenario, params = complete(given, where)
+    if workload.spread is not None:
+        require_lasting(workload.spread.folder, where)
     for member in members_of(scenario, params, workload):
         require_awaits(member.scenario)
     wanted = [thresholds.parse(text) for text in workload.thresholds]

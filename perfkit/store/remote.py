@@ -1,4 +1,4 @@
-"""Rows that lie elsewhere: a timeline in a folder of any file system that fsspec knows (s3://, gs://, memory://).
+"""Rows that lie elsewhere: a timeline in a folder of any file system that fsspec knows (s3://, gs://, hdfs://).
 
 run.json and what is small stay in the run's folder and say where (`rows_at`). Rows are read in place; DuckDB
 gets the file system from fsspec and loads no extension.
@@ -16,23 +16,40 @@ from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 from perfkit.errors import BadInput, PerfkitError, with_extra, words_of
+from perfkit.redaction import masked_text
 from perfkit.store.results import digest
 
 _T = TypeVar("_T")
-_is_url = re.compile(r"[a-z][a-z0-9+.-]*://[^\s@:?#*\[\]]+").fullmatch
+_PLAIN = r"[^\s/@:?#*\[\]]"
+#: Neither patterns (`*`) nor chains (`zip://a::b`), and nothing with credentials (`@`, `?`).
+_is_url = re.compile(
+    rf"[a-z][a-z0-9+.-]*://(?!\Z)(?: *{_PLAIN})*(?::[0-9]+)?(?:/(?: *(?:{_PLAIN}|/|:(?![:/]|\Z)))*)?"
+).fullmatch
 _NAME = "timeline.parquet"
 _CHUNK = 8 * 2**20
 
 
 def folder_url(folder: str, run_id: str) -> str:
     """Return the URL of a run's own folder in `folder`; BadInput for what is no URL that fsspec can open."""
-    if not _is_url(folder):
+    scheme, _, path = folder.partition("://")
+    url = f"{scheme.lower()}://{path}"
+    if not _is_url(url) or not url.isprintable():
         raise BadInput(
-            f"folder: {folder!r:.100} is not a URL such as s3://bucket/perfkit;"
+            f"folder: {masked_text(folder)!r:.100} is not a URL such as s3://bucket/perfkit;"
             " user and password belong in the environment"
         )
-    _file_system(folder)
-    return f"{folder.rstrip('/')}/{run_id}"
+    if scheme.lower() in ("file", "local") and path[0] not in "/~":
+        words = f"write file:///{re.sub('^localhost/', '', path, flags=re.I):.100}, with three slashes"
+        raise BadInput(f"folder: {folder!r:.100} would begin at the current folder; {words}")
+    _file_system(url, ValueError, TypeError, AttributeError)
+    return f"{scheme.lower()}://{path.rstrip('/')}/{run_id}"
+
+
+def require_lasting(folder: str, where: str) -> None:
+    """BadInput for a folder that ends with the process of the run, and its rows with it."""
+    if folder.lower().startswith("memory://"):
+        words = "is the memory of the run's process, and its rows would end with it"
+        raise BadInput(f"{where}: spread.folder {folder!r:.100} {words}; give a folder that lasts")
 
 
 class RemoteFile:
@@ -126,16 +143,30 @@ def timeline_at(url: str, run_id: str) -> RemoteFile:
     return RemoteFile(f"{url}/{_NAME}")
 
 
-def move_timeline(folder: Path, url: str) -> None:
-    """Put a run's timeline into its folder at `url`; once it is known to be whole there, remove it here."""
+def move_timeline(folder: Path, url: str, keep_url: Callable[[], None]) -> None:
+    """Put a run's timeline into its folder at `url`, which `keep_url` writes down, and remove it here.
+
+    In this order: whatever ends it, and wherever, the rows are where run.json says, or here, which readers
+    ask first. When it fails nothing of it stays at `url`.
+    """
     local, there = folder / _NAME, timeline_at(url, folder.name)
-    with _told(f"{there.url} cannot be written, so the rows stay in {folder}"):
-        there.fs.makedirs(url, exist_ok=True)
-        with local.open("rb") as source, there.fs.open(there.url, "wb") as target:
-            while chunk := source.read(_CHUNK):
-                target.write(chunk)
-        if digest(local) != digest(cast(Path, there)):
-            raise OSError("what was written there reads differently")
+    failed = f"{there.url} cannot be written, so the rows stay in {folder}"
+    with _told(failed):
+        if there.fs.exists(there.url):
+            raise PerfkitError(f"{failed}: rows of another run of that name are there")
+    try:
+        with _told(failed):
+            there.fs.makedirs(url, exist_ok=True)
+            with local.open("rb") as source, there.fs.open(there.url, "wb") as target:
+                while chunk := source.read(_CHUNK):
+                    target.write(chunk)
+            if digest(local) != digest(cast(Path, there)):
+                raise OSError("what was written there reads differently")
+        keep_url()
+    except BaseException:
+        with contextlib.suppress(Exception):
+            remove_timeline(url, folder.name)
+        raise
     local.unlink()
 
 
@@ -150,14 +181,15 @@ def remove_timeline(url: str, run_id: str) -> None:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """PerfkitError in one line for whatever a file system raises."""
+def _told(what: str, *refused: type[Exception]) -> Iterator[None]:
+    """PerfkitError in one line for whatever a file system raises; BadInput for what is in `refused`."""
     try:
         yield
     except PerfkitError:
         raise
     except Exception as error:
-        raise PerfkitError(f"{what}: {words_of(error).splitlines()[0]:.200}") from None
+        kind = BadInput if isinstance(error, refused) else PerfkitError
+        raise kind(f"{what}: {words_of(error).splitlines()[0]:.200}") from None
 
 
 def _reached(url: str, work: Callable[[], _T]) -> _T:
@@ -166,10 +198,10 @@ def _reached(url: str, work: Callable[[], _T]) -> _T:
 
 
 @functools.cache
-def _file_system(url: str) -> Any:
+def _file_system(url: str, *refused: type[Exception]) -> Any:
     try:
         import fsspec
     except ModuleNotFoundError as error:
         raise with_extra(error) from None
-    with _told(f"{url} cannot be opened"):
+    with _told(f"{url} cannot be opened", *refused):
         return fsspec.core.url_to_fs(url)[0]

@@ -94,8 +94,7 @@ class RunFolder:
         """Put the timeline into `folder`, a URL, where it is read from then on; a crash, or a folder that
         cannot be written (PerfkitError), leaves it here."""
         url = folder_url(folder, self.path.name)
-        update_run_json(self.path, lambda _: {"rows_at": url})
-        move_timeline(self.path, url)
+        move_timeline(self.path, url, lambda: update_run_json(self.path, lambda _: {"rows_at": url}))
 
     def merge_probes(self) -> None:
         """Turn the segments of the server's samples, if there are any, into probes.parquet."""
