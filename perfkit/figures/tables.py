@@ -36,7 +36,7 @@ _STATISTICS = ("mean", "std", "min", "p50", "p90", "p95", "p99", "p99.9", "max")
 def verdict(run: Run, summary: pd.DataFrame) -> Shown:
     """Show the verdict of a run: can it be trusted, its main numbers, which thresholds it met."""
     found, told = run.verdict, _headline(summary)
-    reasons = "; ".join(found.reasons)
+    reasons = "; ".join(filter(None, (*found.reasons, found.missed_words)))
     thresholds = [
         {"ok": one.ok, "text": plain(one.text, most=_LINE), "measured": plain(one.measured, most=_LINE)}
         for one in found.thresholds

@@ -90,14 +90,16 @@ class Run:
 
     @property
     def headline(self) -> str:
-        """State and verdict in a line: `complete, valid`; `aborted (interrupted)`; `aborted, FAILED: …`."""
+        """State and verdict in a line: `complete, valid`; `complete, valid, 1 of 2 thresholds missed`;
+        `aborted (interrupted)`; `aborted, FAILED: …`."""
         verdict = self.verdict
         state = f"{self.state} ({self.reason})" if self.reason else self.state
         if self.state != "complete":
             return state if verdict.word in ("ABORTED", "RUNNING") else f"{self.state}, {verdict.words}"
         if verdict.word == "IMPORTED":
             return f"imported {'; '.join(verdict.reasons)}"
-        return f"{state}, {'valid' if verdict.word == 'VALID' else verdict.words}"
+        word = "valid" if verdict.word == "VALID" else verdict.words
+        return ", ".join(filter(None, (state, word, verdict.missed_words)))
 
     def is_alive(self) -> bool:
         """Whether a process carries it out now."""

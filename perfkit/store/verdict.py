@@ -17,6 +17,7 @@ from perfkit.errors import (
 )
 from perfkit.store import fidelity
 from perfkit.store.metadata import Metadata, Results, ThresholdResult
+from perfkit.text import plural
 
 if TYPE_CHECKING:
     from perfkit.store.reading import Run
@@ -53,6 +54,13 @@ class Verdict:
     def missed(self) -> tuple[ThresholdResult, ...]:
         """The thresholds that were missed."""
         return tuple(threshold for threshold in self.thresholds if not threshold.ok)
+
+    @property
+    def missed_words(self) -> str:
+        """How many thresholds were missed; empty where none was."""
+        return (
+            f"{len(self.missed)} of {plural(len(self.thresholds), 'threshold')} missed" if self.missed else ""
+        )
 
     @property
     def sound(self) -> bool:
