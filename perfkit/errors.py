@@ -163,6 +163,11 @@ def os_error_words(error: OSError) -> str:
     return f"cannot {verb} {place}: {error.strerror}{'; ' * bool(way_out)}{way_out}".replace("\n", " ")
 
 
+def words_elsewhere(words: str) -> str:
+    """What `os_error_words` says of a process on another host: it writes to a folder of its own there."""
+    return words.replace("(--data-dir)", "(TMPDIR on that host)")
+
+
 def no_place(what: str, error: OSError) -> str:
     """What could not be done in a data folder (`write FOLDER`), and why, in one line."""
     return f"cannot {what}: {error.strerror or error}; {_ELSEWHERE}"

@@ -38,6 +38,7 @@ from perfkit.drive.shards.clocks import ShardClock
 from perfkit.drive.shards.coordinator import Body, Coordinator
 from perfkit.drive.shards.files import Receiver, Sender
 from perfkit.drive.shards.launchers import ByHand, Ssh
+from perfkit.drive.shards.messages import Failure, encode
 from perfkit.drive.shards.plain import from_plain, to_plain
 from perfkit.drive.spread import execute
 from perfkit.drive.workloads import complete
@@ -621,6 +622,34 @@ def test_what_lost_a_shard_is_told_without_secrets(tmp_path: Path) -> None:
     assert coordinator.facts(Redactor(["a-long-s3cret"]))[0]["lost"] == "no route for ***"
 
 
+def test_a_full_disk_is_told_of_the_side_that_it_is_on(
+    server: SmallServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard that cannot even unpack what it was sent: its host, and TMPDIR there; where what has arrived
+    cannot be written: the run's folder, as in any run."""
+    coordinator = coordinating(tmp_path, Threads(), 2)
+    (one, other), (channel, joining, _) = coordinator.shards, proved()
+    full = OSError(errno.ENOSPC, "No space left on device", "/tmp/perfkit-shard-x")
+    for shared, way_out in ((False, "TMPDIR on that host"), (True, "--data-dir")):
+        one.is_over, one.sees_folder, one.facts = False, shared, {"host": "b.example"}
+        coordinator._hear(one, channel, Message("failed", {}, encode(Failure.of(full))))
+        assert one.why_lost.startswith("host b.example: cannot write /tmp/perfkit-shard-x: No space left")
+        assert one.why_lost.endswith(f"or choose another place ({way_out})")
+    assert not other.why_lost
+    channel.close()
+    joining.close()
+    apart(monkeypatch)
+
+    def take(self: Receiver, message: Message) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "here")
+
+    monkeypatch.setattr(Receiver, "take", take)
+    with pytest.raises(PerfkitError, match=r"^No space left on device: here; the rows written so far"):
+        execute(*work(server), data_dir=tmp_path / "data", launcher=Threads())
+    (run,) = list_runs(tmp_path / "data")
+    assert "cannot write here: No space left on device" in {one.lost for one in run.meta.shards}.pop()
+
+
 def test_the_clock_of_a_child_is_ours(tmp_path: Path) -> None:
     """Round trips to a process of this host would add their noise to its instants, so none are noted."""
     for own, trips in ((True, 0), (False, 1)):
@@ -662,6 +691,43 @@ def test_a_shard_joins_by_hand(server: SmallServer, tmp_path: Path) -> None:
     (found,) = list_runs(tmp_path)
     assert (found.state, found.row_count()) == ("complete", 50)
     assert SECRET not in (found.path / "run.json").read_text() + said + complained
+
+
+#: A host of its own as far as disks go: $0 is the folder of runs, $1 the size of its TMPDIR.
+_DISKS = 'mount -t tmpfs none "$0" && mount -t tmpfs -o size="$1" none "$TMPDIR" || exit 1; shift; exec "$@"'
+
+
+def test_a_shard_whose_disk_is_full_ends_the_run(server: SmallServer, tmp_path: Path) -> None:
+    """Its host, the place and the way out are named, the other shard stops, `lost` says why; how late its
+    steps were is not known without their rows, so the run is not
+    called valid. What else was measured stays."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("unshare -m does not work here: a full disk of another host was not tested")
+    (data := tmp_path / "data").mkdir()
+    (temporary := tmp_path / "tmp").mkdir()
+    given = ("run", "-q", "--scenario", "http_get", "--target", server.url, "--data-dir", str(data))
+    load = ("--on", "join:2", "-s", "arrivals.rate_per_s=400", "-s", "arrivals.duration_s=120")
+    run = command(*given, *load, PERFKIT_SECRET=SECRET)
+    assert run.stderr is not None
+    address = run.stderr.readline().split()[-1]
+    join = [sys.executable, "-m", "perfkit.cli", "shard", "--join", address]
+    environment = {**os.environ, "PERFKIT_SECRET": SECRET, "TMPDIR": str(temporary)}
+    disks = ["unshare", "-m", "sh", "-c", _DISKS, str(data)]
+    shards = [subprocess.Popen([*disks, size, *join], env=environment) for size in ("96k", "50m")]
+    said, complained = run.communicate(timeout=100)  # of 120 s of load
+    assert [one.wait(60) for one in shards] == [0, 0]
+    (found,) = list_runs(data)
+    full, whole = sorted(found.meta.raw["shards"], key=lambda one: one["lost"] is None)
+    assert (found.state, run.returncode) == ("aborted", 1), (said, complained)
+    for words in (complained, str(found.reason), full["lost"]):
+        assert f"host {platform.node()}: cannot write {temporary}/perfkit-shard-" in words
+        assert (
+            "No space left on device; free some space, or choose another place (TMPDIR on that host)" in words
+        )
+    assert whole["lost"] is None
+    assert whole["rows"] > 0
+    assert found.meta.health.valid is None
+    assert len(found.meta.health.workers) == 2
 
 
 @contextmanager

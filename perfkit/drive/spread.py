@@ -154,6 +154,11 @@ class _Execution:
         shards = self.coordinator.shards if self.coordinator else ()
         return [one.outcome for one in shards if one.outcome is not None]
 
+    @property
+    def _write_error(self) -> str:
+        """Why a shard could not write its rows."""
+        return next((one.write_error for one in self.outcomes if one.write_error), "")
+
     def save(self, **changes: Any) -> None:
         self.meta.update(changes)
         self.folder.write_meta(self.meta)
@@ -411,7 +416,7 @@ class _Execution:
             run = Run(self.folder.path)
             on_progress(run)
             self.folder.compact()
-            if pending and shards.failures and not failed:
+            if pending and not failed and (shards.failures or self._write_error):
                 failed = True
                 self._stop_workers("a worker failed")  # the run cannot be whole any more
             elif pending and self._stopped_ns is None and (met := self._abort.look(run)):
@@ -431,9 +436,8 @@ class _Execution:
     # -- the end
 
     def _reason(self) -> str | None:
-        failed = next((o.write_error for o in self.outcomes if o.write_error), None)
-        if failed is not None:
-            raise self._broken_off(failed)
+        if self._write_error:
+            raise self._broken_off(self._write_error)
         if self.interrupted:
             return interrupts.reason()
         stopped = any(o.stopped for o in self.outcomes)
@@ -506,7 +510,8 @@ class _Execution:
         workers = [one.health | late.get(one.health["worker"], NO_DELAYS) for one in self.outcomes]
         median_ms, budget = median_response_ms(part), self.workload.budget
         reasons = judge(workers, median_ms, budget, cores=_spare_cores(self.workload.processes))
-        reported = len(workers) == self.workload.processes  # one that was killed has told nothing of itself
+        # one that was killed has told nothing of itself; how late steps without rows were, nobody knows
+        reported = len(workers) == self.workload.processes and not self._write_error
         first = self.start_ns - self.context.origin_ns + int(self.workload.warmup_s * 1e9)
         mistakes = self._mistakes
         for outcome in self.outcomes:

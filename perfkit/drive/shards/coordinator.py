@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import platform
 import socket
@@ -20,7 +21,7 @@ from perfkit.drive.shards.files import Receiver
 from perfkit.drive.shards.launchers import Invitation, Launcher
 from perfkit.drive.shards.messages import Failure, decode, mistakes_from_plain
 from perfkit.drive.worker import Outcome
-from perfkit.errors import PerfkitError
+from perfkit.errors import PerfkitError, os_error_words, words_elsewhere
 from perfkit.text import plain, print_lines
 
 _LOOK_S = 0.25
@@ -64,6 +65,13 @@ class ShardState:
         self.is_ready = self.is_over = self.sees_folder = False
         self.outcome: Outcome | None = None
         self.failure: PerfkitError | OSError | None = None
+
+    @property
+    def why_lost(self) -> str:
+        """Why it did not come to its end, or its rows could not be written; empty where all went well."""
+        if self.failure is None:
+            return (self.outcome.write_error if self.outcome else None) or ""
+        return os_error_words(self.failure) if isinstance(self.failure, OSError) else str(self.failure)
 
 
 class Coordinator:
@@ -165,7 +173,7 @@ class Coordinator:
         return [
             {"shard": one.index, "place": self._place(one), **one.facts, **one.clock.to_mapping(),
              "rows": one.outcome.rows if one.outcome else None, "fetched_bytes": one.receiver.bytes,
-             "lost": redact(str(one.failure)) if one.failure else None}
+             "lost": redact(why) if (why := one.why_lost) else None}
             for one in self.shards
         ]  # fmt: skip
 
@@ -238,6 +246,9 @@ class Coordinator:
             elif not self._closing.is_set():  # who comes later is told, and nobody here
                 self.refused.append(str(lost))
                 print_lines(f"perfkit: a shard was refused: {lost}", err=True)
+        except OSError as error:  # of our own disk
+            if one is not None:
+                self._end(one, error)
         except Exception as error:  # of a message that no shard of ours would send
             if one is not None:
                 self._end(one, PerfkitError(f"shard {one.index}: {type(error).__name__}: {error}"))
@@ -315,18 +326,30 @@ class Coordinator:
                 self._end(one, Stuck(str(given["place"]), mistakes_from_plain(given["mistakes"])))
             case "failed":
                 error = decode(message.body, Failure).error()
-                if not self._launcher.own and isinstance(error, PerfkitError):
-                    error = type(error)(f"{self._place(one)}: {error}")
+                if not self._launcher.own:
+                    kind = PerfkitError if isinstance(error, OSError) else type(error)
+                    words = os_error_words(error) if isinstance(error, OSError) else str(error)
+                    error = kind(self._said(one, words))
                 channel.send("bye")
                 self._end(one, error)
             case "outcome":
-                one.outcome = decode(message.body, Outcome)
+                outcome = decode(message.body, Outcome)
                 if not self._launcher.own:
+                    if outcome.write_error:
+                        outcome = dataclasses.replace(
+                            outcome, write_error=self._said(one, outcome.write_error)
+                        )
+                    one.outcome = outcome  # before the clock is measured: the others may have to stop
                     self._burst(one, channel)
-                    if not one.sees_folder and one.receiver.rows != (there := one.outcome.rows):
+                    if not one.sees_folder and one.receiver.rows != (there := outcome.rows):
                         raise Lost(f"{there:,} rows were written there, {one.receiver.rows:,} have arrived")
+                one.outcome = outcome
                 channel.send("bye")
                 self._end(one, None)
+
+    def _said(self, one: ShardState, words: str) -> str:
+        """What a shard on another host says, with the host; its disk is there."""
+        return f"{self._place(one)}: {words if one.sees_folder else words_elsewhere(words)}"
 
     def _lose(self, one: ShardState, why: str) -> None:
         if one.is_over:
