@@ -259,6 +259,63 @@ def test_offset_and_drift_of_a_clock_are_known_within_half_a_round_trip(seed: in
     assert watched(5, 20e-6, seed, span_s=5).drift_ppm == 0.0  # too short for a drift to be told from error
 
 
+def clock_of(true: Any, moments_s: Any, least_ns: float, jitter_ns: float, seed: int) -> ShardClock:
+    """A clock that is `true(ns)` ahead, looked at over a network that is quicker one way than the other."""
+    dice, clock, received = np.random.default_rng(seed), ShardClock(), 0
+    one_way = dice.random()
+    for at_s in moments_s:
+        sent = max(int(at_s * 1e9), received)
+        ways = np.array([one_way, 1 - one_way]) * least_ns
+        ways += dice.exponential(jitter_ns, 2) * (dice.random(2) < 0.7)
+        there = sent + int(ways[0])
+        received = there + int(ways[1])
+        clock.add(sent, there + round(true(there)), received)
+    return clock
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.integers(-(10**15), 10**15), st.floats(-200e-6, 200e-6), st.floats(0.2, 60), st.floats(5e4, 4e7),
+    st.floats(0, 1e7), st.sampled_from([(50, 50), (50, 0), (1, 0), (0, 1), (3, 3)]), st.integers(0, 999),
+)  # fmt: skip
+def test_no_clock_is_known_less_exactly_than_is_told(
+    offset: int, drift: float, span_s: float, least_ns: float, jitter_ns: float, bursts: Any, seed: int
+) -> None:
+    """Whatever the offset, the drift, the length of the run and of the ways, which may differ: at no instant
+    between the first and the last round trip is an offset, or a row's instant, further off than the error."""
+    moments = [0.0] * bursts[0] + list(np.arange(0.5, span_s, 1.0)) + [span_s] * bursts[1]
+    true = lambda at_ns: offset + drift * at_ns  # noqa: E731
+    clock = clock_of(true, moments or [span_s], least_ns, jitter_ns, seed)
+    first, last = clock._trips[0].at_ns, clock._trips[-1].at_ns
+    instants = np.linspace(first, last, 9)
+    wrong = [abs(clock.offset_ns(int(at)) - true(int(at))) for at in instants]
+    assert max(wrong) <= clock.error_ns + 2
+    assert clock.drift_ppm == 0.0 or abs(clock.drift_ppm) <= 500
+    clock.began_ns = round(clock.offset_ns(first))
+    there = [round(at + true(at)) - clock.began_ns for at in instants]
+    found = clock.corrected(pa.table({"done": there}), origin_ns=0)["done"].to_numpy()
+    assert np.abs(found - instants).max() <= clock.error_ns * 1.001 + 4
+
+
+def test_the_drift_of_a_short_run_is_no_surprise() -> None:
+    """30 ppm over 9 s are 270 µs; once that is more than round trips leave open it is taken off."""
+    clock = clock_of(lambda at: 30e-6 * at, [0.0] * 50 + [*range(1, 9)] + [9.0] * 50, 1e5, 1e4, 1)
+    assert clock.drift_ppm == pytest.approx(30, abs=3)
+    assert 50_000 <= clock.error_ns <= 60_000
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_clock_whose_drift_changes_is_not_known_as_well(seed: int) -> None:
+    """As where NTP slews it: no line fits, and the error says how far from one it was."""
+
+    def true(at_ns: float) -> float:
+        return 200e-6 * min(at_ns, 30e9) - 100e-6 * max(at_ns - 30e9, 0.0)
+
+    clock = clock_of(true, [0.0] * 50 + [*range(1, 60)] + [60.0] * 50, 1e5, 2e5, seed)
+    wrong = [abs(clock.offset_ns(int(at)) - true(at)) for at in np.linspace(0, 60e9, 600)]
+    assert 1e6 < max(wrong) <= clock.error_ns
+
+
 def test_instants_of_another_host_are_put_on_our_clock() -> None:
     """What was agreed on at the start is a guess; the line of the whole run is applied to every instant."""
     clock = watched(10**9, 20e-6, 1)
@@ -719,8 +776,8 @@ def test_a_shard_whose_disk_is_full_ends_the_run(server: SmallServer, tmp_path: 
     (found,) = list_runs(data)
     full, whole = sorted(found.meta.raw["shards"], key=lambda one: one["lost"] is None)
     assert (found.state, run.returncode) == ("aborted", 1), (said, complained)
-    for words in (complained, str(found.reason), full["lost"]):
-        assert f"host {platform.node()}: cannot write {temporary}/perfkit-shard-" in words
+    for says in (complained, str(found.reason), full["lost"]):
+        assert f"host {platform.node()}: cannot write {temporary}/perfkit-shard-" in says
         assert (
             "No space left on device; free some space, or choose another place (TMPDIR on that host)" in words
         )
