@@ -49,6 +49,7 @@ from perfkit.frames import measured, over_time
 from perfkit.model import Budget
 from perfkit.redaction import Redactor
 from perfkit.store import Run, list_runs, update_run_json
+from perfkit.store.metadata import Metadata
 from tests.shard_threads import Threads
 from tests.small_server import SmallServer, small_server
 
@@ -485,7 +486,9 @@ def test_rows_of_other_hosts_are_fetched(
     shown = health_table(run)._repr_html_()
     assert platform.node() in shown
     assert "clocks within ±" in shown
-    update_run_json(run.path, lambda meta: {"shards": [{**first, "error_ns": 3_100_000}, second]})
+    update_run_json(
+        run.path, lambda meta: {"shards": [{**first, "error_ns": 3_000_000}, {**second, "error_ns": 100_000}]}
+    )
     frame = over_time(measured(Run(run.path)))
     assert "clocks of hosts known to ± 3.1 ms (budget 1 ms)" in caption(frame)
 
@@ -591,6 +594,8 @@ def test_a_silent_shard_is_lost_after_five_seconds(server: SmallServer, tmp_path
     ("claim", "words"),
     [
         ({"shard": 0}, "shard 0 of .* were claimed before|shard 0 .* claimed before"),
+        ({"shard": 7}, "run has no shard 7, only 2 shards, counted from 0"),
+        ({"shard": "x" * 90}, "run has no shard x{20}…[^,]*, only 2 shards, counted from 0"),
         ({"run": "another"}, "claims a part of another run"),
         ({"python": "2.7.18", "shard": 1}, r"differs: python 2\.7\.18, here 3"),
         ({"perfkit": "0.0.1", "shard": 1}, r"differs: perfkit 0\.0\.1, here"),
@@ -705,6 +710,27 @@ def test_a_full_disk_is_told_of_the_side_that_it_is_on(
         execute(*work(server), data_dir=tmp_path / "data", launcher=Threads())
     (run,) = list_runs(tmp_path / "data")
     assert "cannot write here: No space left on device" in {one.lost for one in run.meta.shards}.pop()
+
+
+def test_what_is_said_of_the_clocks_of_shards() -> None:
+    """Two may be apart by the errors of both; of one, and of those that never came, nothing is said."""
+
+    def said(*shards: dict[str, Any], budget_ms: float = 1.0) -> list[str]:
+        given = {"state": "complete", "shards": list(shards)}
+        found = Metadata.of({**given, "workload": {"spread": {"clock_budget_ms": budget_ms}}})
+        return [f"{found.clock_error_ms:g}", *found.shard_words]
+
+    a, b, c = (
+        {"host": name, "round_trips": 9, "error_ns": error}
+        for name, error in (("a", 600_000), ("b", 500_000), ("c", 0))
+    )
+    assert said(a) == ["0", "1 shard on a"]
+    assert said(a, c) == ["0.6", "2 shards on a, c; clocks within ± 0.6 ms"]
+    assert said(c, b, a, budget_ms=2.0) == ["1.1", "3 shards on c, b, a; clocks within ± 1.1 ms"]
+    assert said(a, b)[1].startswith("clocks of hosts known to ± 1.1 ms (budget 1 ms)")
+    missing = {"place": ByHand("").place(0)}
+    assert said(missing, missing) == ["0", "2 shards on a host that has not joined"]
+    assert said(a, missing) == ["0.6", "2 shards on a, a host that has not joined"]
 
 
 def test_the_clock_of_a_child_is_ours(tmp_path: Path) -> None:

@@ -353,8 +353,10 @@ class Metadata:
 
     @property
     def clock_error_ms(self) -> float:
-        """By how much the instants of several shards may be apart from one another; 0 of one shard."""
-        return max(one.error_ns for one in self.shards) / 1e6 if len(self.shards) > 1 else 0.0
+        """By how much the instants of two shards may be apart: each may be wrong by its error, one this way
+        and one that; 0 of one shard."""
+        errors = sorted(one.error_ns for one in self.shards)
+        return sum(errors[-2:]) / 1e6 if len(errors) > 1 else 0.0
 
     @property
     def clock_doubt(self) -> str:
@@ -373,8 +375,10 @@ class Metadata:
             return []
         lost = [f"lost: {one.lost}" for one in self.shards if one.lost]
         hosts = list(dict.fromkeys(one.host or one.place for one in self.shards))
-        what = f"{len(self.shards)} shards on {', '.join(hosts[:10])}{'…' * (len(hosts) > 10)}"
-        return [*lost, self.clock_doubt or f"{what}; clocks within ± {self.clock_error_ms:.2g} ms"]
+        what = f"{plural(len(self.shards), 'shard')} on {', '.join(hosts[:10])}{'…' * (len(hosts) > 10)}"
+        if sum(one.round_trips > 0 for one in self.shards) > 1:  # else there is nothing to be apart
+            what += f"; clocks within ± {self.clock_error_ms:.2g} ms"
+        return [*lost, self.clock_doubt or what]
 
     @property
     def load(self) -> Users | Arrivals | None:

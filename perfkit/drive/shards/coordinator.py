@@ -22,7 +22,7 @@ from perfkit.drive.shards.launchers import Invitation, Launcher
 from perfkit.drive.shards.messages import Failure, decode, mistakes_from_plain
 from perfkit.drive.worker import Outcome
 from perfkit.errors import PerfkitError, os_error_words, words_elsewhere
-from perfkit.text import plain, print_lines
+from perfkit.text import plain, plural, print_lines
 
 _LOOK_S = 0.25
 #: From the agreement on a start up to it, on other hosts; five round trips besides.
@@ -267,10 +267,10 @@ class Coordinator:
         with self._changed:
             if self._closing.is_set():
                 return f"host {host} came too late: {self._run} has ended"
-            free = [one for one in self.shards if not one.facts and claim.get("shard") in (None, one.index)]
+            wanted = claim.get("shard")
+            free = [one for one in self.shards if not one.facts and wanted in (None, one.index)]
             if not free:
-                which = "all shards" if claim.get("shard") is None else f"shard {claim.get('shard')}"
-                return f"host {host}: {which} of {self._run} were claimed before"
+                return f"host {host}: {self._taken(wanted)}"
             if other:
                 if self._launcher.claim_s < math.inf:  # it was placed, and nobody else will come for it
                     self._end(free[0], PerfkitError(f"host {host} differs: {', '.join(other)}"))
@@ -279,6 +279,15 @@ class Coordinator:
             one.facts = {"host": host, "pid": int(claim.get("pid") or 0), "python": ours["python"]}
             one.channel = channel
         return one
+
+    def _taken(self, shard: object) -> str:
+        """Why nobody can be this shard, or any where that is None."""
+        if shard is None:
+            return f"all shards of {self._run} were claimed before"
+        if shard in range(len(self.shards)):
+            return f"shard {shard} of {self._run} was claimed before"
+        number = plain(str(shard), most=20)
+        return f"{self._run} has no shard {number}, only {plural(len(self.shards), 'shard')}, counted from 0"
 
     def _follow(self, one: ShardState, channel: Channel) -> None:
         """Hear a shard out until it has ended."""

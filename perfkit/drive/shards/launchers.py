@@ -179,7 +179,7 @@ class ByHand:
 
     def place(self, shard: int) -> str:
         """See `Launcher`."""
-        return "no host yet"
+        return "a host that has not joined"
 
     def lost(self) -> Mapping[int, str]:
         """See `Launcher`."""
