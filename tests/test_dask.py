@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import sys
@@ -15,9 +16,10 @@ from distributed import Client, LocalCluster
 import perfkit
 from perfkit.drive.running import checked
 from perfkit.drive.shards.launch_dask import Dask, _start_shard
-from perfkit.drive.shards.launchers import Invitation
+from perfkit.drive.shards.launchers import Invitation, processes_of
 from perfkit.drive.spread import execute
 from perfkit.errors import BadInput, PerfkitError
+from perfkit.model import Spread
 from perfkit.store import Run, list_runs
 from tests.small_server import SmallServer, small_server
 
@@ -131,3 +133,19 @@ def test_where_there_is_no_cluster_a_line_says_so(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(PerfkitError, match=r"pip install 'perfkit\[dask\]'"):
         Dask("tcp://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("address", "kind", "words"),
+    [("moon://127.0.0.1:1", BadInput, "unknown address scheme"), ("tls://127.0.0.1:1", PerfkitError, "TLS")],
+)
+def test_an_address_that_dask_cannot_use_is_one_line(
+    address: str, kind: type[PerfkitError], words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The client that was only half made does not wait for its end, and complains of nothing."""
+    with pytest.raises(PerfkitError, match=f"no Dask scheduler at {address}: .*{words}") as raised:
+        processes_of(Spread(on=f"dask:{address}"))
+    assert type(raised.value) is kind
+    del raised
+    gc.collect()
+    assert capfd.readouterr() == ("", "")

@@ -892,6 +892,18 @@ def test_ssh_starts_a_shard_on_each_host(
     assert (dead.state, dead.row_count()) == ("aborted", 0)
 
 
+NO_SCHEDULERS = (
+    "",
+    "foo",
+    "tcp://",
+    "tcp://head",
+    "inproc://x",
+    "tcp://head:x",
+    "head:99999",
+    "tcp://[::1:8786",
+)
+
+
 @pytest.mark.parametrize(
     ("on", "words"),
     [
@@ -900,6 +912,7 @@ def test_ssh_starts_a_shard_on_each_host(
         ("ssh:a,a", "a host is there twice"),
         ("ssh:-oProxyCommand=x", "give ssh:HOST1,HOST2"),
         ("ssh:a,b", "target.url is missing: the server that perfkit starts here"),
+        *((f"dask:{one}", "give dask:tcp://HOST:8786") for one in NO_SCHEDULERS),
         ("join:0", "give join:N"),
         ("local:many", "give local:N"),
     ],

@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from perfkit.drive.shards.launchers import Invitation
-from perfkit.errors import PerfkitError, with_extra, words_of
+from perfkit.errors import BadInput, PerfkitError, with_extra, words_of
 from perfkit.parent import when_parent_ends
 from perfkit.text import plain
 
@@ -86,7 +86,8 @@ class Dask:
 
 
 def workers_at(address: str) -> list[str]:
-    """Return the addresses of a scheduler's workers; PerfkitError where there is none."""
+    """Return the addresses of a scheduler's workers; PerfkitError where there is none, BadInput for what is
+    no address."""
     with _connected(address) as client:
         return _workers(client, address)
 
@@ -106,10 +107,14 @@ def _connected(address: str) -> Any:
         raise with_extra(error) from None
     for handler in logging.getLogger("distributed").handlers:
         handler.setLevel(logging.CRITICAL)  # what matters of its complaints is told by us
+    client: Any = Client.__new__(Client)
     try:
-        return Client(address, timeout=_CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
+        client.__init__(address, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
-        raise PerfkitError(f"no Dask scheduler at {address}: {plain(error, most=200)}") from None
+        client.status = "closed"  # half made: its end would wait for what never began, and complain
+        kind = BadInput if isinstance(error, ValueError) else PerfkitError
+        raise kind(f"no Dask scheduler at {address}: {plain(error, most=200)}") from None
+    return client
 
 
 def _address_seen_from(workers: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 from perfkit.errors import BadInput, unknown
 from perfkit.model import Spread, Workload
@@ -213,6 +214,8 @@ def processes_of(spread: Spread) -> int | None:
             raise BadInput(f"spread.on {spread.on!r:.80}: {words}")
         return len(hosts) * spread.processes_per_host
     if kind == "dask":
+        if not _is_scheduler(rest):
+            raise BadInput(f"spread.on {spread.on!r:.80}: give {form}")
         from perfkit.drive.shards.launch_dask import workers_at
 
         return len(workers_at(rest)) * spread.processes_per_host
@@ -247,6 +250,15 @@ def spread_on(on: object) -> dict[str, str]:
         words = "is inside this process: use LocalCluster(processes=True), or on='local:N'"
         raise BadInput(f"on: the scheduler of the Client ({address}) {words}")
     return {"on": f"dask:{address}"}
+
+
+def _is_scheduler(address: str) -> bool:
+    """Whether it may be the address of one: with a host and a port, and not inside a process."""
+    try:
+        parts = urlsplit(address if "://" in address else f"tcp://{address}")
+        return bool(parts.scheme != "inproc" and parts.hostname and parts.port)
+    except ValueError:
+        return False
 
 
 def _hosts(text: str) -> list[str]:
