@@ -37,7 +37,7 @@ from perfkit.drive.shards.channel import Channel, Lost, Message
 from perfkit.drive.shards.clocks import ShardClock
 from perfkit.drive.shards.coordinator import Body, Coordinator
 from perfkit.drive.shards.files import Receiver, Sender
-from perfkit.drive.shards.launchers import ByHand, Ssh
+from perfkit.drive.shards.launchers import ByHand, Ssh, processes_of
 from perfkit.drive.shards.messages import Failure, encode
 from perfkit.drive.shards.plain import from_plain, to_plain
 from perfkit.drive.spread import execute
@@ -46,7 +46,7 @@ from perfkit.errors import BadInput, PerfkitError
 from perfkit.figures.style import caption
 from perfkit.figures.tables import health_table
 from perfkit.frames import measured, over_time
-from perfkit.model import Budget
+from perfkit.model import Budget, Spread
 from perfkit.redaction import Redactor
 from perfkit.store import Run, list_runs, update_run_json
 from perfkit.store.metadata import Metadata
@@ -892,6 +892,7 @@ def test_ssh_starts_a_shard_on_each_host(
     assert (dead.state, dead.row_count()) == ("aborted", 0)
 
 
+NO_PLACES_TO_LISTEN = ("xyz", "", ":7711", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:65536", "::1:7711", "a:-1")
 NO_SCHEDULERS = (
     "",
     "foo",
@@ -922,6 +923,36 @@ def test_a_place_that_is_none_is_refused(on: str, words: str) -> None:
     given = {"scenario": "http_get", "users": {"count": 2000, "iterations": 2000}, "spread": {"on": on}}
     with pytest.raises(BadInput, match=words):
         complete(given, "test")
+
+
+@pytest.mark.parametrize(
+    ("on", "listen", "words"),
+    [
+        *(("join:2", bad, "spread.listen .*: give HOST:PORT") for bad in NO_PLACES_TO_LISTEN),
+        ("join:2", "127.0.0.1:0", ""),
+        ("join:2", "[::1]:7711", ""),
+        ("join:2", "head.example:7711", ""),
+        ("local:2", "127.0.0.1:7711", "spread.listen is only for spread.on join:N: nobody connects on local"),
+        ("ssh:a", "127.0.0.1:7711", "spread.listen is only for spread.on join:N"),
+    ],
+)
+def test_where_shards_are_waited_for_is_checked_with_the_workload(on: str, listen: str, words: str) -> None:
+    """Before setup has made anything, and only where shards are waited for."""
+    spread = Spread(on=on, listen=listen)
+    with pytest.raises(BadInput, match=words) if words else contextlib.nullcontext():
+        assert processes_of(spread) == 2
+
+
+def test_an_address_that_is_taken_is_found_before_setup(
+    server: SmallServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no run, and no setup has run."""
+    monkeypatch.setenv("PERFKIT_SECRET", SECRET)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(PerfkitError, match="cannot listen at"):
+            execute(*work(server), data_dir=tmp_path, launcher=ByHand(address))
+    assert not list_runs(tmp_path)
 
 
 def test_local_is_another_word_for_processes() -> None:

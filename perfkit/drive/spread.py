@@ -29,7 +29,7 @@ from perfkit.drive.recording import Recording
 from perfkit.drive.scenario import Member, Mix, Scenario, members_of
 from perfkit.drive.session import Recorder, Session, Undo
 from perfkit.drive.shards.coordinator import Body, Coordinator, Stuck
-from perfkit.drive.shards.launchers import LEAST_SECRET, SECRET_ENV, ByHand, Launcher, launcher_of
+from perfkit.drive.shards.launchers import LEAST_SECRET, SECRET_ENV, ByHand, Launcher, launcher_of, listening
 from perfkit.drive.shards.messages import Package, encode, source_of
 from perfkit.drive.shards.plain import to_plain
 from perfkit.drive.worker import (
@@ -93,6 +93,8 @@ def execute(
     launcher = launcher or launcher_of(workload)
     try:
         secret_of_run(launcher)
+        if launcher.listen is not None:  # known before setup; the port is free again at once
+            listening(launcher.listen).close()
         folder = RunFolder.create(data_dir, scenario.name)
     except BaseException:
         launcher.stop(0.0)

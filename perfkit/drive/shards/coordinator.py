@@ -18,7 +18,7 @@ from perfkit.drive.mistakes import Mistakes
 from perfkit.drive.shards.channel import SILENCE_S, Channel, Lost, Message
 from perfkit.drive.shards.clocks import BURST, ShardClock
 from perfkit.drive.shards.files import Receiver
-from perfkit.drive.shards.launchers import Invitation, Launcher
+from perfkit.drive.shards.launchers import Invitation, Launcher, listening
 from perfkit.drive.shards.messages import Failure, decode, mistakes_from_plain
 from perfkit.drive.worker import Outcome
 from perfkit.errors import PerfkitError, os_error_words, words_elsewhere
@@ -96,7 +96,7 @@ class Coordinator:
         """Listen where shards connect, and start them; returns the address, empty where none is needed."""
         address = ""
         if self._launcher.listen is not None:
-            self._listener = _listening(self._launcher.listen)
+            self._listener = listening(self._launcher.listen)
             address = "{}:{}".format(*self._listener.getsockname()[:2])
             threading.Thread(target=self._accept, name="perfkit-claims", daemon=True).start()
         invitations = [
@@ -385,13 +385,3 @@ class Coordinator:
     def _tell_waiting(self) -> None:
         with self._changed:
             self._changed.notify_all()
-
-
-def _listening(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    try:
-        return socket.create_server((host.strip("[]"), int(port)), backlog=1024)
-    except (OSError, ValueError, OverflowError) as error:
-        raise PerfkitError(
-            f"cannot listen at {address}: {getattr(error, 'strerror', None) or error}"
-        ) from None

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from perfkit.errors import BadInput, unknown
+from perfkit.errors import BadInput, PerfkitError, unknown
 from perfkit.model import Spread, Workload
 from perfkit.text import plain
 
@@ -205,6 +205,8 @@ def processes_of(spread: Spread) -> int | None:
     if kind not in FORMS:
         raise unknown("value of spread.on:", kind, FORMS)
     form = FORMS[kind]
+    if kind != "join" and spread.listen != Spread().listen:
+        raise BadInput(f"spread.listen is only for spread.on join:N: nobody connects on {kind}")
     if kind == "ssh":
         hosts = _hosts(rest)
         if not hosts or not all(hosts) or any(one[0] == "-" or one.split() != [one] for one in hosts):
@@ -223,6 +225,8 @@ def processes_of(spread: Spread) -> int | None:
         return None
     if not (rest.isascii() and rest.isdigit() and 1 <= int(rest) <= 1_024):
         raise BadInput(f"spread.on {spread.on!r:.80}: give {form}, 1 to 1,024")
+    if kind == "join":
+        _require_listen(spread.listen)
     return int(rest)
 
 
@@ -250,6 +254,31 @@ def spread_on(on: object) -> dict[str, str]:
         words = "is inside this process: use LocalCluster(processes=True), or on='local:N'"
         raise BadInput(f"on: the scheduler of the Client ({address}) {words}")
     return {"on": f"dask:{address}"}
+
+
+def _require_listen(address: str) -> None:
+    """BadInput unless it is HOST:PORT; port 0: any."""
+    host, _, port = address.rpartition(":")
+    in_brackets = host.startswith("[") and host.endswith("]")
+    if (
+        not host
+        or (":" in host and not in_brackets)
+        or not (port.isascii() and port.isdigit())
+        or int(port) > 65_535
+    ):
+        words = "give HOST:PORT, this machine's address as the other hosts know it; port 0 is any"
+        raise BadInput(f"spread.listen {address!r:.80}: {words}")
+
+
+def listening(address: str) -> socket.socket:
+    """Listen at HOST:PORT; PerfkitError where that cannot be."""
+    host, _, port = address.rpartition(":")
+    try:
+        return socket.create_server((host.strip("[]"), int(port)), backlog=1024)
+    except (OSError, ValueError, OverflowError) as error:
+        raise PerfkitError(
+            f"cannot listen at {address}: {getattr(error, 'strerror', None) or error}"
+        ) from None
 
 
 def _is_scheduler(address: str) -> bool:
