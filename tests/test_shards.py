@@ -234,6 +234,49 @@ def test_a_state_that_cannot_travel_is_refused_with_its_place() -> None:
         to_plain({"a": [1, State(more=threading.Lock())]}, HERE)
 
 
+def nested(levels: int, wrap: Any) -> Any:
+    """Something in so many others."""
+    value: Any = 1
+    for _ in range(levels):
+        value = wrap(value)
+    return value
+
+
+def holding_itself(kind: str) -> Any:
+    """A list, a mapping or a dataclass that is somewhere in itself."""
+    held: list[Any] = []
+    found = {"list": held, "mapping": {"a": held}, "dataclass": State(more=held)}[kind]
+    held.append(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (["a", {"b": "half \ud800"}], r"state\[1\]\['b'\] is a text with a lone surrogate, 'half \\ud800'"),
+        ({"half \ud800": 1}, "a key of state is a text with a lone surrogate"),
+        (State(ids=("\udfff",)), r"state.ids\[0\] is a text with a lone surrogate"),
+        *((nested(3000, wrap), r".*state.* … is nested more than 100 levels deep, or holds itself")
+          for wrap in (lambda v: [v], lambda v: (v,), lambda v: {"a": v}, lambda v: {1: v},
+                       lambda v: State(more=v), lambda v: frozenset([v]))),
+        *((holding_itself(kind), ".* or holds itself") for kind in ("list", "mapping", "dataclass")),
+    ],
+)  # fmt: skip
+def test_an_odd_state_is_bad_input(state: Any, words: str) -> None:
+    """As one of an odd type: not a bug of perfkit's, but what setup may return."""
+    with pytest.raises(BadInput, match=f"cannot be sent to other hosts: {words}.*; return numbers, texts"):
+        to_plain(state, HERE)
+
+
+def test_a_state_of_100_levels_arrives() -> None:
+    """What may be sent can be read, also by a shard whose stack is not empty."""
+    import msgspec
+
+    for wrap in (lambda v: [v], lambda v: {1: v}, lambda v: State(more=v), lambda v: (v,)):
+        state = nested(100, wrap)
+        assert from_plain(msgspec.json.decode(msgspec.json.encode(to_plain(state, HERE))), HERE) == state
+
+
 # -- clocks ----------------------------------------------------------------------------------------
 
 

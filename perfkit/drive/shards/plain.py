@@ -19,12 +19,18 @@ import numpy as np
 from perfkit.errors import BadInput
 
 _ATOMS = (str, bool, int, type(None))
+#: Levels of a state, which is read by functions that call themselves.
+_DEEPEST = 100
 _SEQUENCES = {"tuple": tuple, "set": set, "frozenset": frozenset}
 
 
-def to_plain(value: Any, module: ModuleType, where: str = "state") -> Any:
+def to_plain(value: Any, module: ModuleType, where: str = "state", depth: int = 0) -> Any:
     """Return what JSON can hold of a state; BadInput, with the place, for what it cannot."""
     kind = type(value)
+    if depth > _DEEPEST:
+        raise _unsendable(f"{where:.80} … is nested more than {_DEEPEST} levels deep, or holds itself")
+    if kind is str and not value.isascii():
+        _require_utf8(value, where)
     if kind is int and not -(2**63) <= value < 2**63:
         return {"$int": str(value)}
     if kind in _ATOMS or (kind is float and math.isfinite(value)):
@@ -32,25 +38,36 @@ def to_plain(value: Any, module: ModuleType, where: str = "state") -> Any:
     if kind is float:
         return {"$float": repr(value)}
     if kind is list:
-        return [to_plain(one, module, f"{where}[{i}]") for i, one in enumerate(value)]
+        return [to_plain(one, module, f"{where}[{i}]", depth + 1) for i, one in enumerate(value)]
     if kind.__name__ in _SEQUENCES and kind is _SEQUENCES[kind.__name__]:
-        return {f"${kind.__name__}": to_plain(list(value), module, where)}
+        return {f"${kind.__name__}": to_plain(list(value), module, where, depth)}
     if kind is bytes:
         return {"$bytes": base64.b64encode(value).decode()}
     if isinstance(value, Mapping) and (kind is dict or kind.__name__ == "mappingproxy"):
-        return _mapping(value, module, where)
+        return _mapping(value, module, where, depth + 1)
     if kind is np.ndarray and value.dtype.kind in "biuf" and value.ndim == 1:
         return {"$array": value.dtype.str, "of": base64.b64encode(value.tobytes()).decode()}
     if dataclasses.is_dataclass(value) and _is_known(kind, module):
         # a dataclass may hold more than its fields, or less
         held = {name: getattr(value, name) for name in _names(value) if hasattr(value, name)}
-        return _object(kind, module, held, where)
+        return _object(kind, module, held, where, depth + 1)
     if isinstance(value, tuple) and hasattr(kind, "_fields") and _is_known(kind, module):
-        return _object(kind, module, dict(zip(kind._fields, value, strict=True)), where)
-    raise BadInput(
-        f"setup returned a state that cannot be sent to other hosts: {where} is a {kind.__name__}; return"
+        return _object(kind, module, dict(zip(kind._fields, value, strict=True)), where, depth + 1)
+    raise _unsendable(f"{where} is a {kind.__name__}")
+
+
+def _unsendable(what: str) -> BadInput:
+    return BadInput(
+        f"setup returned a state that cannot be sent to other hosts: {what}; return"
         " numbers, texts, lists, mappings, and dataclasses that the scenario's file defines"
     )
+
+
+def _require_utf8(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _unsendable(f"{where} is a text with a lone surrogate, {text!r:.40}") from None
 
 
 def from_plain(plain: Any, module: ModuleType) -> Any:
@@ -80,14 +97,13 @@ def from_plain(plain: Any, module: ModuleType) -> Any:
             return _SEQUENCES[name](from_plain(value, module))
 
 
-def _mapping(value: Mapping[Any, Any], module: ModuleType, where: str) -> Any:
+def _mapping(value: Mapping[Any, Any], module: ModuleType, where: str, depth: int) -> Any:
+    keys = [to_plain(key, module, f"a key of {where}", depth) for key in value]
+    held = [to_plain(one, module, f"{where}[{key!r:.40}]", depth) for key, one in value.items()]
     texts = all(type(key) is str for key in value)
     if texts and not next(iter(value), "").startswith("$"):
-        return {key: to_plain(one, module, f"{where}[{key!r:.40}]") for key, one in value.items()}
-    pairs = [
-        [to_plain(key, module, where), to_plain(one, module, f"{where}[{key!r:.40}]")]
-        for key, one in value.items()
-    ]
+        return dict(zip(keys, held, strict=True))
+    pairs = [list(pair) for pair in zip(keys, held, strict=True)]
     return {"$mapping": pairs}
 
 
@@ -107,9 +123,11 @@ def _is_known(kind: type, module: ModuleType) -> bool:
         return False
 
 
-def _object(kind: type, module: ModuleType, held: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _object(
+    kind: type, module: ModuleType, held: Mapping[str, Any], where: str, depth: int
+) -> dict[str, Any]:
     home = "" if kind.__module__ == module.__name__ else kind.__module__
-    plain = {name: to_plain(value, module, f"{where}.{name}") for name, value in held.items()}
+    plain = {name: to_plain(value, module, f"{where}.{name}", depth) for name, value in held.items()}
     return {"$class": kind.__qualname__, "of": home, "held": plain}
 
 
