@@ -124,9 +124,9 @@ def not_imported(module: str) -> Iterator[None]:
 
 
 def words_of(error: BaseException) -> str:
-    """The type of an exception and what it says, if it can say it."""
+    """The type of an exception and what it says, if it can; without lone surrogates, which no file holds."""
     try:
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {error}".encode("utf-8", "replace").decode()
     except Exception:
         return type(error).__name__
 

@@ -576,6 +576,20 @@ def test_a_state_is_sent_to_other_hosts_with_the_file_and_its_data(
     assert not list(run.path.glob("undo-*"))
 
 
+def test_an_exception_says_what_no_file_can_hold(server: SmallServer, tmp_path: Path) -> None:
+    """A lone surrogate, as of a damaged answer, is replaced: the step is counted, and the run goes on."""
+    (tmp_path / "mine.py").write_text(
+        "async def step(session, state, rng):\n"
+        "    await session.get('/')\n"
+        "    raise ValueError('half \\ud800')\n"
+    )
+    given = work(server, scenario=str(tmp_path / "mine.py"), users={"count": 1, "iterations": 3}, processes=1)
+    run = execute(*given, data_dir=tmp_path, launcher=Threads())
+    (error,) = run.meta.step_errors
+    assert (run.state, error.count) == ("complete", 3)
+    assert error.text.startswith("ValueError: half ?")
+
+
 class Deaf(Threads):
     """Shard 1 is one that claims its part and then says no more."""
 

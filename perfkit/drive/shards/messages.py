@@ -16,7 +16,7 @@ from perfkit.drive.mistakes import Mistake, Mistakes
 from perfkit.drive.scenario import Scenario, load_scenario, plain_params
 from perfkit.drive.session import Opening
 from perfkit.drive.worker import RunContext
-from perfkit.errors import BadInput, PerfkitError
+from perfkit.errors import BadInput, PerfkitError, words_of
 from perfkit.store import read_regular
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ class Failure:
         kind = "input" if isinstance(error, BadInput) else "perfkit"
         if isinstance(error, PerfkitError):
             return cls(kind, str(error))
-        return cls("other", f"{type(error).__name__}: {error}")
+        return cls("other", words_of(error))
 
     def error(self) -> PerfkitError | OSError:
         """As an exception of ours."""
