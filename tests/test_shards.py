@@ -576,6 +576,23 @@ def test_a_state_is_sent_to_other_hosts_with_the_file_and_its_data(
     assert not list(run.path.glob("undo-*"))
 
 
+def test_data_whose_name_is_computed_is_missed_in_words(server: SmallServer, tmp_path: Path) -> None:
+    """Elsewhere it says which files are taken along; in a child of ours it is there."""
+    (tmp_path / "mine.py").write_text(
+        "async def step(session, state, rng):\n"
+        "    row = session.data('rows' + '.csv', per='step', at_end='cycle')\n"
+        "    await session.get('/')\n"
+    )
+    (tmp_path / "rows.csv").write_text("n\n1\n")
+    given = work(server, scenario=str(tmp_path / "mine.py"), users={"count": 1, "iterations": 2}, processes=1)
+    assert not execute(*given, data_dir=tmp_path).meta.step_errors
+    (error,) = execute(*given, data_dir=tmp_path, launcher=Threads()).meta.step_errors
+    says = "data rows.csv did not come along to this host: only files do whose names stand in the scenario's"
+    assert says in error.text
+    assert "(docs/many-hosts.md)" in error.text
+    assert error.count == 2
+
+
 def test_an_exception_says_what_no_file_can_hold(server: SmallServer, tmp_path: Path) -> None:
     """A lone surrogate, as of a damaged answer, is replaced: the step is counted, and the run goes on."""
     (tmp_path / "mine.py").write_text(

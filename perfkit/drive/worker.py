@@ -70,6 +70,7 @@ class Shard:
     states: list[Any]
     index: int
     start_ns: int  #: on this process's clock
+    travelled: bool = False  #: whether the scenarios came from another host
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,9 @@ def _recorders(shard: Shard) -> list[Recorder]:
     first = make_recorder(context, f"w{index}", first_seq=index * len(context.parts))
     recorders = [first, *(first.beside(number) for number in range(1, len(context.parts)))]
     for recorder, scenario in zip(recorders, shard.scenarios, strict=True):
-        recorder.data = DataFiles(scenario.folder, context.workload.seed, index, processes)
+        recorder.data = DataFiles(
+            scenario.folder, context.workload.seed, index, processes, travelled=shard.travelled
+        )
     return recorders
 
 

@@ -37,6 +37,10 @@ class DataRow(dict[str, Any]):
 
 #: What separates columns in files that are no CSV as it is read here.
 _DELIMITERS = (";", "\t", "|")
+_NOT_HERE = (
+    "did not come along to this host: only files do whose names stand in the scenario's text or its"
+    " parameters, written out in full (docs/many-hosts.md)"
+)
 Per = Literal["user", "step"]
 AtEnd = Literal["error", "cycle"]
 _MOST_BYTES = 64 * 2**20
@@ -58,8 +62,11 @@ class DataFiles:
     there were changes no measured step.
     """
 
-    def __init__(self, folder: Path, seed: int, index: int = 0, count: int = 1) -> None:
-        self._folder, self._seed = folder, seed
+    def __init__(
+        self, folder: Path, seed: int, index: int = 0, count: int = 1, *, travelled: bool = False
+    ) -> None:
+        """travelled: the scenario came from another host, with the data files that it names."""
+        self._folder, self._seed, self._travelled = folder, seed, travelled
         self._index, self._count = index, count
         self._ordered: dict[str, list[DataRow] | BadInput] = {}
         self._furthest: Counter[tuple[str, bool]] = Counter()  #: rows in use, by file and part of the run
@@ -106,6 +113,8 @@ class DataFiles:
         found = self._ordered.get(name)
         if found is None:
             try:
+                if self._travelled and not (self._folder / name).exists():
+                    raise BadInput(f"data {name:.80} {_NOT_HERE}")
                 found = read_rows(self._folder / name)
                 random.Random(f"{self._seed}:data:{name}").shuffle(found)
             except BadInput as error:

@@ -28,7 +28,7 @@ def carry_out(link: Link, index: int, given: Mapping[str, Any], *, own: bool) ->
 
 
 def _carry_out(link: Link, index: int, folder: Path | None, given: Mapping[str, Any]) -> None:
-    message = link.wait("context")
+    message, travelled = link.wait("context"), folder is not None
     if folder is None:
         size = message.given["pickled"]
         package = decode(message.body[size:], Package)
@@ -50,7 +50,8 @@ def _carry_out(link: Link, index: int, folder: Path | None, given: Mapping[str, 
     start = link.wait("start").given
     context = dataclasses.replace(package.context, folder=folder, origin_ns=start["origin_ns"])
     link.begun = True
-    outcome = run_shard(Shard(context, scenarios, states, index, start["start_ns"]), link)
+    shard = Shard(context, scenarios, states, index, start["start_ns"], travelled=travelled)
+    outcome = run_shard(shard, link)
     if link.sender is not None:
         link.sender.finish(link.is_cut)
     link.send("outcome", {}, encode(outcome))
