@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import os
 import subprocess
@@ -26,7 +27,7 @@ from perfkit.parent import end_with_parent
 from perfkit.store import Run
 from perfkit.store.quantiles import Binned
 from perfkit.store.rows import Part
-from perfkit.text import print_lines
+from perfkit.text import plural, print_lines
 
 #: Each rate is tried for so long; together it takes about 15 s.
 _STEP_S, _WARMUP_S = 1.1, 1.0
@@ -89,19 +90,22 @@ def _tried(
 
 
 def words(tried: Sequence[Tried], budget: Budget, cores: int) -> list[str]:
-    """What was found, in a line or two."""
-    honest = max((one.rate_per_s for one in tried if one.is_honest(budget)), default=0.0)
-    more = next((one for one in tried if one.rate_per_s > honest), None)
-    over = "more was not tried"
-    if more is not None:
+    """What was found, in a line or two; tried: in the order of their rates."""
+    within = list(itertools.takewhile(lambda one: one.is_honest(budget), tried))
+    about, over, enough = "at least", "more was not tried", " or fewer"
+    if len(within) < len(tried):
+        more, about, enough = tried[len(within)], "about", ""
         over = f"at {more.rate_per_s:,.0f}/s its delays at p99 are {more.delay_ms:.1f} ms"
         over += f" and it takes {more.cpu_share:.2f} of a core"
-    if not honest:
+    if not within:
         return [f"one process cannot even give {_RATES[0]:,.0f}/s honestly ({over}): free some CPU"]
-    first = f"one process gives about {honest:,.0f} small requests/s honestly ({over})"
-    most = max(1, cores - 1)
-    return [first, f"set processes to the rate you want / {honest:,.0f}, rounded up; at most {most} here "
-                   f"({cores} core{'s' * (cores > 1)}, one left for the rest)"]  # fmt: skip
+    honest, most = within[-1].rate_per_s, max(1, cores - 1)
+    first = f"one process gives {about} {honest:,.0f} small requests/s honestly ({over})"
+    return [
+        first,
+        f"set processes to the rate you want / {honest:,.0f}, rounded up{enough}; at most {most} here"
+        f" ({plural(cores, 'core')}, one left for the rest)",
+    ]
 
 
 # -- the server ------------------------------------------------------------------------------------

@@ -1051,10 +1051,18 @@ def test_calibration_says_what_one_process_gives() -> None:
 
 
 def test_what_is_made_of_a_calibration() -> None:
-    """The highest rate within the budget, what the next one cost, and how many processes to use."""
-    tried = [Tried(100, 1, 1, 0.2), Tried(200, 30, 1, 0.4), Tried(400, 2, 9, 0.8), Tried(800, 12.34, 1, 0.95)]
+    """The highest rate below the first that was not within the budget, what that cost, and how many processes
+    to use; where all were within it, more may be, and fewer processes may do."""
+    tried = [Tried(100, 1, 1, 0.2), Tried(200, 3, 1, 0.4), Tried(400, 2, 9, 0.8), Tried(800, 12.34, 1, 0.95)]
     first, second = words(tried, Budget(), cores=4)
     assert first == ("one process gives about 400 small requests/s honestly "
                      "(at 800/s its delays at p99 are 12.3 ms and it takes 0.95 of a core)")  # fmt: skip
+    assert "the rate you want / 400, rounded up; at most" in second
     assert second.endswith("at most 3 here (4 cores, one left for the rest)")
     assert "free some CPU" in words(tried[3:], Budget(), cores=4)[0]
+    tried[1] = Tried(200, 30, 1, 0.4)
+    first = words(tried, Budget(), cores=4)[0]
+    assert first.startswith("one process gives about 100 small requests/s honestly (at 200/s its delays")
+    first, second = words([*tried[:1], tried[2]], Budget(), cores=4)
+    assert first == "one process gives at least 400 small requests/s honestly (more was not tried)"
+    assert "the rate you want / 400, rounded up or fewer; at most 3 here" in second
