@@ -783,7 +783,7 @@ def test_a_full_disk_is_told_of_the_side_that_it_is_on(
     with pytest.raises(PerfkitError, match=r"^No space left on device: here; the rows written so far"):
         execute(*work(server), data_dir=tmp_path / "data", launcher=Threads())
     (run,) = list_runs(tmp_path / "data")
-    assert "cannot write here: No space left on device" in {one.lost for one in run.meta.shards}.pop()
+    assert any(one.lost.startswith("cannot write here: No space left on device") for one in run.meta.shards)
 
 
 def test_what_is_said_of_the_clocks_of_shards() -> None:
@@ -878,9 +878,7 @@ def test_a_shard_whose_disk_is_full_ends_the_run(server: SmallServer, tmp_path: 
     assert (found.state, run.returncode) == ("aborted", 1), (said, complained)
     for says in (complained, str(found.reason), full["lost"]):
         assert f"host {platform.node()}: cannot write {temporary}/perfkit-shard-" in says
-        assert (
-            "No space left on device; free some space, or choose another place (TMPDIR on that host)" in words
-        )
+        assert "No space left on device; free some space, or choose another place (TMPDIR on that" in says
     assert whole["lost"] is None
     assert whole["rows"] > 0
     assert found.meta.health.valid is None
