@@ -65,3 +65,19 @@ def test_what_failed_is_said_once(tmp_path: Path) -> None:
     assert "finding: " not in done.stdout
     shown = started("show", PERFKIT_DATA_DIR=str(tmp_path)).stdout
     assert "finding: Every request of GET /x failed (5 of 5)" in shown
+
+
+def test_steps_that_raise_in_part_are_in_the_first_line(server: SmallServer, tmp_path: Path) -> None:
+    """No error rate counts them: a valid run says how many there were and what the most frequent one was."""
+    fails = "    if session.iteration % 5 == 1:\n        await session.get('/status/500')\n"
+    raises = "    if session.iteration % 10 == 0:\n        raise ValueError('oops')\n"
+    for more, told in (("", ""), (fails, "16.7 % of its requests failed and ")):
+        step = f"async def step(session, state, rng):\n    await session.get('/')\n{more}{raises}"
+        (tmp_path / "some.py").write_text(step)
+        done = run(
+            tmp_path, str(tmp_path / "some.py"), "--target", server.url, "--users", "1", "--requests", "50"
+        )
+        assert done.returncode == 0, done.stderr
+        place = step.splitlines().index("        raise ValueError('oops')") + 1
+        words = f"complete, valid, but {told}10 % of its steps raised (ValueError: oops (some.py:{place}))"
+        assert done.stdout.splitlines()[0].endswith(words)

@@ -41,6 +41,7 @@ from perfkit.store.metrics import Metric
 from perfkit.store.remote import require_lasting
 from perfkit.store.rows import Part
 from perfkit.store.summary import NAMES, TOTAL, firm, no_goodput, summarize, warnings
+from perfkit.store.verdict import broken_steps
 from perfkit.text import for_terminal, print_lines
 
 #: Called with a run that is complete, to look for findings in it.
@@ -55,6 +56,8 @@ _ANY_SERVER = ("http_get", "http_request", "openai_chat", "replay")
 _LATE = 0.05
 #: The first line says how many requests failed from this share on.
 _MANY_FAILED = 0.1
+#: And how many of its steps raised, which no error rate counts.
+_MANY_RAISED = 0.01
 
 
 class Checked(NamedTuple):
@@ -330,11 +333,17 @@ def describe_run(
 
 
 def _but_failed(run: Run) -> str:
-    """How many requests of a valid run failed, where that is more than a few: validity is the generator's."""
-    n, failed = run.results.n, run.results.failed
-    if run.verdict.word != "VALID" or not n or failed / n < _MANY_FAILED:
+    """How many requests and steps of a valid run failed, where that is more than a few: validity is the
+    generator's."""
+    if run.verdict.word != "VALID":
         return ""
-    return f", but {100 * failed / n:.3g} % of its requests failed"
+    n, failed, broken = run.results.n, run.results.failed, broken_steps(run.meta)
+    told = []
+    if n and failed / n >= _MANY_FAILED:
+        told.append(f"{100 * failed / n:.3g} % of its requests failed")
+    if broken and run.meta.steps_ended and (share := broken.count / broken.steps) >= _MANY_RAISED:
+        told.append(f"{100 * share:.3g} % of its steps {broken.verb} ({broken.most_often})")
+    return f", but {' and '.join(told)}" if told else ""
 
 
 def _reference(run: Run) -> str:

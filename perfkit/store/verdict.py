@@ -6,7 +6,7 @@ From run.json alone, so that a list of runs reads no rows; a comparison may add 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from perfkit.errors import (
     EXIT_OK,
@@ -142,20 +142,32 @@ def _everything_failed(results: Results) -> str:
     return f"{text}, most often {first.error} of {first.operation}{words} ({first.count:,} times)"
 
 
-def _most_steps_raised(meta: Metadata) -> str:
+class BrokenSteps(NamedTuple):
+    """How many steps of a run raised an exception, sent nothing or never ended, and what most of them did."""
+
+    count: int
+    steps: int
+    verb: str
+    most_often: str
+
+
+def broken_steps(meta: Metadata) -> BrokenSteps | None:
+    """Return them; None where there are none."""
     if not meta.step_errors:
-        return "every step raised an exception"
+        return None
     count = sum(error.count for error in meta.step_errors)
     first = max(meta.step_errors, key=lambda error: error.count)
-    raised = (
-        "broke"
-        if any(error.text.startswith("a step ") for error in meta.step_errors)
-        else "raised an exception"
-    )
-    steps = max(meta.steps_ended, count)
-    return (
-        f"{'every step' if count == steps else 'most steps'} {raised} ({count:,} of {steps:,}): {first.text}"
-    )
+    broke = any(error.text.startswith("a step ") for error in meta.step_errors)
+    return BrokenSteps(count, max(meta.steps_ended, count), "broke" if broke else "raised", first.text)
+
+
+def _most_steps_raised(meta: Metadata) -> str:
+    broken = broken_steps(meta)
+    if broken is None:
+        return "every step raised an exception"
+    who = "every step" if broken.count == broken.steps else "most steps"
+    raised = "raised an exception" if broken.verb == "raised" else broken.verb
+    return f"{who} {raised} ({broken.count:,} of {broken.steps:,}): {broken.most_often}"
 
 
 def _all(*reasons: str) -> tuple[str, ...]:
