@@ -28,6 +28,10 @@ CHECKED = PARAMS + "    size: int = 1\n    def __post_init__(self):\n        "
 
 #: What each file holds, and what the message says after its name.
 BROKEN: dict[str, tuple[str | bytes, str]] = {
+    "another order": ("async def step(rng, session, state):\n    await session.get('/')\n",
+                      r"step gets \(session, state, rng\) in this order, not \(rng, session, state\)"),
+    "setup the wrong way round": ("async def setup(params, session):\n    pass\n" + STEP,
+                                  r"setup gets \(session, params\) in this order"),
     # Params
     "annotation undefined": (PARAMS + "    size: 'Foo' = 1\n" + STEP, "NameError: name 'Foo' is not defined"),
     "post_init raises": (
@@ -241,3 +245,12 @@ def test_a_file_that_is_loaded_twice_has_one_state_class(tmp_path: Path) -> None
     assert isinstance(pickle.loads(pickle.dumps(first.State())), second.State)
     file.write_text(file.read_text().replace("...", "'changed'"))
     assert load_scenario(str(file)).module.State is not first.State
+
+
+@pytest.mark.parametrize(
+    "arguments", ["session, params, rng", "s, _, random", "*given", "session, state, r=None"]
+)
+def test_other_names_of_arguments_are_as_good(tmp_path: Path, arguments: str) -> None:
+    """Only the name of one in the place of another is a mistake; a state without setup is the params."""
+    (tmp_path / "mine.py").write_text(f"async def step({arguments}):\n    pass\n")
+    assert load_scenario(str(tmp_path / "mine.py")).name == "mine"

@@ -252,7 +252,20 @@ def _fault(module: ModuleType, name: str, function: Any, call: str) -> str:
         signature.bind(*given.split(","))
     except TypeError:
         return f"{name} takes {plural(len(signature.parameters), 'argument')}, it gets {given}"
+    own = [one.name for one in signature.parameters.values()
+           if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]  # fmt: skip
+    if _misplaced(own, given.split(", ")):
+        return f"{name} gets ({given}) in this order, not ({', '.join(own)})"
     return ""
+
+
+def _misplaced(own: list[str], given: list[str]) -> bool:
+    """Whether an argument of ours has the name of another one; the state may be called params, as it is the
+    params without a setup."""
+    known = {"session", "rng", "params", "state"}
+    same = {"params": "state"}
+    places = zip(own, given, strict=False)
+    return any(name in known and same.get(name, name) != same.get(place, place) for name, place in places)
 
 
 def _import_file(path: Path) -> ModuleType:
