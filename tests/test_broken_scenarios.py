@@ -142,6 +142,16 @@ def test_a_scenario_that_never_sends_is_broken(server: SmallServer, tmp_path: Pa
     assert run.meta.health.valid is False
 
 
+def test_a_step_with_another_client_is_told_what_to_use(server: SmallServer, tmp_path: Path) -> None:
+    """What urllib sends is not seen: the first line names its line and what takes its place."""
+    scenario = "from urllib.parse import quote\nfrom urllib.request import urlopen\nasync def step(session, state, rng):\n"
+    done, _ = play(server, tmp_path, scenario + f"    urlopen('{server.url}').close()\n")
+    first = done.stdout.splitlines()[0]
+    assert done.returncode == 1
+    assert "every step broke (5 of 5): a step made no request through session: use await session" in first
+    assert "session.get(…) in place of urllib.request (mine.py:4)" in first
+
+
 BLOCKING = {
     "idle": ("    time.sleep(0.03)\n", "; a step blocks it at mine.py:3 (time.sleep, a synchronous client?)"),
     "busy": ("    sum(i * i for i in range(2_000_000))\n", " it at mine.py:3"),

@@ -16,6 +16,8 @@ _SENDS = frozenset({"get", "post", "put", "patch", "delete", "request"})
 _OTHERS = frozenset({"on_teardown", "headers", "local", "user", "iteration", "seed", "run_tag", "redact"})
 _OTHERS |= {"cookies", "data", "group"}
 _SESSION = "session"
+#: Libraries whose requests perfkit does not see.
+_CLIENTS = ("urllib.request", "http.client", "urllib3", "requests", "httpx", "aiohttp")
 #: What may be asked of a coroutine that is not awaited.
 _OF_COROUTINES = frozenset({"close", "send", "throw"})
 
@@ -92,6 +94,30 @@ def require_awaits(scenario: Scenario) -> None:
                     raise BadInput(f"{scenario.label}, line {call.lineno}: {words}")
 
 
+def other_client(scenario: Scenario) -> tuple[str, int] | None:
+    """Return the HTTP library that a scenario's file imports and the line where it first uses it, or else the
+    line of the import; None where it imports none."""
+    tree = _tree(scenario)
+    nodes = list(ast.walk(tree)) if tree is not None else []
+    names: dict[str, str] = {}  # what the file calls it, by which its uses are found
+    lines: dict[str, int] = {}
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            package = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            for one in node.names:
+                for library in _CLIENTS:
+                    if f"{package}{one.name}.".startswith(f"{library}."):
+                        names[one.asname or one.name.partition(".")[0]] = library
+                        lines.setdefault(library, node.lineno)
+    uses = [
+        (node.lineno, names[node.id]) for node in nodes if isinstance(node, ast.Name) and node.id in names
+    ]
+    if uses:
+        line, library = min(uses)
+        return library, line
+    return next(iter(lines.items()), None)
+
+
 def _session_of(function: ast.AsyncFunctionDef) -> str | None:
     """What the session is called in a function, None where that name also means something else there."""
     arguments = [one.arg for one in (*function.args.posonlyargs, *function.args.args)]
@@ -150,7 +176,7 @@ def _never_awaited(function: ast.AsyncFunctionDef) -> frozenset[str]:
 def _tree(scenario: Scenario) -> ast.Module | None:
     """The scenario's source, None where it cannot be read."""
     try:
-        return ast.parse(Path(str(scenario.module.__file__)).read_bytes())
+        return ast.parse(Path(str(getattr(scenario.module, "__file__", ""))).read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
 
 from perfkit.drive.mistakes import NO_REQUEST, Mistake, Mistakes
+from perfkit.drive.operations import other_client
 from perfkit.drive.scenario import Scenario
 from perfkit.drive.session import Recorder, Session, Step
 from perfkit.model import Workload
@@ -34,6 +36,7 @@ class Steps:
         self.state = state  #: what setup returned
         self._scenario, self._seed = scenario, workload.seed
         self._mistakes = mistakes
+        self._no_request = _no_request(scenario)
 
     def gone_wrong(self) -> tuple[int, str]:
         """How many steps have raised, and the most frequent mistake; the other scenarios of a mix may have
@@ -60,12 +63,21 @@ class Steps:
             raised = counted and (not step.failed or isinstance(error, Overdue))
         if not step.requests:
             if not raised:
-                self._mistakes.add(Mistake(NO_REQUEST))
+                self._mistakes.add(*self._no_request)
             raised = True
             await asyncio.sleep(0.001)
         self.done += 1
         self.raised += raised
         return bool(step.requests)
+
+
+def _no_request(scenario: Scenario) -> tuple[Mistake, str]:
+    """A step that sent nothing, with the place and the words where the scenario uses another library."""
+    if (found := other_client(scenario)) is None:
+        return Mistake(NO_REQUEST), ""
+    library, line = found
+    place = f"{PurePath(str(scenario.module.__file__)).name}:{line}"
+    return Mistake(NO_REQUEST, place), f"use await session.get(…) in place of {library}"
 
 
 class StepRandom(msgspec.Struct, eq=False):
