@@ -144,7 +144,8 @@ def test_a_scenario_that_never_sends_is_broken(server: SmallServer, tmp_path: Pa
 
 def test_a_step_with_another_client_is_told_what_to_use(server: SmallServer, tmp_path: Path) -> None:
     """What urllib sends is not seen: the first line names its line and what takes its place."""
-    scenario = "from urllib.parse import quote\nfrom urllib.request import urlopen\nasync def step(session, state, rng):\n"
+    scenario = "from urllib.parse import quote\nfrom urllib.request import urlopen\n"
+    scenario += "async def step(session, state, rng):\n"
     done, _ = play(server, tmp_path, scenario + f"    urlopen('{server.url}').close()\n")
     first = done.stdout.splitlines()[0]
     assert done.returncode == 1

@@ -341,7 +341,7 @@ def _but_failed(run: Run) -> str:
     told = []
     if n and failed / n >= _MANY_FAILED:
         told.append(f"{100 * failed / n:.3g} % of its requests failed")
-    if broken and run.meta.steps_ended and (share := broken.count / broken.steps) >= _MANY_RAISED:
+    if broken and run.meta.steps_ended and (share := broken.n / broken.steps) >= _MANY_RAISED:
         told.append(f"{100 * share:.3g} % of its steps {broken.verb} ({broken.most_often})")
     return f", but {' and '.join(told)}" if told else ""
 

@@ -145,7 +145,7 @@ def _everything_failed(results: Results) -> str:
 class BrokenSteps(NamedTuple):
     """How many steps of a run raised an exception, sent nothing or never ended, and what most of them did."""
 
-    count: int
+    n: int
     steps: int
     verb: str
     most_often: str
@@ -165,9 +165,9 @@ def _most_steps_raised(meta: Metadata) -> str:
     broken = broken_steps(meta)
     if broken is None:
         return "every step raised an exception"
-    who = "every step" if broken.count == broken.steps else "most steps"
+    who = "every step" if broken.n == broken.steps else "most steps"
     raised = "raised an exception" if broken.verb == "raised" else broken.verb
-    return f"{who} {raised} ({broken.count:,} of {broken.steps:,}): {broken.most_often}"
+    return f"{who} {raised} ({broken.n:,} of {broken.steps:,}): {broken.most_often}"
 
 
 def _all(*reasons: str) -> tuple[str, ...]:
