@@ -153,6 +153,18 @@ def test_a_step_with_another_client_is_told_what_to_use(server: SmallServer, tmp
     assert "session.get(…) in place of urllib.request (mine.py:4)" in first
 
 
+@pytest.mark.slow
+def test_a_step_that_never_yields_is_in_the_first_line(server: SmallServer, tmp_path: Path) -> None:
+    """It is interrupted after the drain: broken with its line, and no note asks to measure for longer."""
+    load = ("-s", "users.count=1", "-s", "users.duration_s=1", "-s", "drain_s=0.5")
+    done, _ = play(server, tmp_path, "async def step(session, state, rng):\n    while True: pass\n", *load)
+    first = done.stdout.splitlines()[0]
+    assert done.returncode == 1
+    assert ": complete, BROKEN: every step raised an exception (1 of 1): Overdue: " in first
+    assert "(mine.py:2)" in first
+    assert "measure for longer" not in done.stdout
+
+
 BLOCKING = {
     "idle": ("    time.sleep(0.03)\n", "; a step blocks it at mine.py:3 (time.sleep, a synchronous client?)"),
     "busy": ("    sum(i * i for i in range(2_000_000))\n", " it at mine.py:3"),

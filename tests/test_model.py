@@ -208,6 +208,8 @@ def test_few_samples_are_judged_by_their_median() -> None:
         "the lag of perfkit's event loop was up to 13.8 ms (budget 10.0 ms), but 99 samples"
     )
     assert spared([worker], 500.0, Budget()) == []
+    (note,) = spared([worker | {"loop_lag_p99_ms": 32_000.0, "held_at": "mine.py:2"}], 50.0, Budget())
+    assert note.endswith(" was up to 32000.0 ms (budget 10.0 ms), it stood still at mine.py:2")
     (reason,) = judge([worker | {"loop_lag_p50_ms": 12.0}], 50.0, Budget())
     assert "its event loop lagged 12.0 ms at p50 of 99 samples, budget 10.0 ms (worker 0)" in reason
     enough = worker | {"loop_lag_n": 100}

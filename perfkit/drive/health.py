@@ -29,6 +29,8 @@ _BEAT_S = 0.05
 _LATE_NS, _LEAST_LOOKS = 20_000_000, 3
 #: So much later than the loop of a process that used so little CPU, no load explains.
 _BLOCKED_MS, _IDLE_SHARE = 100.0, 0.3
+#: A loop that is so late stood still: more samples would not help.
+_STOOD_STILL_MS = 1000.0
 #: A p99 of fewer says nothing: the median is judged.
 LEAST_FOR_P99 = 100
 
@@ -254,12 +256,17 @@ def spared(
     for name, words in _DELAYS.items():
         for worker in workers:
             p99, (value, what) = worker.get(f"{name}_p99_ms") or 0.0, _delay(worker, name)
-            if what != "p99" and value <= allowed < p99:
-                notes.append(
-                    f"{words} was up to {p99:.1f} ms (budget {allowed:.1f} ms), but {worker[f'{name}_n']:,}"
-                    f" samples carry no p99: their median, {value:.1f} ms, was judged; measure for longer"
-                )
-                break
+            if what == "p99" or not value <= allowed < p99:
+                continue
+            told = (
+                f"but {worker[f'{name}_n']:,} samples carry no p99: their median, {value:.1f} ms, was judged;"
+                " measure for longer"
+            )
+            if name == "loop_lag" and p99 > _STOOD_STILL_MS:
+                place = worker.get("held_at")
+                told = f"it stood still at {place}" if place else "it stood still"
+            notes.append(f"{words} was up to {p99:.1f} ms (budget {allowed:.1f} ms), {told}")
+            break
     return notes
 
 
