@@ -72,6 +72,19 @@ def test_a_setup_that_fails_is_one_line_and_cleaned_up(
     assert removed(run) == ["DELETE /made"]
 
 
+@pytest.mark.parametrize("sends", ["", "    await session.get('/')\n"], ids=["nothing", "a request"])
+def test_a_state_that_cannot_be_handed_on(server: SmallServer, tmp_path: Path, sends: str) -> None:
+    """Exit code 2 with the name of the file; a run is left only where setup has sent something."""
+    scenario = f"async def setup(session, params):\n{sends}    return lambda: 1\n{STEP}"
+    done = subprocess.run(
+        command(server, tmp_path, scenario), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "scenario file mine.py: setup returned a state that cannot be sent to worker processes: " in line
+    assert [run.state for run in list_runs(tmp_path)] == (["aborted"] if sends else [])
+
+
 def test_a_teardown_that_fails_spoils_no_measured_run(server: SmallServer, tmp_path: Path) -> None:
     """The run stays complete and valid, its undo requests are sent all the same, and both faults are told."""
     scenario = (

@@ -9,7 +9,7 @@ import os
 import pickle
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,8 @@ class _Execution:
         self._met: abort.Met | None = None  #: the condition that ended the load
         self.states: list[Any] = []  #: what the setup of each member returned
         self._own_rows = self._unanswered = 0
+        #: The state of a setup cannot be handed on; where no request was sent before, no run is left.
+        self._refused = False
         self._mistakes = Mistakes()
 
     @property
@@ -194,6 +196,8 @@ class _Execution:
         finally:
             self.folder.close()
         if failure is not None:
+            if self._refused and not self._own_rows:
+                self.folder.discard()
             raise failure
         return Run(self.folder.path)
 
@@ -354,9 +358,14 @@ class _Execution:
 
     def _load(self, launcher: Launcher, on_progress: Progress) -> None:
         allow = tuple({host for _, host in hosts_of(self.workload)})
+        try:
+            body = self._body(launcher.own)
+        except BadInput:
+            self._refused = True
+            raise
         shards = self.coordinator = Coordinator(
             self.folder.path.name, self.folder.path, self.workload.processes, launcher,
-            self._body(launcher.own), secret_of_run(launcher), allow,
+            body, secret_of_run(launcher), allow,
         )  # fmt: skip
         patience_s = _END_S
         try:
@@ -389,7 +398,7 @@ class _Execution:
                         for one in self.context.parts),
         )  # fmt: skip
         if own:
-            return Body(encode(Package(context)), _pickled(self.states))
+            return Body(encode(Package(context)), _pickled(self.members, self.states))
         scenarios = [one.scenario for one in self.members]
         states = tuple(to_plain(state, one.module) for state, one in zip(self.states, scenarios, strict=True))
         sources = tuple(source_of(one.scenario, one.params) for one in self.members)
@@ -567,11 +576,16 @@ def _spare_cores(processes: int) -> float:
     return (os.cpu_count() or 1) - max(processes, os.getloadavg()[0])
 
 
-def _pickled(states: list[Any]) -> bytes:
-    try:
+def _pickled(members: Sequence[Member], states: list[Any]) -> bytes:
+    with contextlib.suppress(Exception):
         return pickle.dumps(states)
-    except Exception as error:
-        raise BadInput(f"setup returned a state that cannot be sent to worker processes: {error}") from None
+    for member, state in zip(members, states, strict=True):  # whose is it?
+        try:
+            pickle.dumps(state)
+        except Exception as error:
+            words = f"setup returned a state that cannot be sent to worker processes: {error}"
+            raise BadInput(f"{member.scenario.label}: {words}") from None
+    return pickle.dumps(states)
 
 
 def _is_interrupt(error: BaseException) -> bool:
