@@ -164,6 +164,12 @@ def test_a_step_with_another_client_is_told_what_to_use(server: SmallServer, tmp
     assert done.returncode == 1
     assert "every step broke (5 of 5): a step made no request through session: use await session" in first
     assert "session.get(…) in place of urllib.request (mine.py:4)" in first
+    once = subprocess.run(
+        command(server, tmp_path, (tmp_path / "mine.py").read_text(), "--once"),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert once.returncode == 1
+    assert "FAILED: a step made no request through session: use await session.get(…) in place" in once.stdout
 
 
 @pytest.mark.slow

@@ -18,13 +18,13 @@ from typing import Any, TextIO
 
 from perfkit.drive.describe import known_secrets
 from perfkit.drive.journal import remove
-from perfkit.drive.mistakes import NO_REQUEST, words_with_await
+from perfkit.drive.mistakes import words_with_await
 from perfkit.drive.rows import NEVER, to_table
 from perfkit.drive.running import Checked, target_of
 from perfkit.drive.scenario import Member, Mix, members_of
 from perfkit.drive.session import DataFiles, Session, Step
 from perfkit.drive.session.response import decoded
-from perfkit.drive.steps import StepRandom
+from perfkit.drive.steps import StepRandom, no_request
 from perfkit.drive.transport import Clock, Exchange, Headers, Transport, quote_path
 from perfkit.drive.worker import RunContext, RunPart, make_recorder, run_on_loop
 from perfkit.drive.workloads import tokens_of
@@ -115,7 +115,9 @@ class _Once:
                 async with self._part("step", phase="measure") as session:
                     shown.step = session.begin_step(0, recorder.clock())
                     await self._scenario.step(session, state, StepRandom(recorder.seed, 0))
-                self._problems += [NO_REQUEST] if shown.requests == before and not self._problems else []
+                if shown.requests == before and not self._problems:
+                    mistake, words = no_request(self._scenario)
+                    self._problems.append(mistake.text(words))
             self._problems += self._failures()
         finally:
             async with self._part("teardown") as session:

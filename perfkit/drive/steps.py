@@ -36,7 +36,7 @@ class Steps:
         self.state = state  #: what setup returned
         self._scenario, self._seed = scenario, workload.seed
         self._mistakes = mistakes
-        self._no_request = _no_request(scenario)
+        self._no_request = no_request(scenario)
 
     def gone_wrong(self) -> tuple[int, str]:
         """How many steps have raised, and the most frequent mistake; the other scenarios of a mix may have
@@ -71,7 +71,7 @@ class Steps:
         return bool(step.requests)
 
 
-def _no_request(scenario: Scenario) -> tuple[Mistake, str]:
+def no_request(scenario: Scenario) -> tuple[Mistake, str]:
     """A step that sent nothing, with the place and the words where the scenario uses another library."""
     if (found := other_client(scenario)) is None:
         return Mistake(NO_REQUEST), ""
