@@ -42,7 +42,7 @@ from perfkit.store.remote import require_lasting
 from perfkit.store.rows import Part
 from perfkit.store.summary import NAMES, TOTAL, firm, no_goodput, summarize, warnings
 from perfkit.store.verdict import broken_steps
-from perfkit.text import for_terminal, print_lines
+from perfkit.text import for_terminal, plural, print_lines
 
 #: Called with a run that is complete, to look for findings in it.
 Look = Callable[[Run], None]
@@ -321,7 +321,7 @@ def describe_run(
         lines.append(f"  scenario {meta.scenario.name} on {meta.target_url}, {meta.load_words}")
     lines += [f"  {words}" for words in meta.shard_words]
     lines += [f"  {words}" for words in (meta.replay.words if meta.replay else ())]
-    lines += [f"  scenario error, {error.count} times: {error.text}" for error in meta.step_errors]
+    lines += [f"  scenario error, {plural(error.count, 'time')}: {error.text}" for error in meta.step_errors]
     unread = [f"{run.row_count():,} requests; `perfkit show {run.id}` summarizes them"]
     numbers = _summary_lines(run, _NOTES if brief else _SHOWN) if summary else unread
     lines += [f"  {words}" for words in (*numbers, *(f"note: {text}" for text in meta.health.notes))]
@@ -418,7 +418,7 @@ def _notes(part: Part, total: Mapping[str, Any], most: int) -> list[str]:
     )
     more = len(found) - most
     lines = [f"note: {text}" for text in found[:most]]
-    return lines + ([f"{more:,} more notes: perfkit show {_reference(part.run)}"] if more > 0 else [])
+    return lines + ([f"{plural(more, 'more note')}: perfkit show {_reference(part.run)}"] if more > 0 else [])
 
 
 _THIN = re.compile(r"rests on|not shown \(too few").search
