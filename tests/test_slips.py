@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from perfkit.compare.configuration import refuse_unknown
 from perfkit.drive import running
 from perfkit.errors import BadInput
+from perfkit.lab.work import _given
 from perfkit.model import Workload
 from perfkit.store import list_runs
 from tests.command import started
@@ -109,6 +112,10 @@ COMMANDS = {
     "run URL --users 3 --rate 3": "give one of them",
     "run URL --duration 10sec": "write 300ms, 30s, 2m or 1.5h",
     "run URL --duration -5s": "write 300ms, 30s, 2m or 1.5h",
+    "run URL --duration=-2s": "'-2s' is not a time; it is negative; write 300ms",
+    "run URL --duration 9d": "there is no unit 'd' (a day is 24h); write 300ms",
+    "run URL --duration 9fortnights": "there is no unit 'fortnights'; write 300ms",
+    f"run URL --duration {'1' * 41}h": "it is longer than 40 characters; write 300ms",
     "run URL --duration 0": "--duration '0': give at least 0.001",
     "run URL --duration 99999h": "at most 2,592,000",
     "run URL --rate 10 --ramp 20s": "--ramp 20 s does not fit in --duration 10 s",
@@ -270,6 +277,43 @@ def test_what_may_vary_has_its_section(name: str, meant: str) -> None:
     """`--vary url` is answered with the whole name."""
     with pytest.raises(BadInput, match=rf"unknown name in --vary: '{name}'; did you mean {meant}\?"):
         refuse_unknown([name])
+
+
+@pytest.mark.parametrize(
+    ("given", "load"),
+    [
+        ({"users": 5}, {"users": {"count": 5, "duration_s": 10.0}}),
+        ({"users": {"count": 5}, "duration": "3s"}, {"users": {"count": 5, "duration_s": 3.0}}),
+        ({"requests": 7, "users": 2}, {"users": {"count": 2, "iterations": 7}}),
+        ({"rate": "30/min", "duration": 2}, {"arrivals": {"rate_per_s": 0.5, "duration_s": 2.0}}),
+        (
+            {"rate": 50, "ramp": "1s"},
+            {"arrivals": {"rate_per_s": 50.0, "shape": "ramp", "ramp_s": 1.0}},
+        ),
+    ],
+)
+def test_python_takes_the_names_of_the_command_line(given: dict[str, Any], load: dict[str, Any]) -> None:
+    """`perfkit.run(url, users=5)` is `perfkit run URL --users 5`."""
+    found, _ = _given("http://127.0.0.1:9/x", given)
+    assert {name: found[name] for name in ("users", "arrivals") if name in found} == load
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"users": 0}, "users=0 is not a whole number of at least 1"),
+        ({"users": 5, "rate": 5}, "users and rate: give one of them"),
+        ({"rate": 5, "users": {"count": 3}}, "rate and users={…} are two loads"),
+        ({"users": 5, "arrivals": {}}, "users and arrivals={…} are two loads"),
+        ({"rate": "fast"}, "rate 'fast' is not a rate; write 200, 200/s or 30/min"),
+        ({"duration": "9d"}, "duration '9d' is not a time; there is no unit 'd'"),
+        ({"duration": 3, "ramp": 9}, "ramp 9 s does not fit in duration 3 s"),
+    ],
+)
+def test_python_refuses_a_load_that_cannot_be(given: dict[str, Any], says: str) -> None:
+    """In one line, under the names that were given."""
+    with pytest.raises(BadInput, match=re.escape(f"perfkit.run: {says}")):
+        _given("http://127.0.0.1:9/x", given)
 
 
 @pytest.mark.parametrize("scenario", ["http_get", "mine.py"])

@@ -55,7 +55,8 @@ def run(
 
     workload: a URL to be loaded, a .yaml or .py file, or a mapping as YAML has it; `changes` are laid over
     it, name by name: scenario, params, users, arrivals (either replaces the other), tags, …; `target` may be
-    a URL. Without a URL a reference server is started for the run.
+    a URL, and the load may be given as on the command line: users=20 or rate=50, duration="30s", ramp="5s",
+    requests=1000. Without a URL a reference server is started for the run.
     data_dir: PERFKIT_DATA_DIR, or the nearest `data` folder with runs, upwards from here. live: show a view
     that updates in place and leaves a figure behind; in a terminal, a block of lines. on: where the load is
     generated: `local:4`, `ssh:host1,host2`, `join:2`, or a client of a Dask cluster.

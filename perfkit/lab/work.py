@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perfkit.drive.run_process import LAST_S, RunProcess, error_of
+from perfkit.durations import SHORTEST_S, per_second, seconds
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.hosts import as_list
 from perfkit.lab.child import CLEAN_UP_S
@@ -20,6 +21,7 @@ from perfkit.redaction import masked_text
 from perfkit.text import print_lines
 
 if TYPE_CHECKING:
+    from perfkit.drive.one_line import Load
     from perfkit.lab.handle import Run
     from perfkit.lab.listing import Runs
     from perfkit.lab.live import View
@@ -152,7 +154,7 @@ class Work:
 
 def _given(workload: Given, changes: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The workload as a mapping, with the changes laid over it, and what to call it in messages."""
-    from perfkit.drive.one_line import Load, without_load
+    from perfkit.drive.one_line import without_load
     from perfkit.drive.workloads import merged
     from perfkit.model import Workload, refuse_unknown_names, spelled_out
     from perfkit.plain_data import require_plain
@@ -164,15 +166,41 @@ def _given(workload: Given, changes: Mapping[str, Any]) -> tuple[dict[str, Any],
         raise BadInput(
             "perfkit.run(url=…): a URL is the first argument: perfkit.run('http://127.0.0.1:8000/')"
         )
+    load, changes = _load_of(changes)
     refuse_unknown_names(Workload, spelled_out(changes), "perfkit.run")
     begun = without_load(given, changes)
     whole = merged(begun, changes)
     # as on the command line, a URL and a load in place of another need not say how long
-    given = Load().over(whole, always=where == "URL" or len(begun) < len(given))
+    try:
+        given = load.over(whole, always=where == "URL" or len(begun) < len(given))
+    except BadInput as error:  # which names options of the command line
+        raise BadInput(f"perfkit.run: {str(error).replace('--', '')}") from None
     if not given.keys() & {"scenario", "mix"}:
         words = "nothing to run: give perfkit.run a file from params/ or scenario=NAME"
         raise BadInput(f"{words}, or a URL first: perfkit.run('http://127.0.0.1:8000/')")
     return given, where
+
+
+def _load_of(changes: Mapping[str, Any]) -> tuple[Load, dict[str, Any]]:
+    """What is given of the load under the names that the command line has for it, and the other changes."""
+    from perfkit.drive.one_line import Load
+
+    others, found = dict(changes), {}
+    for name in ("users", "requests"):
+        if name == "requests" or isinstance(others.get(name), int):
+            found[name] = number = others.pop(name, None)
+            if number is not None and (type(number) is not int or number < 1):
+                raise BadInput(f"perfkit.run: {name}={number!r:.40} is not a whole number of at least 1")
+    for name, least in (("duration", SHORTEST_S), ("ramp", 0.0)):
+        if (given := others.pop(name, None)) is not None:
+            found[f"{name}_s"] = seconds(given, f"perfkit.run: {name}", least)
+    if (given := others.pop("rate", None)) is not None:
+        found["rate_per_s"] = per_second(given, "perfkit.run: rate")
+    for name, whole in (("users", "arrivals"), ("rate_per_s", "users")):
+        if found.get(name) is not None and others.get(whole) is not None:
+            words = f"{name.removesuffix('_per_s')} and {whole}={{…}} are two loads"
+            raise BadInput(f"perfkit.run: {words}; keep one of them")
+    return Load(**found), others
 
 
 def _begin(workload: Given, changes: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
