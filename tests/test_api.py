@@ -268,6 +268,7 @@ def test_a_wrong_argument_is_told_what_was_expected(run: perfkit.Run) -> None:
         (lambda run: run.report("capacit"), "unknown notebook 'capacit'; did you mean 'capacity'?"),
         (lambda run: run.report(notebook=5), "notebook: expected a path, got 5"),
         (lambda run: run.report(parameters=5), "parameters: expected names with values"),
+        (lambda run: run.report(latncy="service"), "did you mean 'latency'?"),
         (lambda run: run.figure("histogram", latency=None), "unknown latency 'None'"),
         (lambda run: run.figure(["histogram"]), "run.figure takes one of kickoff_timeline, "),
         (lambda run: run.figure(), "run.figure takes one of kickoff_timeline, "),

@@ -125,12 +125,15 @@ class Run(store.Run):
         *,
         parameters: Mapping[str, Any] | None = None,
         progress: bool = False,
+        **more: Any,
     ) -> Path:
         """Execute the report notebook on this run and return the path of the HTML, shown as a link.
 
         `run.report()` is `perfkit report RUN`. notebook: another one than run_report, its path or name, such
-        as "server_health". See `perfkit.make_report` for the parameters and the errors.
+        as "server_health". Its parameters by name, `run.report(latency="service")`, or as a mapping. See
+        `perfkit.make_report` for the parameters and the errors.
         """
         from perfkit.report import make_report
 
-        return Page(make_report(self, notebook=notebook, parameters=parameters, progress=progress))
+        given = {**parameters, **more} if isinstance(parameters, Mapping) else parameters or more
+        return Page(make_report(self, notebook=notebook, parameters=given, progress=progress))
