@@ -389,8 +389,12 @@ def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:
             raise unknown(f"value for {where}, {name}:", *_enum_at(cls, given, name)) from None
         if what.startswith("Expected `object") and (example := _EXAMPLES.get(name)):
             words = f"expected names with values, such as {example}{_value_at(given, name)}"
+            if name == "spread" and isinstance(given.get(name), bool):
+                words += f"; {_IN_PARAMS} (-p spread=true)"
             raise BadInput(f"{where}: {name}: {words}") from None
         words = _TYPES(_types_in_words, _BOUND(_in_words, what)) + _value_at(given, name)
+        if meant := _as_limits(what, name, given):
+            words += f"; write thresholds: [{meant}]"
         if _TEXT_FOR_LIST(what) and name in given and not is_secret_name(name):
             words += f"; write {name}: [{_in_list(given[name])}]"
         if _OTHER_FOR_TEXT(what):
@@ -422,6 +426,12 @@ def _unknown_key(cls: type, key: str, fields: Iterable[str], where: str) -> BadI
     error = unknown(f"parameter in {where}:", key, fields)
     if cls is Workload and key in _STAGES:
         return BadInput(f"{error} {_IN_STAGES}")
+    if cls is Arrivals and key in _OF_REPLAY:
+        return BadInput(f"unknown parameter in {where}: {key!r}; {_IN_PARAMS} (-p {key}=…)")
+    top = [field.name for field in dataclasses.fields(Workload)]
+    if cls in _SECTIONS and key in top and (key in sections_of(Workload) or not nearest(key, fields)):
+        words = f"it belongs at the top level, beside {where.rpartition(', ')[2]}"
+        return BadInput(f"unknown parameter in {where}: {key!r}; {words}")
     if cls is not Workload or nearest(key, fields):
         return error
     inner = [
@@ -435,7 +445,11 @@ def _unknown_key(cls: type, key: str, fields: Iterable[str], where: str) -> BadI
 
 
 _MIX = "mix: [{scenario: read.py, users: {count: 5, duration_s: 30s}}, …]"
+#: Parameters of scenario replay, which are looked for where its file is named.
+_OF_REPLAY = ("spread", "send_secrets", "skip_broken", "methods", "host")
+_IN_PARAMS = "of a replay it stands below params"
 _STAGES = ("stages", "stage", "steps")
+_SECTIONS = (Target, Users, Arrivals)
 _IN_STAGES = (
     "such as arrivals: {shape: steps, step_rates_per_s: [10, 50, 100], duration_s: 3m};"
     " users rise over users.ramp_s"
@@ -544,6 +558,19 @@ def _types_in_words(found: re.Match[str]) -> str:
     )
     example = ", such as [a, b]" if wanted == "a list" else ""
     return f"expected {wanted}{example}, got {got}"
+
+
+def _as_limits(what: str, name: str, given: Mapping[str, Any]) -> str:
+    """Limits that are written as names with values, as the texts they should be; empty for anything else."""
+    if not name.startswith("thresholds") or ", got `object`" not in what:
+        return ""
+    limits = given["thresholds"]
+    found = []
+    for one in limits if isinstance(limits, list | tuple) else [limits]:
+        pairs = one.items() if isinstance(one, Mapping) else ()
+        found += [f"{key} {'' if str(value).strip()[:1] in '<>=' else '< '}{value}" for key, value in pairs]
+        found += [one] if isinstance(one, str) else []
+    return masked_text(", ".join(map(_in_list, found)))[:200]
 
 
 _TEXT_FOR_LIST = re.compile(r"Expected `array( \| null)?`, got `str`").fullmatch

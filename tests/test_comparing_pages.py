@@ -200,6 +200,8 @@ def test_the_gate_takes_up_a_comparison(kept: experiment.Kept, tmp_path: Path) -
         done = perfkit(*arguments, "--data-dir", data)
         (line,) = done.stderr.splitlines()
         assert (done.returncode, words in line) == (2, True), line
+    done = perfkit("gate", "nope", "--data-dir", data, "--junit", str(files[0]), "--markdown", str(files[1]))
+    assert (done.returncode, [file.exists() for file in files]) == (2, [False, False]), "an earlier job's"
 
 
 @pytest.mark.parametrize("broken", ["one side", "both sides"])

@@ -278,6 +278,12 @@ def test_a_run_is_junit_for_ci(server: SmallServer, tmp_path: Path) -> None:
         f"{run.id}: error_rate < 1 %": ["system-out"],
         f"{run.id}: rate > 1000000 /s": ["failure", "system-out"],
     }
+    (missed,) = (part for case in suite for part in case if part.tag == "failure")
+    told = missed.get("message") or ""
+    assert told.startswith("measured ")
+    assert told.endswith("; the threshold is rate > 1000000 /s")
+    refused = started("run", "nowhere.yaml", "--junit", str(file), PERFKIT_DATA_DIR=str(tmp_path))
+    assert (refused.returncode, file.exists()) == (2, False), "an earlier job's would be taken for this one's"
     before = server.requests.total()
     refused = started("run", *line, "--junit", str(tmp_path / "no" / "x.xml"), PERFKIT_DATA_DIR=str(tmp_path))
     assert (refused.returncode, "does not exist" in refused.stderr) == (2, True)

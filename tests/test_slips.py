@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.make_timeline import make_timeline
 from perfkit.compare.configuration import refuse_unknown
 from perfkit.drive import running
 from perfkit.errors import BadInput
@@ -144,6 +145,8 @@ COMMANDS = {
     "run URL -s user.count=3": "did you mean 'users'?",
     "run URL -s users.cout=5": "unknown parameter in -s, users: 'cout'; did you mean 'count'?",
     "run --scenario http_get -s rat=5": "unknown parameter in -s: 'rat'; did you mean",
+    "run --scenario replay -s arrivals.spread=true": "of a replay it stands below params (-p spread=…)",
+    "run --scenario replay -s spread=true": "of a replay it stands below params (-p spread=true)",
     "run URL -s count=3": "did you mean users.count?",
     "run URL -s users=3": "users: {count: 20, duration_s: 30s}",
     "run URL -s path=/x": "-p path=…",
@@ -225,6 +228,12 @@ FILES = {
     "scenario: http_get;headers: {a: b}": "did you mean target.headers?",
     "scenario: http_get;thresholds: p95 < 3 ms": "expected a list, such as [a, b], got a text",
     "scenario: http_get;thresholds: error_rate < 1 %": "; write thresholds: [error_rate < 1 %]",
+    "scenario: http_get;thresholds: {p95: 300 ms}": "; write thresholds: [p95 < 300 ms]",
+    "scenario: http_get;thresholds: {p95: < 300 ms, error_rate: < 1 %}": "[p95 < 300 ms, error_rate < 1 %]",
+    "scenario: http_get;thresholds: [{p95: < 300 ms}, error_rate < 1 %]": "[p95 < 300 ms, error_rate < 1 %]",
+    "scenario: http_get;users: {count: 1, duration_s: 1, params: {path: /x}}": "at the top level, beside users",
+    "scenario: http_get;target: {url: http://localhost, users: {count: 3}}": "at the top level, beside target",
+    "scenario: http_get;users: {count: 1, duration_s: 1, thresholds: [p95 < 3 s]}": "at the top level",
     "scenario: http_get;abort: p99 > 5 s for 30s": "; write abort: [p99 > 5 s for 30s]",
     "scenario: http_get;tags: 'a, b'": "; write tags: ['a, b']",
     "scenario: http_get;users: {count: 1, iterations: 1, think_time_s: 100ms-200ms}": "write [100ms, 200ms]",
@@ -277,6 +286,20 @@ def test_what_may_vary_has_its_section(name: str, meant: str) -> None:
     """`--vary url` is answered with the whole name."""
     with pytest.raises(BadInput, match=rf"unknown name in --vary: '{name}'; did you mean {meant}\?"):
         refuse_unknown([name])
+
+
+def test_runs_in_a_folder_above_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """perfkit.runs() finds the nearest data/ upwards; `ls`, `show` and `report` say where it is."""
+    make_timeline(tmp_path / "data", 50)
+    (tmp_path / "notebooks" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "notebooks" / "mine")
+    monkeypatch.delenv("PERFKIT_DATA_DIR", raising=False)
+    says = "no runs in data/runs; there are some in ../../data: --data-dir ../../data"
+    assert started("ls").stdout == f"{says}\n"
+    for line in (["show"], ["report"], ["show", "nope"], ["compare", "nope", "none"]):
+        done = started(*line)
+        assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+    assert "makes one" in started("ls", "--data-dir", "other").stdout, "one that was named is meant"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from perfkit.cli.base import (
     print_json,
 )
 from perfkit.cli.spans import duration
-from perfkit.cli.writing import refuse_unwritable, write
+from perfkit.cli.writing import outdated_removed, refuse_unwritable, write
 from perfkit.errors import EXIT_RUN_INVALID, BadInput, MissingExtra
 from perfkit.text import print_lines
 
@@ -121,16 +121,17 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
     from perfkit.compare import gate
     from perfkit.compare.experiment import is_workload, open_comparison
 
-    if b is None and is_workload(a):
-        raise BadInput(f"perfkit gate needs B: give the workload file that {a} is compared with")
-    if b is not None and is_workload(a) and _same_file(a, b):
-        raise BadInput(f"both sides are {a}, so nothing can regress; `perfkit aa {a}` measures the noise")
     for file in (junit, markdown):
         if file is not None:
             refuse_unwritable(file)
-    if b is None:
-        _refuse_options()
-    kept = open_comparison(a, data_dir) if b is None else _kept(a, b, data_dir, **options)
+    with outdated_removed(junit, markdown):
+        if b is None and is_workload(a):
+            raise BadInput(f"perfkit gate needs B: give the workload file that {a} is compared with")
+        if b is not None and is_workload(a) and _same_file(a, b):
+            raise BadInput(f"both sides are {a}, so nothing can regress; `perfkit aa {a}` measures the noise")
+        if b is None:
+            _refuse_options()
+        kept = open_comparison(a, data_dir) if b is None else _kept(a, b, data_dir, **options)
     found = kept.comparison
     code = gate.exit_code(found, strict=strict)
     if as_json:

@@ -22,7 +22,7 @@ from perfkit.cli.base import (
     print_table,
 )
 from perfkit.cli.spans import duration, per_second
-from perfkit.cli.writing import refuse_unwritable, write
+from perfkit.cli.writing import refuse_unwritable, remove_outdated, write
 from perfkit.errors import EXIT_OK, EXIT_TOOL_ERROR
 from perfkit.text import print_lines
 
@@ -116,12 +116,13 @@ def run_command(what: str | None, data_dir: Path, as_json: bool, quiet: bool, on
     from perfkit.drive.running import checked, naming, run_repeats, worst
     from perfkit.observe.recording import record
 
+    if junit is not None and not (print_yaml or once):
+        refuse_unwritable(junit)
+        remove_outdated(junit)
     given, where = workload_of(what, options, once=once)
     work = checked(given, where, allow_target)
     own = what if what and what.endswith(".py") else options["scenario"]
     require_target(own or "", given, work.workload.target.url)
-    if junit is not None:
-        refuse_unwritable(junit)
     if print_yaml:
         print_lines(*as_yaml(given))
         return
@@ -190,7 +191,7 @@ def ls_command(comparisons: bool, data_dir: Path, as_json: bool) -> None:
 
     In --json `n` and `failed` are those, `rows` and `errors` count the warm-up, too.
     """
-    from perfkit.store import list_runs, listed
+    from perfkit.store import list_runs, listed, no_runs
 
     if comparisons:
         _list_comparisons(data_dir, as_json)
@@ -199,7 +200,7 @@ def ls_command(comparisons: bool, data_dir: Path, as_json: bool) -> None:
     if as_json:
         print_json(found)
     elif not found:
-        print_lines(f"no runs in {data_dir / 'runs'}; `perfkit run` makes one")
+        print_lines(no_runs(data_dir))
     else:
         for one in found:  # what an imported run has instead of a generator that was checked
             one["verdict"] = one.get("fidelity") or one["verdict"]
@@ -313,6 +314,7 @@ def _as_junit(runs: Iterable[Any]) -> str:
         verdict = run.verdict
         cases.append(Case(f"{run.id}: verdict", "passed" if verdict.sound else "error", verdict.words))
         for one in verdict.thresholds:
-            name, said = f"{run.id}: {one.text}", one.measured
-            cases.append(Case(name, "passed" if one.ok else "failure", said, said))
+            name, said = f"{run.id}: {one.text}", f"measured {one.measured}"
+            told = f"{said}; the threshold is {one.text}"
+            cases.append(Case(name, "passed" if one.ok else "failure", told, said))
     return junit("perfkit run", cases)

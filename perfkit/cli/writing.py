@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from perfkit.errors import BadInput
+from perfkit.errors import BadInput, PerfkitError
 
 
 def refuse_unwritable(file: Path) -> None:
@@ -24,6 +26,24 @@ def refuse_unwritable(file: Path) -> None:
     if _is_special(file):
         with _opened(file):  # a pipe nobody reads is an error now, not an endless wait after the load
             pass
+
+
+def remove_outdated(file: Path | None) -> None:
+    """Remove what an earlier job has written there, as CI would take it for what this one found."""
+    if file is not None and file.is_file() and not _is_special(file):
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.realpath(file))
+
+
+@contextlib.contextmanager
+def outdated_removed(*files: Path | None) -> Iterator[None]:
+    """`remove_outdated` where what is done inside ends with an error."""
+    try:
+        yield
+    except PerfkitError:
+        for file in files:
+            remove_outdated(file)
+        raise
 
 
 def write(file: Path, text: str) -> None:

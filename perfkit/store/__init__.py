@@ -25,7 +25,7 @@ from perfkit.store.files import (
     write_atomically,
     write_json,
 )
-from perfkit.store.finding import as_path, data_folder, existing_folder, find_run, list_runs
+from perfkit.store.finding import as_path, data_folder, existing_folder, find_run, list_runs, no_runs
 from perfkit.store.leftovers import IMPORTING, Leftover, remove_leftovers, survey
 from perfkit.store.listing import listed
 from perfkit.store.metadata import Metadata
@@ -52,6 +52,7 @@ __all__ = [
     "listed",
     "locked",
     "new_folder",
+    "no_runs",
     "read_json",
     "read_probes",
     "read_regular",

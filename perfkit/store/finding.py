@@ -55,6 +55,17 @@ def list_runs(data_dir: Path) -> list[Run]:
     return sorted(found, key=lambda run: (run.id[:15], _created(run), run.id))
 
 
+def no_runs(data_dir: Path) -> str:
+    """Return what is said of a folder without runs: where a folder above has some, or how to make one."""
+    words, above = f"no runs in {data_dir / 'runs'}", ".."
+    for _ in Path.cwd().parents if data_dir == Path("data") else ():  # one that was named is what is meant
+        with contextlib.suppress(PerfkitError):
+            if list_runs(Path(above) / "data"):
+                return f"{words}; there are some in {above}/data: --data-dir {above}/data"
+        above += "/.."
+    return f"{words}; `perfkit run` makes one"
+
+
 def _created(run: Run) -> str:
     with contextlib.suppress(PerfkitError):
         return run.meta.created
@@ -84,7 +95,9 @@ def find_run(name: str, data_dir: Path, *, whole: bool = False) -> Run:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise BadInput(f"{name!r} could be {', '.join(found[-_SHOWN:])}{more}; type more of the id")
     if name == "latest" and not runs:
-        raise BadInput(f"no runs in {data_dir / 'runs'}; `perfkit run` makes one")
+        raise BadInput(no_runs(data_dir))
+    if not runs and "there are" in (words := no_runs(data_dir)):
+        raise BadInput(f"no run {name!r}: {words}")
     close = nearest(name, runs)
     hint = f"did you mean {close}?" if close else "`perfkit ls` lists runs"
     raise BadInput(f"no run {name!r} in {data_dir / 'runs'}; {hint}")
