@@ -1,17 +1,8 @@
-"""Times as people write them: `300ms`, `30s`, `2m`, `1.5h`, `1m30s`; and rates: `200`, `200/s`, `30/min`."""
+"""Times as people write them: `300ms`, `30s`, `2m`, `1.5h`, `1m30s`."""
 
 from __future__ import annotations
 
 import re
-
-from perfkit.errors import BadInput
-
-#: Bounds of the workload, told under the option's name here.
-SHORTEST_S, LONGEST_S = 0.001, 30 * 86_400
-LEAST_PER_S, MOST_PER_S = 0.0001, 1_000_000
-_PER_S = {"/s": 1.0, "": 1.0, "/min": 1 / 60}
-_RATE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(/s|/min|)\s*", re.ASCII).fullmatch
-_NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII).fullmatch
 
 #: Nanoseconds of a unit.
 _UNITS = {
@@ -68,28 +59,3 @@ def duration_ns(text: str) -> int:
     if not pieces or "".join(number + unit for number, unit in pieces) != text:
         raise ValueError(text)
     return sum(round(float(number) * _UNITS[unit]) for number, unit in pieces)
-
-
-def seconds(given: object, name: str, least: float = SHORTEST_S) -> float:
-    """Return `30s`, `2m`, `300ms`, or a number of seconds, in seconds; BadInput names what the time is of."""
-    text = str(given)
-    try:
-        found = float(text) if _NUMBER(text.strip()) else duration_ns(text) / 1e9
-    except ValueError:
-        raise BadInput(f"{name} {text!r:.80} is not a time; {how_to_write(text)}") from None
-    if not least <= found <= LONGEST_S:
-        bounds = f"give at least {least:g} and at most {LONGEST_S:,.0f} s"
-        raise BadInput(f"{name} {text!r:.80}: {bounds}, such as {EXAMPLES}")
-    return found
-
-
-def per_second(given: object, name: str) -> float:
-    """Return a rate as `200`, `200/s` or `30/min` per second; BadInput names what it is of."""
-    found = _RATE(str(given))
-    if found is None:
-        raise BadInput(f"{name} {str(given)!r:.80} is not a rate; write 200, 200/s or 30/min")
-    rate = float(found[1]) * _PER_S[found[2]]
-    if not LEAST_PER_S <= rate <= MOST_PER_S:
-        words = f"give at least {LEAST_PER_S} and at most {MOST_PER_S:,} per second"
-        raise BadInput(f"{name} {str(given)!r:.80}: {words}")
-    return rate

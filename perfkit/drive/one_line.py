@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perfkit.durations import EXAMPLES, duration_ns, how_to_write
 from perfkit.errors import BadInput
 from perfkit.redaction import masked_text
 from perfkit.suggestions import did_you_mean, nearest
@@ -19,6 +20,13 @@ _ENDS = frozenset({"iterations", "duration_s"})  #: of users
 _TIME = re.compile(r"\d+(?:\.\d+)?(?:ms|s|m|h)", re.ASCII).fullmatch
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")  # others are sent, too
 _LONGEST_BODY = 1_000_000  #: bytes; a workload holds no more text
+
+#: Bounds of the workload, told under the option's name here.
+SHORTEST_S, LONGEST_S = 0.001, 30 * 86_400
+LEAST_PER_S, MOST_PER_S = 0.0001, 1_000_000
+_PER_S = {"/s": 1.0, "": 1.0, "/min": 1 / 60}
+_RATE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(/s|/min|)\s*", re.ASCII).fullmatch
+_NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII).fullmatch
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,31 @@ class Load:
             rate = found.setdefault("rate_per_s", 10.0)
             found["duration_s"] = self.requests / rate if isinstance(rate, int | float) and rate > 0 else 1.0
         return found
+
+
+def seconds(given: object, name: str, least: float = SHORTEST_S) -> float:
+    """Return `30s`, `2m`, `300ms`, or a number of seconds, in seconds; BadInput names what the time is of."""
+    text = str(given)
+    try:
+        found = float(text) if _NUMBER(text.strip()) else duration_ns(text) / 1e9
+    except ValueError:
+        raise BadInput(f"{name} {text!r:.80} is not a time; {how_to_write(text)}") from None
+    if not least <= found <= LONGEST_S:
+        bounds = f"give at least {least:g} and at most {LONGEST_S:,.0f} s"
+        raise BadInput(f"{name} {text!r:.80}: {bounds}, such as {EXAMPLES}")
+    return found
+
+
+def per_second(given: object, name: str) -> float:
+    """Return a rate as `200`, `200/s` or `30/min` per second; BadInput names what it is of."""
+    found = _RATE(str(given))
+    if found is None:
+        raise BadInput(f"{name} {str(given)!r:.80} is not a rate; write 200, 200/s or 30/min")
+    rate = float(found[1]) * _PER_S[found[2]]
+    if not LEAST_PER_S <= rate <= MOST_PER_S:
+        words = f"give at least {LEAST_PER_S} and at most {MOST_PER_S:,} per second"
+        raise BadInput(f"{name} {str(given)!r:.80}: {words}")
+    return rate
 
 
 def without_load(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

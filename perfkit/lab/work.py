@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perfkit.drive.run_process import LAST_S, RunProcess, error_of
-from perfkit.durations import SHORTEST_S, per_second, seconds
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.hosts import as_list
 from perfkit.lab.child import CLEAN_UP_S
@@ -183,7 +182,7 @@ def _given(workload: Given, changes: Mapping[str, Any]) -> tuple[dict[str, Any],
 
 def _load_of(changes: Mapping[str, Any]) -> tuple[Load, dict[str, Any]]:
     """What is given of the load under the names that the command line has for it, and the other changes."""
-    from perfkit.drive.one_line import Load
+    from perfkit.drive.one_line import SHORTEST_S, Load, per_second, seconds
 
     others, found = dict(changes), {}
     for name in ("users", "requests"):
