@@ -58,6 +58,8 @@ COMMANDS = {
     "run script.js": "`perfkit new NAME`",
     "run plan.jmx": "`perfkit new NAME`",
     "run page.har": "`perfkit new NAME --from page.har`",
+    "run access.log": "-s arrivals.file=access.log --target URL` sends it again",
+    "run --scenario replay -s arrivals.shape=replay -s arrivals.file=mine.py": "a replay takes an access",
     "run api.json": "`perfkit new NAME --from api.json`",
     "run --scenario http_gte": "did you mean 'http_get'?",
     "run URL URL": "run takes one URL or FILE",
@@ -264,6 +266,7 @@ def test_a_slip_is_one_line_with_the_way_out(
     if "x.yaml" in line:
         (tmp_path / "x.yaml").write_text(text)
     (tmp_path / "mine.py").write_text("async def step(session, state, rng):\n    await session.get('/')\n")
+    (tmp_path / "access.log").write_text('1.2.3.4 - - [10/Oct/2020:13:55:36 +0000] "GET / HTTP/1.1" 200 2\n')
     done = started(*line, PERFKIT_DATA_DIR=str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     (words,) = done.stderr.splitlines()

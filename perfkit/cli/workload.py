@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -121,12 +122,21 @@ def _begin(
     return given, "options" if what is None or is_url(what) else what
 
 
+_RECORDINGS = (".log", ".jtl", ".csv")
+
+
 def _from_yaml(text: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     file = Path(text)
     _refuse_other_kinds(file)
     try:
         given = read_workload(file, changes)
     except BadInput:
+        if file.suffix.lower() in _RECORDINGS and file.is_file():
+            replayed = f"--scenario replay -s arrivals.shape=replay -s arrivals.file={shlex.quote(text)}"
+            raise BadInput(
+                f"{file} is a recording, not a workload; `perfkit run {replayed} --target URL` sends it again"
+                f" (docs/replay.md), `perfkit import {shlex.quote(text)}` reads its times"
+            ) from None
         near = None if os.path.exists(file) else _meant(text)  # of any name, also of what can be none
         if near is None:
             raise

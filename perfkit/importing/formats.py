@@ -74,14 +74,14 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def format_of(source: Source, given: str | None, asked: Asked) -> str:
+def format_of(source: Source, given: str | None, asked: Asked, none: str = "") -> str:
     """The format's name: the one given, `csv` where there is a column map, else the one recognised.
 
-    BadInput when nobody knows the given one, or none or several are recognised.
+    BadInput when nobody knows the given one, or none or several are recognised; none: its words for none.
     """
     if given is not None and given not in FORMATS:
         raise unknown("format", given, FORMATS)
-    name = given or ("csv" if asked.columns else _recognised(source, asked))
+    name = given or ("csv" if asked.columns else _recognised(source, asked, none))
     if asked.columns and name != "csv":
         raise BadInput(f"--column is for any CSV, not for {name}; omit one of them")
     if name == "csv" and not asked.columns:
@@ -100,7 +100,7 @@ def format_of(source: Source, given: str | None, asked: Asked) -> str:
 _UNITLESS = ("hdr-log", "hdr-table")
 
 
-def _recognised(source: Source, asked: Asked) -> str:
+def _recognised(source: Source, asked: Asked, none: str) -> str:
     head = Head(source.head, asked.names)
     found = [name for name, one in FORMATS.items() if one.recognise(head)]
     if len(found) == 1:
@@ -109,6 +109,6 @@ def _recognised(source: Source, asked: Asked) -> str:
         if told := advice(head):
             raise BadInput(f"{source.path}: {told}")
         source.refuse_binary()
-        kinds = ", ".join(FORMATS)
-        raise BadInput(f"{source.path}: unknown format; known: {kinds} (any other CSV: use --column)")
+        none = none or f"unknown format; known: {', '.join(FORMATS)} (any other CSV: use --column)"
+        raise BadInput(f"{source.path}: {none}")
     raise BadInput(f"{source.path} could be {' or '.join(found)}; choose one with --format")

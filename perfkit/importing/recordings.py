@@ -177,6 +177,13 @@ def read_recording(path: Path, wanted: Wanted, speed: float = 1.0) -> Recording:
                      left_out, tuple(notes), secrets)  # fmt: skip
 
 
+#: What is said of a file that is none of the kinds; a list of all the formats would bury them.
+_UNKNOWN = (
+    "unknown format; a replay takes an access log of nginx or Apache, a HAR, a CSV with the columns"
+    " time,method,path, or what JMeter, Vegeta, k6, Locust or oha wrote (docs/replay.md)"
+)
+
+
 def _read(source: Source, requests: _Requests) -> tuple[str, Facts]:
     """The format's name, and what its reader says besides the requests."""
     head = Head(source.head)
@@ -184,7 +191,7 @@ def _read(source: Source, requests: _Requests) -> tuple[str, Facts]:
     if name is not None:
         source.refuse_binary()
     else:
-        name = format_of(source, None, Asked())
+        name = format_of(source, None, Asked(), _UNKNOWN)
     try:
         return name, {**FORMATS, **_REPLAYED_ONLY}[name].read(source, requests, Asked())
     except BadInput:
