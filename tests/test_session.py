@@ -371,6 +371,12 @@ ASKED: dict[str, tuple[Callable[[Session], Awaitable[Any]], str]] = {
     "a path that is a number": (lambda s: s.get(5), "a text such as '/notes', not 5"),  # type: ignore[arg-type]
     "two bodies": (lambda s: get(s, json={}, data={"a": 1}), "keep one of them"),
     "two other bodies": (lambda s: get(s, content="x", data={"a": 1}), "keep one of them"),
+    "params that are a list": (lambda s: get(s, params=[1]), r"params is the query, .*, not \[1\]"),
+    "a body without its name": (
+        lambda s: s.post("/items", {"a": 1}),
+        r"arguments by name, not .'a': 1.; write json=, data= or content=",
+    ),
+    "a query without its name": (lambda s: s.get("/items", {"a": 1}), "by name, .*; write params="),
     "fetch": (lambda s: s.fetch("/"), "a session has no 'fetch'; did you mean get?"),
     "pots": (lambda s: s.pots("/"), "a session has no 'pots'; did you mean post?"),
 }

@@ -32,7 +32,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from perfkit.drive.rows import PHASE_CODE
-from perfkit.drive.session.asked import no_attribute, require_arguments
+from perfkit.drive.session.asked import no_attribute, no_params, not_named, require_arguments
 from perfkit.drive.session.cookies import Jar
 from perfkit.drive.session.data import AtEnd, DataFiles, DataRow, Per
 from perfkit.drive.session.forms import Auth, Files, authorization, form
@@ -158,31 +158,31 @@ class Session:
         self._recorder.undo.append(undo)
         self._recorder.journal(undo)
 
-    def get(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
+    def get(self, path: str, *unnamed: Any, **options: Any) -> Coroutine[Any, Any, Response]:
         """GET; see `request`."""
-        return self.request("GET", path, **options)
+        return self.request("GET", path, *unnamed, **options)
 
-    def post(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
+    def post(self, path: str, *unnamed: Any, **options: Any) -> Coroutine[Any, Any, Response]:
         """POST; see `request`."""
-        return self.request("POST", path, **options)
+        return self.request("POST", path, *unnamed, **options)
 
-    def put(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
+    def put(self, path: str, *unnamed: Any, **options: Any) -> Coroutine[Any, Any, Response]:
         """PUT; see `request`."""
-        return self.request("PUT", path, **options)
+        return self.request("PUT", path, *unnamed, **options)
 
-    def patch(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
+    def patch(self, path: str, *unnamed: Any, **options: Any) -> Coroutine[Any, Any, Response]:
         """PATCH; see `request`."""
-        return self.request("PATCH", path, **options)
+        return self.request("PATCH", path, *unnamed, **options)
 
-    def delete(self, path: str, **options: Any) -> Coroutine[Any, Any, Response]:
+    def delete(self, path: str, *unnamed: Any, **options: Any) -> Coroutine[Any, Any, Response]:
         """DELETE; see `request`."""
-        return self.request("DELETE", path, **options)
+        return self.request("DELETE", path, *unnamed, **options)
 
     async def request(
         self,
         method: str,
         path: str,
-        *,
+        *unnamed: Any,
         json: Any = _NOTHING,
         content: bytes | str = b"",
         data: Mapping[str, Any] | None = None,
@@ -199,6 +199,8 @@ class Session:
         **more: Any,
     ) -> Response:
         """Send a request, wait for its whole response, record a row: see the module's text."""
+        if unnamed:
+            raise not_named(method, unnamed[0])
         if more or ok or check or type(path) is not str or (name is not None and type(name or 0) is not str):
             require_arguments(path, name, check, ok, more)  # not in each request, for its cost
         recorder = self._recorder
@@ -264,7 +266,10 @@ def _own_headers(headers: Mapping[str, str] | None, auth: Auth | None) -> Pairs:
 def _with_params(path: str, params: Mapping[str, Any] | None) -> str:
     if not path.startswith("/"):
         raise ValueError(f"path {path!r} must start with /; it is relative to the target's url")
-    return f"{path}{'&' if '?' in path else '?'}{urlencode(params or {}, doseq=True)}"
+    try:
+        return f"{path}{'&' if '?' in path else '?'}{urlencode(params or {}, doseq=True)}"
+    except (TypeError, ValueError):
+        raise no_params(params) from None
 
 
 def _other_method(method: str) -> str:

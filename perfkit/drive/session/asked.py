@@ -65,6 +65,18 @@ def require_arguments(path: str, name: str | None, check: Any, ok: Any, others: 
         )
 
 
+def not_named(method: str, given: Any) -> TypeError:
+    """What is raised where something follows the path of a request without its name."""
+    what = "params=" if method == "GET" else "json=, data= or content="
+    words = f"behind its path a request takes its arguments by name, not {given!r:.60}"
+    return TypeError(f"{words}; write {what}…")
+
+
+def no_params(given: Any) -> TypeError:
+    """What is raised for params that are no names with values."""
+    return TypeError(f"params is the query, such as params={{'page': 1}}, not {given!r:.60}")
+
+
 def no_attribute(of: str, given: str, names: Iterable[str]) -> AttributeError:
     """What is raised for an attribute that a session or a response does not have."""
     known = sorted(name for name in names if not name.startswith("_"))
