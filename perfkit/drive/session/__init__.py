@@ -160,29 +160,39 @@ class Session:
 
     def get(self, path: str, *unnamed: Any, **options: Any) -> Coroutine[Any, Any, Response]:
         """GET; see `request`."""
-        return self.request("GET", path, *unnamed, **options)
+        if unnamed:
+            raise not_named("GET", unnamed[0])
+        return self.request("GET", path, **options)
 
     def post(self, path: str, *unnamed: Any, **options: Any) -> Coroutine[Any, Any, Response]:
         """POST; see `request`."""
-        return self.request("POST", path, *unnamed, **options)
+        if unnamed:
+            raise not_named("POST", unnamed[0])
+        return self.request("POST", path, **options)
 
     def put(self, path: str, *unnamed: Any, **options: Any) -> Coroutine[Any, Any, Response]:
         """PUT; see `request`."""
-        return self.request("PUT", path, *unnamed, **options)
+        if unnamed:
+            raise not_named("PUT", unnamed[0])
+        return self.request("PUT", path, **options)
 
     def patch(self, path: str, *unnamed: Any, **options: Any) -> Coroutine[Any, Any, Response]:
         """PATCH; see `request`."""
-        return self.request("PATCH", path, *unnamed, **options)
+        if unnamed:
+            raise not_named("PATCH", unnamed[0])
+        return self.request("PATCH", path, **options)
 
     def delete(self, path: str, *unnamed: Any, **options: Any) -> Coroutine[Any, Any, Response]:
         """DELETE; see `request`."""
-        return self.request("DELETE", path, *unnamed, **options)
+        if unnamed:
+            raise not_named("DELETE", unnamed[0])
+        return self.request("DELETE", path, **options)
 
     async def request(
         self,
         method: str,
         path: str,
-        *unnamed: Any,
+        *,
         json: Any = _NOTHING,
         content: bytes | str = b"",
         data: Mapping[str, Any] | None = None,
@@ -199,8 +209,6 @@ class Session:
         **more: Any,
     ) -> Response:
         """Send a request, wait for its whole response, record a row: see the module's text."""
-        if unnamed:
-            raise not_named(method, unnamed[0])
         if more or ok or check or type(path) is not str or (name is not None and type(name or 0) is not str):
             require_arguments(path, name, check, ok, more)  # not in each request, for its cost
         recorder = self._recorder
