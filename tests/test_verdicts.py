@@ -277,6 +277,52 @@ def test_sides_that_lost_the_same_share_are_no_selection() -> None:
     assert not compared(lost("a", 8, 4), lost("b", 4, 2)).selection
 
 
+@pytest.mark.parametrize(
+    ("of", "lost_a", "lost_b", "suspected"),
+    [(18, 1, 0, False), (18, 4, 0, False), (18, 5, 0, True), (18, 0, 5, True), (18, 9, 8, True),
+     (30, 8, 2, False), (30, 9, 2, True), (3, 1, 0, True), (5, 1, 0, False), (5, 2, 2, False)],
+)  # fmt: skip
+def test_a_selection_is_more_than_chance_explains(of: int, lost_a: int, lost_b: int, suspected: bool) -> None:
+    """Fisher's exact test below 5 %, or a third of one side: one of 18 runs is none, but it is told."""
+    sides = [
+        [one(i, NOISE[i % 5], side=letter, outcomes=DRIFTS if i < lost else ()) for i in range(of)]
+        for letter, lost in (("a", lost_a), ("b", lost_b))
+    ]
+    table = [[lost_a, of - lost_a], [lost_b, of - lost_b]]
+    wanted = lost_a != lost_b and (
+        scipy.stats.fisher_exact(table).pvalue < 0.05 or 3 * max(lost_a, lost_b) >= of
+    )
+    assert suspected == wanted
+    found = compared(*sides)
+    assert bool(found.selection) == suspected
+    assert gate.exit_code(found) == (3 if suspected else 0)
+    told = [note for note in found.notes if note.startswith(f"{lost_a} of {of} runs of A and {lost_b} of")]
+    assert len(told) == (not suspected and lost_a != lost_b)
+    assert all("chance" in note and "p = " in note for note in told)
+
+
+def test_a_gate_that_does_not_pass_says_so() -> None:
+    """In the terminal and in Markdown, with its exit code; one that passes says nothing of it."""
+    b = [*side(NOISE[:3], "b"), *(one(i, side="b", outcomes=DRIFTS) for i in (3, 4))]
+    lost = compared(side(NOISE, "a"), b)
+    why = "one side lost more of its runs, so the rest is a selected sample"
+    line = f"gate: exit code 3, does not pass: {why}"
+    assert gate.failing(lost) == line
+    assert line in gate.markdown(lost).splitlines()
+    same = compared(side(NOISE, "a"), side(NOISE, "b"))
+    assert gate.failing(same) == gate.failing(same, strict=True) == ""
+    assert "gate:" not in gate.markdown(same)
+    slow = compared(side(NOISE, "a"), side([y + 0.2 for y in NOISE], "b"))
+    assert gate.failing(slow) == "gate: exit code 4, does not pass: regressed"
+    single = compared([one(0)], [one(0, side="b")])
+    assert gate.failing(single).startswith("gate: exit code 3, does not pass: one run per side")
+    wide = compared(side([-0.2, 0.1, 0.1], "a"), side([-0.1, 0.2, 0.05], "b"))
+    assert gate.failing(wide) == ""
+    undecided = "gate: exit code 5, does not pass: inconclusive, which --strict does not accept"
+    assert gate.failing(wide, strict=True) == undecided
+    assert undecided in gate.markdown(wide, strict=True).splitlines()
+
+
 # -- steady ----------------------------------------------------------------------------------------
 
 

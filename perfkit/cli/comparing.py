@@ -138,8 +138,11 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
         print_json({"id": kept.id, "exit_code": code, **found.to_mapping()})
     else:
         print_comparison(kept)
+        if not_passed := gate.failing(found, strict=strict):
+            print_lines(not_passed)
         _print_place(kept)
-    for file, text in ((junit, gate.junit(found, strict=strict)), (markdown, gate.markdown(found))):
+    texts = gate.junit(found, strict=strict), gate.markdown(found, strict=strict)
+    for file, text in zip((junit, markdown), texts, strict=True):
         if file is not None:
             write(file, text)
     sys.exit(code)

@@ -35,6 +35,20 @@ def _nothing_to_judge(comparison: Comparison) -> str:
     return comparison.selection or "" if comparison.verdict != "regressed" else ""
 
 
+def failing(comparison: Comparison, *, strict: bool = False) -> str:
+    """That a gate does not pass, with its exit code and why in short; empty where it passes."""
+    code = exit_code(comparison, strict=strict)
+    if code == EXIT_REGRESSED:
+        why = "regressed"
+    elif code == EXIT_INCONCLUSIVE:
+        why = "inconclusive, which --strict does not accept"
+    else:
+        why = _nothing_to_judge(comparison)
+        if not comparison.refused:  # the runs stand in the verdict above
+            why = why.partition(": ")[0]
+    return f"gate: exit code {code}, does not pass: {why}" if code else ""
+
+
 def junit(comparison: Comparison, *, strict: bool = False) -> str:
     """JUnit XML: a case for each primary metric, and one that says whether there was anything to judge."""
     return junit_xml("perfkit gate", _cases(comparison, strict))
@@ -62,9 +76,11 @@ def _cases(comparison: Comparison, strict: bool) -> Iterator[Case]:
         yield Case("verdict", "failure", comparison.words)
 
 
-def markdown(comparison: Comparison) -> str:
+def markdown(comparison: Comparison, *, strict: bool = False) -> str:
     """A summary for a pull request; names cannot break out of it."""
     lines = [f"### perfkit: {comparison.verdict.upper()}", "", for_markdown(comparison.words), ""]
+    if not_passed := failing(comparison, strict=strict):
+        lines += [for_markdown(not_passed), ""]
     sides = (comparison.a, comparison.b)
     if comparison.results:
         lines += [

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+
 from perfkit import stats
 from perfkit.compare.configuration import differences, differences_within, refuse_unknown
 from perfkit.compare.family import Case, compare_metrics, unjudged
@@ -33,6 +35,9 @@ from perfkit.store.rows import Part
 
 #: Tables of so many rows have room in memory together: 80 bytes a row.
 _FEW_ROWS = 500_000
+#: Of the runs that one side lost more than the other: a selection below this p, or from this share of a side
+#: on (a few runs never reach the p, and without a third of them the rest says another thing).
+_LOST_BY_CHANCE, _MANY_LOST = 0.05, 1 / 3
 _SURELY = 8  #: so many requests are not missing by chance
 #: Worst first: the overall verdict is that of the worst primary metric.
 _WORST: tuple[Verdict, ...] = ("regressed", "inconclusive", "improved", "equivalent")
@@ -156,7 +161,9 @@ def judge(
         return Comparison("refused", words, left, right, len(pairs), (), tuple(wrong), (), (), options)
     spans = [one.span_s for one in (*good_a, *good_b)]
     case = Case(good_a, good_b, len(pairs) >= 2, max(spans) <= 1.1 * min(spans), options, history or {})
-    return _told(case, left, right, tuple(forced), _selection((left, right), (a, b)))
+    selection, note = _selection((left, right), (a, b))
+    told = _told(case, left, right, tuple(forced), selection)
+    return dataclasses.replace(told, notes=(*note, *told.notes))
 
 
 def _one_side_failed(
@@ -177,22 +184,34 @@ def _one_side_failed(
     return Comparison(verdict, words, left, right, 0, (), (), forced, (), options)
 
 
-def _selection(kept: tuple[Side, Side], sides: tuple[Sequence[Reduced], Sequence[Reduced]]) -> str | None:
-    """Words for sides that lost different shares of their runs, which may be their server's doing.
+def _selection(
+    kept: tuple[Side, Side], sides: tuple[Sequence[Reduced], Sequence[Reduced]]
+) -> tuple[str | None, list[str]]:
+    """Words for a side that lost more of its runs, maybe by its server's doing; a note where it is chance.
 
     What is left of such a side is a selection of its good runs: it cannot be called as good as the other.
     """
+    from scipy.stats import fisher_exact
+
     lost = [sum(bool(one.outcomes) for one in side) for side in sides]
     if lost[0] * len(sides[1]) == lost[1] * len(sides[0]):
-        return None
-    told = (f"{n} of {len(side)} runs of {one.name}" for n, side, one in zip(lost, sides, kept, strict=True))
-    why = "; ".join(dict.fromkeys(text for side in sides for one in side for text in one.outcomes[:1]))
+        return None, []
+    told = " and ".join(
+        f"{n} of {len(side)} runs of {one.name}" for n, side, one in zip(lost, sides, kept, strict=True)
+    )
+    reasons = "; ".join(dict.fromkeys(text for side in sides for one in side for text in one.outcomes[:1]))
+    told += f" were excluded for what may be their server's doing ({reasons})"
+    table = np.array([(n, len(side) - n) for n, side in zip(lost, sides, strict=True)])
+    p = float(fisher_exact(table).pvalue)
+    many = any(n >= _MANY_LOST * len(side) for n, side in zip(lost, sides, strict=True))
+    if p >= _LOST_BY_CHANCE and not many:
+        return None, [f"{told}, no more than chance explains (Fisher's exact test, p = {p:.2g})"]
     every = [len(one.left_out) for one in kept]
     more = "; with the other run of each pair and other reasons, {} and {} are excluded".format(*every)
     return (
-        f"one side lost more of its runs, so the rest is a selected sample: {' and '.join(told)} were "
-        f"excluded for what may be their server's doing ({why}){more if every != lost else ''}"
-    )
+        "one side lost more of its runs, so the rest is a selected sample: "
+        f"{told}{more if every != lost else ''}"
+    ), []
 
 
 def _same_rows(runs: Sequence[Run]) -> list[str]:
