@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -15,12 +16,15 @@ from hypothesis import strategies as st
 
 from benchmarks.make_timeline import make_timeline
 from perfkit import frames
+from perfkit.compare import Options, noise
 from perfkit.compare import frames as compare_frames
-from perfkit.compare import noise
 from perfkit.compare.configuration import configuration_of, lines_of
 from perfkit.compare.reduce import refusals
+from perfkit.compare.turns import refuse_differences
+from perfkit.drive.describe import first_meta
 from perfkit.drive.progress import Goal, elapsed_s
 from perfkit.drive.running import describe_run, details
+from perfkit.drive.workloads import complete, redactor_for
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.lab import Runs
 from perfkit.retention import plan
@@ -150,6 +154,66 @@ def test_what_a_later_perfkit_wrote_is_bad_input() -> None:
     """A newer schema asks for an upgrade, which is the user's to do: exit code 2."""
     with pytest.raises(BadInput, match="schema 99; this perfkit reads up to"):
         Metadata.of({"state": "complete", "schema": 99})
+
+
+A, B = "a" * 64, "b" * 64
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "differs"),
+    [
+        (("main/inv.py", A), ("branch/inv.py", A), ""),
+        (("main/inv.py", A), ("branch/other.py", A), ""),
+        (
+            ("main/inv.py", A),
+            ("branch/inv.py", B),
+            "'main/inv.py' and 'branch/inv.py', whose content differs",
+        ),
+        (("inv.py", A), ("inv.py", B), "'inv.py' and 'inv.py', whose content differs"),
+        (("inv.py", A), ("inv.py", ""), ""),  # of an earlier version
+        (("main/inv.py", A), ("branch/inv.py", ""), "'main/inv.py' and 'branch/inv.py'"),
+        (("http_get", ""), ("inv.py", A), "'http_get' and 'inv.py'"),
+    ],
+)
+def test_scenario_files_are_compared_by_their_content(
+    a: tuple[str, str], b: tuple[str, str], differs: str
+) -> None:
+    """The path does not count where the content is known; alone and in a mix."""
+    for mix in (False, True):
+        found = []
+        for ref, digest in (a, b):
+            name = "one" if mix else Path(ref).stem
+            workload = {"mix": [{"scenario": ref, "name": name}]} if mix else {"scenario": ref}
+            told = {"name": name, "sha256": {name: digest} if digest else {}}
+            found.append(
+                configuration_of(Metadata.of({"state": "complete", "workload": workload, "scenario": told}))
+            )
+        where = "mix.one.scenario" if mix else "scenario"
+        assert lines_of(found) == ([f"different {where}: {differs}"] if differs else [])
+        assert not lines_of(found, ("mix" if mix else "scenario",))
+
+
+@pytest.mark.parametrize("mix", [False, True])
+def test_a_run_says_what_its_scenario_file_held(tmp_path: Path, mix: bool) -> None:
+    """The same file in two folders is one scenario, before a run is made and after; edited it is another."""
+    files = [tmp_path / side / "inv.py" for side in ("main", "branch")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("async def step(session, state, rng):\n    await session.get('/')\n")
+    users = {"users": {"count": 1, "duration_s": 1}}
+    given: list[dict[str, Any]] = []
+    for file in files:
+        one: dict[str, Any] = {"scenario": str(file), **users}
+        mixed = {"mix": [one, {"scenario": "http_get", **users}]}
+        given.append({"target": {"url": "http://127.0.0.1:9"}} | (mixed if mix else one))
+    refuse_differences(*given, Options())
+    _, scenario, params = complete(given[0], "A")
+    digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
+    meta = first_meta(complete(given[0], "A")[0], scenario, params, tmp_path, 0, 0, redactor_for(given[0]))
+    assert Metadata.of(meta).scenario.sha256 == {"inv": digest}
+    files[1].write_text(files[1].read_text() + "# edited\n")
+    with pytest.raises(BadInput, match=r"different .*scenario: .* whose content differs"):
+        refuse_differences(*given, Options())
 
 
 @pytest.mark.parametrize(

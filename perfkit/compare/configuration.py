@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from perfkit.errors import BadInput, unknown
@@ -20,6 +21,8 @@ _SAME_SPREAD = ("on", "processes_per_host")
 _NEW = {"retry_backoff_s": 0.0, "cookies": False}
 #: Names that only the workload knows.
 _NAMED = re.compile(r"(params|mix)\..+").fullmatch
+#: Ends the name of what a scenario file held, beside the name of its path.
+CONTENT = "scenario.sha256"
 _OF_HOST = ("name", "cpus", "cpu_model")
 _SAME_TARGET = (
     "url",
@@ -59,7 +62,14 @@ def configuration_of(meta: Metadata) -> dict[str, Any]:
         else:
             found[name] = value
     for one in _mix(meta):
-        found |= _flat(f"mix.{one.get('name') or one.get('scenario')}", one)
+        called = str(one.get("name") or one.get("scenario"))
+        if called.endswith(".py") and not one.get("name"):  # by its name, wherever the file lies
+            called = PurePath(called).stem
+        found |= _flat(f"mix.{called}", one)
+        if digest := meta.scenario.sha256.get(called):
+            found[f"mix.{called}.{CONTENT}"] = digest
+    if found.get("scenario") and (digest := meta.scenario.sha256.get(meta.scenario.name)):
+        found[CONTENT] = digest
     found |= {f"target.{name}": meta.target.get(name, _NEW.get(name)) for name in _SAME_TARGET}
     if meta.own_server:
         found["target.url"] = "the server perfkit starts"
@@ -110,13 +120,17 @@ def differences(runs: Iterable[Run], vary: Iterable[str] = ()) -> list[str]:
 
 
 def lines_of(found: list[dict[str, Any]], allowed: tuple[str, ...] = ()) -> list[str]:
-    """In which names these configurations differ, one line each."""
+    """In which names these configurations differ, one line each; a file by its content where all tell it."""
     lines = []
-    for name in dict.fromkeys(name for one in found for name in one):
+    for name in dict.fromkeys(name for one in found for name in one if not name.endswith(CONTENT)):
         if any(name == free or name.startswith(f"{free}.") for free in allowed):
             continue
-        seen = list(dict.fromkeys(repr(one.get(name, fidelity.OWN.get(name))) for one in found))
+        values = [repr(one.get(name, fidelity.OWN.get(name))) for one in found]
+        contents = [one.get(f"{name}.sha256") for one in found] if name.endswith("scenario") else []
+        by_content = bool(contents) and all(contents)
+        seen = list(dict(zip(contents if by_content else values, values, strict=True)).values())
         if len(seen) > 1:
             more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
+            more += ", whose content differs" if by_content else ""
             lines.append(f"different {name}: {' and '.join(s[:80] for s in seen[:3])}{more}")
     return lines

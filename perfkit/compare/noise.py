@@ -20,7 +20,7 @@ import numpy as np
 
 from perfkit import stats
 from perfkit.compare import Options
-from perfkit.compare.configuration import configuration
+from perfkit.compare.configuration import CONTENT, configuration
 from perfkit.compare.nouns import detectable_words
 from perfkit.compare.reduce import Reduced
 from perfkit.store import Run, read_json, write_json
@@ -42,6 +42,7 @@ def key(run: Run) -> str:
     """Names the configuration of a run: the same machine, target, scenario and load."""
     told = configuration(run)
     told.pop("schema")
+    told = {name: value for name, value in told.items() if not name.endswith(CONTENT)}
     text = json.dumps(told, sort_keys=True, default=str)
     return f"{told.get('scenario') or 'run'}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 

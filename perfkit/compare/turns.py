@@ -22,7 +22,7 @@ from perfkit.compare.duet import Isolation, at_once
 from perfkit.compare.experiment import Kept, keep
 from perfkit.compare.judging import compare
 from perfkit.compare.reduce import FEWEST, reduce_run
-from perfkit.drive.describe import shown
+from perfkit.drive.describe import digests, shown
 from perfkit.drive.operations import most_requests
 from perfkit.drive.running import Checked, checked, run_repeats
 from perfkit.drive.scenario import Mix
@@ -231,9 +231,10 @@ def refuse_differences(a: Mapping[str, Any], b: Mapping[str, Any], options: Opti
         return
     found = []
     for given, name in ((a, "A"), (b, "B")):
-        workload, _, _ = complete(given, name)
+        workload, scenario, _ = complete(given, name)
         told = shown(workload, redactor_for(given))
         meta = {"workload": told, "target": told["target"], "own_server": workload.target.url is None}
+        meta["scenario"] = {"name": scenario.name, "sha256": digests(scenario)}
         found.append(configuration_of(Metadata.of(meta | {"state": "running"})))
     if wrong := lines_of(found, tuple(options.vary)):
         hint = "name what is meant to differ with --vary NAME, or add --force"

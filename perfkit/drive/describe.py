@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import platform
 import re
@@ -12,10 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from perfkit.drive.scenario import Mix, Scenario, plain_params
+from perfkit.drive.scenario import Mix, Scenario, is_file, plain_params
 from perfkit.drive.variables import put_back
 from perfkit.model import SCHEMA_VERSION, Tokens, Workload
 from perfkit.redaction import SHORTEST, Redactor, secrets_of
+from perfkit.store import read_regular
 
 _PACKAGES = ("perfkit", "numpy", "pyarrow", "httptools", "uvloop", "httpx", "pandas", "scipy")
 
@@ -91,6 +94,19 @@ def _shown_params(
     return dict(told)
 
 
+def digests(scenario: Scenario | Mix) -> dict[str, str]:
+    """The sha256 of the user's own scenario files by the names they have in the run."""
+    every = {one.name: one.scenario for one in scenario.members} if isinstance(scenario, Mix) else {
+        scenario.name: scenario
+    }  # fmt: skip
+    found = {}
+    for name, one in every.items():
+        with contextlib.suppress(OSError):  # read once only, such as /dev/fd/63
+            if is_file(one.ref):
+                found[name] = hashlib.sha256(read_regular(Path(one.ref))).hexdigest()
+    return found
+
+
 def shown_thresholds(texts: Iterable[str], redact: Redactor) -> list[str]:
     """Return thresholds without secrets in the operations they name, as the rows have them."""
     return [_OPERATION.sub(lambda operation: redact(operation[0]), text) for text in texts]
@@ -122,6 +138,7 @@ def first_meta(
             "name": scenario.name,
             "doc": scenario.doc,
             "params": _shown_params(workload, scenario, params, redact),
+            "sha256": digests(scenario),
         },
         "target": plain["target"],
         "git": git(Path.cwd()),

@@ -36,6 +36,7 @@ class ScenarioFacts:
     name: str = "unknown"
     doc: str = ""
     params: dict[str, Any] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)  #: of the user's own scenario files, by their names
 
 
 @dataclass(frozen=True)
