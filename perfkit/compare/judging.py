@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
-
 from perfkit import stats
 from perfkit.compare.configuration import differences, differences_within, refuse_unknown
 from perfkit.compare.family import Case, compare_metrics, unjudged
@@ -191,8 +189,6 @@ def _selection(
 
     What is left of such a side is a selection of its good runs: it cannot be called as good as the other.
     """
-    from scipy.stats import fisher_exact
-
     lost = [sum(bool(one.outcomes) for one in side) for side in sides]
     if lost[0] * len(sides[1]) == lost[1] * len(sides[0]):
         return None, []
@@ -201,8 +197,7 @@ def _selection(
     )
     reasons = "; ".join(dict.fromkeys(text for side in sides for one in side for text in one.outcomes[:1]))
     told += f" were excluded for what may be their server's doing ({reasons})"
-    table = np.array([(n, len(side) - n) for n, side in zip(lost, sides, strict=True)])
-    p = float(fisher_exact(table).pvalue)
+    p = stats.fisher_p([(n, len(side) - n) for n, side in zip(lost, sides, strict=True)])
     many = any(n >= _MANY_LOST * len(side) for n, side in zip(lost, sides, strict=True))
     if p >= _LOST_BY_CHANCE and not many:
         return None, [f"{told}, no more than chance explains (Fisher's exact test, p = {p:.2g})"]

@@ -283,3 +283,10 @@ def simultaneous_factor(
             np.quantile(_t_of(both, chosen).max(axis=1), level)
         ), "largest |t| over permutations of runs"
     return t_factor(level ** (1 / columns), df), "Šidák's t"
+
+
+def fisher_p(table: Sequence[tuple[int, int]]) -> float:
+    """The two-sided p of Fisher's exact test (1935) on a table of two by two counts."""
+    from scipy.stats import fisher_exact
+
+    return float(fisher_exact(np.array(table)).pvalue)
