@@ -2,21 +2,23 @@
 
     python benchmarks/shards.py [--rate 2000] [--seconds 10] [--rows 10000000] [--times 5]
 
-One shard and two, in turns, against a server that costs next to nothing. Each sends `rate` requests a second:
-rows a second, and how late requests began. Then each has ten users that do not pause: what a row costs a
-shard, since two cores, which the server shares, have no room for two shards at their fastest. Last, segments
-of two workers, as a run leaves them, are merged: wall time.
+One shard and two, and two that a Dask cluster of this machine places, in turns, against a server that costs
+next to nothing. Each sends `rate` requests a second: rows a second, and how late requests began. Then each
+has ten users that do not pause: what a row costs a shard, since two cores, which the server shares, have no
+room for two shards at their fastest. Last, segments of two workers, as a run leaves them, are merged.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,8 +35,8 @@ import resource, sys
 from pathlib import Path
 from perfkit.drive.spread import execute
 from perfkit.drive.workloads import complete
-scenario, url, data, shards, rate, seconds = sys.argv[1:]
-given = {"scenario": scenario, "target": {"url": url}, "spread": {"on": f"local:{shards}"}}
+scenario, url, data, on, shards, rate, seconds = sys.argv[1:]
+given = {"scenario": scenario, "target": {"url": url}, "spread": {"on": on}}
 if float(rate):
     given["arrivals"] = {"rate_per_s": int(shards) * float(rate), "duration_s": float(seconds)}
 else:
@@ -51,13 +53,22 @@ print(len(rows) / took, cost, late, rows["error"].isna().mean())
 SEGMENT = 64_000
 
 
-def load(url: str, shards: int, rate: float, seconds: float) -> list[float]:
+def load(url: str, on: str, shards: int, rate: float, seconds: float) -> list[float]:
     """Rows/s, µs of CPU a row, ms late (p99), share that succeeded; rate 0: users that do not pause."""
     with tempfile.TemporaryDirectory(prefix="perfkit-") as data:
-        given = [str(HERE / "peers/one_request.py"), url, data, str(shards), str(rate), str(seconds)]
+        given = [str(HERE / "peers/one_request.py"), url, data, on, str(shards), str(rate), str(seconds)]
         command = [sys.executable, "-c", RUN, *given]
         found = subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE.parent)
     return [float(word) for word in found.stdout.split()]
+
+
+@contextlib.contextmanager
+def placed_by_dask() -> Iterator[str]:
+    """Where shards are placed by a scheduler and two workers, processes of this machine."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True) as cluster:
+        yield f"dask:{cluster.scheduler_address}"
 
 
 def merge_s(rows: int) -> float:
@@ -86,16 +97,19 @@ def main() -> None:
     print(f"{hardware()}; medians of {given.times}, in turns.\n")
     print("| shards | rows/s | late, p99, ms | succeeded | CPU a row without pause, µs |")
     print("|---:|---:|---:|---:|---:|")
-    seen: dict[tuple[int, bool], list[list[float]]] = {}
-    with served() as url:
+    seen: dict[tuple[str, bool], list[list[float]]] = {}
+    with served() as url, placed_by_dask() as dask:
+        places = {"local:1": 1, "local:2": 2, dask: 2}
         for turn in range(given.times):
-            for shards, paced in itertools.product((1, 2)[:: -1 if turn % 2 else 1], (True, False)):
-                found = load(url, shards, given.rate if paced else 0.0, given.seconds)
-                seen.setdefault((shards, paced), []).append(found)
-    for shards in (1, 2):
-        rate, _, late, ok = map(statistics.median, zip(*seen[shards, True], strict=True))
-        cost = statistics.median(found[1] for found in seen[shards, False])
-        print(f"| {shards} | {rate:,.0f} | {late:.2f} | {100 * ok:.2f} % | {cost:.1f} |")
+            for on, paced in itertools.product(list(places)[:: -1 if turn % 2 else 1], (True, False)):
+                found = load(url, on, places[on], given.rate if paced else 0.0, given.seconds)
+                seen.setdefault((on, paced), []).append(found)
+    for on in places:
+        rate, _, late, ok = map(statistics.median, zip(*seen[on, True], strict=True))
+        # those that Dask places are no children of ours
+        cost = statistics.median(found[1] for found in seen[on, False])
+        told = f"{cost:.1f}" if on != dask else ""
+        print(f"| {on if on != dask else 'dask: 2'} | {rate:,.0f} | {late:.2f} | {100 * ok:.2f} % | {told} |")
     took = [merge_s(given.rows) for _ in range(min(given.times, 3))]
     spread = f"{min(took):.1f} to {max(took):.1f}"
     print(f"\nMerge of {given.rows:,} rows: {statistics.median(took):.1f} s ({spread})")
