@@ -129,7 +129,7 @@ def test_changes_are_laid_over_a_file(server: SmallServer, tmp_path: Path) -> No
             {"user": 3},
             "unknown parameter in perfkit.run: 'user'; did you mean 'users'?",
         ),
-        ("http://127.0.0.1:9/", {"rate": 3}, "unknown parameter in perfkit.run: 'rate'; did you mean"),
+        ("http://127.0.0.1:9/", {"rat": 3}, "unknown parameter in perfkit.run: 'rat'; did you mean"),
         ("http://127.0.0.1:9/", {"users": {"cout": 3}}, "unknown parameter in perfkit.run, users: 'cout'"),
         (None, {"url": "http://127.0.0.1:9/"}, "a URL is the first argument: perfkit.run('http://"),
         (None, {"target": "http://127.0.0.1:9/"}, "or a URL first: perfkit.run('http://"),
