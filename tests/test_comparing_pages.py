@@ -99,18 +99,6 @@ def test_the_page_of_a_comparison_is_made_by_its_name(kept: experiment.Kept) -> 
         assert words in refused.stderr
 
 
-def test_a_gate_of_a_file_with_itself_is_refused(tmp_path: Path) -> None:
-    """A typo in CI would pass for ever; a link is the same file, before any run is made."""
-    file, link = tmp_path / "before.yaml", tmp_path / "link.yaml"
-    load = "users: {count: 1, iterations: 1}"
-    file.write_text(f"scenario: http_get\ntarget: {{url: 'http://127.0.0.1:9'}}\n{load}\n")
-    link.symlink_to(file)
-    for b in (file, link):
-        done = perfkit("gate", str(file), str(b), "--data-dir", str(tmp_path / "data"))
-        words = f"both sides are {file}, so nothing can regress; `perfkit aa {file}` measures the noise"
-        assert (done.returncode, done.stderr, done.stdout) == (2, f"perfkit: {words}\n", "")
-
-
 def test_a_comparison_is_found_again(kept: experiment.Kept) -> None:
     """By id, its end, its folder and as the latest; another name is one clear line."""
     data = kept.path.parent.parent

@@ -127,7 +127,7 @@ def test_a_null_pair_is_said_to_be_one(made_pairs: Any, tmp_path: Path, other: s
     a, b = _workload("http://127.0.0.1:9"), _workload(other)
     asked = Options(vary=("target.url",))
     kept = turns.run_pairs(a, b, ("old", "new"), 3, tmp_path, (), options=asked, show_progress=False)
-    same = "both sides are the same workload, so only noise is compared"
+    same = "both sides are the same workload, so only noise is compared (perfkit aa measures it)"
     assert (kept.comparison.notes[:1] == (same,)) == (a == b)
     assert (f"  note: {same}\n" in perfkit("show", "comparison:latest", data=tmp_path).stdout) == (a == b)
 

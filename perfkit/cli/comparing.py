@@ -127,8 +127,6 @@ def gate_command(a: str, b: str | None, strict: bool, junit: Path | None, markdo
     with outdated_removed(junit, markdown):
         if b is None and is_workload(a):
             raise BadInput(f"perfkit gate needs B: give the workload file that {a} is compared with")
-        if b is not None and is_workload(a) and _same_file(a, b):
-            _refuse_same(a, options["allow_target"])
         if b is None:
             _refuse_options()
         kept = open_comparison(a, data_dir) if b is None else _kept(a, b, data_dir, **options)
@@ -174,20 +172,6 @@ def aa_command(
         return
     print_comparison(kept)
     print_lines(*noise.words(found, file.stem).split("\n"))
-
-
-def _refuse_same(file: str, allow_target: tuple[str, ...]) -> None:
-    """BadInput for a file that is both sides; what is wrong with the file itself comes first."""
-    from perfkit.drive.running import checked
-    from perfkit.drive.workload_files import read_workload
-
-    checked(read_workload(Path(file)), "A", allow_target)
-    raise BadInput(f"both sides are {file}, so nothing can regress; `perfkit aa {file}` measures the noise")
-
-
-def _same_file(a: str, b: str) -> bool:
-    """Whether two paths lead to one file; of a missing one others tell."""
-    return os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b)
 
 
 def _refuse_options() -> None:

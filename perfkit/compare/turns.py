@@ -39,7 +39,7 @@ from perfkit.text import print_lines
 
 DEFAULT_REPEATS = 5
 #: What a reader must know of a null pair, meant or not.
-SAME_SIDES = "both sides are the same workload, so only noise is compared"
+SAME_SIDES = "both sides are the same workload, so only noise is compared (perfkit aa measures it)"
 
 
 class Turns:

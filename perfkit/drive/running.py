@@ -400,6 +400,10 @@ def _summary_lines(run: Run, notes: int) -> list[str]:
         shown += [f"intervals: {_unit(row)}"] if _unit(row) not in (unit, "") else []
         n, failed = ("—" if row[name] != row[name] else f"{row[name]:.0f}" for name in ("n", "failed"))
         lines.append(f"{row['operation']}: n {n}, failed {failed}, {rate}, {', '.join(shown)}")
+    for row in operations[:_SHOWN] or [total]:
+        tokens = {name: row.get(f"ttft_{name}", math.nan) for name in ("p50", "p99")}
+        known = [f"{name} {value:.4g} ms" for name, value in tokens.items() if not math.isnan(value)]
+        lines += [f"ttft of {row['operation']}: {', '.join(known)}"] if known else []
     if run.meta.slo:
         why = no_goodput(part)
         lines.append(f"goodput: {why}" if why else f"goodput: successes a second with {run.meta.slo}")
