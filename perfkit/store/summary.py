@@ -48,11 +48,11 @@ def summarize(part: Part, level: float = stats.LEVEL) -> tuple[dict[str, Any], .
     wanted = [(group, p) for group in groups for p in QUANTILES]
     often = [(group, p) for group in groups for p in OFTEN]
     found = estimates(binned, wanted, level, timed=timed, near=often)
-    rows, streams = [], _first_tokens(part, groups)
+    rows, streams = [], _first_tokens(part, groups) if numbers_of(part)["streamed"] else {}
     for group in groups:
         name = None if group is None else names[group]
         row = {"operation": TOTAL if name is None else name, **numbers_of(part, name)}
-        counts, sums = binned.sizes(group), row.pop("slices_ms")
+        counts, sums, _ = binned.sizes(group), row.pop("slices_ms"), row.pop("streamed")
         sums = sums if timed else None
         mean = stats.mean_estimate(row["mean"], row["std"], row["ok"], sums, counts, level)
         told = {"mean": mean}
@@ -65,9 +65,7 @@ def summarize(part: Part, level: float = stats.LEVEL) -> tuple[dict[str, Any], .
 
 
 def _first_tokens(part: Part, groups: Sequence[int | None]) -> dict[int | None, dict[str, float]]:
-    """Quantiles of the time to the first token by group; empty where nothing streamed."""
-    if not part.row("SELECT count(ttft_ms) AS n FROM part WHERE ok")["n"]:
-        return {}
+    """Quantiles of the time to the first token by group."""
     values = "SELECT g, 0 AS s, ttft_ms AS x FROM part JOIN operations USING (operation)"
     binned = Binned(part, f"{values} WHERE ok AND ttft_ms IS NOT NULL")
     found: dict[int | None, dict[str, float]] = {}
@@ -88,7 +86,8 @@ def firm(row: Any, name: str) -> bool:
 def numbers_of(part: Part, operation: str | None = None) -> dict[str, Any]:
     """What can be counted or summed up of an operation, or of all (None).
 
-    n, failed, ok, censored, rate_per_s, goodput_per_s; mean, std, min, max of latencies of successes, in ms.
+    n, failed, ok, censored, rate_per_s, goodput_per_s; streamed, of those that ended in it; mean, std, min, max
+    of latencies of successes, in ms.
     """
     if part.run.meta.carried:
         return next(row for row in summarize(part) if row["operation"] == (operation or TOTAL))
@@ -100,16 +99,17 @@ def _heads(part: Part) -> dict[str | None, dict[str, Any]]:
     """What can be counted or summed up of each operation, and of all (None); slices_ms: sums by slice."""
     found = counted(part)
     ended = part.query(
-        "SELECT operation, count(*) AS n, count(*) FILTER (meets_slo) AS met"
+        "SELECT operation, count(*) AS n, count(*) FILTER (meets_slo) AS met, count(ttft_ms) AS streamed"
         f" FROM r WHERE ok AND done BETWEEN {part.begin_ns} AND {part.window_ns[1]} GROUP BY operation"
     ).to_pydict()
-    ends, met = (_with_total(ended["operation"], ended[name]) for name in ("n", "met"))
+    ends, met, streamed = (_with_total(ended["operation"], ended[name]) for name in ("n", "met", "streamed"))
     known = not no_goodput(part)
     groups: dict[str | None, int | None] = {None: None, **{name: g for g, name in enumerate(found.names)}}
     found.latencies.quantiles([(g, p) for g in groups.values() for p in (0.0, 1.0)])  # all in one pass
     return {
         name: _head(found, g)
         | _rates(ends.get(name, 0), met.get(name, 0) if known else math.nan, part.span_s)
+        | {"streamed": streamed.get(name, 0)}
         for name, g in groups.items()
     }
 
