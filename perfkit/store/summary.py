@@ -86,8 +86,8 @@ def firm(row: Any, name: str) -> bool:
 def numbers_of(part: Part, operation: str | None = None) -> dict[str, Any]:
     """What can be counted or summed up of an operation, or of all (None).
 
-    n, failed, ok, censored, rate_per_s, goodput_per_s; streamed, of those that ended in it; mean, std, min, max
-    of latencies of successes, in ms.
+    n, failed, ok, censored, rate_per_s, goodput_per_s; streamed, of those that ended in it; mean, std, min,
+    max of latencies of successes, in ms.
     """
     if part.run.meta.carried:
         return next(row for row in summarize(part) if row["operation"] == (operation or TOTAL))
