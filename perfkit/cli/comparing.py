@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -246,11 +244,9 @@ def _name(side: str, letter: str) -> str:
 
 def _print_place(kept: Any) -> None:
     """The comparison's folder, and the command that makes its page."""
-    from perfkit.drive.running import needs_extra
+    from perfkit.drive.running import needs_extra, reference
 
-    looked_for = Path(os.environ.get("PERFKIT_DATA_DIR", "data")) / "comparisons"
-    name = kept.id if kept.path.parent == looked_for else kept.path
-    print_lines(kept.path, f"  next: perfkit report {shlex.quote(f'comparison:{name}')}{needs_extra()}")
+    print_lines(kept.path, f"  next: perfkit report comparison:{reference(kept.path)}{needs_extra()}")
 
 
 def _page(kept: Any, *, quiet: bool) -> Path | None:

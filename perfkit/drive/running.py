@@ -328,7 +328,7 @@ def describe_run(
     lines += [f"  server {words}" for words in _probe_words(meta.probes)]
     lines.append(f"  {run.path}")
     if run.state != "running" and run.results.n:
-        lines.append(f"  next: perfkit report {_reference(run)}{needs_extra()}")
+        lines.append(f"  next: perfkit report {reference(run.path)}{needs_extra()}")
     return "\n".join(map(for_terminal, lines))
 
 
@@ -346,10 +346,11 @@ def _but_failed(run: Run) -> str:
     return f", but {' and '.join(told)}" if told else ""
 
 
-def _reference(run: Run) -> str:
-    """What names the run on a command line: its id where it is looked for anyway, else its path."""
-    looked_for = Path(os.environ.get("PERFKIT_DATA_DIR", "data")) / "runs"
-    return run.id if run.path.parent == looked_for else shlex.quote(str(run.path))
+def reference(folder: Path) -> str:
+    """What names a run or comparison on a command line: its id where that is looked for, else its path."""
+    looked_for = Path(os.environ.get("PERFKIT_DATA_DIR", "data"))
+    known = folder.parent in (looked_for / "runs", looked_for / "comparisons")
+    return folder.name if known else shlex.quote(str(folder))
 
 
 def needs_extra() -> str:
@@ -422,7 +423,9 @@ def _notes(part: Part, total: Mapping[str, Any], most: int) -> list[str]:
     )
     more = len(found) - most
     lines = [f"note: {text}" for text in found[:most]]
-    return lines + ([f"{plural(more, 'more note')}: perfkit show {_reference(part.run)}"] if more > 0 else [])
+    if more > 0:
+        lines.append(f"{plural(more, 'more note')}: perfkit show {reference(part.run.path)}")
+    return lines
 
 
 _THIN = re.compile(r"rests on|not shown \(too few").search

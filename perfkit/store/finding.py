@@ -57,13 +57,20 @@ def list_runs(data_dir: Path) -> list[Run]:
 
 def no_runs(data_dir: Path) -> str:
     """Return what is said of a folder without runs: where a folder above has some, or how to make one."""
-    words, above = f"no runs in {data_dir / 'runs'}", ".."
-    for _ in Path.cwd().parents if data_dir == Path("data") else ():  # one that was named is what is meant
+    above = _with_runs_above(data_dir)
+    way_out = f"there are some in {above}: --data-dir {above}" if above else "`perfkit run` makes one"
+    return f"no runs in {data_dir / 'runs'}; {way_out}"
+
+
+def _with_runs_above(data_dir: Path) -> Path | None:
+    """The nearest data folder above that has runs; None without one, and where another folder was named."""
+    above = Path("..")
+    for _ in Path.cwd().parents if data_dir == Path("data") else ():
         with contextlib.suppress(PerfkitError):
-            if list_runs(Path(above) / "data"):
-                return f"{words}; there are some in {above}/data: --data-dir {above}/data"
-        above += "/.."
-    return f"{words}; `perfkit run` makes one"
+            if list_runs(above / "data"):
+                return above / "data"
+        above /= ".."
+    return None
 
 
 def _created(run: Run) -> str:
@@ -96,8 +103,8 @@ def find_run(name: str, data_dir: Path, *, whole: bool = False) -> Run:
         raise BadInput(f"{name!r} could be {', '.join(found[-_SHOWN:])}{more}; type more of the id")
     if name == "latest" and not runs:
         raise BadInput(no_runs(data_dir))
-    if not runs and "there are" in (words := no_runs(data_dir)):
-        raise BadInput(f"no run {name!r}: {words}")
+    if not runs and _with_runs_above(data_dir):
+        raise BadInput(f"no run {name!r}: {no_runs(data_dir)}")
     close = nearest(name, runs)
     hint = f"did you mean {close}?" if close else "`perfkit ls` lists runs"
     raise BadInput(f"no run {name!r} in {data_dir / 'runs'}; {hint}")
