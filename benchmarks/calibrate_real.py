@@ -1,13 +1,14 @@
 """The real calibration: pairs of short runs on the reference server, with itself and with a slower model.
 
-    .venv/bin/python benchmarks/calibrate_real.py [--minutes 20] [--pairs 60] [--out METHOD.md]
+    .venv/bin/python benchmarks/calibrate_real.py [--minutes 20] [--pairs 60] [--slower 25] [--out METHOD.md]
 
 Each run has a fresh server. Pairs are carried out in turns (AB BA) and at once (a duet): of the same thing,
 which is the noise, and with a model that is 5 and 10 % slower (`server: {model_speed: ...}`). Each pair is a
-line of --results, so the same command goes on where it was cut off, until each of the six has its --pairs;
-with --minutes 0 it only makes the tables. Many draws of R of those pairs, without replacement, say how often
-perfkit's own `judge` is wrong and how often it sees the slowdown, how long `--until-clear` takes, and what
-the usual tests say of the same rows. Draws share pairs: shares are less certain than their number suggests.
+line of --results, so the same command goes on where it was cut off, until those of the same have --pairs and
+the others --slower; with --minutes 0 it only makes the tables. Many draws of R of those pairs, without
+replacement, say how often perfkit's own `judge` is wrong and how often it sees the slowdown, how long
+`--until-clear` takes, and what the usual tests say of the same rows. Draws share pairs: shares are less
+certain than their number suggests.
 """
 
 from __future__ import annotations
@@ -81,15 +82,14 @@ class Pair:
 # -- carrying out ----------------------------------------------------------------------------------
 
 
-def carry_out(results: Path, pairs: int, minutes: float, seconds: float) -> None:
-    """Append pairs to `results`, of the cell that has the fewest, until all are there or time is up."""
+def carry_out(results: Path, wanted: Mapping[Cell, int], minutes: float, seconds: float) -> None:
+    """Append pairs to `results`, of the cell that lacks most, until all are there or time is up."""
     ends = time.monotonic() + 60 * minutes
     done = Counter({cell: len(found) for cell, found in read(results).items()})
-    cells = [Cell(*one) for one in itertools.product(DESIGNS, SLOWER)]
     with tempfile.TemporaryDirectory() as folder:
         while time.monotonic() < ends:
-            cell = min(cells, key=lambda one: done[one])
-            if done[cell] >= pairs:
+            cell = min(wanted, key=lambda one: done[one] / wanted[one])
+            if done[cell] >= wanted[cell]:
                 return
             try:
                 line = {**cell._asdict(), **one_pair(cell, Path(folder), done[cell], seconds)}
@@ -289,13 +289,16 @@ def report(found: Mapping[Cell, list[Pair]]) -> str:
 def main() -> None:
     """Carry out what is missing, print, and put between the markers of --out."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=60, help="of each of the six")
+    parser.add_argument("--pairs", type=int, default=60, help="of the same, of each design")
+    parser.add_argument("--slower", type=int, default=25, help="of each slowdown, of each design")
     parser.add_argument("--seconds", type=float, default=12.0, help="of a run; more on a busy machine")
     parser.add_argument("--minutes", type=float, default=600.0, help="carry out pairs for so long")
     parser.add_argument("--results", type=Path, default=Path("data/calibration/real_pairs.jsonl"))
     parser.add_argument("--out", type=Path, help="file with <!-- real:begin --> and end markers")
     given = parser.parse_args()
-    carry_out(given.results, given.pairs, given.minutes, given.seconds)
+    cells = itertools.starmap(Cell, itertools.product(DESIGNS, SLOWER))
+    wanted = {cell: given.pairs if cell.slower == 1.0 else given.slower for cell in cells}
+    carry_out(given.results, wanted, given.minutes, given.seconds)
     text = report(read(given.results))
     print(text)
     if given.out:
