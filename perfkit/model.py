@@ -20,6 +20,7 @@ from perfkit.durations import EXAMPLES, duration_ns, how_to_write
 from perfkit.errors import BadInput, unknown
 from perfkit.plain_data import LARGEST, require_plain
 from perfkit.redaction import is_secret_name, masked, masked_text
+from perfkit.stages import Stage, lasting_s
 from perfkit.suggestions import nearest
 
 SCHEMA_VERSION = 2
@@ -118,6 +119,9 @@ class Tokens(NamedTuple):
 NO_TOKENS = Tokens()
 
 
+Stages = Annotated[tuple[Stage, ...], msgspec.Meta(max_length=1_000)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Users:
     """Closed model: `count` virtual users, each starting its next step when the last one has ended."""
@@ -129,13 +133,15 @@ class Users:
     think_time_s: Wait | tuple[Wait, ...] = 0.0  #: fixed, or uniform between two
     ramp_s: Wait = 0.0  #: users start evenly over so long, from the beginning of the warm-up on
     ramp_down_s: Wait = 0.0  #: and stop, those that started first, over so long before the end
+    #: In place of the others but think_time_s: [{duration_s: 10s, to: 20}, {duration_s: 1m, to: 20}, …].
+    stages: Stages = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arrivals:
     """Open model: steps start at planned times, whatever the server does (see `perfkit.drive.schedule`)."""
 
-    shape: Literal["constant", "poisson", "ramp", "steps", "spike", "soak", "replay"] = "constant"
+    shape: Literal["constant", "poisson", "ramp", "steps", "spike", "soak", "replay", "stages"] = "constant"
     rate_per_s: Rate = 10.0  #: the rate; ramp: the last rate; spike: the rate outside the spike
     duration_s: Seconds = 10.0
     spacing: Literal["even", "poisson"] = "even"
@@ -152,6 +158,8 @@ class Arrivals:
     #: Replay: times as fast (default 1).
     speed: Annotated[float, msgspec.Meta(ge=0.001, le=1_000)] | None = None
     sha256: str | None = None  #: replay: of the file, which must be this one; filled in where it is not given
+    #: In place of rate_per_s and duration_s: [{duration_s: 10s, to: 200}, {duration_s: 1m, to: 200}, …].
+    stages: Stages = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +254,7 @@ class Workload:
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any], where: str = "workload") -> Workload:
         """Build and check a workload; BadInput names what is wrong, what is allowed and the nearest name."""
-        workload = convert(cls, spelled_out(given), where)
+        workload = _with_stages(convert(cls, spelled_out(given), where), where)
         for tag in workload.tags:
             refuse_bad_tag(tag, f"{where}, tags: ")
         for name in ("warmup_s", "drain_s"):
@@ -337,7 +345,55 @@ _OF_SHAPE = {
     "file": ("replay",),
     "speed": ("replay",),
     "sha256": ("replay",),
+    "stages": ("stages",),
 }
+
+
+def _with_stages(workload: Workload, where: str) -> Workload:
+    """The workload with what its stages say of count, rate and duration."""
+    lead_s = workload.warmup_s
+    mix = [
+        dataclasses.replace(
+            one,
+            users=_staged(one.users, lead_s, f"{where}, mix[{i}]"),
+            arrivals=_staged(one.arrivals, lead_s, f"{where}, mix[{i}]"),
+        )
+        for i, one in enumerate(workload.mix)
+    ]
+    users, arrivals = _staged(workload.users, lead_s, where), _staged(workload.arrivals, lead_s, where)
+    return dataclasses.replace(workload, mix=tuple(mix), users=users, arrivals=arrivals)
+
+
+_Load = TypeVar("_Load", Users, Arrivals)
+
+
+def _staged(load: _Load | None, warmup_s: float, where: str) -> _Load | None:
+    """The load with what its stages say; BadInput for what cannot be, or is given twice and differs."""
+    if load is None or not load.stages:
+        if isinstance(load, Arrivals) and load.shape == "stages":
+            raise BadInput(f"{where}: arrivals: shape stages needs {_SOME_STAGES}")
+        return load
+    name = "users" if isinstance(load, Users) else "arrivals"
+    most, lasts = max(stage.to for stage in load.stages), lasting_s(load.stages)
+    if not most:
+        raise BadInput(f"{where}: {name}.stages: all lead to 0, so nothing would be sent")
+    if lasts - warmup_s < 0.001:
+        raise BadInput(f"{where}: {name}.stages last {lasts:g} s, and warmup_s takes {warmup_s:g} s of them")
+    if isinstance(load, Users):
+        if odd := [stage.to for stage in load.stages if stage.to % 1 or stage.to > 100_000]:
+            raise BadInput(f"{where}: users.stages: to: {odd[0]:g} is not a number of users up to 100,000")
+        told: dict[str, Any] = {"count": int(most), "duration_s": lasts - warmup_s}
+        told |= {"iterations": None, "ramp_s": 0.0, "ramp_down_s": 0.0}
+    else:
+        told = {"shape": "stages", "rate_per_s": most, "duration_s": lasts - warmup_s}
+    defaults = type(load)()
+    for key, value in told.items():
+        given = getattr(load, key)
+        if given not in (value, getattr(defaults, key)):
+            says = key in ("count", "duration_s", "rate_per_s")
+            words = f": the stages say {value:g}" if says else " does not go with stages"
+            raise BadInput(f"{where}: {name}.{key} {given}{words}; leave one of them out")
+    return dataclasses.replace(load, **told)
 
 
 def _refuse_ramps(users: Users, warmup_s: float, where: str) -> None:
@@ -387,12 +443,13 @@ def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:
         name = path.replace("key` in `$.", "a name in ").strip("`").removeprefix("$").lstrip(".")
         if what.startswith("Invalid enum value"):
             raise unknown(f"value for {where}, {name}:", *_enum_at(cls, given, name)) from None
-        if what.startswith("Expected `object") and (example := _EXAMPLES.get(name)):
+        if what.startswith("Expected `object") and (example := _EXAMPLES.get(_PLACE("", name))):
             words = f"expected names with values, such as {example}{_value_at(given, name)}"
             if name == "spread" and isinstance(given.get(name), bool):
                 words += f"; {_IN_PARAMS} (-p spread=true)"
             raise BadInput(f"{where}: {name}: {words}") from None
         words = _TYPES(_types_in_words, _BOUND(_in_words, what)) + _value_at(given, name)
+        words = _MISSING(r"\1 is missing", words)
         if meant := _as_limits(what, name, given):
             words += f"; write thresholds: [{meant}]"
         if _TEXT_FOR_LIST(what) and name in given and not is_secret_name(name):
@@ -408,17 +465,17 @@ def refuse_unknown_names(cls: type, given: Mapping[str, Any], where: str) -> Non
     for key, value in given.items():
         if key not in fields:
             raise _unknown_key(cls, str(key), fields, where)
-        if cls is Workload and key == "mix" and isinstance(value, Mapping):
-            raise BadInput(f"{where}: mix is a list, an entry for each scenario: {_MIX}")
-        section = sections_of(cls).get(key) if cls in (Workload, Member) else None
+        if key in _LISTS and isinstance(value, Mapping):
+            raise BadInput(f"{where}: {key} is a list, {_LISTS[key]}")
+        section = sections_of(cls).get(key)
         if section is None:
             continue
         if isinstance(value, Mapping):
             refuse_unknown_names(section, value, f"{where}, {key}")
-        elif key == "mix" and isinstance(value, list | tuple):
+        elif key in _LISTS and isinstance(value, list | tuple):
             for i, one in enumerate(value):
                 if isinstance(one, Mapping):
-                    refuse_unknown_names(section, one, f"{where}, mix[{i}]")
+                    refuse_unknown_names(section, one, f"{where}, {key}[{i}]")
 
 
 def _unknown_key(cls: type, key: str, fields: Iterable[str], where: str) -> BadInput:
@@ -444,16 +501,17 @@ def _unknown_key(cls: type, key: str, fields: Iterable[str], where: str) -> BadI
     return BadInput(f"{error}; a scenario's own parameters stand below params (-p {key[:80]}=…)")
 
 
-_MIX = "mix: [{scenario: read.py, users: {count: 5, duration_s: 30s}}, …]"
+_SOME_STAGES = "stages: [{duration_s: 10s, to: 20}, {duration_s: 1m, to: 20}, {duration_s: 10s, to: 0}]"
+_LISTS = {
+    "mix": "an entry for each scenario: mix: [{scenario: read.py, users: {count: 5, duration_s: 30s}}, …]",
+    "stages": f"one after the other: {_SOME_STAGES}",
+}
 #: Parameters of scenario replay, which are looked for where its file is named.
 _OF_REPLAY = ("spread", "send_secrets", "skip_broken", "methods", "host")
 _IN_PARAMS = "of a replay it stands below params"
 _STAGES = ("stages", "stage", "steps")
 _SECTIONS = (Target, Users, Arrivals)
-_IN_STAGES = (
-    "such as arrivals: {shape: steps, step_rates_per_s: [10, 50, 100], duration_s: 3m};"
-    " users rise over users.ramp_s"
-)
+_IN_STAGES = "they belong below users or arrivals: users: {stages: [{duration_s: 10s, to: 20}, …]}"
 #: Names of times, and nanoseconds of the unit they end with; rates end with `per_s`.
 _TIME = re.compile(r"(?:.*[a-z0-9])?(?<!per)_(ms|s)").fullmatch
 _TIME_UNIT = {"s": 1e9, "ms": 1e6}
@@ -530,8 +588,10 @@ def _time(value: Any, unit: str, where: str) -> Any:
         raise BadInput(f"{where}: {words}") from None
 
 
+_PLACE = re.compile(r".*\.|\[\d+\]").sub
 #: What a section may look like, where something else was given.
 _EXAMPLES = {
+    "stages": "{duration_s: 10s, to: 20}",
     "users": "users: {count: 20, duration_s: 30s}",
     "arrivals": "arrivals: {rate_per_s: 200, duration_s: 30s}",
     "target": "target: {url: http://127.0.0.1:8000}",
@@ -584,6 +644,7 @@ def _in_list(text: str) -> str:
     return repr(shown) if re.search(r"""[][{},#'"]|: |^[%&*!|>@`-]""", shown) else shown
 
 
+_MISSING = re.compile("Object missing required field `(.*?)`").sub
 _TYPES = re.compile(r"Expected `([^`]+)`, got `([^`]+)`").sub
 _KINDS = {
     **{"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"},

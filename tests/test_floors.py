@@ -25,7 +25,17 @@ ISLANDS = {
 
 #: The rooms, lower floors first; a room imports only what stands before it.
 FLOORS = (
-    *("text", "suggestions", "durations", "errors", "redaction", "interrupts", "parent", "plain_data"),
+    *(
+        "text",
+        "suggestions",
+        "durations",
+        "errors",
+        "redaction",
+        "interrupts",
+        "parent",
+        "plain_data",
+        "stages",
+    ),
     *("model", "safe_yaml", "hosts"),
     *("card", "choosing", "junit", "page", "streams", "stats"),
     "store",

@@ -94,6 +94,22 @@ def test_users_ramp_up_and_down() -> None:
     assert set(rows["phase"]) == {"measure"}
 
 
+def test_users_come_and_go_in_stages() -> None:
+    """Up to 4 users, down to 1, up to 3: a fall stops who was there longest, a rise takes who has stopped
+    before anybody new; in any worker the same, and what the warm-up covers is not measured."""
+    stages = [(4, 4), (4, 4), (3, 1), (0, 3), (5, 3)]
+    users = {"stages": [{"duration_s": s, "to": to} for s, to in stages]}
+    for shards in (1, 2):
+        rows, _ = drive(transport=FakeTransport(lambda i: 0.5), shards=shards, users=users, warmup_s=2)
+        seen = {user: (times / SECOND).tolist() for user, times in rows.groupby("user")["planned"]}
+        assert [times[0] for times in seen.values()] == [0, 1, 2, 3]
+        last_before_the_gap = [max(t for t in times if t < 11) for times in seen.values()]
+        assert last_before_the_gap == [8.5, 9.5, 10.5, 10.5]
+        assert [user for user, times in seen.items() if max(times) > 11] == [0, 1, 3]
+        assert rows["planned"].max() == 15.5 * SECOND
+        assert (rows["phase"] == "warmup").equals(rows["planned"] < 2 * SECOND)
+
+
 def test_a_ramp_ends_with_its_steps_or_when_stopped() -> None:
     """Nobody waits for users who would find no step left, nor after a stop."""
     for think in (0, 1):

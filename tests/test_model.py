@@ -29,6 +29,7 @@ class OwnParams:
 
 
 USERS = {"count": 2, "iterations": 5}
+STAGE = {"duration_s": "9s", "to": 5}
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown name": ({"usres": USERS}, ["'usres'", "did you mean 'users'"]),
     "unknown inner name": ({"users": {"cuont": 2}}, ["users", "did you mean 'count'"]),
@@ -62,6 +63,32 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"users": [1]},
         ["users: expected names with values, such as users: {count: 20"],
     ),
+    "stages are a list": (
+        {"users": {"stages": STAGE}},
+        ["stages is a list, one after the other: stages: [{duration_s: 10s, to: 20}"],
+    ),
+    "a stage as text": (
+        {"users": {"stages": ["10s:5"]}},
+        ["users.stages[0]: expected names with values, such as {duration_s: 10s, to: 20}"],
+    ),
+    "a stage of k6": (
+        {"users": {"stages": [{"duration": "10s", "target": 5}]}},
+        ["users, stages[0]: 'duration'; did you mean 'duration_s'?"],
+    ),
+    "half a stage": ({"users": {"stages": [{"duration_s": 5}]}}, ["users.stages[0]: to is missing"]),
+    "half a user": ({"users": {"stages": [{**STAGE, "to": 2.5}]}}, ["to: 2.5 is not a number of users"]),
+    "stages to nothing": ({"users": {"stages": [{**STAGE, "to": 0}]}}, ["all lead to 0"]),
+    "stages and a count": ({"users": {"count": 3, "stages": [STAGE]}}, ["users.count 3: the stages say 5"]),
+    "stages and an end": (
+        {"users": {"iterations": 3, "stages": [STAGE]}},
+        ["users.iterations 3 does not go with stages"],
+    ),
+    "stages in the warm-up": ({"users": {"stages": [STAGE]}, "warmup_s": 9}, ["warmup_s takes 9 s of them"]),
+    "another shape with stages": (
+        {"arrivals": {"shape": "spike", "stages": [STAGE]}},
+        ["arrivals.shape spike does not go with stages"],
+    ),
+    "no stages": ({"arrivals": {"shape": "stages"}}, ["shape stages needs stages: [{duration_s"]),
     "ramp down without end": ({"users": {**USERS, "ramp_down_s": 1}}, ["ramp_down_s needs users.duration_s"]),
     "ramps too long": (
         {"users": {"duration_s": 9, "ramp_s": 6, "ramp_down_s": 4}},

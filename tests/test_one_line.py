@@ -51,6 +51,16 @@ MEANS: dict[str, dict[str, Any]] = {
     "--rate 200 --ramp 10s --duration 30s": {
         "arrivals": {"rate_per_s": 200.0, "shape": "ramp", "ramp_s": 10.0, "duration_s": 30.0}
     },
+    "--stage 10s:20 --stage 1m:20 --stage 0:0": {
+        "users": {
+            "stages": [
+                {"duration_s": 10.0, "to": 20.0},
+                {"duration_s": 60.0, "to": 20.0},
+                {"duration_s": 0.0, "to": 0.0},
+            ]
+        }
+    },
+    "--stage 10s:200/s": {"arrivals": {"stages": [{"duration_s": 10.0, "to": 200.0}]}},
     "-s users.count=3": {"users": {"count": 3, "duration_s": 10.0}},
     "-s arrivals.shape=poisson --rate 5": {"arrivals": {"shape": "poisson", "rate_per_s": 5.0}},
     "-X post": {"params": {**GET, "method": "POST"}, "users": TEN_USERS},

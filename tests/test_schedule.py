@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +12,8 @@ from scipy import stats
 
 from perfkit.drive.schedule import plan, profile, require_requests
 from perfkit.errors import BadInput
-from perfkit.model import Arrivals
+from perfkit.model import Arrivals, Workload
+from perfkit.stages import Stage, active_s, knots
 
 rates = st.floats(0.5, 200)
 durations = st.floats(0.5, 20)
@@ -71,6 +74,17 @@ def test_ramp_follows_its_closed_form() -> None:
     assert np.allclose(times, np.sqrt(2 * k * 10 / 100))
 
 
+def test_stages_of_a_rate_begin_with_the_load() -> None:
+    """10 s to 100/s, 5 s of it, at once to 20/s for 5 s: 500, 500, 100 arrivals; a warm-up is part of it."""
+    stages = [(10, 100), (5, 100), (0, 20), (5, 20)]
+    given = {"stages": [{"duration_s": s, "to": to} for s, to in stages]}
+    load = Workload.from_mapping({"scenario": "x", "arrivals": given, "warmup_s": 10}).arrivals
+    assert load is not None
+    assert (load.duration_s, load.rate_per_s) == (10, 100)
+    times = plan(load, 1, 10)
+    assert np.histogram(times, [0, 10, 15, 20])[0].tolist() == [500, 500, 100]
+
+
 def test_a_ramp_may_end_before_the_load() -> None:
     """A ramp of 4 s to 100/s, then 6 s of 100/s: 200 arrivals, and 100 in each second after them."""
     times = plan(Arrivals(shape="ramp", rate_per_s=100, duration_s=10, ramp_s=4), 1)
@@ -122,3 +136,21 @@ def test_impossible_shapes_are_refused(shape: Arrivals, says: str) -> None:
     with pytest.raises(BadInput, match=says) as refused:
         require_requests(shape, 1)
     assert "\n" not in str(refused.value)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 7]), st.integers(0, 9)), min_size=1, max_size=8))
+def test_as_many_users_are_active_as_the_stages_say(given_stages: list[tuple[int, int]]) -> None:
+    """At each stage's end the level is exact, between two ends it lies between theirs, and the numbers of the
+    users are those from 0 to the highest level."""
+    stages = [Stage(duration_s=s, to=to) for s, to in given_stages]
+    spans = active_s(stages)
+    assert len(spans) == max(to for _, to in given_stages)
+    edges = knots(stages)
+    for (begin, before), (end, after) in itertools.pairwise(edges):
+        for share in (0.25, 0.5, 0.75) if end > begin else ():
+            now = begin + share * (end - begin)
+            active = sum(low <= now < high for each in spans for low, high in each)
+            assert min(before, after) <= active <= max(before, after)
+    for each in spans:
+        flat = [instant for span in each for instant in span]
+        assert flat == sorted(flat), "one after the other"

@@ -366,9 +366,13 @@ def test_a_load_that_changes_by_plan_is_not_called_a_backlog(reduced: Callable[.
     t = 60 * np.sqrt(np.linspace(0, 1, 6000))
     x = np.full(len(t), 40.0) + np.sin(np.arange(len(t)))
     assert any("fell behind" in why for why in reduced(t, x, 0.1).reasons)
-    ramp = reduced(t, x, load={"arrivals": {"shape": "ramp"}})
-    assert ramp.reasons == ()
-    assert "changes by plan" in ramp.notes[0]
+    rise = [{"duration_s": 60, "to": 100}]
+    for load in ({"arrivals": {"shape": "ramp"}}, {"arrivals": {"shape": "stages", "stages": rise}}):
+        ramp = reduced(t, x, load=load)
+        assert ramp.reasons == ()
+        assert "changes by plan" in ramp.notes[0]
+    even = {"arrivals": {"shape": "stages", "stages": [{"duration_s": 0, "to": 100}, *rise]}}
+    assert any("fell behind" in why for why in reduced(t, x, 0.1, load=even).reasons)
 
 
 def test_p99_of_success_is_numpys_with_failures_as_endless(reduced: Callable[..., Reduced]) -> None:

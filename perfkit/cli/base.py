@@ -50,10 +50,6 @@ _ELSEWHERE = {
         ("-F", "--form"), "a scenario sends forms and files: session.post(…, files=…), see docs/scenarios.md"
     ),
     **dict.fromkeys(
-        ("--stage", "--stages"),
-        "write -s arrivals.shape=steps -s 'arrivals.step_rates_per_s=[10, 50]', or --ramp TIME",
-    ),
-    **dict.fromkeys(
         ("-e", "--env"), "a workload reads the environment: ${NAME}; a parameter is -p NAME=VALUE"
     ),
     **dict.fromkeys(("-x", "--proxy"), "write -s target.transport=httpx -s target.proxy=URL"),

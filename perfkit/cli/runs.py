@@ -63,6 +63,10 @@ class RunCommand(click.Command):
 @click.option(
     "--ramp", callback=duration, metavar="TIME", help="Rise to the rate or the users for so long first."
 )
+@click.option(
+    "--stage", "stages", multiple=True, metavar="TIME:USERS",
+    help="Rise or fall to so many users within TIME, or to TIME:RATE/s; again for the next stage.",
+)  # fmt: skip
 @click.option("--requests", type=click.IntRange(1), metavar="N", help="End after so many steps.")
 @click.option("-X", "--method", metavar="METHOD", help="Method for a URL.  [default: GET, with a body POST]")
 @click.option(

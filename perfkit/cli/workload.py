@@ -62,7 +62,7 @@ def workload_of(
                 raise BadInput(f"{where if what else '--set'}, {name}: expected a list, got {before!r}")
             given |= {name: [*before, *options[name]]}
     given = merged(given, {"spread": {"on": options["on"]}} if options["on"] else {})
-    load = Load(*(options[name] for name in ("users", "rate", "duration", "ramp", "requests")))
+    load = Load(*(options[name] for name in ("users", "rate", "duration", "ramp", "requests", "stages")))
     given = load.over(given, always=one_line)
     users = given.get("users")
     if once and isinstance(users, Mapping) and not users.keys() & {"iterations", "duration_s"}:

@@ -19,6 +19,7 @@ import numpy as np
 from perfkit import stats
 from perfkit.compare.steady import Loaded, Steady, loaded, span_of, warmup_share
 from perfkit.model import Users
+from perfkit.stages import changes_after
 from perfkit.store import Run, fidelity
 from perfkit.store.metrics import METRICS
 from perfkit.store.rows import Part
@@ -243,8 +244,11 @@ def refusals(run: Run) -> Iterable[str]:
 
 def _load_changes(run: Run) -> bool:
     """Whether the load is meant to change during the run: then nothing about it is steady by design."""
+    warmup_s = run.meta.warmup_s
     return any(
-        load.ramp_s > run.meta.warmup_s or load.ramp_down_s > 0
+        changes_after(load.stages, warmup_s)
+        if load.stages
+        else load.ramp_s > warmup_s or load.ramp_down_s > 0
         if isinstance(load, Users)
         else load.shape in ("ramp", "steps", "spike", "replay")
         for load in run.meta.loads

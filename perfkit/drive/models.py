@@ -6,9 +6,10 @@ import array
 import asyncio
 import heapq
 import itertools
+import math
 import operator
 import random
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from perfkit.drive.schedule import plan
 from perfkit.drive.session import Session
 from perfkit.drive.steps import Steps
 from perfkit.model import Arrivals, Users
+from perfkit.stages import Stage, active_s
 
 FOREVER = 2**63 - 1
 #: A user whose steps have sent nothing for so long, and how long that one pauses after each of them: they
@@ -76,16 +78,21 @@ class _ClosedModel:
         self._pacer = pacer_for(asyncio.get_running_loop(), self._clock)
 
     async def start(self) -> None:
-        """Start each user: all at once, or one after the other over `ramp_s`."""
-        users, worker = self._users, self._worker
+        """Start each user when it is first active; those that are active again wait by themselves."""
+        worker = self._worker
         await self._wait_until(worker.start_ns)
-        for user in range(worker.index, users.count, worker.count):
-            begins = worker.start_ns + int(users.ramp_s * 1e9 * user / users.count)
-            if begins > self._clock():
-                await self._wait_until(begins)
+        every = active_s(_stages(self._users, self._steps.workload.warmup_s))
+        for user in range(worker.index, len(every), worker.count):
+            spans = [(self._instant(begin), self._instant(end)) for begin, end in every[user]]
+            if spans[0][0] > self._clock():
+                await self._wait_until(spans[0][0])
             if worker.stopping.is_set() or self._none_left.is_set():
                 return
-            worker.spawn(self._user(user))
+            worker.spawn(self._user(user, spans))
+
+    def _instant(self, second: float) -> int:
+        """A second of the load on the loop's clock, in ns."""
+        return FOREVER if second == math.inf else self._worker.start_ns + int(second * 1e9)
 
     async def _wait_until(self, when_ns: int) -> None:
         """Wait for an instant, or until the worker stops, or has no step left."""
@@ -98,13 +105,18 @@ class _ClosedModel:
             one.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)  # they are nobody's strays
 
-    async def _user(self, user: int) -> None:
-        users, stopping, measured = self._users, self._worker.stopping, self._measured
+    async def _user(self, user: int, spans: Iterable[tuple[int, int]]) -> None:
         session = Session(self._recorder, user)
         think_random = random.Random(f"{self._steps.workload.seed}:think:{user}")
-        think, sent, sent_ns = users.think_time_s, True, 0
-        ends = self._recorder.measure_ends
-        ends -= int(users.ramp_down_s * 1e9 * (users.count - 1 - user) / users.count)  # it began first
+        for begins, ends in spans:
+            if begins > self._clock():
+                await asyncio.sleep((begins - self._clock()) / 1e9)
+            await self._work(session, think_random, ends)
+
+    async def _work(self, session: Session, think_random: random.Random, ends: int) -> None:
+        """Carry out steps until an instant, or until none is left."""
+        stopping, measured, think = self._worker.stopping, self._measured, self._users.think_time_s
+        sent, sent_ns = True, 0
         while not stopping.is_set():
             ready = self._clock()
             if ready >= ends:
@@ -127,6 +139,20 @@ class _ClosedModel:
 
     def close(self) -> None:
         self._pacer.close()
+
+
+def _stages(users: Users, warmup_s: float) -> tuple[Stage, ...]:
+    """What the users' ramps are as stages; without an end of its own the last one is endless."""
+    if users.stages:
+        return users.stages
+    rest_s = math.inf
+    if users.duration_s is not None:
+        rest_s = warmup_s + users.duration_s - users.ramp_s - users.ramp_down_s
+    return (
+        Stage(duration_s=users.ramp_s, to=users.count),
+        Stage(duration_s=rest_s, to=users.count),
+        Stage(duration_s=users.ramp_down_s, to=0),
+    )
 
 
 class _OpenModel:

@@ -76,6 +76,7 @@ class Load:
     duration_s: float | None = None
     ramp_s: float | None = None
     requests: int | None = None
+    stages: tuple[str, ...] = ()  #: `10s:20` for users, `10s:200/s` for a rate
 
     def over(self, given: Mapping[str, Any], *, always: bool) -> dict[str, Any]:
         """Return a workload with this load in place of its own; always: also where none was given.
@@ -87,6 +88,8 @@ class Load:
             raise BadInput(f"--users and --rate: give one of them; {words}")
         if self == Load() and not always:
             return dict(given)
+        if self.stages:
+            return self._staged(given)
         default = DEFAULT_S if always and self.requests is None else None
         lasts = default if self.duration_s is None else self.duration_s
         if lasts is not None and self.ramp_s is not None and self.ramp_s > lasts:
@@ -99,6 +102,24 @@ class Load:
         if own is not None and not isinstance(own, Mapping):
             return dict(given)  # refused where the workload is checked
         return {**others, "users": self._users(own or {})}
+
+    def _staged(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The workload with these stages in place of its load; its users go on thinking as they did."""
+        if self != Load(stages=self.stages):
+            more = "leave out --users, --rate, --duration, --ramp and --requests"
+            raise BadInput(f"--stage says how many and how long; {more}")
+        found = [_stage(text) for text in self.stages]
+        kinds = {text.rstrip().endswith(("/s", "/min")) for text in self.stages}
+        if len(kinds) > 1:
+            raise BadInput("--stage: some are of users (10s:20), some of a rate (10s:20/s); give one kind")
+        others = {name: value for name, value in given.items() if name not in ("users", "arrivals")}
+        if True in kinds:
+            return {**others, "arrivals": {"stages": found}}
+        own = given.get("users")
+        users = {"stages": found}
+        if isinstance(own, Mapping) and "think_time_s" in own:
+            users["think_time_s"] = own["think_time_s"]
+        return {**others, "users": users}
 
     def _users(self, own: Mapping[str, Any]) -> dict[str, Any]:
         ends = {"iterations": self.requests, "duration_s": self.duration_s}
@@ -146,6 +167,16 @@ def seconds(given: object, name: str, least: float = SHORTEST_S) -> float:
         bounds = f"give at least {least:g} and at most {LONGEST_S:,.0f} s"
         raise BadInput(f"{name} {text!r:.80}: {bounds}, such as {EXAMPLES}")
     return found
+
+
+def _stage(text: str) -> dict[str, float]:
+    """`10s:20` or `10s:200/s` as a stage of a workload; BadInput for anything else."""
+    lasts, colon, level = text.partition(":")
+    if not colon:
+        raise BadInput(f"--stage {text!r:.80}: write TIME:USERS or TIME:RATE, such as 10s:20 or 10s:200/s")
+    zero = level.strip().removesuffix("/s") == "0"
+    to = 0.0 if zero else per_second(level, f"--stage {text!r:.80}:")
+    return {"duration_s": seconds(lasts, f"--stage {text!r:.80}:", least=0.0), "to": to}
 
 
 def per_second(given: object, name: str) -> float:

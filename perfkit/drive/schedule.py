@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from perfkit.errors import BadInput
 from perfkit.model import Arrivals
+from perfkit.stages import knots
 
 Floats = npt.NDArray[np.float64]
 Knots = list[tuple[float, float]]
@@ -26,7 +27,7 @@ def plan(arrivals: Arrivals, seed: int, warmup_s: float = 0.0) -> Floats:
     """Planned start times, sorted, in seconds since the load's start, shape (n,).
 
     The warm-up comes first, at the rate the shape begins with; the shape itself spans
-    [warmup_s, warmup_s + duration_s).
+    [warmup_s, warmup_s + duration_s). Stages span the warm-up, too.
     """
     t, rate, mass = _cumulated(arrivals, warmup_s)
     random = arrivals.shape == "poisson" or arrivals.spacing == "poisson"
@@ -48,11 +49,11 @@ def require_requests(arrivals: Arrivals, seed: int, warmup_s: float = 0.0) -> No
 
 def _cumulated(arrivals: Arrivals, warmup_s: float) -> tuple[Floats, Floats, Floats]:
     """The knots' seconds and rates, and the arrivals expected up to each; BadInput for too many."""
-    knots = profile(arrivals)
-    if warmup_s:
-        first = knots[0][1]
-        knots = [(0.0, first), *((warmup_s + t, rate) for t, rate in knots)]
-    t, rate = np.array(knots, dtype=float).T
+    shape = profile(arrivals)
+    if warmup_s and not arrivals.stages:
+        first = shape[0][1]
+        shape = [(0.0, first), *((warmup_s + t, rate) for t, rate in shape)]
+    t, rate = np.array(shape, dtype=float).T
     mass = np.concatenate([[0.0], np.cumsum(np.diff(t) * (rate[1:] + rate[:-1]) / 2)])
     if mass[-1] > MAX_ARRIVALS:
         raise BadInput(
@@ -76,6 +77,8 @@ def profile(arrivals: Arrivals) -> Knots:
             return _steps(arrivals.step_rates_per_s, total)
         case "spike":
             return _spike(arrivals)
+        case "stages":
+            return knots(arrivals.stages)
         case "soak":
             ramp = total * 0.05 if arrivals.ramp_s is None else arrivals.ramp_s
             if 2 * ramp > total:

@@ -195,6 +195,8 @@ def _load_of(changes: Mapping[str, Any]) -> tuple[Load, dict[str, Any]]:
             found[f"{name}_s"] = seconds(given, f"perfkit.run: {name}", least)
     if (given := others.pop("rate", None)) is not None:
         found["rate_per_s"] = per_second(given, "perfkit.run: rate")
+    if (given := others.pop("stages", None)) is not None:
+        found["stages"] = (given,) if isinstance(given, str) else tuple(map(str, given))
     for name, whole in (("users", "arrivals"), ("rate_per_s", "users")):
         if found.get(name) is not None and others.get(whole) is not None:
             words = f"{name.removesuffix('_per_s')} and {whole}={{…}} are two loads"

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 
 import msgspec
 
+from perfkit import stages
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import SCHEMA_VERSION, Arrivals, Budget, Users
 from perfkit.text import plural
@@ -465,6 +466,9 @@ def _quantity(value: float, unit: str) -> str:
 
 
 def _load_words(load: Users | Arrivals | None) -> str:
+    if load is not None and load.stages:
+        model, unit = ("closed", " users") if isinstance(load, Users) else ("open", "/s")
+        return f"{model} model: {stages.in_words(load.stages, unit)}"
     if isinstance(load, Users):
         steps, seconds = load.iterations, load.duration_s
         length = f", {plural(steps, 'step')}" if steps else f", {seconds:g} s" if seconds else ""

@@ -1,0 +1,78 @@
+"""Stages: a load that rises, stays and falls, one stretch after the other; pure data.
+
+Of users as of arrivals: a stage is a linear change from the level before it, the first one from 0. The first
+stage begins with the load, so a warm-up takes its time from the stages.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """So long until the load has reached `to`: users, or starts per second; 0 s: at once."""
+
+    duration_s: Annotated[float, msgspec.Meta(ge=0, le=30 * 86_400)]
+    to: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
+
+
+def knots(stages: Iterable[Stage]) -> list[tuple[float, float]]:
+    """The level as (seconds since the load's start, level); two knots at one second are a jump."""
+    ends = itertools.accumulate(stage.duration_s for stage in stages)
+    return [(0.0, 0.0), *((end, stage.to) for end, stage in zip(ends, stages, strict=True))]
+
+
+def lasting_s(stages: Iterable[Stage]) -> float:
+    """How long all of them take, in seconds."""
+    return sum(stage.duration_s for stage in stages)
+
+
+def changes_after(stages: Sequence[Stage], second: float) -> bool:
+    """Whether the level changes after this second of the load."""
+    levels = itertools.pairwise(knots(stages))
+    return any(end > second and level != before for (_, before), (end, level) in levels)
+
+
+def active_s(stages: Iterable[Stage]) -> list[list[tuple[float, float]]]:
+    """Of each user, when it is active: from and to, in seconds since the load's start.
+
+    As many are active as the level says. A rise takes users that have stopped before new ones; a fall stops
+    those first that have been active longest. All stop at the end.
+    """
+    spans: list[list[tuple[float, float]]] = []
+    active: deque[tuple[int, float]] = deque()
+    stopped: list[int] = []
+    now = 0.0
+    for stage in stages:
+        more = int(stage.to) - len(active)
+        for i in range(more):
+            if not stopped:
+                heapq.heappush(stopped, len(spans))
+                spans.append([])
+            active.append((heapq.heappop(stopped), now + stage.duration_s * i / more))
+        for i in range(1, 1 - more):
+            user, since = active.popleft()
+            spans[user].append((since, now + stage.duration_s * i / -more))
+            heapq.heappush(stopped, user)
+        now += stage.duration_s
+    for user, since in active:
+        spans[user].append((since, now))
+    return spans
+
+
+def in_words(stages: Iterable[Stage], unit: str) -> str:
+    """Such as `10 s to 20 users, 60 s at 20 users, 10 s to 0 users`."""
+    told, level = [], 0.0
+    for stage in stages:
+        told.append(f"{stage.duration_s:g} s {'at' if stage.to == level else 'to'} {stage.to:g}{unit}")
+        level = stage.to
+    shown = told if len(told) <= 6 else [*told[:5], f"… {len(told)} stages"]
+    return ", ".join(shown)
