@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -309,16 +309,21 @@ def _print_runs(runs: Iterable[Any], as_json: bool) -> None:
         print_run(run, as_json, brief=True)
 
 
-def _as_junit(runs: Iterable[Any]) -> str:
-    """JUnit XML of runs: for each whether its verdict is sound, and a case for each of its thresholds."""
+def _as_junit(runs: Sequence[Any]) -> str:
+    """JUnit XML of runs: for each whether its verdict is sound, and a case for each of its thresholds.
+
+    The cases of a workload are called the same each time, so that a CI system can follow them.
+    """
     from perfkit.junit import Case, junit
 
     cases = []
-    for run in runs:
+    for number, run in enumerate(runs, 1):
+        of = "" if len(runs) == 1 else f"run {number} of {len(runs)}: "
         verdict = run.verdict
-        cases.append(Case(f"{run.id}: verdict", "passed" if verdict.sound else "error", verdict.words))
+        said = f"run {run.id}: {verdict.words}"
+        cases.append(Case(f"{of}verdict", "passed" if verdict.sound else "error", said, said))
         for one in verdict.thresholds:
-            name, said = f"{run.id}: {one.text}", f"measured {one.measured}"
+            said = f"measured {one.measured}"
             told = f"{said}; the threshold is {one.text}"
-            cases.append(Case(name, "passed" if one.ok else "failure", told, said))
+            cases.append(Case(f"{of}{one.text}", "passed" if one.ok else "failure", told, said))
     return junit("perfkit run", cases)
