@@ -298,7 +298,7 @@ def test_every_step_raises_for_real(
     its end; a log says at once how many steps raised and why, and the users did not fill a core with it."""
     monkeypatch.setattr(abort, "NOTHING_SUCCEEDS_S", 2.0)
     (tmp_path / "mine.py").write_text(
-        "async def step(session, state, rng):\n    session.data('nope.csv')\n    await session.get('/')\n"
+        "async def step(session, state, rng):\n    session.data('no' + '.csv')\n    await session.get('/')\n"
     )
     given = {"scenario": str(tmp_path / "mine.py"), "target": {"url": server.url}, "warmup_s": warmup_s,
              "budget": WIDE, "users": {"count": 2, "duration_s": 600}}  # fmt: skip
@@ -308,7 +308,7 @@ def test_every_step_raises_for_real(
     assert ": aborted, BROKEN: ended early: no request ended and " in first
     assert "every step raised an exception" in first
     said = capsys.readouterr().err.splitlines()[0]
-    words = r"0 requests, 0 failed, [\d,]+ steps raised: BadInput: .*nope\.csv.* \(mine\.py:2\),"
+    words = r"0 requests, 0 failed, [\d,]+ steps raised: BadInput: .*no\.csv.* \(mine\.py:2\),"
     assert re.search(words, said)
     assert run.meta.steps_ended < 2 * (1000 + 40)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from perfkit.drive.operations import most_requests, operations_of
+from perfkit.drive.operations import most_requests, operations_of, require_files
 from perfkit.drive.running import checked
 from perfkit.drive.scenario import load_scenario
 from perfkit.errors import BadInput
@@ -214,6 +215,28 @@ def test_the_most_requests_of_a_step_are_read_where_they_are_certain(
     file = tmp_path / "made.py"
     file.write_text(f"import asyncio\n\n\nasync def step(session, params, rng):\n    {body}\n")
     assert most_requests(load_scenario(str(file))) == most
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("{step}session.data('user.csv')", r"line 2: data user.csv in .*: .*; did you mean users.csv\?$"),
+        ("{step}await session.post('/', json=session.data('other.txt'))", "line 2: .* must end in"),
+        ("{step}session.data('users.csv')", None),
+        ("{step}session.data('user' + '.csv')", None),
+        ("{step}try: session.data('user.csv')\n    except KeyError: pass", None),
+        ("async def setup(session, params): pass\n{step}session.data('user.csv')", None),
+    ],
+)
+def test_a_data_file_that_is_surely_not_there_is_said_before_the_load(
+    tmp_path: Path, code: str, says: str | None
+) -> None:
+    """By the name a step writes out; setup may make it, and who tries is ready for it to be missing."""
+    (tmp_path / "users.csv").write_text("name\nann\n")
+    file = tmp_path / "made.py"
+    file.write_text(code.format(step="async def step(session, state, rng):\n    ") + "\n")
+    with pytest.raises(BadInput, match=says) if says else contextlib.nullcontext():
+        require_files(load_scenario(str(file)))
 
 
 @pytest.mark.parametrize(

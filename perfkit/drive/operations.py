@@ -10,6 +10,7 @@ from typing import Any
 
 from perfkit.drive.scenario import Scenario
 from perfkit.drive.session import default_name
+from perfkit.drive.session.data import read_rows
 from perfkit.errors import BadInput
 
 _SENDS = frozenset({"get", "post", "put", "patch", "delete", "request"})
@@ -92,6 +93,25 @@ def require_awaits(scenario: Scenario) -> None:
                     call, meant = slip
                     words = f"{session}.{call.attr}(…) is not awaited, so it sends nothing; write {meant}"
                     raise BadInput(f"{scenario.label}, line {call.lineno}: {words}")
+
+
+def require_files(scenario: Scenario) -> None:
+    """BadInput for a data file that a scenario asks for by its written name, and that is surely not there.
+
+    Its setup may make it, and a `try` may be ready for its absence: then nothing is said before the load.
+    """
+    tree = _tree(scenario)
+    nodes = list(ast.walk(tree)) if tree is not None else []
+    if any(isinstance(one, ast.Try) or getattr(one, "name", "") == "setup" for one in nodes):
+        return
+    for call in (node for node in nodes if isinstance(node, ast.Call) and node.args):
+        called, name = call.func, getattr(call.args[0], "value", None)
+        asked = isinstance(called, ast.Attribute) and called.attr == "data" and _is_session(called.value)
+        if asked and isinstance(name, str) and not (scenario.folder / name).exists():
+            try:
+                read_rows(scenario.folder / name)
+            except BadInput as error:
+                raise BadInput(f"{scenario.label}, line {call.lineno}: {error}") from None
 
 
 def other_client(scenario: Scenario) -> tuple[str, int] | None:

@@ -17,7 +17,7 @@ from perfkit import stats
 from perfkit.drive import abort, describe
 from perfkit.drive.live_view import live_view
 from perfkit.drive.local_server import reference_server
-from perfkit.drive.operations import operations_of, require_awaits
+from perfkit.drive.operations import operations_of, require_awaits, require_files
 from perfkit.drive.scenario import Mix, Scenario, is_file, members_of
 from perfkit.drive.session.sending import HOP
 from perfkit.drive.spread import Progress, execute, soon
@@ -83,6 +83,7 @@ def checked(given: Mapping[str, Any], where: str, allow_targets: Iterable[str]) 
         require_lasting(workload.spread.folder, where)
     for member in members_of(scenario, params, workload):
         require_awaits(member.scenario)
+        require_files(member.scenario)
     wanted = [thresholds.parse(text) for text in workload.thresholds]
     for one in wanted:
         if isinstance(one.metric, Metric) and one.metric.population == "slo" and not workload.slo:
