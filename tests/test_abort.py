@@ -16,11 +16,12 @@ from perfkit import figures, frames
 from perfkit.drive import abort
 from perfkit.drive.abort import LEAST, Watch, parse
 from perfkit.drive.progress import Window
-from perfkit.drive.running import checked, describe_run, run_repeats
+from perfkit.drive.running import checked, run_repeats
 from perfkit.drive.tally import BINS, PER_OCTAVE
 from perfkit.errors import BadInput
 from perfkit.model import Workload
 from perfkit.observe.recording import record
+from perfkit.store.words import describe_run
 from tests.command import started
 from tests.small_server import SmallServer, small_server
 from tests.test_live_view import folder_with, tell

@@ -24,7 +24,6 @@ import pytest
 from perfkit.drive import collect, spread
 from perfkit.drive.collect import Collector
 from perfkit.drive.local_server import reference_server
-from perfkit.drive.running import describe_run
 from perfkit.drive.workloads import complete
 from perfkit.errors import BadInput
 from perfkit.hosts import require_allowed_hosts
@@ -32,6 +31,7 @@ from perfkit.model import Target, Tokens, Workload, convert
 from perfkit.redaction import Redactor
 from perfkit.store import Run, RunFolder, list_runs, read_probes
 from perfkit.store.metadata import ProbeSource
+from perfkit.store.words import describe_run
 from perfkit_probes import Ring, SampleServer
 
 

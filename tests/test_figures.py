@@ -17,12 +17,12 @@ from benchmarks.make_timeline import make_timeline
 from perfkit import figures, frames
 from perfkit.compare import frames as compare_frames
 from perfkit.compare import series
-from perfkit.drive.running import describe_run, details
 from perfkit.figures.drawing import theme
 from perfkit.site.facts import run_facts
 from perfkit.store import Run
 from perfkit.store.rows import Part
 from perfkit.store.summary import NAMES
+from perfkit.store.words import describe_run, details
 from tests.site_fixture import nightly
 
 DRAWN: dict[str, Callable[[Part], Axes]] = {

@@ -12,13 +12,14 @@ import pytest
 from perfkit import figures, frames
 from perfkit.compare import Options, compare, gate
 from perfkit.compare.reduce import reduce_run
-from perfkit.drive.running import checked, describe_run
+from perfkit.drive.running import checked
 from perfkit.drive.workloads import complete
 from perfkit.errors import BadInput
 from perfkit.store import Run, slo
 from perfkit.store.rows import Part
 from perfkit.store.summary import TOTAL, summarize, warnings
 from perfkit.store.thresholds import parse
+from perfkit.store.words import describe_run
 from tests.hand_made import MS, S, row, write_run
 
 SLO = "ttft < 500 ms and tpot < 50 ms"

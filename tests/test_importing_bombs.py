@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from perfkit.drive.rows import MOST_OPERATIONS, OTHER_OPERATIONS
-from perfkit.drive.running import describe_run
 from perfkit.errors import BadInput
 from perfkit.importing.limits import MOST_USERS
+from perfkit.store.words import describe_run
 from tests.bombs import MB, MOST_MB, Cost, cost_of, costs_of_imports, packed
 from tests.imported import import_file
 from tests.test_importing import FILES

@@ -23,12 +23,12 @@ from perfkit.compare.reduce import refusals
 from perfkit.compare.turns import refuse_differences
 from perfkit.drive.describe import first_meta
 from perfkit.drive.progress import Goal, elapsed_s
-from perfkit.drive.running import describe_run, details
 from perfkit.drive.workloads import complete, redactor_for
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.lab import Runs
 from perfkit.retention import plan
 from perfkit.store import Metadata, Run, find_run, list_runs, listed
+from perfkit.store.words import describe_run, details
 
 SAMPLES = sorted((Path(__file__).parents[1] / "data" / "sample").glob("*/run.json"))
 #: A value of every type JSON has, and those that break arithmetic, dates and terminals.

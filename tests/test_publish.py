@@ -26,7 +26,6 @@ import pytest
 from markupsafe import escape
 
 from benchmarks.make_timeline import make_timeline
-from perfkit.drive.running import details
 from perfkit.drive.workloads import complete, read_yaml
 from perfkit.errors import BadInput, PerfkitError
 from perfkit.model import Workload
@@ -37,6 +36,7 @@ from perfkit.site import Wishes, publish
 from perfkit.site.folder import SiteFolder
 from perfkit.site.leaks import Scanner
 from perfkit.store import Run, RunFolder, update_run_json, write_segment
+from perfkit.store.words import details
 from tests.command import started
 from tests.site_fixture import HOSTILE, Site, hostile, nightly, sample
 

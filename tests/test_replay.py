@@ -14,12 +14,13 @@ import yaml
 from perfkit.compare import compare
 from perfkit.compare.reduce import operations_of, reduce_run
 from perfkit.drive.recording import Recording, Wanted
-from perfkit.drive.running import checked, describe_run, run_repeats
+from perfkit.drive.running import checked, run_repeats
 from perfkit.drive.workloads import complete
 from perfkit.errors import BadInput
 from perfkit.importing.recordings import read_recording
 from perfkit.store import Run
 from perfkit.store.rows import Part
+from perfkit.store.words import describe_run
 from tests.imported import import_file
 from tests.small_server import SmallServer, small_server
 

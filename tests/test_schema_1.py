@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from perfkit.compare.reduce import reduce_run
-from perfkit.drive.running import describe_run
 from perfkit.store import Run
 from perfkit.store.rows import Part
 from perfkit.store.summary import summarize
+from perfkit.store.words import describe_run
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 

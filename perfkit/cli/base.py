@@ -175,8 +175,8 @@ def print_json(value: Any) -> None:
 
 def print_run(run: Any, as_json: bool, *, summary: bool = True, brief: bool = False) -> None:
     """One run, by default with its summary, for programs or for a person; brief: see `describe_run`."""
-    from perfkit.drive.running import describe_run
     from perfkit.observe.recording import results_with_findings
+    from perfkit.store.words import describe_run
 
     if as_json:
         print_json(details_of(run, summary=summary))
@@ -187,8 +187,8 @@ def print_run(run: Any, as_json: bool, *, summary: bool = True, brief: bool = Fa
 
 def details_of(run: Any, *, summary: bool = True) -> dict[str, Any]:
     """One run for programs, by default with its summary and findings."""
-    from perfkit.drive.running import details
     from perfkit.observe.recording import results_with_findings
+    from perfkit.store.words import details
 
     results = results_with_findings(run) if summary else None
     return details(run, summary=summary, results=results)

@@ -73,7 +73,7 @@ def batch_command(files: tuple[Path, ...], report: bool, fresh: bool, allow_targ
 
 def _row(item: Any, run: Any) -> dict[str, Any]:
     """An item of a batch for the table at its end."""
-    from perfkit.drive.running import headline
+    from perfkit.store.words import headline
 
     ended, numbers = item.ended or "not done", {}
     if run is not None:

@@ -244,7 +244,7 @@ def _name(side: str, letter: str) -> str:
 
 def _print_place(kept: Any) -> None:
     """The comparison's folder, and the command that makes its page."""
-    from perfkit.drive.running import needs_extra, reference
+    from perfkit.store.words import needs_extra, reference
 
     print_lines(kept.path, f"  next: perfkit report comparison:{reference(kept.path)}{needs_extra()}")
 
