@@ -14,7 +14,7 @@ import click
 import msgspec
 from sphinx.pycode import ModuleAnalyzer
 
-from perfkit import model
+from perfkit import converting, model
 from perfkit.cli import _add_server_command, cli
 from perfkit.lab.handle import FIGURES
 from perfkit.store.columns import SQL_TYPES
@@ -102,7 +102,7 @@ def _workload() -> Iterator[str]:
     comments.analyze()
     yield "# Workload file: every key"
     yield "\n[The workload file](../workload.md) says how they go together. Times take units: `30s`, `2m`."
-    sections = {"": model.Workload, **model.sections_of(model.Workload)}
+    sections = {"": model.Workload, **converting.sections_of(model.Workload)}
     for name, cls in sections.items():
         yield f"\n## {f'`{name}`' if name else 'Top level'}\n\n{(cls.__doc__ or '').strip()}\n"
         hints = get_type_hints(cls, include_extras=True)

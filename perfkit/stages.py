@@ -15,6 +15,9 @@ from typing import Annotated
 
 import msgspec
 
+#: As they are written in YAML.
+SOME_STAGES = "stages: [{duration_s: 10s, to: 20}, {duration_s: 1m, to: 20}, {duration_s: 10s, to: 0}]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:

@@ -21,13 +21,14 @@ import httpx
 import pyarrow as pa
 import pytest
 
+from perfkit.converting import convert
 from perfkit.drive import collect, spread
 from perfkit.drive.collect import Collector
 from perfkit.drive.local_server import reference_server
 from perfkit.drive.workloads import complete
 from perfkit.errors import BadInput
 from perfkit.hosts import require_allowed_hosts
-from perfkit.model import Target, Tokens, Workload, convert
+from perfkit.model import Target, Tokens, Workload
 from perfkit.redaction import Redactor
 from perfkit.store import Run, RunFolder, list_runs, read_probes
 from perfkit.store.metadata import ProbeSource

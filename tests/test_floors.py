@@ -36,7 +36,7 @@ FLOORS = (
         "plain_data",
         "stages",
     ),
-    *("model", "safe_yaml", "hosts"),
+    *("converting", "model", "safe_yaml", "hosts"),
     *("card", "choosing", "junit", "page", "streams", "stats"),
     "store",
     "drive",

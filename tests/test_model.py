@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perfkit.converting import convert
 from perfkit.drive.health import delays, judge, median_response_ms, spared
 from perfkit.drive.session import Opening
 from perfkit.errors import BadInput
-from perfkit.model import Arrivals, Budget, Users, Workload, convert
+from perfkit.model import Arrivals, Budget, Users, Workload
 from perfkit.store.rows import Part
 from tests.hand_made import MS, row, write_run
 

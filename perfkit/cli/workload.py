@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from perfkit import safe_yaml
+from perfkit.converting import refuse_unknown_names
 from perfkit.drive.one_line import Load, Request, is_url, of_url
 from perfkit.drive.scenario import names
 from perfkit.drive.variables import expanded, put_back
 from perfkit.drive.workload_files import read_workload
 from perfkit.drive.workloads import merged, parse_assignments, parse_headers
 from perfkit.errors import BadInput
-from perfkit.model import Workload, refuse_unknown_names
+from perfkit.model import Workload
 from perfkit.redaction import STARS, masked, masked_text
 from perfkit.store import shipped
 from perfkit.suggestions import nearest, nearest_file

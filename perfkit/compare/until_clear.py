@@ -20,10 +20,11 @@ import perfkit
 from perfkit.compare.experiment import Kept
 from perfkit.compare.nouns import Comparison, Look, Options
 from perfkit.compare.turns import Turns
+from perfkit.converting import convert
 from perfkit.drive import describe
 from perfkit.drive.scenario import load_scenario
 from perfkit.errors import BadInput, PerfkitError
-from perfkit.model import Stopping, convert
+from perfkit.model import Stopping
 from perfkit.store import Run, list_runs, write_json
 from perfkit.store.files import locked, read_json
 from perfkit.text import print_lines

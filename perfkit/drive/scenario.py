@@ -33,9 +33,10 @@ from typing import Any
 
 import msgspec
 
+from perfkit.converting import convert
 from perfkit.drive.recording import Recording
 from perfkit.errors import BadInput, PerfkitError, unknown
-from perfkit.model import Workload, convert
+from perfkit.model import Workload
 from perfkit.suggestions import nearest_file
 from perfkit.text import harmless_prints, plural
 

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from perfkit import safe_yaml
+from perfkit.converting import convert
 from perfkit.drive.scenario import Member, Mix, Scenario, load_scenario
 from perfkit.drive.schedule import require_requests
 from perfkit.drive.shards.launchers import processes_of
@@ -21,7 +22,7 @@ from perfkit.drive.variables import expanded
 from perfkit.drive.worker import make_transport, run_on_loop
 from perfkit.errors import BadInput
 from perfkit.hosts import addresses_of, split_address
-from perfkit.model import Spread, Target, Tokens, Workload, convert, spelled_out
+from perfkit.model import Spread, Target, Tokens, Workload, spelled_out
 from perfkit.plain_data import LONGEST, require_plain
 from perfkit.redaction import Redactor, is_secret_name, masked_text, redacted_errors, secrets_of
 from perfkit.store import read_regular, shipped, slo

@@ -153,9 +153,10 @@ class Work:
 
 def _given(workload: Given, changes: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The workload as a mapping, with the changes laid over it, and what to call it in messages."""
+    from perfkit.converting import refuse_unknown_names
     from perfkit.drive.one_line import without_load
     from perfkit.drive.workloads import merged
-    from perfkit.model import Workload, refuse_unknown_names, spelled_out
+    from perfkit.model import Workload, spelled_out
     from perfkit.plain_data import require_plain
 
     given, where = _begin(workload, changes)
