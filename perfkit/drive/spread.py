@@ -9,8 +9,8 @@ import os
 import pickle
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +20,26 @@ from perfkit import interrupts
 from perfkit.drive import abort, describe
 from perfkit.drive.collect import Collector
 from perfkit.drive.health import NO_DELAYS, delays, judge, median_response_ms, spared
-from perfkit.drive.journal import journaled, keep_only, remove
-from perfkit.drive.load import cut_off
-from perfkit.drive.mistakes import Mistakes, words_with_await
-from perfkit.drive.overdue import leave_behind
+from perfkit.drive.journal import journaled
+from perfkit.drive.mistakes import Mistakes
 from perfkit.drive.progress import STOP
 from perfkit.drive.recording import Recording
 from perfkit.drive.scenario import Member, Mix, Scenario, members_of
-from perfkit.drive.session import Recorder, Session, Undo
+from perfkit.drive.session import Undo
+from perfkit.drive.setup_and_teardown import SetupAndTeardown, system_words
 from perfkit.drive.shards.coordinator import Body, Coordinator, Stuck
 from perfkit.drive.shards.launchers import LEAST_SECRET, SECRET_ENV, ByHand, Launcher, launcher_of, listening
 from perfkit.drive.shards.messages import Package, encode, source_of
 from perfkit.drive.shards.plain import to_plain
 from perfkit.drive.worker import (
-    Flusher,
     Outcome,
     RunContext,
     RunPart,
     id_prefix,
-    make_recorder,
     run_on_loop,
 )
-from perfkit.drive.writer import SegmentWriter, monotonic_unix_ns
-from perfkit.errors import BadInput, PerfkitError, RequestFailed
+from perfkit.drive.writer import monotonic_unix_ns
+from perfkit.errors import BadInput, PerfkitError
 from perfkit.hosts import hosts_of
 from perfkit.model import NO_TOKENS, Tokens, Users, Workload
 from perfkit.redaction import Redactor
@@ -138,16 +135,14 @@ class _Execution:
         self.meta = describe.first_meta(workload, scenario, params, folder.path, monotonic, unix, self.redact)
         self.meta["own_server"] = own_server
         self.meta["replay"] = recording.to_mapping() if recording else None
-        self.recording, self._begin = recording, begin
+        self._begin = begin
+        self.around = SetupAndTeardown(self.context, self.members, recording, self.redact, self._broken_off)
         self.start_ns = monotonic
         self.coordinator: Coordinator | None = None
-        self.undo: list[Undo] = []
         self.interrupted = False
         self._stopped_ns: int | None = None  #: when the load was told to end before its time
         self._abort = abort.Watch(workload)
         self._met: abort.Met | None = None  #: the condition that ended the load
-        self.states: list[Any] = []  #: what the setup of each member returned
-        self._own_rows = self._unanswered = 0
         #: The state of a setup cannot be handed on; where no request was sent before, no run is left.
         self._refused = False
         self._mistakes = Mistakes()
@@ -175,7 +170,7 @@ class _Execution:
         except OSError as failed:  # not even run.json has room
             launcher.stop(0.0)
             self.folder.discard()
-            raise PerfkitError(self.redact(_words(failed))) from None
+            raise PerfkitError(self.redact(system_words(failed))) from None
         try:
             on_progress(Run(self.folder.path))
             self._work(launcher, on_progress)
@@ -196,7 +191,7 @@ class _Execution:
         finally:
             self.folder.close()
         if failure is not None:
-            if self._refused and not self._own_rows:
+            if self._refused and not self.around.rows:
                 self.folder.discard()
             raise failure
         return Run(self.folder.path)
@@ -205,7 +200,7 @@ class _Execution:
         try:
             try:
                 with harmless_prints():
-                    run_on_loop(self._set_up())
+                    run_on_loop(self.around.set_up())
                 self.collector.start()
                 self._load(launcher, on_progress)
             finally:
@@ -218,33 +213,15 @@ class _Execution:
             with harmless_prints():
                 run_on_loop(self._clean_up(on_progress))
 
-    # -- setup and teardown, in this process
-
-    async def _set_up(self) -> None:
-        for number, member in enumerate(self.members):
-            async with self._rows("setup", number) as recorder:
-                self.states.append(await self._set_up_one(member, Session(recorder, phase="setup")))
-                await self._settle()
-
-    async def _set_up_one(self, member: Member, session: Session) -> Any:
-        try:
-            state = await member.scenario.setup(session, member.params)
-            return state if self.recording is None else self.recording
-        except PerfkitError as failed:
-            raise type(failed)(session.redact(str(failed))) from None
-        except OSError as failed:
-            raise self._broken_off(session.redact(_words(failed))) from None
-        except BaseException as failed:
-            if _is_interrupt(failed):
-                raise
-            words = session.redact(_told(failed))
-            raise PerfkitError(f"setup of {member.name} failed: {words}") from None
-
     async def _clean_up(self, on_progress: Progress) -> None:
         """Tear down; the second Ctrl-C ends that, wherever the first one came."""
         telling = asyncio.create_task(self._tell(on_progress))
-        with nullcontext() if self.interrupted else interrupts.held(first_only=True):
-            await self._tear_down()
+        unanswered = sum(outcome.unanswered for outcome in self.outcomes)
+        try:
+            with nullcontext() if self.interrupted else interrupts.held(first_only=True):
+                await self.around.tear_down(self._made(), unanswered)
+        finally:
+            self.meta |= self.around.told
         telling.cancel()
 
     async def _tell(self, on_progress: Progress) -> None:
@@ -254,48 +231,9 @@ class _Execution:
                 await asyncio.sleep(_TELL_S)
                 on_progress(Run(self.folder.path))
 
-    async def _tear_down(self) -> None:
-        problems: list[str] = []
-        undos = self._made()
-        if undos:  # what stands here when a second Ctrl-C ends the clean-up
-            words = f"interrupted; up to {len(undos):,} things it made were not removed"
-            self.meta["removal_error"] = words
-        unwritten: list[OSError] = []
-        for number in range(len(self.states) - 1, 0, -1):  # of a mix, all but the first
-            try:
-                async with self._rows("teardown", number) as recorder:
-                    await self._tear_down_one(number, recorder, problems)
-                    undos += recorder.undo
-            except OSError as failed:  # a full disk is no reason to leave things behind
-                unwritten.append(failed)
-        async with self._rows("teardown", 0) as recorder:
-            if self.states:
-                await self._tear_down_one(0, recorder, problems)
-            removal = await remove(recorder, [*undos, *recorder.undo])
-        unanswered = self._unanswered + sum(outcome.unanswered for outcome in self.outcomes)
-        if removal.wanted and unanswered:
-            problems.append(
-                f"{unanswered:,} POST or PUT requests got no response; anything they created was not removed"
-            )
-        self.meta["teardown_error"] = "; ".join(problems) or None
-        self.meta["removal_error"] = removal.told or None
-        keep_only(self.folder.path, removal.left if self.context.journals else (), self.redact)
-        if unwritten:
-            raise unwritten[0]
-
-    async def _tear_down_one(self, number: int, recorder: Recorder, problems: list[str]) -> None:
-        session = Session(recorder, phase="teardown")
-        try:
-            await self.members[number].scenario.teardown(session, self.states[number])
-        except BaseException as failed:  # the load's rows are worth keeping
-            if _is_interrupt(failed):
-                raise
-            problems.append(session.redact(_told(failed)))
-        await self._settle()
-
     def _made(self) -> list[Undo]:
         """What is to be removed; of a worker that has told nothing any more, what its journal says."""
-        made = list(self.undo)
+        made = list(self.around.undo)
         for one in self.coordinator.shards if self.coordinator else ():
             if one.outcome is not None:
                 made += one.outcome.undo
@@ -303,56 +241,6 @@ class _Execution:
                 with contextlib.suppress(OSError):
                     made += journaled(self.folder.path, f"w{one.index}")
         return made
-
-    @asynccontextmanager
-    async def _rows(self, phase: str, number: int) -> AsyncIterator[Recorder]:
-        """A recorder of a member's setup or teardown; its rows are written like a worker's."""
-        stride = self.context.seq_stride
-        name = f"{phase}{number or ''}"
-        recorder = make_recorder(self.context, name, first_seq=stride - 1 + stride * self._own_rows)
-        self._others = asyncio.all_tasks()
-        asyncio.get_running_loop().set_exception_handler(self._complain)
-        writer = SegmentWriter(
-            self.folder.path,
-            scenario=self.members[number].name,
-            worker=self.workload.processes,
-            name=name,
-            id_prefix=self.context.id_prefix,
-            origin_ns=self.context.origin_ns,
-            member=number,
-            of=len(self.members),
-        )
-        flusher = Flusher(recorder, writer)
-        try:
-            yield recorder
-        finally:
-            for task in await cut_off([recorder], self._strays):
-                leave_behind(task)
-            if phase == "setup":
-                self.undo += recorder.undo
-            self._own_rows += recorder.buffer.count
-            self._unanswered += recorder.unanswered
-            flusher.stop()
-            writer.close()
-            await recorder.transport.close()
-        if writer.error:
-            raise writer.error
-
-    def _strays(self) -> set[asyncio.Task[Any]]:
-        """Tasks that setup or teardown has begun and left behind."""
-        return asyncio.all_tasks() - self._others - {asyncio.current_task()}
-
-    async def _settle(self) -> None:
-        """Give what is left behind as long as what a step leaves behind has."""
-        ends = time.monotonic() + self.workload.drain_s
-        while (strays := self._strays()) and (left_s := ends - time.monotonic()) > 0:
-            await asyncio.wait(strays, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-
-    def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Print what a task raised that setup or teardown left behind; asyncio would print secrets too."""
-        error = context.get("exception")
-        words = _told(error) if isinstance(error, Exception) else ""
-        print_lines(self.redact(f"perfkit: {context.get('message')}: {words}"), err=True)
 
     # -- the load, in shards
 
@@ -398,9 +286,11 @@ class _Execution:
                         for one in self.context.parts),
         )  # fmt: skip
         if own:
-            return Body(encode(Package(context)), _pickled(self.members, self.states))
+            return Body(encode(Package(context)), _pickled(self.members, self.around.states))
         scenarios = [one.scenario for one in self.members]
-        states = tuple(to_plain(state, one.module) for state, one in zip(self.states, scenarios, strict=True))
+        states = tuple(
+            to_plain(state, one.module) for state, one in zip(self.around.states, scenarios, strict=True)
+        )
         sources = tuple(source_of(one.scenario, one.params) for one in self.members)
         return Body(encode(Package(context, sources, states, self.folder.nonce)))
 
@@ -458,7 +348,7 @@ class _Execution:
         return interrupts.reason() if stopped else None
 
     def _broken_off(self, why: OSError | str) -> PerfkitError:
-        words = self.redact(why if isinstance(why, str) else _words(why))
+        words = self.redact(why if isinstance(why, str) else system_words(why))
         return PerfkitError(f"{words}; the rows written so far stay readable in {self.folder.path.name}")
 
     def _close(self, reason: str | None, failure: PerfkitError | None) -> PerfkitError | None:
@@ -586,19 +476,3 @@ def _pickled(members: Sequence[Member], states: list[Any]) -> bytes:
             words = f"setup returned a state that cannot be sent to worker processes: {error}"
             raise BadInput(f"{member.scenario.label}: {words}") from None
     return pickle.dumps(states)
-
-
-def _is_interrupt(error: BaseException) -> bool:
-    """Whether it came from outside; a scenario may raise whatever it likes."""
-    task = asyncio.current_task()
-    cancelled = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
-    return cancelled or isinstance(error, KeyboardInterrupt)
-
-
-def _told(error: BaseException) -> str:
-    """What a scenario's own error says; what a failed request says is told already."""
-    return str(error) if isinstance(error, RequestFailed) else words_with_await(error)
-
-
-def _words(error: OSError) -> str:
-    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
