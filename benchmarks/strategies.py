@@ -3,10 +3,10 @@
     .venv/bin/python benchmarks/strategies.py [--only NAME] [--times 10] [--out docs/strategies.md]
 
 The predictions are in params/strategies.yaml. Each time, each pair is carried out as a user would (`perfkit
-compare before.yaml after.yaml`), and so is its null pair, the after side against itself. A null pair agrees
-when it is equivalent; improved or regressed is a false alarm. Every comparison is a line of --results, and
-one that is there already is not carried out again: an interrupted run goes on where it was. The runs that
-were compared are removed.
+compare before.yaml after.yaml --until-clear`, so a noisy hour costs pairs, not answers), and so is its null
+pair, the after side against itself. A null pair agrees when it is equivalent; improved or regressed is a
+false alarm. Every comparison is a line of --results, and one that is there already is not carried out again:
+an interrupted run goes on where it was. The runs that were compared are removed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ TABLE = ROOT / "params" / "strategies.yaml"
 BEGIN, END = "<!-- strategies:begin -->", "<!-- strategies:end -->"
 #: The verdict that each prediction means.
 VERDICTS = {"improved": "improved", "regressed": "regressed", "no change": "equivalent"}
-_LONGEST_S = 1800  # of one comparison: 10 runs of 7 s, and 10 starts of a server on a busy machine
+_MOST_PAIRS = 20
+_BUDGET = "12m"  # of one comparison: 20 pairs of runs of 7 s, and 40 starts of a server
+_LONGEST_S = 1800
 
 
 class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,6 +59,7 @@ class Outcome:
     ratio: float | None = None  #: after ÷ before
     low: float | None = None
     high: float | None = None
+    pairs: int = 0  #: of runs that counted
     excluded: int = 0  #: runs, by rule
     reasons: dict[str, int] = field(default_factory=dict)  #: why, and how many
     seconds: float = 0.0
@@ -74,15 +77,15 @@ def files(name: str, null: bool) -> tuple[Path, Path]:
     return (after, after) if null else (before, after)
 
 
-def carry_out(name: str, one: Strategy, null: bool, number: int, repeats: int | None = None) -> Outcome:
-    """Compare the sides with `perfkit compare`, in a folder that is removed; as often as the files say."""
+def carry_out(name: str, one: Strategy, null: bool, number: int, most: int = _MOST_PAIRS) -> Outcome:
+    """Compare the sides with `perfkit compare` until it is clear, in a folder that is removed."""
     sides = [str(file.relative_to(ROOT)) for file in files(name, null)]
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="perfkit-strategies-") as data:
         command = [sys.executable, "-c", "from perfkit.cli import cli; cli()", "compare", *sides]
         command += ["--primary", one.metric, "--margin", str(one.margin), "--data-dir", data]
+        command += ["--until-clear", "--max-repeats", str(most), "--budget", _BUDGET]
         command += ["--no-report", "--quiet", "--json"]
-        command += [] if repeats is None else ["--repeats", str(repeats)]
         try:
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_LONGEST_S)
             said, code = done.stdout, done.returncode
@@ -100,6 +103,7 @@ def _outcome(told: dict[str, Any], one: Strategy, blank: Outcome) -> Outcome:
     left_out = [reasons for side in "ab" for _, reasons in told[side]["left_out"]]
     why = Counter(reason for reasons in left_out for reason in reasons)
     found = asdict(blank) | {"verdict": told["verdict"], "excluded": len(left_out), "reasons": dict(why)}
+    found["pairs"] = len(told["a"]["runs"])
     for result in told["results"]:
         if result["metric"] == one.metric and result["primary"]:
             found |= {key: result[key] and round(result[key], 4) for key in ("ratio", "low", "high")}
@@ -183,7 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", action="append", choices=list(known), metavar="NAME", help=", ".join(known))
     parser.add_argument("--times", type=int, default=10)
-    parser.add_argument("--repeats", type=int, help="pairs of runs a comparison; default: as the files say")
+    parser.add_argument("--max-repeats", type=int, default=_MOST_PAIRS, help="pairs of runs, at most")
     parser.add_argument("--results", type=Path, default=ROOT / "data" / "strategies.jsonl")
     parser.add_argument("--out", type=Path, help=f"page with {BEGIN} and {END}")
     given = parser.parse_args()
@@ -192,14 +196,12 @@ def main() -> None:
     for number, name, null in planned(given.only or list(known), given.times, read(given.results)):
         words = f"{number}/{given.times} {name}{', null pair' if null else ''}"
         print(words, end=" ", file=sys.stderr, flush=True)
-        outcome = carry_out(name, known[name], null, number, given.repeats)
+        outcome = carry_out(name, known[name], null, number, given.max_repeats)
         with given.results.open("a") as lines:
             lines.write(json.dumps(asdict(outcome)) + "\n")
         change = f"{100 * (outcome.ratio - 1):+.1f} %" if outcome.ratio else outcome.failed
-        print(
-            f"{outcome.verdict} {change}, {outcome.excluded} excluded, {outcome.seconds:.0f} s",
-            file=sys.stderr,
-        )
+        words = f"{outcome.verdict} {change}, {outcome.pairs} pairs, {outcome.excluded} excluded"
+        print(f"{words}, {outcome.seconds:.0f} s", file=sys.stderr)
     text = table(known, read(given.results))
     print(text)
     if given.out:
