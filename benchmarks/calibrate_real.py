@@ -109,7 +109,7 @@ def one_pair(cell: Cell, folder: Path, number: int, seconds: float) -> dict[str,
         side: {**load, "server": {"model_speed": SPEED / by}}
         for side, by in zip("AB", (1.0, cell.slower), strict=True)
     }
-    swapped = cell.design == "turns" and number % 2 == 1
+    swapped = number % 2 == 1
     if swapped:
         given = {"A": given["B"], "B": given["A"]}
     turns = Turns(given, ("A", "B"), folder, (), most=1, show_progress=False, duet=cell.design == "duet")

@@ -77,7 +77,8 @@ class Turns:
     def pair(self) -> None:
         """Carry out the next pair. Interrupted when a run was: those so far are kept, and named."""
         pair = len(self.found["B"]) + 1
-        for sides in ("AB",) if self._duet else ("AB", "BA")[(pair - 1) % 2]:
+        order = ("AB", "BA")[(pair - 1) % 2]
+        for sides in (order,) if self._duet else order:
             for side, run in zip(sides, self._carry_out(sides, pair), strict=True):
                 self.found[side].append(run)
             for side in sides:
