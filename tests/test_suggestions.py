@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 from perfkit.cli.base import DESTRUCTIVE, cli
@@ -27,7 +29,7 @@ OPTIONS = [
     *("--threshold", "--scenario", "--param", "--set", "--tag", "--quiet", "--header", "--method"),
 ]
 TARGET, USERS, ARRIVALS, WORKLOAD = (
-    [*noun.__dataclass_fields__] for noun in (Target, Users, Arrivals, Workload)
+    [field.name for field in fields(noun)] for noun in (Target, Users, Arrivals, Workload)
 )
 #: What is known, what is meant, and slips that lead to it.
 MEANT = [
