@@ -219,7 +219,7 @@ def test_a_map_counts_every_request(rows: Part, every: pd.DataFrame) -> None:
     counts = frame.groupby("kind")["n"].sum().to_dict()
     assert counts == {"waiting": sent.sum(), "service": served.sum(), "failed": failed.sum()}
     assert len(frame) < 6000
-    took = 1000 * (every["done_s"] - every["sent_s"])[served]
+    took = (1000 * (every["done_s"] - every["sent_s"])[served]).round(6)  # whole ns: many are 4 ms
     service = frame[frame["kind"] == "service"]
     for limit in service["low_ms"].unique()[5:25:5]:
         assert service["n"][service["low_ms"] < limit * 0.999].sum() == (took < limit).sum()

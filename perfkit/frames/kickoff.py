@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 
@@ -14,6 +16,8 @@ __all__ = ["waterfall"]
 #: Cells of a map: of time, and of how long a request waited or was served.
 _WIDE, _HIGH = 120, 36
 _LEAST_MS = 0.01
+#: Parts of an octave: the height of a cell is so many of them that the map has its height.
+_FINEST = 24
 #: SQL of how long each request waited, was served, or took to fail; ms.
 _KINDS = {
     "waiting": ("(sent - planned) / 1e6", "sent IS NOT NULL"),
@@ -44,13 +48,14 @@ def _on_a_map(rows: Part) -> pd.DataFrame:
         f" FROM part WHERE {where}"
         for kind, (took, where) in _KINDS.items()
     )
-    ends = rows.row(f"SELECT min(x) AS low, max(x) AS high FROM ({each})")
-    octaves = np.log2(max(ends["high"] or 1, 2 * _LEAST_MS) / (ends["low"] or _LEAST_MS))
-    parts = float(np.clip(_HIGH / max(octaves, 0.1), 1, 24))  # of an octave
-    found = rows.query(
-        f"SELECT kind, cell, floor({parts} * log2(x))::INTEGER AS bin, count(*) AS n FROM ({each})"
-        " GROUP BY ALL ORDER BY ALL"
-    ).to_pandas()
+    fine = rows.arrays(
+        f"SELECT kind, cell, floor({_FINEST} * log2(x))::INTEGER AS bin, count(*) AS n FROM ({each})"
+        " GROUP BY ALL"
+    )
+    height = max(math.ceil((np.ptp(fine["bin"]) + 1) / _HIGH), 1) if len(fine["bin"]) else 1
+    found = pd.DataFrame(fine | {"bin": fine["bin"] // height}, copy=False)
+    found = found.groupby(["kind", "cell", "bin"])[["n"]].sum().reset_index()
+    parts = _FINEST / height  # of an octave
     data = {
         "kind": found["kind"],
         "t_s": grid.edges_s[found["cell"]],

@@ -187,6 +187,7 @@ def _firm(rows: Part, grid: _Grid, name: str, together: int, least: float) -> st
     return np.repeat(firm, together)[: grid.cells]
 
 
+@functools.lru_cache(maxsize=8)  # of many rows, all quantiles of a figure have the same grid
 def _quantiles(rows: Part, grid: _Grid, column: str, where: str = "true") -> dict[str, np.ndarray]:
     """n, min, p50, p90, p99, max of a column by planned time, in each cell of `grid` [bins]; NaN for none."""
     values = f"SELECT {grid.cell('planned')} AS g, {column} AS x FROM part WHERE {where} AND x IS NOT NULL"
