@@ -9,9 +9,9 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 
@@ -25,23 +25,32 @@ class Stage:
 
     duration_s: Annotated[float, msgspec.Meta(ge=0, le=30 * 86_400)]
     to: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
+    SLIPS: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("target", "users", "count", "rate", "rate_per_s"),
+        "the level that a stage leads to is `to`: {duration_s: 10s, to: 20}",
+    )
 
 
-def knots(stages: Iterable[Stage]) -> list[tuple[float, float]]:
+def knots(stages: Sequence[Stage]) -> list[tuple[float, float]]:
     """The level as (seconds since the load's start, level); two knots at one second are a jump."""
     ends = itertools.accumulate(stage.duration_s for stage in stages)
-    return [(0.0, 0.0), *((end, stage.to) for end, stage in zip(ends, stages, strict=True))]
+    return [(0.0, 0.0), *((round(end, 9), stage.to) for end, stage in zip(ends, stages, strict=True))]
 
 
-def lasting_s(stages: Iterable[Stage]) -> float:
+def lasting_s(stages: Sequence[Stage]) -> float:
     """How long all of them take, in seconds."""
-    return sum(stage.duration_s for stage in stages)
+    return knots(stages)[-1][0]
 
 
 def changes_after(stages: Sequence[Stage], second: float) -> bool:
-    """Whether the level changes after this second of the load."""
-    levels = itertools.pairwise(knots(stages))
-    return any(end > second and level != before for (_, before), (end, level) in levels)
+    """Whether the level changes after this second of the load; a jump at the very end is seen by nobody."""
+    levels, lasts = itertools.pairwise(knots(stages)), lasting_s(stages)
+    return any(end > second and begin < lasts and level != before for (begin, before), (end, level) in levels)
+
+
+def level_after(stages: Sequence[Stage], second: float) -> float:
+    """The level that the stage under way after this second of the load leads to, or else the last one."""
+    return next((level for end, level in knots(stages) if end > second), stages[-1].to)
 
 
 def active_s(stages: Iterable[Stage]) -> list[list[tuple[float, float]]]:

@@ -105,6 +105,20 @@ def test_drift_saturation_and_lost_time_are_reasons(tmp_path: Path) -> None:
     assert "Little's law" in off
 
 
+def test_littles_law_counts_the_users_of_the_measured_part(tmp_path: Path) -> None:
+    """More of them in the warm-up, and what the load jumps to at its end, are not those who were measured."""
+    rng = np.random.default_rng(1)
+    t = np.sort(rng.uniform(0, 60, 12_000))
+    x = 40 * np.exp(rng.normal(-0.045, 0.3, len(t)))
+    for level, reasons in ((8, 0), (16, 1)):  # 200/s × 40 ms: 8 users
+        stages = [(0, 20), (5, 20), (0, level), (60, level), (0, 0)]
+        users = {"stages": [{"duration_s": s, "to": to} for s, to in stages]}
+        given = {"users": users, "warmup_s": 5}
+        found = reduce_run(stored(tmp_path, (t, x), level, load=given))
+        assert len(found.reasons) == reasons
+        assert not any("changes by plan" in note for note in found.notes)
+
+
 def test_littles_law_holds_in_a_closed_loop_with_thinking(tmp_path: Path) -> None:
     """Users who wait or think account for all of their time."""
     rng = np.random.default_rng(2)

@@ -13,7 +13,7 @@ from scipy import stats
 from perfkit.drive.schedule import plan, profile, require_requests
 from perfkit.errors import BadInput
 from perfkit.model import Arrivals, Workload
-from perfkit.stages import Stage, active_s, knots
+from perfkit.stages import Stage, active_s, changes_after, knots
 
 rates = st.floats(0.5, 200)
 durations = st.floats(0.5, 20)
@@ -154,3 +154,23 @@ def test_as_many_users_are_active_as_the_stages_say(given_stages: list[tuple[int
     for each in spans:
         flat = [instant for span in each for instant in span]
         assert flat == sorted(flat), "one after the other"
+
+
+@pytest.mark.parametrize(
+    ("given_stages", "second", "changes"),
+    [
+        ([(0, 5), (9, 5)], 0.0, False),
+        ([(0, 5), (9, 5), (0, 0)], 0.0, False),
+        ([(0, 5), (9, 5), (0, 7), (0, 0)], 0.0, False),
+        ([(0, 5), (9, 5), (0, 7), (1, 7)], 0.0, True),
+        ([(0, 5), (9, 4)], 0.0, True),
+        ([(0, 9), (0.1, 9), (0.2, 9), (0, 5), (9, 5)], 0.3, False),
+        ([(0, 9), (0.1, 9), (0.2, 9), (0, 5), (9, 5)], 0.2, True),
+    ],
+)
+def test_a_load_changes_where_somebody_can_see_it(
+    given_stages: list[tuple[float, int]], second: float, changes: bool
+) -> None:
+    """A jump at the very end, or as the warm-up ends, changes nothing between them."""
+    stages = [Stage(duration_s=s, to=to) for s, to in given_stages]
+    assert changes_after(stages, second) is changes

@@ -19,7 +19,7 @@ import numpy as np
 from perfkit import stats
 from perfkit.compare.steady import Loaded, Steady, loaded, span_of, warmup_share
 from perfkit.model import Users
-from perfkit.stages import changes_after
+from perfkit.stages import changes_after, level_after
 from perfkit.store import Run, fidelity
 from perfkit.store.metrics import METRICS
 from perfkit.store.rows import Part
@@ -291,8 +291,10 @@ def _unaccounted(run: Run, steady: Steady) -> Iterable[str]:
         return
     think_s = float(np.mean(users.think_time_s))
     n, steps = steady.begun(steps=think_s > 0)
-    share, limit = stats.little(steady.in_flight(), think_s * steps / span_s, users.count, steps or n)
-    limit += _OWN_S * n / span_s / users.count
+    level = level_after(users.stages, run.meta.warmup_s) if users.stages else users.count
+    active = max(1, int(level))
+    share, limit = stats.little(steady.in_flight(), think_s * steps / span_s, active, steps or n)
+    limit += _OWN_S * n / span_s / active
     if abs(share - 1) > limit:
         yield (
             f"Little's law does not hold: {share:.1%} of the users' time is accounted for, "
