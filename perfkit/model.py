@@ -51,8 +51,9 @@ Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+LONGEST_S = 30 * 86_400
 #: A timeout or a duration: 1 ms to 30 days.
-Seconds = Annotated[float, msgspec.Meta(ge=0.001, le=30 * 86_400)]
+Seconds = Annotated[float, msgspec.Meta(ge=0.001, le=LONGEST_S)]
 Wait = Annotated[float, msgspec.Meta(ge=0, le=86_400)]  #: seconds, from none to a day
 #: Per second: once in three hours to a million.
 Rate = Annotated[float, msgspec.Meta(ge=0.0001, le=1_000_000)]
@@ -259,7 +260,7 @@ class Workload:
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any], where: str = "workload") -> Workload:
         """Build and check a workload; BadInput names what is wrong, what is allowed and the nearest name."""
-        workload = _with_stages(convert(cls, spelled_out(given), where), where)
+        workload = _with_stages(convert(cls, spelled_out(given), where), given, where)
         for tag in workload.tags:
             refuse_bad_tag(tag, f"{where}, tags: ")
         for name in ("warmup_s", "drain_s"):
@@ -354,26 +355,24 @@ _OF_SHAPE = {
 }
 
 
-def _with_stages(workload: Workload, where: str) -> Workload:
-    """The workload with what its stages say of count, rate and duration."""
-    lead_s = workload.warmup_s
-    mix = [
-        dataclasses.replace(
-            one,
-            users=_staged(one.users, lead_s, f"{where}, mix[{i}]"),
-            arrivals=_staged(one.arrivals, lead_s, f"{where}, mix[{i}]"),
-        )
-        for i, one in enumerate(workload.mix)
-    ]
-    users, arrivals = _staged(workload.users, lead_s, where), _staged(workload.arrivals, lead_s, where)
-    return dataclasses.replace(workload, mix=tuple(mix), users=users, arrivals=arrivals)
+def _with_stages(workload: Workload, given: Mapping[str, Any], where: str) -> Workload:
+    """The workload with what its stages say of count, rate and duration; given: what it was made of."""
+
+    def staged(one: _Part, given: Mapping[str, Any], where: str) -> _Part:
+        users = _staged(one.users, given.get("users"), workload.warmup_s, where)
+        arrivals = _staged(one.arrivals, given.get("arrivals"), workload.warmup_s, where)
+        return dataclasses.replace(one, users=users, arrivals=arrivals)
+
+    mix = [staged(one, given["mix"][i], f"{where}, mix[{i}]") for i, one in enumerate(workload.mix)]
+    return dataclasses.replace(staged(workload, given, where), mix=tuple(mix))
 
 
+_Part = TypeVar("_Part", Workload, Member)
 _Load = TypeVar("_Load", Users, Arrivals)
 
 
-def _staged(load: _Load | None, warmup_s: float, where: str) -> _Load | None:
-    """The load with what its stages say; BadInput for what cannot be, or is given twice and differs."""
+def _staged(load: _Load | None, named: Mapping[str, Any] | None, warmup_s: float, where: str) -> _Load | None:
+    """The load with what its stages say; BadInput for what cannot be, or is named beside them and differs."""
     if load is None or not load.stages:
         if isinstance(load, Arrivals) and load.shape == "stages":
             raise BadInput(f"{where}: arrivals: shape stages needs {SOME_STAGES}")
@@ -384,17 +383,19 @@ def _staged(load: _Load | None, warmup_s: float, where: str) -> _Load | None:
         raise BadInput(f"{where}: {name}.stages: all lead to 0, so nothing would be sent")
     if lasts - warmup_s < 0.001:
         raise BadInput(f"{where}: {name}.stages last {lasts:g} s, and warmup_s takes {warmup_s:g} s of them")
+    if lasts > LONGEST_S:
+        raise BadInput(f"{where}: {name}.stages last {lasts:.10g} s; at most {LONGEST_S:,} are allowed")
+    rest_s = round(lasts - warmup_s, 9)
     if isinstance(load, Users):
         if odd := [stage.to for stage in load.stages if stage.to % 1 or stage.to > 100_000]:
             raise BadInput(f"{where}: users.stages: to: {odd[0]:g} is not a number of users up to 100,000")
-        told: dict[str, Any] = {"count": int(most), "duration_s": lasts - warmup_s}
+        told: dict[str, Any] = {"count": int(most), "duration_s": rest_s}
         told |= {"iterations": None, "ramp_s": 0.0, "ramp_down_s": 0.0}
     else:
-        told = {"shape": "stages", "rate_per_s": most, "duration_s": lasts - warmup_s}
-    defaults = type(load)()
+        told = {"shape": "stages", "rate_per_s": most, "duration_s": rest_s}
     for key, value in told.items():
         given = getattr(load, key)
-        if given not in (value, getattr(defaults, key)):
+        if key in (named or ()) and given != value:
             says = key in ("count", "duration_s", "rate_per_s")
             words = f": the stages say {value:g}" if says else " does not go with stages"
             raise BadInput(f"{where}: {name}.{key} {given}{words}; leave one of them out")

@@ -89,6 +89,20 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"arrivals": {"shape": "spike", "stages": [STAGE]}},
         ["arrivals.shape spike does not go with stages"],
     ),
+    "stages for ever": ({"users": {"stages": [{"duration_s": "700h", "to": 5}] * 2}}, ["5040000 s; at most"]),
+    "stages and a default, named": (
+        {"arrivals": {"rate_per_s": 10, "stages": [STAGE]}},
+        ["arrivals.rate_per_s 10.0: the stages say 5"],
+    ),
+    "stages and one user": ({"users": {"count": 1, "stages": [STAGE]}}, ["users.count 1: the stages say 5"]),
+    "a mix with stages": (
+        {"scenario": "", "mix": [{"scenario": "x", "arrivals": {"duration_s": 10, "stages": [STAGE]}}]},
+        ["mix[0]: arrivals.duration_s 10.0: the stages say 9"],
+    ),
+    "k6's target": (
+        {"users": {"stages": [{"duration_s": "10s", "target": 5}]}},
+        ["users, stages[0]: 'target'; the level that a stage leads to is `to`: {duration_s: 10s, to: 20}"],
+    ),
     "no stages": ({"arrivals": {"shape": "stages"}}, ["shape stages needs stages: [{duration_s"]),
     "ramp down without end": ({"users": {**USERS, "ramp_down_s": 1}}, ["ramp_down_s needs users.duration_s"]),
     "ramps too long": (
@@ -110,6 +124,19 @@ def test_what_is_refused(given_: dict[str, Any], says: list[str]) -> None:
     assert "x.yaml" in text
     for words in says:
         assert words in text
+
+
+def test_stages_last_as_long_as_they_are_written() -> None:
+    """0.1 s and 0.2 s are 0.3 s, as those of others in a mix, and a warm-up's 0.1 s less are 0.2 s."""
+    stages = [{"duration_s": "100ms", "to": 5}, {"duration_s": "200ms", "to": 5}]
+    users = {"users": {"stages": stages, "duration_s": "200ms"}}
+    other = {"arrivals": {"duration_s": 0.2}}
+    mix = [{"scenario": "a", **users}, {"scenario": "b", **other}]
+    workload = Workload.from_mapping({"mix": mix, "warmup_s": "100ms"})
+    assert [load and load.duration_s for one in workload.mix for load in (one.users or one.arrivals,)] == [
+        0.2
+    ] * 2
+    assert Workload.from_mapping(workload.to_mapping()) == workload
 
 
 def test_times_with_units_are_numbers() -> None:
