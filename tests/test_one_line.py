@@ -62,6 +62,19 @@ MEANS: dict[str, dict[str, Any]] = {
         }
     },
     "--stage 10s:200/s": {"arrivals": {"stages": [{"duration_s": 10.0, "to": 200.0}]}},
+    "--stage 10s:200/s --stage 5s:0": {
+        "arrivals": {"stages": [{"duration_s": 10.0, "to": 200.0}, {"duration_s": 5.0, "to": 0.0}]}
+    },
+    "--stage 0s:30/min --stage 5s:0.0/min -s arrivals.spacing=poisson": {
+        "arrivals": {
+            "stages": [{"duration_s": 0.0, "to": 0.5}, {"duration_s": 5.0, "to": 0.0}],
+            "spacing": "poisson",
+        }
+    },
+    "--stage 5s:3/s -s arrivals.shape=poisson": {
+        "arrivals": {"stages": [{"duration_s": 5.0, "to": 3.0}], "spacing": "poisson"}
+    },
+    '-s users.stages=[{"duration_s":5,"to":3}]': {"users": {"stages": [{"duration_s": 5, "to": 3}]}},
     "-s users.count=3": {"users": {"count": 3, "duration_s": 10.0}},
     "-s arrivals.shape=poisson --rate 5": {"arrivals": {"shape": "poisson", "rate_per_s": 5.0}},
     "-X post": {"params": {**GET, "method": "POST"}, "users": TEN_USERS},
@@ -109,6 +122,23 @@ def test_options_are_laid_over_a_file(tmp_path: Path) -> None:
     assert "users" not in given
     assert yaml_of(URL, "--scenario", "http_get") == {"scenario": "http_get", "target": {"url": URL}}
     assert "users" not in yaml_of("--scenario", "http_get", "--target", URL), "the scenario's own load"
+
+
+@pytest.mark.parametrize("load", ["users", "arrivals"])
+def test_a_file_with_stages_takes_other_stages_alone(tmp_path: Path, load: str) -> None:
+    """An option of the load would say a part of what the stages say; one step needs none of them."""
+    file = tmp_path / "mine.yaml"
+    stages = f"{load}: {{stages: [{{duration_s: 1s, to: 5}}]}}"
+    file.write_text(f"scenario: http_get\ntarget: {URL}\n{stages}\n")
+    own = ("--users", "7") if load == "users" else ("--rate", "7")
+    for options in (own, ("--duration", "3s"), ("--ramp", "1s"), ("--requests", "9")):
+        done = started("run", str(file), *options, "--print-yaml")
+        assert done.returncode == 2
+        assert re.search("the workload has stages, .*; --stage TIME:.* replaces them", done.stderr)
+    other = ("--rate", "7") if load == "users" else ("--users", "7")
+    assert load not in yaml_of(str(file), *other)
+    assert yaml_of(str(file), "--once")[load] == yaml_of(str(file))[load]
+    assert yaml_of(str(file), "--stage", "2s:3")["users"] == {"stages": [{"duration_s": 2.0, "to": 3.0}]}
 
 
 def test_users_are_ramped() -> None:

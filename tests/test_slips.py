@@ -341,6 +341,11 @@ def test_python_takes_the_names_of_the_command_line(given: dict[str, Any], load:
         ({"users": 5, "arrivals": {}}, "users and arrivals={…} are two loads"),
         ({"rate": "fast"}, "rate 'fast' is not a rate; write 200, 200/s or 30/min"),
         ({"duration": "9d"}, "duration '9d' is not a time; there is no unit 'd'"),
+        ({"stages": 5}, "stages=5: write a list of texts, such as ['10s:20', '1m:20'] or ['10s:200/s']"),
+        ({"stages": []}, "stages=[]: write a list of texts"),
+        ({"stages": {"10s": 5}}, "stages={'10s': 5}: write a list of texts"),
+        ({"stages": [{"duration_s": 1, "to": 2}]}, "stages=[{'duration_s': 1, 'to': 2}]: write a list"),
+        ({"users": {"stages": [{"duration_s": 1, "to": 2}]}, "duration": 3}, "the workload has stages"),
         ({"duration": 3, "ramp": 9}, "ramp 9 s does not fit in duration 3 s"),
     ],
 )

@@ -66,7 +66,7 @@ def workload_of(
     load = Load(*(options[name] for name in ("users", "rate", "duration", "ramp", "requests", "stages")))
     given = load.over(given, always=one_line)
     users = given.get("users")
-    if once and isinstance(users, Mapping) and not users.keys() & {"iterations", "duration_s"}:
+    if once and isinstance(users, Mapping) and not users.keys() & {"iterations", "duration_s", "stages"}:
         given["users"] = {**users, "iterations": 1}
     if not given.keys() & {"scenario", "mix"} and what and not is_url(what):
         for name in given:

@@ -97,29 +97,37 @@ class Load:
             raise BadInput(f"{words}; the ramp is a part of it")
         own, arrivals = given.get("users"), given.get("arrivals")
         others = {name: value for name, value in given.items() if name not in ("users", "arrivals")}
-        if self.rate_per_s is not None or (self.users is None and isinstance(arrivals, Mapping)):
+        is_open = self.rate_per_s is not None or (self.users is None and isinstance(arrivals, Mapping))
+        meant = arrivals if is_open else own
+        if isinstance(meant, Mapping) and meant.get("stages"):
+            if self == Load():
+                return dict(given)
+            words = "the workload has stages, which say how many and how long"
+            raise BadInput(f"{words}; --stage TIME:USERS or TIME:RATE/s replaces them")
+        if is_open:
             return {**others, "arrivals": self._arrivals(arrivals if isinstance(arrivals, Mapping) else {})}
         if own is not None and not isinstance(own, Mapping):
             return dict(given)  # refused where the workload is checked
         return {**others, "users": self._users(own or {})}
 
     def _staged(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The workload with these stages in place of its load; its users go on thinking as they did."""
+        """The workload with these stages in place of its load; users think, arrivals are spaced as before."""
         if self != Load(stages=self.stages):
             more = "leave out --users, --rate, --duration, --ramp and --requests"
             raise BadInput(f"--stage says how many and how long; {more}")
         found = [_stage(text) for text in self.stages]
-        kinds = {text.rstrip().endswith(("/s", "/min")) for text in self.stages}
+        pairs = zip(self.stages, found, strict=True)
+        kinds = {text.rstrip().endswith(("/s", "/min")) for text, stage in pairs if stage["to"]}
         if len(kinds) > 1:
             raise BadInput("--stage: some are of users (10s:20), some of a rate (10s:20/s); give one kind")
         others = {name: value for name, value in given.items() if name not in ("users", "arrivals")}
-        if True in kinds:
-            return {**others, "arrivals": {"stages": found}}
-        own = given.get("users")
-        users = {"stages": found}
-        if isinstance(own, Mapping) and "think_time_s" in own:
-            users["think_time_s"] = own["think_time_s"]
-        return {**others, "users": users}
+        name, kept = ("arrivals", "spacing") if True in kinds else ("users", "think_time_s")
+        own = given.get(name)
+        load: dict[str, Any] = {"stages": found}
+        if isinstance(own, Mapping):
+            load |= {kept: own[kept]} if kept in own else {}
+            load |= {"spacing": "poisson"} if own.get("shape") == "poisson" else {}
+        return {**others, name: load}
 
     def _users(self, own: Mapping[str, Any]) -> dict[str, Any]:
         ends = {"iterations": self.requests, "duration_s": self.duration_s}
@@ -174,19 +182,18 @@ def _stage(text: str) -> dict[str, float]:
     lasts, colon, level = text.partition(":")
     if not colon:
         raise BadInput(f"--stage {text!r:.80}: write TIME:USERS or TIME:RATE, such as 10s:20 or 10s:200/s")
-    zero = level.strip().removesuffix("/s") == "0"
-    to = 0.0 if zero else per_second(level, f"--stage {text!r:.80}:")
+    to = per_second(level, f"--stage {text!r:.80}:", least=0.0)
     return {"duration_s": seconds(lasts, f"--stage {text!r:.80}:", least=0.0), "to": to}
 
 
-def per_second(given: object, name: str) -> float:
+def per_second(given: object, name: str, least: float = LEAST_PER_S) -> float:
     """Return a rate as `200`, `200/s` or `30/min` per second; BadInput names what it is of."""
     found = _RATE(str(given))
     if found is None:
         raise BadInput(f"{name} {str(given)!r:.80} is not a rate; write 200, 200/s or 30/min")
     rate = float(found[1]) * _PER_S[found[2]]
-    if not LEAST_PER_S <= rate <= MOST_PER_S:
-        words = f"give at least {LEAST_PER_S} and at most {MOST_PER_S:,} per second"
+    if not least <= rate <= MOST_PER_S:
+        words = f"give at least {least:g} and at most {MOST_PER_S:,} per second"
         raise BadInput(f"{name} {str(given)!r:.80}: {words}")
     return rate
 

@@ -197,7 +197,11 @@ def _load_of(changes: Mapping[str, Any]) -> tuple[Load, dict[str, Any]]:
     if (given := others.pop("rate", None)) is not None:
         found["rate_per_s"] = per_second(given, "perfkit.run: rate")
     if (given := others.pop("stages", None)) is not None:
-        found["stages"] = (given,) if isinstance(given, str) else tuple(map(str, given))
+        stages = (given,) if isinstance(given, str) else given
+        found["stages"] = tuple(stages) if isinstance(stages, list | tuple) else ()
+        if not found["stages"] or not all(isinstance(one, str) for one in found["stages"]):
+            words = "write a list of texts, such as ['10s:20', '1m:20'] or ['10s:200/s']"
+            raise BadInput(f"perfkit.run: stages={given!r:.80}: {words}")
     for name, whole in (("users", "arrivals"), ("rate_per_s", "users")):
         if found.get(name) is not None and others.get(whole) is not None:
             words = f"{name.removesuffix('_per_s')} and {whole}={{…}} are two loads"
