@@ -252,16 +252,25 @@ def test_the_most_requests_of_a_step_are_read_where_they_are_certain(
     [
         ("{step}session.data('user.csv')", r"line 2: data user.csv in .*: .*; did you mean users.csv\?$"),
         ("{step}await session.post('/', json=session.data('other.txt'))", "line 2: .* must end in"),
+        ("{step}if 'user' not in session.local:\n        session.data('user.csv')", "line 3: data user.csv"),
+        ("{step}if not session.local: return\n    session.data('user.csv')", None),
         ("{step}session.data('users.csv')", None),
         ("{step}session.data('user' + '.csv')", None),
         ("{step}try: session.data('user.csv')\n    except KeyError: pass", None),
+        ("{step}with suppress(KeyError): session.data('user.csv')", None),
+        ("{step}if state: session.data('user.csv')", None),
+        ("{step}return\n    session.data('user.csv')", None),
+        ("{step}if not state: return\n    session.data('user.csv')", None),
+        ("{step}rows = session.data('user.csv') if state else []", None),
+        ("{step}pass\nasync def unused(session): session.data('user.csv')", None),
         ("async def setup(session, params): pass\n{step}session.data('user.csv')", None),
     ],
 )
 def test_a_data_file_that_is_surely_not_there_is_said_before_the_load(
     tmp_path: Path, code: str, says: str | None
 ) -> None:
-    """By the name a step writes out; setup may make it, and who tries is ready for it to be missing."""
+    """By the name a step writes out; setup may make it, who tries is ready for it to be missing, and a step
+    that may go another way may never ask for it."""
     (tmp_path / "users.csv").write_text("name\nann\n")
     file = tmp_path / "made.py"
     file.write_text(code.format(step="async def step(session, state, rng):\n    ") + "\n")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,15 @@ def require_awaits(scenario: Scenario) -> None:
 def require_files(scenario: Scenario) -> None:
     """BadInput for a data file that a scenario asks for by its written name, and that is surely not there.
 
-    Its setup may make it, and a `try` may be ready for its absence: then nothing is said before the load.
+    Its setup may make it, and what a step does from its first branch on it may never do: then nothing is said
+    before the load. What a user does once only, at first, is no branch.
     """
     tree = _tree(scenario)
-    nodes = list(ast.walk(tree)) if tree is not None else []
-    if any(isinstance(one, ast.Try) or getattr(one, "name", "") == "setup" for one in nodes):
+    parts = tree.body if tree is not None else []
+    if any(getattr(one, "name", "") == "setup" for one in parts):
         return
+    steps = [one for one in parts if isinstance(one, ast.AsyncFunctionDef) and one.name == "step"]
+    nodes = (node for step in steps for node in _surely_done(step))
     for call in (node for node in nodes if isinstance(node, ast.Call) and node.args):
         called, name = call.func, getattr(call.args[0], "value", None)
         asked = isinstance(called, ast.Attribute) and called.attr == "data" and _is_session(called.value)
@@ -112,6 +116,22 @@ def require_files(scenario: Scenario) -> None:
                 read_rows(scenario.folder / name)
             except BadInput as error:
                 raise BadInput(f"{scenario.label}, line {call.lineno}: {error}") from None
+
+
+def _surely_done(function: ast.AsyncFunctionDef) -> Iterator[ast.AST]:
+    """What each user's first call does: the statements before one that may go another way."""
+    parts = list(function.body)
+    while parts:
+        part = parts.pop(0)
+        if isinstance(part, ast.If) and _FIRST_TIME(ast.unparse(part.test)):
+            parts = [*part.body, *parts]
+            continue
+        nodes = list(ast.walk(part))
+        if any(isinstance(node, (*_AGAIN, *_MAYBE)) for node in nodes):
+            return
+        yield from nodes
+        if isinstance(part, ast.Return | ast.Raise):
+            return
 
 
 def other_client(scenario: Scenario) -> tuple[str, int] | None:
@@ -209,6 +229,18 @@ _AGAIN = (
     ast.Lambda,
     ast.FunctionDef,
     ast.AsyncFunctionDef,
+)
+_FIRST_TIME = re.compile(r"'[^']*' not in session\.local|not session\.local").fullmatch
+_MAYBE = (
+    ast.If,
+    ast.IfExp,
+    ast.BoolOp,
+    ast.Match,
+    ast.Try,
+    ast.TryStar,
+    ast.With,
+    ast.AsyncWith,
+    ast.Assert,
 )
 _ENTRIES = ("setup", "step", "teardown")
 
