@@ -80,11 +80,12 @@ def active_s(stages: Iterable[Stage]) -> list[list[tuple[float, float]]]:
     return spans
 
 
-def in_words(stages: Iterable[Stage], unit: str) -> str:
+def in_words(stages: Iterable[Stage], one: str, more: str) -> str:
     """Such as `10 s to 20 users, 60 s at 20 users, 10 s to 0 users`."""
     told, level = [], 0.0
     for stage in stages:
-        told.append(f"{stage.duration_s:g} s {'at' if stage.to == level else 'to'} {stage.to:g}{unit}")
+        way, unit = "at" if stage.to == level else "to", one if stage.to == 1 else more
+        told.append(f"{stage.duration_s:g} s {way} {stage.to:g}{unit}")
         level = stage.to
     shown = told if len(told) <= 6 else [*told[:5], f"… {len(told)} stages"]
     return ", ".join(shown)

@@ -13,7 +13,7 @@ from scipy import stats
 from perfkit.drive.schedule import plan, profile, require_requests
 from perfkit.errors import BadInput
 from perfkit.model import Arrivals, Workload
-from perfkit.stages import Stage, active_s, changes_after, knots
+from perfkit.stages import Stage, active_s, changes_after, in_words, knots
 
 rates = st.floats(0.5, 200)
 durations = st.floats(0.5, 20)
@@ -174,3 +174,11 @@ def test_a_load_changes_where_somebody_can_see_it(
     """A jump at the very end, or as the warm-up ends, changes nothing between them."""
     stages = [Stage(duration_s=s, to=to) for s, to in given_stages]
     assert changes_after(stages, second) is changes
+
+
+def test_stages_are_told_in_words() -> None:
+    """One user is not several, a jump takes 0 s, and of many stages the first five are told."""
+    stages = [Stage(duration_s=s, to=to) for s, to in ((0, 1), (2.5, 1), (1, 3))]
+    assert in_words(stages, " user", " users") == "0 s to 1 user, 2.5 s at 1 user, 1 s to 3 users"
+    assert in_words(stages, "/s", "/s") == "0 s to 1/s, 2.5 s at 1/s, 1 s to 3/s"
+    assert in_words(stages * 3, "/s", "/s").endswith(", 2.5 s at 1/s, … 9 stages")

@@ -80,8 +80,8 @@ class _ClosedModel:
     async def start(self) -> None:
         """Start each user when it is first active; those that are active again wait by themselves."""
         worker = self._worker
-        await self._wait_until(worker.start_ns)
         every = active_s(_stages(self._users, self._steps.workload.warmup_s))
+        await self._wait_until(worker.start_ns)
         for user in range(worker.index, len(every), worker.count):
             spans = [(self._instant(begin), self._instant(end)) for begin, end in every[user]]
             if spans[0][0] > self._clock():

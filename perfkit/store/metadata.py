@@ -467,8 +467,9 @@ def _quantity(value: float, unit: str) -> str:
 
 def _load_words(load: Users | Arrivals | None) -> str:
     if load is not None and load.stages:
-        model, unit = ("closed", " users") if isinstance(load, Users) else ("open", "/s")
-        return f"{model} model: {stages.in_words(load.stages, unit)}"
+        if isinstance(load, Users):
+            return f"closed model: {stages.in_words(load.stages, ' user', ' users')}"
+        return f"open model: {stages.in_words(load.stages, '/s', '/s')}"
     if isinstance(load, Users):
         steps, seconds = load.iterations, load.duration_s
         length = f", {plural(steps, 'step')}" if steps else f", {seconds:g} s" if seconds else ""
