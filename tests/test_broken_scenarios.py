@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -153,6 +154,17 @@ def test_a_scenario_that_never_sends_is_broken(server: SmallServer, tmp_path: Pa
     assert "no request was measured" in done.stdout
     assert "NameError" in done.stdout
     assert run.meta.health.valid is False
+
+
+@pytest.mark.parametrize("asked", ["'health'", "'/', timeout_s='3'", "'/', json={}, data={}"])
+def test_a_request_asked_for_wrongly_starves_nobody(server: SmallServer, tmp_path: Path, asked: str) -> None:
+    """It never waits for anything: its users let the loop breathe, so that it stays on time and can end."""
+    text = f"async def step(session, state, rng):\n    await session.get({asked})\n"
+    done, run = play(server, tmp_path, text, "-s", "users={count: 2, duration_s: 2}")
+    assert (done.returncode, run.verdict.word) == (1, "BROKEN")
+    assert "stood still" not in done.stdout + done.stderr
+    steps = re.findall(r"\(([\d,]+) of [\d,]+\)", run.verdict.words)[0]
+    assert int(steps.replace(",", "")) < 10_000
 
 
 def test_a_step_with_another_client_is_told_what_to_use(server: SmallServer, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class Steps:
             raised = True
         self.done += 1
         self.raised += raised
-        if not step.requests:  # counted before: at the end of the run it is cut off here
+        if raised:  # counted before: at the end of the run it is cut off here
             await asyncio.sleep(0.001)
         return bool(step.requests)
 

@@ -217,7 +217,6 @@ class Session:
         step = _STEP.get(self._outside)
         started = recorder.clock()
         planned, step.planned = started if step.planned is None else step.planned, None
-        step.requests += 1
         bare = not content and json is _NOTHING and data is None and files is None
         body, content_type = (b"", "") if bare else _body(json, content, data, files)
         own = _own_headers(headers, auth) if headers or auth is not None else ()
@@ -230,6 +229,7 @@ class Session:
         method = method if method in _METHODS else _other_method(method)
         group = recorder.group_code(self.group, head, step) if self.group else 0
         operation = recorder.operation_code(name := name or default_name(method, path), head, step)
+        step.requests += 1  # what was asked for wrongly is no request
         sending = Sending(
             recorder, step, head, self.user, group, method, path, body, name, operation,
             recorder.next_seq(), planned, started, follow_redirects,
