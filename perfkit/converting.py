@@ -45,7 +45,7 @@ def convert(cls: type[T], given: Mapping[str, Any], where: str) -> T:
                 words += "; of a replay it stands below params (-p spread=true)"
             raise BadInput(f"{where}: {name}: {words}") from None
         words = _TYPES(_types_in_words, _BOUND(_in_words, what)) + _value_at(given, name)
-        words = _MISSING(r"\1 is missing", words)
+        words = _MISSING(r"missing required field `\1`", words)
         if meant := _as_limits(what, name, given):
             words += f"; write thresholds: [{meant}]"
         if _TEXT_FOR_LIST(what) and name in given and not is_secret_name(name):

@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"users": {"stages": [{"duration": "10s", "target": 5}]}},
         ["users, stages[0]: 'duration'; did you mean 'duration_s'?"],
     ),
-    "half a stage": ({"users": {"stages": [{"duration_s": 5}]}}, ["users.stages[0]: to is missing"]),
+    "half a stage": ({"users": {"stages": [{"duration_s": 5}]}}, ["users.stages[0]: missing required field"]),
     "half a user": ({"users": {"stages": [{**STAGE, "to": 2.5}]}}, ["to: 2.5 is not a number of users"]),
     "stages to nothing": ({"users": {"stages": [{**STAGE, "to": 0}]}}, ["all lead to 0"]),
     "stages and a count": ({"users": {"count": 3, "stages": [STAGE]}}, ["users.count 3: the stages say 5"]),
