@@ -82,7 +82,7 @@ def comparison_tables(comparison: Comparison) -> Shown:
     """Show the table of `comparison_table` for each operation, where there are several."""
     names = dict.fromkeys(one.operation for one in comparison.results if one.operation != TOTAL)
     if not names:
-        return sentence("There is only one operation.")
+        return sentence("There is only one operation." if comparison.results else "Nothing was compared.")
     tables = [comparison_table(comparison, name) for name in names]
     return Shown("".join(one.html for one in tables), "\n\n".join(one.text for one in tables))
 

@@ -125,9 +125,8 @@ def law_table(laws: dict[str, Any]) -> Shown:
         cells = [_with_interval(getattr(law, p), law.intervals[p]) for p in ("gamma", "alpha", "beta")]
         rows.append([name, *cells, law.told or _with_interval(law.knee, law.knee_interval)])
     text = "X(N) = γN / (1 + α(N-1) + βN(N-1)) (Gunther 1993). Small print: 95 % intervals, assuming "
-    text += (
-        "independent points. A knee beyond the highest load, or with an interval wider than half of it, is "
-    )
+    text += "independent points. A knee beyond the highest load, or with an interval wider than half of it, "
+    text += "is not reported."
     return shown(str(laws), table(["points weighted", "γ, /s", "α", "β", "knee"], rows, text))
 
 
@@ -146,7 +145,7 @@ def trend_verdict(frame: pd.DataFrame, changes: pd.DataFrame, noise_sd: float = 
     floor = (
         f"Shifts below the noise floor ({noise_sd:.1%}, sd of a run) are not reported."
         if math.isfinite(noise_sd)
-        else "This configuration has no noise floor yet; measure it with `perfkit aa`."
+        else "This configuration has no noise floor yet; measure it with perfkit aa."
     )
     if counted < 8:
         return _told("warn", f"TOO FEW: {counted} usable runs; a change point needs at least 8.", floor)

@@ -198,6 +198,8 @@ def ecdf(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         told = [f"timeouts and cutoffs ({late:,}) are right-censored: their lines end below 100 %"]
     if left_out:
         told.append(f"other failures ({left_out:,}, {percent(left_out / n)}) ended early and are excluded")
+    if none := frame.attrs.get("unanswered"):
+        told.append(f"without a line, as none of theirs was answered: {', '.join(map(short, none))}")
     alt = f"Share of requests answered within a latency: {reached}."
     return say(ax, alt, caption(frame, *told, *_precision(frame)))
 

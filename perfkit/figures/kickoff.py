@@ -132,8 +132,8 @@ def _map(frame: pd.DataFrame, ax: Axes | None) -> Axes:
     sent = int(waiting["n"].sum())
     those = "all were" if sent == n else f"the {sent:,} that were sent were"
     what = held if late else f"{those} sent within about {ms(_WAITS_MS)} of their planned time"
-    how = "darker: more requests, all counted"
-    how += "; darker red: a larger share failed" if failed and "service" in kinds else ""
+    how = "the stronger the colour, the more requests, all counted"
+    how += "; the redder, the larger the share that failed" if failed and "service" in kinds else ""
     return say(top, alt, caption(frame, how, what))
 
 

@@ -209,11 +209,13 @@ def survival(rows: Part, points: int = 300) -> pd.DataFrame:
 
     operation, latency_ms, share (Kaplan–Meier on all rows, thinned to `points` a line; latencies to 0.07 %,
     of the slowest 20,000 of an operation exact). Requests that failed in another way have no latency
-    and are excluded; cutoffs are censored, too. attrs: censored, excluded, exact (whether no line is drawn
-    from bins).
+    and are excluded; cutoffs are censored, too. attrs: censored, excluded, unanswered (operations
+    without a success, which have no line), exact (whether no line is drawn from bins).
     """
-    parts = []
+    parts, unanswered = [], []
     for name, (x, ended, late) in _outlines(rows).items():
+        if not ended.any():
+            unanswered.append(name)
         share = stats.kaplan_meier(ended, late)
         hit = ended > 0
         x, share = x[hit], share[hit]
@@ -222,7 +224,8 @@ def survival(rows: Part, points: int = 300) -> pd.DataFrame:
     data = pd.concat(parts) if parts else pd.DataFrame(columns=["operation", "latency_ms", "share"])
     told = numbers_of(rows)
     excluded = told["failed"] - told["censored"]
-    return small(data, rows, censored=told["censored"], excluded=excluded, **_drawn(rows))
+    drawn = {"unanswered": unanswered, **_drawn(rows)}
+    return small(data, rows, censored=told["censored"], excluded=excluded, **drawn)
 
 
 def _thin(share: stats.Floats, points: int) -> stats.Ints:

@@ -195,6 +195,8 @@ def _what_to_do(run: Run, row: Any, judged: Judged, health_page: str) -> Iterato
         yield "Do not quote these numbers: remove the reason given above and repeat the run."
     if row["failed"] >= 0.01 * max(row["n"], 1):
         yield "Begin with what failed: latencies are those of the successes alone."
+    if run.verdict.missed:
+        yield "Find what changed since a run that met the thresholds: perfkit compare says which numbers did."
     if judged.findings and health_page:
         yield "Look at the server's health for the evidence of the findings."
     if row["ok"] and not firm(row, "p99"):

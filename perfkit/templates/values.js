@@ -22,7 +22,7 @@
       note.style.top = Math.max(0, y - note.offsetHeight - 10) + "px";
     }
     function hide() { dot.hidden = note.hidden = true; }
-    box.addEventListener("pointermove", function (event) {
+    function nearest(event) {
       var svg = drawing(), inner = svg.getBoundingClientRect(), best = -1, least = Infinity;
       places(svg).forEach(function (place, i) {
         var x = place[0] / 1000 * inner.width + inner.left - event.clientX;
@@ -30,8 +30,10 @@
         if (far < least) { least = far; best = i; }
       });
       if (best >= 0) { show(best); }
-    });
-    box.addEventListener("pointerleave", hide);
+    }
+    box.addEventListener("pointermove", nearest);
+    box.addEventListener("pointerdown", nearest);  // a finger that taps does not move, and leaves when it lifts
+    box.addEventListener("pointerleave", function (event) { if (event.pointerType === "mouse") { hide(); } });
     box.addEventListener("blur", hide);
     box.addEventListener("keydown", function (event) {
       var step = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -1e9, End: 1e9 }[event.key];
