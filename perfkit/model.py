@@ -395,6 +395,8 @@ def _staged(load: _Load | None, named: Mapping[str, Any] | None, warmup_s: float
         told = {"shape": "stages", "rate_per_s": most, "duration_s": rest_s}
     for key, value in told.items():
         given = getattr(load, key)
+        if key == "duration_s" and given is not None:
+            given = round(given, 9)  # as the stages' sum is: 0.1 + 0.2 is 0.3
         if key in (named or ()) and given != value:
             says = key in ("count", "duration_s", "rate_per_s")
             words = f": the stages say {value:g}" if says else " does not go with stages"

@@ -139,6 +139,15 @@ def test_stages_last_as_long_as_they_are_written() -> None:
     assert Workload.from_mapping(workload.to_mapping()) == workload
 
 
+def test_a_time_beside_stages_may_be_their_sum_in_floating_point() -> None:
+    """0.1 + 0.2 is 0.30000000000000004: as run.json may have it, which `perfkit cleanup` reads."""
+    stages = [{"duration_s": 0.1, "to": 5}, {"duration_s": 0.2, "to": 5}]
+    for load in ({"users": {"stages": stages}}, {"arrivals": {"stages": stages}}):
+        ((name, own),) = load.items()
+        workload = Workload.from_mapping({"scenario": "x", name: {**own, "duration_s": 0.1 + 0.2}})
+        assert workload == Workload.from_mapping({"scenario": "x", **load})
+
+
 def test_times_with_units_are_numbers() -> None:
     """A time may have a unit wherever one is read: it becomes a number of the unit in the key's name."""
     users = {"count": 1, "duration_s": "1m30s", "think_time_s": ["300ms", 1.5]}
