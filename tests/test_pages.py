@@ -12,6 +12,14 @@ from benchmarks.pages import KINDS, make_page
 from tests.test_site_pages import AXE
 
 pytestmark = pytest.mark.slow
+#: JavaScript: the texts of a figure that are not wholly in it.
+OUTSIDE = """[...document.querySelectorAll('svg.pk-narrow')].flatMap(figure => {
+    const whole = figure.getBoundingClientRect();
+    return [...figure.querySelectorAll('text')].filter(text => {
+        const own = text.getBoundingClientRect();
+        return own.width && (own.left < whole.left - 2 || own.right > whole.right + 2);
+    }).map(text => text.textContent);
+})"""
 
 
 @pytest.fixture(scope="module", params=[KINDS[0], KINDS[4], KINDS[-2]], ids=str)
@@ -37,6 +45,7 @@ def test_on_a_phone_no_figure_is_cut(page: Path, chromium: Browser) -> None:
         "[...document.querySelectorAll('svg.pk-narrow text')].map(e => e.getBoundingClientRect().height)"
     )
     assert min(size for size in sizes if size) >= 9
+    assert tab.evaluate(OUTSIDE) == []
     tab.close()
 
 
@@ -59,6 +68,16 @@ def test_the_keyboard_reaches_values(page: Path, chromium: Browser) -> None:
     box.hover()
     assert note.is_visible()
     tab.close()
+
+
+def test_a_finger_reads_values(page: Path, chromium: Browser) -> None:
+    """A tap on a figure shows the value next to it, and it stays when the finger is lifted."""
+    with chromium.new_context(has_touch=True, viewport={"width": 390, "height": 800}) as phone:
+        tab = phone.new_page()
+        tab.goto(page.as_uri())
+        box = tab.locator(".pk-scroll[data-values]").first
+        box.tap()
+        assert box.get_by_role("status").inner_text()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "dark"), (390, "light")])

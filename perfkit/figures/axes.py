@@ -13,6 +13,8 @@ __all__ = ["latency_axis"]
 
 #: Of a legend, in an inch.
 _CHARACTERS = 17
+#: Inches beside the plot, where its ticks stand.
+_BESIDE = 0.75
 
 
 def latency_axis(axis: Axis, low: float, high: float, log: bool | None = None) -> None:
@@ -62,7 +64,7 @@ def legend(ax: Axes, columns: int = 4, *, again: bool = False) -> int:
     if not handles or (again and not ax.get_legend()):
         return 0
     inches = ax.get_figure(root=True).get_size_inches()[0]  # type: ignore[union-attr]
-    fitting = int(_CHARACTERS * inches / (max(map(len, labels)) + 8))
+    fitting = int(_CHARACTERS * (inches - _BESIDE) / (max(map(len, labels)) + 8))
     columns = max(min(columns, len(handles), fitting), 1)
     ax.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2)
     return math.ceil(len(handles) / columns)
