@@ -6,6 +6,7 @@ import io
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from perfkit import figures, frames
 from perfkit.compare import frames as compare_frames
 from perfkit.compare import series
 from perfkit.figures.drawing import theme
+from perfkit.figures.style import words
 from perfkit.site.facts import run_facts
 from perfkit.store import Run
 from perfkit.store.rows import Part
@@ -294,3 +296,24 @@ def test_latencies_read_well(value: float, text: str) -> None:
     from perfkit.figures.style import ms
 
     assert ms(value) == text
+
+
+def test_all_of_many_operations_are_told_of(tmp_path: Path) -> None:
+    """Every call has its mark, also those of operations beyond the eighth; one without a success has none in
+    the legend. Where a curve is missing as nothing was answered, the caption names the operation."""
+    names = [f"call_{i:02}" for i in range(12)]  # each takes 2.2 times as long: the last ones time out
+    rows = frames.measured(make_timeline(tmp_path, 700, operations=names, error_rate=0.0))
+    frame = frames.calls(rows)
+    ax = figures.call_latency(frame)
+    assert sum(len(one.get_xdata()) for one in ax.get_lines()) == len(frame) == 700
+    there = set(frame["operation"][frame["error"].isna()])
+    legend = ax.get_legend()
+    assert legend is not None
+    told = {text.get_text() for text in legend.get_texts()}
+    assert told & set(names) <= there < set(names)
+    assert any("other operation" in text for text in told) == (len(there) > 8)
+    survival = frames.survival(rows)
+    unanswered = survival.attrs["unanswered"]
+    assert unanswered
+    assert not set(unanswered) & there
+    assert f"none of theirs was answered: {', '.join(unanswered)}" in words(figures.ecdf(survival))[1]

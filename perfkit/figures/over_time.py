@@ -42,10 +42,16 @@ def _each_call(frame: pd.DataFrame, ax: Axes) -> Axes:
     t, x = frame["t_s"].to_numpy(), frame["latency_ms"].to_numpy()
     burst = _is_burst(frame)
     at = np.arange(1, len(t) + 1) if burst else t
-    for i, name in enumerate(operations(frame)[: len(_MARKS)]):
+    every, there = operations(frame), set(frame["operation"][good])
+    names = [name for name in every if name in there]
+    for mark, name in zip(_MARKS, names, strict=False):
         pick = good & (frame["operation"] == name).to_numpy()
-        how: Any = {"color": colour(i), "ms": 2.6, "alpha": 0.75, "mew": 0, "label": drawable(name)}
-        ax.plot(at[pick], x[pick], _MARKS[i], **how)
+        how: Any = {"color": colour(every.index(name)), "ms": 2.6, "alpha": 0.75, "mew": 0}
+        ax.plot(at[pick], x[pick], mark, label=drawable(name), **how)
+    if others := names[len(_MARKS) :]:
+        pick = good & frame["operation"].isin(others).to_numpy()
+        how = {"color": colour(len(_MARKS)), "ms": 2.6, "alpha": 0.75, "mew": 0}
+        ax.plot(at[pick], x[pick], "o", label=plural(len(others), "other operation"), **how)
     if (~good).any():
         ax.plot(at[~good], x[~good], "x", color=BAD, ms=5, label="failed, when it ended")
     latency_axis(ax.yaxis, float(x[x > 0].min(initial=np.inf)), float(x.max(initial=0)))
