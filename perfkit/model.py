@@ -18,7 +18,7 @@ import msgspec
 from perfkit.converting import convert
 from perfkit.errors import BadInput
 from perfkit.plain_data import LARGEST
-from perfkit.stages import SOME_STAGES, Stage, lasting_s
+from perfkit.stages import LONGEST_S, SOME_STAGES, Stage, lasting_s
 
 SCHEMA_VERSION = 2
 
@@ -51,7 +51,6 @@ Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-LONGEST_S = 30 * 86_400
 #: A timeout or a duration: 1 ms to 30 days.
 Seconds = Annotated[float, msgspec.Meta(ge=0.001, le=LONGEST_S)]
 Wait = Annotated[float, msgspec.Meta(ge=0, le=86_400)]  #: seconds, from none to a day
@@ -355,6 +354,10 @@ _OF_SHAPE = {
 }
 
 
+_Part = TypeVar("_Part", Workload, Member)
+_Load = TypeVar("_Load", Users, Arrivals)
+
+
 def _with_stages(workload: Workload, given: Mapping[str, Any], where: str) -> Workload:
     """The workload with what its stages say of count, rate and duration; given: what it was made of."""
 
@@ -365,10 +368,6 @@ def _with_stages(workload: Workload, given: Mapping[str, Any], where: str) -> Wo
 
     mix = [staged(one, given["mix"][i], f"{where}, mix[{i}]") for i, one in enumerate(workload.mix)]
     return dataclasses.replace(staged(workload, given, where), mix=tuple(mix))
-
-
-_Part = TypeVar("_Part", Workload, Member)
-_Load = TypeVar("_Load", Users, Arrivals)
 
 
 def _staged(load: _Load | None, named: Mapping[str, Any] | None, warmup_s: float, where: str) -> _Load | None:

@@ -17,13 +17,14 @@ import msgspec
 
 #: As they are written in YAML.
 SOME_STAGES = "stages: [{duration_s: 10s, to: 20}, {duration_s: 1m, to: 20}, {duration_s: 10s, to: 0}]"
+LONGEST_S = 30 * 86_400  #: 30 days: one stage, and every other duration
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """So long until the load has reached `to`: users, or starts per second; 0 s: at once."""
 
-    duration_s: Annotated[float, msgspec.Meta(ge=0, le=30 * 86_400)]
+    duration_s: Annotated[float, msgspec.Meta(ge=0, le=LONGEST_S)]
     to: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
     SLIPS: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("target", "users", "count", "rate", "rate_per_s"),

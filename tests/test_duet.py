@@ -134,7 +134,7 @@ def test_a_null_pair_is_said_to_be_one(made_pairs: Any, tmp_path: Path, other: s
 
 def test_sides_that_hardly_disturb_each_other_are_compared(made_pairs: Any, tmp_path: Path) -> None:
     """A is measured alone and beside the other first; the pairs are compared, and the page says how. The
-    sides take turns in being started first, so that whatever this does is no difference of theirs."""
+    sides take turns in being started first, so that what this does is not taken for their difference."""
     made_pairs(1.1)
     kept = _duet(tmp_path)
     found = open_comparison(kept.id, tmp_path).comparison

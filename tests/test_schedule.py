@@ -177,7 +177,7 @@ def test_a_load_changes_where_somebody_can_see_it(
 
 
 def test_stages_are_told_in_words() -> None:
-    """One user is not several, a jump takes 0 s, and of many stages the first five are told."""
+    """One user is not several, a jump takes 0 s, and of many stages the first five are listed."""
     stages = [Stage(duration_s=s, to=to) for s, to in ((0, 1), (2.5, 1), (1, 3))]
     assert in_words(stages, " user", " users") == "0 s to 1 user, 2.5 s at 1 user, 1 s to 3 users"
     assert in_words(stages, "/s", "/s") == "0 s to 1/s, 2.5 s at 1/s, 1 s to 3/s"

@@ -100,7 +100,7 @@ def require_files(scenario: Scenario) -> None:
     """BadInput for a data file that a scenario asks for by its written name, and that is surely not there.
 
     Its setup may make it, and what a step does from its first branch on it may never do: then nothing is said
-    before the load. What a user does once only, at first, is no branch.
+    before the load. What a user does once only, at first, is not a branch.
     """
     tree = _tree(scenario)
     parts = tree.body if tree is not None else []

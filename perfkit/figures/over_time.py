@@ -44,14 +44,14 @@ def _each_call(frame: pd.DataFrame, ax: Axes) -> Axes:
     at = np.arange(1, len(t) + 1) if burst else t
     every, there = operations(frame), set(frame["operation"][good])
     names = [name for name in every if name in there]
+    style: Any = {"ms": 2.6, "alpha": 0.75, "mew": 0}
     for mark, name in zip(_MARKS, names, strict=False):
         pick = good & (frame["operation"] == name).to_numpy()
-        how: Any = {"color": colour(every.index(name)), "ms": 2.6, "alpha": 0.75, "mew": 0}
-        ax.plot(at[pick], x[pick], mark, label=drawable(name), **how)
+        ax.plot(at[pick], x[pick], mark, color=colour(every.index(name)), label=drawable(name), **style)
     if others := names[len(_MARKS) :]:
         pick = good & frame["operation"].isin(others).to_numpy()
-        how = {"color": colour(len(_MARKS)), "ms": 2.6, "alpha": 0.75, "mew": 0}
-        ax.plot(at[pick], x[pick], "o", label=plural(len(others), "other operation"), **how)
+        label = plural(len(others), "other operation")
+        ax.plot(at[pick], x[pick], "o", color=colour(len(_MARKS)), label=label, **style)
     if (~good).any():
         ax.plot(at[~good], x[~good], "x", color=BAD, ms=5, label="failed, when it ended")
     latency_axis(ax.yaxis, float(x[x > 0].min(initial=np.inf)), float(x.max(initial=0)))

@@ -212,10 +212,8 @@ def survival(rows: Part, points: int = 300) -> pd.DataFrame:
     and are excluded; cutoffs are censored, too. attrs: censored, excluded, unanswered (operations
     without a success, which have no line), exact (whether no line is drawn from bins).
     """
-    parts, unanswered = [], []
-    for name, (x, ended, late) in _outlines(rows).items():
-        if not ended.any():
-            unanswered.append(name)
+    parts, outlines = [], _outlines(rows)
+    for name, (x, ended, late) in outlines.items():
         share = stats.kaplan_meier(ended, late)
         hit = ended > 0
         x, share = x[hit], share[hit]
@@ -224,8 +222,9 @@ def survival(rows: Part, points: int = 300) -> pd.DataFrame:
     data = pd.concat(parts) if parts else pd.DataFrame(columns=["operation", "latency_ms", "share"])
     told = numbers_of(rows)
     excluded = told["failed"] - told["censored"]
-    drawn = {"unanswered": unanswered, **_drawn(rows)}
-    return small(data, rows, censored=told["censored"], excluded=excluded, **drawn)
+    unanswered = [name for name, one in outlines.items() if not one.ended.any()]
+    counts = {"censored": told["censored"], "excluded": excluded}
+    return small(data, rows, unanswered=unanswered, **counts, **_drawn(rows))
 
 
 def _thin(share: stats.Floats, points: int) -> stats.Ints:

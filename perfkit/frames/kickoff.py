@@ -52,7 +52,7 @@ def _on_a_map(rows: Part) -> pd.DataFrame:
         f"SELECT kind, cell, floor({_FINEST} * log2(x))::INTEGER AS bin, count(*) AS n FROM ({each})"
         " GROUP BY ALL"
     )
-    height = max(math.ceil((np.ptp(fine["bin"]) + 1) / _HIGH), 1) if len(fine["bin"]) else 1
+    height = math.ceil((np.ptp(fine["bin"]) + 1) / _HIGH) if len(fine["bin"]) else 1
     found = pd.DataFrame(fine | {"bin": fine["bin"] // height}, copy=False)
     found = found.groupby(["kind", "cell", "bin"])[["n"]].sum().reset_index()
     parts = _FINEST / height  # of an octave

@@ -61,8 +61,8 @@ def _failures(rows: Part, limits: Limits) -> Iterator[Finding]:
     operations = sorted(_failed_operations(rows), key=lambda one: one.order(limits))
     for one in operations[:_OPERATIONS]:
         told = ", ".join(map(_told, one.kinds[:_CLASSES]))
-        rarer = len(one.kinds) - _CLASSES
-        told += f" and {rarer} more class{'es' * (rarer > 1)}" if rarer > 0 else ""
+        if (rarer := len(one.kinds) - _CLASSES) > 0:
+            told += f" and {plural(rarer, 'more class', 'more classes')}"
         of, kind = f"{one.failed:,} of {one.n:,} requests of {one.named}", "failures"
         text = f"{of} failed ({_percent(one.share)})"
         if one.share == 1:

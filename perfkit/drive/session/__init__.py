@@ -229,7 +229,7 @@ class Session:
         method = method if method in _METHODS else _other_method(method)
         group = recorder.group_code(self.group, head, step) if self.group else 0
         operation = recorder.operation_code(name := name or default_name(method, path), head, step)
-        step.requests += 1  # what was asked for wrongly is no request
+        step.requests += 1  # not before its arguments are known to be good
         sending = Sending(
             recorder, step, head, self.user, group, method, path, body, name, operation,
             recorder.next_seq(), planned, started, follow_redirects,
